@@ -1,0 +1,1724 @@
+//! Reading an agent's stream-json: bytes become lines of bounded length ([`Lines`]), lines
+//! become what the agent reported and what the verdict needs ([`Stream`]). Everything is pushed
+//! in and kept in bounded memory, whatever the agent writes. Nothing here does I/O, looks at a
+//! clock, or judges; `verdict` does that.
+//!
+//! In this order: lines; texts that are capped; events; the audit block; a look at single
+//! members of a JSON text, which neither builds the rest of it nor minds what that is.
+
+use super::{Audit, Report, TEXT_MAX};
+use crate::time::Wall;
+use serde::Deserializer as _;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The longest line held, after its strings were shortened. The longest recorded was 11 MB of
+/// two strings; what is longer than this without long strings is no event that we need.
+const LINE_MAX: usize = 5 << 20;
+
+/// What of it long strings may use; the rest is for the many short things behind them.
+const STRINGS_MAX: usize = 4 << 20;
+
+/// A string of up to this many bytes is never shortened by [`Stream`], however full its line
+/// is: room for every key, id, class and path.
+const STRING_FLOOR: usize = 8 << 10;
+
+/// What is looked at in one go; bounds how far a buffer can overshoot before it is trimmed.
+const BLOCK: usize = 64 << 10;
+
+/// How much of a line that is too long is kept, so that one can tell what it was.
+const START_KEPT: usize = 4 << 10;
+
+/// The bytes that a JSON escape takes at most: a surrogate pair, `\ud83d\ude00`.
+const ESCAPE_MAX: usize = 12;
+
+/// One line of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A line; JSON strings in it that were too long have lost their middle.
+    Whole(&'a str),
+    /// Too long to be held even so: its first few kilobytes.
+    TooLong(&'a str),
+    /// The last line, without a newline, and not a whole JSON value.
+    Cut(&'a str),
+}
+
+/// Splits a stream of bytes into lines and keeps memory bounded whatever the length of a line.
+///
+/// It knows one thing about JSON, which is where strings begin and end: a string longer than
+/// the limit keeps its head and its tail, cut where no escape, character or surrogate pair is
+/// split, so that a shortened line is still the same JSON but for the text in the middle. A
+/// line that is not JSON may be shortened after an odd quote, and is otherwise left alone.
+/// Blank lines are left out; invalid UTF-8 becomes U+FFFD.
+#[derive(Debug)]
+pub struct Lines {
+    string_max: usize,
+    /// The line so far: strings that are closed are shortened already.
+    held: Vec<u8>,
+    /// Of a string that outgrew its head: what comes after it, or the last of that.
+    tail: Vec<u8>,
+    place: Place,
+}
+
+/// Where in a line the next byte belongs.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Outside,
+    Inside(Text),
+    /// The line is given up; the next newline ends that.
+    TooLong,
+}
+
+/// The JSON string that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Text {
+    /// Where in `held` its content begins.
+    start: usize,
+    /// What it may keep.
+    limit: usize,
+    /// Whether its head is complete, so that more goes to `tail`.
+    headed: bool,
+    /// Whether the last byte was a backslash that escapes the next one.
+    escaped: bool,
+    /// What was left out so far.
+    dropped: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines::new(TEXT_MAX)
+    }
+}
+
+impl Lines {
+    /// Lines whose strings keep at most about `string_max` bytes (at least 256).
+    pub fn new(string_max: usize) -> Lines {
+        let string_max = string_max.max(256);
+        Lines {
+            string_max,
+            held: Vec::new(),
+            tail: Vec::new(),
+            place: Place::Outside,
+        }
+    }
+
+    /// Takes the next bytes and hands out every line that they complete.
+    pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Line<'_>)) {
+        let mut rest = bytes;
+        while let Some(end) = find(rest, b'\n', b'\n') {
+            let line = &rest[..end];
+            // A line that came in one piece and cannot hold a string that is too long needs
+            // neither a look inside nor a copy. Nearly all lines are like that.
+            if self.is_between_lines() && line.len() <= self.string_max {
+                hand_out(line, |text| Line::Whole(text), &mut each);
+            } else {
+                self.take(line);
+                self.deliver(|text| Line::Whole(text), &mut each);
+            }
+            rest = &rest[end + 1..];
+        }
+        self.take(rest);
+    }
+
+    /// The stream is over: hands out what is left, as [`Line::Cut`] unless it is a whole value.
+    pub fn finish(&mut self, each: impl FnMut(Line<'_>)) {
+        fn last(text: &str) -> Line<'_> {
+            match serde_json::from_str::<IgnoredAny>(text) {
+                Ok(_) => Line::Whole(text),
+                Err(_) => Line::Cut(text),
+            }
+        }
+        self.deliver(last, each);
+    }
+
+    fn is_between_lines(&self) -> bool {
+        self.held.is_empty() && matches!(self.place, Place::Outside)
+    }
+
+    /// Takes a piece of a line, in blocks, as callers may hand in any amount.
+    fn take(&mut self, piece: &[u8]) {
+        for block in piece.chunks(BLOCK) {
+            let mut rest = block;
+            while !rest.is_empty() {
+                rest = match self.place {
+                    Place::TooLong => return,
+                    Place::Outside => self.take_outside(rest),
+                    Place::Inside(text) => self.take_string(text, rest),
+                };
+                if self.held.len() > LINE_MAX {
+                    self.held.truncate(START_KEPT);
+                    self.held.shrink_to_fit();
+                    self.tail = Vec::new();
+                    self.place = Place::TooLong;
+                }
+            }
+        }
+    }
+
+    /// Takes up to the next quote and returns what is left.
+    fn take_outside<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let Some(quote) = find(piece, b'"', b'"') else {
+            self.held.extend_from_slice(piece);
+            return &[];
+        };
+        let (now, rest) = piece.split_at(quote + 1);
+        self.held.extend_from_slice(now);
+        // The fuller the line, the less a further string may keep: a result that quotes ten
+        // refused files of a megabyte each must still fit, or the job would have no result.
+        let share = STRINGS_MAX.saturating_sub(self.held.len()) / 4;
+        let limit = self.string_max.min(share.max(STRING_FLOOR));
+        let start = self.held.len();
+        self.place = Place::Inside(Text {
+            start,
+            limit,
+            headed: false,
+            escaped: false,
+            dropped: 0,
+        });
+        rest
+    }
+
+    /// Takes up to the end of the string and returns what is left.
+    fn take_string<'a>(&mut self, mut text: Text, piece: &'a [u8]) -> &'a [u8] {
+        let end = string_end(piece, &mut text.escaped);
+        let content = &piece[..end.unwrap_or(piece.len())];
+        let keep = text.limit / 2;
+        if text.headed {
+            self.tail.extend_from_slice(content);
+        } else {
+            self.held.extend_from_slice(content);
+            if self.held.len() - text.start > keep {
+                let head = boundary(&self.held[text.start..], keep - ESCAPE_MAX - 4);
+                self.tail.extend_from_slice(&self.held[text.start + head..]);
+                self.held.truncate(text.start + head);
+                text.headed = true;
+            }
+        }
+        // Trimming moves `keep` bytes; waiting for half as many makes that cheap in the mean.
+        if self.tail.len() > keep + keep / 2 + BLOCK {
+            text.dropped += trim(&mut self.tail, keep);
+        }
+        match end {
+            None => {
+                self.place = Place::Inside(text);
+                &[]
+            }
+            Some(end) => {
+                self.close_string(text);
+                self.held.push(b'"');
+                &piece[end + 1..]
+            }
+        }
+    }
+
+    /// Puts the string's tail behind its head, with a word on what is missing between them.
+    fn close_string(&mut self, mut text: Text) {
+        let whole = self.held.len() - text.start + self.tail.len();
+        if text.dropped > 0 || whole > text.limit {
+            text.dropped += trim(&mut self.tail, text.limit / 2);
+            self.held
+                .extend_from_slice(left_out(text.dropped).as_bytes());
+        }
+        self.held.append(&mut self.tail);
+        self.place = Place::Outside;
+    }
+
+    /// Hands out the line held, if there is one, and forgets it.
+    fn deliver(&mut self, line: impl FnOnce(&str) -> Line<'_>, each: impl FnMut(Line<'_>)) {
+        if let Place::Inside(text) = self.place {
+            self.close_string(text);
+        }
+        match self.place {
+            Place::TooLong => hand_out(&self.held, |text| Line::TooLong(text), each),
+            _ => hand_out(&self.held, line, each),
+        }
+        self.place = Place::Outside;
+        for buffer in [&mut self.held, &mut self.tail] {
+            buffer.clear();
+            buffer.shrink_to(BLOCK);
+        }
+    }
+}
+
+fn hand_out(bytes: &[u8], line: impl FnOnce(&str) -> Line<'_>, mut each: impl FnMut(Line<'_>)) {
+    let text = String::from_utf8_lossy(bytes);
+    if !text.trim_ascii().is_empty() {
+        each(line(&text));
+    }
+}
+
+/// Cuts the front off `tail` so that about `keep` bytes stay; returns how many went.
+fn trim(tail: &mut Vec<u8>, keep: usize) -> usize {
+    let from = boundary(tail, tail.len().saturating_sub(keep));
+    tail.drain(..from);
+    from
+}
+
+/// What stands for the middle of a text; nothing in it needs an escape in JSON.
+fn left_out(bytes: usize) -> String {
+    format!(" … [{bytes} bytes left out] … ")
+}
+
+/// Where a JSON string ends in `piece`: at its first quote that is not escaped. `escaped` is
+/// carried from piece to piece.
+fn string_end(piece: &[u8], escaped: &mut bool) -> Option<usize> {
+    let mut at = usize::from(std::mem::take(escaped));
+    while let Some(hit) = piece.get(at..).and_then(|rest| find(rest, b'"', b'\\')) {
+        at += hit;
+        if piece[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+    *escaped = at > piece.len();
+    None
+}
+
+/// The first place at or after `least` where the content of a JSON string may be cut, given
+/// that it may be cut at 0. Backslashes can only be understood from the left, which is why this
+/// walks: an escape looks just like the second half of `\\` followed by letters.
+fn boundary(text: &[u8], least: usize) -> usize {
+    let mut at = 0;
+    while at < least {
+        match find(&text[at..least], b'\\', b'\\') {
+            Some(escape) => at += escape + escape_len(&text[at + escape..]),
+            None => at = least,
+        }
+    }
+    // Not more than a character has, or garbage would never be cut.
+    let inside = text
+        .iter()
+        .skip(at)
+        .take(3)
+        .take_while(|&&byte| byte & 0xC0 == 0x80)
+        .count();
+    (at + inside).min(text.len())
+}
+
+/// The length of the escape that `text` begins with, two of them if they are one character.
+fn escape_len(text: &[u8]) -> usize {
+    match text {
+        [
+            _,
+            b'u',
+            b'd' | b'D',
+            high,
+            _,
+            _,
+            b'\\',
+            b'u',
+            b'd' | b'D',
+            low,
+            ..,
+        ] if matches!(high, b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
+            && matches!(low, b'c'..=b'f' | b'C'..=b'F') =>
+        {
+            ESCAPE_MAX
+        }
+        [_, b'u', ..] => 6,
+        _ => 2,
+    }
+}
+
+/// The first `a` or `b` in `text`, eight bytes at a time: this is where the time goes, and the
+/// release profile's `opt-level` leaves a loop over bytes as it is.
+fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The high bit of the lowest byte that equals `byte`; bits above it may be wrong.
+    let equal = |word: u64, byte: u8| {
+        let word = word ^ (ONES * u64::from(byte));
+        word.wrapping_sub(ONES) & !word & (ONES << 7)
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let hits = equal(word, a) | equal(word, b);
+        if hits != 0 {
+            return Some(index * 8 + hits.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter()
+        .position(|&byte| byte == a || byte == b)
+        .map(|at| words.len() * 8 + at)
+}
+
+/// A text that grows and loses its middle beyond [`TEXT_MAX`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Capped {
+    text: String,
+    /// What was left out between the halves.
+    dropped: usize,
+}
+
+impl Capped {
+    /// Adds to the end.
+    pub fn push(&mut self, more: &str) {
+        self.text.push_str(more);
+        if self.text.len() > TEXT_MAX + TEXT_MAX / 4 {
+            self.trim();
+        }
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// The text with a word on what is missing.
+    pub fn into_text(mut self) -> String {
+        self.trim();
+        if self.dropped > 0 {
+            let middle = floor(&self.text, TEXT_MAX / 2);
+            self.text.insert_str(middle, &left_out(self.dropped));
+        }
+        self.text
+    }
+
+    fn trim(&mut self) {
+        if self.text.len() > TEXT_MAX {
+            let head = floor(&self.text, TEXT_MAX / 2);
+            let tail = floor(&self.text, self.text.len() - TEXT_MAX / 2);
+            self.text.drain(head..tail);
+            self.dropped += tail - head;
+        }
+    }
+}
+
+/// The last place at or before `at` where `text` can be cut.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0)
+}
+
+/// Bounds on what is collected over a whole run; a job that exceeds one of them loses the rest
+/// of that list and nothing else.
+const NAMES_MAX: usize = 1000;
+const EDITED_MAX: usize = 2000;
+const DENIALS_MAX: usize = 100;
+/// Edit calls whose outcome is not known yet; the oldest is forgotten.
+const OPEN_MAX: usize = 200;
+/// The longest name, id or class that is kept, and the longest path.
+const WORD_MAX: usize = 256;
+const PATH_MAX: usize = 4096;
+/// The longest string in what a refused tool was asked to do, and the longest such request.
+const INPUT_MAX: usize = 2 << 10;
+const DENIAL_MAX: usize = 8 << 10;
+/// The longest `usage` object that is added up.
+const USAGE_MAX: usize = 64 << 10;
+/// How much of an error's own text is kept.
+const ERROR_MAX: usize = 4 << 10;
+
+/// The tools that change files, whose `file_path` or `notebook_path` counts as edited.
+const EDIT_TOOLS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
+
+/// Reads the output of one attempt as it comes.
+///
+/// Every field is read leniently: one of an unexpected type counts as absent and spoils nothing
+/// around it. Events of unknown kinds, and lines that are no JSON objects, are skipped.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// What the output told so far; `text` and `audit` are there after [`Stream::finish`].
+    pub report: Report,
+    lines: Lines,
+    text: Capped,
+    seen_event: bool,
+    result: Option<LastResult>,
+    result_lost: bool,
+    at_work: bool,
+    trouble: Option<Trouble>,
+    limit: Option<Wall>,
+    commands: Option<Vec<String>>,
+    /// Id and path of edit calls that were not answered yet.
+    open_edits: Vec<(String, String)>,
+}
+
+/// The last `result` event: what a verdict is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LastResult {
+    /// `success`, also for an API failure, or `error_*`.
+    pub subtype: Option<String>,
+    /// The flag that, with `subtype`, tells success; absent if it was no boolean.
+    pub is_error: Option<bool>,
+    /// The beginning of its text: `result`, or else its `errors`. Empty if that is blank.
+    pub text: String,
+    /// Why the agent stopped.
+    pub terminal_reason: Option<String>,
+    /// Why the model stopped.
+    pub stop_reason: Option<String>,
+    /// The HTTP status of the answer that made it fail.
+    pub status: Option<u64>,
+    /// The agent's own name of the failure: `connection_failed`, `usage_limit_reached`.
+    pub api_error: Option<String>,
+    /// The service's name of the failure: `overloaded_error`.
+    pub api_error_type: Option<String>,
+    /// The class of the failure, from the synthetic message before the result: `rate_limit`.
+    pub class: Option<String>,
+}
+
+/// What a synthetic assistant message told about an API failure.
+#[derive(Debug, Default)]
+struct Trouble {
+    class: Option<String>,
+    api_error: Option<String>,
+    stop_reason: Option<String>,
+}
+
+impl Stream {
+    /// Takes the next bytes of output.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.feed(bytes, |line| self.line(line));
+        self.lines = lines;
+    }
+
+    /// The output is complete.
+    pub fn finish(&mut self) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.finish(|line| self.line(line));
+        if !self.text.is_empty() {
+            self.report.text = std::mem::take(&mut self.text).into_text();
+        }
+        self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
+    }
+
+    /// The last whole `result`.
+    pub fn result(&self) -> Option<&LastResult> {
+        self.result.as_ref()
+    }
+
+    /// Whether a line that may have been a later `result` than [`Stream::result`] was cut,
+    /// garbled, or too long to hold.
+    pub fn is_result_lost(&self) -> bool {
+        self.result_lost
+    }
+
+    /// Whether any whole event was written.
+    pub fn has_events(&self) -> bool {
+        self.seen_event
+    }
+
+    /// Whether the agent wrote a result and did not go to work again since. It may do so when
+    /// something that it left running in the background ends.
+    pub fn is_final(&self) -> bool {
+        self.result.is_some() && !self.at_work && !self.result_lost
+    }
+
+    /// The end of a usage limit that is reached now: nothing went on since it was told.
+    pub fn limit(&self) -> Option<Wall> {
+        self.limit
+    }
+
+    /// Whether the session knows the skill or slash command; unknown before its `init` event.
+    pub fn has_command(&self, name: &str) -> Option<bool> {
+        self.commands
+            .as_ref()
+            .map(|names| names.iter().any(|known| known == name))
+    }
+
+    fn line(&mut self, line: Line<'_>) {
+        match line {
+            Line::Whole(json) => self.event(json),
+            Line::TooLong(start) | Line::Cut(start) => self.lose(start),
+        }
+    }
+
+    /// A line that cannot be read matters only if it may have been a result. As the order of
+    /// keys is not fixed, the absence of a `type` is no proof that it was none.
+    fn lose(&mut self, start: &str) {
+        let mut kind = [None];
+        pick_into(start, ["type"], &mut kind);
+        let may_be_result = kind[0].and_then(word).is_none_or(|kind| kind == "result");
+        self.result_lost |= may_be_result && start.trim_ascii_start().starts_with("{\"");
+    }
+
+    fn event(&mut self, json: &str) {
+        if !json.trim_ascii_start().starts_with('{') {
+            return;
+        }
+        const KEYS: [&str; 5] = [
+            "type",
+            "subtype",
+            "parent_tool_use_id",
+            "message",
+            "is_api_error_message",
+        ];
+        let Some([kind, subtype, parent, message, failed]) = pick(json, KEYS) else {
+            return self.lose(json);
+        };
+        let Some(kind) = kind.and_then(word) else {
+            return;
+        };
+        let subtype = subtype.and_then(word).unwrap_or_default();
+        let main = parent.is_none_or(|id| id == "null");
+        self.seen_event = true;
+        // A new turn opens with an `init` of its own.
+        self.at_work |= match kind.as_str() {
+            "assistant" | "user" | "stream_event" => main,
+            "system" => subtype == "init",
+            _ => false,
+        };
+        match (kind.as_str(), subtype.as_str()) {
+            ("system", "init") => self.init(json),
+            ("system", "permission_denied") => self.denied(json),
+            ("assistant", _) if failed == Some("true") => self.api_error(json, main),
+            ("assistant", _) => self.assistant(message.unwrap_or_default(), main),
+            ("user", _) => self.tool_results(message.unwrap_or_default()),
+            ("rate_limit_event", _) => self.rate_limit(json),
+            ("result", _) => self.take_result(json),
+            _ => {}
+        }
+    }
+
+    fn init(&mut self, json: &str) {
+        let keys = [
+            "model",
+            "claude_code_version",
+            "session_id",
+            "skills",
+            "slash_commands",
+        ];
+        let [model, version, session, skills, commands] = pick(json, keys).unwrap_or_default();
+        let report = &mut self.report;
+        report.model = model.and_then(word).or(report.model.take());
+        report.agent_version = version.and_then(word).or(report.agent_version.take());
+        report.session_id = session.and_then(word).or(report.session_id.take());
+        let mut names = Vec::new();
+        for list in [skills, commands].into_iter().flatten() {
+            each_item(list, |name| {
+                if names.len() < NAMES_MAX {
+                    names.extend(word(name));
+                }
+            });
+        }
+        self.commands = Some(names);
+    }
+
+    /// Until a result brings the agent's own list, with what the tools were asked to do.
+    fn denied(&mut self, json: &str) {
+        let keys = ["tool_name", "tool_use_id", "message"];
+        let [name, id, message] = pick(json, keys).unwrap_or_default();
+        if let Some(id) = id.and_then(word) {
+            self.open_edits.retain(|(open, _)| *open != id);
+        }
+        if self.result.is_none() {
+            let members = keys.into_iter().zip([name, id, message]);
+            let denial =
+                members.filter_map(|(key, json)| Some((key, json.and_then(parse::<Value>)?)));
+            let denial = denial.map(|(key, value)| (key.to_owned(), value)).collect();
+            self.add_denial(Value::Object(denial));
+        }
+    }
+
+    fn add_denial(&mut self, mut denial: Value) {
+        shorten(&mut denial);
+        if denial.to_string().len() > DENIAL_MAX {
+            // Thousands of small strings: which tool it was is worth more than all of them.
+            let keys = ["tool_name", "tool_use_id"];
+            let members = keys.map(|key| (key.to_owned(), denial[key].take()));
+            denial = Value::Object(members.into_iter().collect());
+        }
+        let id = |denial: &Value| denial.get("tool_use_id").cloned();
+        let denials = &mut self.report.permission_denials;
+        let known = denials
+            .iter()
+            .any(|one| *one == denial || id(one).is_some() && id(one) == id(&denial));
+        if !known && denials.len() < DENIALS_MAX {
+            denials.push(denial);
+        }
+    }
+
+    /// A message that the agent made up to tell of an API failure: it is no part of the answer.
+    fn api_error(&mut self, json: &str, main: bool) {
+        let keys = ["error", "api_error", "api_error_params", "message"];
+        let [class, api_error, params, message] = pick(json, keys).unwrap_or_default();
+        if main {
+            self.limit = params.and_then(rejected_until).or(self.limit);
+            let stop_reason = message.and_then(|json| pick(json, ["stop_reason"]));
+            self.trouble = Some(Trouble {
+                class: class.and_then(word),
+                api_error: api_error.and_then(word),
+                stop_reason: stop_reason.and_then(|[reason]| word(reason?)),
+            });
+        }
+    }
+
+    fn assistant(&mut self, message: &str, main: bool) {
+        let [content] = pick(message, ["content"]).unwrap_or_default();
+        if main {
+            // The model answers, so whatever stood in the way is over.
+            self.trouble = None;
+            self.limit = None;
+        }
+        each_item(content.unwrap_or_default(), |block| {
+            let keys = ["type", "text", "name", "id", "input"];
+            let [kind, text, name, id, input] = pick(block, keys).unwrap_or_default();
+            match kind.and_then(word).as_deref() {
+                Some("text") if main => self.say(text.and_then(parse::<String>)),
+                Some("tool_use") => self.open_edit(name, id, input),
+                _ => {}
+            }
+        });
+    }
+
+    fn say(&mut self, text: Option<String>) {
+        let text = text.unwrap_or_default();
+        if !text.is_empty() {
+            let gap = if self.text.is_empty() { "" } else { "\n\n" };
+            self.text.push(gap);
+            self.text.push(&text);
+        }
+    }
+
+    fn open_edit(&mut self, name: Option<&str>, id: Option<&str>, input: Option<&str>) {
+        let is_edit = name
+            .and_then(word)
+            .is_some_and(|name| EDIT_TOOLS.contains(&name.as_str()));
+        if !is_edit {
+            return;
+        }
+        let [file, notebook] = input
+            .and_then(|json| pick(json, ["file_path", "notebook_path"]))
+            .unwrap_or_default();
+        let path = file
+            .and_then(parse::<String>)
+            .or(notebook.and_then(parse::<String>));
+        if let (Some(id), Some(path)) = (id.and_then(word), path)
+            && path.len() <= PATH_MAX
+        {
+            if self.open_edits.len() == OPEN_MAX {
+                self.open_edits.remove(0);
+            }
+            self.open_edits.push((id, path));
+        }
+    }
+
+    fn tool_results(&mut self, message: &str) {
+        // Most of what agents write is the output of tools; it is not even looked at.
+        if self.open_edits.is_empty() {
+            return;
+        }
+        let [content] = pick(message, ["content"]).unwrap_or_default();
+        each_item(content.unwrap_or_default(), |block| {
+            let [id, is_error] = pick(block, ["tool_use_id", "is_error"]).unwrap_or_default();
+            let id = id.and_then(word);
+            let open = self
+                .open_edits
+                .iter()
+                .position(|(open, _)| Some(open) == id.as_ref());
+            if let Some(open) = open {
+                let (_, path) = self.open_edits.remove(open);
+                let edited = &mut self.report.edited;
+                let failed = is_error == Some("true");
+                if !failed && edited.len() < EDITED_MAX && !edited.contains(&path) {
+                    edited.push(path);
+                }
+            }
+        });
+    }
+
+    fn rate_limit(&mut self, json: &str) {
+        // Any other status lifts the limit; a rejection without a time is one of those that are
+        // "not your usage limit" and says nothing about it.
+        let [info] = pick(json, ["rate_limit_info"]).unwrap_or_default();
+        let status = info.and_then(|info| word(pick(info, ["status"])?[0]?));
+        let is_rejected = status.as_deref() == Some("rejected");
+        self.limit = rejected_until(json).or(self.limit.filter(|_| is_rejected));
+    }
+
+    fn take_result(&mut self, json: &str) {
+        const KEYS: [&str; 15] = [
+            "subtype",
+            "is_error",
+            "result",
+            "errors",
+            "terminal_reason",
+            "stop_reason",
+            "api_error_status",
+            "api_error",
+            "api_error_type",
+            "api_error_params",
+            "num_turns",
+            "total_cost_usd",
+            "usage",
+            "permission_denials",
+            "session_id",
+        ];
+        let picked = pick(json, KEYS).unwrap_or_default();
+        let [
+            subtype,
+            is_error,
+            result,
+            errors,
+            terminal_reason,
+            stop_reason,
+            status,
+            ..,
+        ] = picked;
+        let [
+            ..,
+            api_error,
+            api_error_type,
+            params,
+            turns,
+            cost,
+            usage,
+            denials,
+            session,
+        ] = picked;
+
+        let answer = result.and_then(parse::<String>);
+        let mut text = answer.as_deref().unwrap_or_default().trim().to_owned();
+        if text.is_empty() {
+            each_item(errors.unwrap_or_default(), |error| {
+                if text.len() < ERROR_MAX {
+                    let gap = if text.is_empty() { "" } else { "; " };
+                    text = text.clone() + gap + &parse::<String>(error).unwrap_or_default();
+                }
+            });
+        }
+        text.truncate(floor(&text, ERROR_MAX));
+        text.shrink_to_fit();
+
+        let trouble = self.trouble.take().unwrap_or_default();
+        let is_error = is_error.and_then(parse::<bool>);
+        self.limit = params.and_then(rejected_until).or(self.limit);
+        self.add_up(turns, cost, usage);
+        if self.report.session_id.is_none() {
+            self.report.session_id = session.and_then(word);
+        }
+        if let Some(list) = denials.filter(|list| list.starts_with('[')) {
+            if self.result.is_none() {
+                self.report.permission_denials.clear();
+            }
+            each_item(list, |denial| {
+                if let Some(denial @ Value::Object(_)) = parse(denial) {
+                    self.add_denial(denial);
+                }
+            });
+        }
+        // The text of a failure is the error's, not an answer.
+        self.report.answer = answer.filter(|_| is_error != Some(true));
+        self.result = Some(LastResult {
+            subtype: subtype.and_then(word),
+            is_error,
+            text,
+            terminal_reason: terminal_reason.and_then(word),
+            stop_reason: stop_reason.and_then(word).or(trouble.stop_reason),
+            status: status.and_then(number).map(|status| status as u64),
+            api_error: api_error.and_then(word).or(trouble.api_error),
+            api_error_type: api_error_type.and_then(word),
+            class: trouble.class,
+        });
+        self.result_lost = false;
+        self.at_work = false;
+    }
+
+    /// Turns and usage are told per result, money as the session's running total.
+    fn add_up(&mut self, turns: Option<&str>, cost: Option<&str>, usage: Option<&str>) {
+        let report = &mut self.report;
+        if let Some(turns) = turns.and_then(number) {
+            report.num_turns = Some(report.num_turns.unwrap_or(0).saturating_add(turns as u64));
+        }
+        report.cost_usd = cost.and_then(number).or(report.cost_usd);
+        let usage = usage.filter(|json| json.starts_with('{') && json.len() <= USAGE_MAX);
+        if let Some(more) = usage.and_then(parse::<Value>) {
+            add(report.usage.get_or_insert(Value::Null), more);
+        }
+    }
+}
+
+/// The end of a usage limit, from an object with a `rate_limit_info` that says `rejected`.
+fn rejected_until(json: &str) -> Option<Wall> {
+    let [info] = pick(json, ["rate_limit_info"])?;
+    let [status, resets_at] = pick(info?, ["status", "resetsAt"])?;
+    let at = number(resets_at?)?;
+    // Seconds; a number that would be 5000 years away can only be milliseconds.
+    let secs = if at < 1e11 { at } else { at / 1000.0 };
+    (word(status?)? == "rejected" && secs > 0.0).then(|| Wall::from_secs(secs as i64))
+}
+
+/// Adds `more` to `sum`: numbers are summed, objects member by member, of anything else the
+/// last one counts. `null` is no news.
+pub(super) fn add(sum: &mut Value, more: Value) {
+    match (sum, more) {
+        (_, Value::Null) => {}
+        (Value::Object(sum), Value::Object(more)) => {
+            for (key, value) in more {
+                add(sum.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (sum @ Value::Number(_), Value::Number(more)) => {
+            *sum = match (sum.as_u64(), more.as_u64()) {
+                (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
+                (a, b) => {
+                    let float = |int: Option<u64>, value: &Value| {
+                        int.map_or(value.as_f64().unwrap_or(0.0), |int| int as f64)
+                    };
+                    Value::from(float(a, sum) + float(b, &Value::Number(more)))
+                }
+            };
+        }
+        (sum, more) => *sum = more,
+    }
+}
+
+/// Shortens the strings in what a tool was asked to do.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::String(text) if text.len() > INPUT_MAX => {
+            let keep = floor(text, INPUT_MAX);
+            let note = left_out(text.len() - keep);
+            text.truncate(keep);
+            text.push_str(note.trim_end());
+            text.shrink_to_fit();
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten),
+        Value::Object(members) => members.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+/// Finds the audit block: the last fenced block marked `json` that holds an object with one of
+/// the keys. An opening fence counts wherever it stands, as an answer that lost its middle may
+/// have lost the end of the block before; so does a block that nothing closes.
+fn audit(answer: &str) -> Audit {
+    let mut found = None;
+    let mut block: Option<String> = None;
+    for line in answer.lines() {
+        match line
+            .trim()
+            .strip_prefix("```")
+            .map(|rest| rest.trim_start_matches('`').trim())
+        {
+            Some(info) => {
+                found = block.take().as_deref().and_then(audit_object).or(found);
+                let is_json = info
+                    .get(..4)
+                    .is_some_and(|start| start.eq_ignore_ascii_case("json"));
+                block = is_json.then(String::new);
+            }
+            None => {
+                if let Some(block) = &mut block {
+                    block.push_str(line);
+                    block.push('\n');
+                }
+            }
+        }
+    }
+    block
+        .as_deref()
+        .and_then(audit_object)
+        .or(found)
+        .unwrap_or_default()
+}
+
+fn audit_object(block: &str) -> Option<Audit> {
+    let keys = ["audit_score", "audit_notes", "artifacts"];
+    let [score, notes, artifacts] = pick(block.trim(), keys)?;
+    score.or(notes).or(artifacts)?;
+    let mut paths = Vec::from_iter(artifacts.and_then(parse::<String>));
+    each_item(artifacts.unwrap_or_default(), |path| {
+        paths.extend(parse::<String>(path))
+    });
+    Some(Audit {
+        score: score.and_then(number).map(|score| score.clamp(0.0, 100.0)),
+        notes: notes.and_then(parse::<String>),
+        artifacts: paths,
+    })
+}
+
+/// The texts of some members of a JSON object, without building anything of the rest; `None`
+/// if it is no whole object. What is asked for twice in the object is its last.
+fn pick<'a, const N: usize>(json: &'a str, keys: [&str; N]) -> Option<[Option<&'a str>; N]>
+where
+    [Option<&'a str>; N]: Default,
+{
+    let mut found = Default::default();
+    pick_into(json, keys, &mut found).then_some(found)
+}
+
+/// The same for an object that may be cut: `found` gets what is whole. Returns whether all is.
+fn pick_into<'a, const N: usize>(
+    json: &'a str,
+    keys: [&str; N],
+    found: &mut [Option<&'a str>; N],
+) -> bool {
+    struct Picker<'f, 'k, 'a, const N: usize>([&'k str; N], &'f mut [Option<&'a str>; N]);
+
+    impl<'a, const N: usize> Visitor<'a> for Picker<'_, '_, 'a, N> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
+            while let Some(Key(key)) = map.next_key()? {
+                match self.0.iter().position(|wanted| *wanted == key) {
+                    Some(index) => self.1[index] = Some(map.next_value::<&RawValue>()?.get()),
+                    None => drop(map.next_value::<IgnoredAny>()?),
+                }
+            }
+            Ok(())
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let mut json = serde_json::Deserializer::from_str(json);
+    json.deserialize_map(Picker(keys, found)).is_ok() && json.end().is_ok()
+}
+
+/// Calls `each` with the text of every item of a JSON array; with none if it is no array.
+fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
+    struct Items<F>(F);
+
+    impl<'a, F: FnMut(&'a str)> Visitor<'a> for Items<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<S: SeqAccess<'a>>(mut self, mut items: S) -> Result<(), S::Error> {
+            while let Some(item) = items.next_element::<&RawValue>()? {
+                (self.0)(item.get());
+            }
+            Ok(())
+        }
+    }
+
+    // The text is part of a value that was read whole, so the only error is another type.
+    let _ = serde_json::Deserializer::from_str(json).deserialize_seq(Items(each));
+}
+
+/// A value of the type wanted. Half a surrogate pair, which the agent writes when it shortens a
+/// text between the two, is no reason to lose the text.
+fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
+    let mended = || {
+        json.contains("\\u")
+            .then(|| serde_json::from_str(&mend(json)).ok())
+    };
+    serde_json::from_str(json).ok().or_else(|| mended()?)
+}
+
+/// Replaces what is half of a surrogate pair.
+fn mend(json: &str) -> String {
+    let mut mended = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let escape = escape_len(&rest.as_bytes()[at..]);
+        let Some((before, after)) = rest.split_at_checked(at + escape) else {
+            break;
+        };
+        let is_half = escape == 6
+            && matches!(&before.as_bytes()[at + 2..], [b'd' | b'D', high, ..] if *high >= b'8');
+        mended.push_str(if is_half { &before[..at] } else { before });
+        mended.push_str(if is_half { "\\ufffd" } else { "" });
+        rest = after;
+    }
+    mended + rest
+}
+
+/// A short string: a name, an id, a class.
+fn word(json: &str) -> Option<String> {
+    parse::<String>(json).filter(|word| word.len() <= WORD_MAX)
+}
+
+/// A number, also one in a string.
+fn number(json: &str) -> Option<f64> {
+    let text = parse::<String>(json).unwrap_or_else(|| json.to_owned());
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/claude");
+        std::fs::read(format!("{dir}/{name}.jsonl")).unwrap()
+    }
+
+    fn read_in(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Stream {
+        let mut stream = Stream::default();
+        for piece in pieces {
+            stream.feed(piece.as_ref());
+        }
+        stream.finish();
+        stream
+    }
+
+    /// A stream of these events, one per line.
+    fn read(events: &[Value]) -> Stream {
+        read_in(events.iter().map(|event| format!("{event}\n")))
+    }
+
+    fn lines_of(string_max: usize, input: &[u8], piece: usize) -> Vec<String> {
+        let mut lines = Lines::new(string_max);
+        let mut out = Vec::new();
+        for piece in input.chunks(piece) {
+            lines.feed(piece, |line| out.push(format!("{line:?}")));
+        }
+        lines.finish(|line| out.push(format!("{line:?}")));
+        out
+    }
+
+    /// The only line of `input`, as JSON.
+    fn shortened(string_max: usize, input: &str, piece: usize) -> Value {
+        let mut lines = Lines::new(string_max);
+        let mut out = Vec::new();
+        let mut each = |line: Line<'_>| match line {
+            Line::Whole(text) => out.push(serde_json::from_str(text).expect("valid JSON")),
+            other => panic!("{other:?}"),
+        };
+        for piece in input.as_bytes().chunks(piece) {
+            lines.feed(piece, &mut each);
+        }
+        lines.finish(&mut each);
+        assert_eq!(out.len(), 1);
+        out.remove(0)
+    }
+
+    fn text(text: &str) -> Value {
+        json!({"type": "assistant", "parent_tool_use_id": null,
+            "message": {"content": [{"type": "text", "text": text}]}})
+    }
+
+    fn call(id: &str, name: &str, path: &str) -> Value {
+        let key = if name == "NotebookEdit" {
+            "notebook_path"
+        } else {
+            "file_path"
+        };
+        json!({"type": "assistant", "message": {"content": [
+            {"type": "tool_use", "id": id, "name": name, "input": {"content": "x", key: path}}]}})
+    }
+
+    fn answer(id: &str, is_error: Value) -> Value {
+        json!({"type": "user", "message": {"content": [
+            {"type": "tool_result", "tool_use_id": id, "content": "...", "is_error": is_error}]}})
+    }
+
+    fn success(text: &str) -> Value {
+        json!({"is_error": false, "subtype": "success", "result": text, "type": "result"})
+    }
+
+    #[test]
+    fn it_does_not_matter_how_the_output_is_cut_into_pieces() {
+        for name in ["tool-edit", "permission-denials", "sdk-stdin", "max-turns"] {
+            let input = fixture(name);
+            let whole = read_in([&input]);
+            assert!(whole.is_final());
+            for piece in (1..30).chain((30..input.len()).step_by(997)) {
+                let pieces = read_in(input.chunks(piece));
+                assert_eq!(pieces.report, whole.report, "{name} in pieces of {piece}");
+                assert_eq!(pieces.result(), whole.result());
+                assert_eq!(pieces.is_final(), whole.is_final());
+            }
+        }
+        let input = fixture("subscription-limit-5h");
+        let whole = read_in([&input]);
+        for split in 0..input.len() {
+            let (head, tail) = input.split_at(split);
+            let stream = read_in([head, tail]);
+            assert_eq!(stream.report, whole.report, "split at {split}");
+            assert_eq!(stream.result(), whole.result());
+            assert_eq!(stream.limit(), whole.limit());
+        }
+    }
+
+    #[test]
+    fn a_long_string_keeps_head_and_tail_and_stays_valid() {
+        let units = [
+            "a",
+            "\\\\",
+            "\\n",
+            "\\\"",
+            "\\u4e2d",
+            "\\ud83d\\ude00",
+            "é",
+            "中",
+            "😀",
+        ];
+        for unit in units {
+            for offset in 0..14 {
+                let content = "x".repeat(offset) + &unit.repeat(1 + 1500 / unit.len());
+                let input = format!("{{\"a\":\"{content}\",\"b\":[\"end\"]}}");
+                let original: Value = serde_json::from_str(&input).unwrap();
+                for (max, piece) in [(256, 1), (256, 7), (256, 4096), (300, 64), (301, 100)] {
+                    let short = shortened(max, &(input.clone() + "\n"), piece);
+                    assert_eq!(short["b"], original["b"]);
+                    let (short, original) = (
+                        short["a"].as_str().unwrap(),
+                        original["a"].as_str().unwrap(),
+                    );
+                    let (head, rest) = short.split_once(" … [").expect(short);
+                    let (count, tail) = rest.split_once(" bytes left out] … ").unwrap();
+                    assert!(
+                        original.starts_with(head) && original.ends_with(tail),
+                        "{short}"
+                    );
+                    assert!(!head.is_empty() && !tail.is_empty());
+                    assert!(
+                        head.len() <= max && tail.len() <= max,
+                        "{unit} {max}: {short}"
+                    );
+                    // What a decoded text was in JSON: its units are alike but for the offset.
+                    let decoded: String = serde_json::from_str(&format!("\"{unit}\"")).unwrap();
+                    let raw = |text: &str| {
+                        let text = text.trim_start_matches('x');
+                        text.len() / decoded.len() * unit.len()
+                    };
+                    let xs = head.len() - head.trim_start_matches('x').len();
+                    let count: usize = count.parse().unwrap();
+                    let sum = xs + raw(head) + count + raw(tail);
+                    assert_eq!(sum, content.len(), "{unit} {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_escape_is_cut_whatever_it_looks_like() {
+        let units = [
+            r"\\u",
+            r"\\u12",
+            r"\u005c",
+            r"\ud83d",
+            r"\ud83d\u0041",
+            r#"\\\""#,
+            r"\ude00\ud83d",
+        ];
+        let decoded = |content: &str| parse::<String>(&format!("\"{content}\"")).expect(content);
+        for unit in units {
+            for offset in 0..14 {
+                let content = "x".repeat(offset) + &unit.repeat(300);
+                let mut lines = Lines::new(256);
+                let mut seen = 0;
+                for piece in format!("[\"{content}\",5]\n").as_bytes().chunks(11) {
+                    lines.feed(piece, |line| {
+                        let Line::Whole(text) = line else {
+                            panic!("{line:?}")
+                        };
+                        let text = text.strip_prefix("[\"").unwrap();
+                        let text = text.strip_suffix("\",5]").expect(text);
+                        let (head, rest) = text.split_once(" … [").expect(text);
+                        let (_, tail) = rest.split_once("] … ").unwrap();
+                        assert!(decoded(&content).starts_with(&decoded(head)), "{head}");
+                        assert!(decoded(&content).ends_with(&decoded(tail)), "{tail}");
+                        seen += 1;
+                    });
+                }
+                assert_eq!(seen, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_string_as_long_as_the_limit_is_left_alone() {
+        for (len, is_cut) in [(255, false), (256, false), (257, true)] {
+            let input = json!(["y".repeat(300), "x".repeat(len)]).to_string() + "\n";
+            let text = shortened(256, &input, 50)[1].as_str().unwrap().to_owned();
+            assert_eq!(text.contains("left out"), is_cut, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_300_mb_costs_two_megabytes() {
+        let mut stream = Stream::default();
+        let block = "abcdefghijklmno\\n".repeat(4096);
+        stream.feed(br#"{"type":"assistant","message":{"content":[{"type":"text","text":"start "#);
+        let mut most = 0;
+        for _ in 0..300_000_000 / block.len() {
+            stream.feed(block.as_bytes());
+            most = most.max(stream.lines.held.capacity() + stream.lines.tail.capacity());
+        }
+        stream.feed(b" end\"}]}}\n");
+        assert!(most <= 2 << 20, "{most}");
+        assert!(stream.lines.held.capacity() + stream.lines.tail.capacity() <= 2 * BLOCK);
+        stream.feed(format!("{}\n", success("done")).as_bytes());
+        stream.finish();
+        let text = &stream.report.text;
+        assert!(
+            text.starts_with("start abc") && text.ends_with(" end"),
+            "{}",
+            text.len()
+        );
+        assert!(text.len() <= TEXT_MAX + 100);
+        assert_eq!(stream.report.answer.as_deref(), Some("done"));
+    }
+
+    #[test]
+    fn a_line_that_is_long_without_long_strings_is_dropped_and_named() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        let mut each = |line: Line<'_>| {
+            seen.push(match line {
+                Line::TooLong(start) => format!("too long: {}", &start[..30]),
+                other => format!("{other:?}"),
+            });
+        };
+        lines.feed(br#"{"type":"user","message":["#, &mut each);
+        for _ in 0..100 {
+            lines.feed(&b"\"abc\",12345,".repeat(10_000), &mut each);
+        }
+        assert!(
+            lines.held.capacity() <= 2 * START_KEPT,
+            "{}",
+            lines.held.capacity()
+        );
+        lines.feed(b"1]}\n{}\n", &mut each);
+        lines.finish(&mut each);
+        assert_eq!(
+            seen,
+            [
+                r#"too long: {"type":"user","message":["abc"#,
+                r#"Whole("{}")"#
+            ]
+        );
+    }
+
+    #[test]
+    fn a_result_that_quotes_many_megabytes_still_fits() {
+        let denial = |id: u32| {
+            json!({"tool_name": "Write", "tool_use_id": id.to_string(),
+                "tool_input": {"file_path": "/x", "content": "y".repeat(2 << 20)}})
+        };
+        let denials: Vec<_> = (0..20).map(denial).collect();
+        let stream = read(
+            &[json!({"permission_denials": denials, "subtype": "success",
+            "type": "result", "is_error": false, "result": "z".repeat(100_000)})],
+        );
+        assert!(stream.is_final());
+        assert_eq!(stream.report.permission_denials.len(), 20);
+        let kept = serde_json::to_string(&stream.report.permission_denials)
+            .unwrap()
+            .len();
+        assert!(kept < 20 * 2 * INPUT_MAX, "{kept}");
+        let answer = stream.report.answer.unwrap();
+        assert!(answer.starts_with("zzz") && answer.ends_with("zzz") && answer.len() > 4000);
+    }
+
+    #[test]
+    fn the_last_line_is_whole_only_if_it_is_a_value() {
+        assert_eq!(
+            lines_of(256, b"{\"a\":1}\r\n\n \n{\"b\":2}", 3),
+            [r#"Whole("{\"a\":1}\r")"#, r#"Whole("{\"b\":2}")"#]
+        );
+        assert_eq!(lines_of(256, br#"{"a":"b\"#, 1), [r#"Cut("{\"a\":\"b\\")"#]);
+        assert_eq!(lines_of(256, b"srun: done", 1), [r#"Cut("srun: done")"#]);
+        assert!(lines_of(256, b"", 1).is_empty());
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_are_replaced() {
+        let mut input = b"{\"a\":\"\xff\xfe ok".to_vec();
+        input.extend([0x80; 5000]);
+        input.extend(b"\"}\n");
+        for line in [lines_of(256, &input, 1), lines_of(TEXT_MAX, &input, 9)] {
+            assert!(
+                line[0].starts_with("Whole(\"{\\\"a\\\":\\\"\u{fffd}\u{fffd} ok"),
+                "{line:?}"
+            );
+            assert_eq!(line.len(), 1);
+        }
+    }
+
+    #[test]
+    fn find_finds_the_first_of_two() {
+        let text: Vec<u8> = (0..64)
+            .map(|i| [0x21, 0x23, 0xa2, 0x7f, 0x00, 0xff][i % 6])
+            .collect();
+        for at in 0..64 {
+            for then in at..64 {
+                let mut text = text.clone();
+                (text[then], text[at]) = (b'\\', b'"');
+                assert_eq!(find(&text, b'"', b'\\'), Some(at));
+                assert_eq!(find(&text, b'\\', b'"'), Some(at));
+                let second = if then == at { None } else { Some(then) };
+                assert_eq!(find(&text, b'\\', b'\\'), second);
+            }
+        }
+        assert_eq!(find(&text, b'"', b'\\'), None);
+    }
+
+    #[test]
+    fn the_text_of_a_run_loses_its_middle() {
+        let mut text = Capped::default();
+        text.push("start");
+        for _ in 0..3000 {
+            text.push(&"ä€😀".repeat(100));
+        }
+        assert!(text.text.capacity() < 4 * TEXT_MAX);
+        text.push("end");
+        let text = text.into_text();
+        assert!(text.starts_with("startä") && text.ends_with("😀end"));
+        assert!(text.len() < TEXT_MAX + 100);
+        let left_out: usize = text
+            .split_once(" … [")
+            .unwrap()
+            .1
+            .split_once(' ')
+            .unwrap()
+            .0
+            .parse()
+            .unwrap();
+        let all = "startend".len() + 3000 * 900;
+        assert_eq!(text.len() - super::left_out(left_out).len() + left_out, all);
+    }
+
+    #[test]
+    fn several_results_are_summed_and_the_last_one_answers() {
+        let result = |text: &str, turns: u64, cost: f64, extra: Value| {
+            let mut event = json!({"type": "result", "subtype": "success", "is_error": false,
+                "result": text, "num_turns": turns, "total_cost_usd": cost});
+            event
+                .as_object_mut()
+                .unwrap()
+                .append(&mut extra.as_object().unwrap().clone());
+            event
+        };
+        let denial = |id: &str| json!({"tool_name": "Bash", "tool_use_id": id, "tool_input": {"command": "x"}});
+        let stream = read(&[
+            json!({"type": "system", "subtype": "permission_denied", "tool_name": "Bash", "tool_use_id": "a"}),
+            result(
+                "first",
+                2,
+                0.5,
+                json!({"usage": {"in": 10, "deep": {"a": 1, "b": 0.5}, "tier": "s", "gone": 4},
+                "permission_denials": [denial("a"), denial("b")]}),
+            ),
+            text("more"),
+            result(
+                "second",
+                3,
+                0.75,
+                json!({"usage": {"in": 5, "deep": {"a": 2, "b": 1, "c": 7}, "tier": "t", "gone": null},
+                "permission_denials": [denial("b"), denial("c"), "nonsense"]}),
+            ),
+        ]);
+        let report = &stream.report;
+        assert_eq!(report.answer.as_deref(), Some("second"));
+        assert_eq!(report.num_turns, Some(5));
+        assert_eq!(report.cost_usd, Some(0.75));
+        let usage = json!({"in": 15, "deep": {"a": 3, "b": 1.5, "c": 7}, "tier": "t", "gone": 4});
+        assert_eq!(report.usage, Some(usage));
+        assert_eq!(report.permission_denials, ["a", "b", "c"].map(denial));
+    }
+
+    #[test]
+    fn denials_are_known_without_a_result() {
+        let input = fixture("permission-denials");
+        let stream = read_in([&input[..input.len() - 400]]);
+        assert!(stream.result().is_none());
+        let whole = read_in([&input]).report.permission_denials;
+        let part = &stream.report.permission_denials;
+        let names = |list: &[Value]| {
+            list.iter()
+                .map(|denial| denial["tool_name"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(part), names(&whole));
+        assert_eq!(whole[0]["tool_input"], json!({"command": "cargo test"}));
+    }
+
+    #[test]
+    fn a_refused_request_of_many_small_strings_is_reduced_to_its_name() {
+        let input = json!({"todos": vec!["x"; 10_000]});
+        let stream = read(&[json!({"type": "result", "permission_denials":
+            [{"tool_name": "T", "tool_use_id": "a", "tool_input": input}]})]);
+        assert_eq!(
+            stream.report.permission_denials,
+            [json!({"tool_name": "T", "tool_use_id": "a"})]
+        );
+    }
+
+    #[test]
+    fn only_edits_that_succeeded_count() {
+        let mut subagent = call("4", "Edit", "sub.rs");
+        subagent["parent_tool_use_id"] = json!("toolu_task");
+        let stream = read(&[
+            call("1", "Write", "a.rs"),
+            call("2", "Edit", "b.rs"),
+            call("3", "NotebookEdit", "c.ipynb"),
+            subagent,
+            call("5", "Read", "d.rs"),
+            call("6", "MultiEdit", "e.rs"),
+            json!({"type": "system", "subtype": "permission_denied", "tool_use_id": "6"}),
+            call("7", "Write", "never-answered.rs"),
+            call("8", "Write", "a.rs"),
+            answer("1", json!(null)),
+            answer("2", json!(true)),
+            answer("3", json!(false)),
+            answer("4", json!(false)),
+            answer("5", json!(false)),
+            answer("6", json!(false)),
+            answer("8", json!(false)),
+        ]);
+        assert_eq!(stream.report.edited, ["a.rs", "c.ipynb", "sub.rs"]);
+        assert_eq!(
+            read_in([fixture("permission-denials")]).report.edited,
+            ["ok.txt"]
+        );
+        assert_eq!(
+            read_in([fixture("tool-edit")]).report.edited,
+            ["/project/src.txt"]
+        );
+    }
+
+    #[test]
+    fn open_edits_are_bounded() {
+        let calls: Vec<_> = (0..1000)
+            .map(|i| call(&i.to_string(), "Write", &format!("{i}")))
+            .collect();
+        let mut stream = read(&calls);
+        assert_eq!(stream.open_edits.len(), OPEN_MAX);
+        stream.feed(
+            format!(
+                "{}\n{}\n",
+                answer("0", json!(false)),
+                answer("999", json!(false))
+            )
+            .as_bytes(),
+        );
+        assert_eq!(stream.report.edited, ["999"]);
+    }
+
+    #[test]
+    fn the_text_is_what_the_main_conversation_said() {
+        let mut subagent = text("from below");
+        subagent["parent_tool_use_id"] = json!("toolu_1");
+        let mut synthetic = text("API Error: 529");
+        synthetic["is_api_error_message"] = json!(true);
+        let stream = read(&[text("one"), subagent, text(""), text("two"), synthetic]);
+        assert_eq!(stream.report.text, "one\n\ntwo");
+        let multi = read_in([fixture("multi-turn")]).report;
+        assert_eq!(
+            multi.text,
+            "Step 1 of 3.\n\nStep 2 of 3.\n\nStep 3 of 3.\n\nThe task is done."
+        );
+        assert_eq!(multi.num_turns, Some(4));
+        assert_eq!(multi.model.as_deref(), Some("claude-opus-5-5"));
+        assert_eq!(multi.agent_version.as_deref(), Some("2.1.328"));
+        assert_eq!(multi.session_id.as_deref().map(str::len), Some(36));
+        assert_eq!(multi.usage.unwrap()["input_tokens"], 400);
+    }
+
+    #[test]
+    fn a_run_is_final_until_the_agent_works_again() {
+        let mut subagent = text("x");
+        subagent["parent_tool_use_id"] = json!("toolu_1");
+        let trailing = json!({"type": "system", "subtype": "task_notification"});
+        let init = json!({"type": "system", "subtype": "init"});
+        let is_final = |events: &[Value]| read(events).is_final();
+        assert!(!is_final(&[text("x")]));
+        assert!(is_final(&[
+            text("x"),
+            success("x"),
+            trailing.clone(),
+            subagent,
+            json!([1])
+        ]));
+        assert!(!is_final(&[success("x"), init.clone()]));
+        assert!(!is_final(&[success("x"), text("y")]));
+        assert!(!is_final(&[success("x"), answer("1", json!(false))]));
+        assert!(is_final(&[
+            success("x"),
+            init,
+            text("y"),
+            success("y"),
+            trailing
+        ]));
+        assert!(read_in([fixture("sigterm-after-result")]).is_final());
+        assert!(read_in([fixture("sdk-stdin")]).is_final());
+    }
+
+    #[test]
+    fn a_line_that_may_have_been_a_result_is_missed() {
+        let lost = |line: &str| read_in([format!("{}\n{line}", success("x"))]).is_result_lost();
+        assert!(lost(r#"{"type":"result","subtype":"succ"#));
+        assert!(lost(r#"{"duration_api_ms":5,"stop_reason":"en"#));
+        assert!(lost(&format!(
+            "{{\"x\":[{}]}}\n",
+            "\"abc\",".repeat(1 << 20)
+        )));
+        assert!(lost("{\"type\":\"result\",\"result\":\"x\"} garbage\n"));
+        assert!(!lost(r#"{"type":"system","subtype":"task_notif"#));
+        assert!(!lost(&format!(
+            "{{\"type\":\"user\",\"x\":[{}]}}\n",
+            "\"abc\",".repeat(1 << 20)
+        )));
+        assert!(!lost("srun: job step ended"));
+        assert!(!lost(
+            "{not json}\n[1,2]\n17\n\"type\"\n{\"type\":5}\n{\"level\":\"info\"}\n"
+        ));
+        assert!(!lost(&format!(
+            "{{\"type\":\"result\",\n{}\n",
+            success("again")
+        )));
+    }
+
+    #[test]
+    fn fields_of_unexpected_types_spoil_nothing() {
+        let stream = read_in([concat!(
+            r#"{"type":"system","subtype":"init","model":5,"claude_code_version":["x"],"session_id":"s","skills":"none","slash_commands":[1,"a",null]}"#,
+            "\n",
+            r#"{"type":"assistant","parent_tool_use_id":null,"message":"text"}"#,
+            "\n",
+            r#"{"type":"assistant","message":{"content":"text"}}"#,
+            "\n",
+            r#"{"type":"assistant","message":{"content":[5,{"type":7},{"type":"text","text":{}},{"type":"text","text":"kept"},{"type":"tool_use","name":"Write","id":5,"input":"x"}]}}"#,
+            "\n",
+            r#"{"type":"user","message":17}"#,
+            "\n",
+            r#"{"type":"rate_limit_event","rate_limit_info":[]}"#,
+            "\n",
+            r#"{"type":{"a":1}}"#,
+            "\n",
+            r#"{"usage":"none","num_turns":"3","total_cost_usd":null,"permission_denials":{},"errors":"x","api_error_status":"529","is_error":false,"type":"result","type":"result","stop_reason":7,"result":"fine","subtype":"success"}"#,
+            "\n",
+        )]);
+        let report = &stream.report;
+        assert_eq!(report.model, None);
+        assert_eq!(report.session_id.as_deref(), Some("s"));
+        assert_eq!(stream.has_command("a"), Some(true));
+        assert_eq!(report.text, "kept");
+        assert_eq!(
+            (report.num_turns, report.cost_usd, report.usage.clone()),
+            (Some(3), None, None)
+        );
+        assert_eq!(report.answer.as_deref(), Some("fine"));
+        let result = stream.result().unwrap();
+        assert_eq!(
+            (result.status, result.is_error, &result.stop_reason),
+            (Some(529), Some(false), &None)
+        );
+    }
+
+    #[test]
+    fn nesting_however_deep_does_no_harm() {
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        let stream = read_in([
+            format!("{{\"type\":\"user\",\"message\":{deep}}}\n"),
+            format!(
+                "{{\"usage\":{{\"a\":{deep}}},\"type\":\"result\",\"permission_denials\":[{deep}],\"result\":\"x\"}}\n"
+            ),
+        ]);
+        assert_eq!(stream.report.answer.as_deref(), Some("x"));
+        assert_eq!(stream.report.usage, None);
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced() {
+        let line = r#"{"type":"result","result":"a\ud83d b\\ud83d \ud83d\ude00 \ude00\n","usage":{"\ud800":1}}"#;
+        let stream = read_in([format!("{line}\n")]);
+        assert_eq!(
+            stream.report.answer.as_deref(),
+            Some("a\u{fffd} b\\ud83d 😀 \u{fffd}\n")
+        );
+        assert_eq!(stream.report.usage, Some(json!({"\u{fffd}": 1})));
+    }
+
+    #[test]
+    fn a_usage_limit_holds_until_something_goes_on() {
+        let event = |status: &str, at: Value| json!({"type": "rate_limit_event", "rate_limit_info": {"status": status, "resetsAt": at}});
+        let limit = |events: &[Value]| read(events).limit().map(|at| at.secs());
+        let rejected = event("rejected", json!(1_795_173_825));
+        assert_eq!(limit(std::slice::from_ref(&rejected)), Some(1_795_173_825));
+        assert_eq!(
+            limit(&[event("rejected", json!(1_795_173_825_000_u64))]),
+            Some(1_795_173_825)
+        );
+        assert_eq!(
+            limit(&[rejected.clone(), event("rejected", json!(null))]),
+            Some(1_795_173_825)
+        );
+        assert_eq!(limit(&[event("rejected", json!("soon"))]), None);
+        assert_eq!(limit(&[event("allowed", json!(1_795_173_825))]), None);
+        assert_eq!(limit(&[rejected.clone(), event("allowed", json!(5))]), None);
+        assert_eq!(limit(&[rejected, text("on it goes")]), None);
+        let synthetic = json!({"type": "assistant", "is_api_error_message": true, "api_error_params":
+            {"rate_limit_info": {"status": "rejected", "resetsAt": 7}}});
+        assert_eq!(limit(&[synthetic]), Some(7));
+        assert_eq!(
+            read_in([fixture("subscription-limit-waited")]).limit(),
+            None
+        );
+    }
+
+    #[test]
+    fn skills_are_known_from_init() {
+        assert_eq!(
+            read_in([fixture("skill-expanded")]).has_command("task-coordination"),
+            Some(true)
+        );
+        assert_eq!(
+            read_in([fixture("skill-missing")]).has_command("task-coordination"),
+            Some(false)
+        );
+        assert_eq!(
+            read_in([fixture("stdin-empty")]).has_command("task-coordination"),
+            None
+        );
+    }
+
+    #[test]
+    fn the_audit_block_is_the_last_json_block_that_is_one() {
+        let block = |json: &str| audit(&format!("Done.\n\n```json\n{json}\n```\n"));
+        let full =
+            block(r#"{"audit_score": 92.5, "audit_notes": "fine", "artifacts": ["a", 5, "b"]}"#);
+        assert_eq!(
+            (full.score, full.notes.as_deref()),
+            (Some(92.5), Some("fine"))
+        );
+        assert_eq!(full.artifacts, ["a", "b"]);
+        assert_eq!(block(r#"{"audit_score": "88"}"#).score, Some(88.0));
+        assert_eq!(block(r#"{"audit_score": 120}"#).score, Some(100.0));
+        assert_eq!(block(r#"{"audit_score": -3}"#).score, Some(0.0));
+        assert_eq!(
+            block(r#"{"audit_score": "good", "audit_notes": 5}"#),
+            Audit::default()
+        );
+        assert_eq!(block(r#"{"artifacts": "one"}"#).artifacts, ["one"]);
+        assert_eq!(block(r#"{"audit_score": 92,}"#), Audit::default());
+        assert_eq!(block(r#"{"name": "package"}"#), Audit::default());
+        assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
+
+        let two = "```json\n{\"audit_score\":1}\n```\n ```JSON\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
+        assert_eq!(audit(two).score, Some(2.0));
+        let python = "```python\nx\n```\n```\n{\"audit_score\": 3}\n```";
+        assert_eq!(audit(python), Audit::default());
+        let cut = "```rust\nfn main … [9 bytes left out] … ait\n```json\n{\"audit_score\": 4}";
+        assert_eq!(audit(cut).score, Some(4.0));
+    }
+
+    #[test]
+    fn the_audit_is_read_from_a_final_answer_only() {
+        let block = "```json\n{\"audit_score\": 4}\n```";
+        assert_eq!(
+            read(&[text(block), success(block)]).report.audit.score,
+            Some(4.0)
+        );
+        assert_eq!(
+            read(&[text(block), success("done")]).report.audit.score,
+            None
+        );
+        let mut failed = success(block);
+        failed["is_error"] = json!(true);
+        let report = read(&[failed]).report;
+        assert_eq!((report.answer, report.audit), (None, Audit::default()));
+        let long = "x".repeat(3 * TEXT_MAX) + "\n" + block;
+        assert_eq!(read(&[success(&long)]).report.audit.score, Some(4.0));
+    }
+}

@@ -1,0 +1,523 @@
+//! The main thread: one instance, signals, the registry followed live, one worker for each
+//! enabled project, and the slow look that heals what inotify cannot tell.
+
+use crate::board::{self, Board};
+use crate::error::{Error, Exit, Result};
+use crate::files::{Dir, Signature};
+use crate::job::ErrorKind;
+use crate::process;
+use crate::project::Project;
+use crate::registry::{Entry, Registry};
+use crate::roster;
+use crate::service;
+use crate::settings::{self, Places, Settings};
+use crate::time::Wall;
+use crate::watch::{self, Bell, Ear, Wake, Watcher};
+use crate::worker::{self, Context, Order, Orders};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The slow look: the only wake-up of an idle daemon (SPEC 11.5).
+const TICK: Duration = Duration::from_secs(60);
+/// A project that does not come up must not keep the others from being reported ready.
+const READY_MAX: Duration = Duration::from_secs(20);
+/// A worker's stack; most of it is never touched, and so costs nothing.
+const STACK: usize = 512 << 10;
+/// After a panic, which is our mistake and would only repeat itself.
+const PANIC_PAUSE: Duration = Duration::from_secs(30);
+/// The file in STATE whose lock says that a daemon serves this user.
+const INSTANCE: &str = "daemon.lock";
+
+/// Signals received; the first asks, the second insists.
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+/// The pid of the running daemon, if one runs. Takes no lock that a starting daemon could trip
+/// over for longer than the call.
+pub fn running(places: &Places) -> Option<i32> {
+    let file = File::open(places.state.join(INSTANCE)).ok()?;
+    let mut text = [0; 16];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    let pid = std::str::from_utf8(&text[..length])
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Err((_, nix::Error::EWOULDBLOCK)) => Some(pid.unwrap_or(0)),
+        _ => None,
+    }
+}
+
+/// Runs the monitor until it is told to stop.
+pub fn run(places: Places) -> Result<()> {
+    process::prepare_daemon()
+        .map_err(|e| Error::new(format!("cannot prepare for children: {e}")))?;
+    service::init_logging();
+    let state = Dir::create(&places.state)?;
+    let _instance = lock_instance(&state)?;
+    let config = Dir::create(&places.config)?;
+    check_own(&config)?;
+    log::info!("Starting Multi-Project Job Monitor");
+    let (bell, ear) = watch::bell();
+    handle_signals(&bell)?;
+    let mut watcher = Watcher::new().map_err(|error| {
+        Error::new(format!(
+            "cannot watch directories: {error}; raise the sysctl fs.inotify.max_user_instances"
+        ))
+    })?;
+    for (dir, interest) in [
+        (config.path(), is_config as watch::Interest),
+        (state.path(), board::is_release),
+    ] {
+        if let Err(error) = watcher.watch(dir, &bell, interest) {
+            log::warn!(
+                "{} cannot be watched ({error}); changes there are seen once a minute",
+                dir.display()
+            );
+        }
+    }
+    let context = Context {
+        board: Board::open(state),
+        watcher: Mutex::new(watcher),
+        environment: settings::base_environment(),
+        places,
+    };
+    Daemon {
+        context: Arc::new(context),
+        bell,
+        ear,
+        workers: Vec::new(),
+        settings: None,
+        entries: Vec::new(),
+        told: BTreeSet::new(),
+        seen: HashMap::new(),
+        coming_up: Arc::new(AtomicU32::new(0)),
+    }
+    .run()
+}
+
+fn is_config(name: &str) -> bool {
+    matches!(name, "registered.json" | "config.json" | ".env")
+}
+
+/// One daemon for each user: the lock is never inherited by an agent, so it dies with us.
+fn lock_instance(state: &Dir) -> Result<Flock<File>> {
+    let file = state.append_file(INSTANCE)?;
+    let lock =
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            nix::Error::EWOULDBLOCK => Error::with(
+                Exit::AlreadyRunning,
+                "the monitor is running already; job-monitor list shows its projects",
+            ),
+            error => Error::io("lock", &state.path_of(INSTANCE), error.into()),
+        })?;
+    let pid = format!("{}\n", std::process::id());
+    let io = |e| Error::io("write", &state.path_of(INSTANCE), e);
+    lock.set_len(0).map_err(io)?;
+    std::io::Write::write_all(&mut &*lock, pid.as_bytes()).map_err(io)?;
+    Ok(lock)
+}
+
+/// Whoever can write the registry can have us run anything.
+fn check_own(config: &Dir) -> Result<()> {
+    let stat = config.stat()?;
+    let path = config.path().display();
+    if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
+        return Err(Error::new(format!(
+            "{path} belongs to another user (uid {}); chown it",
+            stat.st_uid
+        )));
+    }
+    if stat.st_mode & 0o002 != 0 {
+        return Err(Error::new(format!(
+            "{path} can be written by others; run: chmod go-w {path}"
+        )));
+    }
+    Ok(())
+}
+
+/// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
+fn handle_signals(bell: &Bell) -> Result<()> {
+    let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot handle signals: {e}"));
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: only "ignore" and whatever was there before are installed, no handler of ours.
+    let hangup = unsafe { sigaction(Signal::SIGHUP, &ignore) }.map_err(|e| failed(&e))?;
+    let bell = bell.clone();
+    ctrlc::set_handler(move || {
+        if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 {
+            process::hurry();
+        }
+        bell.ring(Wake::Again);
+    })
+    .map_err(|e| failed(&e))?;
+    if matches!(hangup.handler(), SigHandler::SigIgn) {
+        // SAFETY: as above.
+        unsafe { sigaction(Signal::SIGHUP, &ignore) }.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+struct Daemon {
+    context: Arc<Context>,
+    bell: Bell,
+    ear: Ear,
+    workers: Vec<Handle>,
+    /// The last good settings; without any, nothing is started.
+    settings: Option<Settings>,
+    /// The last good registry.
+    entries: Vec<Entry>,
+    /// What has been said of settings and registry, so that it is said once.
+    told: BTreeSet<String>,
+    /// What each watched directory looked like at the last slow look.
+    seen: HashMap<PathBuf, Signature>,
+    /// Workers that have not watched their project yet.
+    coming_up: Arc<AtomicU32>,
+}
+
+/// A worker's thread and the means to reach it.
+struct Handle {
+    project: Project,
+    orders: Arc<Orders>,
+    bell: Bell,
+    thread: JoinHandle<()>,
+}
+
+impl Daemon {
+    fn run(mut self) -> Result<()> {
+        self.follow();
+        if self.entries.is_empty() {
+            log::info!("no project is registered yet; job-monitor register PATH adds one");
+        }
+        let started = Instant::now();
+        let mut ready = false;
+        let mut tick = started + TICK;
+        while SIGNALS.load(Ordering::SeqCst) == 0 {
+            if !ready
+                && (self.coming_up.load(Ordering::SeqCst) == 0 || started.elapsed() >= READY_MAX)
+            {
+                ready = true;
+                service::ready();
+            }
+            let until = if ready {
+                tick
+            } else {
+                tick.min(started + READY_MAX)
+            };
+            let woken = self.ear.wait(Some(until));
+            if woken.is_some() {
+                self.hear(woken);
+            }
+            if Instant::now() >= tick {
+                tick = Instant::now() + TICK;
+                self.slow_look();
+            }
+            self.bury();
+        }
+        self.stop();
+        Ok(())
+    }
+
+    fn hear(&mut self, first: Option<Wake>) {
+        let (mut follow, mut credentials) = (false, false);
+        for wake in first.into_iter().chain(self.ear.pending()) {
+            match wake {
+                Wake::Everything => (follow, credentials) = (true, true),
+                Wake::Look { name, .. } if name == ".env" => credentials = true,
+                Wake::Look { .. } => follow = true,
+                Wake::Again => {}
+            }
+        }
+        if credentials {
+            self.lift("the credentials file has changed", |kind| {
+                matches!(
+                    kind,
+                    ErrorKind::NotAuthenticated | ErrorKind::Billing | ErrorKind::UnsafeEnv
+                )
+            });
+        }
+        if self.context.board.take_release_request() {
+            self.lift("released by hand", |_| true);
+        }
+        if follow {
+            self.follow();
+        }
+    }
+
+    fn lift(&self, why: &str, kinds: impl Fn(ErrorKind) -> bool) {
+        for hold in self.context.board.lift(|hold| kinds(hold.kind)) {
+            log::info!("{why}, so the hold is lifted: {}", hold.sentence());
+        }
+    }
+
+    /// Brings the workers in line with settings and registry as they are now. What is broken
+    /// leaves the last good state in force.
+    fn follow(&mut self) {
+        let places = &self.context.places;
+        let mut said = BTreeSet::new();
+        let mut say = |text: String| {
+            said.insert(text);
+        };
+        match settings::load(&places.settings()) {
+            Ok((settings, warnings)) => {
+                warnings.into_iter().for_each(&mut say);
+                let slots = settings.max_parallel().unwrap_or_default();
+                self.context
+                    .board
+                    .configure(slots, settings.daily_budget_usd());
+                self.settings = Some(settings);
+            }
+            Err(error) if self.settings.is_some() => {
+                say(format!("{error}; the settings before stay in force"))
+            }
+            Err(error) => say(format!("{error}; no job is started until that is mended")),
+        }
+        match Registry::load(&places.registry()) {
+            Ok(registry) => {
+                let (entries, warnings) = registry.entries();
+                warnings.into_iter().for_each(&mut say);
+                self.entries = entries;
+            }
+            Err(error) => say(format!("{error}; the projects before stay in force")),
+        }
+        let mut wanted = Vec::new();
+        if let Some(settings) = &self.settings {
+            for entry in &self.entries {
+                if !entry.enabled {
+                    say(format!(
+                        "Project '{}' is disabled, skipping",
+                        entry.project.name
+                    ));
+                    continue;
+                }
+                match entry.policy(settings) {
+                    Ok(policy) => wanted.push((entry.project.clone(), policy)),
+                    Err(error) => say(format!("{error}; the project is skipped")),
+                }
+            }
+        }
+        for text in said.difference(&self.told) {
+            let level = if text.ends_with("skipping") {
+                log::Level::Info
+            } else {
+                log::Level::Error
+            };
+            log::log!(level, "{text}");
+        }
+        self.told = said;
+        let serving: Vec<&Project> = self.workers.iter().map(|worker| &worker.project).collect();
+        let projects: Vec<&Project> = wanted.iter().map(|(project, _)| project).collect();
+        let changes = roster::changes(&serving, &projects);
+        for at in changes.keep {
+            let worker = &self.workers[at];
+            if let Some((_, policy)) = wanted
+                .iter()
+                .find(|(project, _)| *project == worker.project)
+            {
+                worker.orders.set_policy(policy.clone());
+            }
+            worker.order(Order::Serve);
+        }
+        for at in changes.drain {
+            self.workers[at].order(Order::Drain);
+        }
+        for at in changes.start {
+            let (project, policy) = wanted[at].clone();
+            log::info!(
+                "Project '{}' configured: {}",
+                project.name,
+                project.path.display()
+            );
+            self.start(project, Orders::new(policy));
+        }
+    }
+
+    fn start(&mut self, project: Project, orders: Orders) {
+        let (bell, ear) = watch::bell();
+        let orders = Arc::new(orders);
+        self.coming_up.fetch_add(1, Ordering::SeqCst);
+        let thread = {
+            let (context, orders, bell) =
+                (Arc::clone(&self.context), Arc::clone(&orders), bell.clone());
+            let (project, main, coming_up) = (
+                project.clone(),
+                self.bell.clone(),
+                Arc::clone(&self.coming_up),
+            );
+            std::thread::Builder::new()
+                .name(project.name.clone())
+                .stack_size(STACK)
+                .spawn(move || {
+                    let mut ready = Some(|| {
+                        coming_up.fetch_sub(1, Ordering::SeqCst);
+                        main.ring(Wake::Again);
+                    });
+                    while orders.order() == Order::Serve {
+                        let ready = ready.take();
+                        let life = AssertUnwindSafe(|| {
+                            worker::serve(&context, &project, &orders, &bell, &ear, || {
+                                if let Some(ready) = ready {
+                                    ready();
+                                }
+                            });
+                        });
+                        if catch_unwind(life).is_ok() {
+                            break;
+                        }
+                        log::error!(
+                            "[{}] a mistake of the monitor's own; the project is served again soon",
+                            project.name
+                        );
+                        let until = Instant::now() + PANIC_PAUSE;
+                        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
+                    }
+                    // So that our handle is buried.
+                    main.ring(Wake::Again);
+                })
+        };
+        match thread {
+            Ok(thread) => self.workers.push(Handle {
+                project,
+                orders,
+                bell,
+                thread,
+            }),
+            Err(error) => {
+                self.coming_up.fetch_sub(1, Ordering::SeqCst);
+                log::error!(
+                    "[{}] cannot start a thread: {error}; trying again in a minute",
+                    project.name
+                );
+            }
+        }
+    }
+
+    /// Takes leave of workers whose thread has ended. One that is wanted, or whose place is, gets
+    /// a successor.
+    fn bury(&mut self) {
+        let (ended, alive): (Vec<_>, Vec<_>) = std::mem::take(&mut self.workers)
+            .into_iter()
+            .partition(|worker| worker.thread.is_finished());
+        self.workers = alive;
+        if ended.is_empty() {
+            return;
+        }
+        for worker in ended {
+            let items = worker.project.path.join(worker.project.layout.items());
+            self.watcher().unwatch(&items);
+            let _ = worker.thread.join();
+        }
+        if SIGNALS.load(Ordering::SeqCst) == 0 {
+            self.follow();
+        }
+    }
+
+    fn watcher(&self) -> std::sync::MutexGuard<'_, Watcher> {
+        self.context
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Once a minute: what changed without a word is looked at again.
+    fn slow_look(&mut self) {
+        let config = self.context.places.config.clone();
+        if self.has_changed(&config) {
+            self.rewatch(&config, &self.bell.clone(), is_config);
+            self.follow();
+        } else if self.settings.is_none() || self.workers.len() < self.entries.len() {
+            self.follow();
+        }
+        let projects: Vec<_> = self
+            .workers
+            .iter()
+            .map(|worker| {
+                (
+                    worker.project.path.join(worker.project.layout.items()),
+                    worker.bell.clone(),
+                )
+            })
+            .collect();
+        for (items, bell) in projects {
+            if self.has_changed(&items) {
+                self.rewatch(&items, &bell, crate::spool::Spool::is_of_interest);
+                bell.ring(Wake::Everything);
+            }
+        }
+        let held: Vec<_> = self.context.board.holds();
+        let newest = held
+            .iter()
+            .filter(|hold| !hold.is_of_files())
+            .map(|hold| hold.since)
+            .max();
+        if newest.is_some_and(|since| self.credentials_changed(since)) {
+            self.lift("the agent's credentials have changed", |kind| {
+                matches!(kind, ErrorKind::NotAuthenticated | ErrorKind::Billing)
+            });
+        }
+    }
+
+    /// Whether a directory is not what it was at the last look; the first look never is.
+    fn has_changed(&mut self, dir: &Path) -> bool {
+        match Signature::at(dir) {
+            Ok(now) => self
+                .seen
+                .insert(dir.to_owned(), now)
+                .is_none_or(|before| before != now),
+            Err(_) => self.seen.remove(dir).is_some(),
+        }
+    }
+
+    /// Harmless where the watch is in place; heals a directory that was replaced or mounted over.
+    fn rewatch(&self, dir: &Path, bell: &Bell, interest: watch::Interest) {
+        if let Err(error) = self.watcher().watch(dir, bell, interest) {
+            log::debug!("{} cannot be watched: {error}", dir.display());
+        }
+    }
+
+    /// Whether credentials are newer than a hold: our own file, or that of the CLI.
+    fn credentials_changed(&self, since: Wall) -> bool {
+        let environment = &self.context.environment;
+        let get = |name: &str| {
+            environment
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, value)| PathBuf::from(value))
+        };
+        let cli = get("CLAUDE_CONFIG_DIR").or_else(|| get("HOME").map(|home| home.join(".claude")));
+        let files = [
+            Some(self.context.places.credentials()),
+            cli.map(|dir| dir.join(".credentials.json")),
+        ];
+        files.into_iter().flatten().any(|file| {
+            let changed = std::fs::metadata(file).and_then(|meta| meta.modified());
+            changed.is_ok_and(|changed| Wall::from(changed) > since)
+        })
+    }
+
+    /// Tells all first, so that their graces run side by side, and waits for each.
+    fn stop(self) {
+        log::info!("Stopping");
+        service::stopping();
+        for worker in &self.workers {
+            worker.order(Order::Stop);
+        }
+        for worker in self.workers {
+            let _ = worker.thread.join();
+        }
+        log::info!("Stopped");
+    }
+}
+
+impl Handle {
+    fn order(&self, order: Order) {
+        self.orders.give(order);
+        self.bell.ring(Wake::Again);
+    }
+}

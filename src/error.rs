@@ -1,0 +1,115 @@
+//! The one error type. An [`Error`] means that the monitor or a command is in trouble; a job
+//! that fails is a value (see `job::ErrorKind`), never an `Err`.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// What the process tells its caller; the numbers are part of the contract (SPEC 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// I/O or the daemon failed.
+    Failed = 1,
+    /// The command line was not understood.
+    Usage = 2,
+    /// No such job or project.
+    NotFound = 3,
+    /// A job that was waited for did not complete.
+    NotCompleted = 4,
+    /// Another daemon serves this user already.
+    AlreadyRunning = 5,
+    /// `wait --timeout` ran out.
+    TimedOut = 124,
+}
+
+/// A sentence for a person, the exit status that goes with it, and the system's own kind of
+/// error where there was one (callers decide on it, people never see it).
+#[derive(Debug)]
+pub struct Error {
+    /// The process exit status if this error ends a command.
+    pub exit: Exit,
+    /// The kind of the I/O error below, if the error came from the system.
+    pub kind: Option<io::ErrorKind>,
+    /// The system's error number, where the kind is too coarse (ENOSPC, EDQUOT, ETXTBSY).
+    pub errno: Option<i32>,
+    text: String,
+}
+
+/// `Result` with our [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of our own making, exit status 1.
+    pub fn new(text: impl Into<String>) -> Error {
+        Error::with(Exit::Failed, text)
+    }
+
+    /// An error of our own making with the given exit status.
+    pub fn with(exit: Exit, text: impl Into<String>) -> Error {
+        Error {
+            exit,
+            kind: None,
+            errno: None,
+            text: text.into(),
+        }
+    }
+
+    /// A failed system call: `cannot VERB PATH: cause`.
+    pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
+        Error {
+            exit: Exit::Failed,
+            kind: Some(cause.kind()),
+            errno: cause.raw_os_error(),
+            text: format!("cannot {verb} {}: {}", path.display(), plain(&cause)),
+        }
+    }
+
+    /// The same error with what was being done in front of it.
+    #[must_use]
+    pub fn context(mut self, doing: &str) -> Error {
+        self.text = format!("{doing}: {}", self.text);
+        self
+    }
+
+    /// Whether the file or directory is simply not there.
+    pub fn is_not_found(&self) -> bool {
+        self.kind == Some(io::ErrorKind::NotFound)
+    }
+}
+
+/// The system's words without Rust's "(os error 2)", which helps nobody.
+fn plain(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_names_verb_path_and_cause_and_no_error_number() {
+        let error = Error::io(
+            "open",
+            Path::new("/x/y"),
+            io::Error::from_raw_os_error(libc::ENOENT),
+        );
+        assert_eq!(
+            error.to_string(),
+            "cannot open /x/y: no such file or directory"
+        );
+        assert!(error.is_not_found());
+        assert_eq!(error.errno, Some(libc::ENOENT));
+    }
+}

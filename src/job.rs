@@ -1,0 +1,464 @@
+//! The words of a job: its name, what can become of it, and why.
+
+use crate::project::Layout;
+use crate::time::Wall;
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::fmt;
+
+/// The longest file name of a document, in bytes; leaves room for the endings of log and
+/// temporary files below the file system's 255.
+const NAME_MAX: usize = 200;
+
+/// The name of a document without `.md`. Whoever holds one knows that it is safe as a file
+/// name: letters, digits, `.`, `_` and `-`, starting with `job-` or `task-`.
+///
+/// Ordered as the queue is: by time stamp, then by file name; names without a stamp (layout
+/// `tasks` allows them) come last.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct JobId(Box<str>);
+
+/// What a file name in the spool means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Name {
+    /// A job document.
+    Job(JobId),
+    /// Looks like a job but is not named as one; to be reported, never run.
+    Bad,
+    /// Not ours: temporary, hidden, or something else altogether.
+    Other,
+}
+
+impl JobId {
+    /// Reads an id as a person types it, with or without `.md`.
+    pub fn parse(text: &str) -> Option<JobId> {
+        let stem = text.strip_suffix(".md").unwrap_or(text);
+        JobId::of_stem(stem, Layout::Jobs).or_else(|| JobId::of_stem(stem, Layout::Tasks))
+    }
+
+    fn of_stem(stem: &str, layout: Layout) -> Option<JobId> {
+        let rest = stem.strip_prefix(layout.prefix())?;
+        let description = match layout {
+            Layout::Jobs => {
+                let (stamp, description) = rest.split_at_checked(15)?;
+                is_stamp(stamp).then(|| description.strip_prefix('-'))??
+            }
+            Layout::Tasks => rest,
+        };
+        let mut letters = description.bytes();
+        let valid = letters.next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && letters.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && stem.len() + ".md".len() <= NAME_MAX;
+        valid.then(|| JobId(stem.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The document's file name.
+    pub fn file_name(&self) -> String {
+        format!("{}.md", self.0)
+    }
+
+    /// The part of the name that a person chose.
+    pub fn description(&self) -> &str {
+        match (self.0.strip_prefix("job-"), self.0.strip_prefix("task-")) {
+            (Some(rest), _) => &rest[16..],
+            (_, Some(rest)) => match self.stamp() {
+                Some(_) => &rest[..rest.len() - 16],
+                None => rest,
+            },
+            _ => &self.0,
+        }
+    }
+
+    /// The layout in which this name is a job.
+    pub fn layout(&self) -> Layout {
+        if self.0.starts_with(Layout::Jobs.prefix()) {
+            Layout::Jobs
+        } else {
+            Layout::Tasks
+        }
+    }
+
+    /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
+    fn stamp(&self) -> Option<&str> {
+        match self.layout() {
+            Layout::Jobs => self.0.get(4..19),
+            Layout::Tasks => {
+                let start = self.0.len().checked_sub(15)?;
+                let stamp = self.0.get(start..)?;
+                (is_stamp(stamp) && start > 6 && self.0.as_bytes()[start - 1] == b'-')
+                    .then_some(stamp)
+            }
+        }
+    }
+}
+
+impl Name {
+    /// Sorts a file name of the spool of a project with `layout`.
+    pub fn of(file: &str, layout: Layout) -> Name {
+        let hidden = file.starts_with('.')
+            || [".tmp", ".swp", "~", "#"]
+                .iter()
+                .any(|end| file.ends_with(end));
+        match file.strip_suffix(".md") {
+            Some(stem) if !hidden && stem.starts_with(layout.prefix()) => {
+                JobId::of_stem(stem, layout).map_or(Name::Bad, Name::Job)
+            }
+            _ => Name::Other,
+        }
+    }
+}
+
+fn is_stamp(text: &str) -> bool {
+    text.len() == 15
+        && text.bytes().enumerate().all(|(at, byte)| {
+            if at == 8 {
+                byte == b'-'
+            } else {
+                byte.is_ascii_digit()
+            }
+        })
+}
+
+impl Ord for JobId {
+    fn cmp(&self, other: &JobId) -> Ordering {
+        let (mine, theirs) = (self.stamp(), other.stamp());
+        let named = || {
+            self.0
+                .bytes()
+                .chain(*b".md")
+                .cmp(other.0.bytes().chain(*b".md"))
+        };
+        mine.is_none()
+            .cmp(&theirs.is_none())
+            .then_with(|| mine.cmp(&theirs))
+            .then_with(named)
+    }
+}
+
+impl PartialOrd for JobId {
+    fn partial_cmp(&self, other: &JobId) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<JobId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        JobId::parse(&text).ok_or_else(|| serde::de::Error::custom("not a job id"))
+    }
+}
+
+/// What matters of a document's inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// In bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Permissions and kind.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+}
+
+impl Meta {
+    /// Modification time.
+    pub fn mtime(&self) -> Wall {
+        Wall(i64::try_from(self.mtime_ns.div_euclid(1_000_000)).unwrap_or(0))
+    }
+}
+
+/// The environment variable that carries the token of a run to all its processes.
+pub const RUN_VARIABLE: &str = "JOB_MONITOR_RUN";
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The agent said so, and nothing contradicts it (SPEC 7).
+    Completed,
+    /// It ended in any other way; an [`ErrorKind`] says which.
+    Failed,
+    /// The person cancelled it.
+    Cancelled,
+}
+
+impl Status {
+    /// The word in documents and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Declares [`ErrorKind`] once: variant, word in documents, what follows.
+macro_rules! error_kinds {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal => $course:ident,)*) => {
+        /// Why an attempt or a job is not complete: the closed set of SPEC 7.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum ErrorKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind there is.
+            pub const ALL: &[ErrorKind] = &[$(ErrorKind::$variant,)*];
+
+            /// The word in documents.
+            pub fn as_str(self) -> &'static str {
+                match self { $(ErrorKind::$variant => $word,)* }
+            }
+
+            /// What the kind calls for.
+            pub fn course(self) -> Course {
+                match self { $(ErrorKind::$variant => Course::$course,)* }
+            }
+        }
+    };
+}
+
+/// What follows an attempt that did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// The agent cannot work for any project now: hold it, then go on with the same job.
+    Hold,
+    /// A passing fault: try again after a pause, up to `retries` times.
+    Retry,
+    /// The job is over.
+    End,
+}
+
+error_kinds! {
+    /// The subscription's usage limit is reached.
+    UsageLimit = "usage_limit" => Hold,
+    /// The service does not accept the credentials, or there are none.
+    NotAuthenticated = "not_authenticated" => Hold,
+    /// The account cannot pay.
+    Billing = "billing" => Hold,
+    /// The agent's program is missing or cannot be executed.
+    AgentMissing = "agent_missing" => Hold,
+    /// The credentials file is readable by others or broken.
+    UnsafeEnv = "unsafe_env" => Hold,
+    /// The service is overloaded or failing.
+    Overloaded = "overloaded" => Retry,
+    /// The service could not be reached, or answered nothing of use.
+    Network = "network" => Retry,
+    /// Too many requests, without a usage limit.
+    RateLimited = "rate_limited" => Retry,
+    /// The system could not start a process just now.
+    SpawnFailed = "spawn_failed" => Retry,
+    /// The attempt used up its wall time.
+    Timeout = "timeout" => End,
+    /// The agent wrote nothing for too long.
+    Silent = "silent" => End,
+    /// The agent wrote too much.
+    OutputLimit = "output_limit" => End,
+    /// The turns allowed are used up.
+    MaxTurns = "max_turns" => End,
+    /// The money allowed is used up.
+    Budget = "budget" => End,
+    /// Document and context exceed the model's window.
+    PromptTooLong = "prompt_too_long" => End,
+    /// The service rejects the request as such.
+    InvalidRequest = "invalid_request" => End,
+    /// There is no such model for this account.
+    ModelNotFound = "model_not_found" => End,
+    /// The model declined.
+    Refused = "refused" => End,
+    /// The answer is longer than the model may write.
+    MaxOutputTokens = "max_output_tokens" => End,
+    /// The agent ended without saying how.
+    NoResult = "no_result" => End,
+    /// The agent ended well but said nothing.
+    EmptyAnswer = "empty_answer" => End,
+    /// The agent ended with an exit status of its own.
+    ExitCode = "exit_code" => End,
+    /// A signal that is not ours ended the agent.
+    Signal = "signal" => End,
+    /// The agent reports an error of another kind.
+    AgentError = "agent_error" => End,
+    /// The daemon or the machine went down too often while the job ran, or once and for good.
+    Interrupted = "interrupted" => End,
+    /// The document is not one that can be run.
+    Rejected = "rejected" => End,
+    /// The person cancelled the job.
+    Cancelled = "cancelled" => End,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One start of the agent, as it stands in `attempts` of a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When the agent was started.
+    pub started_at: Wall,
+    /// How long it ran.
+    pub duration_seconds: f64,
+    /// Its exit status, if it exited.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Why the attempt is not complete; null when it is.
+    pub error_kind: Option<ErrorKind>,
+    /// The same in a sentence.
+    pub error: Option<String>,
+    /// The agent's session.
+    pub session_id: Option<String>,
+    /// The session's running total when the attempt ended, in US dollars.
+    pub cost_usd: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> JobId {
+        JobId::parse(text).unwrap_or_else(|| panic!("{text} is a job id"))
+    }
+
+    #[test]
+    fn names_of_jobs_are_told_from_everything_else() {
+        let of = |name| Name::of(name, Layout::Jobs);
+        assert_eq!(
+            of("job-20260130-143000-fix.md"),
+            Name::Job(id("job-20260130-143000-fix"))
+        );
+        assert_eq!(
+            of("job-99999999-999999-A.b_c-1.md"),
+            Name::Job(id("job-99999999-999999-A.b_c-1.md"))
+        );
+        for bad in [
+            "job-20260130-143000-.md",
+            "job-20260130-143000.md",
+            "job-20260130-14300-fix.md",
+            "job-20260130_143000-fix.md",
+            "job-fix.md",
+            "job-20260130-143000--x.md",
+            "job-20260130-143000-ü.md",
+            "job-20260130-143000-a b.md",
+            "job-.md",
+        ] {
+            assert_eq!(of(bad), Name::Bad, "{bad}");
+        }
+        for other in [
+            ".job-20260130-143000-fix.md",
+            "job-20260130-143000-fix.md~",
+            "job-20260130-143000-fix.md.tmp",
+            "job-20260130-143000-fix.md.swp",
+            "#job-20260130-143000-fix.md#",
+            "README.md",
+            "job-20260130-143000-fix.txt",
+            "task-x.md",
+            "",
+        ] {
+            assert_eq!(of(other), Name::Other, "{other}");
+        }
+        let long = format!("job-20260130-143000-{}.md", "x".repeat(177));
+        assert_eq!(long.len(), 200);
+        assert!(matches!(of(&long), Name::Job(_)));
+        assert_eq!(of(&long.replace("xx", "xxx")), Name::Bad);
+    }
+
+    #[test]
+    fn ids_are_parsed_and_never_paths() {
+        for bad in [
+            "../x",
+            "/etc/passwd",
+            "job-20260130-143000-a/b",
+            "job-20260130-143000-a\n",
+            "",
+            "queue",
+        ] {
+            assert_eq!(JobId::parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(id("task-anything.md").as_str(), "task-anything");
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_stamp_then_of_the_file_name() {
+        let mut ids = [
+            "job-20260130-143000-b",
+            "job-20260130-143000-a-b",
+            "job-20260130-143000-a",
+            "job-20260129-235959-z",
+        ]
+        .map(id);
+        ids.sort();
+        let sorted: Vec<_> = ids.iter().map(JobId::as_str).collect();
+        assert_eq!(
+            sorted,
+            [
+                "job-20260129-235959-z",
+                "job-20260130-143000-a-b",
+                "job-20260130-143000-a",
+                "job-20260130-143000-b"
+            ]
+        );
+        let mut tasks = [
+            "task-zz",
+            "task-b-20250129-143000",
+            "task-c-20250128-143000",
+            "task-aa",
+        ]
+        .map(id);
+        tasks.sort();
+        let sorted: Vec<_> = tasks.iter().map(JobId::as_str).collect();
+        assert_eq!(
+            sorted,
+            [
+                "task-c-20250128-143000",
+                "task-b-20250129-143000",
+                "task-aa",
+                "task-zz"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_description_is_what_the_person_chose() {
+        assert_eq!(id("job-20260130-143000-fix-bug").description(), "fix-bug");
+        assert_eq!(
+            id("task-data-export-20250129-150000").description(),
+            "data-export"
+        );
+        assert_eq!(id("task-anything").description(), "anything");
+    }
+
+    #[test]
+    fn the_words_of_the_kinds_are_their_json() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(serde_json::to_string(kind).unwrap(), format!("\"{kind}\""));
+        }
+    }
+}

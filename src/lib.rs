@@ -1,0 +1,87 @@
+//! job-monitor: a daemon that carries out a person's queue of coding-agent jobs.
+//!
+//! # The program in one breath
+//!
+//! A job is a Markdown file in a project's spool. One thread for each project looks at the spool,
+//! decides, acts, and looks again. A job is finished exactly when its result file exists.
+//! Everything in memory can be lost at any moment and is rebuilt by looking.
+//!
+//! # States of a job
+//!
+//! Which files exist: `I` document, `C` claim, `X` cancel mark, `H` hold mark, `D` result.
+//!
+//! | state | I C X H D | entered by | after a crash |
+//! |---|---|---|---|
+//! | unknown | − − − − − | | |
+//! | waiting | + − − − − | the writer's rename or close | unchanged |
+//! | held | + − − + − | `hold`; `register` of a project that has documents | unchanged |
+//! | running | ? + ? ? − | the claim, durable before the agent starts | interrupted |
+//! | suspended | ? + ? ? − | an attempt that ended in a hold or a retry; the claim says so | unchanged |
+//! | interrupted | ? + ? ? − | a claim of a running attempt, found by a starting worker | its processes are ended, then `on_interrupt` |
+//! | done | ? ? ? ? + | rename of the result: the commit | claim and marks are swept |
+//!
+//! The order of effects is claim durable → agent → result durable → claim removed. Of all orders
+//! that were tried under `kill -9` at every system call, only this one never started a job twice.
+//!
+//! # Layers
+//!
+//! A file imports only what stands below it (`tests/tidy.rs` checks it):
+//!
+//! ```text
+//! main
+//! --- faces:     command/  cli/  render
+//! --- daemon:    daemon  worker/  runner
+//! --- hands:     board  spool  registry  service  watch  process  settings  files
+//! --- decisions: queue  roster  holds  agent/  document
+//! --- words:     record  project  job  digest  time  error
+//! ```
+//!
+//! Faces parse, ask and show. The daemon's threads hold the state of affairs. Each hand touches
+//! one kind of outside world and decides nothing. Decisions are functions over plain data, with
+//! the time as an argument. Words are shared by all.
+//!
+//! # Choices that are not obvious
+//!
+//! - *Who wakes whom.* All that can wake a worker comes through its one bell (`watch::Wake`). An
+//!   event carries a name to look at, so that its cost does not depend on how many documents lie
+//!   in the spool; when names are lost the worker looks at everything.
+//! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
+//!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
+//!   also makes and removes a file in the documents' directory, which is watched anyway.
+//! - *The agent is started with `posix_spawn` by hand and awaited through a pidfd*; see `process`.
+//!   `wait-timeout` serves where `std::process` does: hooks, and commands that faces run.
+//! - *Lines for the log and the view of the queue are written after the agent's start*, not before:
+//!   nothing that the agent does not need stands before it.
+
+pub mod agent;
+pub mod board;
+pub mod cli;
+pub mod command;
+pub mod daemon;
+pub mod digest;
+pub mod document;
+pub mod error;
+pub mod files;
+pub mod holds;
+pub mod job;
+pub mod process;
+pub mod project;
+pub mod queue;
+pub mod record;
+pub mod registry;
+pub mod render;
+pub mod roster;
+pub mod runner;
+pub mod service;
+pub mod settings;
+pub mod spool;
+pub mod time;
+pub mod watch;
+pub mod worker;
+
+use std::process::ExitCode;
+
+/// Parses, runs, prints the error, and gives the exit status.
+pub fn main() -> ExitCode {
+    command::main()
+}

@@ -1,0 +1,396 @@
+//! The JSON documents on disk, the boundary to everybody else: key names, their order, what old
+//! writers wrote. Types to compute with are elsewhere.
+
+use crate::job::{Attempt, ErrorKind, JobId, Status};
+use crate::project::{Layout, Protocol};
+use crate::time::Wall;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// A JSON object as it was written: keys in order, values untouched. What we do not know is
+/// given back as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Object(Vec<(String, Box<RawValue>)>);
+
+impl Object {
+    /// The value of a key, as the JSON that was written.
+    pub fn get(&self, key: &str) -> Option<&RawValue> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| &**value)
+    }
+
+    /// The value of a key, if it has the type wanted.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Option<T> {
+        serde_json::from_str(self.get(key)?.get()).ok()
+    }
+
+    /// Sets a key, in its place if it is there, else at the end.
+    pub fn set(&mut self, key: &str, value: &impl Serialize) {
+        let raw = serde_json::value::to_raw_value(value)
+            .expect("our own values are representable in JSON");
+        match self.0.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = raw,
+            None => self.0.push((key.to_owned(), raw)),
+        }
+    }
+
+    /// Takes a key out; whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(name, _)| name != key);
+        self.0.len() < before
+    }
+
+    /// All keys and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Object(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A process as it can be recognised again after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its number, which may have been given to another process since.
+    pub pid: i32,
+    /// Its start in clock ticks since boot, which the other one does not share.
+    pub start_time: u64,
+}
+
+/// A claim: the job is ours to run, and this is how far it got. Durable before every start.
+///
+/// The file's first line is this document; a second line, appended once the process exists, is
+/// its [`Identity`]. Appending costs no second file, and a line torn by a crash is merely absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The job.
+    pub job_id: JobId,
+    /// The token of the latest start.
+    pub run: String,
+    /// The boot in which it happened.
+    pub boot_id: String,
+    /// The number of starts, the latest included.
+    pub starts: u32,
+    /// When the latest start happened.
+    pub started_at: Wall,
+    /// The document's modification time.
+    pub created_at: Wall,
+    /// Its place in the queue when it was accepted, from 1.
+    pub queue_position: u64,
+    /// Of the text that runs.
+    pub document_sha256: String,
+    /// The agent's name.
+    pub agent: String,
+    /// How one talks to it.
+    pub protocol: Protocol,
+    /// The session of the latest start.
+    pub session_id: Option<String>,
+    /// Whether the latest start continues that session.
+    pub resumed: bool,
+    /// Starts that ended, the latest not included while it runs.
+    pub attempts: Vec<Attempt>,
+    /// Repeats after transient faults so far.
+    pub retries: u32,
+    /// Interruptions so far.
+    pub interruptions: u32,
+    /// What earlier starts brought.
+    pub carried: Carried,
+    /// Why nothing runs just now; null while the agent does.
+    pub suspended: Option<Suspension>,
+}
+
+/// What earlier starts of a job brought that its result must tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Usage so far.
+    pub usage: Option<Value>,
+    /// Turns so far.
+    pub num_turns: Option<u64>,
+    /// Files changed so far.
+    pub edited: Vec<String>,
+    /// Tools refused so far.
+    pub permission_denials: Vec<Value>,
+    /// Processes swept so far.
+    pub leftovers: u32,
+}
+
+/// A job that waits between two starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// What ended the latest start.
+    pub kind: ErrorKind,
+    /// The same in a sentence.
+    pub error: String,
+    /// When to go on; null where a hold of the agent decides it.
+    pub retry_at: Option<Wall>,
+    /// The session is gone: the next start is a fresh one.
+    pub afresh: bool,
+}
+
+impl Claim {
+    /// The first line of the file.
+    pub fn to_line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("a claim is representable in JSON");
+        line.push(b'\n');
+        line
+    }
+
+    /// Reads a claim and the process that runs, if the file names one. The first line must be
+    /// whole; the second counts only if it is.
+    pub fn parse(bytes: &[u8]) -> Result<(Claim, Option<Identity>), String> {
+        #[derive(Deserialize)]
+        struct Process {
+            pid: i32,
+            start_time: u64,
+        }
+        let mut lines = bytes.split_inclusive(|&b| b == b'\n');
+        let first = lines
+            .next()
+            .filter(|line| line.ends_with(b"\n"))
+            .ok_or("its first line is not whole")?;
+        let claim = serde_json::from_slice(first).map_err(|e| e.to_string())?;
+        let process = lines
+            .next()
+            .filter(|line| line.ends_with(b"\n"))
+            .and_then(|line| serde_json::from_slice::<Process>(line).ok())
+            .map(|process| Identity {
+                pid: process.pid,
+                start_time: process.start_time,
+            });
+        Ok((claim, process))
+    }
+
+    /// The line that names the process, to be appended.
+    pub fn process_line(identity: Identity) -> Vec<u8> {
+        format!(
+            "{{\"pid\":{},\"start_time\":{}}}\n",
+            identity.pid, identity.start_time
+        )
+        .into_bytes()
+    }
+}
+
+/// A result, in the order of keys that SPEC 8 gives; the first, `job_id` or `task_id`, is put
+/// in front by [`Outcome::to_document`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The job.
+    #[serde(skip)]
+    pub job_id: JobId,
+    /// How it ended.
+    pub status: Status,
+    /// The document's modification time.
+    pub created_at: Wall,
+    /// The first start; null if there was none.
+    pub started_at: Option<Wall>,
+    /// The end.
+    pub completed_at: Wall,
+    /// Its place in the queue when it was accepted, from 1.
+    pub queue_position: u64,
+    /// What the agent brought.
+    pub worker_output: Option<WorkerOutput>,
+    /// From the audit block.
+    pub audit_score: Option<f64>,
+    /// From the audit block.
+    pub audit_notes: Option<String>,
+    /// Files, relative to the project where they are in it.
+    pub artifacts: Option<Vec<String>>,
+    /// One sentence; null on success.
+    pub error: Option<String>,
+    /// Repeats after transient faults.
+    pub retry_count: u32,
+    /// All assistant text.
+    pub stdout: Option<String>,
+    /// The end of standard error.
+    pub stderr: Option<String>,
+    /// Of all attempts together.
+    pub duration_seconds: f64,
+    /// Null on success.
+    pub error_kind: Option<ErrorKind>,
+    /// The project's name.
+    pub project: String,
+    /// The agent's name.
+    pub agent: String,
+    /// From the `init` event.
+    pub agent_version: Option<String>,
+    /// From the `init` event.
+    pub model: Option<String>,
+    /// The last session.
+    pub session_id: Option<String>,
+    /// Summed over all starts.
+    pub num_turns: Option<u64>,
+    /// Every start.
+    pub attempts: Vec<Attempt>,
+    /// Tools refused.
+    pub permission_denials: Vec<Value>,
+    /// Processes swept.
+    pub leftovers: u32,
+    /// Of the text that ran; null if none did.
+    pub document_sha256: Option<String>,
+    /// Paths relative to the project.
+    pub logs: Vec<String>,
+}
+
+/// The predecessor's nest for what the agent brought.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerOutput {
+    /// The final answer.
+    pub summary: Option<String>,
+    /// All assistant text.
+    pub raw_output: Option<String>,
+    /// The agent's own usage object.
+    pub usage: Option<Value>,
+    /// US dollars, all sessions together.
+    pub cost_usd: Option<f64>,
+}
+
+impl Outcome {
+    /// The document as it is written to `results/`.
+    pub fn to_document(&self, layout: Layout) -> Vec<u8> {
+        let key = match layout {
+            Layout::Jobs => "job_id",
+            Layout::Tasks => "task_id",
+        };
+        let rest = serde_json::to_string_pretty(self).expect("a result is representable in JSON");
+        let rest = rest
+            .strip_prefix('{')
+            .expect("a struct is written as an object");
+        format!("{{\n  \"{key}\": \"{}\",{rest}\n", self.job_id).into_bytes()
+    }
+}
+
+/// `state/queue_state.json`: a view for people and scripts, never read back by the daemon. The
+/// names have their `.md`, as the predecessor wrote them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueView {
+    /// The project's name.
+    pub project: String,
+    /// The number of waiting jobs.
+    pub queue_size: usize,
+    /// The running job's document.
+    pub current_task: Option<String>,
+    /// Whether an agent runs.
+    pub is_processing: bool,
+    /// The waiting jobs' documents, in order.
+    pub queued_tasks: Vec<String>,
+    /// When the running job was started.
+    pub task_start_time: Option<Wall>,
+    /// The number of the running start.
+    pub attempt: Option<u32>,
+    /// When the suspended job goes on.
+    pub retry_at: Option<Wall>,
+    /// Why the project's jobs wait.
+    pub hold: Option<HoldView>,
+    /// When this was written.
+    pub updated_at: Option<Wall>,
+    /// The modification time of the documents' directory that this takes in; a reader that finds
+    /// another one there looks for itself.
+    pub items_mtime: Option<String>,
+}
+
+/// A hold as people and scripts see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldView {
+    /// The kind, one of the words of `error_kind`, or `daily_budget`.
+    pub kind: String,
+    /// One sentence.
+    pub reason: String,
+    /// When it ends; null if a person must do something.
+    pub until: Option<Wall>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_keeps_order_and_unknown_values() {
+        let text = r#"{"z":1,"a":{"y":[1, 2],"b":1e400},"m":"ü"}"#;
+        let mut object: Object = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&object).unwrap(), text);
+        object.set("z", &true);
+        object.set("new", &"x");
+        assert!(object.remove("m") && !object.remove("m"));
+        let changed = r#"{"z":true,"a":{"y":[1, 2],"b":1e400},"new":"x"}"#;
+        assert_eq!(serde_json::to_string(&object).unwrap(), changed);
+        assert!(serde_json::from_str::<Object>("[]").is_err());
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            job_id: JobId::parse("job-20260130-143000-x").unwrap(),
+            run: "0".repeat(32),
+            boot_id: "b".into(),
+            starts: 1,
+            started_at: Wall(1_000),
+            created_at: Wall(0),
+            queue_position: 1,
+            document_sha256: String::new(),
+            agent: "claude".into(),
+            protocol: Protocol::Claude,
+            session_id: None,
+            resumed: false,
+            attempts: vec![],
+            retries: 0,
+            interruptions: 0,
+            carried: Carried::default(),
+            suspended: None,
+        }
+    }
+
+    #[test]
+    fn a_claim_is_read_whole_or_not_at_all_and_its_process_line_may_be_torn() {
+        let claim = claim();
+        let identity = Identity {
+            pid: 42,
+            start_time: 4711,
+        };
+        let mut bytes = claim.to_line();
+        let first = bytes.len();
+        bytes.extend(Claim::process_line(identity));
+        for end in 0..=bytes.len() {
+            match Claim::parse(&bytes[..end]) {
+                Ok((read, process)) => {
+                    assert!(end >= first);
+                    assert_eq!(read, claim);
+                    assert_eq!(process, (end == bytes.len()).then_some(identity));
+                }
+                Err(_) => assert!(end < first),
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One attempt: the files it writes to, the process, the clocks that watch it, and what it said.
+
+use crate::agent::command::Plan;
+use crate::agent::stream::Stream;
+use crate::agent::{Ended, Ending, Report, TEXT_MAX, Verdict, verdict};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::job::JobId;
+use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
+use crate::project::{Policy, Protocol};
+use crate::spool::{LogFiles, Spool};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The first look at a running agent, late enough that the view's write does not compete with
+/// the agent's own start, early enough for a person's next command.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// Between later looks: how late a cancel, a clock or new output is noticed.
+const LOOK: Duration = Duration::from_millis(200);
+/// So much of standard error goes into a result (SPEC 8).
+const STDERR_MAX: u64 = 64 << 10;
+/// Output is read in pieces of this size.
+const PIECE: usize = 64 << 10;
+
+/// A started attempt.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub agent: Agent,
+    logs: LogFiles,
+    started: Instant,
+}
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// How the process ended.
+    pub ended: Ended,
+    /// What that and the output amount to.
+    pub verdict: Verdict,
+    /// What the output told.
+    pub report: Report,
+    /// The end of standard error.
+    pub stderr: String,
+    /// Processes swept.
+    pub leftovers: u32,
+    /// From start to end, on the monotonic clock.
+    pub duration: Duration,
+}
+
+/// Starts an attempt whose claim is durable. The outer error is ours (a log that cannot be
+/// made), the inner one the agent's.
+pub fn start(
+    spool: &Spool,
+    id: &JobId,
+    number: u32,
+    program: &Path,
+    plan: &Plan,
+    token: &Token,
+    output: &str,
+) -> Result<std::result::Result<Running, SpawnFault>> {
+    let logs = spool.create_logs(id, number, output)?;
+    let stdin = prompt_file(&plan.prompt)?;
+    let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
+    let launch = Launch {
+        program,
+        argv: &argv,
+        env: &plan.env,
+        directory: &spool.project().path,
+        stdin: &stdin,
+        stdout: &logs.out,
+        stderr: &logs.err,
+    };
+    let started = Instant::now();
+    Ok(Agent::spawn(&launch, token).map(|agent| Running {
+        agent,
+        logs,
+        started,
+    }))
+}
+
+/// A file in memory: the agent can read it as it likes, and nothing is left of it.
+fn prompt_file(prompt: &str) -> Result<File> {
+    let failed = |e| Error::io("make", Path::new("standard input"), e);
+    let mut file =
+        File::from(memfd_create(c"prompt", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?);
+    file.write_all(prompt.as_bytes())
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .map_err(failed)?;
+    Ok(file)
+}
+
+impl Running {
+    /// Attends the attempt to its end. `look` is called now and then, and may ask for the end.
+    pub fn attend(self, policy: &Policy, mut look: impl FnMut() -> Option<Ending>) -> Finished {
+        let Running {
+            agent,
+            logs,
+            started,
+        } = self;
+        let mut listener = Listener::new(policy.agent.protocol);
+        let mut slice = FIRST_LOOK;
+        let mut heard = (0, started);
+        let mut final_since = None;
+        let by = loop {
+            if agent.wait(slice) {
+                break Ending::Itself;
+            }
+            slice = LOOK;
+            listener.hear(&logs.out);
+            let now = Instant::now();
+            let written = size_of(&logs.out) + size_of(&logs.err);
+            if written != heard.0 {
+                heard = (written, now);
+            }
+            final_since = listener.is_final().then(|| final_since.unwrap_or(now));
+            let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
+            let end = look().or_else(|| match (final_since, policy.silence_timeout) {
+                (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
+                _ if over(policy.timeout, started) => Some(Ending::Timeout),
+                _ if written > policy.max_output => Some(Ending::OutputLimit),
+                (None, Some(limit)) => over(limit, heard.1).then_some(Ending::Silent),
+                _ => None,
+            });
+            if let Some(end) = end {
+                agent.stop(policy.grace);
+                break end;
+            }
+        };
+        let duration = started.elapsed();
+        let (exit, leftovers) = agent.reap();
+        let (code, signal) = match exit {
+            Exit::Code(code) => (Some(code), None),
+            Exit::Signal(signal) => (None, Some(signal)),
+        };
+        let stderr =
+            files::tail(&logs.err, Path::new(&logs.names[1]), STDERR_MAX).unwrap_or_default();
+        listener.conclude(
+            &logs.out,
+            Ended { code, signal, by },
+            stderr,
+            leftovers,
+            duration,
+        )
+    }
+}
+
+/// What an attempt that nobody attended to its end has written.
+pub fn read_back(
+    out: &File,
+    err: Option<&File>,
+    protocol: Protocol,
+    duration: Duration,
+) -> Finished {
+    let stderr = err.and_then(|err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok());
+    let ended = Ended {
+        code: None,
+        signal: None,
+        by: Ending::Interrupted,
+    };
+    Listener::new(protocol).conclude(out, ended, stderr.unwrap_or_default(), 0, duration)
+}
+
+/// Whether the verdict on a read-back attempt stands by itself: its output holds a final result.
+pub fn is_settled(finished: &Finished) -> bool {
+    match &finished.verdict {
+        Verdict::Completed => true,
+        Verdict::Fault(fault) => fault.kind != crate::job::ErrorKind::Interrupted,
+    }
+}
+
+/// Follows the output as it grows.
+struct Listener {
+    protocol: Protocol,
+    stream: Stream,
+    offset: u64,
+}
+
+impl Listener {
+    fn new(protocol: Protocol) -> Listener {
+        Listener {
+            protocol,
+            stream: Stream::default(),
+            offset: 0,
+        }
+    }
+
+    /// Reads what has come since. An unreadable log counts as one that ends here: the verdict will
+    /// miss the result and say so.
+    fn hear(&mut self, out: &File) {
+        if self.protocol == Protocol::Plain {
+            return;
+        }
+        let mut piece = vec![0; PIECE];
+        while let Ok(length @ 1..) = out.read_at(&mut piece, self.offset) {
+            self.stream.feed(&piece[..length]);
+            self.offset += length as u64;
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        self.protocol == Protocol::Claude && self.stream.is_final()
+    }
+
+    fn conclude(
+        mut self,
+        out: &File,
+        ended: Ended,
+        stderr: String,
+        leftovers: u32,
+        duration: Duration,
+    ) -> Finished {
+        self.hear(out);
+        self.stream.finish();
+        let (verdict, report) = match self.protocol {
+            Protocol::Claude => (
+                verdict::claude(&ended, &self.stream, &stderr),
+                self.stream.report,
+            ),
+            Protocol::Plain => {
+                let text = ends_of(out);
+                let answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+                (
+                    verdict::plain(&ended, &stderr),
+                    Report {
+                        answer,
+                        text,
+                        ..Report::default()
+                    },
+                )
+            }
+        };
+        Finished {
+            ended,
+            verdict,
+            report,
+            stderr,
+            leftovers,
+            duration,
+        }
+    }
+}
+
+/// Head and tail of a file of any size, as text.
+fn ends_of(file: &File) -> String {
+    let size = size_of(file);
+    let half = (TEXT_MAX / 2) as u64;
+    let read = |from: u64, length: u64| {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], from + filled as u64) {
+                Ok(length @ 1..) => filled += length,
+                _ => break,
+            }
+        }
+        bytes.truncate(filled);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    if size <= 2 * half {
+        return read(0, size);
+    }
+    format!(
+        "{}\n[… {} bytes left out …]\n{}",
+        read(0, half),
+        size - 2 * half,
+        read(size - half, half)
+    )
+}
+
+fn size_of(file: &File) -> u64 {
+    file.metadata().map_or(0, |meta| meta.len())
+}

@@ -1,0 +1,79 @@
+//! The service manager's side: readiness and status by the notify protocol, and how log lines
+//! look to whoever reads standard error.
+
+use crate::settings;
+use crate::time::Wall;
+use log::{Level, LevelFilter};
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Every project is watched.
+pub fn ready() {
+    notify("READY=1");
+}
+
+/// A line for `systemctl --user status`.
+pub fn status(text: &str) {
+    notify(&format!("STATUS={}", text.replace('\n', " ")));
+}
+
+/// Agents are being ended.
+pub fn stopping() {
+    notify("STOPPING=1");
+}
+
+/// Without a service manager there is nobody to tell, and a manager that does not listen is its
+/// own trouble.
+fn notify(message: &str) {
+    let Some(socket) = settings::variable("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match socket.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&socket),
+    };
+    if let (Ok(address), Ok(sender)) = (address, UnixDatagram::unbound()) {
+        let _ = sender.send_to_addr(message.as_bytes(), &address);
+    }
+}
+
+/// Sends log lines to standard error: with the journal's priority prefixes where it reads them,
+/// else with time and level. A standard error that is full or closed loses lines and nothing more.
+pub fn init_logging() {
+    let journal = is_journal();
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Info);
+    if let Some(filter) = settings::variable("RUST_LOG") {
+        builder.parse_filters(&filter);
+    }
+    builder.format(move |out, record| {
+        let text: String = record
+            .args()
+            .to_string()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        if journal {
+            let priority = match record.level() {
+                Level::Error => 3,
+                Level::Warn => 4,
+                Level::Info => 6,
+                Level::Debug | Level::Trace => 7,
+            };
+            writeln!(out, "<{priority}>{text}")
+        } else {
+            writeln!(out, "{} {:<5} {text}", Wall::now(), record.level())
+        }
+    });
+    builder.init();
+}
+
+/// Whether standard error is the very stream that the journal gave us.
+fn is_journal() -> bool {
+    let Some(stream) = settings::variable("JOURNAL_STREAM") else {
+        return false;
+    };
+    nix::sys::stat::fstat(std::io::stderr())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}

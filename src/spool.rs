@@ -1,0 +1,650 @@
+//! All input and output inside a project's directories: documents, claims, marks, results, logs,
+//! the view. The daemon holds the spool's lock and writes everything but documents and marks;
+//! commands look, and leave documents and marks.
+
+use crate::error::{Error, Result};
+use crate::files::{Dir, Durability, Kind, Signature, meta_of};
+use crate::job::{JobId, Meta, Name};
+use crate::project::{Layout, Project};
+use crate::record::{Claim, Identity, Outcome, QueueView};
+use crate::time::Wall;
+use log::Level;
+use nix::fcntl::{Flock, FlockArg};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// A claim is a few kilobytes, and carries at most what its attempts brought.
+const CLAIM_MAX: u64 = 64 << 20;
+/// A result carries four capped texts.
+const RESULT_MAX: u64 = 64 << 20;
+/// The view holds one name for each waiting job.
+const VIEW_MAX: u64 = 256 << 20;
+/// The project's log is rotated at this size; one old file is kept (SPEC 8).
+const JOURNAL_MAX: u64 = 1 << 20;
+/// So many documents are looked up among the results one by one; with more, listing the
+/// results once is cheaper.
+const LOOKUPS_MAX: usize = 512;
+/// The name of a file that a command makes and removes in the documents' directory, so that
+/// the daemon looks at the marks. The daemon writes too much into `state/` itself to watch it.
+const POKE: &str = ".poke";
+
+/// A request that a command leaves in `state/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// End or withdraw the job.
+    Cancel,
+    /// Do not start the job.
+    Hold,
+    /// Lift the hold of the agent that the job waits for.
+    Release,
+}
+
+impl Mark {
+    fn ending(self) -> &'static str {
+        match self {
+            Mark::Cancel => ".cancel",
+            Mark::Hold => ".hold",
+            Mark::Release => ".release",
+        }
+    }
+
+    fn name(self, id: &JobId) -> String {
+        format!("{id}{}", self.ending())
+    }
+}
+
+/// One project's directories, open.
+#[derive(Debug)]
+pub struct Spool {
+    project: Project,
+    items: Dir,
+    results: Dir,
+    state: Dir,
+    logs: Dir,
+    private_group: Option<u32>,
+    journal: RefCell<Option<(File, u64)>>,
+}
+
+/// Proof that no other daemon serves the project; held as long as the value lives.
+#[derive(Debug)]
+pub struct SpoolLock {
+    _lock: Flock<File>,
+}
+
+/// What looking at all documents brought.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Documents without a result, in order.
+    pub waiting: BTreeSet<JobId>,
+    /// Entries that look like jobs but are not, with what is wrong.
+    pub odd: Vec<(String, String)>,
+}
+
+/// What is in `state/`, besides the view.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Claims, in order.
+    pub claims: Vec<JobId>,
+    /// Cancel marks.
+    pub cancelled: BTreeSet<JobId>,
+    /// Hold marks.
+    pub held: BTreeSet<JobId>,
+    /// Release marks.
+    pub released: Vec<JobId>,
+}
+
+/// What is at a document's name.
+#[derive(Debug)]
+pub enum Taken {
+    /// Nothing: withdrawn.
+    Gone,
+    /// Something that is not ours to run or to judge, with what it is and what to do.
+    Alien(String),
+    /// A document that some process has open for writing.
+    Writing(Meta),
+    /// A document's first `max + 1` bytes.
+    Read(Meta, Vec<u8>),
+}
+
+/// The log files of one start.
+#[derive(Debug)]
+pub struct LogFiles {
+    /// Standard output, locked; the lock lasts as long as any process has it.
+    pub out: File,
+    /// Standard error.
+    pub err: File,
+    /// Names in the directory of logs.
+    pub names: [String; 2],
+}
+
+impl Spool {
+    /// Opens a project's directories, making those that are missing. A missing project is an
+    /// error (`is_not_found`), and nothing is made in its place.
+    pub fn open(project: &Project) -> Result<Spool> {
+        let root = open_root(&project.path)?;
+        let layout = project.layout;
+        let spool = Spool {
+            items: root.descend(layout.items())?,
+            results: root.descend(layout.results())?,
+            state: root.descend(layout.state())?,
+            logs: root.descend(layout.logs())?,
+            private_group: private_group(),
+            journal: RefCell::new(None),
+            project: project.clone(),
+        };
+        for dir in [&spool.items, &spool.results, &spool.state, &spool.logs] {
+            spool.check_access(dir)?;
+        }
+        Ok(spool)
+    }
+
+    /// As sshd and cron check theirs: the user's (or root's) own, not writable by others; the
+    /// user's private group may write.
+    fn check_access(&self, dir: &Dir) -> Result<()> {
+        let stat = dir.stat()?;
+        let path = dir.path().display();
+        if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(Error::new(format!(
+                "{path} belongs to another user (uid {}); chown it",
+                stat.st_uid
+            )));
+        }
+        let group_may = self.private_group == Some(stat.st_gid);
+        if stat.st_mode & 0o002 != 0 || (stat.st_mode & 0o020 != 0 && !group_may) {
+            return Err(Error::new(format!(
+                "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
+                stat.st_mode & 0o777
+            )));
+        }
+        Ok(())
+    }
+
+    /// The project.
+    pub fn project(&self) -> &Project {
+        &self.project
+    }
+
+    /// How its directories are arranged.
+    pub fn layout(&self) -> Layout {
+        self.project.layout
+    }
+
+    /// The user's own group, if nobody else is in it.
+    pub fn is_private_group(&self) -> bool {
+        self.private_group.is_some()
+    }
+
+    /// Takes the project for this daemon.
+    pub fn lock(&self) -> Result<SpoolLock> {
+        let file = self.state.append_file(".lock")?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(SpoolLock { _lock: lock }),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
+                "{} is served by another monitor, or registered under a second name",
+                self.project.path.display()
+            ))),
+            Err((_, error)) => Err(Error::io(
+                "lock",
+                &self.state.path_of(".lock"),
+                error.into(),
+            )),
+        }
+    }
+
+    /// Identity and age of the documents' directory as it is open here, and as its path names it
+    /// now: where the places differ, the directory was replaced under us.
+    pub fn items_signature(&self) -> Result<Signature> {
+        self.items.signature()
+    }
+
+    /// The path that is to be watched.
+    pub fn items_path(&self) -> &Path {
+        self.items.path()
+    }
+
+    // --- documents ---
+
+    /// Looks at every document's name, and which of them have a result.
+    pub fn scan(&self) -> Result<Scan> {
+        let mut scan = Scan::default();
+        let mut documents = Vec::new();
+        self.items
+            .list(|name, kind| match Name::of(name, self.layout()) {
+                Name::Other => {}
+                Name::Bad => {
+                    scan.odd.push((
+                        name.to_owned(),
+                        format!(
+                            "its name is not that of a job; the form is {}",
+                            self.layout().form()
+                        ),
+                    ));
+                }
+                Name::Job(id) => match odd_kind(kind) {
+                    Some(what) => scan.odd.push((name.to_owned(), what.to_owned())),
+                    None => documents.push(id),
+                },
+            })?;
+        if documents.len() <= LOOKUPS_MAX {
+            for id in documents {
+                if !self.has_result(&id)? {
+                    scan.waiting.insert(id);
+                }
+            }
+        } else {
+            scan.waiting = documents.into_iter().collect();
+            self.results.list(|name, _| {
+                if let Some(id) = name.strip_suffix(".json").and_then(JobId::parse) {
+                    scan.waiting.remove(&id);
+                }
+            })?;
+        }
+        Ok(scan)
+    }
+
+    /// Looks at one name in the documents' directory, as an event brings it.
+    pub fn look_at(&self, name: &str) -> Result<Option<JobId>> {
+        match Name::of(name, self.layout()) {
+            Name::Job(id) if self.items.has(name)? && !self.has_result(&id)? => Ok(Some(id)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a document, at most `max + 1` bytes, provided that nobody has it open for writing.
+    pub fn take(&self, id: &JobId, max: u64) -> Result<Taken> {
+        let name = id.file_name();
+        let path = self.items.path_of(&name);
+        let file = match self.items.open_file(&name) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(Taken::Gone),
+            Err(error) => {
+                return Ok(Taken::Alien(match error.errno {
+                    Some(libc::ELOOP) => odd_kind(Kind::Link).unwrap_or_default().to_owned(),
+                    Some(libc::ENXIO) => odd_kind(Kind::Special).unwrap_or_default().to_owned(),
+                    _ => error.to_string(),
+                }));
+            }
+        };
+        let stat =
+            nix::sys::stat::fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
+        let meta = meta_of(&stat);
+        match meta.mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => {
+                return Ok(Taken::Alien(
+                    odd_kind(Kind::Dir).unwrap_or_default().to_owned(),
+                ));
+            }
+            _ => {
+                return Ok(Taken::Alien(
+                    odd_kind(Kind::Special).unwrap_or_default().to_owned(),
+                ));
+            }
+        }
+        if meta.uid != 0 && meta.uid != nix::unistd::geteuid().as_raw() {
+            return Ok(Taken::Alien(format!(
+                "it belongs to another user (uid {}); copy it as your own",
+                meta.uid
+            )));
+        }
+        if has_writer(&file) {
+            return Ok(Taken::Writing(meta));
+        }
+        // The lease, if the file system has them, lasts until the file is closed below: nobody
+        // can have begun to write before the text is read.
+        let limit = max.saturating_add(1);
+        let mut bytes = Vec::with_capacity(usize::try_from(meta.size.min(limit)).unwrap_or(0));
+        std::io::Read::read_to_end(&mut std::io::Read::take(&file, limit), &mut bytes)
+            .map_err(|e| Error::io("read", &path, e))?;
+        Ok(Taken::Read(meta, bytes))
+    }
+
+    /// What `ls` would say of a document: `None` if it is not there.
+    pub fn document_meta(&self, id: &JobId) -> Result<Option<Meta>> {
+        Ok(self.items.look(&id.file_name())?.map(|stat| meta_of(&stat)))
+    }
+
+    /// Puts a new document into the spool, whole and durable; `false` if the name is taken.
+    pub fn submit(&self, id: &JobId, text: &[u8]) -> Result<bool> {
+        if self.document_meta(id)?.is_some() || self.has_result(id)? {
+            return Ok(false);
+        }
+        self.items
+            .replace(&id.file_name(), text, Durability::Durable)?;
+        Ok(true)
+    }
+
+    /// Moves a finished job's document out of the spool.
+    pub fn archive(&self, id: &JobId) -> Result<()> {
+        let name = id.file_name();
+        if !self.items.has(&name)? {
+            return Ok(());
+        }
+        let root = Dir::open(&self.project.path)?;
+        let archive = root.descend(self.layout().archive())?;
+        self.items.rename_to(&name, &archive, &name)
+    }
+
+    // --- claims and marks ---
+
+    /// What is in `state/`. Temporary files that a crash left are removed if `tidy`.
+    pub fn marks(&self, tidy: bool) -> Result<Marks> {
+        let mut marks = Marks::default();
+        let mut leftovers = Vec::new();
+        self.state.list(|name, _| {
+            let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::parse);
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                leftovers.push(name.to_owned());
+            } else if let Some(id) = id_before(".claim") {
+                marks.claims.push(id);
+            } else if let Some(id) = id_before(Mark::Cancel.ending()) {
+                marks.cancelled.insert(id);
+            } else if let Some(id) = id_before(Mark::Hold.ending()) {
+                marks.held.insert(id);
+            } else if let Some(id) = id_before(Mark::Release.ending()) {
+                marks.released.push(id);
+            }
+        })?;
+        marks.claims.sort();
+        if tidy {
+            for name in leftovers {
+                self.state.remove(&name)?;
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Removes temporary files of results that a crash left.
+    pub fn tidy_results(&self) -> Result<()> {
+        let mut leftovers = Vec::new();
+        self.results.list(|name, _| {
+            if name.starts_with('.') && name.ends_with(".json.tmp") {
+                leftovers.push(name.to_owned());
+            }
+        })?;
+        leftovers
+            .iter()
+            .try_for_each(|name| self.results.remove(name))
+    }
+
+    /// Reads a claim and, if it names one, its process. An unreadable one is an error that says
+    /// so; it is never taken for permission to start.
+    pub fn read_claim(&self, id: &JobId) -> Result<Option<(Claim, Option<Identity>)>> {
+        let name = claim_name(id);
+        let Some(bytes) = self.state.read(&name, CLAIM_MAX)? else {
+            return Ok(None);
+        };
+        let broken = |why: String| {
+            Error::new(format!(
+                "the claim {} is broken: {why}",
+                self.state.path_of(&name).display()
+            ))
+        };
+        let (claim, process) = Claim::parse(&bytes).map_err(broken)?;
+        if claim.job_id != *id {
+            return Err(broken("it names another job".to_owned()));
+        }
+        Ok(Some((claim, process)))
+    }
+
+    /// Makes a claim durable. What is returned takes the process's line.
+    pub fn write_claim(&self, claim: &Claim) -> Result<File> {
+        self.state.replace(
+            &claim_name(&claim.job_id),
+            &claim.to_line(),
+            Durability::Durable,
+        )
+    }
+
+    /// Adds the process to the claim just written. Not synced: after a power cut there is none.
+    pub fn note_process(&self, claim: &mut File, id: &JobId, identity: Identity) -> Result<()> {
+        let line = Claim::process_line(identity);
+        let appended = claim
+            .seek(SeekFrom::End(0))
+            .and_then(|_| claim.write_all(&line));
+        appended.map_err(|e| Error::io("write", &self.state.path_of(&claim_name(id)), e))
+    }
+
+    /// Takes the claim away, and the marks of a job that is over.
+    pub fn remove_claim(&self, id: &JobId) -> Result<()> {
+        self.state.remove(&claim_name(id))
+    }
+
+    /// Puts a broken claim aside, where it can be looked at.
+    pub fn park_claim(&self, id: &JobId) -> Result<()> {
+        let name = claim_name(id);
+        self.state
+            .rename_to(&name, &self.state, &format!("{name}.broken"))
+    }
+
+    /// Whether a mark is there.
+    pub fn has_mark(&self, id: &JobId, mark: Mark) -> Result<bool> {
+        self.state.has(&mark.name(id))
+    }
+
+    /// Leaves a mark, and wakes the daemon.
+    pub fn mark(&self, id: &JobId, mark: Mark) -> Result<()> {
+        self.state.create_new(&mark.name(id), b"")?;
+        self.state.sync()?;
+        self.poke()
+    }
+
+    /// Takes a mark away, if it is there.
+    pub fn unmark(&self, id: &JobId, mark: Mark) -> Result<()> {
+        self.state.remove(&mark.name(id))
+    }
+
+    /// Wakes the daemon to look at the marks.
+    pub fn poke(&self) -> Result<()> {
+        self.items.create_new(POKE, b"")?;
+        self.items.remove(POKE)
+    }
+
+    /// Whether an event with this name is a poke.
+    pub fn is_poke(name: &str) -> bool {
+        name == POKE
+    }
+
+    /// Whether an event with this name can matter: documents under whatever name, and pokes.
+    /// Temporary names come and go before each document and need wake nobody.
+    pub fn is_of_interest(name: &str) -> bool {
+        (name.ends_with(".md") && !name.starts_with('.')) || Spool::is_poke(name)
+    }
+
+    // --- results ---
+
+    /// Whether anything is where the job's result belongs; readable or not, it ends the job.
+    pub fn has_result(&self, id: &JobId) -> Result<bool> {
+        self.results.has(&result_name(id))
+    }
+
+    /// Publishes a result: the moment the job is done.
+    pub fn publish(&self, outcome: &Outcome) -> Result<()> {
+        let document = outcome.to_document(self.layout());
+        self.results
+            .replace(
+                &result_name(&outcome.job_id),
+                &document,
+                Durability::Durable,
+            )
+            .map(drop)
+    }
+
+    /// The text of a result.
+    pub fn read_result(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
+        self.results.read(&result_name(id), RESULT_MAX)
+    }
+
+    /// The path of a result, for messages and hooks.
+    pub fn result_path(&self, id: &JobId) -> PathBuf {
+        self.results.path_of(&result_name(id))
+    }
+
+    /// The ids of all results, in no order.
+    pub fn finished(&self) -> Result<Vec<JobId>> {
+        let mut ids = Vec::new();
+        self.results.list(|name, _| {
+            if let Some(Name::Job(id)) = name
+                .strip_suffix(".json")
+                .map(|stem| Name::of(&format!("{stem}.md"), self.layout()))
+            {
+                ids.push(id);
+            }
+        })?;
+        Ok(ids)
+    }
+
+    // --- the view ---
+
+    /// Writes the view.
+    pub fn write_view(&self, view: &QueueView) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(view).expect("the view is representable in JSON");
+        text.push(b'\n');
+        self.state
+            .replace("queue_state.json", &text, Durability::Relaxed)
+            .map(drop)
+    }
+
+    /// Reads the view, if there is one that can be read.
+    pub fn read_view(&self) -> Option<QueueView> {
+        let bytes = self.state.read("queue_state.json", VIEW_MAX).ok()??;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    // --- logs ---
+
+    /// Keeps the text that runs as `logs/<id>.md`.
+    pub fn keep_text(&self, id: &JobId, text: &[u8]) -> Result<()> {
+        let name = id.file_name();
+        let mut file = self.logs.create_file(&name)?;
+        file.write_all(text)
+            .map_err(|e| Error::io("write", &self.logs.path_of(&name), e))
+    }
+
+    /// The text that ran, if it was kept.
+    pub fn kept_text(&self, id: &JobId, max: u64) -> Result<Option<Vec<u8>>> {
+        self.logs.read(&id.file_name(), max)
+    }
+
+    /// Makes the log files of the `start`-th start (from 1); `output` is the ending of standard
+    /// output's. The lock on it, inherited by whatever the agent starts, tells as long as it is
+    /// held that somebody is still there.
+    pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
+        let names = [log_name(id, start, output), log_name(id, start, "err")];
+        let out = self.logs.create_file(&names[0])?;
+        let err = self.logs.create_file(&names[1])?;
+        // SAFETY: flock takes a descriptor, which `out` keeps open, and a number.
+        unsafe { libc::flock(out.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        Ok(LogFiles { out, err, names })
+    }
+
+    /// Opens a log file for reading.
+    pub fn open_log(&self, name: &str) -> Result<Option<File>> {
+        match self.logs.open_file(name) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The path of a log, for messages.
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.logs.path_of(name)
+    }
+
+    /// The path of a log relative to the project, as results have it.
+    pub fn log_relative(&self, name: &str) -> String {
+        format!("{}/{name}", self.layout().logs())
+    }
+
+    /// Writes a line to the daemon's standard error and to the project's log. A log that cannot
+    /// be written must not stop jobs: the line still stands in the other one.
+    pub fn log(&self, level: Level, message: &str) {
+        log::log!(level, "{message}");
+        let line = format!("{} {level:<5} {}\n", Wall::now(), one_line(message));
+        if let Err(error) = self.append_journal(line.as_bytes()) {
+            log::debug!("{error}");
+        }
+    }
+
+    fn append_journal(&self, line: &[u8]) -> Result<()> {
+        let name = "monitor.log";
+        let failed = |e| Error::io("write", &self.logs.path_of(name), e);
+        let open = || -> Result<(File, u64)> {
+            let file = self.logs.append_file(name)?;
+            let size = file.metadata().map_err(failed)?.len();
+            Ok((file, size))
+        };
+        let mut journal = self.journal.borrow_mut();
+        let (mut file, mut size) = match journal.take() {
+            Some(open) => open,
+            None => open()?,
+        };
+        if size >= JOURNAL_MAX {
+            self.logs.rename_to(name, &self.logs, "monitor.log.1")?;
+            (file, size) = open()?;
+        }
+        file.write_all(line).map_err(failed)?;
+        *journal = Some((file, size + line.len() as u64));
+        Ok(())
+    }
+}
+
+/// The name of a log file: the job's n-th start, from the second on, has its number in it.
+pub fn log_name(id: &JobId, start: u32, ending: &str) -> String {
+    match start {
+        0 | 1 => format!("{id}.{ending}"),
+        _ => format!("{id}.{start}.{ending}"),
+    }
+}
+
+/// Control characters would let a name or an agent's text forge lines.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+fn claim_name(id: &JobId) -> String {
+    format!("{id}.claim")
+}
+
+fn result_name(id: &JobId) -> String {
+    format!("{id}.json")
+}
+
+/// The project's root may be reached by links; only what is below it must not be.
+fn open_root(path: &Path) -> Result<Dir> {
+    let real = std::fs::canonicalize(path).map_err(|e| Error::io("open directory", path, e))?;
+    Dir::open(&real)
+}
+
+fn odd_kind(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::File | Kind::Unknown => None,
+        Kind::Dir => Some("it is a directory; a job is a regular file"),
+        Kind::Link => Some("it is a symbolic link, which is not followed; copy the file itself"),
+        Kind::Special => Some("it is a FIFO, socket or device; a job is a regular file"),
+    }
+}
+
+/// Whether some process has the file open for writing: then no read lease is granted. A file
+/// system without leases cannot say, and the settle rule alone must do.
+fn has_writer(file: &File) -> bool {
+    // SAFETY: fcntl with F_SETLEASE takes a descriptor, which `file` keeps open, and a number.
+    let refused = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } != 0;
+    refused && std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+}
+
+/// The user's own group if it has the user's name and no other members, as Debian and Fedora
+/// give everybody one; with it, a umask of 002 opens nothing to anybody.
+fn private_group() -> Option<u32> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+    let group = nix::unistd::Group::from_gid(user.gid).ok()??;
+    let alone = group.mem.iter().all(|member| *member == user.name);
+    (group.name == user.name && alone).then_some(group.gid.as_raw())
+}

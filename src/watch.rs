@@ -1,0 +1,194 @@
+//! The only user of notify: one watcher for all projects, whose events become rings of the
+//! right project's bell. An event carries at most a name to look at; what is there, whoever
+//! hears the bell finds out by looking.
+//!
+//! One watcher, because a user may have 128 inotify instances and shares them with all other
+//! programs. Calling [`Watcher::watch`] again on a path is harmless and heals a directory that
+//! was replaced or mounted over, of which inotify tells nothing.
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// So many names are kept for a project that does not listen just now; with more, it looks at
+/// everything instead.
+const NAMES_MAX: usize = 1024;
+
+/// All that can wake a project's worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Something happened to this name; `whole` if it was renamed in.
+    Look {
+        /// The file's name.
+        name: String,
+        /// Whether it came by a rename.
+        whole: bool,
+    },
+    /// Anything may have happened: look at all.
+    Everything,
+    /// What the worker waits for besides documents may have changed: holds, slots, settings.
+    Again,
+}
+
+/// The ringing end of a bell. Ringing never waits.
+#[derive(Clone, Debug)]
+pub struct Bell {
+    sender: Sender<Wake>,
+    overflow: Arc<AtomicBool>,
+}
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Ear {
+    receiver: Receiver<Wake>,
+    overflow: Arc<AtomicBool>,
+}
+
+/// A new bell.
+pub fn bell() -> (Bell, Ear) {
+    let (sender, receiver) = bounded(NAMES_MAX);
+    let overflow = Arc::new(AtomicBool::new(false));
+    (
+        Bell {
+            sender,
+            overflow: Arc::clone(&overflow),
+        },
+        Ear { receiver, overflow },
+    )
+}
+
+impl Bell {
+    /// Wakes the listener.
+    pub fn ring(&self, wake: Wake) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(wake) {
+            self.overflow.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Ear {
+    /// Waits for a ring, at most until `deadline`; `None` if there was none.
+    pub fn wait(&self, deadline: Option<std::time::Instant>) -> Option<Wake> {
+        match deadline {
+            Some(deadline) => self.receiver.recv_deadline(deadline).ok(),
+            None => self.receiver.recv().ok(),
+        }
+    }
+
+    /// What has been rung and not heard yet.
+    pub fn pending(&self) -> impl Iterator<Item = Wake> {
+        let overflow = self
+            .overflow
+            .swap(false, Ordering::SeqCst)
+            .then_some(Wake::Everything);
+        self.receiver.try_iter().chain(overflow)
+    }
+}
+
+/// Which names in a directory matter to its listener.
+pub type Interest = fn(&str) -> bool;
+
+type Routes = Arc<Mutex<HashMap<PathBuf, (Bell, Interest)>>>;
+
+/// The watcher of all directories.
+pub struct Watcher {
+    inner: RecommendedWatcher,
+    routes: Routes,
+}
+
+impl Watcher {
+    /// Starts watching nothing yet. Fails where inotify instances are exhausted.
+    pub fn new() -> notify::Result<Watcher> {
+        let routes = Routes::default();
+        let handler_routes = Arc::clone(&routes);
+        let inner = RecommendedWatcher::new(
+            move |event| deliver(&handler_routes, event),
+            Config::default().with_follow_symlinks(false),
+        )?;
+        Ok(Watcher { inner, routes })
+    }
+
+    /// Rings `bell` from now on when something happens in `directory` to a name of interest.
+    pub fn watch(
+        &mut self,
+        directory: &Path,
+        bell: &Bell,
+        interest: Interest,
+    ) -> notify::Result<()> {
+        self.routes()
+            .insert(directory.to_owned(), (bell.clone(), interest));
+        self.inner.watch(directory, RecursiveMode::NonRecursive)
+    }
+
+    /// Forgets a directory.
+    pub fn unwatch(&mut self, directory: &Path) {
+        self.routes().remove(directory);
+        // It fails when the directory is gone, and the watch with it.
+        let _ = self.inner.unwatch(directory);
+    }
+
+    fn routes(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Bell, Interest)>> {
+        // A panic while the map was held cannot have left it half changed.
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
+}
+
+/// Runs in notify's thread, which a panic would leave deaf: nothing here can.
+fn deliver(routes: &Routes, event: notify::Result<Event>) {
+    let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+    let event = match event {
+        Ok(event) if !event.need_rescan() => event,
+        // Overflow names no path, an error may: either way nobody knows what was missed.
+        _ => {
+            routes
+                .values()
+                .for_each(|(bell, _)| bell.ring(Wake::Everything));
+            return;
+        }
+    };
+    let Some(whole) = meaning(event.kind) else {
+        return;
+    };
+    for path in &event.paths {
+        if let Some((bell, _)) = routes.get(path) {
+            // The directory itself was removed or moved.
+            bell.ring(Wake::Everything);
+        } else if let (Some((bell, interest)), Some(name)) = (
+            path.parent().and_then(|parent| routes.get(parent)),
+            path.file_name(),
+        ) {
+            let name = name.to_string_lossy();
+            if interest(&name) {
+                bell.ring(Wake::Look {
+                    name: name.into_owned(),
+                    whole,
+                });
+            }
+        }
+    }
+}
+
+/// Whether an event matters, and if so whether it is a rename into the directory. Opening and
+/// reading do not: a listing would wake its own reader for ever.
+fn meaning(kind: EventKind) -> Option<bool> {
+    match kind {
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(true),
+        // Repeats what `From` and `To` have told.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
+        EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Create(_)
+        | EventKind::Remove(_) => Some(false),
+        _ => None,
+    }
+}

@@ -1,0 +1,644 @@
+//! One project's thread: look, decide, do, and look again. It owns the spool; others can only
+//! ring its bell or change its orders.
+
+mod attempt;
+mod hook;
+mod recovery;
+
+use crate::board::Board;
+use crate::error::{Error, Result};
+use crate::files::Signature;
+use crate::holds::Gate;
+use crate::job::JobId;
+use crate::project::{Policy, Project};
+use crate::queue::{Arrival, Readiness, Waiting};
+use crate::record::{Claim, HoldView, Outcome, QueueView};
+use crate::settings::Places;
+use crate::spool::{Mark, Marks, Spool, SpoolLock, Taken};
+use crate::time::Wall;
+use crate::watch::{Bell, Ear, Wake, Watcher};
+use log::Level;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is
+/// noticed.
+const WALL_PIECE: Duration = Duration::from_secs(60);
+/// After trouble with the project's directories; doubles up to the second.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The view is written at most so often, and at most a fiftieth of the time is spent on it.
+const VIEW_PAUSE: Duration = Duration::from_millis(250);
+const VIEW_SHARE: u32 = 50;
+/// So many new documents of one scan are named in the log; of more, only the number is told.
+const NAMED_MAX: usize = 20;
+
+/// What every worker is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where settings and credentials are.
+    pub places: Places,
+    /// Holds, ledger, slots.
+    pub board: Board,
+    /// The one watcher.
+    pub watcher: Mutex<Watcher>,
+    /// What agents' environments begin with.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// What the main thread wants of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// Run the jobs.
+    Serve = 0,
+    /// Let the running job end, start no other, and leave.
+    Drain = 1,
+    /// End the running agent, keep its claim, and leave.
+    Stop = 2,
+}
+
+/// The orders of one worker, as others may change them.
+#[derive(Debug)]
+pub struct Orders {
+    order: AtomicU8,
+    policy: Mutex<Arc<Policy>>,
+}
+
+impl Orders {
+    /// Orders to serve.
+    pub fn new(policy: Policy) -> Orders {
+        Orders {
+            order: AtomicU8::new(Order::Serve as u8),
+            policy: Mutex::new(Arc::new(policy)),
+        }
+    }
+
+    /// Changes what is wanted; the bell must be rung afterwards. A stop is never taken back.
+    pub fn give(&self, order: Order) {
+        let stop = Order::Stop as u8;
+        let change = |old| (old != stop).then_some(order as u8);
+        // It fails only where the order to stop stands.
+        let _ = self
+            .order
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+    }
+
+    /// Changes what holds from the next start on.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// What is wanted now.
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::SeqCst) {
+            0 => Order::Serve,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A worker thread's life: serves the project until told to leave. Trouble with the project's
+/// directories is told once and waited out; nothing is made in place of a missing project.
+pub fn serve(
+    context: &Context,
+    project: &Project,
+    orders: &Orders,
+    bell: &Bell,
+    ear: &Ear,
+    ready: impl FnOnce(),
+) {
+    let mut told = String::new();
+    let mut pause = TROUBLE_PAUSE;
+    let mut ready = Some(ready);
+    context.board.join(&project.name, bell);
+    while orders.order() == Order::Serve {
+        let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {
+            told.clear();
+            pause = TROUBLE_PAUSE;
+            worker.start()?;
+            if let Some(ready) = ready.take() {
+                ready();
+            }
+            worker.run()
+        });
+        let Err(error) = outcome else { break };
+        if let Some(ready) = ready.take() {
+            ready();
+        }
+        let text = error.to_string();
+        if text != told {
+            log::error!(
+                "[{}] the project is unavailable: {text}; trying again",
+                project.name
+            );
+            told = text;
+        }
+        // A ring may mean that the trouble is over, but must not make us spin.
+        let until = Instant::now() + pause;
+        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
+        pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
+    }
+    context.board.leave(&project.name);
+}
+
+/// A project being served.
+struct Worker<'a> {
+    context: &'a Context,
+    orders: &'a Orders,
+    bell: &'a Bell,
+    ear: &'a Ear,
+    spool: Spool,
+    _lock: SpoolLock,
+    waiting: Waiting,
+    marks: Marks,
+    /// Jobs that were begun and not finished, the first of them ours to go on with.
+    claims: Vec<Claim>,
+    /// The job whose agent runs just now.
+    running: Option<JobId>,
+    /// What could not be written yet; until it is, nothing is started.
+    unwritten: Option<Unwritten>,
+    /// Names of which a sentence has been said already.
+    told: BTreeSet<String>,
+    /// Lines that need not be written before an agent is started.
+    lines: Vec<(Level, String)>,
+    view: View,
+}
+
+/// A decision that has been taken and must reach the disk.
+enum Unwritten {
+    Result(Box<Outcome>),
+    Claim(Box<Claim>),
+}
+
+/// When the view was last written, and whether it is still true.
+struct View {
+    stale: bool,
+    written: Option<Instant>,
+    pause: Duration,
+    items: Option<Signature>,
+    hold: Option<HoldView>,
+}
+
+/// What a look at the queue led to.
+enum Step {
+    /// Something was done; look again.
+    Again,
+    /// Nothing can be done before then, or before a ring.
+    Wait(Option<Instant>),
+}
+
+impl<'a> Worker<'a> {
+    fn open(
+        context: &'a Context,
+        project: &Project,
+        orders: &'a Orders,
+        bell: &'a Bell,
+        ear: &'a Ear,
+    ) -> Result<Worker<'a>> {
+        let spool = Spool::open(project)?;
+        let lock = spool.lock()?;
+        Ok(Worker {
+            context,
+            orders,
+            bell,
+            ear,
+            spool,
+            _lock: lock,
+            waiting: Waiting::default(),
+            marks: Marks::default(),
+            claims: Vec::new(),
+            running: None,
+            unwritten: None,
+            told: BTreeSet::new(),
+            lines: Vec::new(),
+            view: View {
+                stale: true,
+                written: None,
+                pause: VIEW_PAUSE,
+                items: None,
+                hold: None,
+            },
+        })
+    }
+
+    /// Watches first and looks afterwards: what comes in between is seen twice, never missed.
+    fn start(&mut self) -> Result<()> {
+        self.watch();
+        self.spool.tidy_results()?;
+        self.marks = self.spool.marks(true)?;
+        self.recover()?;
+        self.look_at_everything()
+    }
+
+    fn watch(&mut self) {
+        let path = self.spool.items_path().to_owned();
+        let mut watcher = self
+            .context
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match watcher.watch(&path, self.bell, Spool::is_of_interest) {
+            Ok(()) => self.say(
+                Level::Info,
+                format!("Observer started for '{}': {}", self.name(), path.display()),
+            ),
+            Err(error) => {
+                let remedy = match error.kind {
+                    notify::ErrorKind::MaxFilesWatch => {
+                        "; raise the sysctl fs.inotify.max_user_watches"
+                    }
+                    _ => "",
+                };
+                let text = format!(
+                    "{} cannot be watched ({error}){remedy}; it is looked at once a minute instead",
+                    path.display()
+                );
+                self.say_once("watch", Level::Warn, text);
+            }
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        loop {
+            if self.orders.order() != Order::Serve {
+                self.flush();
+                return Ok(());
+            }
+            // A decision that is not on disk yet outlasts trouble with the directories.
+            let step = match self.hear(None) {
+                Err(error) if self.unwritten.is_none() => return Err(error),
+                _ => self.step()?,
+            };
+            match step {
+                Step::Again => self.refresh_view(),
+                Step::Wait(until) => {
+                    self.flush();
+                    if self.orders.order() == Order::Serve {
+                        let heard = self.hear(Some(until));
+                        if self.unwritten.is_none() {
+                            heard?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what has been rung; with `wait`, waits for a ring until then.
+    fn hear(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
+        let first = wait.and_then(|until| self.ear.wait(until));
+        let mut everything = false;
+        let mut poked = false;
+        let mut looks = Vec::new();
+        // Before the names are taken, so that the view never claims to know of more than it does.
+        let pending: Vec<Wake> = first.into_iter().chain(self.ear.pending()).collect();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let items = self.spool.items_signature()?;
+        for wake in pending.into_iter().chain(self.ear.pending()) {
+            match wake {
+                Wake::Everything => everything = true,
+                Wake::Again => {}
+                Wake::Look { name, .. } if Spool::is_poke(&name) => poked = true,
+                Wake::Look { name, whole } => looks.push((name, whole)),
+            }
+        }
+        if everything {
+            return self.look_at_everything();
+        }
+        for (name, whole) in looks {
+            self.look_at(&name, whole)?;
+        }
+        if poked {
+            self.look_at_marks()?;
+        }
+        self.view.items = Some(items);
+        Ok(())
+    }
+
+    fn look_at_everything(&mut self) -> Result<()> {
+        let items = self.spool.items_signature()?;
+        let path_now = Signature::at(self.spool.items_path())?;
+        if !items.same_place(&path_now) {
+            return Err(Error::new(format!(
+                "{} was replaced",
+                self.spool.items_path().display()
+            )));
+        }
+        let scan = self.spool.scan()?;
+        for (name, what) in scan.odd {
+            self.tell_of_oddity(&name, &what);
+        }
+        let mut found = scan.waiting;
+        found.retain(|id| !self.is_begun(id));
+        let new: Vec<JobId> = found
+            .iter()
+            .filter(|id| !self.waiting.contains(id))
+            .cloned()
+            .collect();
+        self.waiting.replace(found);
+        for id in new.iter().take(NAMED_MAX) {
+            self.say_queued(id);
+        }
+        if new.len() > NAMED_MAX {
+            let text = format!(
+                "[{}] {} more jobs queued (queue size: {})",
+                self.name(),
+                new.len() - NAMED_MAX,
+                self.waiting.len()
+            );
+            self.say(Level::Info, text);
+        }
+        self.view.items = Some(items);
+        self.view.stale = true;
+        self.look_at_marks()
+    }
+
+    fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
+        let known = self.spool.look_at(name)?;
+        match known {
+            Some(id) if self.is_begun(&id) => {}
+            Some(id) => {
+                let arrival = if whole {
+                    Arrival::Whole
+                } else {
+                    Arrival::Unknown
+                };
+                self.told.remove(name);
+                if self.waiting.note(id.clone(), arrival) {
+                    self.say_queued(&id);
+                }
+                self.view.stale = true;
+            }
+            None => match JobId::parse(name) {
+                Some(id) => {
+                    if self.waiting.remove(&id) {
+                        self.view.stale = true;
+                        if !self.spool.has_result(&id)? {
+                            self.say(
+                                Level::Info,
+                                format!("[{}] Job withdrawn: {name}", self.name()),
+                            );
+                        }
+                    }
+                }
+                None => {
+                    if crate::job::Name::of(name, self.spool.layout()) == crate::job::Name::Bad {
+                        let form = self.spool.layout().form();
+                        self.tell_of_oddity(
+                            name,
+                            &format!("its name is not that of a job; the form is {form}"),
+                        );
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Whether a job is running or suspended: its document matters no more.
+    fn is_begun(&self, id: &JobId) -> bool {
+        self.running.as_ref() == Some(id) || self.claims.iter().any(|claim| claim.job_id == *id)
+    }
+
+    fn look_at_marks(&mut self) -> Result<()> {
+        self.marks = self.spool.marks(false)?;
+        self.waiting.set_held(self.marks.held.clone());
+        self.view.stale = true;
+        for id in std::mem::take(&mut self.marks.released) {
+            self.spool.unmark(&id, Mark::Release)?;
+            let agent = &self.orders.policy().agent.name;
+            let lifted = self
+                .context
+                .board
+                .lift(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
+            for hold in lifted {
+                self.say(
+                    Level::Info,
+                    format!("[{}] released by hand: {}", self.name(), hold.sentence()),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// One decision and its effect.
+    fn step(&mut self) -> Result<Step> {
+        if let Some(unwritten) = self.unwritten.take() {
+            return Ok(self.write_now(unwritten));
+        }
+        self.withdraw_cancelled()?;
+        if self.claims.is_empty() && self.waiting.is_empty() {
+            self.set_hold(None);
+            return Ok(Step::Wait(None));
+        }
+        let (now, wall) = (Instant::now(), Wall::now());
+        let later = |at: Wall| Some(now + at.since(wall).min(WALL_PIECE));
+        let policy = self.orders.policy();
+        if let Some(hold) = self
+            .context
+            .board
+            .exhausted(self.name(), policy.daily_budget_usd, wall)
+        {
+            let until = hold.until;
+            if self.set_hold(Some(hold.clone())) {
+                self.say(Level::Warn, format!("[{}] {}", self.name(), hold.reason));
+            }
+            return Ok(Step::Wait(until.and_then(later)));
+        }
+        if let Some(claim) = self.claims.first() {
+            let retry_at = claim
+                .suspended
+                .as_ref()
+                .and_then(|suspension| suspension.retry_at);
+            if let Some(at) = retry_at.filter(|at| *at > wall) {
+                return Ok(Step::Wait(later(at)));
+            }
+            if self.marks.held.contains(&claim.job_id) {
+                return Ok(Step::Wait(None));
+            }
+        } else if self.waiting.first(now).is_none() {
+            self.set_hold(None);
+            return Ok(Step::Wait(self.waiting.next_due()));
+        }
+        let gate = self.context.board.gate(&policy.agent.name, wall);
+        if let Gate::Closed(until) = gate {
+            let hold = self.context.board.hold_of(&policy.agent.name);
+            self.set_hold(hold.map(|hold| hold.view()));
+            return Ok(Step::Wait(until.and_then(later)));
+        }
+        self.set_hold(None);
+        let context = self.context;
+        let Some(slot) = context.board.slot() else {
+            return Ok(Step::Wait(None));
+        };
+        if !self.claims.is_empty() {
+            let claim = self.claims.remove(0);
+            return self.carry_on(claim, &policy, slot);
+        }
+        while let Some(id) = self.waiting.first(now).cloned() {
+            match self.spool.take(&id, policy.max_document)? {
+                Taken::Gone => {
+                    self.look_at(&id.file_name(), false)?;
+                }
+                Taken::Alien(what) => {
+                    self.waiting.remove(&id);
+                    self.tell_of_oddity(&id.file_name(), &what);
+                }
+                Taken::Writing(meta) => {
+                    self.waiting
+                        .readiness(&id, &meta, true, policy.settle, now, wall);
+                }
+                Taken::Read(meta, text) => {
+                    match self
+                        .waiting
+                        .readiness(&id, &meta, false, policy.settle, now, wall)
+                    {
+                        Readiness::NotYet => {}
+                        Readiness::Overdue => {
+                            self.tell_of_oddity(
+                                &id.file_name(),
+                                "it is empty; write the job into it, or remove it",
+                            );
+                        }
+                        Readiness::Ready => return self.begin(id, &meta, &text, &policy, slot),
+                    }
+                }
+            }
+        }
+        drop(slot);
+        Ok(Step::Wait(self.waiting.next_due()))
+    }
+
+    /// Cancelled jobs that do not run get their result at once, whatever holds the project.
+    fn withdraw_cancelled(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.marks.cancelled) {
+            if let Some(at) = self.claims.iter().position(|claim| claim.job_id == id) {
+                let claim = self.claims.remove(at);
+                self.publish_cancelled(&id, Some(claim));
+            } else if self.spool.look_at(&id.file_name())?.is_some() {
+                self.publish_cancelled(&id, None);
+            } else {
+                self.spool.unmark(&id, Mark::Cancel)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of why the project waits; whether that is news.
+    fn set_hold(&mut self, hold: Option<HoldView>) -> bool {
+        let news = match (&self.view.hold, &hold) {
+            (Some(old), Some(new)) => old.kind != new.kind,
+            (None, Some(_)) => true,
+            _ => false,
+        };
+        if self.view.hold != hold {
+            self.view.hold = hold;
+            self.view.stale = true;
+        }
+        news
+    }
+
+    // --- words ---
+
+    fn name(&self) -> &str {
+        &self.spool.project().name
+    }
+
+    /// Keeps a line until nothing more urgent is to be done.
+    fn say(&mut self, level: Level, text: String) {
+        self.lines.push((level, text));
+    }
+
+    fn say_once(&mut self, key: &str, level: Level, text: String) {
+        if self.told.insert(key.to_owned()) {
+            self.say(level, text);
+        }
+    }
+
+    fn say_queued(&mut self, id: &JobId) {
+        let text = format!(
+            "[{}] Job queued: {id}.md (queue size: {})",
+            self.name(),
+            self.waiting.len()
+        );
+        self.say(Level::Info, text);
+    }
+
+    fn tell_of_oddity(&mut self, name: &str, what: &str) {
+        let path = self.spool.items_path().join(name);
+        let text = format!("[{}] {} is left alone: {what}", self.name(), path.display());
+        self.say_once(name, Level::Warn, text);
+    }
+
+    fn write_lines(&mut self) {
+        for (level, line) in std::mem::take(&mut self.lines) {
+            self.spool.log(level, &line);
+        }
+    }
+
+    /// Before sleeping: nothing is left to be told.
+    fn flush(&mut self) {
+        self.write_lines();
+        if self.view.stale {
+            self.write_view(None);
+        }
+    }
+
+    /// Between jobs in a row: now and then.
+    fn refresh_view(&mut self) {
+        let due = self
+            .view
+            .written
+            .is_none_or(|at| at.elapsed() >= self.view.pause);
+        if self.view.stale && due {
+            self.write_view(None);
+        }
+    }
+
+    fn write_view(&mut self, running: Option<&Claim>) {
+        let suspended = self.claims.first();
+        let shown = running.or(suspended);
+        let started = Instant::now();
+        let suspended_ids = suspended.into_iter().map(|claim| claim.job_id.file_name());
+        let waiting: Vec<String> = suspended_ids
+            .filter(|_| running.is_none())
+            .chain(self.waiting.ids().map(JobId::file_name))
+            .collect();
+        let view = QueueView {
+            project: self.name().to_owned(),
+            queue_size: waiting.len(),
+            current_task: running.map(|claim| claim.job_id.file_name()),
+            is_processing: running.is_some(),
+            queued_tasks: waiting,
+            task_start_time: running.map(|claim| claim.started_at),
+            attempt: shown.map(|claim| claim.starts),
+            retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
+            hold: self.view.hold.clone(),
+            updated_at: Some(Wall::now()),
+            items_mtime: self.view.items.map(|items| items.mtime()),
+        };
+        // A view that cannot be written is only out of date: readers see by its time, and look
+        // for themselves.
+        if let Err(error) = self.spool.write_view(&view) {
+            log::debug!("{error}");
+        }
+        self.context
+            .board
+            .tell(self.name(), running.is_some(), view.queue_size);
+        let now = Instant::now();
+        self.view.stale = false;
+        self.view.written = Some(now);
+        self.view.pause = VIEW_PAUSE.max((now - started) * VIEW_SHARE);
+    }
+}

@@ -1,0 +1,160 @@
+//! What a starting worker makes of claims that it finds: the rows "running" and "suspended" of
+//! the table of states, after a crash.
+
+use super::Worker;
+use super::attempt::remove_scratch;
+use crate::agent::command::output_ending;
+use crate::error::{Error, Result};
+use crate::job::JobId;
+use crate::process::{self, Token};
+use crate::queue;
+use crate::record::{Claim, Identity};
+use crate::runner;
+use crate::spool::{Mark, log_name};
+use crate::time::Wall;
+use log::Level;
+use std::time::Duration;
+
+impl Worker<'_> {
+    /// Goes through all claims, first to last, and sweeps what has no job any more.
+    pub(super) fn recover(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.marks.claims) {
+            if self.spool.has_result(&id)? {
+                // The crash came between the result and the sweep.
+                if let Ok(Some((claim, process))) = self.spool.read_claim(&id) {
+                    self.end_survivors(&claim, process);
+                }
+                self.spool.remove_claim(&id)?;
+                continue;
+            }
+            match self.spool.read_claim(&id) {
+                Ok(Some((claim, process))) => self.recover_claim(claim, process)?,
+                Ok(None) => {}
+                Err(error) => self.park(&id, &error.to_string())?,
+            }
+            if self.unwritten.is_some() {
+                // The claim on disk still says all that is needed to decide the same again.
+                return Err(Error::new(
+                    "what the last run's end amounts to cannot be written",
+                ));
+            }
+        }
+        self.claims.sort_by(|a, b| a.job_id.cmp(&b.job_id));
+        let over = |id: &&JobId| self.spool.has_result(id).unwrap_or(false);
+        let stale: Vec<JobId> = self
+            .marks
+            .cancelled
+            .iter()
+            .chain(&self.marks.held)
+            .filter(over)
+            .cloned()
+            .collect();
+        for id in stale {
+            self.spool.unmark(&id, Mark::Cancel)?;
+            self.spool.unmark(&id, Mark::Hold)?;
+        }
+        Ok(())
+    }
+
+    fn recover_claim(&mut self, claim: Claim, process: Option<Identity>) -> Result<()> {
+        if claim.suspended.is_some() {
+            self.claims.push(claim);
+            return Ok(());
+        }
+        let id = claim.job_id.clone();
+        self.end_survivors(&claim, process);
+        let policy = self.orders.policy();
+        let policy = match self.spool.kept_text(&id, u64::MAX - 1)? {
+            Some(text) => {
+                let meta = crate::job::Meta {
+                    size: 0,
+                    mtime_ns: 0,
+                    mode: 0,
+                    uid: 0,
+                };
+                let wishes = crate::document::check(&text, &meta, u64::MAX, true)
+                    .map(|document| document.wishes);
+                wishes.map_or_else(|_| (*policy).clone(), |wishes| policy.tightened(&wishes))
+            }
+            None => (*policy).clone(),
+        };
+        let out =
+            self.spool
+                .open_log(&log_name(&id, claim.starts, output_ending(claim.protocol)))?;
+        let err = self.spool.open_log(&log_name(&id, claim.starts, "err"))?;
+        let last_word = [&out, &err]
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.metadata().ok()?.modified().ok());
+        let ran = last_word.max().map_or(Duration::ZERO, |end| {
+            Wall::from(end).since(claim.started_at)
+        });
+        let finished = out.map(|out| runner::read_back(&out, err.as_ref(), claim.protocol, ran));
+        if let Some(finished) = finished {
+            if runner::is_settled(&finished) {
+                let text = format!("[{}] {id}.md had ended before the monitor did", self.name());
+                self.say(Level::Info, text);
+                self.conclude(claim, finished, &policy);
+                return Ok(());
+            }
+            return self.interrupt(claim, Some(finished), &policy);
+        }
+        self.interrupt(claim, None, &policy)
+    }
+
+    fn interrupt(
+        &mut self,
+        mut claim: Claim,
+        finished: Option<runner::Finished>,
+        policy: &crate::project::Policy,
+    ) -> Result<()> {
+        claim.interruptions += 1;
+        let fault = queue::interrupted(&claim);
+        if let Some(finished) = &finished {
+            self.record(&mut claim, finished, Some(&fault));
+        }
+        let next = queue::after_interruption(&claim, policy, Wall::now());
+        self.follow(claim, next, Some(fault), finished);
+        Ok(())
+    }
+
+    /// Ends what the dead daemon's run left, before anything else may start in the project.
+    fn end_survivors(&mut self, claim: &Claim, process: Option<Identity>) {
+        let Some(token) = Token::parse(&claim.run) else {
+            return;
+        };
+        let same_boot = claim.boot_id == process::boot_id();
+        let (killed, gone) = process::sweep_abandoned(&token, process.filter(|_| same_boot));
+        remove_scratch(&token);
+        if killed > 0 {
+            let text = format!(
+                "[{}] {killed} processes of {}.md had survived; they were ended",
+                self.name(),
+                claim.job_id
+            );
+            self.say(Level::Warn, text);
+        }
+        if !gone {
+            let text = format!(
+                "[{}] processes of {}.md cannot be ended",
+                self.name(),
+                claim.job_id
+            );
+            self.say(Level::Error, text);
+        }
+    }
+
+    /// A claim that cannot be read is no permission to start: its job is held until a person says
+    /// that it may run again.
+    fn park(&mut self, id: &JobId, why: &str) -> Result<()> {
+        let text = format!(
+            "[{}] {why}; {id}.md may have run already, so it is held: look at its logs, then job-monitor \
+             release {id} runs it, job-monitor cancel {id} ends it",
+            self.name()
+        );
+        self.say(Level::Error, text);
+        self.spool.mark(id, Mark::Hold)?;
+        self.marks.held.insert(id.clone());
+        self.spool.park_claim(id)
+    }
+}
