@@ -8,6 +8,8 @@ use std::path::Path;
 /// What the process tells its caller; the numbers are part of the contract (SPEC 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// All is well.
+    Done = 0,
     /// I/O or the daemon failed.
     Failed = 1,
     /// The command line was not understood.

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::job::Meta;
 use nix::dir::Dir as Listing;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
@@ -278,6 +278,45 @@ impl Dir {
         openat(&self.handle, name, flags, PRIVATE)
             .map(File::from)
             .map_err(|e| Error::io("open", &self.path_of(name), e.into()))
+    }
+
+    /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;
+    /// whether it did.
+    pub fn add(&self, name: &str, content: &[u8]) -> Result<bool> {
+        let path = self.path_of(name);
+        let temporary = format!(".{name}.{}.tmp", std::process::id());
+        let mut file = self.create_file(&temporary)?;
+        let put = file
+            .write_all(content)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Error::io("write", &path, e));
+        let renamed = put.and_then(|()| {
+            match renameat2(
+                &self.handle,
+                temporary.as_str(),
+                &self.handle,
+                name,
+                RenameFlags::RENAME_NOREPLACE,
+            ) {
+                Ok(()) => Ok(true),
+                Err(nix::Error::EEXIST) => Ok(false),
+                // A file system without that flag: between look and rename there is a moment, in
+                // which only a document of this very name could come.
+                Err(nix::Error::EINVAL) if !self.has(name)? => {
+                    renameat(&self.handle, temporary.as_str(), &self.handle, name)
+                        .map_err(|e| Error::io("write", &path, e.into()))?;
+                    Ok(true)
+                }
+                Err(nix::Error::EINVAL) => Ok(false),
+                Err(error) => Err(Error::io("write", &path, error.into())),
+            }
+        });
+        if let Ok(true) = renamed {
+            self.sync()?;
+        } else {
+            let _ = self.remove(&temporary);
+        }
+        renamed
     }
 
     /// Puts `content` at `name` so that readers see the old or the new whole, never a part:

@@ -84,7 +84,7 @@ impl JobId {
     }
 
     /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
-    fn stamp(&self) -> Option<&str> {
+    pub fn stamp(&self) -> Option<&str> {
         match self.layout() {
             Layout::Jobs => self.0.get(4..19),
             Layout::Tasks => {

@@ -31,7 +31,7 @@
 //! main
 //! --- faces:     command/  cli/  render
 //! --- daemon:    daemon  worker/  runner
-//! --- hands:     board  spool  registry  service  watch  process  settings  files
+//! --- hands:     board  spool  registry  service  watch  process  settings  skills  files
 //! --- decisions: queue  roster  holds  agent/  document
 //! --- words:     record  project  job  digest  time  error
 //! ```
@@ -74,6 +74,7 @@ pub mod roster;
 pub mod runner;
 pub mod service;
 pub mod settings;
+pub mod skills;
 pub mod spool;
 pub mod time;
 pub mod watch;

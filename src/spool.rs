@@ -206,6 +206,11 @@ impl Spool {
         self.items.path()
     }
 
+    /// The directory of results, to be watched.
+    pub fn results_path(&self) -> &Path {
+        self.results.path()
+    }
+
     // --- documents ---
 
     /// Looks at every document's name, and which of them have a result.
@@ -316,6 +321,38 @@ impl Spool {
         self.items
             .replace(&id.file_name(), text, Durability::Durable)?;
         Ok(true)
+    }
+
+    /// The text of a document that lies in the spool or in the archive.
+    pub fn document_text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
+        let name = id.file_name();
+        if let Some(text) = self.items.read(&name, u64::MAX - 1)? {
+            return Ok(Some(text));
+        }
+        match Dir::open(&self.project.path.join(self.layout().archive())) {
+            Ok(archive) => archive.read(&name, u64::MAX - 1),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The latest time stamp of a document or result before `horizon`.
+    pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
+        let mut last: Option<String> = None;
+        let mut take = |name: &str, _| {
+            let stem = name
+                .strip_suffix(".md")
+                .or_else(|| name.strip_suffix(".json"));
+            if let Some(id) = stem.and_then(JobId::parse)
+                && let Some(stamp) = id.stamp().filter(|stamp| *stamp < horizon)
+                && last.as_deref().is_none_or(|last| last < stamp)
+            {
+                last = Some(stamp.to_owned());
+            }
+        };
+        self.items.list(&mut take)?;
+        self.results.list(&mut take)?;
+        Ok(last)
     }
 
     /// Moves a finished job's document out of the spool.
@@ -477,6 +514,14 @@ impl Spool {
     /// The text of a result.
     pub fn read_result(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
         self.results.read(&result_name(id), RESULT_MAX)
+    }
+
+    /// When a result was published, in nanoseconds since 1970; 0 if it has gone.
+    pub fn result_mtime_ns(&self, id: &JobId) -> Result<i128> {
+        Ok(self
+            .results
+            .look(&result_name(id))?
+            .map_or(0, |stat| meta_of(&stat).mtime_ns))
     }
 
     /// The path of a result, for messages and hooks.

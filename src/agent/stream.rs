@@ -1302,6 +1302,14 @@ mod tests {
         );
         assert!(stream.is_final());
         assert_eq!(stream.report.permission_denials.len(), 20);
+        let input = &stream.report.permission_denials[19]["tool_input"];
+        assert_eq!(input["file_path"], "/x");
+        assert!(
+            input["content"]
+                .as_str()
+                .unwrap()
+                .ends_with("bytes left out] …")
+        );
         let kept = serde_json::to_string(&stream.report.permission_denials)
             .unwrap()
             .len();
@@ -1331,6 +1339,7 @@ mod tests {
                 line[0].starts_with("Whole(\"{\\\"a\\\":\\\"\u{fffd}\u{fffd} ok"),
                 "{line:?}"
             );
+            assert!(line[0].matches('\u{fffd}').count() > 200, "{line:?}");
             assert_eq!(line.len(), 1);
         }
     }

@@ -1,17 +1,87 @@
-//! faces
-use crate::cli::{self, Command};
+//! The faces: one file for each family of commands. A command computes an answer, then shows it;
+//! the same value becomes text or JSON. None of them talks to the daemon: they look at the same
+//! files, and leave marks.
+
+mod control;
+mod manage;
+mod projects;
+mod show;
+mod submit;
+mod wait;
+
+use crate::cli::{self, Command, Invocation};
+use crate::daemon;
+use crate::error::{Exit, Result};
+use crate::render;
+use crate::settings::Places;
 use std::process::ExitCode;
-/// main
+
+/// What a command came to.
+pub(crate) type Outcome = Result<Exit>;
+
+/// Parses, runs, prints the error, and gives the exit status.
 pub fn main() -> ExitCode {
-    let r = cli::parse(std::env::args_os().skip(1)).and_then(|i| match i.command {
-        Command::Daemon => crate::daemon::run(crate::settings::Places::find()?),
-        _ => Ok(()),
-    });
-    match r {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("job-monitor: {e}");
-            ExitCode::from(e.exit as u8)
+    let outcome = cli::parse(std::env::args_os().skip(1)).and_then(run);
+    match outcome {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            render::note(&error.to_string());
+            ExitCode::from(error.exit as u8)
         }
     }
+}
+
+fn run(invocation: Invocation) -> Outcome {
+    let Invocation {
+        project,
+        format,
+        command,
+    } = invocation;
+    let scope = || projects::Scope::load(project.as_deref());
+    match command {
+        Command::Nothing => {
+            render::note(&format!("no command\n\n{}", cli::help(None)));
+            return Ok(Exit::Usage);
+        }
+        Command::Help { topic } => render::print(&cli::help(topic))?,
+        Command::Version => {
+            render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n"))?
+        }
+        Command::Man => render::print(&cli::man_page())?,
+        Command::Completions { shell } => render::print(&cli::completions(shell))?,
+        Command::Daemon => daemon::run(Places::find()?)?,
+        Command::Queue => show::queue(&scope()?, format)?,
+        Command::List => show::list(&scope()?, format)?,
+        Command::Status { limit } => show::status(&scope()?, limit, format)?,
+        Command::Show { id } => return show::job(&scope()?, &id, format),
+        Command::Submit {
+            description,
+            source,
+            then,
+        } => {
+            return submit::submit(&scope()?, description.as_deref(), &source, then);
+        }
+        Command::Wait { ids, timeout } => return wait::wait(&scope()?, &ids, timeout),
+        Command::Cancel { jobs } => control::cancel(&scope()?, &jobs)?,
+        Command::Hold { jobs } => control::hold(&scope()?, &jobs)?,
+        Command::Release { jobs } => control::release(&scope()?, &jobs)?,
+        Command::Retry { jobs } => control::retry(&scope()?, &jobs)?,
+        Command::Register {
+            path,
+            name,
+            layout,
+            run_existing,
+            skills,
+        } => {
+            manage::register(&path, name, layout, run_existing, skills)?;
+        }
+        Command::Unregister { name } => manage::unregister(&name)?,
+        Command::Enable { name } => manage::enable(&name, true)?,
+        Command::Disable { name } => manage::enable(&name, false)?,
+        Command::Restart => manage::restart()?,
+        Command::Logs { .. } | Command::Stats { .. } | Command::Watch | Command::Doctor => {
+            return Err(crate::error::Error::new("not there yet"));
+        }
+    }
+    Ok(Exit::Done)
 }

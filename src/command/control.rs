@@ -1,0 +1,167 @@
+//! Steering: `cancel`, `hold`, `release`, `retry`. Each leaves marks or a document; the daemon does
+//! the rest, now or when it is started.
+
+use super::projects::{Scope, Standing};
+use super::submit;
+use crate::board;
+use crate::cli::Jobs;
+use crate::error::{Error, Exit, Result};
+use crate::job::JobId;
+use crate::render;
+use crate::spool::{Mark, Spool};
+use serde_json::Value;
+
+/// Ends running jobs and withdraws waiting ones.
+pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
+    each(scope, jobs, |spool, id, standing| match standing {
+        Standing::Done(result) => Err(already_done(id, result)),
+        Standing::Running(_) => {
+            spool.mark(id, Mark::Cancel)?;
+            Ok(Some(format!(
+                "Cancelling {id}: its processes are being ended"
+            )))
+        }
+        Standing::Suspended(_) | Standing::Waiting { .. } => {
+            spool.mark(id, Mark::Cancel)?;
+            let when = if scope.daemon.is_some() {
+                ""
+            } else {
+                " when the monitor runs"
+            };
+            Ok(Some(format!("Cancelled {id}: it is withdrawn{when}")))
+        }
+    })
+}
+
+/// Keeps waiting jobs from being started.
+pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
+    each(scope, jobs, |spool, id, standing| match standing {
+        Standing::Done(result) => Err(already_done(id, result)),
+        Standing::Running(_) if *jobs == Jobs::All => Ok(None),
+        Standing::Running(_) => Err(Error::new(format!(
+            "{id} is running; job-monitor cancel {id} would end it"
+        ))),
+        Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
+        Standing::Suspended(_) | Standing::Waiting { .. } => {
+            spool.mark(id, Mark::Hold)?;
+            Ok(Some(format!(
+                "Held {id}; job-monitor release {id} lets it run"
+            )))
+        }
+    })
+}
+
+/// Lets held jobs run; of a job that waits for its agent, lifts the agent's hold.
+pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
+    if *jobs == Jobs::All {
+        board::ask_release(&scope.places.state)?;
+    }
+    let mut released = 0;
+    each(scope, jobs, |spool, id, standing| match standing {
+        Standing::Done(result) => Err(already_done(id, result)),
+        Standing::Waiting { held: true } => {
+            spool.unmark(id, Mark::Hold)?;
+            spool.poke()?;
+            released += 1;
+            Ok(Some(format!("Released {id}")))
+        }
+        Standing::Suspended(claim) => {
+            spool.unmark(id, Mark::Hold)?;
+            let waits_for_agent = claim
+                .suspended
+                .as_ref()
+                .is_some_and(|suspension| suspension.retry_at.is_none());
+            if waits_for_agent && *jobs != Jobs::All {
+                spool.mark(id, Mark::Release)?;
+            }
+            spool.poke()?;
+            released += 1;
+            Ok(Some(format!("Released {id}")))
+        }
+        _ if *jobs == Jobs::All => Ok(None),
+        // It may wait for its agent without having been begun; then its agent's hold is lifted.
+        _ => {
+            spool.mark(id, Mark::Release)?;
+            Ok(Some(format!(
+                "{id} is not held; if its agent was, it is tried again"
+            )))
+        }
+    })?;
+    if *jobs == Jobs::All {
+        render::print(&format!(
+            "Released {released} jobs, and every agent that was held\n"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Submits the texts of jobs again, under new ids.
+pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
+    each(scope, jobs, |spool, id, standing| match standing {
+        Standing::Done(_) => {
+            let text = spool
+                .kept_text(id, 1 << 30)?
+                .map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?
+                .ok_or_else(|| Error::new(format!("the text of {id} is gone; submit it anew")))?;
+            Ok(Some(
+                submit::put(spool, id.description(), &text)?.to_string(),
+            ))
+        }
+        _ => Err(Error::new(format!(
+            "{id} is not finished; there is nothing to retry"
+        ))),
+    })
+}
+
+/// Does the same to each job; with several, one that cannot be done does not keep the others from
+/// it, and the last error decides the exit status.
+fn each(
+    scope: &Scope,
+    jobs: &Jobs,
+    mut act: impl FnMut(&Spool, &JobId, &Standing) -> Result<Option<String>>,
+) -> Result<()> {
+    let mut failed = None;
+    let mut one = |found: Result<(Spool, Standing)>, id: &JobId| {
+        let acted = found.and_then(|(spool, standing)| act(&spool, id, &standing));
+        match acted {
+            Ok(Some(text)) => render::print(&format!("{text}\n")),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                if let Some(before) = failed.replace(error) {
+                    render::note(&Error::to_string(&before));
+                }
+                Ok(())
+            }
+        }
+    };
+    match jobs {
+        Jobs::These(ids) => {
+            for id in ids {
+                one(scope.job(id), id)?;
+            }
+        }
+        Jobs::All => {
+            let spool = scope.spool()?;
+            let begun = spool.marks(false)?.claims;
+            let ids: std::collections::BTreeSet<JobId> =
+                spool.scan()?.waiting.into_iter().chain(begun).collect();
+            for id in ids {
+                let found = super::projects::standing(&spool, &id, scope.daemon.is_some())?;
+                if let Some(standing) =
+                    found.filter(|standing| !matches!(standing, Standing::Done(_)))
+                {
+                    one(Ok((Spool::open(spool.project())?, standing)), &id)?;
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn already_done(id: &JobId, result: &[u8]) -> Error {
+    let status = serde_json::from_slice::<Value>(result)
+        .ok()
+        .and_then(|result| Some(result.get("status")?.as_str()?.to_owned()))
+        .unwrap_or_else(|| "done".to_owned());
+    Error::with(Exit::Failed, format!("{id} is over already ({status})"))
+}

@@ -1,0 +1,247 @@
+//! Which project a command is about (SPEC 9): the one named, the one around the current
+//! directory, the only one, or all.
+
+use crate::daemon;
+use crate::error::{Error, Exit, Result};
+use crate::files::Signature;
+use crate::job::JobId;
+use crate::record::{Claim, HoldView, QueueView};
+use crate::registry::{Entry, Registry};
+use crate::render;
+use crate::settings::Places;
+use crate::spool::{Mark, Spool};
+use crate::time::Wall;
+use std::path::{Path, PathBuf};
+
+/// The projects that a command may look at.
+pub(crate) struct Scope {
+    /// Where configuration and state are.
+    pub places: Places,
+    /// The projects in question, in the registry's order.
+    pub entries: Vec<Entry>,
+    /// The running daemon's pid.
+    pub daemon: Option<i32>,
+}
+
+/// Where a job stands.
+pub(crate) enum Standing {
+    /// Its result is there.
+    Done(Vec<u8>),
+    /// An agent runs.
+    Running(Box<Claim>),
+    /// It was begun, and goes on later; without a daemon, that includes one that was running.
+    Suspended(Box<Claim>),
+    /// Its document waits; whether a hold mark keeps it.
+    Waiting { held: bool },
+}
+
+impl Scope {
+    /// Reads the registry and picks.
+    pub(crate) fn load(named: Option<&str>) -> Result<Scope> {
+        let places = Places::find()?;
+        let registry = Registry::load(&places.registry())?;
+        let (entries, warnings) = registry.entries();
+        warnings.iter().for_each(|warning| render::note(warning));
+        let daemon = daemon::running(&places);
+        if daemon.is_none() {
+            render::note(
+                "the monitor is not running; start it with: systemctl --user start job-monitor",
+            );
+        }
+        let here = std::env::current_dir().ok();
+        let chosen = match named {
+            Some(named) => Some(find(&entries, named).ok_or_else(|| registry.unknown(named))?),
+            None => here.and_then(|here| around(&entries, &here)),
+        };
+        let entries = match chosen {
+            Some(at) => vec![entries[at].clone()],
+            None => entries,
+        };
+        Ok(Scope {
+            places,
+            entries,
+            daemon,
+        })
+    }
+
+    /// The one project to act on.
+    pub(crate) fn one(&self) -> Result<&Entry> {
+        match self.entries.as_slice() {
+            [entry] => Ok(entry),
+            [] => Err(Error::with(
+                Exit::NotFound,
+                "no project is registered; job-monitor register PATH adds one",
+            )),
+            entries => {
+                let names: Vec<_> = entries
+                    .iter()
+                    .map(|entry| entry.project.name.as_str())
+                    .collect();
+                Err(Error::with(
+                    Exit::Usage,
+                    format!("which project? say -p NAME; there are {}", names.join(", ")),
+                ))
+            }
+        }
+    }
+
+    /// The spool of the one project to act on.
+    pub(crate) fn spool(&self) -> Result<Spool> {
+        Spool::open(&self.one()?.project)
+    }
+
+    /// The spools of all projects in question; one that is unavailable is told of and left out.
+    pub(crate) fn spools(&self) -> Vec<Spool> {
+        let open = |entry: &Entry| {
+            Spool::open(&entry.project)
+                .map_err(|error| {
+                    render::note(&format!("project {:?}: {error}", entry.project.name))
+                })
+                .ok()
+        };
+        self.entries.iter().filter_map(open).collect()
+    }
+
+    /// Where a job is, and how it stands there. Ids are unique in practice; if two projects have
+    /// one of the same name, the person must say which.
+    pub(crate) fn job(&self, id: &JobId) -> Result<(Spool, Standing)> {
+        let mut found: Option<(Spool, Standing)> = None;
+        for spool in self.spools() {
+            if let Some(standing) = standing(&spool, id, self.daemon.is_some())? {
+                if let Some((other, _)) = found {
+                    return Err(Error::with(
+                        Exit::Usage,
+                        format!(
+                            "{id} is in {:?} and {:?}; say -p NAME",
+                            other.project().name,
+                            spool.project().name
+                        ),
+                    ));
+                }
+                found = Some((spool, standing));
+            }
+        }
+        found.ok_or_else(|| Error::with(Exit::NotFound, format!("there is no job {id}")))
+    }
+}
+
+/// Where a job stands in one project, if it is there at all.
+pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
+    if let Some(result) = spool.read_result(id)? {
+        return Ok(Some(Standing::Done(result)));
+    }
+    // A claim that cannot be read is told of by the daemon, and its job is as good as held.
+    if let Ok(Some((claim, _))) = spool.read_claim(id) {
+        let claim = Box::new(claim);
+        let runs = daemon && claim.suspended.is_none();
+        return Ok(Some(if runs {
+            Standing::Running(claim)
+        } else {
+            Standing::Suspended(claim)
+        }));
+    }
+    if spool.document_meta(id)?.is_some() {
+        return Ok(Some(Standing::Waiting {
+            held: spool.has_mark(id, Mark::Hold)?,
+        }));
+    }
+    // The result may have come between the first look and the last.
+    Ok(spool.read_result(id)?.map(Standing::Done))
+}
+
+/// The queue of one project, from the view if the daemon lives and the view is true, else by
+/// looking.
+pub(crate) struct Queue {
+    /// Runs now.
+    pub current: Option<Claim>,
+    /// Begun, and goes on later.
+    pub suspended: Option<Claim>,
+    /// Wait, in order; the suspended one is not among them.
+    pub waiting: Vec<JobId>,
+    /// Why they wait, as the daemon says.
+    pub hold: Option<HoldView>,
+}
+
+pub(crate) fn queue(spool: &Spool, daemon: bool) -> Result<Queue> {
+    let fresh = |view: &QueueView| {
+        let items = spool
+            .items_signature()
+            .map(|items: Signature| items.mtime());
+        items.is_ok_and(|items| view.items_mtime.as_ref() == Some(&items))
+    };
+    let view = if daemon { spool.read_view() } else { None };
+    let hold = view.as_ref().and_then(|view| view.hold.clone());
+    let mut begun = Vec::new();
+    let waiting = match view.filter(fresh) {
+        Some(view) => {
+            let ids = view
+                .queued_tasks
+                .iter()
+                .filter_map(|name| JobId::parse(name));
+            begun.extend(view.current_task.as_deref().and_then(JobId::parse));
+            if view.attempt.is_some() && begun.is_empty() {
+                begun.extend(ids.clone().next());
+            }
+            ids.collect()
+        }
+        None => {
+            begun = spool.marks(false)?.claims;
+            spool.scan()?.waiting.into_iter().collect::<Vec<_>>()
+        }
+    };
+    let mut queue = Queue {
+        current: None,
+        suspended: None,
+        waiting,
+        hold,
+    };
+    for id in begun {
+        if spool.has_result(&id)? {
+            continue;
+        }
+        if let Ok(Some((claim, _))) = spool.read_claim(&id) {
+            queue.waiting.retain(|waiting| *waiting != id);
+            if daemon && claim.suspended.is_none() {
+                queue.current = Some(claim);
+            } else {
+                queue.suspended = Some(claim);
+            }
+        }
+    }
+    Ok(queue)
+}
+
+/// When a suspended job goes on, if its claim says so.
+pub(crate) fn retry_at(claim: &Claim) -> Option<Wall> {
+    claim
+        .suspended
+        .as_ref()
+        .and_then(|suspension| suspension.retry_at)
+}
+
+fn find(entries: &[Entry], named: &str) -> Option<usize> {
+    let by_name = entries.iter().position(|entry| entry.project.name == named);
+    by_name.or_else(|| around(entries, &std::path::absolute(named).ok()?))
+}
+
+/// The registered project that a path lies in; of nested ones the innermost.
+fn around(entries: &[Entry], path: &Path) -> Option<usize> {
+    let deepest = |path: &Path, real: bool| {
+        let root = |entry: &Entry| -> PathBuf {
+            let root = &entry.project.path;
+            if real {
+                std::fs::canonicalize(root).unwrap_or_else(|_| root.clone())
+            } else {
+                root.clone()
+            }
+        };
+        let inside = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| path.starts_with(root(entry)));
+        inside
+            .max_by_key(|(_, entry)| root(entry).as_os_str().len())
+            .map(|(at, _)| at)
+    };
+    deepest(path, false).or_else(|| deepest(&std::fs::canonicalize(path).ok()?, true))
+}

@@ -1,0 +1,582 @@
+//! A temporary world for one test: a HOME, the monitor's directories, projects, stand-in agents,
+//! the daemon. Nothing outside of it is read or written, so tests run side by side.
+//!
+//! When a test panics, the daemon's log and the directory's listing are shown. Everything that
+//! was started is ended when the space is dropped, each process by its id.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Map, Value, json};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a machine that is busy with something else.
+pub const BOUND: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_job-monitor");
+
+/// Asks again and again until there is an answer; panics with `what` when there is none in time.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < BOUND, "waited in vain for: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// As `wait_for`, for a condition.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_for(what, || holds().then_some(()));
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit status; 128 + n after signal n.
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn of(output: Output) -> Ran {
+        Ran {
+            status: code(output.status),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.status, 0, "the command failed: {self:?}");
+        self.stdout
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("standard output is not JSON ({e}): {self:?}"))
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// See the head of the file.
+pub struct Space {
+    root: PathBuf,
+    env: RefCell<BTreeMap<String, String>>,
+    settings: RefCell<Map<String, Value>>,
+    daemon: RefCell<Option<Child>>,
+    starts: Cell<u32>,
+}
+
+impl Space {
+    pub fn new() -> Space {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // A short name: the path of a Unix socket may have 107 bytes.
+        let root = fs::canonicalize(std::env::temp_dir())
+            .expect("there is a directory for temporary files")
+            .join(format!("jm-e2e-{}-{number}", std::process::id()));
+        for part in ["home", "config", "bin", "tmp"] {
+            fs::create_dir_all(root.join(part)).unwrap();
+        }
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let outer = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+        let env = BTreeMap::from([
+            ("HOME".to_owned(), text(root.join("home"))),
+            ("MONITOR_SYSTEM_ROOT".to_owned(), text(root.join("config"))),
+            ("TMPDIR".to_owned(), text(root.join("tmp"))),
+            (
+                "PATH".to_owned(),
+                format!("{}:{outer}", text(root.join("bin"))),
+            ),
+            ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ]);
+        let space = Space {
+            root,
+            env: RefCell::new(env),
+            settings: RefCell::default(),
+            daemon: RefCell::default(),
+            starts: Cell::new(0),
+        };
+        space.set(json!({"grace": "1s"}));
+        space
+    }
+
+    // --- places ---
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.root.join("home")
+    }
+
+    /// CONFIG of SPEC 1.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config")
+    }
+
+    /// STATE of SPEC 1.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("config/state")
+    }
+
+    // --- what the daemon and the commands find ---
+
+    /// A variable in the environment of the daemon and of the commands from now on.
+    pub fn env(&self, name: &str, value: &str) {
+        self.env
+            .borrow_mut()
+            .insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Takes a variable out of that environment.
+    pub fn unset(&self, name: &str) {
+        self.env.borrow_mut().remove(name);
+    }
+
+    /// Merges keys into `config.json`.
+    pub fn set(&self, keys: Value) {
+        let mut settings = self.settings.borrow_mut();
+        settings.extend(keys.as_object().expect("settings are an object").clone());
+        let text = serde_json::to_vec_pretty(&*settings).unwrap();
+        replace(&self.config().join("config.json"), &text);
+    }
+
+    /// Writes an executable into a directory at the head of PATH. `body` follows `#!/bin/sh`.
+    pub fn program(&self, name: &str, body: &str) -> PathBuf {
+        self.executable(name, &format!("#!/bin/sh\n{body}\n"))
+    }
+
+    /// Writes an executable with an interpreter line of its own.
+    pub fn executable(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.root.join("bin").join(name);
+        let temporary = self.root.join("bin").join(format!(".{name}.new"));
+        fs::write(&temporary, text).unwrap();
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&temporary, &path).unwrap();
+        path
+    }
+
+    /// Makes a `plain` agent of a shell script the agent that runs the jobs.
+    pub fn plain_agent(&self, body: &str) {
+        let path = self.program("agent", body);
+        self.set(json!({
+            "agent": "agent",
+            "agents": {"agent": {"command": [path], "protocol": "plain"}},
+        }));
+    }
+
+    /// Makes a shell script the `claude` that is found on PATH: the built-in agent as it is.
+    pub fn claude(&self, body: &str) {
+        self.program("claude", body);
+    }
+
+    /// A project of the layout `jobs`, its directories made and its entry written.
+    pub fn project(&self, name: &str) -> Project {
+        self.project_with(name, json!({}))
+    }
+
+    /// A project whose registry entry has more keys (settings, `layout`, `enabled`).
+    pub fn project_with(&self, name: &str, keys: Value) -> Project {
+        let layout = keys["layout"].as_str().unwrap_or("jobs").to_owned();
+        let project = Project {
+            name: name.to_owned(),
+            path: self.root.join(name),
+            base: self.root.join(name).join(match layout.as_str() {
+                "jobs" => "jobs",
+                _ => "",
+            }),
+            items: if layout == "jobs" { "items" } else { "tasks" },
+        };
+        for part in [project.items, "results", "state", "logs"] {
+            fs::create_dir_all(project.base.join(part)).unwrap();
+        }
+        let mut entry = json!({
+            "path": project.path,
+            "enabled": true,
+            "registered_at": "2026-01-30T12:43:00",
+        });
+        let keys = keys.as_object().expect("keys are an object").clone();
+        entry.as_object_mut().unwrap().extend(keys);
+        self.edit_registry(|projects| {
+            projects.insert(name.to_owned(), entry);
+        });
+        project
+    }
+
+    /// Changes the entries of `registered.json`, as an editor would: a new file in its place.
+    pub fn edit_registry(&self, change: impl FnOnce(&mut Map<String, Value>)) {
+        let path = self.config().join("registered.json");
+        let mut registry: Value = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).expect("the registry is JSON"),
+            Err(_) => json!({"projects": {}}),
+        };
+        change(registry["projects"].as_object_mut().unwrap());
+        replace(&path, &serde_json::to_vec_pretty(&registry).unwrap());
+    }
+
+    /// Replaces `.env`, with the mode given.
+    pub fn credentials(&self, text: &str, mode: u32) {
+        let path = self.config().join(".env");
+        let temporary = self.config().join(".env.new");
+        fs::write(&temporary, text).unwrap();
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&temporary, &path).unwrap();
+    }
+
+    // --- the daemon ---
+
+    /// Starts the daemon and waits until it says that every project is watched.
+    pub fn start(&self) {
+        let socket = self.root.join("notify");
+        let _ = fs::remove_file(&socket);
+        let ear = UnixDatagram::bind(&socket).unwrap();
+        ear.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        self.spawn(|command| {
+            command.env("NOTIFY_SOCKET", &socket);
+        });
+        wait_until("READY=1 from the daemon", || {
+            let mut message = [0; 512];
+            if let Ok(length) = ear.recv(&mut message) {
+                return message[..length].starts_with(b"READY=1");
+            }
+            if let Some(status) = self.ended() {
+                panic!("the daemon ended with {status} before it was ready");
+            }
+            false
+        });
+    }
+
+    /// Starts the daemon without waiting; `adjust` may change how.
+    pub fn spawn(&self, adjust: impl FnOnce(&mut Command)) {
+        assert!(self.daemon.borrow().is_none(), "the daemon runs already");
+        let number = self.starts.get() + 1;
+        self.starts.set(number);
+        let log = File::create(self.root.join(format!("daemon-{number}.log"))).unwrap();
+        let mut command = self.command(&["daemon"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(log);
+        adjust(&mut command);
+        *self.daemon.borrow_mut() = Some(command.spawn().expect("the daemon can be started"));
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.borrow().as_ref().expect("a daemon runs").id()
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// How the daemon ended, if it did.
+    pub fn ended(&self) -> Option<i32> {
+        let mut daemon = self.daemon.borrow_mut();
+        let status = daemon.as_mut()?.try_wait().unwrap()?;
+        *daemon = None;
+        Some(code(status))
+    }
+
+    /// Waits for the daemon's end and gives its exit status.
+    pub fn wait_end(&self) -> i32 {
+        wait_for("the daemon's end", || self.ended())
+    }
+
+    /// Stops the daemon as a service manager does; the exit status.
+    pub fn stop(&self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        self.wait_end()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+        self.wait_end();
+    }
+
+    /// What all daemons of this space wrote to standard error.
+    pub fn log(&self) -> String {
+        (1..=self.starts.get())
+            .filter_map(|n| fs::read(self.root.join(format!("daemon-{n}.log"))).ok())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect()
+    }
+
+    /// Waits until the daemon's log contains a text.
+    #[track_caller]
+    pub fn wait_log(&self, text: &str) {
+        wait_until(&format!("{text:?} in the daemon's log"), || {
+            self.log().contains(text)
+        });
+    }
+
+    // --- commands ---
+
+    /// The program with the space's environment and nothing of ours.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).env_clear().envs(&*self.env.borrow());
+        command.current_dir(self.home());
+        command
+    }
+
+    /// Runs a command to its end in HOME.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).stdin(Stdio::null()).output().unwrap())
+    }
+
+    // --- processes ---
+
+    /// Processes that the daemon's agents left or run: whose environment or working directory is
+    /// in this space. An agent that was given an empty environment still stands in its project.
+    pub fn processes(&self) -> Vec<i32> {
+        let own = self.daemon.borrow().as_ref().map(Child::id);
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
+            let dir = entry.path();
+            let root = self.root.as_os_str().as_encoded_bytes();
+            let of_space = fs::read_link(dir.join("cwd"))
+                .is_ok_and(|cwd| cwd.starts_with(&self.root))
+                || fs::read(dir.join("environ"))
+                    .is_ok_and(|bytes| bytes.windows(root.len()).any(|part| part == root));
+            if of_space && Some(pid) != own && pid != std::process::id() {
+                found.push(i32::try_from(pid).unwrap());
+            }
+        }
+        found
+    }
+
+    /// Waits until none of them is left, for the 5 seconds that SPEC 5 allows.
+    #[track_caller]
+    pub fn assert_no_survivor(&self) {
+        let began = Instant::now();
+        while !self.processes().is_empty() {
+            if began.elapsed() > Duration::from_secs(5) {
+                let left: Vec<String> = self.processes().into_iter().map(describe).collect();
+                panic!("still alive 5 s after the end: {left:?}");
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Every file of the space with its size and mode, for a person who looks at a failure.
+    pub fn listing(&self) -> String {
+        let mut text = String::new();
+        list(&self.root, &self.root, &mut text);
+        text
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("--- the daemon's log\n{}", self.log());
+            eprintln!("--- files\n{}", self.listing());
+        }
+        if let Some(mut daemon) = self.daemon.borrow_mut().take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        // One that forks while we look is seen in the next round.
+        for _ in 0..20 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            std::thread::sleep(POLL);
+        }
+        let keep = std::env::var_os("JOB_MONITOR_TEST_KEEP").is_some();
+        if !(failed && keep) {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+/// One project of a space.
+#[derive(Clone)]
+pub struct Project {
+    pub name: String,
+    /// The project's root, where agents run.
+    pub path: PathBuf,
+    /// Where documents, results, state and logs are: `jobs/`, or the root in layout `tasks`.
+    base: PathBuf,
+    items: &'static str,
+}
+
+impl Project {
+    /// A file below the directory of documents.
+    pub fn item(&self, name: &str) -> PathBuf {
+        self.base.join(self.items).join(name)
+    }
+
+    /// A file in `state/`.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.base.join("state").join(name)
+    }
+
+    /// A file in `results/`.
+    pub fn results(&self, name: &str) -> PathBuf {
+        self.base.join("results").join(name)
+    }
+
+    /// A file in `logs/`.
+    pub fn logs(&self, name: &str) -> PathBuf {
+        self.base.join("logs").join(name)
+    }
+
+    /// A file that an agent made in the project's root, as text; empty if there is none.
+    pub fn made(&self, name: &str) -> String {
+        fs::read_to_string(self.path.join(name)).unwrap_or_default()
+    }
+
+    /// Drops a document into the spool as everybody should: temporary name, then rename.
+    pub fn submit(&self, id: &str, text: &str) {
+        replace(&self.item(&format!("{id}.md")), text.as_bytes());
+    }
+
+    /// The result, if the job is done.
+    pub fn result(&self, id: &str) -> Option<Value> {
+        let bytes = fs::read(self.results(&format!("{id}.json"))).ok()?;
+        Some(serde_json::from_slice(&bytes).expect("a result is whole or absent"))
+    }
+
+    /// Waits for the result.
+    #[track_caller]
+    pub fn wait_result(&self, id: &str) -> Value {
+        wait_for(&format!("the result of {id}"), || self.result(id))
+    }
+
+    /// Waits until an agent has made a file in the project's root.
+    #[track_caller]
+    pub fn wait_made(&self, name: &str) -> String {
+        wait_for(&format!("{name} made by the agent"), || {
+            fs::read_to_string(self.path.join(name)).ok()
+        })
+    }
+
+    /// `queue_state.json`; null while there is none.
+    pub fn view(&self) -> Value {
+        fs::read(self.state("queue_state.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(Value::Null)
+    }
+
+    /// Waits for a view that satisfies a condition, and gives it.
+    #[track_caller]
+    pub fn wait_view(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        wait_for(&format!("queue_state.json: {what}"), || {
+            Some(self.view()).filter(|view| holds(view))
+        })
+    }
+
+    /// The claim of a job as text, if there is one.
+    pub fn claim(&self, id: &str) -> Option<String> {
+        fs::read_to_string(self.state(&format!("{id}.claim"))).ok()
+    }
+
+    /// `logs/monitor.log`.
+    pub fn journal(&self) -> String {
+        fs::read_to_string(self.logs("monitor.log")).unwrap_or_default()
+    }
+
+    /// Names in a directory of the project, sorted; hidden ones too.
+    pub fn names(&self, dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                    .collect()
+            })
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+}
+
+/// Writes beside a file and renames over it.
+pub fn replace(path: &Path, bytes: &[u8]) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    fs::write(&temporary, bytes).unwrap();
+    fs::rename(&temporary, path).unwrap();
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").starts_with(" Z"))
+}
+
+fn describe(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    format!(
+        "{pid} {}",
+        String::from_utf8_lossy(&line).replace('\0', " ")
+    )
+}
+
+fn list(root: &Path, dir: &Path, text: &mut String) {
+    let mut entries: Vec<_> = match fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(error) => {
+            let _ = writeln!(text, "{}: {error}", dir.display());
+            return;
+        }
+    };
+    entries.sort();
+    for path in entries {
+        let shown = path.strip_prefix(root).unwrap_or(&path).display();
+        match fs::symlink_metadata(&path) {
+            Ok(meta) => {
+                let mode = meta.permissions().mode() & 0o7777;
+                let _ = writeln!(text, "{mode:04o} {:>9} {shown}", meta.len());
+                if meta.is_dir() {
+                    list(root, &path, text);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let _ = writeln!(text, "{shown}: {error}");
+            }
+        }
+    }
+}
