@@ -96,9 +96,15 @@ pub fn uuid() -> io::Result<String> {
 }
 
 fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
+    let mut bytes = [0_u8; 16];
+    // SAFETY: the buffer is ours and as long as we say.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes come whole, unless there are none at all.
+    if filled == bytes.len() as isize {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What to start: data, so that it can be built and tested without running it.
@@ -232,13 +238,9 @@ impl Agent {
         }
     }
 
-    /// How to recognise the process again.
-    pub fn identity(&self) -> Identity {
-        let start_time = stat_of(self.pid.as_raw()).map_or(0, |stat| stat.start_time);
-        Identity {
-            pid: self.pid.as_raw(),
-            start_time,
-        }
+    /// Its number, which stays its own until it is reaped.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
     }
 
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
@@ -319,6 +321,14 @@ pub fn sweep_abandoned(token: &Token, leader: Option<Identity>) -> (u32, bool) {
     )
 }
 
+/// How to recognise a process again; to be asked before it is reaped.
+pub fn identity_of(pid: i32) -> Option<Identity> {
+    stat_of(pid).map(|stat| Identity {
+        pid,
+        start_time: stat.start_time,
+    })
+}
+
 /// Whether `identity` is alive and the same process as when it was recorded.
 pub fn is_alive(identity: Identity) -> bool {
     stat_of(identity.pid)
@@ -326,9 +336,12 @@ pub fn is_alive(identity: Identity) -> bool {
 }
 
 /// The identifier of this boot of the machine; start times are comparable only within one.
-pub fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+pub fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    })
 }
 
 /// Reaps orphans that died by themselves while agents run on.
@@ -352,6 +365,9 @@ fn sweep_orphans(token: &Token, leader: Pid) -> u32 {
             .filter(|&pid| owned_by_us(pid) && carries(pid, token))
             .collect(),
     };
+    if orphans().is_some_and(|orphans| orphans.is_empty()) {
+        return 0;
+    }
     let (killed, _) = sweep(candidates, belongs);
     reap_orphans();
     killed

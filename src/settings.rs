@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::project::{AgentSpec, Layout, OnInterrupt, Policy, Project, Protocol};
+use crate::project::{AgentSpec, Layout, OnInterrupt, Policy, Protocol};
 use crate::time::parse_duration;
 use serde_json::{Map, Value};
 use std::env;
@@ -526,13 +526,6 @@ pub fn layout_of(own: &Map<String, Value>) -> Result<Layout> {
         Some(value) => serde_json::from_value(value.clone())
             .map_err(|_| wrong("layout", value, "\"jobs\" or \"tasks\"")),
     }
-}
-
-/// Whether the project has the skill that the built-in prompt of the claude protocol calls.
-pub fn has_task_skill(project: &Project) -> bool {
-    let skills = project.path.join(".claude");
-    skills.join("skills/task-coordination/SKILL.md").is_file()
-        || skills.join("commands/task-coordination.md").is_file()
 }
 
 #[cfg(test)]

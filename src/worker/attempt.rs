@@ -46,7 +46,7 @@ impl Worker<'_> {
         let claim = Claim {
             job_id: id,
             run: String::new(),
-            boot_id: process::boot_id(),
+            boot_id: process::boot_id().to_owned(),
             starts: 0,
             started_at: Wall::now(),
             created_at: meta.mtime(),
@@ -63,10 +63,7 @@ impl Worker<'_> {
             suspended: None,
         };
         match document {
-            Ok(document) => {
-                self.spool.keep_text(&claim.job_id, text)?;
-                self.attempt(claim, &document, policy, slot)
-            }
+            Ok(document) => self.attempt(claim, &document, Some(text), policy, slot),
             Err(reason) => {
                 let fault = Fault {
                     kind: ErrorKind::Rejected,
@@ -109,7 +106,7 @@ impl Worker<'_> {
         };
         let text = text.unwrap_or_default();
         match document::check(&text, &meta, u64::MAX, true) {
-            Ok(document) => self.attempt(claim, &document, policy, slot),
+            Ok(document) => self.attempt(claim, &document, None, policy, slot),
             Err(_) => {
                 let fault = Fault {
                     kind: ErrorKind::Interrupted,
@@ -123,11 +120,13 @@ impl Worker<'_> {
         }
     }
 
-    /// One start, from the claim to what follows.
+    /// One start, from the claim to what follows. `unkept` is the text that runs, if no copy of it
+    /// is kept yet.
     fn attempt(
         &mut self,
         before: Claim,
         document: &Document<'_>,
+        unkept: Option<&[u8]>,
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Step> {
@@ -137,7 +136,7 @@ impl Worker<'_> {
         let token = Token::new().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
         let mut claim = before.clone();
         claim.run = token.as_str().to_owned();
-        claim.boot_id = process::boot_id();
+        claim.boot_id = process::boot_id().to_owned();
         claim.starts += 1;
         claim.agent = policy.agent.name.clone();
         claim.protocol = policy.agent.protocol;
@@ -183,7 +182,8 @@ impl Worker<'_> {
             start: claim.starts,
             opening: &opening,
             body: document.body,
-            has_skill: settings::has_task_skill(self.spool.project()),
+            has_skill: policy.agent.protocol == Protocol::Claude
+                && has_task_skill(&self.spool.project().path),
             budget_left_usd: budget_left,
             run: token.as_str(),
             scratch: scratch.as_os_str(),
@@ -221,7 +221,7 @@ impl Worker<'_> {
         }
 
         claim.started_at = Wall::now();
-        let mut claim_file = match self.spool.write_claim(&claim) {
+        let claim_file = match self.spool.write_claim(&claim) {
             Ok(file) => file,
             Err(error) => return Err(self.unclaimed(before, error)),
         };
@@ -250,13 +250,6 @@ impl Worker<'_> {
             }
         };
         // From here on the agent runs; nothing that fails may make us forget it.
-        if let Err(error) = self
-            .spool
-            .note_process(&mut claim_file, &id, running.agent.identity())
-        {
-            self.say(Level::Warn, format!("[{}] {error}", self.name()));
-        }
-        drop(claim_file);
         self.waiting.remove(&id);
         self.running = Some(id.clone());
         self.view.stale = true;
@@ -282,14 +275,42 @@ impl Worker<'_> {
             self.say_once("skill", Level::Info, text);
         }
 
+        // What the agent does not need is done while it runs: on a busy machine, whatever we do now
+        // is done before its first instruction.
+        let pid = running.agent.pid();
+        let mut claim_file = Some(claim_file);
+        let mut unkept = unkept;
         let mut last_reaped = Instant::now();
-        let finished = running.attend(policy, || self.look_while_running(&claim, &mut last_reaped));
+        let finished = running.attend(policy, || {
+            if let (Some(mut file), Some(identity)) = (claim_file.take(), process::identity_of(pid))
+            {
+                let noted = self.spool.note_process(&mut file, &id, identity);
+                self.warn_of(noted);
+            }
+            self.keep_text(&id, &mut unkept);
+            self.look_while_running(&claim, &mut last_reaped)
+        });
+        self.keep_text(&id, &mut unkept);
         drop(slot);
         if scratch_made {
             remove_scratch(&token);
         }
         self.running = None;
         Ok(self.conclude(claim, finished, policy))
+    }
+
+    fn keep_text(&mut self, id: &JobId, unkept: &mut Option<&[u8]>) {
+        if let Some(text) = unkept.take() {
+            let kept = self.spool.keep_text(id, text);
+            self.warn_of(kept);
+        }
+    }
+
+    /// Trouble that changes nothing for the job.
+    fn warn_of(&mut self, result: Result<()>) {
+        if let Err(error) = result {
+            self.say(Level::Warn, format!("[{}] {error}", self.name()));
+        }
     }
 
     /// What a worker does while its agent runs; the end, if somebody wants it.
@@ -841,6 +862,13 @@ fn unite<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 
 fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
+}
+
+/// Whether the project has the skill that the built-in prompt of the claude protocol calls.
+fn has_task_skill(root: &Path) -> bool {
+    let dir = root.join(".claude");
+    dir.join("skills/task-coordination/SKILL.md").is_file()
+        || dir.join("commands/task-coordination.md").is_file()
 }
 
 /// Where a start's agent keeps temporary files: a short path, since sockets are made in it, and

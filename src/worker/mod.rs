@@ -601,8 +601,8 @@ impl<'a> Worker<'a> {
             .view
             .written
             .is_none_or(|at| at.elapsed() >= self.view.pause);
-        if self.view.stale && due {
-            self.write_view(None);
+        if due {
+            self.flush();
         }
     }
 

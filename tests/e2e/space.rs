@@ -18,6 +18,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a machine that is busy with something else.
@@ -44,6 +45,17 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     wait_for(what, || holds().then_some(()));
+}
+
+/// A child that another thread forks holds, until its exec, whatever we have open just then; a
+/// script of which somebody holds a writable copy is "text file busy". So nothing is started while
+/// a script is written.
+static SCRIPTS: Mutex<()> = Mutex::new(());
+
+/// Starts a command; see `SCRIPTS`.
+pub fn spawn(command: &mut Command) -> Child {
+    let _guard = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().expect("the command can be started")
 }
 
 /// What a command printed and how it ended.
@@ -179,6 +191,7 @@ impl Space {
     pub fn executable(&self, name: &str, text: &str) -> PathBuf {
         let path = self.root.join("bin").join(name);
         let temporary = self.root.join("bin").join(format!(".{name}.new"));
+        let _guard = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
         fs::write(&temporary, text).unwrap();
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&temporary, &path).unwrap();
@@ -286,7 +299,7 @@ impl Space {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log);
         adjust(&mut command);
-        *self.daemon.borrow_mut() = Some(command.spawn().expect("the daemon can be started"));
+        *self.daemon.borrow_mut() = Some(spawn(&mut command));
     }
 
     /// The daemon's process id.
@@ -352,7 +365,16 @@ impl Space {
 
     /// Runs a command to its end in HOME.
     pub fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(self.command(args).stdin(Stdio::null()).output().unwrap())
+        self.run_as(|_| {}, args)
+    }
+
+    /// Runs a command to its end, after `adjust` has changed how.
+    pub fn run_as(&self, adjust: impl FnOnce(&mut Command), args: &[&str]) -> Ran {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        adjust(&mut command);
+        Ran::of(spawn(&mut command).wait_with_output().unwrap())
     }
 
     // --- processes ---
