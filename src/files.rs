@@ -36,6 +36,15 @@ pub enum Durability {
     Relaxed,
 }
 
+/// Whether directories that are not there are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// They are.
+    Missing,
+    /// They are an error.
+    Nothing,
+}
+
 /// What a directory listing says of an entry without looking at the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -124,9 +133,9 @@ impl Dir {
         }
     }
 
-    /// Opens a directory below this one, making it where missing. No part of `relative` may be
-    /// a symbolic link.
-    pub fn descend(&self, relative: &str) -> Result<Dir> {
+    /// Opens a directory below this one, making it (0755) where missing if `make`. No part of
+    /// `relative` may be a symbolic link.
+    pub fn descend(&self, relative: &str, make: Make) -> Result<Dir> {
         let mut dir = Dir {
             handle: self.duplicate()?,
             path: self.path.clone(),
@@ -136,7 +145,7 @@ impl Dir {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let open = || openat(&dir.handle, part, flags, Mode::empty());
             let opened = match open() {
-                Err(nix::Error::ENOENT) => {
+                Err(nix::Error::ENOENT) if make == Make::Missing => {
                     match mkdirat(&dir.handle, part, Mode::from_bits_truncate(0o755)) {
                         Ok(()) | Err(nix::Error::EEXIST) => open(),
                         Err(error) => return Err(Error::io("create", &path, error.into())),

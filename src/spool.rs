@@ -3,7 +3,7 @@
 //! commands look, and leave documents and marks.
 
 use crate::error::{Error, Result};
-use crate::files::{Dir, Durability, Kind, Signature, meta_of};
+use crate::files::{Dir, Durability, Kind, Make, Signature, meta_of};
 use crate::job::{JobId, Meta, Name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, Identity, Outcome, QueueView};
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
 const CLAIM_MAX: u64 = 64 << 20;
@@ -122,16 +123,26 @@ pub struct LogFiles {
 }
 
 impl Spool {
-    /// Opens a project's directories, making those that are missing. A missing project is an
-    /// error (`is_not_found`), and nothing is made in its place.
+    /// Opens a project's directories. A missing project, or one without the directory of documents,
+    /// is an error (`is_not_found`) and nothing is made in its place: it may be an empty mount
+    /// point. The other directories are ours, and made where missing.
     pub fn open(project: &Project) -> Result<Spool> {
+        Spool::open_with(project, Make::Nothing)
+    }
+
+    /// Opens a project's directories, making those that are missing.
+    pub fn create(project: &Project) -> Result<Spool> {
+        Spool::open_with(project, Make::Missing)
+    }
+
+    fn open_with(project: &Project, items: Make) -> Result<Spool> {
         let root = open_root(&project.path)?;
         let layout = project.layout;
         let spool = Spool {
-            items: root.descend(layout.items())?,
-            results: root.descend(layout.results())?,
-            state: root.descend(layout.state())?,
-            logs: root.descend(layout.logs())?,
+            items: root.descend(layout.items(), items)?,
+            results: root.descend(layout.results(), Make::Missing)?,
+            state: root.descend(layout.state(), Make::Missing)?,
+            logs: root.descend(layout.logs(), Make::Missing)?,
             private_group: private_group(),
             journal: RefCell::new(None),
             project: project.clone(),
@@ -362,7 +373,7 @@ impl Spool {
             return Ok(());
         }
         let root = Dir::open(&self.project.path)?;
-        let archive = root.descend(self.layout().archive())?;
+        let archive = root.descend(self.layout().archive(), Make::Missing)?;
         self.items.rename_to(&name, &archive, &name)
     }
 
@@ -688,8 +699,11 @@ fn has_writer(file: &File) -> bool {
 /// The user's own group if it has the user's name and no other members, as Debian and Fedora
 /// give everybody one; with it, a umask of 002 opens nothing to anybody.
 fn private_group() -> Option<u32> {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
-    let group = nix::unistd::Group::from_gid(user.gid).ok()??;
-    let alone = group.mem.iter().all(|member| *member == user.name);
-    (group.name == user.name && alone).then_some(group.gid.as_raw())
+    static GROUP: OnceLock<Option<u32>> = OnceLock::new();
+    *GROUP.get_or_init(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+        let group = nix::unistd::Group::from_gid(user.gid).ok()??;
+        let alone = group.mem.iter().all(|member| *member == user.name);
+        (group.name == user.name && alone).then_some(group.gid.as_raw())
+    })
 }

@@ -49,7 +49,7 @@ pub(super) fn register(
     let registered_at = Wall::now();
     // Refusals come before anything is made.
     Registry::load(&places.registry())?.add(&project, registered_at)?;
-    let spool = Spool::open(&project)?;
+    let spool = Spool::create(&project)?;
     let mut text = format!(
         "Registered {:?}: {}\n",
         name,

@@ -9,6 +9,7 @@ use crate::board::Slot;
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
 use crate::error::{Error, Result};
+use crate::holds::Hold;
 use crate::job::{Attempt, ErrorKind, JobId, Meta, Status};
 use crate::process::{self, SpawnFault, Token};
 use crate::project::{Policy, Protocol};
@@ -19,7 +20,7 @@ use crate::settings;
 use crate::spool::{Mark, log_name};
 use crate::time::Wall;
 use log::Level;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -296,7 +297,33 @@ impl Worker<'_> {
             remove_scratch(&token);
         }
         self.running = None;
-        Ok(self.conclude(claim, finished, policy))
+        let step = self.conclude(claim, finished, policy);
+        self.notice_mending(agent, &credentials);
+        Ok(step)
+    }
+
+    /// Credentials may have been mended while the agent still failed with those `used`. The event
+    /// of it is over, so the hold that was put meanwhile would stand until the next probe.
+    fn notice_mending(&mut self, agent: &str, used: &[(OsString, OsString)]) {
+        let is_mendable = |hold: &Hold| {
+            matches!(hold.kind, ErrorKind::NotAuthenticated | ErrorKind::Billing)
+                && hold.agent.as_deref() == Some(agent)
+        };
+        let board = &self.context.board;
+        if !board.hold_of(agent).as_ref().is_some_and(is_mendable) {
+            return;
+        }
+        let now = settings::credentials(&self.context.places.credentials());
+        if now.is_ok_and(|now| now != used) {
+            for hold in board.lift(is_mendable) {
+                let text = format!(
+                    "[{}] the credentials file has changed meanwhile, so the hold is lifted: {}",
+                    self.name(),
+                    hold.sentence()
+                );
+                self.say(Level::Info, text);
+            }
+        }
     }
 
     fn keep_text(&mut self, id: &JobId, unkept: &mut Option<&[u8]>) {

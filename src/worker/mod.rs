@@ -35,6 +35,8 @@ const VIEW_PAUSE: Duration = Duration::from_millis(250);
 const VIEW_SHARE: u32 = 50;
 /// So many new documents of one scan are named in the log; of more, only the number is told.
 const NAMED_MAX: usize = 20;
+/// Of so many odd files a sentence is said; whoever makes more knows by then.
+const TOLD_MAX: usize = 1000;
 
 /// What every worker is given.
 #[derive(Debug)]
@@ -522,7 +524,9 @@ impl<'a> Worker<'a> {
 
     /// Cancelled jobs that do not run get their result at once, whatever holds the project.
     fn withdraw_cancelled(&mut self) -> Result<()> {
-        for id in std::mem::take(&mut self.marks.cancelled) {
+        while self.unwritten.is_none()
+            && let Some(id) = self.marks.cancelled.pop_first()
+        {
             if let Some(at) = self.claims.iter().position(|claim| claim.job_id == id) {
                 let claim = self.claims.remove(at);
                 self.publish_cancelled(&id, Some(claim));
@@ -561,7 +565,7 @@ impl<'a> Worker<'a> {
     }
 
     fn say_once(&mut self, key: &str, level: Level, text: String) {
-        if self.told.insert(key.to_owned()) {
+        if self.told.len() < TOLD_MAX && self.told.insert(key.to_owned()) {
             self.say(level, text);
         }
     }

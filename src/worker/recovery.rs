@@ -1,14 +1,14 @@
 //! What a starting worker makes of claims that it finds: the rows "running" and "suspended" of
 //! the table of states, after a crash.
 
-use super::Worker;
 use super::attempt::remove_scratch;
+use super::{Unwritten, Worker};
 use crate::agent::command::output_ending;
 use crate::error::{Error, Result};
-use crate::job::JobId;
+use crate::job::{ErrorKind, JobId};
 use crate::process::{self, Token};
 use crate::queue;
-use crate::record::{Claim, Identity};
+use crate::record::{Claim, Identity, Suspension};
 use crate::runner;
 use crate::spool::{Mark, log_name};
 use crate::time::Wall;
@@ -89,10 +89,17 @@ impl Worker<'_> {
         let ran = last_word.max().map_or(Duration::ZERO, |end| {
             Wall::from(end).since(claim.started_at)
         });
+        if out.is_none() && claim.boot_id == process::boot_id() {
+            // The logs are made before the agent is started: it never was.
+            return self.not_begun(claim);
+        }
         let finished = out.map(|out| runner::read_back(&out, err.as_ref(), claim.protocol, ran));
         if let Some(finished) = finished {
             if runner::is_settled(&finished) {
-                let text = format!("[{}] {id}.md had ended before the monitor did", self.name());
+                let text = format!(
+                    "[{}] {id}.md came to its end without the monitor; its output counts",
+                    self.name()
+                );
                 self.say(Level::Info, text);
                 self.conclude(claim, finished, &policy);
                 return Ok(());
@@ -100,6 +107,22 @@ impl Worker<'_> {
             return self.interrupt(claim, Some(finished), &policy);
         }
         self.interrupt(claim, None, &policy)
+    }
+
+    /// The crash came between claim and start: the job stands where it stood before.
+    fn not_begun(&mut self, mut claim: Claim) -> Result<()> {
+        if claim.starts <= 1 {
+            return self.spool.remove_claim(&claim.job_id);
+        }
+        claim.starts -= 1;
+        claim.suspended = Some(Suspension {
+            kind: ErrorKind::Interrupted,
+            error: "the monitor went down before the job went on".to_owned(),
+            retry_at: Some(Wall::now()),
+            afresh: !claim.resumed,
+        });
+        self.write_now(Unwritten::Claim(Box::new(claim)));
+        Ok(())
     }
 
     fn interrupt(

@@ -192,6 +192,24 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
 }
 
 #[test]
+fn credentials_that_are_mended_while_the_agent_still_fails_are_not_overlooked() {
+    let Some(real) = Real::new("401,401,text", &[]) else {
+        return;
+    };
+    // The CLI asks a second time after a while, with the key that it was started with.
+    real.configure(real.stub.port, &[], 1);
+    real.submit_and_start();
+    wait_until("the first request", || {
+        !real.stub.conversations().is_empty()
+    });
+    real.space
+        .credentials("ANTHROPIC_API_KEY=another-key\n", 0o600);
+    let result = real.project.wait_result(JOB);
+    real.completed_in_one_session(&result, &["not_authenticated"]);
+    assert_eq!(real.stub.conversations().len(), 3);
+}
+
+#[test]
 fn an_agent_that_is_not_logged_in_is_held_and_goes_on_after_the_login() {
     let Some(real) = Real::new("text", &[]) else {
         return;
@@ -463,20 +481,20 @@ impl Real {
 
     /// Settings for the agent; the CLI's own repeats are left out, for their pauses are long.
     fn point_to(&self, port: u16) {
-        self.configure(port, &[]);
+        self.configure(port, &[], 0);
     }
 
     fn allow_bash(&self) {
-        self.configure(self.stub.port, &["--allowedTools", "Bash"]);
+        self.configure(self.stub.port, &["--allowedTools", "Bash"], 0);
     }
 
-    fn configure(&self, port: u16, args: &[&str]) {
+    fn configure(&self, port: u16, args: &[&str], retries: u32) {
         self.space.set(json!({
             "grace": "5s",
             "agents": {"claude": {"args": args, "env": {
                 "ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{port}"),
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-                "CLAUDE_CODE_MAX_RETRIES": "0",
+                "CLAUDE_CODE_MAX_RETRIES": retries.to_string(),
             }}},
         }));
     }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const ID: &str = "job-20260101-120000-hello";
 
 /// An agent that notes that it ran, and the text it was given.
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > "prompt-$JOB_MONITOR_JOB_ID"; echo done"#;
+const NOTES: &str =
+    r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > "prompt-$JOB_MONITOR_JOB_ID"; echo done"#;
 
 /// An agent that runs until the test makes the file `go` in the project.
 const GATED: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > "prompt-$JOB_MONITOR_JOB_ID"
@@ -107,8 +108,8 @@ fn a_document_becomes_a_result_with_the_keys_of_the_contract_in_order() {
         assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
         assert_eq!(result["attempts"][0]["exit_code"], 0);
         // Of "say hello\n", by sha256sum.
-        let sum = "6a84674be04a45ca1a4c04b04ccbaeb7f87c6db1ff9d5c1ca2dda5ca5eb0a6c5";
-        let _ = sum;
+        let sum = "1772c212dc4da497a7bc37fff4d2d2c6d541e779b173ed344d7493c3bbe6d529";
+        assert_eq!(result["document_sha256"], sum);
         let logs: Vec<&str> = result["logs"]
             .as_array()
             .unwrap()
@@ -199,7 +200,10 @@ fn a_plain_agent_is_judged_by_its_exit_status() {
         assert_eq!(result["attempts"][0]["error_kind"], kind);
         let error = result["error"].as_str().unwrap();
         match code {
-            Some(_) => assert!(error.contains("status 3") && error.contains("why"), "{error}"),
+            Some(_) => assert!(
+                error.contains("status 3") && error.contains("why"),
+                "{error}"
+            ),
             None => assert!(error.contains("SIGKILL"), "{error}"),
         }
     }
@@ -273,7 +277,12 @@ ls -l /proc/self/fd > fds; cat /proc/self/stat > stat; grep -i '^Sig[IB]' /proc/
     assert!(!fds.contains("pipe:") && !fds.contains("socket:"), "{fds}");
     // A session and group of its own, led by the agent itself, which `cat` is a child of.
     let stat = project.made("stat");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let (parent, group, session) = (fields[1], fields[2], fields[3]);
     assert_eq!((group, session), (parent, parent), "{stat}");
     for line in project.made("signals").lines() {
@@ -311,8 +320,9 @@ fn jobs_found_at_the_start_run_in_the_order_of_their_stamps_then_names() {
     let in_order = [
         "job-20251231-235959-z",
         "job-20260101-120000-a",
-        "job-20260101-120000-b",
+        // As file names, with their `.md`.
         "job-20260101-120000-b.c",
+        "job-20260101-120000-b",
         "job-20260102-000000-a",
         "job-20269999-999999-no-such-day",
     ];
@@ -514,7 +524,7 @@ fn a_document_edited_while_it_waits_runs_as_it_is_then() {
     // Of "after", by sha256sum.
     assert_eq!(
         result["document_sha256"],
-        "f8a3a84afbd8fa42cc0fa5d3c4fa2ba7f5b5ab9cbc0c3ffc1d4ac1c8ca1cfcc7"
+        "f39592393ef0859cb196a52693d2cea00fb2df784b3c04ae54aa7cadb8e562f8"
     );
     assert_eq!(
         fs::read_to_string(project.logs(&format!("{second}.md"))).unwrap(),
@@ -678,7 +688,10 @@ fn an_agent_that_falls_silent_is_ended_and_one_that_goes_on_talking_is_not() {
         "job-20260101-120000-talks",
         "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; echo $i >&2; done",
     );
-    project.submit("job-20260101-120001-silent", "echo one word; exec sleep 600");
+    project.submit(
+        "job-20260101-120001-silent",
+        "echo one word; exec sleep 600",
+    );
     let result = project.wait_result("job-20260101-120000-talks");
     assert_eq!(result["status"], "completed", "{result}");
     let result = project.wait_result("job-20260101-120001-silent");
@@ -739,7 +752,10 @@ fn whatever_an_agent_leaves_behind_is_ended_after_a_normal_exit() {
         project.submit(&id, script);
         let result = project.wait_result(&id);
         assert_eq!(result["status"], "completed", "{name}: {result}");
-        assert!(result["leftovers"].as_u64().unwrap() >= 1, "{name}: none swept");
+        assert!(
+            result["leftovers"].as_u64().unwrap() >= 1,
+            "{name}: none swept"
+        );
         space_is_clean(&space, &project);
     }
     space.wait_log("processes behind; they were ended");
@@ -900,7 +916,10 @@ fn an_on_finish_that_hangs_is_ended_after_a_minute() {
         assert!(began.elapsed() < Duration::from_secs(60) + BOUND);
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(began.elapsed() > Duration::from_secs(50), "it was cut short");
+    assert!(
+        began.elapsed() > Duration::from_secs(50),
+        "it was cut short"
+    );
     space.wait_log("it has 60 s");
     space.assert_no_survivor();
 }
@@ -1009,7 +1028,13 @@ fn queue_state_json_shows_what_runs_and_what_waits() {
         "hold",
         "updated_at",
     ];
-    assert_eq!(order.into_iter().filter(|key| *key != ".md").collect::<Vec<_>>()[..10], keys);
+    assert_eq!(
+        order
+            .into_iter()
+            .filter(|key| *key != ".md")
+            .collect::<Vec<_>>()[..10],
+        keys
+    );
     fs::write(project.path.join("go"), "").unwrap();
     project.wait_result(waiting[1]);
     project.wait_view("idle again", |view| {
