@@ -290,42 +290,39 @@ impl Dir {
     }
 
     /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;
-    /// whether it did.
+    /// whether it did. The file is closed before it gets its name, so that whoever watches the
+    /// directory sees it whole at once.
     pub fn add(&self, name: &str, content: &[u8]) -> Result<bool> {
         let path = self.path_of(name);
         let temporary = format!(".{name}.{}.tmp", std::process::id());
         let mut file = self.create_file(&temporary)?;
-        let put = file
-            .write_all(content)
-            .and_then(|()| file.sync_all())
-            .map_err(|e| Error::io("write", &path, e));
-        let renamed = put.and_then(|()| {
-            match renameat2(
-                &self.handle,
-                temporary.as_str(),
-                &self.handle,
-                name,
-                RenameFlags::RENAME_NOREPLACE,
-            ) {
-                Ok(()) => Ok(true),
-                Err(nix::Error::EEXIST) => Ok(false),
-                // A file system without that flag: between look and rename there is a moment, in
-                // which only a document of this very name could come.
-                Err(nix::Error::EINVAL) if !self.has(name)? => {
-                    renameat(&self.handle, temporary.as_str(), &self.handle, name)
-                        .map_err(|e| Error::io("write", &path, e.into()))?;
-                    Ok(true)
-                }
-                Err(nix::Error::EINVAL) => Ok(false),
-                Err(error) => Err(Error::io("write", &path, error.into())),
-            }
-        });
-        if let Ok(true) = renamed {
-            self.sync()?;
-        } else {
-            let _ = self.remove(&temporary);
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        drop(file);
+        let put = written
+            .map_err(|e| Error::io("write", &path, e))
+            .and_then(|()| self.rename_new(&temporary, name));
+        match put {
+            Ok(true) => self.sync()?,
+            _ => self.remove(&temporary)?,
         }
-        renamed
+        put
+    }
+
+    /// Renames unless something has the new name; whether it did.
+    fn rename_new(&self, from: &str, to: &str) -> Result<bool> {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        let renamed = match renameat2(&self.handle, from, &self.handle, to, flags) {
+            // A file system without that flag: between look and rename there is a moment, in which
+            // only a document of this very name could come.
+            Err(nix::Error::EINVAL) if self.has(to)? => Err(nix::Error::EEXIST),
+            Err(nix::Error::EINVAL) => renameat(&self.handle, from, &self.handle, to),
+            other => other,
+        };
+        match renamed {
+            Ok(()) => Ok(true),
+            Err(nix::Error::EEXIST) => Ok(false),
+            Err(error) => Err(Error::io("write", &self.path_of(to), error.into())),
+        }
     }
 
     /// Puts `content` at `name` so that readers see the old or the new whole, never a part:

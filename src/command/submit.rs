@@ -5,7 +5,6 @@ use super::{Outcome, wait};
 use crate::cli::{AfterSubmit, Source};
 use crate::document;
 use crate::error::{Error, Exit, Result};
-use crate::files;
 use crate::job::{JobId, Meta};
 use crate::project::Layout;
 use crate::render;
@@ -17,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// More than any `max_document` that makes sense; what is cut here is rejected as too large.
+const TEXT_MAX: u64 = 1 << 30;
 /// A description made of a text is no longer than this.
 const SLUG_MAX: usize = 40;
 /// Stamps of documents so far ahead of the clock are taken for mistakes, not followed.
@@ -90,17 +91,21 @@ pub(super) fn put(spool: &Spool, description: &str, text: &[u8]) -> Result<JobId
     }
 }
 
+/// Whatever can be read, a pipe from the shell included.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    match files::read_path(path, 1 << 30)? {
-        Some(text) => Ok(text),
-        None => Err(Error::new(format!("there is no file {}", path.display()))),
-    }
+    let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+    read_all(file, path)
 }
 
 fn read_stdin() -> Result<Vec<u8>> {
+    read_all(std::io::stdin().lock(), Path::new("standard input"))
+}
+
+fn read_all(from: impl Read, path: &Path) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let read = std::io::stdin().lock().take(1 << 30).read_to_end(&mut text);
-    read.map_err(|e| Error::io("read", Path::new("standard input"), e))?;
+    from.take(TEXT_MAX)
+        .read_to_end(&mut text)
+        .map_err(|e| Error::io("read", path, e))?;
     Ok(text)
 }
 

@@ -285,9 +285,11 @@ ls -l /proc/self/fd > fds; cat /proc/self/stat > stat; grep -i '^Sig[IB]' /proc/
         .collect();
     let (parent, group, session) = (fields[1], fields[2], fields[3]);
     assert_eq!((group, session), (parent, parent), "{stat}");
+    // Of the signals that have names; the C library keeps 32 and 33 for itself, ignored.
     for line in project.made("signals").lines() {
         let mask = line.split_whitespace().nth(1).unwrap();
-        assert_eq!(u64::from_str_radix(mask, 16), Ok(0), "{line}");
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        assert_eq!(mask & 0x7fff_ffff, 0, "{line}");
     }
 }
 

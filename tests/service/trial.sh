@@ -4,7 +4,7 @@
 #
 #     trial.sh USER DIR
 #
-# DIR, in the user's home, holds Makefile, job-monitor.service and target/release/job-monitor; nothing is built here.
+# DIR, in the user's home, holds Makefile, job-monitor.service and the built program; nothing is built here.
 # Each promise is one line of output; the first that is not kept ends the trial with what the machine says about it.
 set -u
 user=$1 source=$2
@@ -71,7 +71,7 @@ nothing() { [ -z "$("$@" 2>&1)" ]; }
 not() { ! "$@"; }
 files() { as_user find "$home" -path "$home/job-monitor" -prune -o -type f -printf '%P\n' | sort; }
 made() { grep -Eq -- "$1" /tmp/make.out; }
-run_make() { as_user make -C "$source" -o build "$@" > /tmp/make.out 2>&1; }
+run_make() { as_user make -C "$source" -o build PROGRAM="$source/program" "$@" > /tmp/make.out 2>&1; }
 
 # ---- Installing over what the predecessor left
 as_user sh -c 'mkdir -p ~/.local/bin ~/.config/systemd/user
