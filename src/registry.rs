@@ -110,7 +110,7 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -
     let mut registry = Registry::load(path)?;
     let result = change(&mut registry)?;
     let projects = std::mem::take(&mut registry.projects);
-    registry.document.set("projects", &Indented(&projects));
+    registry.document.set("projects", &Indented(&projects, 2));
     let mut text = serde_json::to_vec_pretty(&registry.document)
         .map_err(|e| Error::new(format!("the registry cannot be written as JSON: {e}")))?;
     text.push(b'\n');
@@ -118,23 +118,24 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -
     Ok(result)
 }
 
-/// An object whose entries stand in lines of their own; the writer of the whole document leaves
-/// what is inside a value as it is.
-struct Indented<'a>(&'a Object);
+/// An object whose entries stand in lines of their own, the object itself in a line that is
+/// indented so far. The writer of the whole document leaves what is inside a value as it is.
+struct Indented<'a>(&'a Object, usize);
 
 impl serde::Serialize for Indented<'_> {
     fn serialize<S: serde::Serializer>(
         &self,
         serializer: S,
     ) -> std::result::Result<S::Ok, S::Error> {
+        let (outer, inner) = (" ".repeat(self.1), " ".repeat(self.1 + 2));
         let entries: Vec<String> = self
             .0
             .iter()
-            .map(|(name, value)| format!("    {}: {}", Value::from(name), value.get()))
+            .map(|(name, value)| format!("{inner}{}: {}", Value::from(name), value.get()))
             .collect();
         let text = match entries.len() {
             0 => "{}".to_owned(),
-            _ => format!("{{\n{}\n  }}", entries.join(",\n")),
+            _ => format!("{{\n{}\n{outer}}}", entries.join(",\n")),
         };
         let raw =
             serde_json::value::RawValue::from_string(text).map_err(serde::ser::Error::custom)?;
@@ -175,7 +176,7 @@ impl Registry {
         if project.layout != Layout::default() {
             entry.set("layout", &project.layout);
         }
-        self.projects.set(&project.name, &entry);
+        self.projects.set(&project.name, &Indented(&entry, 4));
         Ok(())
     }
 
@@ -195,7 +196,7 @@ impl Registry {
         };
         let before = entry.read("enabled").unwrap_or(true);
         entry.set("enabled", &enabled);
-        self.projects.set(name, &entry);
+        self.projects.set(name, &Indented(&entry, 4));
         Ok(before != enabled)
     }
 

@@ -421,7 +421,7 @@ impl Worker<'_> {
             error_kind: fault.map(|fault| fault.kind),
             error: fault.map(|fault| fault.error.clone()),
             session_id: session,
-            cost_usd: finished.report.cost_usd,
+            cost_usd: finished.report.cost_usd.map(cents),
         });
         claim.carried.leftovers += finished.leftovers;
     }
@@ -757,7 +757,12 @@ impl Worker<'_> {
                 format!("[{}] Job failed: {id}.md - {kind}: {error}", self.name())
             }
         };
-        self.say(Level::Info, text);
+        // A failure stands out where lines are picked by priority, such as in the journal.
+        let level = match outcome.status {
+            Status::Failed => Level::Warn,
+            Status::Completed | Status::Cancelled => Level::Info,
+        };
+        self.say(level, text);
         if outcome.leftovers > 0 {
             let text = format!(
                 "[{}] {id}.md left {} processes behind; they were ended",
@@ -825,7 +830,7 @@ fn cost_of(attempts: &[Attempt]) -> Option<f64> {
             None => sessions.push((session, total)),
         }
     }
-    (!sessions.is_empty()).then(|| sessions.iter().map(|(_, total)| total).sum())
+    (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, total)| total).sum()))
 }
 
 /// Puts the last attempt's output into a result, on top of what earlier ones brought.
@@ -885,6 +890,11 @@ fn unite<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
             all.push(one);
         }
     }
+}
+
+/// Money to a ten-thousandth of a cent; what is below is the noise of adding binary fractions.
+fn cents(usd: f64) -> f64 {
+    (usd * 1e6).round() / 1e6
 }
 
 fn round(seconds: f64) -> f64 {
