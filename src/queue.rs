@@ -42,6 +42,8 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug)]
 struct Standing {
     arrival: Arrival,
+    /// Its place in the queue when it came, from 1.
+    accepted: u64,
     /// Not to be looked at before this.
     not_before: Option<Instant>,
     /// What it looked like when it had not settled, and since when.
@@ -65,22 +67,28 @@ impl Waiting {
     /// the rest is kept.
     pub fn replace(&mut self, scanned: BTreeSet<JobId>) {
         self.jobs.retain(|id, _| scanned.contains(id));
-        for id in scanned {
-            self.jobs.entry(id).or_insert(Standing::NEW);
+        for (at, id) in scanned.into_iter().enumerate() {
+            let accepted = at as u64 + 1;
+            self.jobs.entry(id).or_insert(Standing {
+                accepted,
+                ..Standing::NEW
+            });
         }
     }
 
     /// A document has appeared or changed. Returns whether it is new.
     pub fn note(&mut self, id: JobId, arrival: Arrival) -> bool {
-        self.jobs
-            .insert(
-                id,
-                Standing {
-                    arrival,
-                    ..Standing::NEW
-                },
-            )
-            .is_none()
+        let known = self.jobs.get(&id).map(|standing| standing.accepted);
+        let accepted = known.unwrap_or(self.jobs.len() as u64 + 1);
+        self.jobs.insert(
+            id,
+            Standing {
+                arrival,
+                accepted,
+                ..Standing::NEW
+            },
+        );
+        known.is_none()
     }
 
     /// A document is gone, or its job is no longer waiting. Returns whether it was there.
@@ -128,9 +136,9 @@ impl Waiting {
         self.jobs.keys()
     }
 
-    /// The place of a job in the queue, from 1.
-    pub fn position(&self, id: &JobId) -> u64 {
-        self.jobs.range(..=id).count() as u64
+    /// The place that a job had in the queue when it came, from 1.
+    pub fn accepted_at(&self, id: &JobId) -> u64 {
+        self.jobs.get(id).map_or(1, |standing| standing.accepted)
     }
 
     /// Whether a document as it looks now counts (SPEC 3): whole when renamed in, else unchanged
@@ -195,6 +203,7 @@ impl Waiting {
 impl Standing {
     const NEW: Standing = Standing {
         arrival: Arrival::Unknown,
+        accepted: 1,
         not_before: None,
         seen: None,
         told: false,

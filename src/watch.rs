@@ -62,10 +62,12 @@ pub fn bell() -> (Bell, Ear) {
 }
 
 impl Bell {
-    /// Wakes the listener.
+    /// Wakes the listener. Where its names overflow, the second message makes sure that it wakes
+    /// even if it took all of them between our two steps.
     pub fn ring(&self, wake: Wake) {
         if let Err(TrySendError::Full(_)) = self.sender.try_send(wake) {
             self.overflow.store(true, Ordering::SeqCst);
+            let _ = self.sender.try_send(Wake::Everything);
         }
     }
 }
@@ -79,13 +81,17 @@ impl Ear {
         }
     }
 
-    /// What has been rung and not heard yet.
+    /// What has been rung and not heard yet. The overflow is looked at after the last name, or one
+    /// that came in between would be neither among the names nor told.
     pub fn pending(&self) -> impl Iterator<Item = Wake> {
-        let overflow = self
-            .overflow
-            .swap(false, Ordering::SeqCst)
-            .then_some(Wake::Everything);
-        self.receiver.try_iter().chain(overflow)
+        let mut names = self.receiver.try_iter();
+        std::iter::from_fn(move || {
+            names.next().or_else(|| {
+                self.overflow
+                    .swap(false, Ordering::SeqCst)
+                    .then_some(Wake::Everything)
+            })
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use crate::agent::command::output_ending;
 use crate::board;
 use crate::cli::Format;
 use crate::error::{Exit, Result};
+use crate::holds::Hold;
 use crate::job::JobId;
 use crate::record::{Claim, HoldView};
 use crate::registry::Entry;
@@ -122,7 +123,7 @@ fn queue_text(text: &mut String, project: &ProjectView) {
     }
 }
 
-fn hold_text(hold: &HoldView, now: Wall) -> String {
+pub(super) fn hold_text(hold: &HoldView, now: Wall) -> String {
     let until = match hold.until {
         Some(until) => format!(
             "; until {} (in {})",
@@ -134,7 +135,7 @@ fn hold_text(hold: &HoldView, now: Wall) -> String {
     format!("{}{until}", clean(&hold.reason))
 }
 
-fn suspension_text(claim: &Claim, now: Wall) -> String {
+pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     let Some(suspension) = &claim.suspended else {
         return "was interrupted; goes on when the monitor starts".to_owned();
     };
@@ -262,7 +263,7 @@ fn project_view(entry: &Entry, scope: &Scope, running: bool, format: Format) -> 
 }
 
 /// The hold that a daemon would find, for when none runs or its view does not say.
-fn hold_without_view(entry: &Entry, scope: &Scope) -> Option<HoldView> {
+pub(super) fn hold_without_view(entry: &Entry, scope: &Scope) -> Option<HoldView> {
     let (settings, _) = settings::load(&scope.places.settings()).ok()?;
     let policy = entry.policy(&settings).ok()?;
     let now = Wall::now();
@@ -284,6 +285,7 @@ fn hold_without_view(entry: &Entry, scope: &Scope) -> Option<HoldView> {
 #[derive(Serialize)]
 struct Finished {
     jobs: Vec<FinishedJob>,
+    holds: Vec<HoldView>,
 }
 
 #[derive(Serialize)]
@@ -336,7 +338,11 @@ pub(super) fn status(scope: &Scope, limit: Option<usize>, format: Format) -> Res
         .into_iter()
         .map(|(_, at, id)| finished_job(&spools[at], id))
         .collect::<Vec<_>>();
-    let finished = Finished { jobs };
+    let now = Wall::now();
+    let in_force = |hold: &&Hold| hold.until.is_none_or(|until| until > now);
+    let holds = board::read_holds(&scope.places.state).list;
+    let holds = holds.iter().filter(in_force).map(Hold::view).collect();
+    let finished = Finished { jobs, holds };
     let style = Style::of_stdout();
     render::answer(format, &finished, || {
         let mut text = String::from("Completed jobs:\n");

@@ -37,7 +37,7 @@ impl Worker<'_> {
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Step> {
-        let position = self.waiting.position(&id);
+        let position = self.waiting.accepted_at(&id);
         let document = document::check(
             text,
             meta,
@@ -612,7 +612,7 @@ impl Worker<'_> {
             starts: 0,
             started_at: created_at,
             created_at,
-            queue_position: self.waiting.position(id),
+            queue_position: self.waiting.accepted_at(id),
             document_sha256: String::new(),
             agent: policy.agent.name.clone(),
             protocol: policy.agent.protocol,
