@@ -38,9 +38,9 @@ test:
 	$(CARGO) test --locked
 
 demo: build
-	@sh tests/demo.sh '$(PROGRAM)'
+	@sh tests/demo.sh "$$program"
 
-install uninstall: export program = $(PROGRAM)
+demo install: export program = $(PROGRAM)
 install uninstall: export prefix = $(PREFIX)
 install uninstall: export root = $(DESTDIR)
 install uninstall: export unit = $(UNITDIR)/job-monitor.service
@@ -90,12 +90,13 @@ install: build
 	    set_aside "$$root$$unit" "unit ($$(grep -m 1 '^ExecStart=' "$$root$$unit" || echo 'without ExecStart'))"
 	fi
 
-	put 755 "$$to/bin/job-monitor" cat "$$program"
-	put 644 "$$root$$unit" unit_text
+	# What the program prints itself comes first: one that does not run here replaces nothing.
 	put 644 "$$to/share/man/man1/job-monitor.1" "$$program" man
 	put 644 "$$to/share/bash-completion/completions/job-monitor" "$$program" completions bash
 	put 644 "$$to/share/zsh/site-functions/_job-monitor" "$$program" completions zsh
 	put 644 "$$to/share/fish/vendor_completions.d/job-monitor.fish" "$$program" completions fish
+	put 755 "$$to/bin/job-monitor" cat "$$program"
+	put 644 "$$root$$unit" unit_text
 
 	echo "Installed: $$to/bin/job-monitor"
 	echo "           $$root$$unit"
@@ -130,7 +131,8 @@ install: build
 	    echo "    systemctl --user enable --now job-monitor"
 	fi
 	if [ "$$(loginctl show-user "$$(id -un)" --property=Linger --value 2>/dev/null)" != yes ]; then
-	    echo "    loginctl enable-linger                      # it also runs while you are logged out"
+	    echo "    loginctl enable-linger                      # it also runs while you are logged out; where that is"
+	    echo "                                                # refused: sudo loginctl enable-linger $$(id -un)"
 	fi
 	if [ -z "$$was_there" ]; then
 	    echo "    job-monitor register PATH                   # a project that it is to serve"

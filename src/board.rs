@@ -187,10 +187,10 @@ impl Board {
         added
     }
 
-    /// An agent did its work.
-    pub fn works(&self, agent: &str) {
+    /// An agent did its work, in a start that began at `began`.
+    pub fn works(&self, agent: &str, began: Wall) {
         let mut inner = self.inner();
-        if inner.holds.works(agent) {
+        if inner.holds.works(agent, began) {
             self.save(HOLDS, &inner.holds);
             ring_all(&inner);
         }

@@ -34,6 +34,8 @@ const READY_MAX: Duration = Duration::from_secs(20);
 const STACK: usize = 512 << 10;
 /// After a panic, which is our mistake and would only repeat itself.
 const PANIC_PAUSE: Duration = Duration::from_secs(30);
+/// How long a starting daemon waits for the lock of one that is gone; see `lock_instance`.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// The file in STATE whose lock says that a daemon serves this user.
 const INSTANCE: &str = "daemon.lock";
 
@@ -95,7 +97,7 @@ pub fn run(places: Places) -> Result<()> {
         ear,
         workers: Vec::new(),
         settings: None,
-        entries: Vec::new(),
+        entries: None,
         told: BTreeSet::new(),
         seen: HashMap::new(),
         coming_up: Arc::new(AtomicU32::new(0)),
@@ -107,17 +109,30 @@ fn is_config(name: &str) -> bool {
     matches!(name, "registered.json" | "config.json" | ".env")
 }
 
-/// One daemon for each user: the lock is never inherited by an agent, so it dies with us.
+/// One daemon for each user: no agent inherits the lock, so it dies with us. Only an agent that is
+/// just being started has it until its exec is through; a daemon that was killed in that moment
+/// must not keep its successor out.
 fn lock_instance(state: &Dir) -> Result<Flock<File>> {
-    let file = state.append_file(INSTANCE)?;
-    let lock =
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-            nix::Error::EWOULDBLOCK => Error::with(
-                Exit::AlreadyRunning,
-                "the monitor is running already; job-monitor list shows its projects",
-            ),
-            error => Error::io("lock", &state.path_of(INSTANCE), error.into()),
-        })?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut file = state.append_file(INSTANCE)?;
+    let lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((again, nix::Error::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = again;
+                std::thread::sleep(LOCK_PATIENCE / 50);
+            }
+            Err((_, nix::Error::EWOULDBLOCK)) => {
+                return Err(Error::with(
+                    Exit::AlreadyRunning,
+                    "the monitor is running already; job-monitor list shows its projects",
+                ));
+            }
+            Err((_, error)) => {
+                return Err(Error::io("lock", &state.path_of(INSTANCE), error.into()));
+            }
+        }
+    };
     let pid = format!("{}\n", std::process::id());
     let io = |e| Error::io("write", &state.path_of(INSTANCE), e);
     lock.set_len(0).map_err(io)?;
@@ -171,8 +186,8 @@ struct Daemon {
     workers: Vec<Handle>,
     /// The last good settings; without any, nothing is started.
     settings: Option<Settings>,
-    /// The last good registry.
-    entries: Vec<Entry>,
+    /// The last good registry, if there has been one.
+    entries: Option<Vec<Entry>>,
     /// What has been said of settings and registry, so that it is said once.
     told: BTreeSet<String>,
     /// What each watched directory looked like at the last slow look.
@@ -192,8 +207,13 @@ struct Handle {
 impl Daemon {
     fn run(mut self) -> Result<()> {
         self.follow();
-        if self.entries.is_empty() {
-            log::info!("no project is registered yet; job-monitor register PATH adds one");
+        match &self.entries {
+            None => service::status("no project is served: the registry is broken"),
+            Some(entries) if entries.is_empty() => {
+                log::info!("no project is registered yet; job-monitor register PATH adds one");
+                service::status("no project is registered yet");
+            }
+            Some(_) => {}
         }
         let started = Instant::now();
         let mut ready = false;
@@ -282,13 +302,18 @@ impl Daemon {
             Ok(registry) => {
                 let (entries, warnings) = registry.entries();
                 warnings.into_iter().for_each(&mut say);
-                self.entries = entries;
+                self.entries = Some(entries);
             }
-            Err(error) => say(format!("{error}; the projects before stay in force")),
+            Err(error) if self.entries.is_some() => {
+                say(format!("{error}; the projects before stay in force"))
+            }
+            Err(error) => say(format!(
+                "{error}; no project is served until that is mended"
+            )),
         }
         let mut wanted = Vec::new();
         if let Some(settings) = &self.settings {
-            for entry in &self.entries {
+            for entry in self.entries.iter().flatten() {
                 if !entry.enabled {
                     say(format!(
                         "Project '{}' is disabled, skipping",
@@ -431,7 +456,9 @@ impl Daemon {
         if self.has_changed(&config) {
             self.rewatch(&config, &self.bell.clone(), is_config);
             self.follow();
-        } else if self.settings.is_none() || self.workers.len() < self.entries.len() {
+        } else if self.settings.is_none()
+            || (self.entries.as_ref()).is_none_or(|entries| self.workers.len() < entries.len())
+        {
             self.follow();
         }
         let projects: Vec<_> = self

@@ -152,17 +152,15 @@ impl Holds {
         self.take(|hold| hold.until.is_some_and(|until| until <= now))
     }
 
-    /// An agent did its work: nothing holds it. Returns whether anything changed.
-    pub fn works(&mut self, agent: &str) -> bool {
-        let counted = self.blind.remove(agent).is_some();
-        self.lift(agent) || counted
-    }
-
-    /// Lifts the holds on an agent, those on all included. Returns whether there were any.
-    pub fn lift(&mut self, agent: &str) -> bool {
-        !self
-            .take(|hold| hold.agent.as_deref().is_none_or(|held| held == agent))
-            .is_empty()
+    /// An agent did its work, in a start that began at `began`: what held it before is over. A hold
+    /// that came since stands: others have reached the limit while this one finished. Returns
+    /// whether anything changed.
+    pub fn works(&mut self, agent: &str, began: Wall) -> bool {
+        let over = self.take(|hold| {
+            hold.since <= began && hold.agent.as_deref().is_none_or(|held| held == agent)
+        });
+        let counted = self.of(agent).is_none() && self.blind.remove(agent).is_some();
+        !over.is_empty() || counted
     }
 
     /// Lifts what `mended` says is mended, or all. Returns what was lifted.
@@ -323,7 +321,7 @@ mod tests {
         assert_eq!(pause(Some(NOW)), 60);
         assert_eq!(pause(Some(secs(5))), 5);
         assert_eq!(pause(None), 300);
-        assert!(holds.works("a"));
+        assert!(!holds.works("a", Wall(NOW.0 - 1)) && holds.works("a", NOW));
     }
 
     #[test]
@@ -333,7 +331,7 @@ mod tests {
         assert_eq!(holds.gate("a", NOW), Gate::Closed(Some(secs(1800))));
         assert_eq!(holds.gate("a", secs(1800)), Gate::Probe);
         assert_eq!(holds.gate("a", secs(1801)), Gate::Closed(Some(secs(3600))));
-        assert!(holds.works("a"));
+        assert!(holds.works("a", secs(1800)));
         assert_eq!(holds.gate("a", secs(1801)), Gate::Open);
     }
 

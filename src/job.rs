@@ -32,8 +32,14 @@ pub enum Name {
 impl JobId {
     /// Reads an id as a person types it, with or without `.md`.
     pub fn parse(text: &str) -> Option<JobId> {
-        let stem = text.strip_suffix(".md").unwrap_or(text);
-        JobId::of_stem(stem, Layout::Jobs).or_else(|| JobId::of_stem(stem, Layout::Tasks))
+        JobId::exact(text.strip_suffix(".md").unwrap_or(text))
+    }
+
+    /// Reads an id as a program wrote it. A description may itself end in `.md`, and then what
+    /// [`JobId::parse`] takes off belongs to the id: read so, the claim, the marks and the result
+    /// of `x.md` would count as those of another job, `x`.
+    pub fn exact(text: &str) -> Option<JobId> {
+        JobId::of_stem(text, Layout::Jobs).or_else(|| JobId::of_stem(text, Layout::Tasks))
     }
 
     fn of_stem(stem: &str, layout: Layout) -> Option<JobId> {
@@ -167,7 +173,7 @@ impl Serialize for JobId {
 impl<'de> Deserialize<'de> for JobId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<JobId, D::Error> {
         let text = String::deserialize(deserializer)?;
-        JobId::parse(&text).ok_or_else(|| serde::de::Error::custom("not a job id"))
+        JobId::exact(&text).ok_or_else(|| serde::de::Error::custom("not a job id"))
     }
 }
 
@@ -188,6 +194,14 @@ impl Meta {
     /// Modification time.
     pub fn mtime(&self) -> Wall {
         Wall(i64::try_from(self.mtime_ns.div_euclid(1_000_000)).unwrap_or(0))
+    }
+}
+
+/// The name of a log file: the job's n-th start, from the second on, has its number in it.
+pub fn log_name(id: &JobId, start: u32, ending: &str) -> String {
+    match start {
+        0 | 1 => format!("{id}.{ending}"),
+        _ => format!("{id}.{start}.{ending}"),
     }
 }
 
@@ -403,6 +417,18 @@ mod tests {
             assert_eq!(JobId::parse(bad), None, "{bad:?}");
         }
         assert_eq!(id("task-anything.md").as_str(), "task-anything");
+    }
+
+    #[test]
+    fn an_id_that_ends_in_md_is_not_taken_for_another_job_when_it_is_read_back() {
+        let Name::Job(odd) = Name::of("job-20260130-143000-x.md.md", Layout::Jobs) else {
+            panic!("it is a job's name");
+        };
+        assert_eq!(odd.as_str(), "job-20260130-143000-x.md");
+        assert_eq!(JobId::exact(odd.as_str()).as_ref(), Some(&odd));
+        assert_eq!(JobId::parse(&odd.file_name()).as_ref(), Some(&odd));
+        let json = serde_json::to_string(&odd).unwrap();
+        assert_eq!(serde_json::from_str::<JobId>(&json).unwrap(), odd);
     }
 
     #[test]

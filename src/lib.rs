@@ -32,7 +32,7 @@
 //! --- faces:     command/  cli/  render
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills  files
-//! --- decisions: queue  roster  holds  agent/  document
+//! --- decisions: queue  roster  holds  outcome  agent/  document
 //! --- words:     record  project  job  digest  time  error
 //! ```
 //!
@@ -64,6 +64,7 @@ pub mod error;
 pub mod files;
 pub mod holds;
 pub mod job;
+pub mod outcome;
 pub mod process;
 pub mod project;
 pub mod queue;

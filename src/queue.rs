@@ -32,7 +32,7 @@ pub enum Arrival {
 }
 
 /// The waiting jobs in order, with what is known of each: a cache of the directory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Waiting {
     jobs: BTreeMap<JobId, Standing>,
     held: BTreeSet<JobId>,

@@ -2,7 +2,7 @@
 //! writers wrote. Types to compute with are elsewhere.
 
 use crate::job::{Attempt, ErrorKind, JobId, Status};
-use crate::project::{Layout, Protocol};
+use crate::project::{AgentSpec, Layout, Protocol};
 use crate::time::Wall;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
@@ -161,6 +161,35 @@ pub struct Suspension {
 }
 
 impl Claim {
+    /// A job that has not been begun.
+    pub fn new(
+        job_id: JobId,
+        created_at: Wall,
+        queue_position: u64,
+        document_sha256: String,
+        agent: &AgentSpec,
+    ) -> Claim {
+        Claim {
+            job_id,
+            run: String::new(),
+            boot_id: String::new(),
+            starts: 0,
+            started_at: created_at,
+            created_at,
+            queue_position,
+            document_sha256,
+            agent: agent.name.clone(),
+            protocol: agent.protocol,
+            session_id: None,
+            resumed: false,
+            attempts: Vec::new(),
+            retries: 0,
+            interruptions: 0,
+            carried: Carried::default(),
+            suspended: None,
+        }
+    }
+
     /// The first line of the file.
     pub fn to_line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("a claim is representable in JSON");

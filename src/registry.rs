@@ -89,6 +89,14 @@ impl Registry {
         (entries, warnings)
     }
 
+    /// The entry whose project is at `path`, under whatever name either goes.
+    pub fn at(&self, path: &Path) -> Option<Entry> {
+        let (entries, _) = self.entries();
+        entries
+            .into_iter()
+            .find(|entry| same_place(&entry.project.path, path))
+    }
+
     /// Whether there is an entry of that name, usable or not.
     pub fn has(&self, name: &str) -> bool {
         self.projects.get(name).is_some()
@@ -152,11 +160,7 @@ impl Registry {
                 project.name
             )));
         }
-        let (entries, _) = self.entries();
-        if let Some(other) = entries
-            .iter()
-            .find(|other| same_place(&other.project.path, &project.path))
-        {
+        if let Some(other) = self.at(&project.path) {
             return Err(Error::new(format!(
                 "{} is registered already, as {:?}",
                 project.path.display(),

@@ -14,8 +14,11 @@ use std::path::Path;
 pub struct Style {
     /// Colours and other escape sequences.
     pub color: bool,
-    /// Characters beyond ASCII.
+    /// Characters beyond ASCII, for our own signs.
     pub unicode: bool,
+    /// A terminal that would take other characters for something else: UTF-8 has bytes that are
+    /// control characters in other encodings.
+    pub ascii_only: bool,
     /// A person is looking.
     pub terminal: bool,
 }
@@ -36,7 +39,17 @@ impl Style {
         Style {
             color: terminal && !dumb && settings::variable("NO_COLOR").is_none(),
             unicode: utf8 && !(terminal && dumb),
+            ascii_only: terminal && !utf8,
             terminal,
+        }
+    }
+
+    /// Text from outside, already clean, as the terminal's encoding has it.
+    pub fn text(self, text: &str) -> Cow<'_, str> {
+        if self.ascii_only && !text.is_ascii() {
+            Cow::Owned(text.replace(|c: char| !c.is_ascii(), "?"))
+        } else {
+            Cow::Borrowed(text)
         }
     }
 
@@ -61,10 +74,11 @@ impl Style {
 }
 
 /// Text from outside without anything that could move a cursor, change a terminal's state or
-/// reorder a line: C0 but newline and tab, DEL, C1, and the bidirectional controls.
+/// reorder a line: C0 but newline and tab, DEL, C1, and the bidirectional controls. The ends of
+/// lines of DOS are ends of lines.
 pub fn clean(text: &str) -> Cow<'_, str> {
     if text.contains(is_harmful) {
-        Cow::Owned(text.replace(is_harmful, "\u{fffd}"))
+        Cow::Owned(text.replace("\r\n", "\n").replace(is_harmful, "\u{fffd}"))
     } else {
         Cow::Borrowed(text)
     }
@@ -72,7 +86,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 
 /// [`clean`], and on one line.
 pub fn clean_line(text: &str) -> String {
-    clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
+    clean(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
 }
 
 fn is_harmful(c: char) -> bool {
@@ -85,6 +99,42 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     match text.char_indices().nth(max) {
         Some((end, _)) => Cow::Owned(format!("{}…", text[..end].trim_end())),
         None => Cow::Borrowed(text),
+    }
+}
+
+/// A line that takes at most so many columns; what is cut off is marked.
+pub fn fit(line: &str, columns: usize, style: Style) -> String {
+    let line = style.text(line);
+    if line.chars().map(columns_of).sum::<usize>() <= columns {
+        return line.into_owned();
+    }
+    let mark = if style.unicode { "…" } else { "..." };
+    let mut left = columns.saturating_sub(mark.chars().count());
+    let kept = line.chars().take_while(|&c| {
+        let room = left.checked_sub(columns_of(c));
+        left = room.unwrap_or(left);
+        room.is_some()
+    });
+    let kept: String = kept.collect();
+    let cut = format!("{}{mark}", kept.trim_end());
+    cut.chars().take(columns).collect()
+}
+
+/// How many columns a terminal gives a character: the wide blocks of Unicode, near enough. libc's
+/// `wcwidth` would first need the process's locale to be set.
+pub fn columns_of(c: char) -> usize {
+    match c {
+        '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
     }
 }
 
@@ -129,6 +179,7 @@ mod tests {
             assert!(!cleaned.contains(['\u{202e}', '\u{2066}']), "{code:?}");
         }
         assert_eq!(clean("\x1b]0;x\x07"), "\u{fffd}]0;x\u{fffd}");
+        assert_eq!(clean("a\r\nb\rc"), "a\nb\u{fffd}c");
         assert!(matches!(clean("plain\n\ttext ü"), Cow::Borrowed(_)));
     }
 
@@ -137,5 +188,34 @@ mod tests {
         assert_eq!(shorten("üüü", 2), "üü…");
         assert_eq!(shorten("üü", 2), "üü");
         assert_eq!(clean_line(" a\n\tb\r\nc "), "a b c");
+    }
+
+    #[test]
+    fn a_line_never_takes_more_columns_than_there_are() {
+        let style = |unicode| Style {
+            color: false,
+            unicode,
+            ascii_only: !unicode,
+            terminal: true,
+        };
+        assert_eq!(fit("abcdef", 6, style(true)), "abcdef");
+        assert_eq!(fit("abcdefg", 6, style(true)), "abcde…");
+        assert_eq!(fit("abcdefg", 6, style(false)), "abc...");
+        assert_eq!(fit("日本語日本語", 6, style(true)), "日本…");
+        assert_eq!(fit("üöä", 6, style(false)), "???");
+        for columns in 0..12 {
+            for text in [
+                "short",
+                "e\u{301}in e\u{301}",
+                "日本語日本語日",
+                "a b c d e f g",
+            ] {
+                for unicode in [true, false] {
+                    let line = fit(text, columns, style(unicode));
+                    let taken: usize = line.chars().map(columns_of).sum();
+                    assert!(taken <= columns, "{line:?} in {columns}");
+                }
+            }
+        }
     }
 }

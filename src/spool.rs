@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::files::{Dir, Durability, Kind, Make, Signature, meta_of};
-use crate::job::{JobId, Meta, Name};
+use crate::job::{JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, Identity, Outcome, QueueView};
 use crate::time::Wall;
@@ -62,6 +62,7 @@ impl Mark {
 #[derive(Debug)]
 pub struct Spool {
     project: Project,
+    root: PathBuf,
     items: Dir,
     results: Dir,
     state: Dir,
@@ -143,6 +144,7 @@ impl Spool {
             results: root.descend(layout.results(), Make::Missing)?,
             state: root.descend(layout.state(), Make::Missing)?,
             logs: root.descend(layout.logs(), Make::Missing)?,
+            root: root.path().to_owned(),
             private_group: private_group(),
             journal: RefCell::new(None),
             project: project.clone(),
@@ -177,6 +179,11 @@ impl Spool {
     /// The project.
     pub fn project(&self) -> &Project {
         &self.project
+    }
+
+    /// The project's directory by its real name, without symbolic links.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// How its directories are arranged.
@@ -254,7 +261,7 @@ impl Spool {
         } else {
             scan.waiting = documents.into_iter().collect();
             self.results.list(|name, _| {
-                if let Some(id) = name.strip_suffix(".json").and_then(JobId::parse) {
+                if let Some(id) = name.strip_suffix(".json").and_then(JobId::exact) {
                     scan.waiting.remove(&id);
                 }
             })?;
@@ -354,7 +361,7 @@ impl Spool {
             let stem = name
                 .strip_suffix(".md")
                 .or_else(|| name.strip_suffix(".json"));
-            if let Some(id) = stem.and_then(JobId::parse)
+            if let Some(id) = stem.and_then(JobId::exact)
                 && let Some(stamp) = id.stamp().filter(|stamp| *stamp < horizon)
                 && last.as_deref().is_none_or(|last| last < stamp)
             {
@@ -384,7 +391,7 @@ impl Spool {
         let mut marks = Marks::default();
         let mut leftovers = Vec::new();
         self.state.list(|name, _| {
-            let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::parse);
+            let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::exact);
             if name.starts_with('.') && name.ends_with(".tmp") {
                 leftovers.push(name.to_owned());
             } else if let Some(id) = id_before(".claim") {
@@ -543,15 +550,25 @@ impl Spool {
     /// The ids of all results, in no order.
     pub fn finished(&self) -> Result<Vec<JobId>> {
         let mut ids = Vec::new();
+        self.each_finished(|id| ids.push(id))?;
+        Ok(ids)
+    }
+
+    /// Calls `each` with the id of every result, in no order, without holding them all.
+    pub fn each_finished(&self, mut each: impl FnMut(JobId)) -> Result<()> {
         self.results.list(|name, _| {
             if let Some(Name::Job(id)) = name
                 .strip_suffix(".json")
                 .map(|stem| Name::of(&format!("{stem}.md"), self.layout()))
             {
-                ids.push(id);
+                each(id);
             }
-        })?;
-        Ok(ids)
+        })
+    }
+
+    /// Opens a result for reading.
+    pub fn open_result(&self, id: &JobId) -> Result<File> {
+        self.results.open_file(&result_name(id))
     }
 
     // --- the view ---
@@ -591,8 +608,9 @@ impl Spool {
     /// held that somebody is still there.
     pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
         let names = [log_name(id, start, output), log_name(id, start, "err")];
-        let out = self.logs.create_file(&names[0])?;
+        // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
         let err = self.logs.create_file(&names[1])?;
+        let out = self.logs.create_file(&names[0])?;
         // SAFETY: flock takes a descriptor, which `out` keeps open, and a number.
         unsafe { libc::flock(out.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
         Ok(LogFiles { out, err, names })
@@ -610,11 +628,6 @@ impl Spool {
     /// The path of a log, for messages.
     pub fn log_path(&self, name: &str) -> PathBuf {
         self.logs.path_of(name)
-    }
-
-    /// The path of a log relative to the project, as results have it.
-    pub fn log_relative(&self, name: &str) -> String {
-        format!("{}/{name}", self.layout().logs())
     }
 
     /// Writes a line to the daemon's standard error and to the project's log. A log that cannot
@@ -647,14 +660,6 @@ impl Spool {
         file.write_all(line).map_err(failed)?;
         *journal = Some((file, size + line.len() as u64));
         Ok(())
-    }
-}
-
-/// The name of a log file: the job's n-th start, from the second on, has its number in it.
-pub fn log_name(id: &JobId, start: u32, ending: &str) -> String {
-    match start {
-        0 | 1 => format!("{id}.{ending}"),
-        _ => format!("{id}.{start}.{ending}"),
     }
 }
 

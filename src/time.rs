@@ -65,6 +65,9 @@ impl Wall {
         let mut ms = 0;
         if let Some(fraction) = rest.strip_prefix('.') {
             let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+            if digits == 0 {
+                return None;
+            }
             ms = format!("{:0<3}", &fraction[..digits.min(3)]).parse().ok()?;
             rest = &fraction[digits..];
         }
@@ -72,11 +75,14 @@ impl Wall {
             "" => local_offset(naive - local_offset(naive)),
             "Z" | "z" => 0,
             _ => {
-                let minutes = i64::from(rest.get(1..3)?.parse::<u8>().ok()?) * 60
-                    + i64::from(rest.get(4..6)?.parse::<u8>().ok()?);
+                let at = text.len() - rest.len();
+                let (hours, minutes) = (number(at + 1..at + 3)?, number(at + 4..at + 6)?);
+                if rest.len() != 6 || !sign(at + 3, ":") || hours > 23 || minutes > 59 {
+                    return None;
+                }
                 match rest.as_bytes()[0] {
-                    b'+' => minutes * 60,
-                    b'-' => -minutes * 60,
+                    b'+' => hours * 3600 + minutes * 60,
+                    b'-' => -hours * 3600 - minutes * 60,
                     _ => return None,
                 }
             }
@@ -269,6 +275,13 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "2026-01-01",
             "2026-01-01T00:00:00?01:00",
+            "2026-01-01T00:00:00+01:00garbage",
+            "2026-01-01T00:00:00+01:0",
+            "2026-01-01T00:00:00+01x00",
+            "2026-01-01T00:00:00++1:00",
+            "2026-01-01T00:00:00+24:00",
+            "2026-01-01T00:00:00Zulu",
+            "2026-01-01T00:00:00.Z",
             "ä026-01-01T00:00:00Z",
         ] {
             assert_eq!(Wall::parse(bad), None, "{bad:?}");

@@ -104,6 +104,18 @@ pub struct Fault {
     pub session_unknown: bool,
 }
 
+impl Fault {
+    /// A fault that says nothing about limits or sessions.
+    pub fn new(kind: ErrorKind, error: impl Into<String>) -> Fault {
+        Fault {
+            kind,
+            error: error.into(),
+            resets_at: None,
+            session_unknown: false,
+        }
+    }
+}
+
 /// Adds what a later start used to what earlier ones did.
 pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
     match (before, now) {

@@ -934,7 +934,10 @@ fn audit_object(block: &str) -> Option<Audit> {
 
 /// The texts of some members of a JSON object, without building anything of the rest; `None`
 /// if it is no whole object. What is asked for twice in the object is its last.
-fn pick<'a, const N: usize>(json: &'a str, keys: [&str; N]) -> Option<[Option<&'a str>; N]>
+pub(crate) fn pick<'a, const N: usize>(
+    json: &'a str,
+    keys: [&str; N],
+) -> Option<[Option<&'a str>; N]>
 where
     [Option<&'a str>; N]: Default,
 {
@@ -976,7 +979,7 @@ fn pick_into<'a, const N: usize>(
 }
 
 /// Calls `each` with the text of every item of a JSON array; with none if it is no array.
-fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
+pub(crate) fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
     struct Items<F>(F);
 
     impl<'a, F: FnMut(&'a str)> Visitor<'a> for Items<F> {
@@ -1000,7 +1003,7 @@ fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
 
 /// A value of the type wanted. Half a surrogate pair, which the agent writes when it shortens a
 /// text between the two, is no reason to lose the text.
-fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
+pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
     let mended = || {
         json.contains("\\u")
             .then(|| serde_json::from_str(&mend(json)).ok())
@@ -1027,7 +1030,7 @@ fn mend(json: &str) -> String {
 }
 
 /// A short string: a name, an id, a class.
-fn word(json: &str) -> Option<String> {
+pub(crate) fn word(json: &str) -> Option<String> {
     parse::<String>(json).filter(|word| word.len() <= WORD_MAX)
 }
 

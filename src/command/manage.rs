@@ -1,5 +1,6 @@
 //! The commands that change the registry, and `restart`.
 
+use super::doctor;
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::project::{Layout, Project};
@@ -47,8 +48,14 @@ pub(super) fn register(
     };
     let places = Places::find()?;
     let registered_at = Wall::now();
+    let registry = Registry::load(&places.registry())?;
+    // Skills may be wanted later than the project.
+    if with_skills && let Some(known) = registry.at(&real) {
+        let text = format!("{:?} is registered already\n", known.project.name);
+        return render::print(&(text + &install_skills(&real)?));
+    }
     // Refusals come before anything is made.
-    Registry::load(&places.registry())?.add(&project, registered_at)?;
+    registry.clone().add(&project, registered_at)?;
     let spool = Spool::create(&project)?;
     let mut text = format!(
         "Registered {:?}: {}\n",
@@ -73,10 +80,7 @@ pub(super) fn register(
         );
     }
     if with_skills {
-        for (path, written) in skills::install(&real)? {
-            let what = if written { "Wrote" } else { "Kept your" };
-            let _ = writeln!(text, "  {what} {}", clean(&path.to_string_lossy()));
-        }
+        text += &install_skills(&real)?;
     }
     registry::update(&places.registry(), |registry| {
         registry.add(&project, registered_at)
@@ -91,7 +95,18 @@ pub(super) fn register(
             "  The monitor is not running; start it with: systemctl --user start job-monitor\n",
         );
     }
+    for line in doctor::of_new_project(&places, &project) {
+        let _ = writeln!(text, "  {line}");
+    }
     render::print(&text)
+}
+
+fn install_skills(project: &Path) -> Result<String> {
+    let line = |(path, written): (std::path::PathBuf, bool)| {
+        let what = if written { "Wrote" } else { "Kept your" };
+        format!("  {what} {}\n", clean(&path.to_string_lossy()))
+    };
+    Ok(skills::install(project)?.into_iter().map(line).collect())
 }
 
 /// Takes a project out of the registry; its files stay.

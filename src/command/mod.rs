@@ -3,11 +3,17 @@
 //! files, and leave marks.
 
 mod control;
+mod doctor;
+mod logs;
 mod manage;
 mod projects;
 mod show;
+mod stats;
 mod submit;
+mod terminal;
+mod transcript;
 mod wait;
+mod watch;
 
 use crate::cli::{self, Command, Invocation};
 use crate::daemon;
@@ -54,6 +60,14 @@ fn run(invocation: Invocation) -> Outcome {
         Command::List => show::list(&scope()?, format)?,
         Command::Status { limit } => show::status(&scope()?, limit, format)?,
         Command::Show { id } => return show::job(&scope()?, &id, format),
+        Command::Logs { id, follow, raw } => {
+            let manner = match raw {
+                true => logs::Manner::Raw,
+                false => logs::Manner::Readable,
+            };
+            return logs::logs(&scope()?, &id, follow, manner);
+        }
+        Command::Watch => return watch::watch(project.as_deref()),
         Command::Submit {
             description,
             source,
@@ -79,9 +93,8 @@ fn run(invocation: Invocation) -> Outcome {
         Command::Enable { name } => manage::enable(&name, true)?,
         Command::Disable { name } => manage::enable(&name, false)?,
         Command::Restart => manage::restart()?,
-        Command::Logs { .. } | Command::Stats { .. } | Command::Watch | Command::Doctor => {
-            return Err(crate::error::Error::new("not there yet"));
-        }
+        Command::Stats { since } => stats::stats(&scope()?, since.as_deref(), format)?,
+        Command::Doctor => return doctor::doctor(project.as_deref(), format),
     }
     Ok(Exit::Done)
 }

@@ -48,18 +48,9 @@ impl Scope {
                 "the monitor is not running; start it with: systemctl --user start job-monitor",
             );
         }
-        let here = std::env::current_dir().ok();
-        let chosen = match named {
-            Some(named) => Some(find(&entries, named).ok_or_else(|| registry.unknown(named))?),
-            None => here.and_then(|here| around(&entries, &here)),
-        };
-        let entries = match chosen {
-            Some(at) => vec![entries[at].clone()],
-            None => entries,
-        };
         Ok(Scope {
+            entries: choose(&registry, entries, named)?,
             places,
-            entries,
             daemon,
         })
     }
@@ -123,6 +114,25 @@ impl Scope {
         }
         found.ok_or_else(|| Error::with(Exit::NotFound, format!("there is no job {id}")))
     }
+}
+
+/// Of the registry's entries those that a command is about: the one named, the one around the
+/// current directory, or all.
+pub(crate) fn choose(
+    registry: &Registry,
+    mut entries: Vec<Entry>,
+    named: Option<&str>,
+) -> Result<Vec<Entry>> {
+    let chosen = match named {
+        Some(named) => Some(find(&entries, named).ok_or_else(|| registry.unknown(named))?),
+        None => std::env::current_dir()
+            .ok()
+            .and_then(|here| around(&entries, &here)),
+    };
+    Ok(match chosen {
+        Some(at) => vec![entries.swap_remove(at)],
+        None => entries,
+    })
 }
 
 /// Where a job stands in one project, if it is there at all.

@@ -8,11 +8,12 @@ use crate::cli::Format;
 use crate::error::{Exit, Result};
 use crate::holds::Hold;
 use crate::job::JobId;
+use crate::job::log_name;
 use crate::record::{Claim, HoldView};
 use crate::registry::Entry;
 use crate::render::{self, Style, clean, clean_line, shorten};
 use crate::settings;
-use crate::spool::{Mark, Spool, log_name};
+use crate::spool::{Mark, Spool};
 use crate::time::{Wall, human};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -444,55 +445,62 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
             running_text(&mut text, &spool, claim);
         }
         Standing::Suspended(claim) => {
-            view.state = "waiting";
             (view.attempt, view.retry_at) = (Some(claim.starts), projects::retry_at(claim));
-            view.position = Some(1);
-            let _ = writeln!(
-                text,
-                "Status: waiting\nJob: {id}\nCreated: {}",
-                claim.created_at
-            );
-            let _ = writeln!(
-                text,
-                "Attempt: {} so far; it {}",
-                claim.starts,
-                suspension_text(claim, Wall::now())
-            );
-            if spool.has_mark(id, Mark::Hold)? {
-                view.state = "held";
-                let _ = writeln!(text, "Held: job-monitor release {id} lets it go on");
-            }
+            let held = spool.has_mark(id, Mark::Hold)?;
+            let queue = projects::queue(&spool, scope.daemon.is_some())?;
+            let remark = format!("It {}", suspension_text(claim, Wall::now()));
+            waiting_text(&mut text, &mut view, &spool, &queue, held, Some(remark))?;
         }
         Standing::Waiting { held } => {
-            view.state = if *held { "held" } else { "waiting" };
             let queue = projects::queue(&spool, scope.daemon.is_some())?;
-            let ahead = usize::from(queue.suspended.is_some());
-            let place = queue
-                .waiting
-                .iter()
-                .position(|waiting| waiting == id)
-                .map(|at| at + 1 + ahead);
-            view.position = place;
-            let _ = writeln!(text, "Status: waiting\nJob: {id}");
-            if let Some(meta) = spool.document_meta(id)? {
-                let _ = writeln!(text, "Created: {}\nSize: {} bytes", meta.mtime(), meta.size);
-            }
-            if let Some(place) = place {
-                let _ = writeln!(
-                    text,
-                    "Queue position: {place} of {}",
-                    queue.waiting.len() + ahead
-                );
-            }
-            if *held {
-                let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
-            } else if let Some(hold) = queue.hold {
-                let _ = writeln!(text, "Waits: {}", hold_text(&hold, Wall::now()));
-            }
+            let hold = queue
+                .hold
+                .as_ref()
+                .map(|hold| format!("Waits: {}", hold_text(hold, Wall::now())));
+            waiting_text(&mut text, &mut view, &spool, &queue, *held, hold)?;
         }
     }
     render::answer(format, &view, || text)?;
     Ok(Exit::Done)
+}
+
+/// A job that does not run yet, or not again yet; `remark` says what it waits for.
+fn waiting_text(
+    text: &mut String,
+    view: &mut JobView<'_>,
+    spool: &Spool,
+    queue: &Queue,
+    held: bool,
+    remark: Option<String>,
+) -> Result<()> {
+    let id = view.job_id;
+    view.state = if held { "held" } else { "waiting" };
+    let all: Vec<&JobId> = queue
+        .suspended
+        .iter()
+        .map(|claim| &claim.job_id)
+        .chain(&queue.waiting)
+        .collect();
+    view.position = all
+        .iter()
+        .position(|waiting| *waiting == id)
+        .map(|at| at + 1);
+    let _ = writeln!(text, "Status: waiting\nJob: {id}");
+    if let Some(meta) = spool.document_meta(id)? {
+        let _ = writeln!(text, "Created: {}\nSize: {} bytes", meta.mtime(), meta.size);
+    }
+    if let Some(position) = view.position {
+        let _ = writeln!(text, "Queue position: {position} of {}", all.len());
+    }
+    if let Some(starts) = view.attempt {
+        let _ = writeln!(text, "Attempts: {starts}");
+    }
+    if held {
+        let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
+    } else if let Some(remark) = remark {
+        let _ = writeln!(text, "{remark}");
+    }
+    Ok(())
 }
 
 fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {

@@ -1,7 +1,7 @@
 //! `submit`: a text becomes a document in the spool, whole, under a fresh name.
 
 use super::projects::Scope;
-use super::{Outcome, wait};
+use super::{Outcome, logs, wait};
 use crate::cli::{AfterSubmit, Source};
 use crate::document;
 use crate::error::{Error, Exit, Result};
@@ -59,7 +59,8 @@ pub(super) fn submit(
     render::print(&format!("{id}\n"))?;
     match then {
         AfterSubmit::Return => Ok(Exit::Done),
-        AfterSubmit::Wait | AfterSubmit::Follow => wait::wait(scope, &[id], None),
+        AfterSubmit::Wait => wait::wait(scope, &[id], None),
+        AfterSubmit::Follow => logs::follow(scope, &id),
     }
 }
 

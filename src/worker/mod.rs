@@ -1,6 +1,7 @@
 //! One project's thread: look, decide, do, and look again. It owns the spool; others can only
 //! ring its bell or change its orders.
 
+mod aftermath;
 mod attempt;
 mod hook;
 mod recovery;
@@ -440,6 +441,10 @@ impl<'a> Worker<'a> {
             return Ok(self.write_now(unwritten));
         }
         self.withdraw_cancelled()?;
+        if self.unwritten.is_some() {
+            // A result could not be written, so nothing is started; least of all its job.
+            return Ok(Step::Again);
+        }
         if self.claims.is_empty() && self.waiting.is_empty() {
             self.set_hold(None);
             return Ok(Step::Wait(None));

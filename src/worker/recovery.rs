@@ -5,12 +5,13 @@ use super::attempt::remove_scratch;
 use super::{Unwritten, Worker};
 use crate::agent::command::output_ending;
 use crate::error::{Error, Result};
+use crate::job::log_name;
 use crate::job::{ErrorKind, JobId};
 use crate::process::{self, Token};
 use crate::queue;
 use crate::record::{Claim, Identity, Suspension};
 use crate::runner;
-use crate::spool::{Mark, log_name};
+use crate::spool::Mark;
 use crate::time::Wall;
 use log::Level;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Worker<'_> {
         let id = claim.job_id.clone();
         self.end_survivors(&claim, process);
         let policy = self.orders.policy();
-        let policy = match self.spool.kept_text(&id, u64::MAX - 1)? {
+        let policy = match self.text_of(&claim, &policy)? {
             Some(text) => {
                 let meta = crate::job::Meta {
                     size: 0,
@@ -89,8 +90,9 @@ impl Worker<'_> {
         let ran = last_word.max().map_or(Duration::ZERO, |end| {
             Wall::from(end).since(claim.started_at)
         });
-        if out.is_none() && claim.boot_id == process::boot_id() {
-            // The logs are made before the agent is started: it never was.
+        if out.is_none() && process.is_none() && claim.boot_id == process::boot_id() {
+            // The logs are made before the agent is started, and its process is written down soon
+            // after. An agent that made away with its logs is known by its process.
             return self.not_begun(claim);
         }
         let finished = out.map(|out| runner::read_back(&out, err.as_ref(), claim.protocol, ran));

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -103,21 +103,32 @@ fn the_skill_of_the_project_is_called_with_the_job_and_without_one_nothing_is() 
             .contains("has no skill task-coordination, so jobs go to the agent without it")
     );
 
-    let skill = real.project.path.join(".claude/skills/task-coordination");
-    fs::create_dir_all(&skill).unwrap();
-    let body = "---\nname: task-coordination\ndescription: Carries out a job\n---\nTHE BODY OF THE SKILL.\n";
-    fs::write(skill.join("SKILL.md"), body).unwrap();
+    // The skills that come with the program, as a person puts them into a project.
+    assert_eq!(real.space.stop(), 0);
+    let path = real.project.path.to_str().unwrap();
+    real.space.run(&["unregister", "alpha"]).ok();
+    real.space
+        .run(&["register", path, "--name", "alpha", "--skills"])
+        .ok();
     let second = "job-20260101-120001-wolves";
     real.project.submit(second, "Count the wolves.\n");
+    real.space.start();
     let expanded = real.project.wait_result(second);
     // What the model saw last is the skill's body with the job as its arguments: the CLI took the
-    // first line of our prompt for the command that it is.
+    // first line of our prompt for the command that it is, and the skill's head for what it is.
     let seen = expanded["worker_output"]["summary"].as_str().unwrap();
-    assert!(seen.contains("THE BODY OF THE SKILL."), "{seen}");
+    assert!(seen.contains("\n# Carrying out a job\n"), "{seen}");
+    assert!(!seen.contains("description:"), "{seen}");
     assert!(
         seen.ends_with("ARGUMENTS: Execute the following job:\n\nCount the wolves."),
         "{seen}"
     );
+    let output = fs::read_to_string(real.project.logs(&format!("{second}.jsonl"))).unwrap();
+    let init: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
+    let skills = init["skills"].as_array().expect("the CLI names its skills");
+    for name in ["task-coordination", "job-document-writer"] {
+        assert!(skills.contains(&json!(name)), "{skills:?}");
+    }
 }
 
 #[test]
@@ -134,6 +145,11 @@ fn a_tool_that_nobody_allowed_is_told_in_the_result() {
     assert_eq!(denials[0]["tool_name"], "Bash");
     assert_eq!(denials[0]["tool_input"]["command"], command);
     assert!(!real.project.path.join("forbidden").exists());
+    // A person is told, and how to allow it.
+    let shown = real.space.run(&[JOB]).ok();
+    assert!(shown.contains("Status: completed"), "{shown}");
+    assert!(shown.contains("Bash: python3 -c"), "{shown}");
+    assert!(shown.contains("--allowedTools"), "{shown}");
 }
 
 #[test]
@@ -170,6 +186,10 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     assert_eq!(claim["suspended"]["kind"], "not_authenticated");
     assert_eq!(real.project.result(JOB), None);
     real.space.wait_log("is held (not_authenticated)");
+    let listed = real.space.run(&["list", "--json"]).json();
+    assert_eq!(listed["projects"][0]["hold"], hold);
+    let queue = real.space.run(&["queue"]).ok();
+    assert!(queue.contains("not_authenticated"), "{queue}");
 
     // A restart is no repair: nothing is started, and the hold is shown again.
     assert_eq!(real.space.stop(), 0);
@@ -189,6 +209,20 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     for word in ["dummy-key", "another-key"] {
         real.says_nowhere(word);
     }
+}
+
+#[test]
+fn a_hold_that_is_released_by_hand_lets_the_session_go_on() {
+    let Some(real) = Real::new("400-credit,text", &[]) else {
+        return;
+    };
+    real.submit_and_start();
+    assert_eq!(real.held()["kind"], "billing");
+    // Nothing that the monitor could see tells that a bill was paid.
+    real.space.run(&["release", JOB]).ok();
+    let result = real.project.wait_result(JOB);
+    real.completed_in_one_session(&result, &["billing"]);
+    assert_eq!(result["retry_count"], 0);
 }
 
 #[test]
@@ -281,10 +315,9 @@ fn a_refused_connection_is_tried_again_later() {
     let Some(real) = Real::new("text", &[]) else {
         return;
     };
-    // A port that was free a moment ago; the stub's own is taken.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    real.point_to(free.local_addr().unwrap().port());
-    drop(free);
+    // Nobody listens on the port of a connection that goes out, and nobody else is given it.
+    let occupied = TcpStream::connect((Ipv4Addr::LOCALHOST, real.stub.port)).unwrap();
+    real.point_to(occupied.local_addr().unwrap().port());
     real.submit_and_start();
     real.retry_planned("network");
     assert!(
@@ -408,7 +441,7 @@ fn a_cancel_in_mid_tool_leaves_no_process() {
     let Some(real) = Real::in_mid_tool() else {
         return;
     };
-    fs::write(real.project.state(&format!("{JOB}.cancel")), "").unwrap();
+    real.space.run(&["cancel", JOB]).ok();
     let result = real.project.wait_result(JOB);
     assert_eq!(result["status"], "cancelled", "{result:#}");
     assert_eq!(result["error_kind"], "cancelled");
@@ -709,12 +742,8 @@ fn tools() -> Result<(PathBuf, PathBuf), String> {
         Some(path) => PathBuf::from(path),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/messages_api_stub.py"),
     };
-    if !script.is_file() {
-        return Err(format!(
-            "{} is not there; set JOB_MONITOR_API_STUB",
-            script.display()
-        ));
-    }
+    let script = fs::canonicalize(&script)
+        .map_err(|e| format!("{}: {e}; set JOB_MONITOR_API_STUB", script.display()))?;
     on_path("python3").ok_or("python3 is not on PATH")?;
     Ok((claude, script))
 }

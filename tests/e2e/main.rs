@@ -1,6 +1,12 @@
 //! End-to-end tests: the built binary on a temporary directory with stand-in agents that the
 //! tests write. One file for each theme; `space` is the harness they share.
 
+mod bad_input;
 mod claude_real;
+mod claude_standin;
+mod recipes;
+mod recovery;
+mod registry;
 mod running;
 mod space;
+mod terminal;

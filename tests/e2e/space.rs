@@ -30,13 +30,19 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_job-monitor");
 
 /// Asks again and again until there is an answer; panics with `what` when there is none in time.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_longer(BOUND, what, ask)
+}
+
+/// As `wait_for`, for what may take its time by contract.
+#[track_caller]
+pub fn wait_longer<T>(bound: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(began.elapsed() < BOUND, "waited in vain for: {what}");
+        assert!(began.elapsed() < bound, "waited in vain for: {what}");
         std::thread::sleep(POLL);
     }
 }

@@ -1,53 +1,149 @@
-//! The program as a service on a machine with a real systemd: a harness boots one in namespaces
-//! of its own, and a script in it installs, starts, stops, kills, upgrades and uninstalls as a
-//! person would. Each promise is one line of the script's output; the first that is not kept ends
-//! it with what the machine says.
+//! The program as a service on machines with a real systemd, and what `make` does on the way there.
+//! A harness boots a machine, in namespaces or emulated, and a script in it installs, starts,
+//! stops, kills, upgrades and uninstalls as a person would.
 //!
-//! The harness is a program named by `JOB_MONITOR_USER_SYSTEMD`, else one that lies beside the
+//! A harness is a program named by a variable, else one that lies beside the
 //! checkout. It needs root. Where it cannot run, the test says why and is skipped, unless
 //! `JOB_MONITOR_REQUIRE` (names with commas between) has it: then its absence is a failure.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The trial takes about a minute, most of it waits that are meant (RestartSec).
+/// The trial takes 20 s where nothing else runs, half of it waits that are meant (RestartSec).
 const TRIAL_MAX_SECS: u32 = 240;
-/// A system made from packages, then a release build, perhaps on a slow machine.
-const FRESH_MAX_SECS: u32 = 900;
+/// A release build from nothing, perhaps on a slow machine.
+const FRESH_MAX_SECS: u32 = 600;
+/// Booting and working on an emulated processor.
+const MEMORY_MAX_SECS: u32 = 300;
+/// What a harness may take before its command runs and after: its own packages, a whole system
+/// made from packages, the boot.
+const HARNESS_MAX_SECS: u32 = 300;
+
+/// What boots a machine in namespaces: the variable that names it, and where it lies otherwise.
+const NAMESPACES: Program = (
+    "JOB_MONITOR_USER_SYSTEMD",
+    "../shared/tools/with-user-systemd",
+);
+/// What emulates a machine with a kernel of its own.
+const EMULATOR: Program = ("JOB_MONITOR_VM", "../shared/tools/with-vm");
+type Program = (&'static str, &'static str);
 
 const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
 /// The ordinary user of the machine that is booted.
 const USER: &str = "alice";
 
+/// One machine at a time: each wants all processors, and they have time limits.
+static MACHINE: Mutex<()> = Mutex::new(());
+
 /// From `make install` over the predecessor's files to `make uninstall`, with the program that
 /// this test run built.
 #[test]
 fn the_installed_service_keeps_its_promises() {
-    let Some(harness) = harness("systemd") else {
+    let Some(harness) = harness("systemd", NAMESPACES) else {
         return;
     };
-    let stage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("job-monitor");
-    let _ = fs::remove_dir_all(&stage);
-    fs::create_dir_all(&stage).expect("the staging directory can be made");
-    let checkout = Path::new(CHECKOUT);
-    for (from, name) in [
-        (checkout.join("Makefile"), "Makefile"),
-        (checkout.join("job-monitor.service"), "job-monitor.service"),
-        (checkout.join("tests/service/trial.sh"), "trial.sh"),
-        (env!("CARGO_BIN_EXE_job-monitor").into(), "program"),
-    ] {
-        fs::copy(&from, stage.join(name))
-            .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()));
-    }
+    let stage = Stage::with("trial.sh");
     let home = format!("/home/{USER}/job-monitor");
-    let mut command = bounded(&harness, TRIAL_MAX_SECS);
+    let mut command = harness.command(TRIAL_MAX_SECS);
     command
         .args(["--user", USER, "--root", "--copy"])
-        .arg(&stage)
+        .arg(&stage.0)
         .args(["bash", &format!("{home}/trial.sh"), USER, &home]);
     succeed(command);
-    fs::remove_dir_all(&stage).expect("the staging directory can be removed");
+}
+
+/// Without a service manager: where files go, what they say, and that they go again. The paths
+/// have all that a shell, make or systemd could trip over.
+#[test]
+fn installing_and_uninstalling_take_any_path() {
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("it's 100% \"home\"");
+    let _ = fs::remove_dir_all(&base);
+    let (home, prefix, root) = (base.join("h"), base.join("p"), base.join("d"));
+    let make = |target: &str| {
+        let output = Command::new("make")
+            .args(["-C", CHECKOUT, "-o", "build", target])
+            .arg(format!("PROGRAM={}", env!("CARGO_BIN_EXE_job-monitor")))
+            .arg(format!("PREFIX={}", prefix.display()))
+            .arg(format!("DESTDIR={}", root.display()))
+            .env("HOME", &home)
+            // Of the make that runs the tests, if one does.
+            .env_remove("MAKEFLAGS")
+            .output()
+            .expect("make is there");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "{}:\n{said}", output.status);
+        said
+    };
+    // What is meant for one root must not ask for the next steps of a real installation.
+    assert!(!make("install").contains("Next:"));
+    let under = |path: &Path| root.join(path.strip_prefix("/").expect("it is absolute"));
+    let unit = under(&home).join(".config/systemd/user/job-monitor.service");
+    let mut installed: Vec<PathBuf> = [
+        "bin/job-monitor",
+        "share/bash-completion/completions/job-monitor",
+        "share/fish/vendor_completions.d/job-monitor.fish",
+        "share/man/man1/job-monitor.1",
+        "share/zsh/site-functions/_job-monitor",
+    ]
+    .map(|name| under(&prefix).join(name))
+    .into();
+    installed.push(unit.clone());
+    installed.sort();
+    assert_eq!(files_below(&base), installed);
+    let text = fs::read_to_string(&unit).expect("the unit can be read");
+    let path = prefix.display().to_string();
+    let quoted = path.replace('%', "%%").replace('"', "\\\"");
+    let start = format!("ExecStart=\"{quoted}/bin/job-monitor\" daemon");
+    assert!(text.lines().any(|line| line == start), "{text}");
+    for file in &installed {
+        assert!(fs::metadata(file).is_ok_and(|meta| meta.len() > 0));
+    }
+
+    make("uninstall");
+    assert_eq!(files_below(&base), Vec::<PathBuf>::new());
+    fs::remove_dir_all(&base).expect("the directory can be removed");
+}
+
+#[test]
+fn the_demo_shows_a_completed_job_and_leaves_nothing() {
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("demo");
+    let _ = fs::remove_dir_all(&base);
+    fs::create_dir_all(&base).expect("a directory can be made");
+    let output = Command::new("sh")
+        .arg(Path::new(CHECKOUT).join("tests/demo.sh"))
+        .arg(env!("CARGO_BIN_EXE_job-monitor"))
+        .env("TMPDIR", &base)
+        .output()
+        .expect("sh is there");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{complaints}");
+    for line in [
+        "Status: completed",
+        "      \"status\": \"completed\",",
+        "The file that the agent wrote, website/index.html: <h1>Welcome!</h1>",
+    ] {
+        assert!(said.lines().any(|l| l == line), "no {line:?} in:\n{said}");
+    }
+    // Removing it fails where anything was left.
+    fs::remove_dir(&base).expect("nothing was left");
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
 }
 
 /// What a stranger types first, on a machine that has make, a linker and a Rust toolchain only.
@@ -58,14 +154,14 @@ fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
             "it makes a whole system and takes minutes; JOB_MONITOR_REQUIRE=fresh runs it",
         );
     }
-    let Some(harness) = harness("fresh") else {
+    let Some(harness) = harness("fresh", NAMESPACES) else {
         return;
     };
     let name = Path::new(CHECKOUT)
         .file_name()
         .expect("a checkout has a name");
     let script = format!("/home/{USER}/{}/tests/service/fresh.sh", name.display());
-    let mut command = bounded(&harness, FRESH_MAX_SECS);
+    let mut command = harness.command(FRESH_MAX_SECS);
     command
         .args(["--user", USER, "--fresh", "--rust"])
         // Without libc6-dev, which is a mere recommendation of gcc, gcc cannot link.
@@ -75,21 +171,88 @@ fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
     succeed(command);
 }
 
-/// The harness, or why there is none.
-fn harness(requirement: &str) -> Option<PathBuf> {
-    let program = std::env::var_os("JOB_MONITOR_USER_SYSTEMD").map_or_else(
-        || Path::new(CHECKOUT).join("../shared/tools/with-user-systemd"),
-        PathBuf::from,
-    );
+/// Memory limits are enforced only where the machine has a kernel of its own.
+#[test]
+fn an_agent_killed_for_its_memory_takes_nobody_with_it() {
+    if !is_required("memory") {
+        return skip("it emulates a whole machine; JOB_MONITOR_REQUIRE=memory runs it");
+    }
+    let Some(harness) = harness("memory", EMULATOR) else {
+        return;
+    };
+    let stage = Stage::with("memory.sh");
+    let mut command = harness.command(MEMORY_MAX_SECS);
+    command
+        .args(["--user", USER, "--packages", "make"])
+        .args(["--cache", concat!(env!("CARGO_TARGET_TMPDIR"), "/vm")])
+        .arg("--copy")
+        .arg(&stage.0)
+        .args(["bash", "memory.sh"]);
+    succeed(command);
+}
+
+/// What the machine gets: Makefile, unit, a script, and the program that this test run built.
+struct Stage(PathBuf);
+
+impl Stage {
+    fn with(script: &str) -> Stage {
+        let stage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("job-monitor");
+        let _ = fs::remove_dir_all(&stage);
+        fs::create_dir_all(&stage).expect("the staging directory can be made");
+        let checkout = Path::new(CHECKOUT);
+        for (from, name) in [
+            (checkout.join("Makefile"), "Makefile"),
+            (checkout.join("job-monitor.service"), "job-monitor.service"),
+            (checkout.join("tests/service").join(script), script),
+            (env!("CARGO_BIN_EXE_job-monitor").into(), "program"),
+        ] {
+            fs::copy(&from, stage.join(name))
+                .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()));
+        }
+        Stage(stage)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What stays is overwritten by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that boots machines, and the turn to do so.
+struct Harness {
+    program: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Harness {
+    /// It ends what it runs after `seconds`; should it hang itself, it is ended too, and its
+    /// machine with it.
+    fn command(&self, seconds: u32) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["--kill-after=10", &(seconds + HARNESS_MAX_SECS).to_string()])
+            .arg(&self.program)
+            .args(["--timeout", &seconds.to_string()]);
+        command
+    }
+}
+
+/// A harness, or why there is none.
+fn harness(requirement: &str, (variable, beside): Program) -> Option<Harness> {
+    let program =
+        std::env::var_os(variable).map_or_else(|| Path::new(CHECKOUT).join(beside), PathBuf::from);
     let lacking = if !program.is_file() {
-        format!(
-            "{} is not there; JOB_MONITOR_USER_SYSTEMD names another",
-            program.display()
-        )
+        let program = program.display();
+        format!("{program} is not there; {variable} names another")
     } else if !nix::unistd::geteuid().is_root() {
-        "booting a machine in namespaces needs root".to_owned()
+        "booting a machine needs root".to_owned()
     } else {
-        return Some(program);
+        return Some(Harness {
+            program,
+            _turn: MACHINE.lock().unwrap_or_else(PoisonError::into_inner),
+        });
     };
     assert!(!is_required(requirement), "{requirement}: {lacking}");
     skip(&lacking);
@@ -102,17 +265,6 @@ fn is_required(name: &str) -> bool {
 
 fn skip(why: &str) {
     println!("skipped: {why}");
-}
-
-/// The harness ends its command after `seconds`; should it hang itself, it is ended too, and its
-/// machine with it.
-fn bounded(harness: &Path, seconds: u32) -> Command {
-    let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=10", &(seconds + 120).to_string()])
-        .arg(harness)
-        .args(["--timeout", &seconds.to_string()]);
-    command
 }
 
 #[track_caller]

@@ -65,11 +65,21 @@ is_active() { [ "$(property ActiveState)" = active ]; }
 # The marks of a test's processes are the odd numbers of seconds that they sleep.
 no_process() { ! pgrep -U "$uid" -f "^sleep $1\$" > /dev/null; }
 a_process() { ! no_process "$1"; }
-is_new_daemon() { is_active && [ "$(property MainPID)" != "$1" ]; }
+# The number is read once, and first: a daemon that was just killed counts as active for a moment.
+is_new_daemon() {
+    local now
+    now=$(property MainPID)
+    [ "$now" -gt 1 ] && [ "$now" != "$1" ] && is_active
+}
+# Sets `daemon`, for is_new_daemon. The number is looked at first: 0 would be this script's own group.
+crash() {
+    daemon=$(property MainPID)
+    [ "$daemon" -gt 1 ] && kill -KILL "$daemon"
+}
 is_inactive() { [ "$(property ActiveState)" = inactive ]; }
 nothing() { [ -z "$("$@" 2>&1)" ]; }
 not() { ! "$@"; }
-files() { as_user find "$home" -path "$home/job-monitor" -prune -o -type f -printf '%P\n' | sort; }
+files() { as_user find "$home" -path "$home/job-monitor" -prune -o ! -type d -printf '%P\n' | sort; }
 made() { grep -Eq -- "$1" /tmp/make.out; }
 run_make() { as_user make -C "$source" -o build PROGRAM="$source/program" "$@" > /tmp/make.out 2>&1; }
 
@@ -100,6 +110,7 @@ sc daemon-reload
 sc enable --now --quiet job-monitor
 promise "the service starts with no project registered" is_active
 promise "it says so" says 'no project is registered'
+promise "and systemctl status does" status_says 'no project is registered'
 promise "ready was told by the daemon, not assumed" test "$(property Type)" = notify
 for pair in Restart=always RestartUSec=10s StartLimitIntervalUSec=0 KillMode=mixed Delegate=yes OOMPolicy=continue; do
     promise "in force: $pair" test "$(property "${pair%%=*}")" = "${pair#*=}"
@@ -115,13 +126,13 @@ JSON
 # In ~/.local/bin, which only the unit's PATH has.
 install -D -o "$user" -m 755 /tmp/agent "$home/.local/bin/agent"
 as_user mkdir -p "$home/.config/job-monitor" "$home/plain" "$home/again"
-install -o "$user" -m 600 /tmp/config.json "$home/.config/job-monitor/config.json"
+as_user install -m 600 /tmp/config.json "$home/.config/job-monitor/config.json"
 as_user job-monitor register "$home/plain" > /tmp/register.out 2>&1
 promise "register creates the spool" test -d "$home/plain/jobs/items"
 promise "the running daemon follows" says "Observer started for 'plain'"
 as_user job-monitor register "$home/again" >> /tmp/register.out 2>&1
 # This one's interrupted jobs start afresh; a person edits the registry.
-as_user sed -i 's|"path": "'"$home"'/again"|&, "on_interrupt": "rerun"|' "$home/.config/job-monitor/registered.json"
+as_user sed -i 's|"path": *"'"$home"'/again"|&, "on_interrupt": "rerun"|' "$home/.config/job-monitor/registered.json"
 promise "the second project is watched too" says "Observer started for 'again'"
 
 # ---- A job, and what the service says of it
@@ -189,8 +200,7 @@ done
 for project in plain again; do
     promise "[$project] a long job runs" exists "$home/$project/runs"
 done
-daemon=$(property MainPID)
-kill -KILL "$daemon"
+crash
 promise "killed outright, the daemon is started again" is_new_daemon "$daemon"
 promise "no process of its agents survived" no_process '42..'
 promise "the job of the one project has failed as interrupted" has_kind plain job-20260101-000004-killed interrupted
@@ -210,6 +220,7 @@ promise "installing over a running daemon tells to restart it" made 'systemctl -
 promise "the daemon is not disturbed" is_active
 as_user touch "$home/plain/upgraded.go"
 promise "nor is its job" has_result plain job-20260101-000005-upgraded completed
+daemon=$(property MainPID)
 as_user sh -c 'systemctl --user daemon-reload; job-monitor restart' > /tmp/restart.out 2>&1
 promise "job-monitor restart starts the new program" is_new_daemon "$daemon"
 promise "which is the file installed now" as_user sh -c '[ "$(readlink /proc/$1/exe)" -ef ~/.local/bin/job-monitor ]' - "$(property MainPID)"
@@ -219,8 +230,7 @@ as_user mkdir -p "$home/.config/systemd/user/job-monitor.service.d"
 as_user sh -c 'printf "[Service]\nRestartSec=100ms\n" > ~/.config/systemd/user/job-monitor.service.d/test.conf'
 sc daemon-reload
 for n in 1 2 3 4 5 6 7 8 9 10; do
-    daemon=$(property MainPID)
-    kill -KILL "$daemon"
+    crash
     within is_new_daemon "$daemon" || break
 done
 promise "ten crashes in a row do not end the unit" test "$(property NRestarts)" -ge 10
@@ -236,6 +246,8 @@ as_user sh -c 'echo "{ \"projects\": " > "$1"' - "$registry"
 sc start job-monitor
 promise "with a broken registry the service stays up" is_active
 promise "it says which file is broken" says 'registered.json' --priority=0..4
+promise "and that nothing is served until it is mended" says 'no project is served until that is mended'
+promise "systemctl status says so too" status_says 'registry is broken'
 submit plain job-20260101-000006-mended <<'SH'
 echo "back"
 SH

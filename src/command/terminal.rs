@@ -1,0 +1,254 @@
+//! The one place that touches the terminal: its size and modes, the line that `wait` keeps up to
+//! date, the screen that `watch` draws, and the keys and signals that reach it.
+
+use crate::error::{Error, Result};
+use crate::render::{Style, fit};
+use crate::settings;
+use crate::watch::{Bell, Wake};
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Taken where the size is not known.
+pub(super) const COLUMNS: usize = 80;
+const ROWS: usize = 24;
+
+/// Alternate screen, no cursor, no wrapping: a line that is too wide all the same stays one.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// Columns and rows of a terminal.
+pub(super) fn size(terminal: impl AsRawFd) -> (usize, usize) {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ writes a winsize to the live local that the pointer is to.
+    let told = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } == 0;
+    let or = |number: u16, default| match number {
+        number if told && number > 0 => usize::from(number),
+        _ => default,
+    };
+    (or(size.ws_col, COLUMNS), or(size.ws_row, ROWS))
+}
+
+/// Whether the terminal understands cursor movements.
+pub(super) fn is_capable() -> bool {
+    settings::variable("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// One line that is written over and over, where a person is looking; elsewhere nothing.
+pub(super) struct LiveLine {
+    out: Option<Box<dyn Write>>,
+    columns: Box<dyn Fn() -> usize>,
+    style: Style,
+    shown: String,
+}
+
+impl LiveLine {
+    /// On standard error, or else on standard output.
+    pub(super) fn new() -> LiveLine {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let mut style = Style::of_stdout();
+        style.ascii_only = !style.unicode;
+        let mut line = LiveLine {
+            out: None,
+            columns: Box::new(|| COLUMNS),
+            style,
+            shown: String::new(),
+        };
+        if is_capable() && stderr.is_terminal() {
+            line.columns = Box::new(|| size(io::stderr()).0);
+            line.out = Some(Box::new(stderr));
+        } else if is_capable() && stdout.is_terminal() {
+            line.columns = Box::new(|| size(io::stdout()).0);
+            line.out = Some(Box::new(stdout));
+        }
+        line
+    }
+
+    /// Whether anybody sees it.
+    pub(super) fn is_on(&self) -> bool {
+        self.out.is_some()
+    }
+
+    /// Shows a text in place of the one before.
+    pub(super) fn show(&mut self, text: &str) {
+        // The last column stays free: some terminals wrap as soon as it is taken.
+        let text = fit(text, (self.columns)().saturating_sub(1), self.style);
+        if text != self.shown {
+            self.put(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
+            self.shown = text;
+        }
+    }
+
+    /// Takes it away, to make room for something that stays.
+    pub(super) fn clear(&mut self) {
+        if !self.shown.is_empty() {
+            self.put("\r\x1b[K");
+            self.shown.clear();
+        }
+    }
+
+    /// In one write; a terminal that has gone is no matter.
+    fn put(&mut self, text: &str) {
+        if let Some(out) = &mut self.out {
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        }
+    }
+}
+
+impl Drop for LiveLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// What a person, or the system, asks of a screen.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    quit: AtomicBool,
+    pause: AtomicBool,
+}
+
+impl Asks {
+    /// Rings `bell` from now on for keys, signals and changes of the terminal's size. To be called
+    /// before any other thread is started, since threads inherit which signals they leave alone.
+    pub(super) fn listen(bell: &Bell) -> Result<Arc<Asks>> {
+        use Signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
+        let signals: SigSet = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH]
+            .into_iter()
+            .collect();
+        signals
+            .thread_block()
+            .map_err(|e| Error::new(format!("cannot await signals: {e}")))?;
+        let asks = Arc::new(Asks::default());
+        let (hears, rings) = (Arc::clone(&asks), bell.clone());
+        std::thread::spawn(move || {
+            loop {
+                match signals.wait() {
+                    Ok(SIGWINCH) => {}
+                    Ok(SIGTSTP) => hears.pause.store(true, Ordering::SeqCst),
+                    _ => hears.quit.store(true, Ordering::SeqCst),
+                }
+                rings.ring(Wake::Again);
+            }
+        });
+        if io::stdin().is_terminal() {
+            let (hears, rings) = (Arc::clone(&asks), bell.clone());
+            std::thread::spawn(move || {
+                let mut key = [0];
+                while matches!(io::stdin().read(&mut key), Ok(1)) && !b"qQ".contains(&key[0]) {}
+                hears.quit.store(true, Ordering::SeqCst);
+                rings.ring(Wake::Again);
+            });
+        }
+        Ok(asks)
+    }
+
+    /// Whether to leave.
+    pub(super) fn quit(&self) -> bool {
+        self.quit.load(Ordering::SeqCst)
+    }
+
+    /// Whether to go into the background; once for each time it was asked for.
+    pub(super) fn pause(&self) -> bool {
+        self.pause.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// The whole terminal, as long as the value lives.
+pub(super) struct Screen {
+    /// How the terminal was found.
+    modes: Option<Termios>,
+    drawn: String,
+}
+
+impl Screen {
+    pub(super) fn open() -> Screen {
+        let mut screen = Screen {
+            modes: termios::tcgetattr(io::stdin().as_fd()).ok(),
+            drawn: String::new(),
+        };
+        screen.enter();
+        screen
+    }
+
+    /// Columns and rows.
+    pub(super) fn size(&self) -> (usize, usize) {
+        size(io::stdout())
+    }
+
+    /// Shows these lines, as many as there is room for, in one write: nothing flickers. What is
+    /// there already is not drawn again.
+    pub(super) fn draw(&mut self, lines: &[String]) {
+        let rows = self.size().1;
+        let mut frame = String::from("\x1b[H");
+        for (at, line) in lines.iter().take(rows).enumerate() {
+            frame.push_str(if at == 0 { "" } else { "\r\n" });
+            frame.push_str(line);
+            frame.push_str("\x1b[K");
+        }
+        frame.push_str("\x1b[J");
+        if frame != self.drawn {
+            put(&frame);
+            self.drawn = frame;
+        }
+    }
+
+    /// Whatever is on the terminal is not what was drawn: its size changed, or something else
+    /// wrote.
+    pub(super) fn forget(&mut self) {
+        self.drawn.clear();
+    }
+
+    /// Gives the terminal back and stops, until the person wants to go on.
+    pub(super) fn pause(&mut self) {
+        self.leave();
+        let _ = raise(Signal::SIGSTOP);
+        self.enter();
+        self.forget();
+    }
+
+    fn enter(&mut self) {
+        if let Some(modes) = &self.modes {
+            let mut modes = modes.clone();
+            modes
+                .local_flags
+                .remove(LocalFlags::ICANON | LocalFlags::ECHO);
+            let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &modes);
+        }
+        put(ENTER);
+    }
+
+    fn leave(&mut self) {
+        put(LEAVE);
+        if let Some(modes) = &self.modes {
+            let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, modes);
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// In one write where the terminal takes it, which `Stdout` would make two. A terminal that has
+/// gone is no matter: a signal tells us so.
+fn put(text: &str) {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match nix::unistd::write(io::stdout(), rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}

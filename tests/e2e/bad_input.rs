@@ -1,0 +1,703 @@
+//! Bad input gets one clear sentence with path and remedy, once, is left where it was, and stops
+//! nothing else (SPEC 11.7).
+
+use crate::space::{BOUND, Project, Space, replace, wait_longer, wait_until};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, chown, mkfifo};
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const ID: &str = "job-20260101-120000-hello";
+/// Comes after everything else in a project, so its result shows that the rest was looked at.
+const LAST: &str = "job-20991231-235959-last";
+
+/// An agent that notes that it ran.
+const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
+
+fn times(log: &str, text: &str) -> usize {
+    log.matches(text).count()
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Every file of a space that a person might look into or hand on, with its content.
+fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if kind.is_file() {
+                found.push((entry.path(), fs::read(entry.path()).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+// --- documents ---
+
+#[test]
+fn a_name_that_is_almost_a_job_s_is_told_once_and_never_run() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    let too_long = format!("job-20260101-120000-{}.md", "x".repeat(180));
+    let bad: Vec<&OsStr> = vec![
+        OsStr::new("job-2026-01-01-120000-x.md"),
+        OsStr::new("job-20260101-120000.md"),
+        OsStr::new("job-20260101-120000-.md"),
+        OsStr::new("job-20260101-120000-.hidden.md"),
+        OsStr::new("job-20260101-120000-two words.md"),
+        OsStr::new("job-20260101-120000-für.md"),
+        OsStr::new("job-.md"),
+        OsStr::new(&too_long),
+        OsStr::new("job-20260101-120000-forged\n[alpha] Job completed.md"),
+        OsStr::from_bytes(b"job-20260101-120000-\xff.md"),
+    ];
+    let not_ours = [
+        ".job-20260101-120000-x.md",
+        "job-20260101-120000-x.md~",
+        "job-20260101-120000-x.md.tmp",
+        "job-20260101-120000-x.md.swp",
+        "#job-20260101-120000-x.md#",
+        "notes.md",
+        "README",
+    ];
+    // Half of each kind is there before the daemon.
+    for name in bad.iter().step_by(2) {
+        fs::write(project.item("").join(name), "x").unwrap();
+    }
+    fs::write(project.item(not_ours[0]), "x").unwrap();
+    space.start();
+    for name in bad.iter().skip(1).step_by(2) {
+        fs::write(project.item("").join(name), "x").unwrap();
+    }
+    for name in &not_ours[1..] {
+        fs::write(project.item(name), "x").unwrap();
+    }
+    project.submit(LAST, "x");
+    project.wait_result(LAST);
+    let told = |text: &str| times(&project.journal(), text);
+    wait_until("a sentence on each bad name", || {
+        told("its name is not that of a job") == bad.len()
+    });
+    for name in &bad {
+        let shown: String = name
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        assert_eq!(
+            told(&format!("/jobs/items/{shown} is left alone")),
+            1,
+            "{shown}: {}",
+            project.journal()
+        );
+        assert!(project.item("").join(name).exists(), "{name:?} was moved");
+    }
+    assert!(project.journal().contains("job-YYYYMMDD-HHMMSS-"));
+    for name in not_ours {
+        let sentence = format!("/{name} is");
+        assert_eq!(told(&sentence), 0, "{name} was reported");
+    }
+    assert_eq!(project.made("ran"), format!("{LAST}\n"));
+    // Said again after a restart, but not for each event in between.
+    project.submit("job-20991231-235959-later", "x");
+    project.wait_result("job-20991231-235959-later");
+    assert_eq!(told("its name is not that of a job"), bad.len());
+}
+
+#[test]
+fn what_is_no_regular_file_is_told_once_and_left_alone() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    let outside = space.root().join("outside.md");
+    fs::write(&outside, "not from the spool").unwrap();
+    let name = |at: usize, what: &str| format!("job-20260101-12000{at}-{what}.md");
+    let make = |base: usize| {
+        symlink(&outside, project.item(&name(base, "link"))).unwrap();
+        symlink("nowhere", project.item(&name(base, "dangling"))).unwrap();
+        mkfifo(
+            &project.item(&name(base, "fifo")),
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        )
+        .unwrap();
+        fs::create_dir(project.item(&name(base, "dir"))).unwrap();
+        drop(UnixListener::bind(project.item(&name(base, "socket"))).unwrap());
+    };
+    make(0);
+    space.start();
+    make(1);
+    project.submit(LAST, "x");
+    project.wait_result(LAST);
+    for at in 0..2 {
+        for (what, remedy) in [
+            ("link", "symbolic link"),
+            ("dangling", "symbolic link"),
+            ("fifo", "regular file"),
+            ("dir", "directory"),
+            ("socket", "regular file"),
+        ] {
+            let name = name(at, what);
+            let path = project.item(&name);
+            let sentence = format!("{} is left alone: ", path.display());
+            wait_until(&sentence, || project.journal().contains(&sentence));
+            let journal = project.journal();
+            assert_eq!(times(&journal, &sentence), 1, "{journal}");
+            let line = journal.lines().find(|line| line.contains(&sentence));
+            assert!(line.unwrap().contains(remedy), "{line:?}");
+            assert!(fs::symlink_metadata(&path).is_ok(), "{name} was moved");
+            assert!(project.result(name.trim_end_matches(".md")).is_none());
+        }
+    }
+    assert_eq!(project.made("ran"), format!("{LAST}\n"));
+}
+
+#[test]
+fn a_document_of_another_user_is_told_and_left_alone() {
+    if !Uid::effective().is_root() {
+        println!("skipped: only root can give a file away");
+        return;
+    }
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    space.start();
+    let path = project.item(&format!("{ID}.md"));
+    let other = space.root().join("other");
+    fs::write(&other, "x").unwrap();
+    chown(&other, Some(Uid::from_raw(12345)), None).unwrap();
+    fs::rename(&other, &path).unwrap();
+    project.submit(LAST, "x");
+    project.wait_result(LAST);
+    space.wait_log(&format!(
+        "{} is left alone: it belongs to another user (uid 12345)",
+        path.display()
+    ));
+    assert!(project.result(ID).is_none() && path.exists());
+    // Made one's own under the same name, it is a job like any other.
+    fs::remove_file(&path).unwrap();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+}
+
+#[test]
+fn content_that_cannot_be_run_is_rejected_with_the_reason() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    space.set(json!({"max_document": "1 KiB"}));
+    let project = space.project("alpha");
+    space.start();
+    let rows: [(&str, &[u8], u32, &str); 6] = [
+        ("blank", b" \n\t\n", 0o600, "white space"),
+        ("huge", &[b'x'; 1025], 0o600, "1024"),
+        ("binary", b"a\0b", 0o600, "NUL"),
+        ("latin", b"f\xfcr", 0o600, "UTF-8"),
+        ("world", b"x", 0o666, "chmod go-w"),
+        ("group", b"x", 0o620, "chmod go-w"),
+    ];
+    for (at, (name, bytes, mode, reason)) in rows.into_iter().enumerate() {
+        let id = format!("job-20260101-12000{at}-{name}");
+        let temporary = project.item(".new");
+        fs::write(&temporary, bytes).unwrap();
+        chmod(&temporary, mode);
+        fs::rename(&temporary, project.item(&format!("{id}.md"))).unwrap();
+        let result = project.wait_result(&id);
+        if name == "group" && result["status"] == "completed" {
+            println!("skipped: {name}: the user's group is private to the user here");
+            continue;
+        }
+        assert_eq!(result["status"], "failed", "{name}");
+        assert_eq!(result["error_kind"], "rejected", "{name}");
+        assert!(
+            result["error"].as_str().unwrap().contains(reason),
+            "{name}: {}",
+            result["error"]
+        );
+        assert_eq!(result["started_at"], Value::Null, "{name}");
+        assert_eq!(result["attempts"], json!([]), "{name}");
+        assert_eq!(result["logs"], json!([]), "{name}");
+        assert!(project.item(&format!("{id}.md")).exists(), "{name}");
+    }
+    project.submit(LAST, "x");
+    project.wait_result(LAST);
+    assert!(project.made("ran").ends_with(&format!("{LAST}\n")));
+    assert!(!project.made("ran").contains("world"));
+}
+
+#[test]
+fn an_enormous_document_costs_no_memory() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    space.start();
+    let temporary = project.item(".new");
+    let file = fs::File::create(&temporary).unwrap();
+    file.set_len(8 << 30).unwrap();
+    drop(file);
+    fs::rename(&temporary, project.item(&format!("{ID}.md"))).unwrap();
+    assert_eq!(project.wait_result(ID)["error_kind"], "rejected");
+    let status = fs::read_to_string(format!("/proc/{}/status", space.pid())).unwrap();
+    let peak: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap();
+    assert!(peak < 64 << 10, "the daemon grew to {peak} KiB");
+}
+
+// --- directories ---
+
+/// What a mistake is made of, and mended by.
+type Change<'a> = &'a dyn Fn(&Path);
+
+#[test]
+fn directories_that_others_could_use_make_the_project_unavailable_until_mended() {
+    let rows: [(&str, Change<'_>, Change<'_>, &str); 3] = [
+        (
+            "open",
+            &|jobs| chmod(&jobs.join("items"), 0o777),
+            &|jobs| chmod(&jobs.join("items"), 0o755),
+            "chmod go-w",
+        ),
+        (
+            "led-astray",
+            &|jobs| {
+                fs::rename(jobs.join("results"), jobs.join("../elsewhere")).unwrap();
+                symlink("../elsewhere", jobs.join("results")).unwrap();
+            },
+            &|jobs| {
+                fs::remove_file(jobs.join("results")).unwrap();
+                fs::rename(jobs.join("../elsewhere"), jobs.join("results")).unwrap();
+            },
+            "jobs/results",
+        ),
+        (
+            "a-file",
+            &|jobs| {
+                fs::remove_dir(jobs.join("logs")).unwrap();
+                fs::write(jobs.join("logs"), "").unwrap();
+            },
+            &|jobs| fs::remove_file(jobs.join("logs")).unwrap(),
+            "jobs/logs",
+        ),
+    ];
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let healthy = space.project("healthy");
+    let broken: Vec<Project> = rows.iter().map(|row| space.project(row.0)).collect();
+    for (row, project) in rows.iter().zip(&broken) {
+        project.submit(ID, "x");
+        row.1(&project.path.join("jobs"));
+    }
+    space.start();
+    healthy.submit(ID, "x");
+    healthy.wait_result(ID);
+    for (row, project) in rows.iter().zip(&broken) {
+        let sentence = format!("[{}] the project is unavailable: ", row.0);
+        space.wait_log(&sentence);
+        let log = space.log();
+        assert_eq!(times(&log, &sentence), 1, "{log}");
+        let line = log.lines().find(|line| line.contains(&sentence)).unwrap();
+        assert!(line.contains(row.3), "{line}");
+        assert_eq!(project.made("ran"), "");
+        row.2(&project.path.join("jobs"));
+    }
+    for project in &broken {
+        project.wait_result(ID);
+    }
+}
+
+// --- registry and settings ---
+
+#[test]
+fn a_broken_registry_is_told_and_waited_out() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    let path = space.config().join("registered.json");
+    let good = fs::read(&path).unwrap();
+    replace(&path, b"{\"projects\": {");
+    space.start();
+    let sentence = format!("the registry {} is broken", path.display());
+    space.wait_log(&sentence);
+    project.submit(ID, "x");
+    // Mended: the project is served without a restart.
+    replace(&path, &good);
+    project.wait_result(ID);
+    // Broken again: the last good set stays in force, and the running agent is left alone.
+    for (at, text) in [&b"not json"[..], b"[]", b"{\"projects\": []}", b""]
+        .iter()
+        .enumerate()
+    {
+        replace(&path, text);
+        wait_until("a word on the broken registry", || {
+            times(&space.log(), &sentence) == at + 2
+        });
+        let id = format!("job-20260101-12000{}-next", at + 1);
+        project.submit(&id, "x");
+        project.wait_result(&id);
+    }
+    let log = space.log();
+    assert!(
+        log.contains("stay in force") && log.contains("mend it"),
+        "{log}"
+    );
+}
+
+#[test]
+fn one_bad_entry_is_skipped_by_name_and_the_others_are_served() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("good");
+    let path = |name: &str| space.root().join(name);
+    let rows = [
+        ("no-object", json!("/some/path"), "not a JSON object"),
+        ("no-path", json!({"enabled": true}), "\"path\""),
+        ("number", json!({"path": 7}), "\"path\""),
+        ("relative", json!({"path": "some/dir"}), "some/dir"),
+        ("slash/in", json!({"path": path("p1")}), "name"),
+        (
+            "odd",
+            json!({"path": path("p2"), "enabled": "yes"}),
+            "enabled",
+        ),
+        (
+            "new-layout",
+            json!({"path": path("p3"), "layout": "boxes"}),
+            "layout",
+        ),
+        (
+            "soon",
+            json!({"path": path("p4"), "timeout": "soon"}),
+            "timeout",
+        ),
+        (
+            "who",
+            json!({"path": path("p5"), "agent": "nobody"}),
+            "nobody",
+        ),
+        ("double", json!({"path": project.path}), "good"),
+    ];
+    space.edit_registry(|projects| {
+        for (name, entry, _) in &rows {
+            projects.insert((*name).to_owned(), entry.clone());
+        }
+    });
+    space.start();
+    project.submit(ID, "x");
+    // Whichever of the two names for one directory came first serves it.
+    project.wait_result(ID);
+    for (name, _, reason) in rows {
+        let log = space.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!("project {name:?}")));
+        let twin = log.lines().any(|line| {
+            name == "double" && line.contains("project \"good\"") && line.contains("double")
+        });
+        assert!(
+            twin || line.is_some_and(|line| line.contains(reason)),
+            "{name}: {line:?}\n{log}"
+        );
+        if !twin {
+            assert_eq!(times(&log, &format!("project {name:?}")), 1, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_project_is_unavailable_until_it_appears_and_nothing_is_made_in_its_place() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let (away, here) = (space.project("away"), space.project("here"));
+    away.submit(ID, "x");
+    let unmounted = space.root().join("unmounted");
+    fs::rename(&away.path, &unmounted).unwrap();
+    space.start();
+    here.submit(ID, "x");
+    here.wait_result(ID);
+    let sentence = "[away] the project is unavailable: ";
+    space.wait_log(sentence);
+    assert_eq!(times(&space.log(), sentence), 1, "{}", space.log());
+    assert!(space.log().contains(away.path.to_str().unwrap()));
+    assert!(!away.path.exists());
+    fs::rename(&unmounted, &away.path).unwrap();
+    away.wait_result(ID);
+}
+
+#[test]
+fn a_project_that_goes_away_and_comes_back_is_served_again() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    space.start();
+    project.submit("job-20260101-120000-before", "x");
+    project.wait_result("job-20260101-120000-before");
+    let away = space.root().join("away");
+    fs::rename(&project.path, &away).unwrap();
+    fs::rename(&away, &project.path).unwrap();
+    project.submit("job-20260101-120001-after", "x");
+    project.wait_result("job-20260101-120001-after");
+}
+
+#[test]
+fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    space.set(json!({"time_out": "1h", "comment": "mine"}));
+    let project = space.project("alpha");
+    let path = space.config().join("config.json");
+    let good = fs::read(&path).unwrap();
+    space.start();
+    for key in ["time_out", "comment"] {
+        space.wait_log(&format!("unknown setting \"{key}\""));
+    }
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    // Broken while the daemon runs: the settings before stay in force.
+    let rows: [(&[u8], &str); 4] = [
+        (b"{\"grace\": ", "not a JSON object"),
+        (b"{\"timeout\": \"soon\"}", "timeout"),
+        (b"{\"agent\": \"nobody\"}", "nobody"),
+        (b"{\"max_parallel\": 0}", "max_parallel"),
+    ];
+    for (at, (text, reason)) in rows.into_iter().enumerate() {
+        replace(&path, text);
+        wait_until("a word on the broken settings", || {
+            times(&space.log(), "the settings before stay in force") == at + 1
+        });
+        let log = space.log();
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("stay in force"))
+            .unwrap();
+        assert!(
+            line.contains(reason) && line.contains(path.to_str().unwrap()),
+            "{line}"
+        );
+        let id = format!("job-20260101-12001{at}-next");
+        project.submit(&id, "x");
+        assert_eq!(project.wait_result(&id)["status"], "completed");
+    }
+    // Broken at the start: no job is started until it is mended.
+    assert_eq!(space.stop(), 0);
+    project.submit(LAST, "x");
+    space.start();
+    space.wait_log("no job is started until that is mended");
+    assert!(project.result(LAST).is_none());
+    replace(&path, &good);
+    project.wait_result(LAST);
+}
+
+#[test]
+fn without_any_configuration_the_daemon_stays_up_and_waits_for_a_project() {
+    let space = Space::new();
+    fs::remove_dir_all(space.config()).unwrap();
+    space.start();
+    space.wait_log("no project is registered yet");
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    assert_eq!(times(&space.log(), "no project is registered"), 1);
+}
+
+// --- agents and credentials ---
+
+/// The view of a project whose agents are held for a reason of this kind.
+#[track_caller]
+fn wait_hold(project: &Project, kind: &str) -> String {
+    let view = project.wait_view(kind, |view| view["hold"]["kind"] == kind);
+    assert_eq!(view["is_processing"], false);
+    assert_eq!(view["queue_size"], 1);
+    view["hold"]["reason"].as_str().unwrap().to_owned()
+}
+
+/// The contract gives a minute to notice a repair.
+const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
+
+#[test]
+fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let agents = json!({
+        "agent": {"command": [space.root().join("bin/agent")]},
+        "missing": {"command": ["no-such-agent", "--option"]},
+        "plain-file": {"command": [space.root().join("bin/plain-file")]},
+        "lost-interpreter": {"command": [space.root().join("bin/lost")]},
+        "directory": {"command": [space.root().join("bin")]},
+    });
+    space.set(json!({"agents": agents}));
+    fs::write(space.root().join("bin/plain-file"), "#!/bin/sh\n").unwrap();
+    space.executable("lost", "#!/no/such/interpreter\n");
+    let names = ["missing", "plain-file", "lost-interpreter", "directory"];
+    let projects = names.map(|name| space.project_with(name, json!({"agent": name})));
+    let second = space.project_with("second", json!({"agent": "missing"}));
+    let healthy = space.project("healthy");
+    for project in projects.iter().chain([&second]) {
+        project.submit(ID, "x");
+    }
+    space.start();
+    for (name, project) in names.iter().zip(&projects) {
+        let reason = wait_hold(project, "agent_missing");
+        let program = match *name {
+            "missing" => "no-such-agent",
+            "plain-file" => "bin/plain-file",
+            "lost-interpreter" => "bin/lost",
+            _ => "/bin: ",
+        };
+        assert!(reason.contains(program), "{name}: {reason}");
+        if *name == "missing" {
+            let path = format!("{}:", space.root().join("bin").display());
+            assert!(
+                reason.contains("PATH") && reason.contains(&path),
+                "{reason}"
+            );
+        }
+        assert!(project.result(ID).is_none());
+        assert!(project.claim(ID).is_none());
+        assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
+    }
+    wait_hold(&second, "agent_missing");
+    healthy.submit(ID, "x");
+    healthy.wait_result(ID);
+    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
+    // Said once, also when more jobs come.
+    let began = Instant::now();
+    space.program("no-such-agent", NOTES);
+    for project in [&projects[0], &second] {
+        wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
+        let result = project.result(ID).unwrap();
+        assert_eq!(result["status"], "completed");
+        assert_eq!(result["retry_count"], 0);
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        project.wait_view("no hold", |view| view["hold"] == Value::Null);
+    }
+    println!("noticed after {:?}", began.elapsed());
+    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
+    for project in &projects[1..] {
+        assert!(project.result(ID).is_none());
+    }
+}
+
+#[test]
+fn an_unsafe_env_file_holds_every_agent_until_it_is_mended() {
+    let space = Space::new();
+    space.plain_agent(r#"echo "$SECRET" | tr a-z A-Z > seen; cat > /dev/null"#);
+    space.credentials("SECRET=open sesame\n", 0o644);
+    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+    let path = space.config().join(".env");
+    for project in [&alpha, &beta] {
+        project.submit(ID, "x");
+    }
+    space.start();
+    for project in [&alpha, &beta] {
+        let reason = wait_hold(project, "unsafe_env");
+        assert!(
+            reason.contains(path.to_str().unwrap()) && reason.contains("chmod 600"),
+            "{reason}"
+        );
+    }
+    assert_eq!(times(&space.log(), "every agent is held"), 1);
+    // Replaced by one that does not parse: still held, and told with the line.
+    space.credentials("# comment\nopen sesame\n", 0o600);
+    let reason = format!("{} line 2: ", path.display());
+    alpha.wait_view("line 2", |view| {
+        view["hold"]["reason"]
+            .as_str()
+            .is_some_and(|text| text.contains(&reason))
+    });
+    space.credentials("SECRET=open sesame\n", 0o600);
+    for project in [&alpha, &beta] {
+        assert_eq!(project.wait_result(ID)["status"], "completed");
+        assert_eq!(project.made("seen"), "OPEN SESAME\n");
+    }
+    // An edit needs no restart.
+    space.credentials("SECRET=another\n", 0o600);
+    alpha.submit(LAST, "x");
+    alpha.wait_result(LAST);
+    assert_eq!(alpha.made("seen"), "ANOTHER\n");
+    assert_no_secret(&space, &["open sesame", "another"]);
+}
+
+#[test]
+fn the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    space.credentials("SECRET=x\n", 0o640);
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    space.start();
+    wait_hold(&project, "unsafe_env");
+    chmod(&space.config().join(".env"), 0o600);
+    wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
+}
+
+#[test]
+fn values_of_the_env_file_appear_nowhere() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; [ -n \"$SECRET\" ] && echo done");
+    space.credentials("SECRET='hush-0815'\nexport OTHER=\"hush-4711\"\n", 0o600);
+    let project = space.project("alpha");
+    space.env("RUST_LOG", "trace");
+    space.start();
+    project.submit(ID, "x");
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    // In each way that it can be broken, the line is named and not quoted.
+    for text in [
+        "hush-0815\n",
+        "SECRET='hush-0815\n",
+        "hush-0815=x y\n",
+        "SECRET='hush-0815' hush-4711\n",
+        "SECRET=hush-0815\0hush-4711\n",
+    ] {
+        space.credentials(text, 0o600);
+        let id = format!("job-20260101-12{:04}-broken", text.len());
+        project.submit(&id, "x");
+        wait_hold(&project, "unsafe_env");
+        space.credentials("SECRET='hush-0815'\n", 0o600);
+        project.wait_result(&id);
+    }
+    assert_no_secret(&space, &["hush-0815", "hush-4711"]);
+}
+
+/// Neither a file other than `.env` nor a command's output has any of these.
+fn assert_no_secret(space: &Space, secrets: &[&str]) {
+    for command in [
+        &["status", "--all"][..],
+        &["status", "--json"],
+        &["queue"],
+        &["list", "--json"],
+        &[ID],
+    ] {
+        let ran = space.run(command);
+        for secret in secrets {
+            assert!(
+                !ran.stdout.contains(secret) && !ran.stderr.contains(secret),
+                "{command:?} shows {secret}"
+            );
+        }
+    }
+    for (path, bytes) in files(space.root()) {
+        if path.ends_with("config/.env") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        for secret in secrets {
+            assert!(!text.contains(secret), "{secret} is in {}", path.display());
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! What is left after a crash, a stop or a second daemon: each row of the table of states, laid
+//! out on disk or brought about by `kill -9`.
+
+use crate::space::{BOUND, Project, Space, is_alive, spawn, wait_for, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+
+/// An agent that notes its start and its pids, leaves a daemon of its own, and runs until the
+/// test makes the file `go`.
+const GATED: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat >> prompts
+setsid sh -c 'echo $$ >> pids; exec sleep 600' < /dev/null > /dev/null 2>&1 &
+while [ ! -s pids ]; do sleep 0.01; done
+echo $$ >> pids; echo some words
+while [ ! -e go ]; do sleep 0.02; done; echo done"#;
+
+fn ran(project: &Project) -> Vec<String> {
+    project.made("ran").lines().map(str::to_owned).collect()
+}
+
+fn pids(project: &Project) -> Vec<i32> {
+    let pids = project.made("pids");
+    pids.lines().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Waits until the first start of `GATED` stands at its gate.
+fn wait_running(project: &Project) -> Vec<i32> {
+    wait_until("the agent at its gate", || pids(project).len() >= 2);
+    pids(project)
+}
+
+/// A claim as the daemon writes it, of a first start of a plain agent.
+fn claim(id: &str, keys: Value) -> String {
+    let mut claim = json!({
+        "job_id": id,
+        "run": "00000000000000000000000000000000",
+        "boot_id": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim(),
+        "starts": 1,
+        "started_at": "2026-01-01T12:00:00.000+00:00",
+        "created_at": "2026-01-01T11:00:00.000+00:00",
+        "queue_position": 1,
+        // Of "x", by sha256sum.
+        "document_sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+        "agent": "agent",
+        "protocol": "plain",
+        "session_id": null,
+        "resumed": false,
+        "attempts": [],
+        "retries": 0,
+        "interruptions": 0,
+        "carried": {
+            "usage": null,
+            "num_turns": null,
+            "edited": [],
+            "permission_denials": [],
+            "leftovers": 0,
+        },
+        "suspended": null,
+    });
+    let object = claim.as_object_mut().unwrap();
+    object.extend(keys.as_object().unwrap().clone());
+    format!("{claim}\n")
+}
+
+fn lay_claim(project: &Project, id: &str, text: &str) {
+    fs::write(project.state(&format!("{id}.claim")), text).unwrap();
+}
+
+// --- kill -9 ---
+
+#[test]
+fn after_kill_9_survivors_are_ended_and_on_interrupt_decides() {
+    // A plain agent has no session to resume, so `resume` is as `fail`.
+    for on_interrupt in ["resume", "fail", "rerun"] {
+        let space = Space::new();
+        space.plain_agent(GATED);
+        space.set(json!({"on_interrupt": on_interrupt}));
+        let project = space.project("alpha");
+        space.start();
+        project.submit(ID, "the text");
+        let first = wait_running(&project);
+        space.kill();
+        for pid in &first {
+            assert!(is_alive(*pid), "the agent died with the daemon");
+        }
+        // The copy of the text that ran is what runs again.
+        fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
+        space.start();
+        project.submit(NEXT, "x");
+        if on_interrupt == "rerun" {
+            wait_until("a second start", || ran(&project) == [ID, ID]);
+            assert!(first.iter().all(|pid| !is_alive(*pid)), "two at once");
+        }
+        fs::write(project.path.join("go"), "").unwrap();
+        let result = project.wait_result(ID);
+        assert!(first.iter().all(|pid| !is_alive(*pid)), "survivors");
+        let attempts = result["attempts"].as_array().unwrap();
+        assert_eq!(attempts[0]["error_kind"], "interrupted");
+        assert_eq!(result["retry_count"], 0);
+        if on_interrupt == "rerun" {
+            assert_eq!(result["status"], "completed", "{result}");
+            assert_eq!(attempts.len(), 2);
+            assert_eq!(project.made("prompts"), "the textthe text");
+            let logs = ["md", "out", "err", "2.out", "2.err"];
+            assert_eq!(
+                result["logs"],
+                json!(logs.map(|ending| format!("jobs/logs/{ID}.{ending}")))
+            );
+        } else {
+            assert_eq!(result["status"], "failed");
+            assert_eq!(result["error_kind"], "interrupted");
+            assert_eq!(result["stdout"], "some words\n");
+            assert_eq!(attempts.len(), 1);
+        }
+        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        space.assert_no_survivor();
+    }
+}
+
+#[test]
+fn a_job_is_claimed_before_its_agent_takes_its_first_step() {
+    let space = Space::new();
+    space.plain_agent(
+        "cat jobs/state/$JOB_MONITOR_JOB_ID.claim > claim; ls jobs/results > results; cat > /dev/null",
+    );
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    let text = project.made("claim");
+    let claim: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(claim["job_id"], ID);
+    assert_eq!(claim["starts"], 1);
+    assert_eq!(claim["run"].as_str().unwrap().len(), 32);
+    assert_eq!(project.made("results"), "");
+}
+
+#[test]
+fn killed_at_any_moment_the_daemon_starts_no_job_twice_and_loses_none() {
+    let space = Space::new();
+    space.plain_agent(r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null"#);
+    space.set(json!({"on_interrupt": "fail"}));
+    let project = space.project("alpha");
+    let ids: Vec<String> = (0..400).map(|n| format!("job-20260101-{n:06}-x")).collect();
+    for id in &ids {
+        project.submit(id, "x");
+    }
+    // Moments from before the first start to the middle of the backlog.
+    for pause in [1, 3, 5, 8, 12, 17, 23, 30, 38, 47, 57, 68] {
+        space.spawn(|_| {});
+        std::thread::sleep(Duration::from_millis(pause));
+        space.kill();
+    }
+    space.start();
+    project.wait_result(&ids[ids.len() - 1]);
+    let mut starts: BTreeMap<String, u32> = BTreeMap::new();
+    for id in ran(&project) {
+        *starts.entry(id).or_default() += 1;
+    }
+    for id in &ids {
+        let result = project.result(id).expect("every job has its result");
+        let started = starts.get(id).copied().unwrap_or(0);
+        match result["status"].as_str().unwrap() {
+            "completed" => assert_eq!(started, 1, "{id}"),
+            // Killed before its first step, an agent may not have noted its start.
+            _ => {
+                assert_eq!(result["error_kind"], "interrupted", "{id}");
+                assert!(started <= 1, "{id} was started {started} times");
+            }
+        }
+    }
+    wait_until("nothing but results to be left", || {
+        let names = project.names(&project.state(""));
+        !names.iter().any(|name| name.contains(".claim"))
+    });
+    assert_eq!(project.names(&project.results("")).len(), ids.len());
+    space.assert_no_survivor();
+}
+
+#[test]
+fn a_job_that_is_interrupted_for_the_fourth_time_is_not_started_again() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    space.set(json!({"on_interrupt": "rerun"}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    for starts in 1..=4 {
+        wait_until("one more start", || ran(&project).len() == starts);
+        space.kill();
+        space.start();
+    }
+    let result = project.wait_result(ID);
+    assert_eq!(result["error_kind"], "interrupted");
+    assert!(result["error"].as_str().unwrap().contains("4 times"));
+    assert_eq!(result["attempts"].as_array().unwrap().len(), 4);
+    assert_eq!(ran(&project).len(), 4);
+    space.assert_no_survivor();
+}
+
+#[test]
+fn a_job_cancelled_while_the_daemon_was_away_is_not_started_again() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    space.set(json!({"on_interrupt": "rerun"}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.submit(NEXT, "x");
+    wait_running(&project);
+    space.kill();
+    for id in [ID, NEXT] {
+        fs::write(project.state(&format!("{id}.cancel")), "").unwrap();
+    }
+    space.start();
+    for id in [ID, NEXT] {
+        assert_eq!(project.wait_result(id)["status"], "cancelled");
+    }
+    assert_eq!(ran(&project), [ID]);
+    space.assert_no_survivor();
+}
+
+// --- states laid out on disk ---
+
+#[test]
+fn a_claim_beside_a_result_is_swept_and_the_job_is_not_run() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    project.submit(ID, "x");
+    lay_claim(&project, ID, &claim(ID, json!({})));
+    for mark in ["cancel", "hold"] {
+        fs::write(project.state(&format!("{ID}.{mark}")), "").unwrap();
+    }
+    let result = format!("{{\"job_id\": \"{ID}\", \"status\": \"completed\"}}");
+    fs::write(project.results(&format!("{ID}.json")), &result).unwrap();
+    fs::write(project.results(&format!(".{NEXT}.json.tmp")), "torn").unwrap();
+    fs::write(project.state(&format!(".{NEXT}.claim.tmp")), "torn").unwrap();
+    space.start();
+    project.submit(NEXT, "x");
+    project.wait_result(NEXT);
+    assert_eq!(ran(&project), [NEXT]);
+    let names = project.names(&project.state(""));
+    assert!(!names.iter().any(|name| name.contains(ID)), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name.ends_with(".tmp")),
+        "{names:?}"
+    );
+    let results = [format!("{ID}.json"), format!("{NEXT}.json")];
+    assert_eq!(project.names(&project.results("")), results);
+    let kept = fs::read_to_string(project.results(&results[0])).unwrap();
+    assert_eq!(kept, result, "a published result was changed");
+}
+
+#[test]
+fn a_result_that_cannot_be_read_ends_its_job_all_the_same() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    project.submit(ID, "x");
+    fs::write(project.results(&format!("{ID}.json")), "{torn").unwrap();
+    space.start();
+    project.submit(NEXT, "x");
+    project.wait_result(NEXT);
+    assert_eq!(ran(&project), [NEXT]);
+    let shown = space.run(&[ID]);
+    assert_ne!(shown.status, 3, "{shown:?}");
+    assert!(
+        format!("{}{}", shown.stdout, shown.stderr).contains(&format!("{ID}.json")),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn without_its_state_directory_a_project_goes_on_from_documents_and_results() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    assert_eq!(space.stop(), 0);
+    fs::remove_dir_all(project.state("")).unwrap();
+    project.submit(NEXT, "x");
+    space.start();
+    project.wait_result(NEXT);
+    assert_eq!(ran(&project), [ID, NEXT]);
+    project.wait_view("the view is back", |view| view["queue_size"] == 0);
+}
+
+#[test]
+fn a_state_directory_deleted_under_the_running_daemon_costs_no_job() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.submit(NEXT, "x");
+    wait_running(&project);
+    fs::remove_dir_all(project.state("")).unwrap();
+    fs::write(project.path.join("go"), "").unwrap();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    assert_eq!(ran(&project), [ID, NEXT]);
+}
+
+#[test]
+fn a_broken_claim_is_put_aside_and_its_job_held_until_a_person_says() {
+    let rows = [
+        ("empty", String::new()),
+        ("garbage", "\u{0}\u{0}garbage\n".to_owned()),
+        ("torn", claim(ID, json!({})).replace("}\n", "")),
+        ("of-another-job", claim(NEXT, json!({}))),
+    ];
+    for (name, text) in rows {
+        let space = Space::new();
+        space.plain_agent(GATED);
+        let project = space.project("alpha");
+        fs::write(project.path.join("go"), "").unwrap();
+        project.submit(ID, "x");
+        lay_claim(&project, ID, &text);
+        space.start();
+        project.submit(NEXT, "x");
+        project.wait_result(NEXT);
+        assert_eq!(ran(&project), [NEXT], "{name}");
+        assert!(project.state(&format!("{ID}.hold")).exists(), "{name}");
+        let parked = fs::read_to_string(project.state(&format!("{ID}.claim.broken"))).unwrap();
+        assert_eq!(parked, text, "{name}");
+        assert!(project.claim(ID).is_none(), "{name}");
+        space.wait_log(&format!("job-monitor release {ID} runs it"));
+        space.run(&["release", ID]).ok();
+        project.wait_result(ID);
+        assert_eq!(ran(&project), [NEXT, ID], "{name}");
+    }
+}
+
+#[test]
+fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    // A session of its own, as an agent is; its environment has no token. It stands in the space,
+    // so that it is ended with it.
+    let mut innocent = Command::new("setsid");
+    innocent.args(["sleep", "600"]).current_dir(space.root());
+    innocent.stdin(Stdio::null()).stdout(Stdio::null());
+    innocent.stderr(Stdio::null());
+    let mut innocent = spawn(&mut innocent);
+    let pid = innocent.id();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let start_time: u64 = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
+        .unwrap();
+    let rows = [
+        // Another process got the number.
+        (json!({}), start_time - 1),
+        // Another boot: numbers and ticks may agree by chance.
+        (
+            json!({"boot_id": "00000000-0000-0000-0000-000000000000"}),
+            start_time,
+        ),
+    ];
+    for (at, (keys, start_time)) in rows.into_iter().enumerate() {
+        let id = format!("job-20260101-12000{at}-x");
+        project.submit(&id, "x");
+        fs::write(project.logs(&format!("{id}.md")), "x").unwrap();
+        fs::write(project.logs(&format!("{id}.out")), "").unwrap();
+        let claim = claim(&id, keys);
+        lay_claim(
+            &project,
+            &id,
+            &format!("{claim}{{\"pid\":{pid},\"start_time\":{start_time}}}\n"),
+        );
+        space.start();
+        assert_eq!(project.wait_result(&id)["error_kind"], "interrupted");
+        assert_eq!(space.stop(), 0);
+        let alive = innocent.try_wait().unwrap().is_none();
+        assert!(alive, "row {at}: an innocent process was ended");
+    }
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+}
+
+#[test]
+fn a_claim_without_logs_and_process_is_of_a_start_that_never_was() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    for id in [ID, NEXT] {
+        project.submit(id, "x");
+    }
+    // The logs are made between claim and start, so the first was not started. The second was,
+    // whoever has tidied its logs away since.
+    lay_claim(&project, ID, &claim(ID, json!({})));
+    let process = "{\"pid\":1,\"start_time\":1}\n";
+    lay_claim(&project, NEXT, &format!("{}{process}", claim(NEXT, json!({}))));
+    space.start();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+    assert_eq!(project.wait_result(NEXT)["error_kind"], "interrupted");
+    assert_eq!(ran(&project), [ID]);
+}
+
+#[test]
+fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    fs::write(project.path.join("go"), "").unwrap();
+    for id in [ID, NEXT] {
+        project.submit(id, "x");
+    }
+    fs::write(project.logs(&format!("{NEXT}.md")), "x").unwrap();
+    let suspended = json!({"suspended": {
+        "kind": "spawn_failed",
+        "error": "cannot start it",
+        "retry_at": "2099-01-01T00:00:00.000+00:00",
+        "afresh": false,
+    }});
+    // The later job was begun, so the earlier one waits for it.
+    lay_claim(&project, NEXT, &claim(NEXT, suspended.clone()));
+    space.start();
+    let view = project.wait_view("suspended", |view| view["retry_at"] != Value::Null);
+    assert!(view["retry_at"].as_str().unwrap().starts_with("20"));
+    assert_eq!(view["is_processing"], false);
+    assert_eq!(
+        view["queued_tasks"],
+        json!([format!("{NEXT}.md"), format!("{ID}.md")])
+    );
+    assert!(ran(&project).is_empty());
+    assert_eq!(space.stop(), 0);
+    let mut due = suspended;
+    due["suspended"]["retry_at"] = json!("2026-01-01T12:00:01.000+00:00");
+    lay_claim(&project, NEXT, &claim(NEXT, due));
+    space.start();
+    project.wait_result(ID);
+    assert_eq!(ran(&project), [NEXT, ID]);
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+}
+
+// --- stopping ---
+
+#[test]
+fn a_stop_ends_the_agents_with_grace_keeps_their_claims_and_exits_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let space = Space::new();
+        space.plain_agent(
+            r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; setsid sleep 600 &
+trap 'echo saved > saved; exit 0' TERM
+echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done"#,
+        );
+        space.set(json!({"grace": "20s", "on_interrupt": "rerun"}));
+        let project = space.project("alpha");
+        space.start();
+        project.submit(ID, "x");
+        project.submit(NEXT, "x");
+        project.wait_made("pid");
+        space.signal(signal);
+        let began = Instant::now();
+        assert_eq!(space.wait_end(), 0, "{signal}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{signal}");
+        assert_eq!(project.made("saved"), "saved\n", "{signal}");
+        assert!(project.claim(ID).is_some(), "{signal}: the claim is gone");
+        assert!(project.result(ID).is_none());
+        assert_eq!(ran(&project), [ID], "{signal}");
+        space.assert_no_survivor();
+        fs::write(project.path.join("go"), "").unwrap();
+        space.start();
+        let result = project.wait_result(ID);
+        assert_eq!(result["status"], "completed");
+        assert_eq!(result["attempts"][0]["error_kind"], "interrupted");
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+        project.wait_result(NEXT);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_daemon_at_once_and_leaves_no_agent_behind() {
+    let space = Space::new();
+    space.plain_agent("trap '' TERM; cat > /dev/null; echo $$ > pid; sleep 600; sleep 600");
+    space.set(json!({"grace": "10m"}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("pid");
+    space.signal(Signal::SIGTERM);
+    space.wait_log("Stopping");
+    assert!(space.ended().is_none(), "the grace was not given");
+    space.signal(Signal::SIGTERM);
+    let began = Instant::now();
+    space.wait_end();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    space.assert_no_survivor();
+    assert!(project.claim(ID).is_some() && project.result(ID).is_none());
+}
+
+#[test]
+fn started_with_sighup_ignored_the_daemon_goes_on_ignoring_it() {
+    let space = Space::new();
+    space.plain_agent("grep SigIgn /proc/self/status > signals; cat > /dev/null");
+    let project = space.project("alpha");
+    space.spawn(|command| {
+        // SAFETY: signal(2) with SIG_IGN is async-signal-safe and touches no memory.
+        unsafe {
+            command.pre_exec(|| {
+                nix::libc::signal(nix::libc::SIGHUP, nix::libc::SIG_IGN);
+                Ok(())
+            });
+        }
+    });
+    space.wait_log("Observer started");
+    space.signal(Signal::SIGHUP);
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    assert!(space.ended().is_none());
+    assert_eq!(space.stop(), 0);
+}
+
+// --- two daemons ---
+
+#[test]
+fn a_second_daemon_of_the_same_user_is_refused_with_status_5() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    wait_running(&project);
+    let second = space.run(&["daemon"]);
+    assert_eq!(second.status, 5, "{second:?}");
+    assert!(second.stderr.contains("running already"), "{second:?}");
+    // The first goes on as if nothing had happened.
+    fs::write(project.path.join("go"), "").unwrap();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    assert_eq!(space.stop(), 0);
+    // After it has gone, and also after it was killed, the place is free.
+    space.start();
+    space.kill();
+    space.start();
+}
+
+#[test]
+fn a_project_of_another_daemon_is_left_to_it_and_taken_over_when_that_has_gone() {
+    let (first, second) = (Space::new(), Space::new());
+    for space in [&first, &second] {
+        space.plain_agent(GATED);
+    }
+    let project = first.project("alpha");
+    second.edit_registry(|projects| {
+        projects.insert("theirs".into(), json!({"path": project.path}));
+    });
+    first.start();
+    project.submit(ID, "x");
+    wait_running(&project);
+    second.start();
+    second.wait_log("is served by another monitor");
+    assert_eq!(ran(&project), [ID]);
+    fs::write(project.path.join("go"), "").unwrap();
+    assert_eq!(project.wait_result(ID)["project"], "alpha");
+    assert_eq!(first.stop(), 0);
+    project.submit(NEXT, "x");
+    let result = wait_for("the other daemon's turn", || project.result(NEXT));
+    assert_eq!(result["project"], "theirs");
+    assert!(BOUND > Duration::from_secs(10), "its pauses are 1, 2, 4 s");
+}

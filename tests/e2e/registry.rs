@@ -1,0 +1,251 @@
+//! The daemon follows the registry: edits take effect within 2 s, without a restart, and without
+//! disturbing a running agent of another project (SPEC 2).
+
+use crate::space::{Project, Space, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+
+/// What SPEC 2 promises, and a little for a busy machine.
+const FOLLOWED: Duration = Duration::from_secs(4);
+
+/// An agent that runs until the test makes the file `go` in its project.
+const GATED: &str = r#"echo "$JOB_MONITOR_JOB_ID $$" >> ran; cat > /dev/null
+while [ ! -e go ]; do sleep 0.02; done; echo done"#;
+
+fn go(project: &Project) {
+    fs::write(project.path.join("go"), "").unwrap();
+}
+
+fn set(space: &Space, name: &str, key: &str, value: Value) {
+    space.edit_registry(|projects| projects[name][key] = value);
+}
+
+/// A project whose agent runs all through a test; when the space goes, so does it.
+struct Bystander {
+    project: Project,
+}
+
+impl Bystander {
+    fn new(space: &Space) -> Bystander {
+        Bystander {
+            project: space.project("bystander"),
+        }
+    }
+
+    fn run(&self) {
+        self.project.submit(ID, "x");
+        self.project.wait_made("ran");
+    }
+
+    /// It ran all the time: one start, which ends well when it may.
+    #[track_caller]
+    fn assert_undisturbed(&self) {
+        go(&self.project);
+        let result = self.project.wait_result(ID);
+        assert_eq!(result["status"], "completed", "{result}");
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        assert_eq!(self.project.made("ran").lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let bystander = Bystander::new(&space);
+    space.start();
+    bystander.run();
+    let began = Instant::now();
+    let project = space.project("late");
+    project.submit(ID, "x");
+    project.wait_made("ran");
+    assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
+    go(&project);
+    project.wait_result(ID);
+
+    space.edit_registry(|projects| {
+        projects.remove("late");
+    });
+    // Its lock tells that it is let go: another daemon could serve it.
+    let began = Instant::now();
+    wait_until("the project to be let go", || is_free(&project));
+    assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
+    project.submit(NEXT, "x");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(project.result(NEXT).is_none() && project.claim(NEXT).is_none());
+    bystander.assert_undisturbed();
+}
+
+/// Whether no daemon holds a project's lock.
+fn is_free(project: &Project) -> bool {
+    let Ok(file) = fs::File::open(project.state(".lock")) else {
+        return true;
+    };
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok()
+}
+
+#[test]
+fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let bystander = Bystander::new(&space);
+    let project = space.project("alpha");
+    space.start();
+    bystander.run();
+    project.submit(ID, "x");
+    project.submit(NEXT, "x");
+    project.wait_made("ran");
+    set(&space, "alpha", "enabled", json!(false));
+    space.wait_log("Project 'alpha' is disabled, skipping");
+    assert!(project.claim(ID).is_some());
+    go(&project);
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    wait_until("the project to be let go", || is_free(&project));
+    assert!(project.result(NEXT).is_none() && project.claim(NEXT).is_none());
+
+    let began = Instant::now();
+    set(&space, "alpha", "enabled", json!(true));
+    project.wait_result(NEXT);
+    assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
+    bystander.assert_undisturbed();
+}
+
+#[test]
+fn a_project_that_is_enabled_again_while_its_last_job_still_runs_goes_on() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.submit(NEXT, "x");
+    project.wait_made("ran");
+    set(&space, "alpha", "enabled", json!(false));
+    space.wait_log("Project 'alpha' is disabled, skipping");
+    set(&space, "alpha", "enabled", json!(true));
+    std::thread::sleep(Duration::from_millis(300));
+    go(&project);
+    for id in [ID, NEXT] {
+        let result = project.wait_result(id);
+        assert_eq!(result["status"], "completed", "{result}");
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_removed_project_s_running_job_ends_well_and_a_cancel_still_reaches_it() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let (ends, cancelled) = (space.project("ends"), space.project("cancelled"));
+    space.start();
+    for project in [&ends, &cancelled] {
+        project.submit(ID, "x");
+        project.wait_made("ran");
+    }
+    space.edit_registry(|projects| projects.clear());
+    fs::write(cancelled.state(&format!("{ID}.cancel")), "").unwrap();
+    assert_eq!(cancelled.wait_result(ID)["status"], "cancelled");
+    go(&ends);
+    assert_eq!(ends.wait_result(ID)["status"], "completed");
+    wait_until("both to be let go", || {
+        is_free(&ends) && is_free(&cancelled)
+    });
+    space.assert_no_survivor();
+}
+
+#[test]
+fn settings_take_effect_at_the_next_start_without_a_restart() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo first");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    assert_eq!(project.wait_result(ID)["stdout"], "first\n");
+    let second = space.program("second", "cat > /dev/null; echo second");
+    space.set(json!({"agents": {
+        "agent": {"command": [space.root().join("bin/agent")]},
+        "second": {"command": [second]},
+    }}));
+    set(&space, "alpha", "agent", json!("second"));
+    // It takes up to 2 s, so jobs are submitted until one is run by the new agent.
+    let began = Instant::now();
+    for n in 1.. {
+        let id = format!("job-20260101-13{n:04}-next");
+        project.submit(&id, "x");
+        let result = project.wait_result(&id);
+        if result["agent"] == "second" {
+            assert_eq!(result["stdout"], "second\n");
+            break;
+        }
+        assert!(began.elapsed() < FOLLOWED, "{result}");
+    }
+}
+
+#[test]
+fn an_entry_whose_path_changes_is_served_at_its_new_place() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let (old, new) = (space.project("alpha"), space.project("elsewhere"));
+    space.edit_registry(|projects| {
+        projects.remove("elsewhere");
+    });
+    space.start();
+    old.submit(ID, "x");
+    old.wait_made("ran");
+    set(&space, "alpha", "path", json!(new.path));
+    new.submit(NEXT, "x");
+    go(&new);
+    go(&old);
+    // The job that runs at the old place ends well; what waits there is no longer ours.
+    assert_eq!(old.wait_result(ID)["status"], "completed");
+    let result = new.wait_result(NEXT);
+    assert_eq!(result["project"], "alpha");
+}
+
+#[test]
+fn two_names_for_one_directory_are_refused_and_one_of_them_serves() {
+    let space = Space::new();
+    space.plain_agent("echo x >> ran; cat > /dev/null");
+    let project = space.project("alpha");
+    std::os::unix::fs::symlink(&project.path, space.root().join("link")).unwrap();
+    space.edit_registry(|projects| {
+        projects.insert("same".into(), json!({"path": project.path}));
+        projects.insert("linked".into(), json!({"path": space.root().join("link")}));
+    });
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    space.wait_log("is registered already, as ");
+    space.wait_log("is served by another monitor, or registered under a second name");
+    assert_eq!(project.made("ran"), "x\n");
+}
+
+#[test]
+fn commands_change_the_registry_and_keep_what_is_not_theirs() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null");
+    let project = space.project("alpha");
+    let path = space.config().join("registered.json");
+    let text = format!(
+        r#"{{"version": 7, "projects": {{"alpha": {{"note": ["x", 1.50], "path": "{}", "enabled": true}}}}, "z": null}}"#,
+        project.path.display()
+    );
+    fs::write(&path, &text).unwrap();
+    space.start();
+    let read = || -> Value { serde_json::from_slice(&fs::read(&path).unwrap()).unwrap() };
+    space.run(&["disable", "alpha"]).ok();
+    assert_eq!(read()["projects"]["alpha"]["enabled"], false);
+    wait_until("the project to be let go", || is_free(&project));
+    space.run(&["enable", "alpha"]).ok();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    let kept: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(read(), kept);
+    assert!(fs::read_to_string(&path).unwrap().contains("1.50"));
+    space.run(&["unregister", "alpha"]).ok();
+    assert_eq!(read(), json!({"version": 7, "projects": {}, "z": null}));
+}

@@ -1,0 +1,36 @@
+#!/bin/bash
+# An agent that the kernel kills for its memory, under the installed service with a limit that is enforced: its job
+# has failed, and nothing else has. Run as an ordinary user, in the directory with Makefile, job-monitor.service and the
+# built program.
+set -euxo pipefail
+
+make -o build install PROGRAM=./program
+export PATH="$HOME/.local/bin:$PATH"
+mkdir -p ~/.config/job-monitor ~/.config/systemd/user/job-monitor.service.d ~/greedy ~/modest
+printf '[Service]\nMemoryMax=200M\nMemorySwapMax=0\n' > ~/.config/systemd/user/job-monitor.service.d/test.conf
+cat > ~/.local/bin/agent <<'AGENT'
+#!/bin/sh
+awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > todo
+exec sh -eu todo
+AGENT
+chmod 755 ~/.local/bin/agent
+echo '{ "agent": "sh", "agents": { "sh": { "command": ["agent"] } } }' > ~/.config/job-monitor/config.json
+systemctl --user daemon-reload
+systemctl --user enable --now job-monitor
+job-monitor register ~/greedy
+job-monitor register ~/modest
+daemon=$(systemctl --user show job-monitor --property=MainPID --value)
+
+submit() { job-monitor -p "$1" submit -d "$1" -; }
+modest=$(printf '```sh\nuntil [ -e go ]; do sleep 0.1; done\necho unharmed\n```\n' | submit modest)
+# A line without end, which tail has to keep.
+greedy=$(printf '```sh\ntail /dev/zero\n```\n' | submit greedy)
+job-monitor wait --timeout 120s "$greedy" || [ $? = 4 ]
+job-monitor "$greedy" | tee shown
+grep '^Status: failed' shown
+journalctl --user --unit job-monitor --no-pager -o cat | grep -i 'oom'
+# The other agent was running all the time.
+touch ~/modest/go
+job-monitor wait --timeout 60s "$modest"
+[ "$(systemctl --user show job-monitor --property=MainPID --value)" = "$daemon" ]
+[ "$(systemctl --user show job-monitor --property=NRestarts --value)" = 0 ]
