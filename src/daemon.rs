@@ -272,7 +272,7 @@ impl Daemon {
 
     fn lift(&self, why: &str, kinds: impl Fn(ErrorKind) -> bool) {
         for hold in self.context.board.lift(|hold| kinds(hold.kind)) {
-            log::info!("{why}, so the hold is lifted: {}", hold.sentence());
+            log::info!("the hold of {} is lifted: {why}", hold.whom());
         }
     }
 

@@ -126,24 +126,30 @@ impl Holds {
     }
 
     /// Whether an agent may be started now. A probe is granted once; the next is due after a pause.
+    /// Where a hold on this agent meets one on all, the one that opens last decides.
     pub fn gate(&mut self, agent: &str, now: Wall) -> Gate {
-        let held = self
-            .list
-            .iter_mut()
-            .find(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
-        let Some(hold) = held else { return Gate::Open };
-        match (hold.until, hold.probe_at) {
-            (Some(until), _) if until <= now => Gate::Open,
-            (_, Some(probe_at)) if probe_at <= now => {
-                let pause = if hold.is_of_files() {
-                    LOOK_PAUSE
-                } else {
-                    PROBE_PAUSE
-                };
-                hold.probe_at = Some(now.plus(pause));
-                Gate::Probe
-            }
-            (until, probe_at) => Gate::Closed(until.or(probe_at)),
+        let in_force = |hold: &&mut Hold| {
+            hold.agent.as_deref().is_none_or(|held| held == agent)
+                && hold.until.is_none_or(|until| until > now)
+        };
+        let mut holds: Vec<&mut Hold> = self.list.iter_mut().filter(in_force).collect();
+        let opens = holds.iter().map(|hold| hold.until.or(hold.probe_at));
+        let closed = opens.filter(|at| at.is_none_or(|at| at > now));
+        if let Some(last) = closed.max_by_key(|at| at.map_or(i64::MAX, |at| at.0)) {
+            return Gate::Closed(last);
+        }
+        for hold in &mut holds {
+            let pause = if hold.is_of_files() {
+                LOOK_PAUSE
+            } else {
+                PROBE_PAUSE
+            };
+            hold.probe_at = Some(now.plus(pause));
+        }
+        if holds.is_empty() {
+            Gate::Open
+        } else {
+            Gate::Probe
         }
     }
 
@@ -189,12 +195,20 @@ impl Hold {
         }
     }
 
+    /// Whom it holds, with the kind: `agent "claude" (usage_limit)`.
+    pub fn whom(&self) -> String {
+        format!("{} ({})", self.who(), self.kind)
+    }
+
+    fn who(&self) -> String {
+        self.agent
+            .as_deref()
+            .map_or("every agent".to_owned(), |agent| format!("agent {agent:?}"))
+    }
+
     /// What is the matter, and what to do if only a person can.
     pub fn sentence(&self) -> String {
-        let who = self
-            .agent
-            .as_deref()
-            .map_or("every agent".to_owned(), |agent| format!("agent {agent:?}"));
+        let who = self.who();
         let remedy = match self.kind {
             ErrorKind::NotAuthenticated => "; log in again or mend the credentials",
             ErrorKind::Billing => "; settle it with the provider, then job-monitor release --all",
@@ -346,6 +360,17 @@ mod tests {
             1
         );
         assert_eq!(holds.gate("b", NOW), Gate::Open);
+    }
+
+    #[test]
+    fn of_two_holds_the_one_that_opens_last_decides() {
+        let mut holds = Holds::default();
+        holds.add("a", ErrorKind::UnsafeEnv, "mode", None, NOW);
+        let reset = Some(secs(3600));
+        holds.add("a", ErrorKind::UsageLimit, "limit", reset, NOW);
+        assert_eq!(holds.gate("a", secs(60)), Gate::Closed(reset));
+        assert_eq!(holds.gate("b", secs(60)), Gate::Probe);
+        assert_eq!(holds.gate("a", secs(3600)), Gate::Probe);
     }
 
     #[test]

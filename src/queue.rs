@@ -289,3 +289,373 @@ pub fn interrupted(claim: &Claim) -> Fault {
         session_unknown: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::AgentSpec;
+
+    const WALL: Wall = Wall(1_795_173_825_000);
+    const SETTLE: Duration = Duration::from_millis(200);
+
+    fn id(name: &str) -> JobId {
+        JobId::parse(&format!("job-20260130-143000-{name}")).unwrap()
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<JobId> {
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A document of so many bytes, written so long after [`WALL`].
+    fn meta(size: u64, written: Duration) -> Meta {
+        Meta {
+            size,
+            mtime_ns: i128::from(WALL.plus(written).0) * 1_000_000,
+            mode: 0o100_600,
+            uid: 0,
+        }
+    }
+
+    /// One waiting job and a clock for both times.
+    struct Desk {
+        waiting: Waiting,
+        job: JobId,
+        start: Instant,
+    }
+
+    impl Desk {
+        fn new(arrival: Arrival) -> Desk {
+            let mut waiting = Waiting::default();
+            waiting.note(id("a"), arrival);
+            Desk {
+                waiting,
+                job: id("a"),
+                start: Instant::now(),
+            }
+        }
+
+        fn look(&mut self, meta: &Meta, writer: bool, after: Duration) -> Readiness {
+            let (now, wall) = (self.start + after, WALL.plus(after));
+            self.waiting
+                .readiness(&self.job, meta, writer, SETTLE, now, wall)
+        }
+
+        /// How long after the start the job is due again.
+        fn due(&self) -> Option<Duration> {
+            self.waiting.next_due().map(|at| at - self.start)
+        }
+    }
+
+    #[test]
+    fn a_document_that_was_renamed_in_is_whole_at_once() {
+        let mut desk = Desk::new(Arrival::Whole);
+        assert_eq!(desk.look(&meta(1, ms(0)), false, ms(0)), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_document_written_in_place_counts_once_it_has_settled() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        assert_eq!(desk.look(&meta(1, ms(0)), false, ms(50)), Readiness::NotYet);
+        assert_eq!(desk.due(), Some(SETTLE));
+        assert_eq!(desk.look(&meta(1, ms(0)), false, SETTLE), Readiness::Ready);
+    }
+
+    #[test]
+    fn what_is_still_being_written_begins_to_settle_anew() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        desk.look(&meta(1, ms(0)), false, ms(0));
+        assert_eq!(
+            desk.look(&meta(2, ms(190)), false, SETTLE),
+            Readiness::NotYet
+        );
+        assert_eq!(desk.due(), Some(ms(390)));
+        assert_eq!(
+            desk.look(&meta(2, ms(190)), false, ms(390)),
+            Readiness::Ready
+        );
+    }
+
+    #[test]
+    fn a_document_of_long_ago_needs_not_settle_again() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        let mut old = meta(1, ms(0));
+        old.mtime_ns -= 3_600_000_000_000;
+        assert_eq!(desk.look(&old, false, ms(0)), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_modification_time_of_the_future_is_settled_by_the_other_clock() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        let future = meta(1, Duration::from_secs(3600));
+        assert_eq!(desk.look(&future, false, ms(0)), Readiness::NotYet);
+        assert_eq!(desk.look(&future, false, ms(199)), Readiness::NotYet);
+        assert_eq!(desk.look(&future, false, ms(200)), Readiness::Ready);
+    }
+
+    #[test]
+    fn nobody_s_half_written_document_counts_however_it_came() {
+        for arrival in [Arrival::Whole, Arrival::Unknown] {
+            let mut desk = Desk::new(arrival);
+            let text = meta(1, ms(0));
+            assert_eq!(desk.look(&text, true, ms(0)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(SETTLE));
+            // The longer it lasts the less often it is looked at, within reason.
+            assert_eq!(desk.look(&text, true, ms(3000)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(ms(6000)));
+            let late = Duration::from_secs(3600);
+            assert_eq!(desk.look(&text, true, late), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(late + WRITER_PAUSE));
+            assert_eq!(
+                desk.look(&text, false, late + WRITER_PAUSE),
+                Readiness::Ready
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_document_never_counts_and_is_told_once_after_a_minute() {
+        for arrival in [Arrival::Whole, Arrival::Unknown] {
+            let mut desk = Desk::new(arrival);
+            let empty = meta(0, ms(0));
+            assert_eq!(desk.look(&empty, false, ms(0)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(EMPTY_REPORT));
+            assert_eq!(desk.look(&empty, false, EMPTY_REPORT), Readiness::Overdue);
+            assert_eq!(
+                desk.look(&empty, false, 2 * EMPTY_REPORT),
+                Readiness::NotYet
+            );
+            // Its first write is an event, and then everything is forgotten.
+            let job = desk.job.clone();
+            assert!(!desk.waiting.note(job, Arrival::Unknown));
+            let late = 3 * EMPTY_REPORT;
+            assert_eq!(desk.look(&meta(1, late), false, late), Readiness::NotYet);
+            let settled = late + SETTLE;
+            assert_eq!(desk.look(&meta(1, late), false, settled), Readiness::Ready);
+        }
+    }
+
+    #[test]
+    fn a_job_that_does_not_wait_is_not_ready() {
+        let mut waiting = Waiting::default();
+        let now = Instant::now();
+        let readiness = waiting.readiness(&id("a"), &meta(1, ms(0)), false, SETTLE, now, WALL);
+        assert_eq!(readiness, Readiness::NotYet);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn the_first_is_the_least_that_is_neither_held_nor_put_off() {
+        let now = Instant::now();
+        let mut waiting = Waiting::default();
+        waiting.replace(ids(&["c", "a", "b"]));
+        assert_eq!(waiting.first(now), Some(&id("a")));
+        waiting.set_held(ids(&["a"]));
+        assert_eq!(waiting.first(now), Some(&id("b")));
+        waiting.readiness(&id("b"), &meta(1, ms(0)), true, SETTLE, now, WALL);
+        assert_eq!(waiting.first(now), Some(&id("c")));
+        assert!(waiting.remove(&id("c")) && !waiting.remove(&id("c")));
+        assert_eq!(waiting.first(now), None);
+        assert_eq!(waiting.next_due(), Some(now + SETTLE));
+        assert_eq!(waiting.first(now + SETTLE), Some(&id("b")));
+        // A held job that is put off wakes nobody.
+        waiting.set_held(ids(&["a", "b"]));
+        assert_eq!(waiting.next_due(), None);
+    }
+
+    #[test]
+    fn a_scan_drops_what_is_gone_and_forgets_nothing_of_the_rest() {
+        let now = Instant::now();
+        let mut waiting = Waiting::default();
+        waiting.replace(ids(&["a", "b"]));
+        waiting.readiness(&id("a"), &meta(1, ms(0)), true, SETTLE, now, WALL);
+        waiting.replace(ids(&["a", "c"]));
+        assert_eq!(
+            waiting.ids().cloned().collect::<BTreeSet<_>>(),
+            ids(&["a", "c"])
+        );
+        assert_eq!(waiting.first(now), Some(&id("c")));
+        assert_eq!(waiting.next_due(), Some(now + SETTLE));
+    }
+
+    #[test]
+    fn a_job_keeps_the_place_that_it_had_when_it_came() {
+        let mut waiting = Waiting::default();
+        waiting.replace(ids(&["b", "c"]));
+        assert!(waiting.note(id("d"), Arrival::Whole));
+        assert!(!waiting.note(id("b"), Arrival::Unknown));
+        waiting.remove(&id("c"));
+        let places = ["b", "d"].map(|name| waiting.accepted_at(&id(name)));
+        assert_eq!((places, waiting.len()), ([1, 3], 2));
+    }
+
+    fn policy(retries: u32, on_interrupt: OnInterrupt) -> Policy {
+        Policy {
+            agent: AgentSpec {
+                name: "a".into(),
+                command: vec!["a".into()],
+                args: vec![],
+                protocol: Protocol::Claude,
+                prompt: None,
+                env: vec![],
+            },
+            timeout: Duration::from_secs(1),
+            silence_timeout: None,
+            grace: Duration::from_secs(1),
+            linger: Duration::from_secs(1),
+            settle: SETTLE,
+            retries,
+            on_interrupt,
+            max_budget_usd: None,
+            daily_budget_usd: None,
+            max_document: 1,
+            max_output: 1,
+            archive: false,
+            on_finish: None,
+        }
+    }
+
+    fn claim(protocol: Protocol) -> Claim {
+        let agent = AgentSpec {
+            protocol,
+            ..policy(0, OnInterrupt::Resume).agent
+        };
+        let mut claim = Claim::new(id("a"), WALL, 1, String::new(), &agent);
+        claim.starts = 1;
+        claim
+    }
+
+    fn fault(kind: ErrorKind) -> Fault {
+        Fault {
+            kind,
+            error: "why".into(),
+            resets_at: None,
+            session_unknown: false,
+        }
+    }
+
+    fn follows(fault: Fault, claim: &Claim, retries: u32) -> Next {
+        let policy = policy(retries, OnInterrupt::Resume);
+        after_attempt(&Verdict::Fault(fault), claim, &policy, WALL)
+    }
+
+    #[test]
+    fn every_kind_of_fault_leads_to_what_its_course_says() {
+        let claim = claim(Protocol::Claude);
+        for &kind in ErrorKind::ALL {
+            let suspension = |retry_at| Suspension {
+                kind,
+                error: "why".into(),
+                retry_at,
+                afresh: false,
+            };
+            let expected = match kind.course() {
+                Course::Hold => Next::Hold(suspension(None), None),
+                Course::Retry => Next::Suspend(suspension(Some(WALL.plus(backoff(0))))),
+                Course::End if kind == ErrorKind::Cancelled => Next::Publish(Status::Cancelled),
+                Course::End => Next::Publish(Status::Failed),
+            };
+            assert_eq!(follows(fault(kind), &claim, 1), expected, "{kind}");
+        }
+        let policy = policy(0, OnInterrupt::Resume);
+        let done = after_attempt(&Verdict::Completed, &claim, &policy, WALL);
+        assert_eq!(done, Next::Publish(Status::Completed));
+    }
+
+    #[test]
+    fn a_passing_fault_is_met_so_often_and_no_more() {
+        let mut claim = claim(Protocol::Claude);
+        for retries in 0..5 {
+            claim.retries = retries;
+            let next = follows(fault(ErrorKind::Overloaded), &claim, 2);
+            match retries {
+                0..2 => assert!(matches!(next, Next::Suspend(_)), "{next:?}"),
+                _ => assert_eq!(next, Next::Publish(Status::Failed)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_s_end_goes_into_the_hold_and_not_into_the_claim() {
+        let until = Some(WALL.plus(Duration::from_secs(60)));
+        let limit = Fault {
+            resets_at: until,
+            ..fault(ErrorKind::UsageLimit)
+        };
+        match follows(limit, &claim(Protocol::Claude), 0) {
+            Next::Hold(suspension, end) => {
+                assert_eq!((suspension.retry_at, end), (None, until));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_not_known_is_left_once_and_costs_no_retry() {
+        let unknown = Fault {
+            session_unknown: true,
+            ..fault(ErrorKind::AgentError)
+        };
+        let mut claim = claim(Protocol::Claude);
+        claim.resumed = true;
+        match follows(unknown.clone(), &claim, 0) {
+            Next::Suspend(suspension) => {
+                assert_eq!((suspension.retry_at, suspension.afresh), (Some(WALL), true));
+                // That is how the worker tells a repeat from this.
+                assert_ne!(suspension.kind.course(), Course::Retry);
+            }
+            other => panic!("{other:?}"),
+        }
+        claim.resumed = false;
+        assert_eq!(follows(unknown, &claim, 9), Next::Publish(Status::Failed));
+    }
+
+    #[test]
+    fn the_pauses_grow_fourfold_up_to_two_hours() {
+        let pauses = [0, 1, 2, 3, 4, 5, u32::MAX].map(|n| backoff(n).as_secs());
+        assert_eq!(pauses, [30, 120, 480, 1920, 7200, 7200, 7200]);
+    }
+
+    #[test]
+    fn an_interruption_is_followed_by_what_the_settings_want() {
+        use OnInterrupt::{Fail, Rerun, Resume};
+        for (protocol, on_interrupt, afresh) in [
+            (Protocol::Claude, Resume, Some(false)),
+            (Protocol::Claude, Rerun, Some(true)),
+            (Protocol::Claude, Fail, None),
+            (Protocol::Plain, Resume, None),
+            (Protocol::Plain, Rerun, Some(true)),
+            (Protocol::Plain, Fail, None),
+        ] {
+            let mut claim = claim(protocol);
+            for interruptions in 1..=5 {
+                claim.interruptions = interruptions;
+                let next = after_interruption(&claim, &policy(9, on_interrupt), WALL);
+                match afresh.filter(|_| interruptions <= INTERRUPTIONS_MAX) {
+                    None => assert_eq!(next, Next::Publish(Status::Failed)),
+                    Some(afresh) => match next {
+                        Next::Suspend(suspension) => {
+                            let went_on = (suspension.kind, suspension.retry_at, suspension.afresh);
+                            assert_eq!(went_on, (ErrorKind::Interrupted, Some(WALL), afresh));
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_interruption_that_ends_the_job_says_how_often_it_happened() {
+        let mut claim = claim(Protocol::Claude);
+        for (interruptions, words) in [(1, "went down while"), (4, "went down 4 times")] {
+            claim.interruptions = interruptions;
+            let fault = interrupted(&claim);
+            assert_eq!(fault.kind, ErrorKind::Interrupted);
+            assert!(fault.error.contains(words), "{}", fault.error);
+        }
+    }
+}

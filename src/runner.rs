@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const STDERR_MAX: u64 = 64 << 10;
 /// Output is read in pieces of this size.
 const PIECE: usize = 64 << 10;
+/// So much of it is taken in between two looks: an agent that writes faster than it is read must
+/// not keep us from clocks, caps and the person's wishes.
+const HEAR_MAX: u64 = 8 << 20;
 
 /// A started attempt.
 #[derive(Debug)]
@@ -111,14 +114,15 @@ impl Running {
             if agent.wait(slice) {
                 break Ending::Itself;
             }
-            slice = LOOK;
-            listener.hear(&logs.out);
+            let is_behind = listener.hear(&logs.out, HEAR_MAX);
+            slice = if is_behind { Duration::ZERO } else { LOOK };
             let now = Instant::now();
             let written = size_of(&logs.out) + size_of(&logs.err);
             if written != heard.0 {
                 heard = (written, now);
             }
-            final_since = listener.is_final().then(|| final_since.unwrap_or(now));
+            let is_final = !is_behind && listener.is_final();
+            final_since = is_final.then(|| final_since.unwrap_or(now));
             let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
             let end = look().or_else(|| match (final_since, policy.silence_timeout) {
                 (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
@@ -190,17 +194,22 @@ impl Listener {
         }
     }
 
-    /// Reads what has come since. An unreadable log counts as one that ends here: the verdict will
-    /// miss the result and say so.
-    fn hear(&mut self, out: &File) {
+    /// Reads what has come since, at most so much; whether there may be more. An unreadable log
+    /// counts as one that ends here: the verdict will miss the result and say so.
+    fn hear(&mut self, out: &File, max: u64) -> bool {
         if self.protocol == Protocol::Plain {
-            return;
+            return false;
         }
+        let end = self.offset.saturating_add(max);
         let mut piece = vec![0; PIECE];
-        while let Ok(length @ 1..) = out.read_at(&mut piece, self.offset) {
+        while self.offset < end {
+            let Ok(length @ 1..) = out.read_at(&mut piece, self.offset) else {
+                return false;
+            };
             self.stream.feed(&piece[..length]);
             self.offset += length as u64;
         }
+        true
     }
 
     fn is_final(&self) -> bool {
@@ -215,7 +224,7 @@ impl Listener {
         leftovers: u32,
         duration: Duration,
     ) -> Finished {
-        self.hear(out);
+        self.hear(out, u64::MAX);
         self.stream.finish();
         let (verdict, report) = match self.protocol {
             Protocol::Claude => (

@@ -333,12 +333,10 @@ impl Spool {
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.
     pub fn submit(&self, id: &JobId, text: &[u8]) -> Result<bool> {
-        if self.document_meta(id)?.is_some() || self.has_result(id)? {
+        if self.has_result(id)? {
             return Ok(false);
         }
-        self.items
-            .replace(&id.file_name(), text, Durability::Durable)?;
-        Ok(true)
+        self.items.add(&id.file_name(), text)
     }
 
     /// The text of a document that lies in the spool or in the archive.
@@ -614,6 +612,11 @@ impl Spool {
         // SAFETY: flock takes a descriptor, which `out` keeps open, and a number.
         unsafe { libc::flock(out.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
         Ok(LogFiles { out, err, names })
+    }
+
+    /// Removes what lies where a start's standard output will be.
+    pub fn clear_output(&self, id: &JobId, start: u32, output: &str) -> Result<()> {
+        self.logs.remove(&log_name(id, start, output))
     }
 
     /// Opens a log file for reading.

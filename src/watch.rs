@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,10 +112,17 @@ impl Watcher {
     pub fn new() -> notify::Result<Watcher> {
         let routes = Routes::default();
         let handler_routes = Arc::clone(&routes);
-        let inner = RecommendedWatcher::new(
+        let mut inner = RecommendedWatcher::new(
             move |event| deliver(&handler_routes, event),
             Config::default().with_follow_symlinks(false),
         )?;
+        // notify keeps to itself that its thread could not be started, and then panics at every
+        // request, the one to end included. So one is made here, of which nothing comes.
+        let asked = AssertUnwindSafe(|| drop(inner.unwatch(Path::new("/"))));
+        if catch_unwind(asked).is_err() {
+            std::mem::forget(inner);
+            return Err(notify::Error::generic("its thread cannot be started"));
+        }
         Ok(Watcher { inner, routes })
     }
 

@@ -2,13 +2,14 @@
 //! date, the screen that `watch` draws, and the keys and signals that reach it.
 
 use crate::error::{Error, Result};
-use crate::render::{Style, fit};
+use crate::render::{Style, clean_line, fit};
 use crate::settings;
 use crate::watch::{Bell, Wake};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use nix::unistd::dup;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,7 +22,7 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Columns and rows of a terminal.
-pub(super) fn size(terminal: impl AsRawFd) -> (usize, usize) {
+pub(super) fn size(terminal: impl AsFd) -> (usize, usize) {
     let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,
@@ -29,7 +30,8 @@ pub(super) fn size(terminal: impl AsRawFd) -> (usize, usize) {
         ws_ypixel: 0,
     };
     // SAFETY: TIOCGWINSZ writes a winsize to the live local that the pointer is to.
-    let told = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } == 0;
+    let told =
+        unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) } == 0;
     let or = |number: u16, default| match number {
         number if told && number > 0 => usize::from(number),
         _ => default,
@@ -44,8 +46,7 @@ pub(super) fn is_capable() -> bool {
 
 /// One line that is written over and over, where a person is looking; elsewhere nothing.
 pub(super) struct LiveLine {
-    out: Option<Box<dyn Write>>,
-    columns: Box<dyn Fn() -> usize>,
+    terminal: Option<OwnedFd>,
     style: Style,
     shown: String,
 }
@@ -53,52 +54,50 @@ pub(super) struct LiveLine {
 impl LiveLine {
     /// On standard error, or else on standard output.
     pub(super) fn new() -> LiveLine {
-        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let terminals = [
+            io::stderr().is_terminal().then(|| dup(io::stderr())),
+            io::stdout().is_terminal().then(|| dup(io::stdout())),
+        ];
         let mut style = Style::of_stdout();
         style.ascii_only = !style.unicode;
-        let mut line = LiveLine {
-            out: None,
-            columns: Box::new(|| COLUMNS),
+        LiveLine {
+            terminal: terminals
+                .into_iter()
+                .flatten()
+                .find_map(std::result::Result::ok)
+                .filter(|_| is_capable()),
             style,
             shown: String::new(),
-        };
-        if is_capable() && stderr.is_terminal() {
-            line.columns = Box::new(|| size(io::stderr()).0);
-            line.out = Some(Box::new(stderr));
-        } else if is_capable() && stdout.is_terminal() {
-            line.columns = Box::new(|| size(io::stdout()).0);
-            line.out = Some(Box::new(stdout));
         }
-        line
     }
 
     /// Whether anybody sees it.
     pub(super) fn is_on(&self) -> bool {
-        self.out.is_some()
+        self.terminal.is_some()
     }
 
     /// Shows a text in place of the one before.
     pub(super) fn show(&mut self, text: &str) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
         // The last column stays free: some terminals wrap as soon as it is taken.
-        let text = fit(text, (self.columns)().saturating_sub(1), self.style);
+        let text = fit(
+            &clean_line(text),
+            size(terminal).0.saturating_sub(1),
+            self.style,
+        );
         if text != self.shown {
-            self.put(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
+            put(terminal, &format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
             self.shown = text;
         }
     }
 
     /// Takes it away, to make room for something that stays.
     pub(super) fn clear(&mut self) {
-        if !self.shown.is_empty() {
-            self.put("\r\x1b[K");
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| !self.shown.is_empty()) {
+            put(terminal, "\r\x1b[K");
             self.shown.clear();
-        }
-    }
-
-    /// In one write; a terminal that has gone is no matter.
-    fn put(&mut self, text: &str) {
-        if let Some(out) = &mut self.out {
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }
     }
 }
@@ -196,7 +195,7 @@ impl Screen {
         }
         frame.push_str("\x1b[J");
         if frame != self.drawn {
-            put(&frame);
+            put(io::stdout(), &frame);
             self.drawn = frame;
         }
     }
@@ -223,11 +222,11 @@ impl Screen {
                 .remove(LocalFlags::ICANON | LocalFlags::ECHO);
             let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &modes);
         }
-        put(ENTER);
+        put(io::stdout(), ENTER);
     }
 
     fn leave(&mut self) {
-        put(LEAVE);
+        put(io::stdout(), LEAVE);
         if let Some(modes) = &self.modes {
             let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, modes);
         }
@@ -242,10 +241,10 @@ impl Drop for Screen {
 
 /// In one write where the terminal takes it, which `Stdout` would make two. A terminal that has
 /// gone is no matter: a signal tells us so.
-fn put(text: &str) {
+fn put(terminal: impl AsFd, text: &str) {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
-        match nix::unistd::write(io::stdout(), rest) {
+        match nix::unistd::write(&terminal, rest) {
             Ok(written) => rest = &rest[written..],
             Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
             Err(_) => return,

@@ -337,23 +337,21 @@ impl Reader {
             "informational" => {
                 let [content] = pick(json, ["content"]).unwrap_or_default();
                 if let Some(content) = content.and_then(parse::<String>) {
-                    self.notice(headline(&content), each);
+                    self.notice(content, each);
                 }
             }
             "task_notification" => {
                 let [status, summary] = pick(json, ["status", "summary"]).unwrap_or_default();
                 let status = status.and_then(word).unwrap_or_default();
                 let summary = summary.and_then(parse::<String>).unwrap_or_default();
-                self.notice(
-                    headline(&format!("in the background, {status}: {summary}")),
-                    each,
-                );
+                self.notice(format!("in the background, {status}: {summary}"), each);
             }
             _ => {}
         }
     }
 
     fn notice(&mut self, text: String, each: &mut dyn FnMut(Entry)) {
+        let text = headline(&text);
         self.progress.action = Some(text.clone());
         self.last = None;
         each(Entry::Notice(text));
@@ -616,7 +614,7 @@ impl Writer {
                 let color = if *failed { "31" } else { "2" };
                 self.line(*depth, color, &format!("  {hook} {call}{error}{text}"), out);
             }
-            Entry::Notice(text) => self.line(0, "33", &format!("! {}", clean_line(text)), out),
+            Entry::Notice(text) => self.line(0, "33", &format!("! {text}"), out),
             Entry::Total { good, text } => {
                 let line = format!("{} {text}", style.mark(*good));
                 self.start(Above::Text, out);
@@ -851,6 +849,42 @@ mod tests {
             seen += 1;
         }
         assert!(seen > 50);
+    }
+
+    #[test]
+    fn no_word_of_an_agent_is_a_command_to_the_terminal() {
+        fn arm(value: &mut Value) {
+            match value {
+                Value::String(text) => text.insert_str(0, "\x1b[2J\r\u{9b}1A\u{202e}"),
+                Value::Array(items) => items.iter_mut().for_each(arm),
+                Value::Object(members) => members
+                    .iter_mut()
+                    .filter(|(key, _)| !["type", "subtype"].contains(&key.as_str()))
+                    .for_each(|(_, value)| arm(value)),
+                _ => {}
+            }
+        }
+        let is_harmless = |text: &str| clean(text) == text;
+        for name in [
+            "permission-denials",
+            "api-529-recovered",
+            "refusal",
+            "thinking",
+        ] {
+            let mut reader = Reader::new(Protocol::Claude);
+            let mut entries = Vec::new();
+            for line in String::from_utf8(fixture(name)).unwrap().lines() {
+                let mut event: Value = serde_json::from_str(line).unwrap();
+                arm(&mut event);
+                let line = format!("{event}\n");
+                reader.feed(line.as_bytes(), &mut |entry| entries.push(entry));
+                let action = reader.progress.action.clone().unwrap_or_default();
+                assert!(is_harmless(&action) && !action.contains('\n'), "{action:?}");
+            }
+            let text = told(&entries, PLAIN, 80);
+            assert!(text.contains("[2J"), "{text}");
+            assert!(is_harmless(&text), "{text:?}");
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         let now = Wall::now();
         let mut left = Vec::new();
         let mut doing = None;
+        let mut running = 0;
         for mut job in pending {
             match projects::standing(&job.spool, job.id, daemon)? {
                 Some(Standing::Done(result)) => {
@@ -74,9 +75,10 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
                     all_completed &= tell(job.id, &result)?;
                 }
                 Some(standing) => {
-                    // Of several jobs, one that runs is more interesting than one that waits.
+                    // Of several jobs, the first that runs is the most interesting.
                     let runs = matches!(standing, Standing::Running(_));
-                    if line.is_on() && (doing.is_none() || runs) {
+                    running += usize::from(runs);
+                    if line.is_on() && (doing.is_none() || runs && running == 1) {
                         doing = Some(job.doing(&standing, daemon, now)?);
                     }
                     left.push(job);
@@ -98,7 +100,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         if let Some(doing) = doing {
             let others = match ids.len() {
                 1 => String::new(),
-                all => format!("{} of {all} done; ", all - pending.len()),
+                all => format!("{} of {all} done, {running} running; ", all - pending.len()),
             };
             line.show(&format!("{others}{doing}"));
         }

@@ -149,7 +149,8 @@ fn watch_all(watcher: &mut Watcher, scope: &Scope, sources: &[Source], bell: &Be
         }
     }
     let _ = watcher.watch(&scope.places.config, bell, |name| name == "registered.json");
-    let _ = watcher.watch(&scope.places.state, bell, |name| name == "holds.json");
+    // Holds; and the daemon's lock, which is closed when it ends.
+    let _ = watcher.watch(&scope.places.state, bell, whole);
 }
 
 // --- looking ---
@@ -286,9 +287,12 @@ impl Source {
         let mut followed = known.unwrap_or_else(|| Followed {
             id: claim.job_id.clone(),
             start: claim.starts,
-            timeout: spool.and_then(|spool| time_limit(spool, &self.entry, scope, claim)),
+            timeout: None,
             output: None,
         });
+        if followed.timeout.is_none() {
+            followed.timeout = spool.and_then(|s| time_limit(s, &self.entry, scope, claim));
+        }
         if followed.output.is_none() {
             let open = |spool| Output::open(spool, &claim.job_id, claim.starts).ok()?;
             followed.output = spool.and_then(open);
@@ -310,7 +314,8 @@ impl Source {
     }
 }
 
-/// The time limit of a start: the project's, or what the document wants if that is less.
+/// The time limit of a start: the project's, or what the document wants if that is less. The
+/// daemon keeps the text for us to read only once the agent runs; until then nobody knows.
 fn time_limit(spool: &Spool, entry: &Entry, scope: &Scope, claim: &Claim) -> Option<Duration> {
     let (settings, _) = settings::load(&scope.places.settings()).ok()?;
     let policy = entry.policy(&settings).ok()?;

@@ -238,7 +238,10 @@ impl Worker<'_> {
             self.spool.unmark(id, Mark::Hold),
             self.spool.unmark(id, Mark::Release),
         ];
-        self.marks.held.remove(id);
+        self.marks.cancelled.remove(id);
+        if self.marks.held.remove(id) {
+            self.waiting.set_held(self.marks.held.clone());
+        }
         let policy = self.orders.policy();
         let archived = if policy.archive {
             self.spool.archive(id)

@@ -181,18 +181,10 @@ impl Worker<'_> {
             );
             return self.hold_before_start(before, policy, ErrorKind::AgentMissing, &text);
         };
-        let agent = policy.agent.name.as_str();
-        for hold in self
-            .context
-            .board
-            .lift(|hold| hold.is_of_files() && hold.agent.as_deref().is_none_or(|a| a == agent))
-        {
-            self.say(
-                Level::Info,
-                format!("[{}] mended: {}", self.name(), hold.sentence()),
-            );
-        }
-
+        // An output that lies there already is of another run: of a job whose result was deleted, or
+        // of one whose name ends like ours. After a crash it would be read back as this one's.
+        self.spool
+            .clear_output(&id, claim.starts, output_ending(claim.protocol))?;
         claim.started_at = Wall::now();
         let claim_file = match self.spool.write_claim(&claim) {
             Ok(file) => file,
@@ -223,6 +215,19 @@ impl Worker<'_> {
             }
         };
         // From here on the agent runs; nothing that fails may make us forget it.
+        let agent = policy.agent.name.as_str();
+        let mended =
+            |hold: &Hold| hold.is_of_files() && hold.agent.as_deref().is_none_or(|a| a == agent);
+        for hold in self.context.board.lift(mended) {
+            self.say(
+                Level::Info,
+                format!(
+                    "[{}] the hold of {} is lifted: mended",
+                    self.name(),
+                    hold.whom()
+                ),
+            );
+        }
         self.waiting.remove(&id);
         self.running = Some(id.clone());
         self.view.stale = true;
@@ -289,9 +294,9 @@ impl Worker<'_> {
         if now.is_ok_and(|now| now != used) {
             for hold in board.lift(is_mendable) {
                 let text = format!(
-                    "[{}] the credentials file has changed meanwhile, so the hold is lifted: {}",
+                    "[{}] the hold of {} is lifted: the credentials file has changed meanwhile",
                     self.name(),
-                    hold.sentence()
+                    hold.whom()
                 );
                 self.say(Level::Info, text);
             }

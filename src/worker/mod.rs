@@ -428,7 +428,11 @@ impl<'a> Worker<'a> {
             for hold in lifted {
                 self.say(
                     Level::Info,
-                    format!("[{}] released by hand: {}", self.name(), hold.sentence()),
+                    format!(
+                        "[{}] the hold of {} is lifted: released by hand",
+                        self.name(),
+                        hold.whom()
+                    ),
                 );
             }
         }

@@ -86,11 +86,17 @@ fn variable(project: &Project, start: u32, name: &str) -> Option<String> {
 
 fn starts(project: &Project) -> usize {
     let names = project.names(&project.path);
-    names.iter().filter(|name| name.starts_with("argv.")).count()
+    names
+        .iter()
+        .filter(|name| name.starts_with("argv."))
+        .count()
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 /// The seconds from now to a point of time that a document tells, as `date` reads it.
@@ -100,7 +106,10 @@ fn ahead(time: &Value) -> i64 {
         .args(["-d", text, "+%s"])
         .output()
         .unwrap();
-    let at: i64 = String::from_utf8_lossy(&date.stdout).trim().parse().unwrap();
+    let at: i64 = String::from_utf8_lossy(&date.stdout)
+        .trim()
+        .parse()
+        .unwrap();
     at - i64::try_from(now()).unwrap()
 }
 
@@ -158,7 +167,12 @@ fn the_command_line_is_the_contract_s_with_the_job_s_wishes_and_the_agent_s_own_
     assert_eq!(argv[expected.len()].parse(), Ok(2.5));
     assert_eq!(
         argv[expected.len() + 1..],
-        ["--permission-mode", "plan", "--allowedTools", "Bash(cargo *)"]
+        [
+            "--permission-mode",
+            "plan",
+            "--allowedTools",
+            "Bash(cargo *)"
+        ]
     );
     // Without wishes none of the options is there, and each job has a session of its own.
     space.set(json!({"max_budget_usd": null, "agents": {}}));
@@ -183,8 +197,16 @@ fn the_prompt_calls_the_skill_only_where_the_project_has_it() {
     let body = "Execute the following job:\n\n/help is no command here\n";
     let rows = [
         ("without", None, body.to_owned()),
-        ("skill", Some(skill), format!("/task-coordination\n\n{body}")),
-        ("command", Some(command), format!("/task-coordination\n\n{body}")),
+        (
+            "skill",
+            Some(skill),
+            format!("/task-coordination\n\n{body}"),
+        ),
+        (
+            "command",
+            Some(command),
+            format!("/task-coordination\n\n{body}"),
+        ),
     ];
     let projects = rows.each_ref().map(|(name, file, _)| {
         let project = space.project(name);
@@ -278,7 +300,10 @@ fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
     // Ours was there for the run alone, for nobody else; the person's own is left alone.
     let scratch = variable(&ours, 1, "CLAUDE_CODE_TMPDIR").unwrap();
     assert!(ours.made("scratch.1").starts_with("drwx------"));
-    assert!(scratch.len() < 60 + space.root().as_os_str().len(), "{scratch}");
+    assert!(
+        scratch.len() < 60 + space.root().as_os_str().len(),
+        "{scratch}"
+    );
     assert!(!Path::new(&scratch).exists(), "{scratch} is left");
     assert_eq!(
         variable(&theirs, 1, "CLAUDE_CODE_TMPDIR").as_deref(),
@@ -290,12 +315,18 @@ fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
 #[test]
 fn scratch_directories_of_a_killed_daemon_are_removed_at_the_next_start() {
     let (space, project) = one_project();
-    script(&project, 1, "touch \"$CLAUDE_CODE_TMPDIR/file\"; stream sigkill-in-tool; sleep 600");
+    script(
+        &project,
+        1,
+        "touch \"$CLAUDE_CODE_TMPDIR/file\"; stream sigkill-in-tool; sleep 600",
+    );
     space.start();
     project.submit(ID, "x");
     project.wait_made("prompt.1");
     let scratch = variable(&project, 1, "CLAUDE_CODE_TMPDIR").unwrap();
-    wait_until("the file in it", || Path::new(&scratch).join("file").exists());
+    wait_until("the file in it", || {
+        Path::new(&scratch).join("file").exists()
+    });
     space.kill();
     assert!(Path::new(&scratch).exists());
     space.start();
@@ -363,74 +394,218 @@ fn the_audit_block_of_the_final_answer_is_taken_into_the_result() {
 
 /// A recording, the kind that SPEC 7 gives it (`completed` if none), and why.
 const RECORDED: &[(&str, &str, &str)] = &[
-    ("api-400", "invalid_request", "400 without a class that tells more"),
-    ("api-400-prompt-too-long", "prompt_too_long", "terminal_reason prompt_too_long"),
-    ("api-401", "not_authenticated", "class authentication_failed"),
-    ("api-401-no-retry", "not_authenticated", "the same without the CLI's own retries"),
+    (
+        "api-400",
+        "invalid_request",
+        "400 without a class that tells more",
+    ),
+    (
+        "api-400-prompt-too-long",
+        "prompt_too_long",
+        "terminal_reason prompt_too_long",
+    ),
+    (
+        "api-401",
+        "not_authenticated",
+        "class authentication_failed",
+    ),
+    (
+        "api-401-no-retry",
+        "not_authenticated",
+        "the same without the CLI's own retries",
+    ),
     ("api-404-model", "model_not_found", "class model_not_found"),
-    ("api-429", "rate_limited", "429 with an API key has no limit that resets"),
-    ("api-429-long-retry-after", "rate_limited", "a long retry-after is no reset either"),
+    (
+        "api-429",
+        "rate_limited",
+        "429 with an API key has no limit that resets",
+    ),
+    (
+        "api-429-long-retry-after",
+        "rate_limited",
+        "a long retry-after is no reset either",
+    ),
     ("api-429-recovered", "completed", "the CLI's retry helped"),
-    ("api-429-unified-apikey", "rate_limited", "with an API key the headers are not used"),
+    (
+        "api-429-unified-apikey",
+        "rate_limited",
+        "with an API key the headers are not used",
+    ),
     ("api-500", "overloaded", "5xx"),
     ("api-500-max-retries-1", "overloaded", "5xx"),
     ("api-529", "overloaded", "529"),
     ("api-529-recovered", "completed", "the CLI's retry helped"),
-    ("bash-timeout-background-off", "completed", "a tool's time-out is the agent's business"),
-    ("builtin-command", "completed", "answered locally, with an answer and without an error"),
+    (
+        "bash-timeout-background-off",
+        "completed",
+        "a tool's time-out is the agent's business",
+    ),
+    (
+        "builtin-command",
+        "completed",
+        "answered locally, with an answer and without an error",
+    ),
     ("compaction", "completed", "a compacted context goes on"),
     ("connection-refused", "network", "connection_failed"),
-    ("connection-refused-max-retries-1", "network", "connection_failed"),
+    (
+        "connection-refused-max-retries-1",
+        "network",
+        "connection_failed",
+    ),
     ("cut", "network", "the connection was lost"),
     ("cut-max-retries-1", "network", "the connection was lost"),
     ("cut-recovered", "completed", "the CLI's retry helped"),
-    ("cut-stream-max-retries-1", "completed", "the CLI's request without a stream helped"),
+    (
+        "cut-stream-max-retries-1",
+        "completed",
+        "the CLI's request without a stream helped",
+    ),
     ("dns-failure-max-retries-1", "network", "connection_failed"),
     ("empty", "empty_answer", "exit 0 and success, but no text"),
-    ("format-json", "completed", "one line that is a whole result"),
-    ("hang-api-timeout-5s", "network", "a time-out without a status"),
+    (
+        "format-json",
+        "completed",
+        "one line that is a whole result",
+    ),
+    (
+        "hang-api-timeout-5s",
+        "network",
+        "a time-out without a status",
+    ),
     ("max-budget", "budget", "subtype error_max_budget_usd"),
     ("max-turns", "max_turns", "subtype error_max_turns"),
     ("multi-turn", "completed", "several turns, one result"),
-    ("no-verbose", "exit_code", "refused arguments: no event at all"),
+    (
+        "no-verbose",
+        "exit_code",
+        "refused arguments: no event at all",
+    ),
     ("not-json", "network", "an answer that is no API answer"),
-    ("not-logged-in", "not_authenticated", "class authentication_failed without a status"),
-    ("partial-messages", "completed", "events in between change nothing"),
+    (
+        "not-logged-in",
+        "not_authenticated",
+        "class authentication_failed without a status",
+    ),
+    (
+        "partial-messages",
+        "completed",
+        "events in between change nothing",
+    ),
     ("pause-turn", "completed", "a paused turn went on"),
-    ("permission-denials", "completed", "denied tools are told, not failed"),
-    ("prompt-too-long-local", "prompt_too_long", "terminal_reason blocking_limit"),
+    (
+        "permission-denials",
+        "completed",
+        "denied tools are told, not failed",
+    ),
+    (
+        "prompt-too-long-local",
+        "prompt_too_long",
+        "terminal_reason blocking_limit",
+    ),
     ("refusal", "refused", "stop_reason refusal"),
-    ("resume", "completed", "a resumed session ends like any other"),
-    ("resume-killed-run", "no_result", "events, killed, no result"),
-    ("sdk-stdin", "completed", "events of another input format change nothing"),
-    ("session-id-in-use", "exit_code", "refused arguments: no event at all"),
+    (
+        "resume",
+        "completed",
+        "a resumed session ends like any other",
+    ),
+    (
+        "resume-killed-run",
+        "no_result",
+        "events, killed, no result",
+    ),
+    (
+        "sdk-stdin",
+        "completed",
+        "events of another input format change nothing",
+    ),
+    (
+        "session-id-in-use",
+        "exit_code",
+        "refused arguments: no event at all",
+    ),
     ("sighup-in-tool", "no_result", "events, ended, no result"),
-    ("sigint-before-answer", "no_result", "exit status 0, but no result"),
-    ("sigint-in-tool", "agent_error", "an error result of no known class, exit status 0"),
+    (
+        "sigint-before-answer",
+        "no_result",
+        "exit status 0, but no result",
+    ),
+    (
+        "sigint-in-tool",
+        "agent_error",
+        "an error result of no known class, exit status 0",
+    ),
     ("sigkill-in-tool", "no_result", "events, killed, no result"),
-    ("sigterm-after-result", "exit_code", "a good result, but an exit status that we did not cause"),
-    ("sigterm-before-answer", "no_result", "events, ended, no result"),
+    (
+        "sigterm-after-result",
+        "exit_code",
+        "a good result, but an exit status that we did not cause",
+    ),
+    (
+        "sigterm-before-answer",
+        "no_result",
+        "events, ended, no result",
+    ),
     ("sigterm-in-stream", "no_result", "events, ended, no result"),
     ("sigterm-in-tool", "no_result", "events, ended, no result"),
     ("skill-expanded", "completed", "the skill was there"),
-    ("skill-missing", "completed", "an unknown command is no error to the CLI"),
+    (
+        "skill-missing",
+        "completed",
+        "an unknown command is no error to the CLI",
+    ),
     ("stdin-empty", "exit_code", "refused input: no event at all"),
-    ("stdin-over-10mb", "exit_code", "refused input: no event at all"),
-    ("stream-error-max-retries-1", "overloaded", "529 in the stream"),
-    ("subscription-401", "not_authenticated", "class authentication_failed"),
-    ("subscription-429-not-limit", "rate_limited", "429 that is not the usage limit"),
-    ("subscription-allowed", "completed", "the limit's event says allowed"),
-    ("subscription-limit-5h", "usage_limit", "a rejected rate_limit_event with resetsAt"),
-    ("subscription-limit-waited", "completed", "the CLI itself waited the limit out"),
+    (
+        "stdin-over-10mb",
+        "exit_code",
+        "refused input: no event at all",
+    ),
+    (
+        "stream-error-max-retries-1",
+        "overloaded",
+        "529 in the stream",
+    ),
+    (
+        "subscription-401",
+        "not_authenticated",
+        "class authentication_failed",
+    ),
+    (
+        "subscription-429-not-limit",
+        "rate_limited",
+        "429 that is not the usage limit",
+    ),
+    (
+        "subscription-allowed",
+        "completed",
+        "the limit's event says allowed",
+    ),
+    (
+        "subscription-limit-5h",
+        "usage_limit",
+        "a rejected rate_limit_event with resetsAt",
+    ),
+    (
+        "subscription-limit-waited",
+        "completed",
+        "the CLI itself waited the limit out",
+    ),
     ("subscription-warning", "completed", "a warning is no limit"),
     ("system-prompt-empty", "completed", "plain success"),
     ("text", "completed", "plain success"),
-    ("thinking", "completed", "thinking is no text, and the text is there"),
+    (
+        "thinking",
+        "completed",
+        "thinking is no text, and the text is there",
+    ),
     ("tool-bash", "completed", "plain success with a tool"),
     ("tool-edit", "completed", "plain success with a tool"),
     ("tool-write", "completed", "plain success with a tool"),
     ("trusted-project-allow", "completed", "allowed tools ran"),
-    ("unknown-tool", "completed", "the model recovered from its mistake"),
+    (
+        "unknown-tool",
+        "completed",
+        "the model recovered from its mistake",
+    ),
 ];
 
 #[test]
@@ -729,7 +904,11 @@ fn a_final_result_that_is_in_the_output_already_counts_after_a_crash() {
 fn an_agent_that_stays_after_its_final_result_is_ended_and_the_result_counts() {
     let (space, project) = one_project();
     space.set(json!({"linger": "500ms"}));
-    script(&project, 1, "stream text; trap '' TERM; sleep 600; sleep 600");
+    script(
+        &project,
+        1,
+        "stream text; trap '' TERM; sleep 600; sleep 600",
+    );
     space.start();
     project.submit(ID, "x");
     let result = project.wait_result(ID);
@@ -928,14 +1107,23 @@ stream text | tail -n 2; exit 0"#,
 }
 
 #[test]
-fn more_output_than_a_gibibyte_ends_the_attempt_and_no_memory() {
+fn a_flood_of_output_ends_the_attempt_and_no_memory() {
     let (space, project) = one_project();
-    // Lines as the CLI writes them; a sparse piece at the head makes the flood quick to write.
+    // The parser of a debug build takes half a minute for the gibibyte that is the default.
+    let limit: u64 = if cfg!(debug_assertions) {
+        256 << 20
+    } else {
+        1 << 30
+    };
+    space.set(json!({"max_output": limit}));
+    // A hole in the log is as good as bytes and quickly written; the rest are lines of the CLI's.
     script(
         &project,
         1,
-        r#"stream text | head -n 1; truncate -s 1073000000 /proc/self/fd/1 2> /dev/null
-while :; do stream text | head -n 2 | tail -n 1; done >> "jobs/logs/$JOB_MONITOR_JOB_ID.jsonl""#,
+        &format!(
+            r#"log="jobs/logs/$JOB_MONITOR_JOB_ID.jsonl"; stream text | head -n 1
+truncate -s {limit} "$log"; while :; do stream text | head -n 2 | tail -n 1; done >> "$log""#
+        ),
     );
     space.start();
     project.submit(ID, "x");
@@ -944,6 +1132,23 @@ while :; do stream text | head -n 2 | tail -n 1; done >> "jobs/logs/$JOB_MONITOR
     assert_eq!(result["error_kind"], "output_limit", "{result}");
     let peak = peak_kib(&space);
     assert!(peak < PEAK_MAX_KIB, "the daemon grew to {peak} KiB");
+}
+
+#[test]
+fn an_agent_that_writes_faster_than_it_is_read_is_ended_all_the_same() {
+    let (space, project) = one_project();
+    space.set(json!({"max_output": "16 MiB"}));
+    // About 100 MB a second, several times what a debug build reads.
+    script(
+        &project,
+        1,
+        r#"yes '{"type":"system","subtype":"flood"}' | head -c 10000000 > ../flood
+while :; do cat ../flood; sleep 0.1; done"#,
+    );
+    space.start();
+    project.submit(ID, "x");
+    let result = wait_longer(BOUND * 2, "the result", || project.result(ID));
+    assert_eq!(result["error_kind"], "output_limit", "{result}");
 }
 
 // --- bytes that do not belong in a terminal ---

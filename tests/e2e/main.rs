@@ -4,6 +4,7 @@
 mod bad_input;
 mod claude_real;
 mod claude_standin;
+mod doctor_stats;
 mod recipes;
 mod recovery;
 mod registry;

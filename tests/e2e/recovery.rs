@@ -407,7 +407,11 @@ fn a_claim_without_logs_and_process_is_of_a_start_that_never_was() {
     // whoever has tidied its logs away since.
     lay_claim(&project, ID, &claim(ID, json!({})));
     let process = "{\"pid\":1,\"start_time\":1}\n";
-    lay_claim(&project, NEXT, &format!("{}{process}", claim(NEXT, json!({}))));
+    lay_claim(
+        &project,
+        NEXT,
+        &format!("{}{process}", claim(NEXT, json!({}))),
+    );
     space.start();
     let result = project.wait_result(ID);
     assert_eq!(result["status"], "completed", "{result}");

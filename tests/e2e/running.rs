@@ -716,6 +716,52 @@ fn an_agent_that_writes_too_much_is_ended_and_its_words_are_capped() {
     assert!(text.contains("bytes left out"));
 }
 
+#[test]
+fn without_a_setting_an_agent_may_write_a_gibibyte() {
+    let space = Space::new();
+    // A hole in the log is as good as bytes.
+    space.plain_agent(
+        r#"cat > /dev/null; truncate -s "$(sh -s < size)" "jobs/logs/$JOB_MONITOR_JOB_ID.out"; sleep 1"#,
+    );
+    let project = space.project("alpha");
+    space.start();
+    let limit = 1_u64 << 30;
+    for (id, size, kind) in [
+        ("job-20260101-120000-enough", limit, Value::Null),
+        (
+            "job-20260101-120001-too-much",
+            limit + 1,
+            json!("output_limit"),
+        ),
+    ] {
+        fs::write(project.path.join("size"), format!("echo {size}")).unwrap();
+        project.submit(id, "x");
+        let result = project.wait_result(id);
+        assert_eq!(result["error_kind"], kind, "{id}");
+    }
+}
+
+#[test]
+fn a_program_that_is_just_being_replaced_is_tried_again() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    let program = space.root().join("bin/busy");
+    fs::copy("/bin/true", &program).unwrap();
+    space.set(json!({"agent": "busy", "agents": {"busy": {"command": [program]}}}));
+    // As long as somebody has it open for writing, it is "text file busy".
+    let writer = File::options().append(true).open(&program).unwrap();
+    space.start();
+    project.submit(ID, "x");
+    let view = project.wait_view("a retry", |view| view["retry_at"] != Value::Null);
+    assert_eq!(view["queued_tasks"], json!([format!("{ID}.md")]));
+    assert_eq!(view["hold"], Value::Null);
+    drop(writer);
+    let claim: Value =
+        serde_json::from_str(project.claim(ID).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!(claim["suspended"]["kind"], "spawn_failed");
+    assert_eq!(claim["retries"], 1);
+}
+
 // --- what agents leave behind ---
 
 /// Ends a project's tests of survivors: no process of it is there 5 s after the result.

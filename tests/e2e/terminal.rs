@@ -127,6 +127,12 @@ fn an_overview_that_is_ended_by_a_signal_gives_the_terminal_back() {
     for signal in ["INT", "TERM"] {
         desk.type_in("clear; echo before; sh -c 'echo $$ > pid; exec job-monitor watch'");
         desk.wait("the overview", |screen| screen.contains("beta   idle"));
+        // Nothing runs, so that no clock is what has it drawn anew.
+        desk.resize(40, 20);
+        desk.wait("an overview as wide as the window", |screen| {
+            line_with(screen, "····").chars().count() == 39
+        });
+        desk.resize(80, 24);
         let pid = fs::read_to_string(desk.project.path.join("pid")).unwrap();
         let ended = Command::new("kill")
             .args([&format!("-{signal}"), pid.trim()])
@@ -159,6 +165,10 @@ fn a_hold_is_counted_down() {
         line.contains("until 20") && line.contains("(in "),
         "{screen}"
     );
+    desk.space.stop();
+    desk.wait("that nothing runs jobs", |screen| {
+        screen.starts_with("job-monitor  not running;")
+    });
 }
 
 // --- terminals that can do less ---
@@ -241,6 +251,33 @@ fn in_a_narrow_window_the_live_line_stays_one_line() {
     desk.go("job-20260101-120000-first");
     let screen = desk.wait("the end", |screen| screen.contains("exit=0"));
     assert!(!screen.contains("tokens"), "{screen}");
+}
+
+#[test]
+fn several_jobs_are_waited_for_on_one_line() {
+    let Some(desk) = Desk::new() else { return };
+    let ids = ["job-20260101-120000-first", "job-20260101-120001-other"];
+    for id in ids {
+        desk.project.submit(id, "Do it.\n");
+    }
+    desk.type_in(&format!(
+        "clear; job-monitor wait {}; echo exit=$?",
+        ids.join(" ")
+    ));
+    desk.wait("the first", |screen| {
+        screen.contains("0 of 2 done, 1 running; first ") && screen.contains("Bash cargo test")
+    });
+    desk.go(ids[0]);
+    let screen = desk.wait("the other", |screen| {
+        screen.contains("1 of 2 done, 1 running; other ")
+    });
+    assert!(
+        screen.contains(&format!("✓ {}: completed", ids[0])),
+        "{screen}"
+    );
+    desk.go(ids[1]);
+    let screen = desk.wait("the end", |screen| screen.contains("exit=0"));
+    assert!(!screen.contains(" of 2 done"), "{screen}");
 }
 
 // --- no terminal at all ---

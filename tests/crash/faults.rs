@@ -1,0 +1,160 @@
+//! Each system call of a short life fails once, in each way that it can: a full disk, a bad
+//! sector, no descriptors, no processes. The daemon says so and goes on; it may refuse to start,
+//! but once it is ready it stays. No job is lost, none begun twice, and none runs unclaimed.
+
+use crate::tracer::{Act, CAN_FAIL, Call, End};
+use crate::world::{Beside, ONE, TWO, World, can_trace, effects, exhaust, report, submit, tally};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Longer than the pauses after which a fault that has passed is forgotten (1 and 2 s), shorter
+/// than those after which a job is tried again (30 s, 1 min), which is looked for in the view.
+const PASSING: Duration = Duration::from_secs(10);
+
+#[test]
+fn with_any_call_failing_once_no_job_is_lost_or_begun_twice() {
+    if !can_trace() {
+        return;
+    }
+    if !CAN_FAIL {
+        report("skipped: calls are made to fail on x86-64 only");
+        return;
+    }
+    let ends: Mutex<BTreeMap<&str, usize>> = Mutex::default();
+    let kinds = effects().iter().map(|row| row.2.len()).max().unwrap_or(0);
+    for kind in 0..kinds {
+        let hit = exhaust(|point| {
+            let (name, end) = one_fault(point, kind)?;
+            *ends.lock().unwrap().entry(end).or_default() += 1;
+            Some(name)
+        });
+        report(&format!(
+            "faults put into a life, {}: {}",
+            kind + 1,
+            tally(&hit)
+        ));
+        for name in ["fsync", "renameat", "write", "openat"] {
+            assert!(hit.contains_key(name), "no {name} among {hit:?}");
+        }
+    }
+    report(&format!("what became of them: {:?}", ends.lock().unwrap()));
+}
+
+/// The `point`-th of the calls that can fail in more than `kind` ways fails in that way. Gives the
+/// call's name and what became of the life; `None` if there were fewer such calls.
+fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
+    let world = World::new("fail");
+    let socket = world.space.root().join("told");
+    let told = UnixDatagram::bind(&socket).unwrap();
+    told.set_nonblocking(true).unwrap();
+    world.space.env("NOTIFY_SOCKET", socket.to_str().unwrap());
+    submit(&world.project, ONE);
+    let (table, mut count, mut hit) = (effects(), 0, None);
+    let seen: Mutex<Seen> = Mutex::new(Seen::Done);
+    let end = world.live(
+        |pid, call| {
+            let row = table.iter().find(|row| row.0 == call.number);
+            let row = row.filter(|row| row.1 != "write" || is_of_disk(pid, call));
+            let Some((name, error)) = row.and_then(|row| Some((row.1, *row.2.get(kind)?))) else {
+                return Act::Let;
+            };
+            count += 1;
+            if count != point {
+                return Act::Let;
+            }
+            hit = Some((name.to_owned(), error));
+            Act::Fail(error)
+        },
+        |beside| *seen.lock().unwrap() = attend(beside),
+    );
+    let seen = seen.into_inner().unwrap();
+    world.tell(format!("fault: {hit:?} at call {point}; {end:?}, {seen:?}"));
+    let mut message = [0; 512];
+    let mut ready = false;
+    while let Ok(length) = told.recv(&mut message) {
+        ready |= message[..length].starts_with(b"READY=1");
+    }
+    let became = match (end, &seen) {
+        (End::Code(0), Seen::Done) => "went on",
+        (End::Code(0), Seen::Waiting(why)) => {
+            assert!(!why.is_empty());
+            "waited and said why"
+        }
+        (End::Code(1), _) if !ready => {
+            let log = world.traced_log();
+            assert!(log.contains("job-monitor: "), "refused without a word");
+            "refused to start"
+        }
+        _ => panic!("the daemon did not stay"),
+    };
+    forget_pauses(&world);
+    world.space.env("NOTIFY_SOCKET", "");
+    world.heal(&[ONE, TWO]);
+    world.assert_tidy();
+    for id in [ONE, TWO] {
+        let result = world.check_result(id);
+        assert_eq!(result["status"], "completed", "{result}");
+        assert_eq!(world.starts_of(id), 1, "begun twice");
+    }
+    hit.map(|(name, _)| (name, became))
+}
+
+/// Whether a write goes to a file: what the daemon's threads tell each other through the kernel
+/// cannot run out of disk.
+fn is_of_disk(pid: i32, call: &Call) -> bool {
+    fs::read_link(format!("/proc/{pid}/fd/{}", call.args[0])).is_ok_and(|path| path.is_absolute())
+}
+
+/// What was seen of a life before it was stopped.
+#[derive(Debug)]
+enum Seen {
+    Done,
+    /// Not done, for the reason given.
+    Waiting(String),
+}
+
+/// As an undisturbed life, but a job may have to wait: then the view says until when, or why.
+fn attend(beside: &Beside<'_>) -> Seen {
+    beside.wait(PASSING, || beside.has_begun(ONE) || why(beside).is_some());
+    submit(beside.project, TWO);
+    let done = || beside.is_done(ONE) && beside.is_done(TWO) && beside.is_quiet();
+    beside.wait(PASSING, || done() || why(beside).is_some());
+    let seen = match why(beside) {
+        _ if done() => Seen::Done,
+        why => Seen::Waiting(why.unwrap_or_default()),
+    };
+    beside.stop();
+    seen
+}
+
+/// Why nothing runs, if the view says so.
+fn why(beside: &Beside<'_>) -> Option<String> {
+    let view = beside.project.view();
+    [&view["hold"], &view["retry_at"]]
+        .into_iter()
+        .find(|value| !value.is_null())
+        .map(Value::to_string)
+}
+
+/// As if the time had passed for which a job or an agent is put off.
+fn forget_pauses(world: &World) {
+    let _ = fs::remove_file(world.space.state().join("holds.json"));
+    for id in [ONE, TWO] {
+        let Some(text) = world.project.claim(id) else {
+            continue;
+        };
+        let mut claim: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        if claim["suspended"].is_object() {
+            claim["suspended"]["retry_at"] = json!("2026-01-01T12:00:00.000+00:00");
+            fs::write(
+                world.project.state(&format!("{id}.claim")),
+                format!("{claim}\n"),
+            )
+            .unwrap();
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `kill -9` before each system call of a daemon that takes over what a dead one left: every row
+//! of the table of states at once, laid out on disk, one of them with a live survivor.
+
+use crate::space::{BOUND, Project, is_alive, replace, spawn, wait_for, wait_until};
+use crate::tracer::{Act, Call, End};
+use crate::world::{Beside, TEXT, World, can_trace, effects, exhaust, report, submit, tally};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Its agent outlived the daemon.
+const SURVIVED: &str = "job-20260101-120000-survived";
+/// The crash came between result and sweep.
+const DONE: &str = "job-20260101-120001-done";
+/// Waits for its retry, which is due.
+const SUSPENDED: &str = "job-20260101-120002-suspended";
+/// Its claim cannot be read.
+const BROKEN: &str = "job-20260101-120003-broken";
+/// The crash came between claim and start.
+const NOT_BEGUN: &str = "job-20260101-120004-notbegun";
+/// Its agent came to its end without the daemon.
+const FINISHED: &str = "job-20260101-120005-finished";
+/// Cancelled while no daemon ran.
+const CANCELLED: &str = "job-20260101-120006-cancelled";
+const WAITING: &str = "job-20260101-120007-waiting";
+
+const RESULT: &str = "{\"job_id\": \"job-20260101-120001-done\", \"status\": \"completed\"}";
+/// The end of an agent of the protocol `claude`, as its log holds it.
+const ANSWER: &str = r#"{"type":"system","subtype":"init","session_id":"s","model":"m"}
+{"type":"result","subtype":"success","is_error":false,"result":"done","session_id":"s","num_turns":1,"total_cost_usd":0.5}
+"#;
+
+#[test]
+fn killed_at_any_call_of_recovery_nothing_is_lost_or_done_twice() {
+    if !can_trace() {
+        return;
+    }
+    for on_interrupt in ["rerun", "fail"] {
+        let hit = exhaust(|point| one_point(on_interrupt, point));
+        report(&format!(
+            "kill points in recovery, {on_interrupt}: {}",
+            tally(&hit)
+        ));
+        for name in ["fsync", "renameat", "unlinkat", "pidfd_send_signal"] {
+            assert!(hit.contains_key(name), "no {name} among {hit:?}");
+        }
+    }
+}
+
+fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
+    let world = World::new(on_interrupt);
+    let project = &world.project;
+    let survivor = lay_out(&world);
+    let (table, mut count, mut hit) = (effects(), 0, None);
+    // What comes after the first start is a life as any other.
+    let notes = world.space.root().join("notes");
+    let noted = fs::metadata(&notes).unwrap().len();
+    let begun = || fs::metadata(&notes).unwrap().len() > noted;
+    let end = world.live(
+        |_, call| {
+            let row = table.iter().find(|row| row.0 == call.number);
+            let Some((_, name, _)) = row.filter(|row| changes(row.1, call)) else {
+                return Act::Let;
+            };
+            count += 1;
+            if count < point || (hit.is_none() && begun()) {
+                return Act::Let;
+            }
+            hit = Some((*name).to_owned());
+            Act::Kill
+        },
+        stop_when_done,
+    );
+    world.tell(format!(
+        "{on_interrupt}: killed at call {point}, {hit:?}; {end:?}"
+    ));
+    match &hit {
+        Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
+        None => assert_eq!(end, End::Code(0), "the undisturbed life"),
+    }
+
+    world.space.start();
+    for id in [
+        SURVIVED, DONE, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING,
+    ] {
+        project.wait_result(id);
+    }
+    project.wait_view("only the held job to be left", |view| {
+        view["queue_size"] == 1 && view["is_processing"] == false
+    });
+    let left = [format!("{BROKEN}.claim.broken"), format!("{BROKEN}.hold")];
+    wait_until("claims and marks to be swept", || {
+        world.state_names() == left
+    });
+    assert!(!is_alive(survivor), "the survivor was not ended");
+    assert_eq!(world.space.stop(), 0);
+    world.space.assert_no_survivor();
+
+    world.assert_tidy();
+    let starts = |id| world.starts_of(id);
+    let mut interrupted = 0;
+    for id in [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING] {
+        let result = world.check_result(id);
+        let kind = &result["error_kind"];
+        let (status, of_layout) = match (id, on_interrupt) {
+            (SURVIVED, "fail") => ("failed", kind == "interrupted"),
+            // What it was when it was cancelled is over, one way or the other.
+            (CANCELLED, "fail") => ("failed", kind == "interrupted"),
+            (CANCELLED, _) => ("cancelled", kind == "cancelled"),
+            _ => ("completed", kind.is_null()),
+        };
+        let ours = kind == "interrupted" && on_interrupt == "fail";
+        assert!(result["status"] == status && of_layout || ours, "{result}");
+        interrupted += usize::from(!of_layout);
+    }
+    assert!(interrupted <= 1, "one kill interrupts one job");
+    assert_eq!((starts(DONE), starts(BROKEN)), (0, 0));
+    assert_eq!((starts(FINISHED), starts(CANCELLED)), (1, 0));
+    let done = fs::read_to_string(project.results(&format!("{DONE}.json")));
+    assert_eq!(done.unwrap(), RESULT, "a published result was changed");
+    let parked = fs::read_to_string(project.state(&left[0])).unwrap();
+    assert_eq!(parked, "{torn", "the broken claim is kept as it was");
+    hit
+}
+
+/// Recovery looks at every process of the machine for each claim, thousands of calls between which
+/// nothing is different. So here only those count that change something or signal somebody.
+fn changes(name: &str, call: &Call) -> bool {
+    match name {
+        "openat" => call.args[2] & libc::O_CREAT as u64 != 0,
+        "close" | "fcntl" | "getdents64" | "pidfd_open" => false,
+        _ => true,
+    }
+}
+
+/// Ends the life when all that can be done is.
+fn stop_when_done(beside: &Beside<'_>) {
+    let done = beside.wait(BOUND, || {
+        [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING]
+            .iter()
+            .all(|id| beside.is_done(id))
+            && beside.project.view()["is_processing"] == false
+    });
+    if done {
+        beside.stop();
+    }
+}
+
+/// Writes down each state as a dead daemon left it. Gives the survivor's pid.
+fn lay_out(world: &World) -> i32 {
+    let project = &world.project;
+    let all = [
+        SURVIVED, DONE, SUSPENDED, BROKEN, NOT_BEGUN, FINISHED, CANCELLED, WAITING,
+    ];
+    for id in all {
+        submit(project, id);
+    }
+    let ran = |id: &str, output: &str, text: &str| {
+        fs::write(project.logs(&format!("{id}.md")), TEXT).unwrap();
+        fs::write(project.logs(&format!("{id}.{output}")), text).unwrap();
+        fs::write(project.logs(&format!("{id}.err")), "").unwrap();
+    };
+
+    ran(SURVIVED, "out", "some words\n");
+    // A daemon ends whatever carries the token of its claim, so no two worlds share one.
+    static WORLDS: AtomicUsize = AtomicUsize::new(0);
+    let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+    let token = format!("{:016x}{number:016x}", std::process::id());
+    let pid = survivor(world, &token);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let start_time: u64 = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
+        .unwrap();
+    let text = claim(SURVIVED, json!({"run": token}));
+    let process = format!("{{\"pid\":{pid},\"start_time\":{start_time}}}\n");
+    lay(project, SURVIVED, &format!("{text}{process}"));
+    let scratch = format!("tmp/job-monitor-{}", &token[..16]);
+    fs::create_dir(world.space.root().join(scratch)).unwrap();
+
+    ran(DONE, "out", "");
+    lay(project, DONE, &claim(DONE, json!({})));
+    replace(&project.results(&format!("{DONE}.json")), RESULT.as_bytes());
+    for mark in ["cancel", "hold"] {
+        fs::write(project.state(&format!("{DONE}.{mark}")), "").unwrap();
+    }
+
+    ran(SUSPENDED, "out", "");
+    let attempt = json!({
+        "started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0,
+        "exit_code": null, "signal": null, "error_kind": "spawn_failed", "error": "no memory",
+        "session_id": null, "cost_usd": null,
+    });
+    let suspended = json!({
+        "kind": "spawn_failed", "error": "no memory",
+        "retry_at": "2026-01-01T12:00:30.000+00:00", "afresh": true,
+    });
+    let keys = json!({"attempts": [attempt], "retries": 1, "suspended": suspended});
+    lay(project, SUSPENDED, &claim(SUSPENDED, keys));
+
+    lay(project, BROKEN, "{torn");
+    lay(project, NOT_BEGUN, &claim(NOT_BEGUN, json!({})));
+
+    ran(FINISHED, "jsonl", ANSWER);
+    let keys = json!({"protocol": "claude", "session_id": "00000000-0000-4000-8000-000000000000"});
+    lay(project, FINISHED, &claim(FINISHED, keys));
+    let run = "00000000000000000000000000000000";
+    let notes = format!("begin {FINISHED} {run}\nend {FINISHED} {run}\n");
+    fs::write(world.space.root().join("notes"), notes).unwrap();
+
+    ran(CANCELLED, "out", "");
+    lay(project, CANCELLED, &claim(CANCELLED, json!({})));
+    fs::write(project.state(&format!("{CANCELLED}.cancel")), "").unwrap();
+
+    fs::write(project.state(&format!(".{WAITING}.claim.tmp")), "torn").unwrap();
+    fs::write(project.results(&format!(".{WAITING}.json.tmp")), "torn").unwrap();
+    pid
+}
+
+fn lay(project: &Project, id: &str, text: &str) {
+    fs::write(project.state(&format!("{id}.claim")), text).unwrap();
+}
+
+/// A session leader with the run's token in its environment, which is nobody's child.
+fn survivor(world: &World, token: &str) -> i32 {
+    let mut command = Command::new("/bin/sh");
+    let script = "setsid sh -c 'echo $$ > \"$PID\"; exec sleep 600' &";
+    let pid_file = world.space.root().join("survivor");
+    command.args(["-c", script]).env("PID", &pid_file);
+    command.env("JOB_MONITOR_RUN", token).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.current_dir(&world.project.path);
+    spawn(&mut command).wait().unwrap();
+    let pid = wait_for("the survivor's pid", || {
+        fs::read_to_string(&pid_file).ok()?.trim().parse().ok()
+    });
+    // Its environment is the one it was executed with, token and all, once it is `sleep`.
+    wait_until("the survivor to sleep", || {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"))
+    });
+    kill(Pid::from_raw(pid), None::<Signal>).expect("the survivor is there");
+    pid
+}
+
+/// A claim as the daemon writes it, of a first start of a plain agent.
+fn claim(id: &str, keys: Value) -> String {
+    let mut claim = json!({
+        "job_id": id,
+        "run": "00000000000000000000000000000000",
+        "boot_id": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim(),
+        "starts": 1,
+        "started_at": "2026-01-01T12:00:00.000+00:00",
+        "created_at": "2026-01-01T11:00:00.000+00:00",
+        "queue_position": 1,
+        // Of "x", by sha256sum.
+        "document_sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+        "agent": "agent",
+        "protocol": "plain",
+        "session_id": null,
+        "resumed": false,
+        "attempts": [],
+        "retries": 0,
+        "interruptions": 0,
+        "carried": {
+            "usage": null,
+            "num_turns": null,
+            "edited": [],
+            "permission_denials": [],
+            "leftovers": 0,
+        },
+        "suspended": null,
+    });
+    let object = claim.as_object_mut().unwrap();
+    object.extend(keys.as_object().unwrap().clone());
+    format!("{claim}\n")
+}

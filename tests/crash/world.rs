@@ -1,0 +1,470 @@
+//! The short life that is broken at every point: a document that lies there when the daemon
+//! starts, another that comes while the first one's agent runs, and a stop when both are done.
+//! And what must be true after a life that was broken, however.
+
+use crate::space::{BOUND, Project, Space, replace, wait_until};
+use crate::tracer::{self, Act, Call, End};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub const ONE: &str = "job-20260101-120000-one";
+pub const TWO: &str = "job-20260101-120001-two";
+/// The text of every job.
+pub const TEXT: &str = "x";
+
+/// Notes its beginning and its end, each in one write, where neither disk nor daemon can lose
+/// it; says when it finds itself unclaimed. The first job's takes long enough to be looked at
+/// while it runs, and leaves a daemon of its own.
+const AGENT: &str = r#"
+[ -s "jobs/state/$JOB_MONITOR_JOB_ID.claim" ] || echo "unclaimed $JOB_MONITOR_JOB_ID $JOB_MONITOR_RUN" >> "$NOTES"
+echo "begin $JOB_MONITOR_JOB_ID $JOB_MONITOR_RUN" >> "$NOTES"
+cat > /dev/null
+echo some words
+case $JOB_MONITOR_JOB_ID in
+*-one) setsid sleep 600 < /dev/null > /dev/null 2>&1 & sleep 0.06 ;;
+esac
+echo "end $JOB_MONITOR_JOB_ID $JOB_MONITOR_RUN" >> "$NOTES""#;
+
+/// So many lives at a time: each waits most of its time.
+const ABREAST: usize = 4;
+
+/// A space with one project and the agent above.
+pub struct World {
+    pub space: Space,
+    pub project: Project,
+    /// How the broken life ended and where, for a person who looks at a failure.
+    story: Mutex<String>,
+}
+
+/// One start of an agent, as the agent noted it.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub id: String,
+    pub run: String,
+    pub ended: bool,
+}
+
+/// Submits a document that survives a power cut from here on.
+pub fn submit(project: &Project, id: &str) {
+    let path = project.item(&format!("{id}.md"));
+    replace(&path, TEXT.as_bytes());
+    File::open(&path).unwrap().sync_all().unwrap();
+    let dir = path.parent().expect("a document lies in a directory");
+    File::open(dir).unwrap().sync_all().unwrap();
+}
+
+impl World {
+    pub fn new(on_interrupt: &str) -> World {
+        World::on(on_interrupt, |_| {})
+    }
+
+    /// A world whose project's directory is prepared first: mounted, say.
+    pub fn on(on_interrupt: &str, prepare: impl FnOnce(&Path)) -> World {
+        let space = Space::new();
+        space.env("NOTES", space.root().join("notes").to_str().unwrap());
+        space.plain_agent(AGENT);
+        space.set(json!({"on_interrupt": on_interrupt}));
+        let root = space.root().join("alpha");
+        fs::create_dir(&root).unwrap();
+        prepare(&root);
+        World {
+            project: space.project("alpha"),
+            space,
+            story: Mutex::default(),
+        }
+    }
+
+    /// What is printed if the test fails from here on.
+    pub fn tell(&self, story: String) {
+        *self.story.lock().unwrap_or_else(PoisonError::into_inner) = story;
+    }
+
+    /// Whether the document was ever there.
+    pub fn has(&self, id: &str) -> bool {
+        self.project.item(&format!("{id}.md")).exists()
+    }
+
+    pub fn starts(&self) -> Vec<Start> {
+        let notes = fs::read_to_string(self.space.root().join("notes")).unwrap_or_default();
+        let mut starts: Vec<Start> = Vec::new();
+        for line in notes.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what, id, run] = words[..] else {
+                panic!("an agent noted {line:?}");
+            };
+            match what {
+                "begin" => starts.push(Start {
+                    id: id.to_owned(),
+                    run: run.to_owned(),
+                    ended: false,
+                }),
+                "end" => {
+                    let last = starts.last_mut().expect("an end has a beginning");
+                    assert_eq!(last.run, run, "two agents at once: {notes}");
+                    last.ended = true;
+                }
+                _ => panic!("an agent ran without a claim: {notes}"),
+            }
+        }
+        starts
+    }
+
+    pub fn starts_of(&self, id: &str) -> usize {
+        self.starts().iter().filter(|start| start.id == id).count()
+    }
+
+    /// Lives the life under the tracer. `meanwhile` runs beside it in a thread, with the daemon's
+    /// pid (0 while it has none) and whether the life is over.
+    pub fn live(
+        &self,
+        mut decide: impl FnMut(i32, &Call) -> Act,
+        meanwhile: impl FnOnce(&Beside<'_>) + Send,
+    ) -> End {
+        let log = File::create(self.space.root().join("traced.log")).unwrap();
+        let mut command = self.space.command(&["daemon"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(log);
+        let (pid, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let beside = Beside {
+            project: &self.project,
+            notes: &self.space.root().join("notes"),
+            pid: &pid,
+            over: &over,
+        };
+        std::thread::scope(|scope| {
+            let helper = scope.spawn(|| meanwhile(&beside));
+            // The daemon's own calls begin where it prepares itself; before, the loader's are.
+            let mut begun = false;
+            let end = tracer::run(&mut command, |leader, call| {
+                pid.store(leader as usize, Ordering::SeqCst);
+                begun |= call.number == libc::SYS_prctl
+                    && call.args[0] == libc::PR_SET_CHILD_SUBREAPER as u64;
+                if begun {
+                    decide(leader, call)
+                } else {
+                    Act::Let
+                }
+            });
+            over.store(true, Ordering::SeqCst);
+            if let Err(panic) = helper.join() {
+                std::panic::resume_unwind(panic);
+            }
+            end.expect("the daemon can be traced")
+        })
+    }
+
+    /// What the traced daemon wrote to standard error.
+    pub fn traced_log(&self) -> String {
+        let bytes = fs::read(self.space.root().join("traced.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Starts the daemon anew, as it is, and waits until the jobs are done and it has fallen quiet.
+    #[track_caller]
+    pub fn heal(&self, ids: &[&str]) {
+        for id in ids {
+            if !self.has(id) {
+                submit(&self.project, id);
+            }
+        }
+        self.space.start();
+        for id in ids {
+            self.project.wait_result(id);
+        }
+        self.wait_quiet();
+        assert_eq!(self.space.stop(), 0, "a stop is no failure");
+        self.space.assert_no_survivor();
+    }
+
+    #[track_caller]
+    pub fn wait_quiet(&self) {
+        self.project.wait_view("nothing to do", |view| {
+            view["queue_size"] == 0 && view["is_processing"] == false
+        });
+        wait_until("claims and marks to be swept", || {
+            self.state_names().is_empty()
+        });
+    }
+
+    /// What is in `state/` besides what belongs there.
+    pub fn state_names(&self) -> Vec<String> {
+        let mut names = self.project.names(&self.project.state(""));
+        names.retain(|name| !matches!(name.as_str(), ".lock" | "queue_state.json"));
+        names
+    }
+
+    /// What must be true of files whatever happened: each whole, none left over.
+    #[track_caller]
+    pub fn assert_tidy(&self) {
+        let dirs = ["items", "results", "state", "logs"]
+            .map(|part| self.project.path.join("jobs").join(part));
+        for dir in dirs
+            .iter()
+            .chain([&self.space.config(), &self.space.state()])
+        {
+            for name in self.project.names(dir) {
+                assert!(
+                    !name.ends_with(".tmp"),
+                    "{name} was left in {}",
+                    dir.display()
+                );
+                assert_ne!(name, ".poke", "left in {}", dir.display());
+                if name.ends_with(".json") {
+                    let bytes = fs::read(dir.join(&name)).unwrap();
+                    let parsed: Result<Value, _> = serde_json::from_slice(&bytes);
+                    assert!(parsed.is_ok(), "{name} is not whole: {parsed:?}");
+                }
+            }
+        }
+        let scratch = self.project.names(&self.space.root().join("tmp"));
+        assert!(scratch.is_empty(), "temporary files were left: {scratch:?}");
+    }
+
+    /// What must be true of a finished job: `completed` only if its agent came to its end, begun
+    /// once more than it was interrupted at most, and its logs where the result says.
+    #[track_caller]
+    pub fn check_result(&self, id: &str) -> Value {
+        let result = self.project.result(id).expect("the job has a result");
+        let starts: Vec<Start> = self
+            .starts()
+            .into_iter()
+            .filter(|start| start.id == id)
+            .collect();
+        let attempts = result["attempts"].as_array().unwrap();
+        let interrupted = attempts
+            .iter()
+            .filter(|attempt| attempt["error_kind"] == "interrupted")
+            .count();
+        if result["status"] == "completed" {
+            let last = starts.last().expect("a completed job was begun");
+            assert!(
+                last.ended,
+                "completed, but its agent did not come to its end: {result}"
+            );
+            assert!(starts.len() <= interrupted + 1, "{starts:?}: {result}");
+        } else {
+            assert!(starts.len() <= interrupted.max(1), "{starts:?}: {result}");
+        }
+        assert!(starts.len() <= attempts.len(), "{starts:?}: {result}");
+        for log in result["logs"].as_array().unwrap() {
+            let path = self.project.path.join(log.as_str().unwrap());
+            assert!(path.is_file(), "{log} is not there: {result}");
+        }
+        if !attempts.is_empty() {
+            let kept = fs::read_to_string(self.project.logs(&format!("{id}.md")));
+            assert_eq!(kept.ok().as_deref(), Some(TEXT), "the text that ran");
+        }
+        result
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+            let notes = fs::read_to_string(self.space.root().join("notes")).unwrap_or_default();
+            eprintln!(
+                "--- {story}\n--- the traced daemon's log\n{}",
+                self.traced_log()
+            );
+            eprintln!("--- the agents' notes\n{notes}");
+        }
+    }
+}
+
+/// What the thread beside a life sees of it.
+pub struct Beside<'a> {
+    pub project: &'a Project,
+    notes: &'a Path,
+    pid: &'a AtomicUsize,
+    over: &'a AtomicBool,
+}
+
+impl Beside<'_> {
+    /// Waits for a condition; `false` if the life is over before, or `limit` is.
+    pub fn wait(&self, limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < limit && !self.over.load(Ordering::SeqCst) {
+            if holds() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
+    }
+
+    pub fn has_begun(&self, id: &str) -> bool {
+        let notes = fs::read_to_string(self.notes).unwrap_or_default();
+        notes.contains(&format!("begin {id} "))
+    }
+
+    pub fn is_done(&self, id: &str) -> bool {
+        self.project.results(&format!("{id}.json")).exists()
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        let view = self.project.view();
+        let names = self.project.names(&self.project.state(""));
+        view["queue_size"] == 0
+            && view["is_processing"] == false
+            && !names.iter().any(|name| name.ends_with(".claim"))
+    }
+
+    /// Asks the daemon to end, if it still runs.
+    pub fn stop(&self) {
+        let pid = self.pid.load(Ordering::SeqCst);
+        if pid != 0 && !self.over.load(Ordering::SeqCst) {
+            let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+            // It may be ending by itself just now.
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    }
+}
+
+/// The calls that change something, wait for something, or get something that may run out, with
+/// the ways in which they fail; calls that only look are no different before and after.
+pub fn effects() -> Vec<(libc::c_long, &'static str, &'static [i32])> {
+    let mut table: Vec<(_, _, &[i32])> = vec![
+        (
+            libc::SYS_openat,
+            "openat",
+            &[libc::EMFILE, libc::EIO, libc::ENOSPC, libc::EACCES],
+        ),
+        (
+            libc::SYS_write,
+            "write",
+            &[libc::ENOSPC, libc::EIO, libc::EDQUOT],
+        ),
+        (
+            libc::SYS_fsync,
+            "fsync",
+            &[libc::EIO, libc::ENOSPC, libc::EDQUOT],
+        ),
+        (libc::SYS_ftruncate, "ftruncate", &[libc::EIO]),
+        (
+            libc::SYS_renameat,
+            "renameat",
+            &[libc::ENOSPC, libc::EIO, libc::EDQUOT],
+        ),
+        (libc::SYS_renameat2, "renameat2", &[libc::ENOSPC, libc::EIO]),
+        (libc::SYS_unlinkat, "unlinkat", &[libc::EIO]),
+        (libc::SYS_mkdirat, "mkdirat", &[libc::ENOSPC, libc::EDQUOT]),
+        (libc::SYS_close, "close", &[]),
+        (libc::SYS_clone, "clone", &[libc::EAGAIN, libc::ENOMEM]),
+        (libc::SYS_clone3, "clone3", &[libc::EAGAIN, libc::ENOMEM]),
+        (
+            libc::SYS_pidfd_open,
+            "pidfd_open",
+            &[libc::EMFILE, libc::ENOMEM],
+        ),
+        (libc::SYS_pidfd_send_signal, "pidfd_send_signal", &[]),
+        (libc::SYS_wait4, "wait4", &[]),
+        (libc::SYS_waitid, "waitid", &[]),
+        (libc::SYS_kill, "kill", &[]),
+        (libc::SYS_flock, "flock", &[libc::ENOLCK]),
+        (libc::SYS_fcntl, "fcntl", &[libc::EIO]),
+        (
+            libc::SYS_memfd_create,
+            "memfd_create",
+            &[libc::EMFILE, libc::ENOMEM],
+        ),
+        (libc::SYS_getdents64, "getdents64", &[libc::EIO]),
+        (
+            libc::SYS_inotify_add_watch,
+            "inotify_add_watch",
+            &[libc::ENOSPC],
+        ),
+        (libc::SYS_sendto, "sendto", &[]),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    table.extend([
+        (libc::SYS_poll, "poll", &[libc::ENOMEM][..]),
+        (libc::SYS_mkdir, "mkdir", &[libc::ENOSPC, libc::EDQUOT][..]),
+        (libc::SYS_unlink, "unlink", &[libc::EIO][..]),
+        (libc::SYS_rmdir, "rmdir", &[libc::EIO][..]),
+        (libc::SYS_rename, "rename", &[libc::EIO][..]),
+        (libc::SYS_vfork, "vfork", &[libc::EAGAIN][..]),
+    ]);
+    table
+}
+
+/// Tries points 1, 2, … until a trial reports (with `None`) that its life was over before; several
+/// at a time. Gives how many points of each name were hit.
+pub fn exhaust(trial: impl Fn(usize) -> Option<String> + Sync) -> BTreeMap<String, usize> {
+    let (next, over) = (AtomicUsize::new(1), AtomicBool::new(false));
+    let hit: Mutex<BTreeMap<String, usize>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..ABREAST {
+            scope.spawn(|| {
+                let _others = StopOthers(&over);
+                while !over.load(Ordering::SeqCst) {
+                    match trial(next.fetch_add(1, Ordering::SeqCst)) {
+                        Some(name) => {
+                            *hit.lock().unwrap().entry(name).or_default() += 1;
+                        }
+                        None => over.store(true, Ordering::SeqCst),
+                    }
+                }
+            });
+        }
+    });
+    hit.into_inner().unwrap()
+}
+
+/// After a failure there is nothing to be won by trying on.
+struct StopOthers<'a>(&'a AtomicBool);
+
+impl Drop for StopOthers<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A line for people, which the test runner does not swallow.
+pub fn report(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// `57 write, 12 openat`, and the sum.
+pub fn tally(hit: &BTreeMap<String, usize>) -> String {
+    let names: Vec<String> = hit.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    format!("{} ({})", hit.values().sum::<usize>(), names.join(", "))
+}
+
+/// Whether calls can be traced; where they cannot, the test is skipped, unless that is forbidden.
+pub fn can_trace() -> bool {
+    let Some(why) = tracer::lacking() else {
+        return true;
+    };
+    assert!(!is_required("strace"), "required, but {why}");
+    report(&format!("skipped: {why}"));
+    false
+}
+
+pub fn is_required(name: &str) -> bool {
+    let list = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
+    list.split(',').any(|n| n.trim() == name)
+}
+
+/// The first life: both jobs, then a stop.
+pub fn both_jobs(beside: &Beside<'_>) {
+    if beside.wait(BOUND, || beside.has_begun(ONE)) {
+        submit(beside.project, TWO);
+        let done = || beside.is_done(ONE) && beside.is_done(TWO) && beside.is_quiet();
+        if beside.wait(BOUND, done) {
+            beside.stop();
+        }
+    }
+}
