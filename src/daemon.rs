@@ -97,6 +97,7 @@ pub fn run(places: Places) -> Result<()> {
         ear,
         workers: Vec::new(),
         settings: None,
+        unread: false,
         entries: None,
         told: BTreeSet::new(),
         seen: HashMap::new(),
@@ -186,6 +187,9 @@ struct Daemon {
     workers: Vec<Handle>,
     /// The last good settings; without any, nothing is started.
     settings: Option<Settings>,
+    /// Whether one of them could not be read the last time: it may be the system's fault, of which
+    /// no event tells when it is over.
+    unread: bool,
     /// The last good registry, if there has been one.
     entries: Option<Vec<Entry>>,
     /// What has been said of settings and registry, so that it is said once.
@@ -284,6 +288,7 @@ impl Daemon {
         let mut say = |text: String| {
             said.insert(text);
         };
+        let mut unread = false;
         match settings::load(&places.settings()) {
             Ok((settings, warnings)) => {
                 warnings.into_iter().for_each(&mut say);
@@ -293,10 +298,13 @@ impl Daemon {
                     .configure(slots, settings.daily_budget_usd());
                 self.settings = Some(settings);
             }
-            Err(error) if self.settings.is_some() => {
-                say(format!("{error}; the settings before stay in force"))
+            Err(error) => {
+                unread = true;
+                say(match self.settings {
+                    Some(_) => format!("{error}; the settings before stay in force"),
+                    None => format!("{error}; no job is started until that is mended"),
+                });
             }
-            Err(error) => say(format!("{error}; no job is started until that is mended")),
         }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
@@ -304,13 +312,15 @@ impl Daemon {
                 warnings.into_iter().for_each(&mut say);
                 self.entries = Some(entries);
             }
-            Err(error) if self.entries.is_some() => {
-                say(format!("{error}; the projects before stay in force"))
+            Err(error) => {
+                unread = true;
+                say(match self.entries {
+                    Some(_) => format!("{error}; the projects before stay in force"),
+                    None => format!("{error}; no project is served until that is mended"),
+                });
             }
-            Err(error) => say(format!(
-                "{error}; no project is served until that is mended"
-            )),
         }
+        self.unread = unread;
         let mut wanted = Vec::new();
         if let Some(settings) = &self.settings {
             for entry in self.entries.iter().flatten() {
@@ -456,7 +466,7 @@ impl Daemon {
         if self.has_changed(&config) {
             self.rewatch(&config, &self.bell.clone(), is_config);
             self.follow();
-        } else if self.settings.is_none()
+        } else if self.unread
             || (self.entries.as_ref()).is_none_or(|entries| self.workers.len() < entries.len())
         {
             self.follow();

@@ -29,11 +29,11 @@
 //!
 //! ```text
 //! main
-//! --- faces:     command/  cli/  render
+//! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills  files
 //! --- decisions: queue  roster  holds  outcome  agent/  document
-//! --- words:     record  project  job  digest  time  error
+//! --- words:     record  job  project  digest  time  error
 //! ```
 //!
 //! Faces parse, ask and show. The daemon's threads hold the state of affairs. Each hand touches

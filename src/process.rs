@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// How long survivors are looked for and killed before we give up and say so. SPEC 5 promises
@@ -148,7 +148,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
-    pidfd: OwnedFd,
+    pidfd: Option<OwnedFd>,
     token: Token,
     exit: Option<Exit>,
 }
@@ -211,11 +211,11 @@ impl Agent {
     /// environment under [`RUN_VARIABLE`].
     pub fn spawn(launch: &Launch<'_>, token: &Token) -> Result<Agent, SpawnFault> {
         RUNS.fetch_add(1, Ordering::SeqCst);
-        let spawned = posix_spawn(launch).and_then(|pid| Ok((pid, pidfd_open(pid)?)));
-        match spawned {
-            Ok((pid, pidfd)) => Ok(Agent {
+        match posix_spawn(launch) {
+            Ok(pid) => Ok(Agent {
                 pid,
-                pidfd,
+                // It runs: without a descriptor to be had it must be awaited all the same.
+                pidfd: pidfd_open(pid).ok(),
                 token: token.clone(),
                 exit: None,
             }),
@@ -246,7 +246,10 @@ impl Agent {
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
     /// yet, so its number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
-        ended(&self.pidfd, limit)
+        match &self.pidfd {
+            Some(pidfd) => ended(pidfd, limit),
+            None => ended_by_asking(self.pid, limit),
+        }
     }
 
     /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace`, SIGKILL.
@@ -502,6 +505,23 @@ fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
             // Out of memory for a moment: the answer is not known, so it is not "ended".
             Err(_) => std::thread::sleep(Duration::from_millis(10).min(left)),
         }
+    }
+}
+
+/// As `ended`, for a child of ours of which there is no pidfd: asks now and then, without reaping.
+fn ended_by_asking(pid: Pid, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        match waitid(Id::Pid(pid), flags) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR) => {}
+            _ => return true,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10).min(left));
     }
 }
 

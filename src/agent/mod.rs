@@ -3,6 +3,8 @@
 //! clock; `runner` and `process` do.
 
 pub mod command;
+pub mod json;
+pub mod lines;
 pub mod stream;
 pub mod verdict;
 

@@ -153,7 +153,7 @@ pub enum Jobs {
 
 /// A shell that we can write completions for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // Each is called what it is.
 pub enum Shell {
     Bash,
     Zsh,

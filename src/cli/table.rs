@@ -44,7 +44,7 @@ impl CommandSpec {
 
 /// The headings of the short help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[allow(missing_docs)] // Each is called what it is.
 pub enum Group {
     Reading,
     Steering,
@@ -326,6 +326,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         details: &[
             "Prints for each project and day the number of jobs, the share that completed, \
              median and total time, tokens and money.",
+            "Tok in is what the model read, from its cache too; --json tells both apart. A day is \
+             that on which a job ended, in local time.",
         ],
         examples: &[("job-monitor stats --since 7d", "Sum up the last week.")],
         build: |typed| typed.since().map(|since| Command::Stats { since }),

@@ -12,14 +12,14 @@ mod machine;
 mod project;
 mod service;
 
-use super::{Outcome, projects};
+use super::{Outcome, projects, terminal};
 use crate::board;
 use crate::cli::Format;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::project::{AgentSpec, Policy, Project};
 use crate::registry::{Entry, Registry};
-use crate::render::{self, Style, clean_line};
+use crate::render::{self, Style, clean_line, columns_of};
 use crate::settings::{self, Places, Settings};
 use crate::time::{Wall, human};
 use serde::Serialize;
@@ -35,6 +35,9 @@ use std::time::{Duration, Instant};
 /// All checks together take at most about so long; longer than what any program is given, so that
 /// one that hangs is told of by name.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where messages and remedies begin, after level and check.
+const INDENT: usize = 22;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -436,14 +439,22 @@ fn report(findings: Vec<Finding>, format: Format) -> Outcome {
         warnings: count(Level::Warning),
         findings,
     };
-    render::answer(format, &report, || text(&report, Style::of_stdout()))?;
+    render::answer(format, &report, || {
+        let columns = terminal::size(std::io::stdout()).0;
+        text(&report, Style::of_stdout(), columns)
+    })?;
     Ok(match report.problems {
         0 => Exit::Done,
         _ => Exit::Failed,
     })
 }
 
-fn text(report: &Report, style: Style) -> String {
+fn text(report: &Report, style: Style, columns: usize) -> String {
+    // Other programs want lines as they are, and a column of a few words is harder to read still.
+    let width = match style.terminal {
+        true if columns >= 2 * INDENT => columns - INDENT,
+        _ => usize::MAX,
+    };
     let mut text = String::new();
     let mut heading = String::new();
     // What belongs together stands together, in the order in which it was first met.
@@ -475,10 +486,11 @@ fn text(report: &Report, style: Style) -> String {
                 "  {} {:<11} {}",
                 style.paint(color, &format!("{word:<7}")),
                 finding.check,
-                style.text(&clean_line(&finding.message))
+                wrapped(&style.text(&clean_line(&finding.message)), width)
             );
+            // Never broken: it is to be pasted.
             if let Some(remedy) = &finding.remedy {
-                let _ = writeln!(text, "{:22}{}", "", style.text(&clean_line(remedy)));
+                let _ = writeln!(text, "{:INDENT$}{}", "", style.text(&clean_line(remedy)));
             }
         }
     }
@@ -497,6 +509,27 @@ fn text(report: &Report, style: Style) -> String {
     };
     text.push_str(&last);
     text.push('\n');
+    text
+}
+
+/// A message in lines of at most so many columns, those after the first indented. A word that is
+/// longer, a path say, stays whole.
+fn wrapped(message: &str, width: usize) -> String {
+    let mut text = String::new();
+    let mut left = width;
+    for word in message.split(' ') {
+        let columns: usize = word.chars().map(columns_of).sum();
+        if text.is_empty() {
+            left = left.saturating_sub(columns);
+        } else if columns < left {
+            text.push(' ');
+            left -= columns + 1;
+        } else {
+            let _ = write!(text, "\n{:INDENT$}", "");
+            left = width.saturating_sub(columns);
+        }
+        text.push_str(word);
+    }
     text
 }
 
@@ -559,7 +592,38 @@ Project b?[2J
                       mount /x
 1 problem stops jobs; 1 warning
 ";
-        assert_eq!(text(&report, PLAIN), expected);
+        assert_eq!(text(&report, PLAIN, 80), expected);
+    }
+
+    #[test]
+    fn a_message_is_wrapped_between_words_and_a_remedy_never() {
+        let indent = " ".repeat(INDENT);
+        assert_eq!(
+            wrapped("one two three", 7),
+            format!("one two\n{indent}three")
+        );
+        assert_eq!(
+            wrapped("one two three", 6),
+            format!("one\n{indent}two\n{indent}three")
+        );
+        assert_eq!(
+            wrapped("a /very/long/path b", 5),
+            format!("a\n{indent}/very/long/path\n{indent}b")
+        );
+        assert_eq!(wrapped("one two three", usize::MAX), "one two three");
+        let report = Report {
+            findings: vec![Finding::problem("disk", "word ".repeat(40)).remedy("word ".repeat(40))],
+            problems: 1,
+            warnings: 0,
+        };
+        let lines = text(&report, PLAIN, 60);
+        let lines: Vec<_> = lines.lines().map(|line| line.chars().count()).collect();
+        assert_eq!(
+            lines.iter().filter(|columns| **columns > 60).count(),
+            1,
+            "{lines:?}"
+        );
+        assert!(text(&report, PLAIN, 43).lines().count() == 4);
     }
 
     #[test]

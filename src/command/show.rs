@@ -15,7 +15,7 @@ use crate::render::{self, Style, clean, clean_line, shorten};
 use crate::settings;
 use crate::spool::{Mark, Spool};
 use crate::time::{Wall, human};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt::Write;
@@ -308,6 +308,7 @@ struct Brief {
     error_kind: Option<String>,
     completed_at: Option<String>,
     duration_seconds: Option<f64>,
+    #[serde(deserialize_with = "output_if_object")]
     worker_output: Option<BriefOutput>,
 }
 
@@ -315,6 +316,14 @@ struct Brief {
 #[serde(default)]
 struct BriefOutput {
     cost_usd: Option<f64>,
+}
+
+/// The predecessor's first version wrote the text alone, which has no cost in it.
+fn output_if_object<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<BriefOutput>, D::Error> {
+    let raw = <&RawValue>::deserialize(from)?;
+    Ok(serde_json::from_str(raw.get()).ok())
 }
 
 /// The finished jobs, newest first.
@@ -671,4 +680,19 @@ fn denials_text(text: &mut String, denials: &[Value]) {
          [\"--allowedTools\", \"Bash(cargo *) Bash(git *)\"]. The project's own .claude/settings.json\n  \
          allows nothing until its workspace is trusted: run claude in it once.\n",
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_every_age_are_listed() {
+        let read = |text: &str| serde_json::from_str::<Brief>(text).unwrap();
+        let old = read(r#"{"status":"completed","worker_output":"the text alone"}"#);
+        assert_eq!(old.status.as_deref(), Some("completed"));
+        assert!(read(r#"{"worker_output":null}"#).worker_output.is_none());
+        let ours = read(r#"{"worker_output":{"summary":"x","cost_usd":0.5}}"#);
+        assert_eq!(ours.worker_output.unwrap().cost_usd, Some(0.5));
+    }
 }

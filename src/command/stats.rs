@@ -469,13 +469,13 @@ fn table(statistics: &Statistics, style: Style, columns: usize) -> String {
             .map(|since| format!(" since {}", since.short(Wall::now())));
         return format!("No job has finished{}\n", since.unwrap_or_default());
     }
-    let head = row(
-        "",
-        [
-            "Jobs", "Done", "Median", "Total", "Tok in", "Tok out", "Cost",
-        ]
-        .map(str::to_owned),
-    );
+    let heads = [
+        "Jobs", "Done", "Median", "Total", "Tok in", "Tok out", "Cost",
+    ]
+    .map(str::to_owned);
+    // Where not all has room, the tokens stay away: what they cost is told.
+    let tokens = columns >= row("", &heads, true).len();
+    let head = row("", &heads, tokens);
     let room = columns.saturating_sub(head.chars().count() + 2);
     let bars = Bars {
         style,
@@ -486,15 +486,19 @@ fn table(statistics: &Statistics, style: Style, columns: usize) -> String {
     for project in &statistics.projects {
         let _ = writeln!(text, "{}", clean_line(&project.name));
         for day in &project.days {
-            let line = totals_row(&format!("  {}", day.day), &day.totals);
+            let line = totals_row(&format!("  {}", day.day), &day.totals, tokens);
             let _ = writeln!(text, "{line}{}", bars.bar(&day.totals));
         }
         if project.days.len() != 1 {
-            let _ = writeln!(text, "{}", totals_row("  all days", &project.total));
+            let _ = writeln!(text, "{}", totals_row("  all days", &project.total, tokens));
         }
     }
     if statistics.projects.len() > 1 {
-        let _ = writeln!(text, "{}", totals_row("all projects", &statistics.total));
+        let _ = writeln!(
+            text,
+            "{}",
+            totals_row("all projects", &statistics.total, tokens)
+        );
     }
     if bars.width > 0 && statistics.total.completed < statistics.total.jobs {
         let (good, bad) = bars.signs(1, 1);
@@ -511,12 +515,16 @@ fn table(statistics: &Statistics, style: Style, columns: usize) -> String {
     fitted.map(|line| line + "\n").collect()
 }
 
-fn row(name: &str, cells: [String; 7]) -> String {
+fn row(name: &str, cells: &[String; 7], tokens: bool) -> String {
     let [jobs, done, median, total, input, output, cost] = cells;
-    format!("{name:<12}{jobs:>7}{done:>6}{median:>9}{total:>9}{input:>8}{output:>8}{cost:>10}")
+    let tokens = match tokens {
+        true => format!("{input:>8}{output:>8}"),
+        false => String::new(),
+    };
+    format!("{name:<12}{jobs:>7}{done:>6}{median:>9}{total:>9}{tokens}{cost:>10}")
 }
 
-fn totals_row(name: &str, totals: &Totals) -> String {
+fn totals_row(name: &str, totals: &Totals, with_tokens: bool) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut input = totals.input_tokens;
     add(&mut input, totals.cached_tokens);
@@ -531,7 +539,7 @@ fn totals_row(name: &str, totals: &Totals) -> String {
         or_dash(totals.output_tokens.map(tokens)),
         or_dash(totals.cost_usd.map(money)),
     ];
-    row(name, cells)
+    row(name, &cells, with_tokens)
 }
 
 struct Bars {
@@ -714,6 +722,49 @@ mod tests {
             for completed in 0..=jobs {
                 assert!((1..=10).contains(&bar(jobs, completed).len()));
             }
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_loses_the_bars_then_the_tokens_and_the_cost_last() {
+        let mut tally = Tally::default();
+        tally.add(&brief(
+            r#"{"status": "completed", "duration_seconds": 5, "worker_output": {"cost_usd": 0.5,
+                "usage": {"input_tokens": 77, "output_tokens": 88}}}"#,
+        ));
+        let (mut all, mut all_again) = (Tally::default(), Tally::default());
+        all.merge(&tally);
+        all_again.merge(&tally);
+        let statistics = Statistics {
+            since: None,
+            projects: vec![ProjectStatistics {
+                name: "alpha".to_owned(),
+                days: vec![Day {
+                    day: "2026-01-30".to_owned(),
+                    totals: tally.totals(),
+                }],
+                total: all.totals(),
+                unreadable: 0,
+            }],
+            total: all_again.totals(),
+        };
+        let style = Style {
+            color: false,
+            unicode: true,
+            ascii_only: false,
+            terminal: true,
+        };
+        let shown = |columns| {
+            let text = table(&statistics, style, columns);
+            let wide = |line: &str| line.chars().count() <= columns;
+            assert!(text.lines().all(wide), "{columns}: {text}");
+            ["█", "Tok out", "$0.5000"].map(|part| text.contains(part))
+        };
+        assert_eq!(shown(80), [true, true, true]);
+        assert_eq!(shown(70), [false, true, true]);
+        assert_eq!(shown(60), [false, false, true]);
+        for columns in 0..200 {
+            shown(columns);
         }
     }
 

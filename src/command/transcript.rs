@@ -4,7 +4,8 @@
 //!
 //! As in `agent::stream`, every field is read leniently, and events of unknown kinds are skipped.
 
-use crate::agent::stream::{Line, Lines, each_item, parse, pick, word};
+use crate::agent::json::{each_item, parse, pick, word};
+use crate::agent::lines::{Line, Lines};
 use crate::project::Protocol;
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;

@@ -303,10 +303,17 @@ impl Worker<'_> {
         }
     }
 
+    /// Keeps a copy of the text that runs; where that fails, `unkept` stays for another try.
     fn keep_text(&mut self, id: &JobId, unkept: &mut Option<&[u8]>) {
-        if let Some(text) = unkept.take() {
-            let kept = self.spool.keep_text(id, text);
-            self.warn_of(kept);
+        let Some(text) = *unkept else { return };
+        match self.spool.keep_text(id, text) {
+            Ok(()) => {
+                *unkept = None;
+                self.told.remove("unkept");
+            }
+            Err(error) => {
+                self.say_once("unkept", Level::Warn, format!("[{}] {error}", self.name()));
+            }
         }
     }
 

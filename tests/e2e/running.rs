@@ -413,6 +413,9 @@ fn a_document_written_slowly_in_place_counts_when_it_is_whole() {
     assert_eq!(ran(&project), [ID]);
 }
 
+/// How a document comes to its place, given that and a place outside of the spool.
+type Way<'a> = &'a dyn Fn(&Path, &Path);
+
 #[test]
 fn a_document_counts_however_it_is_saved() {
     let space = Space::new();
@@ -421,7 +424,7 @@ fn a_document_counts_however_it_is_saved() {
     let project = space.project("alpha");
     space.start();
     let text = "the text\n";
-    let ways: [(&str, &dyn Fn(&Path, &Path)); 7] = [
+    let ways: [(&str, Way<'_>); 7] = [
         ("rename", &|item, _| replace(item, text.as_bytes())),
         ("write-in-place", &|item, _| fs::write(item, text).unwrap()),
         ("hard-link", &|item, other| {

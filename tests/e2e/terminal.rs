@@ -32,12 +32,11 @@ fn a_job_is_followed_from_submit_to_retry() {
 
     // The overview, which changes by itself, and fits into whatever window there is.
     desk.type_in("job-monitor watch");
-    let screen = desk.wait("what runs", |screen| screen.contains("  Bash cargo test"));
-    let line = line_with(&screen, "● first");
-    assert!(
-        line.starts_with("alpha") && line.contains("s of 2h 00m"),
-        "{screen}"
-    );
+    let screen = desk.wait("what runs", |screen| {
+        screen.contains("  Bash cargo test") && screen.contains("s of 2h 00m")
+    });
+    let line = line_with(&screen, "s of 2h 00m");
+    assert!(line.starts_with("alpha  ● first  "), "{screen}");
     assert!(
         screen.starts_with("job-monitor  1 running, 0 waiting"),
         "{screen}"
