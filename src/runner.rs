@@ -234,8 +234,14 @@ impl Listener {
             Protocol::Plain => {
                 let text = ends_of(out);
                 let answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+                // Some agents write their errors where their answers go.
+                let words = if stderr.trim().is_empty() {
+                    &text
+                } else {
+                    &stderr
+                };
                 (
-                    verdict::plain(&ended, &stderr),
+                    verdict::plain(&ended, words),
                     Report {
                         answer,
                         text,

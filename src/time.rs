@@ -188,7 +188,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         total = total.checked_add(Duration::from_millis(amount.checked_mul(unit_ms)?))?;
         rest = &rest[letters..];
     }
-    (!text.is_empty()).then_some(total)
+    // What is longer than [`Wall`] can tell could not be added to any time.
+    let tellable = total.as_millis() <= i64::MAX as u128;
+    (!text.is_empty() && tellable).then_some(total)
 }
 
 /// A duration for a person: `4s`, `2m 05s`, `1h 03m`, `3d 04h`.

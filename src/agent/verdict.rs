@@ -71,11 +71,11 @@ pub fn claude(ended: &Ended, stream: &Stream, stderr_tail: &str) -> Verdict {
 }
 
 /// Judges an attempt of protocol `plain`, by its exit alone.
-pub fn plain(ended: &Ended, stderr_tail: &str) -> Verdict {
+pub fn plain(ended: &Ended, words: &str) -> Verdict {
     match (forced(ended.by), ended.code) {
         (Some(fault), _) => fault,
         (None, Some(0)) => Verdict::Completed,
-        (None, _) => ended_badly(ended, &tail(stderr_tail)),
+        (None, _) => ended_badly(ended, &tail(words)),
     }
 }
 

@@ -267,7 +267,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         details: &[
             "Tells the work of the agent in a readable way: what it said, which tools it used \
              on which files and commands, what came of them, and what it cost. Repeats and \
-             resumed sessions are shown as seams.",
+             resumed sessions are shown as seams. With --raw a terminal still gets no control \
+             characters; a file or a pipe gets every byte.",
         ],
         examples: &[(
             "job-monitor logs -f job-20260130-143000-fix-bug",

@@ -124,7 +124,7 @@ pub(crate) fn choose(
     named: Option<&str>,
 ) -> Result<Vec<Entry>> {
     let chosen = match named {
-        Some(named) => Some(find(&entries, named).ok_or_else(|| registry.unknown(named))?),
+        Some(named) => Some(find(&entries, named).ok_or_else(|| not_registered(&registry, named))?),
         None => std::env::current_dir()
             .ok()
             .and_then(|here| around(&entries, &here)),
@@ -227,6 +227,15 @@ pub(crate) fn retry_at(claim: &Claim) -> Option<Wall> {
         .suspended
         .as_ref()
         .and_then(|suspension| suspension.retry_at)
+}
+
+/// What looks like a path is no name that was mistyped.
+fn not_registered(registry: &Registry, named: &str) -> Error {
+    if named.starts_with('.') || named.contains('/') {
+        let text = format!("{named:?} is in no registered project; job-monitor list shows them");
+        return Error::with(Exit::NotFound, text);
+    }
+    registry.unknown(named)
 }
 
 fn find(entries: &[Entry], named: &str) -> Option<usize> {

@@ -457,7 +457,7 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
             (view.attempt, view.retry_at) = (Some(claim.starts), projects::retry_at(claim));
             let held = spool.has_mark(id, Mark::Hold)?;
             let queue = projects::queue(&spool, scope.daemon.is_some())?;
-            let remark = format!("It {}", suspension_text(claim, Wall::now()));
+            let remark = format!("Suspended: {}", suspension_text(claim, Wall::now()));
             waiting_text(&mut text, &mut view, &spool, &queue, held, Some(remark))?;
         }
         Standing::Waiting { held } => {
@@ -609,6 +609,11 @@ fn result_text(text: &mut String, spool: &Spool, id: &JobId, bytes: &[u8]) {
         for artifact in artifacts.iter().filter_map(Value::as_str) {
             let _ = writeln!(text, "  {}", clean_line(artifact));
         }
+    }
+    if let Some(score) = result.get("audit_score").and_then(Value::as_f64) {
+        let notes =
+            word("audit_notes").map_or(String::new(), |notes| format!(": {}", clean(notes)));
+        let _ = writeln!(text, "Audit: {score} of 100{notes}");
     }
     denials_text(text, &list("permission_denials"));
     if let Some(error) = word("error") {
