@@ -17,6 +17,7 @@
 
 use crate::job::RUN_VARIABLE;
 use crate::record::Identity;
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
@@ -46,6 +47,14 @@ static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// Children that the daemon had before it started anything.
 static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
+
+/// Between two looks when the first could not see everything.
+const UNSEEN_PAUSE: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// Whether something could not be looked at since this was last reset; see [`seen`].
+    static UNSEEN: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Set by the second SIGTERM: from now on no grace is given.
 static HURRY: AtomicBool = AtomicBool::new(false);
@@ -153,15 +162,19 @@ pub struct Agent {
     exit: Option<Exit>,
 }
 
-/// To be called first thing in the daemon's `main`, before any thread or child exists: default
-/// SIGCHLD (an inherited "ignore" would reap our children for us), no death by a broken lease,
-/// orphans come to us, and nothing that we inherited leaks into agents.
+/// To be called first thing in `main`, before any thread or child exists: an inherited "ignore"
+/// of SIGCHLD would have the kernel reap our children for us.
+pub fn prepare() -> io::Result<()> {
+    // SAFETY: SIG_DFL is not a handler, so no code of ours runs in signal context.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    Ok(())
+}
+
+/// To be called next in the daemon: no death by a broken lease, orphans come to us, and nothing
+/// that we inherited leaks into agents.
 pub fn prepare_daemon() -> io::Result<()> {
-    // SAFETY: SIG_DFL and SIG_IGN are not handlers, so no code of ours runs in signal context.
-    unsafe {
-        nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl)?;
-        nix::sys::signal::signal(Signal::SIGIO, nix::sys::signal::SigHandler::SigIgn)?;
-    }
+    // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
+    unsafe { signal(Signal::SIGIO, SigHandler::SigIgn)? };
     // SAFETY: prctl with PR_SET_CHILD_SUBREAPER takes one integer and touches no memory.
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
@@ -382,13 +395,14 @@ fn sweep(candidates: impl Fn() -> Vec<i32>, belongs: impl Fn(i32) -> bool) -> (u
     let mut killed = 0;
     let deadline = Instant::now() + SWEEP_MAX;
     loop {
+        UNSEEN.set(false);
         let mut dying = Vec::new();
         for pid in candidates() {
             if pid <= 1 || pid == std::process::id() as i32 {
                 continue;
             }
             // First the handle, then the look: what we look at is what we signal.
-            let Ok(pidfd) = pidfd_open(Pid::from_raw(pid)) else {
+            let Some(pidfd) = seen(pidfd_open(Pid::from_raw(pid))) else {
                 continue;
             };
             let alive = stat_of(pid).is_some_and(|stat| stat.state != b'Z');
@@ -397,7 +411,10 @@ fn sweep(candidates: impl Fn() -> Vec<i32>, belongs: impl Fn(i32) -> bool) -> (u
             }
         }
         if dying.is_empty() {
-            return (killed, true);
+            if !UNSEEN.get() {
+                return (killed, true);
+            }
+            std::thread::sleep(UNSEEN_PAUSE);
         }
         for pidfd in &dying {
             killed += u32::from(ended(
@@ -415,14 +432,31 @@ fn sweep(candidates: impl Fn() -> Vec<i32>, belongs: impl Fn(i32) -> bool) -> (u
 /// thread, which starts none itself, less those that it had before it was the daemon.
 fn orphans() -> Option<Vec<i32>> {
     let main = std::process::id();
-    let list = std::fs::read_to_string(format!("/proc/self/task/{main}/children")).ok()?;
+    let list = seen(std::fs::read_to_string(format!(
+        "/proc/self/task/{main}/children"
+    )))?;
     let inherited = INHERITED.get().map_or(&[][..], Vec::as_slice);
     let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
     Some(pids.filter(|pid| !inherited.contains(pid)).collect())
 }
 
+/// What a look at a process brought. One that is gone or somebody else's is nothing; one that could
+/// not be looked at, for want of a descriptor or of memory, may still be ours to end.
+fn seen<T>(looked: io::Result<T>) -> Option<T> {
+    if let Err(error) = &looked {
+        let settled = matches!(
+            error.raw_os_error(),
+            Some(libc::ENOENT | libc::ESRCH | libc::EACCES | libc::EPERM)
+        );
+        if !settled {
+            UNSEEN.set(true);
+        }
+    }
+    looked.ok()
+}
+
 fn all_processes() -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
+    let Some(entries) = seen(std::fs::read_dir("/proc")) else {
         return Vec::new();
     };
     entries
@@ -455,7 +489,7 @@ fn carries_any(pid: i32) -> bool {
 
 fn environ(pid: i32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Ok(file) = File::open(format!("/proc/{pid}/environ")) {
+    if let Some(file) = seen(File::open(format!("/proc/{pid}/environ"))) {
         // What cannot be read (another user's, gone meanwhile) carries nothing.
         let _ = file.take(ENVIRON_MAX).read_to_end(&mut bytes);
     }
@@ -478,7 +512,7 @@ struct Stat {
 /// Reads `/proc/PID/stat`; the program's name in it may contain anything, so the fields are
 /// counted from its last closing parenthesis.
 fn stat_of(pid: i32) -> Option<Stat> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = seen(std::fs::read(format!("/proc/{pid}/stat")))?;
     let text = String::from_utf8_lossy(&text);
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some(Stat {

@@ -17,7 +17,8 @@ mod watch;
 
 use crate::cli::{self, Command, Invocation};
 use crate::daemon;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
+use crate::process;
 use crate::render;
 use crate::settings::Places;
 use std::process::ExitCode;
@@ -27,7 +28,11 @@ pub(crate) type Outcome = Result<Exit>;
 
 /// Parses, runs, prints the error, and gives the exit status.
 pub fn main() -> ExitCode {
-    let outcome = cli::parse(std::env::args_os().skip(1)).and_then(run);
+    let prepared =
+        process::prepare().map_err(|e| Error::new(format!("cannot prepare for children: {e}")));
+    let outcome = prepared
+        .and_then(|()| cli::parse(std::env::args_os().skip(1)))
+        .and_then(run);
     match outcome {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {

@@ -104,11 +104,9 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     forget_pauses(&world);
     world.space.env("NOTIFY_SOCKET", "");
     world.heal(&[ONE, TWO]);
-    world.assert_tidy();
-    for id in [ONE, TWO] {
-        let result = world.check_result(id);
+    for result in world.check_both("fail") {
         assert_eq!(result["status"], "completed", "{result}");
-        assert_eq!(world.starts_of(id), 1, "begun twice");
+        world.check_logs(&result);
     }
     hit.map(|(name, _)| (name, became))
 }

@@ -2,13 +2,13 @@
 //! decided is kept and written when there is room again. On a small file system of its own, in a
 //! mount namespace of the test's thread, which needs root.
 
-use crate::space::{Space, wait_until};
-use crate::world::{ONE, TEXT, TWO, can_mount, mount, submit};
+use crate::space::{Project, Space, wait_until};
+use crate::world::{Mounted, ONE, TWO, can_mount, mount, submit};
 use nix::libc;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Notes its beginning where there is room, and runs until the test makes the file `go` there.
@@ -18,7 +18,7 @@ while [ ! -e "$NOTES/go" ]; do sleep 0.02; done"#;
 #[test]
 fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
     can_mount(|| {
-        let (space, project) = small_disk();
+        let (space, project, _disk) = small_disk();
         let ran = || fs::read_to_string(space.root().join("ran")).unwrap_or_default();
         submit(&project, ONE);
         submit(&project, TWO);
@@ -47,7 +47,7 @@ fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
 fn on_a_disk_that_is_full_or_read_only_no_job_is_claimed_or_started() {
     can_mount(|| {
         for read_only in [false, true] {
-            let (space, project) = small_disk();
+            let (space, project, _disk) = small_disk();
             let ran = || fs::read_to_string(space.root().join("ran")).unwrap_or_default();
             fs::write(space.root().join("go"), "").unwrap();
             space.start();
@@ -85,21 +85,21 @@ fn on_a_disk_that_is_full_or_read_only_no_job_is_claimed_or_started() {
 }
 
 /// A space whose project lies on a file system of 256 KiB.
-fn small_disk() -> (Space, crate::space::Project) {
+fn small_disk() -> (Space, Project, Mounted) {
     let space = Space::new();
     space.env("NOTES", space.root().to_str().unwrap());
     space.plain_agent(GATED);
     space.set(json!({"on_interrupt": "fail"}));
     let root = space.root().join("alpha");
     fs::create_dir(&root).unwrap();
-    mount(&["-t", "tmpfs", "-o", "size=256k,mode=755", "none"], &root);
+    let options = "size=256k,mode=755";
+    let disk = Mounted::new(&["-t", "tmpfs", "-o", options, "none"], &root);
     let project = space.project("alpha");
-    assert_eq!(TEXT.len(), 1, "documents are small");
-    (space, project)
+    (space, project, disk)
 }
 
 /// Takes all room there is; gives the file that does.
-fn fill(root: &Path) -> std::path::PathBuf {
+fn fill(root: &Path) -> PathBuf {
     let path = root.join("filler");
     let mut file = File::create(&path).unwrap();
     let error = loop {

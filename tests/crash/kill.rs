@@ -59,27 +59,8 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
         None => assert_eq!(end, End::Code(0), "the undisturbed life"),
     }
     world.heal(&[ONE, TWO]);
-    world.assert_tidy();
-    let results = [ONE, TWO].map(|id| world.check_result(id));
-    let more: usize = [ONE, TWO]
-        .map(|id| world.starts_of(id).saturating_sub(1))
-        .iter()
-        .sum();
-    let failed: Vec<_> = results
-        .iter()
-        .filter(|result| result["status"] != "completed")
-        .collect();
-    if on_interrupt == "rerun" {
-        assert!(failed.is_empty(), "{failed:?}");
-        assert!(more <= 1, "one kill interrupts one job");
-    } else {
-        assert_eq!(more, 0, "begun again");
-        assert!(failed.len() <= 1, "one kill interrupts one job: {failed:?}");
-        assert!(
-            failed
-                .iter()
-                .all(|result| result["error_kind"] == "interrupted")
-        );
+    for result in world.check_both(on_interrupt) {
+        world.check_logs(&result);
     }
     hit
 }

@@ -2,8 +2,10 @@
 //! of the table of states at once, laid out on disk, one of them with a live survivor.
 
 use crate::space::{BOUND, Project, is_alive, replace, spawn, wait_for, wait_until};
-use crate::tracer::{Act, Call, End};
-use crate::world::{Beside, TEXT, World, can_trace, effects, exhaust, report, submit, tally};
+use crate::tracer::{Act, End};
+use crate::world::{
+    Beside, TEXT, World, can_trace, changes, effects, exhaust, report, submit, tally,
+};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -105,6 +107,7 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let mut interrupted = 0;
     for id in [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING] {
         let result = world.check_result(id);
+        world.check_logs(&result);
         let kind = &result["error_kind"];
         let (status, of_layout) = match (id, on_interrupt) {
             (SURVIVED, "fail") => ("failed", kind == "interrupted"),
@@ -125,16 +128,6 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let parked = fs::read_to_string(project.state(&left[0])).unwrap();
     assert_eq!(parked, "{torn", "the broken claim is kept as it was");
     hit
-}
-
-/// Recovery looks at every process of the machine for each claim, thousands of calls between which
-/// nothing is different. So here only those count that change something or signal somebody.
-fn changes(name: &str, call: &Call) -> bool {
-    match name {
-        "openat" => call.args[2] & libc::O_CREAT as u64 != 0,
-        "close" | "fcntl" | "getdents64" | "pidfd_open" => false,
-        _ => true,
-    }
 }
 
 /// Ends the life when all that can be done is.

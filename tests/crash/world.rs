@@ -2,7 +2,7 @@
 //! starts, another that comes while the first one's agent runs, and a stop when both are done.
 //! And what must be true after a life that was broken, however.
 
-use crate::space::{BOUND, Project, Space, replace, wait_until};
+use crate::space::{BOUND, Project, Space, wait_until};
 use crate::tracer::{self, Act, Call, End};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,11 +56,13 @@ pub struct Start {
 
 /// Submits a document that survives a power cut from here on.
 pub fn submit(project: &Project, id: &str) {
-    let path = project.item(&format!("{id}.md"));
-    replace(&path, TEXT.as_bytes());
-    File::open(&path).unwrap().sync_all().unwrap();
-    let dir = path.parent().expect("a document lies in a directory");
-    File::open(dir).unwrap().sync_all().unwrap();
+    let temporary = project.item(&format!(".{id}.tmp"));
+    let mut file = File::create(&temporary).unwrap();
+    file.write_all(TEXT.as_bytes()).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    fs::rename(temporary, project.item(&format!("{id}.md"))).unwrap();
+    File::open(project.item("")).unwrap().sync_all().unwrap();
 }
 
 impl World {
@@ -231,15 +233,12 @@ impl World {
     }
 
     /// What must be true of a finished job: `completed` only if its agent came to its end, begun
-    /// once more than it was interrupted at most, and its logs where the result says.
+    /// once more than it was interrupted at most.
     #[track_caller]
     pub fn check_result(&self, id: &str) -> Value {
         let result = self.project.result(id).expect("the job has a result");
-        let starts: Vec<Start> = self
-            .starts()
-            .into_iter()
-            .filter(|start| start.id == id)
-            .collect();
+        let mut starts = self.starts();
+        starts.retain(|start| start.id == id);
         let attempts = result["attempts"].as_array().unwrap();
         let interrupted = attempts
             .iter()
@@ -247,24 +246,49 @@ impl World {
             .count();
         if result["status"] == "completed" {
             let last = starts.last().expect("a completed job was begun");
-            assert!(
-                last.ended,
-                "completed, but its agent did not come to its end: {result}"
-            );
+            assert!(last.ended, "its agent did not come to its end: {result}");
             assert!(starts.len() <= interrupted + 1, "{starts:?}: {result}");
         } else {
             assert!(starts.len() <= interrupted.max(1), "{starts:?}: {result}");
         }
         assert!(starts.len() <= attempts.len(), "{starts:?}: {result}");
-        for log in result["logs"].as_array().unwrap() {
-            let path = self.project.path.join(log.as_str().unwrap());
-            assert!(path.is_file(), "{log} is not there: {result}");
-        }
-        if !attempts.is_empty() {
-            let kept = fs::read_to_string(self.project.logs(&format!("{id}.md")));
-            assert_eq!(kept.ok().as_deref(), Some(TEXT), "the text that ran");
-        }
         result
+    }
+
+    /// Its logs are where the result says, the text that ran among them.
+    #[track_caller]
+    pub fn check_logs(&self, result: &Value) {
+        for log in result["logs"].as_array().unwrap() {
+            let log = log.as_str().unwrap();
+            let text = fs::read_to_string(self.project.path.join(log));
+            assert!(text.is_ok(), "{log} is not there: {result}");
+            if log.ends_with(".md") {
+                assert_eq!(text.unwrap(), TEXT, "the text that ran");
+            }
+        }
+    }
+
+    /// What must be true of the two jobs after one break in their lives.
+    #[track_caller]
+    pub fn check_both(&self, on_interrupt: &str) -> [Value; 2] {
+        self.assert_tidy();
+        let results = [ONE, TWO].map(|id| self.check_result(id));
+        let again: usize = [ONE, TWO]
+            .iter()
+            .map(|id| self.starts_of(id).saturating_sub(1))
+            .sum();
+        let mut failed = results.iter().filter(|one| one["status"] != "completed");
+        if on_interrupt == "rerun" {
+            assert!(again <= 1, "one break interrupts one job");
+            assert_eq!(failed.next(), None);
+        } else {
+            assert_eq!(again, 0, "begun again");
+            if let Some(first) = failed.next() {
+                assert_eq!(first["error_kind"], "interrupted", "{first}");
+            }
+            assert_eq!(failed.next(), None, "one break interrupts one job");
+        }
+        results
     }
 }
 
@@ -398,13 +422,31 @@ pub fn effects() -> Vec<(libc::c_long, &'static str, &'static [i32])> {
     table
 }
 
+/// Whether a call changes something or signals somebody. Recovery looks at every process of the
+/// machine for each claim: thousands of calls between which nothing is different.
+pub fn changes(name: &str, call: &Call) -> bool {
+    match name {
+        "openat" => call.args[2] & libc::O_CREAT as u64 != 0,
+        "close" | "fcntl" | "getdents64" | "pidfd_open" => false,
+        _ => true,
+    }
+}
+
 /// Tries points 1, 2, … until a trial reports (with `None`) that its life was over before; several
 /// at a time. Gives how many points of each name were hit.
 pub fn exhaust(trial: impl Fn(usize) -> Option<String> + Sync) -> BTreeMap<String, usize> {
+    exhaust_by(ABREAST, trial)
+}
+
+/// As `exhaust`, with so many at a time.
+pub fn exhaust_by(
+    abreast: usize,
+    trial: impl Fn(usize) -> Option<String> + Sync,
+) -> BTreeMap<String, usize> {
     let (next, over) = (AtomicUsize::new(1), AtomicBool::new(false));
     let hit: Mutex<BTreeMap<String, usize>> = Mutex::default();
     std::thread::scope(|scope| {
-        for _ in 0..ABREAST {
+        for _ in 0..abreast {
             scope.spawn(|| {
                 let _others = StopOthers(&over);
                 while !over.load(Ordering::SeqCst) {
@@ -451,6 +493,60 @@ pub fn can_trace() -> bool {
     assert!(!is_required("strace"), "required, but {why}");
     report(&format!("skipped: {why}"));
     false
+}
+
+/// Runs a test in a mount namespace of its own thread, so that its mounts are seen by nobody else
+/// and go with it; where that is not allowed, the test is skipped.
+pub fn can_mount(test: impl FnOnce() + Send) {
+    let outcome = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: unshare takes one integer, and concerns this thread alone.
+            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+                let error = io::Error::last_os_error();
+                report(&format!("skipped: no mount namespace can be made: {error}"));
+                return;
+            }
+            let private = Command::new("mount")
+                .args(["--make-rprivate", "/"])
+                .status();
+            assert!(private.is_ok_and(|status| status.success()));
+            test();
+        });
+        thread.join()
+    });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A mounted file system; unmounted when dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    pub fn new(args: &[&str], at: &Path) -> Mounted {
+        mount(args, at);
+        Mounted::adopt(at)
+    }
+
+    /// One that somebody else has mounted.
+    pub fn adopt(at: &Path) -> Mounted {
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Runs mount(8).
+pub fn mount(args: &[&str], at: &Path) {
+    let status = Command::new("mount").args(args).arg(at).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "mount {args:?}"
+    );
 }
 
 pub fn is_required(name: &str) -> bool {

@@ -20,11 +20,11 @@ const LAST: &str = "job-20991231-235959-last";
 /// An agent that notes that it ran.
 const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
 
-fn times(log: &str, text: &str) -> usize {
+pub fn times(log: &str, text: &str) -> usize {
     log.matches(text).count()
 }
 
-fn chmod(path: &Path, mode: u32) {
+pub fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
@@ -519,78 +519,11 @@ fn without_any_configuration_the_daemon_stays_up_and_waits_for_a_project() {
 
 /// The view of a project whose agents are held for a reason of this kind.
 #[track_caller]
-fn wait_hold(project: &Project, kind: &str) -> String {
+pub fn wait_hold(project: &Project, kind: &str) -> String {
     let view = project.wait_view(kind, |view| view["hold"]["kind"] == kind);
     assert_eq!(view["is_processing"], false);
     assert_eq!(view["queue_size"], 1);
     view["hold"]["reason"].as_str().unwrap().to_owned()
-}
-
-/// The contract gives a minute to notice a repair.
-const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
-
-#[test]
-fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    let agents = json!({
-        "agent": {"command": [space.root().join("bin/agent")]},
-        "missing": {"command": ["no-such-agent", "--option"]},
-        "plain-file": {"command": [space.root().join("bin/plain-file")]},
-        "lost-interpreter": {"command": [space.root().join("bin/lost")]},
-        "directory": {"command": [space.root().join("bin")]},
-    });
-    space.set(json!({"agents": agents}));
-    fs::write(space.root().join("bin/plain-file"), "#!/bin/sh\n").unwrap();
-    space.executable("lost", "#!/no/such/interpreter\n");
-    let names = ["missing", "plain-file", "lost-interpreter", "directory"];
-    let projects = names.map(|name| space.project_with(name, json!({"agent": name})));
-    let second = space.project_with("second", json!({"agent": "missing"}));
-    let healthy = space.project("healthy");
-    for project in projects.iter().chain([&second]) {
-        project.submit(ID, "x");
-    }
-    space.start();
-    for (name, project) in names.iter().zip(&projects) {
-        let reason = wait_hold(project, "agent_missing");
-        let program = match *name {
-            "missing" => "no-such-agent",
-            "plain-file" => "bin/plain-file",
-            "lost-interpreter" => "bin/lost",
-            _ => "/bin: ",
-        };
-        assert!(reason.contains(program), "{name}: {reason}");
-        if *name == "missing" {
-            let path = format!("{}:", space.root().join("bin").display());
-            assert!(
-                reason.contains("PATH") && reason.contains(&path),
-                "{reason}"
-            );
-        }
-        assert!(project.result(ID).is_none());
-        assert!(project.claim(ID).is_none());
-        assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
-    }
-    wait_hold(&second, "agent_missing");
-    healthy.submit(ID, "x");
-    healthy.wait_result(ID);
-    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
-    // Said once, also when more jobs come.
-    let began = Instant::now();
-    space.program("no-such-agent", NOTES);
-    for project in [&projects[0], &second] {
-        wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
-        let result = project.result(ID).unwrap();
-        assert_eq!(result["status"], "completed");
-        assert_eq!(result["retry_count"], 0);
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
-        project.wait_view("no hold", |view| view["hold"] == Value::Null);
-    }
-    println!("noticed after {:?}", began.elapsed());
-    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
-    for project in &projects[1..] {
-        assert!(project.result(ID).is_none());
-    }
 }
 
 #[test]
@@ -631,19 +564,6 @@ fn an_unsafe_env_file_holds_every_agent_until_it_is_mended() {
     alpha.wait_result(LAST);
     assert_eq!(alpha.made("seen"), "ANOTHER\n");
     assert_no_secret(&space, &["open sesame", "another"]);
-}
-
-#[test]
-fn the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    space.credentials("SECRET=x\n", 0o640);
-    let project = space.project("alpha");
-    project.submit(ID, "x");
-    space.start();
-    wait_hold(&project, "unsafe_env");
-    chmod(&space.config().join(".env"), 0o600);
-    wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
 }
 
 #[test]

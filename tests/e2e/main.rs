@@ -5,6 +5,7 @@ mod bad_input;
 mod claude_real;
 mod claude_standin;
 mod doctor_stats;
+mod minute;
 mod recipes;
 mod recovery;
 mod registry;

@@ -86,6 +86,8 @@ fn after_kill_9_survivors_are_ended_and_on_interrupt_decides() {
         space.start();
         project.submit(ID, "the text");
         let first = wait_running(&project);
+        let kept = project.logs(&format!("{ID}.md"));
+        wait_until("the copy of the text", || kept.exists());
         space.kill();
         for pid in &first {
             assert!(is_alive(*pid), "the agent died with the daemon");

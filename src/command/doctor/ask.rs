@@ -2,7 +2,7 @@
 //! pipes that could fill.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,7 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Once;
 use std::time::Duration;
 use wait_timeout::ChildExt;
 
@@ -48,12 +47,6 @@ pub(super) fn ask(
     directory: &Path,
     env: Option<&[(OsString, OsString)]>,
 ) -> Result<Answer, String> {
-    // An inherited "ignore" would have the kernel reap our children before we can.
-    static SIGCHLD: Once = Once::new();
-    SIGCHLD.call_once(|| {
-        // SAFETY: SIG_DFL is no handler, so no code of ours runs in signal context.
-        let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
-    });
     let file = || memfd_create(c"answer", MFdFlags::MFD_CLOEXEC).map(File::from);
     let files = || -> io::Result<[File; 4]> {
         let (out, err) = (file()?, file()?);

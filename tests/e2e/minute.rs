@@ -1,0 +1,125 @@
+//! What takes a minute by contract: three situations side by side in one test, so that they cost
+//! one minute of it and one thread of the test runner's.
+
+use crate::bad_input::{chmod, times, wait_hold};
+use crate::space::{BOUND, Space, wait_longer};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const ID: &str = "job-20260101-120000-hello";
+
+/// An agent that notes that it ran.
+const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
+
+/// The minute, and what a busy machine may add.
+const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
+
+#[test]
+fn what_takes_a_minute_is_done_after_a_minute() {
+    std::thread::scope(|scope| {
+        scope.spawn(an_on_finish_that_hangs_is_ended_after_a_minute);
+        scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
+        scope.spawn(the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute);
+    });
+}
+
+fn an_on_finish_that_hangs_is_ended_after_a_minute() {
+    let space = Space::new();
+    space.plain_agent("cat >/dev/null");
+    let hook = space.program("hook", "echo begun > begun; sleep 600");
+    space.set(json!({"on_finish": [hook]}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("begun");
+    space.set(json!({"on_finish": Value::Null}));
+    let next = "job-20260101-120001-next";
+    project.submit(next, "x");
+    let began = Instant::now();
+    while project.result(next).is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60) + BOUND);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(
+        began.elapsed() > Duration::from_secs(50),
+        "it was cut short"
+    );
+    space.wait_log("it has 60 s");
+    space.assert_no_survivor();
+}
+
+fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let agents = json!({
+        "agent": {"command": [space.root().join("bin/agent")]},
+        "missing": {"command": ["no-such-agent", "--option"]},
+        "plain-file": {"command": [space.root().join("bin/plain-file")]},
+        "lost-interpreter": {"command": [space.root().join("bin/lost")]},
+        "directory": {"command": [space.root().join("bin")]},
+    });
+    space.set(json!({"agents": agents}));
+    fs::write(space.root().join("bin/plain-file"), "#!/bin/sh\n").unwrap();
+    space.executable("lost", "#!/no/such/interpreter\n");
+    let names = ["missing", "plain-file", "lost-interpreter", "directory"];
+    let projects = names.map(|name| space.project_with(name, json!({"agent": name})));
+    let second = space.project_with("second", json!({"agent": "missing"}));
+    let healthy = space.project("healthy");
+    for project in projects.iter().chain([&second]) {
+        project.submit(ID, "x");
+    }
+    space.start();
+    for (name, project) in names.iter().zip(&projects) {
+        let reason = wait_hold(project, "agent_missing");
+        let program = match *name {
+            "missing" => "no-such-agent",
+            "plain-file" => "bin/plain-file",
+            "lost-interpreter" => "bin/lost",
+            _ => "/bin: ",
+        };
+        assert!(reason.contains(program), "{name}: {reason}");
+        if *name == "missing" {
+            let path = format!("{}:", space.root().join("bin").display());
+            assert!(
+                reason.contains("PATH") && reason.contains(&path),
+                "{reason}"
+            );
+        }
+        assert!(project.result(ID).is_none());
+        assert!(project.claim(ID).is_none());
+        assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
+    }
+    wait_hold(&second, "agent_missing");
+    healthy.submit(ID, "x");
+    healthy.wait_result(ID);
+    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
+    // Said once, also when more jobs come.
+    let began = Instant::now();
+    space.program("no-such-agent", NOTES);
+    for project in [&projects[0], &second] {
+        wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
+        let result = project.result(ID).unwrap();
+        assert_eq!(result["status"], "completed");
+        assert_eq!(result["retry_count"], 0);
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        project.wait_view("no hold", |view| view["hold"] == Value::Null);
+    }
+
+    assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
+    for project in &projects[1..] {
+        assert!(project.result(ID).is_none());
+    }
+}
+
+fn the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    space.credentials("SECRET=x\n", 0o640);
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    space.start();
+    wait_hold(&project, "unsafe_env");
+    chmod(&space.config().join(".env"), 0o600);
+    wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
+}
