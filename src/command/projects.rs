@@ -124,7 +124,7 @@ pub(crate) fn choose(
     named: Option<&str>,
 ) -> Result<Vec<Entry>> {
     let chosen = match named {
-        Some(named) => Some(find(&entries, named).ok_or_else(|| not_registered(&registry, named))?),
+        Some(named) => Some(find(&entries, named).ok_or_else(|| not_registered(registry, named))?),
         None => std::env::current_dir()
             .ok()
             .and_then(|here| around(&entries, &here)),
