@@ -146,9 +146,26 @@ pub fn answer(format: Format, value: &impl Serialize, text: impl FnOnce() -> Str
             let mut json = serde_json::to_string(value)
                 .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))?;
             json.push('\n');
-            print(&json)
+            print(&calm_json(json))
         }
     }
+}
+
+/// The same JSON without what [`clean`] takes out of a text. Such a character can stand only in a
+/// string, where its escape means the same; but a carriage return, bare, is white space.
+fn calm_json(json: String) -> String {
+    if !json.contains(is_harmful) {
+        return json;
+    }
+    let mut calm = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        match c {
+            '\r' => calm.push(' '),
+            c if is_harmful(c) => calm.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => calm.push(c),
+        }
+    }
+    calm
 }
 
 /// Writes text to standard output. A reader that has gone has seen what it wanted.
@@ -181,6 +198,17 @@ mod tests {
         assert_eq!(clean("\x1b]0;x\x07"), "\u{fffd}]0;x\u{fffd}");
         assert_eq!(clean("a\r\nb\rc"), "a\nb\u{fffd}c");
         assert!(matches!(clean("plain\n\ttext ü"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn json_is_as_harmless_as_text_and_means_the_same() {
+        let value = "a\u{9b}31m\u{7f}\u{202e}\r\u{1b}ü\n";
+        let raw = serde_json::to_string(value).unwrap();
+        assert!(raw.contains(is_harmful));
+        assert_eq!(
+            serde_json::from_str::<String>(&calm_json(raw)).unwrap(),
+            value
+        );
     }
 
     #[test]

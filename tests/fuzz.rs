@@ -862,7 +862,10 @@ fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
     let registry = format!(r#"{{"projects":{{"p":{{"path":"{root}/p"}}}}}}"#);
     scratch.put("registered.json", registry.as_bytes());
     scratch.put(&format!("p/jobs/items/{ID}.md"), b"text");
-    let results = seeds(&[RESULT]);
+    let results = seeds(&[
+        RESULT,
+        &RESULT.replace("Done.", "\u{9b}2J\u{7f}\u{202e}Done.\\u001b[2J"),
+    ]);
     let claims = seeds(&[CLAIM]);
     let streams = streams();
     let commands: [&[&str]; 7] = [

@@ -6,7 +6,7 @@ use super::{Unwritten, Worker};
 use crate::agent::command::output_ending;
 use crate::error::{Error, Result};
 use crate::job::log_name;
-use crate::job::{ErrorKind, JobId};
+use crate::job::{Attempt, ErrorKind, JobId};
 use crate::process::{self, Token};
 use crate::queue;
 use crate::record::{Claim, Identity, Suspension};
@@ -135,8 +135,19 @@ impl Worker<'_> {
     ) -> Result<()> {
         claim.interruptions += 1;
         let fault = queue::interrupted(&claim);
-        if let Some(finished) = &finished {
-            self.record(&mut claim, finished, Some(&fault));
+        match &finished {
+            Some(finished) => self.record(&mut claim, finished, Some(&fault)),
+            // A power cut took its log; it was a start all the same.
+            None => claim.attempts.push(Attempt {
+                started_at: claim.started_at,
+                duration_seconds: 0.0,
+                exit_code: None,
+                signal: None,
+                error_kind: Some(fault.kind),
+                error: Some(fault.error.clone()),
+                session_id: claim.session_id.clone(),
+                cost_usd: None,
+            }),
         }
         let next = queue::after_interruption(&claim, policy, Wall::now());
         self.follow(claim, next, Some(fault), finished);

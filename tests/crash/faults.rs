@@ -89,13 +89,13 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
             let log = world.traced_log();
             let said = kind > 0
                 && [
-                "until that is mended",
-                "in a minute",
-                "once a minute",
-                "is left alone",
-            ]
-                    .iter()
-                    .any(|text| log.contains(text));
+                    "until that is mended",
+                    "in a minute",
+                    "once a minute",
+                    "is left alone",
+                ]
+                .iter()
+                .any(|text| log.contains(text));
             assert!(!why.is_empty() || said, "it waits without a word");
             "waited and said why"
         }

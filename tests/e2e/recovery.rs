@@ -109,7 +109,7 @@ fn after_kill_9_survivors_are_ended_and_on_interrupt_decides() {
         if on_interrupt == "rerun" {
             assert_eq!(result["status"], "completed", "{result}");
             assert_eq!(attempts.len(), 2);
-            assert_eq!(project.made("prompts"), "the textthe text");
+            assert!(project.made("prompts").starts_with("the textthe text"));
             let logs = ["md", "out", "err", "2.out", "2.err"];
             assert_eq!(
                 result["logs"],

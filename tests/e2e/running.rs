@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const ID: &str = "job-20260101-120000-hello";
 
@@ -340,6 +340,18 @@ fn jobs_found_at_the_start_run_in_the_order_of_their_stamps_then_names() {
     }
     for at in [4, 2, 0, 3, 1] {
         tasks.submit(tasks_in_order[at], "x");
+    }
+    // Written long ago, so that all count from the first look on; of documents that are still
+    // settling, whichever counts first runs first.
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let documents = in_order.iter().map(|id| jobs.item(&format!("{id}.md")));
+    for path in documents.chain(
+        tasks_in_order
+            .iter()
+            .map(|id| tasks.item(&format!("{id}.md"))),
+    ) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
     }
     space.start();
     jobs.wait_result(in_order[5]);
