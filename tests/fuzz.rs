@@ -389,7 +389,8 @@ fn names_are_ids_that_are_safe_as_file_names_or_nothing() {
 
 const REGISTRY: &str = r#"{ "projects": { "datachat": { "path": "/home/u/datachat", "enabled": true,
     "registered_at": "2026-01-30T12:43:00", "note": [1, 2] }, "b": { "path": "/b", "layout": "tasks",
-    "timeout": "5m", "retries": 3, "agent": "claude" } }, "version": 1 }"#;
+    "timeout": "5m", "retries": 3, "agent": "claude" }, "c": { "path": "c" }, "d": { "path": "/b" },
+    "e\u0007": { "path": "/e" }, "f": 1 }, "version": 1 }"#;
 
 #[test]
 fn a_registry_gives_usable_entries_or_a_sentence_and_keeps_what_is_not_ours() {
@@ -718,6 +719,31 @@ fn a_stream_of_any_length_is_read_in_bounded_memory() {
 }
 
 #[test]
+fn a_line_without_end_is_read_in_bounded_memory() {
+    for word in [
+        "1,",
+        "[",
+        r#""a","#,
+        r#"{"k":"#,
+        "\"",
+        r#"\""#,
+        "x",
+        r#""\u0001"#,
+    ] {
+        let piece = word.repeat((64 << 10) / word.len());
+        let mut stream = Stream::default();
+        let ((), most) = most_held(|| {
+            for _ in 0..(2 * STREAM_MAX / piece.len()) {
+                stream.feed(piece.as_bytes());
+            }
+            stream.finish();
+        });
+        assert!(most <= STREAM_MAX, "{word}: {most} bytes held");
+        check_stream(&stream);
+    }
+}
+
+#[test]
 fn a_view_is_read_back_as_it_was_written_or_not_at_all() {
     let seeds = seeds(&[
         r#"{"project":"p","queue_size":1,"current_task":"job-20260130-143000-x.md","is_processing":true,
@@ -877,14 +903,7 @@ fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
         &["logs", ID],
         &["stats"],
     ];
-    fuzz("shown", &results, |bytes, dice| {
-        let result = scratch.put(&format!("p/jobs/results/{ID}.json"), bytes);
-        if dice.roll(4) == 0 {
-            fs::remove_file(result).unwrap();
-        }
-        scratch.put(&format!("p/jobs/state/{ID}.claim"), &changed(dice, &claims));
-        scratch.put(&format!("p/jobs/logs/{ID}.jsonl"), &changed(dice, &streams));
-        let arguments = *dice.one_of(&commands);
+    let show = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_job-monitor"))
             .args(arguments)
             .env_clear()
@@ -907,5 +926,21 @@ fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
             serde_json::from_str::<serde_json::Value>(&out).expect(&told);
         }
         assert!(!(out.is_empty() && err.is_empty()), "{told}");
+    };
+    let result = format!("p/jobs/results/{ID}.json");
+    for bytes in &results {
+        scratch.put(&result, bytes);
+        for arguments in commands {
+            show(arguments);
+        }
+    }
+    fuzz("shown", &results, |bytes, dice| {
+        let path = scratch.put(&result, bytes);
+        if dice.roll(4) == 0 {
+            fs::remove_file(path).unwrap();
+        }
+        scratch.put(&format!("p/jobs/state/{ID}.claim"), &changed(dice, &claims));
+        scratch.put(&format!("p/jobs/logs/{ID}.jsonl"), &changed(dice, &streams));
+        show(commands[dice.roll(commands.len())]);
     });
 }

@@ -29,10 +29,38 @@ pub fn completions(shell: Shell) -> String {
 /// project's name as if it were typed, `$(…)` included.
 const BASH: &str = r#"# Completions of job-monitor for bash, printed by: job-monitor completions bash
 
+# Leaves in $text what the shell would make of a word as it was typed, nothing expanded.
+_job_monitor_read() {
+    local typed=$1 quote="" letter i
+    text=""
+    for ((i = 0; i < ${#typed}; i++)); do
+        letter=${typed:i:1}
+        case $quote$letter in
+            \' | \") quote=$letter ;;
+            \'\' | \"\") quote="" ;;
+            \\ | \"\\) text+=${typed:$((++i)):1} ;;
+            *) text+=$letter ;;
+        esac
+    done
+}
+
+# Offers the words that go on from $cur, quoted as it was begun.
 _job_monitor_words() {
-    local word quoted
+    local word quoted text special
+    _job_monitor_read "$cur"
     for word; do
-        [[ $word == "$cur"* ]] && printf -v quoted %q "$word" && COMPREPLY+=("$quoted")
+        [[ $word == "$text"* ]] || continue
+        case $cur in
+            \'*) quoted=${word//\'/"'\\''"} ;;
+            \"*)
+                quoted=$word
+                for special in \\ \" \$ \`; do
+                    quoted=${quoted//"$special"/"\\$special"}
+                done
+                ;;
+            *) printf -v quoted %q "$word" ;;
+        esac
+        COMPREPLY+=("$quoted")
     done
 }
 
@@ -52,7 +80,7 @@ _job_monitor_projects() {
 
 _job_monitor() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-    local command="" project="" i
+    local command="" project="" text i
     COMPREPLY=()
     # Readline makes three words of --project=x.
     if [[ $cur == "=" ]]; then
@@ -64,9 +92,13 @@ _job_monitor() {
         case ${COMP_WORDS[i]} in
             -p | --project)
                 [[ ${COMP_WORDS[i+1]} == "=" ]] && ((i++))
-                project=${COMP_WORDS[++i]}
+                _job_monitor_read "${COMP_WORDS[++i]}"
+                project=$text
                 ;;
-            -p*) project=${COMP_WORDS[i]#-p} ;;
+            -p*)
+                _job_monitor_read "${COMP_WORDS[i]#-p}"
+                project=$text
+                ;;
             -*) ;;
             *) command=${command:-${COMP_WORDS[i]}} ;;
         esac

@@ -15,7 +15,7 @@ use crate::render::{self, Style, clean, clean_line, shorten};
 use crate::settings;
 use crate::spool::{Mark, Spool};
 use crate::time::{Wall, human};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt::Write;
@@ -43,6 +43,7 @@ struct ProjectView {
     layout: &'static str,
     enabled: bool,
     available: bool,
+    #[serde(serialize_with = "with_offset")]
     registered_at: Option<String>,
     hold: Option<HoldView>,
     current: Option<Current>,
@@ -295,9 +296,21 @@ struct FinishedJob {
     project: String,
     status: String,
     error_kind: Option<String>,
+    #[serde(serialize_with = "with_offset")]
     completed_at: Option<String>,
     duration_seconds: Option<f64>,
     cost_usd: Option<f64>,
+}
+
+/// The predecessor wrote local times without their offset; a program is told it.
+fn with_offset<S: Serializer>(
+    time: &Option<String>,
+    to: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match time.as_deref().and_then(Wall::parse) {
+        Some(at) => at.serialize(to),
+        None => time.serialize(to),
+    }
 }
 
 /// What of a result is shown in lists; whatever else it has is skipped unread.

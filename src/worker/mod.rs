@@ -34,6 +34,8 @@ const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The view is written at most so often, and at most a fiftieth of the time is spent on it.
 const VIEW_PAUSE: Duration = Duration::from_millis(250);
 const VIEW_SHARE: u32 = 50;
+/// Until a view that could not be written is tried again.
+const VIEW_RETRY: Duration = Duration::from_secs(5);
 /// So many new documents of one scan are named in the log; of more, only the number is told.
 const NAMED_MAX: usize = 20;
 /// Of so many odd files a sentence is said; whoever makes more knows by then.
@@ -285,6 +287,14 @@ impl<'a> Worker<'a> {
                 Step::Again => self.refresh_view(),
                 Step::Wait(until) => {
                     self.flush();
+                    // The last view before a long sleep must not be the one that failed.
+                    let until = match self.view.stale {
+                        true => {
+                            let again = Instant::now() + VIEW_RETRY;
+                            Some(until.map_or(again, |until| until.min(again)))
+                        }
+                        false => until,
+                    };
                     if self.orders.order() == Order::Serve {
                         let heard = self.hear(Some(until));
                         if self.unwritten.is_none() {
@@ -641,16 +651,16 @@ impl<'a> Worker<'a> {
             updated_at: Some(Wall::now()),
             items_mtime: self.view.items.map(|items| items.mtime()),
         };
-        // A view that cannot be written is only out of date: readers see by its time, and look
-        // for themselves.
-        if let Err(error) = self.spool.write_view(&view) {
+        // A view that cannot be written is only out of date, and is written soon.
+        let written = self.spool.write_view(&view);
+        if let Err(error) = &written {
             log::debug!("{error}");
         }
         self.context
             .board
             .tell(self.name(), running.is_some(), view.queue_size);
         let now = Instant::now();
-        self.view.stale = false;
+        self.view.stale = written.is_err();
         self.view.written = Some(now);
         self.view.pause = VIEW_PAUSE.max((now - started) * VIEW_SHARE);
     }

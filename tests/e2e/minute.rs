@@ -1,4 +1,4 @@
-//! What takes a minute by contract: three situations side by side in one test, so that they cost
+//! What takes a minute by contract: four situations side by side in one test, so that they cost
 //! one minute of it and one thread of the test runner's.
 
 use crate::bad_input::{chmod, times, wait_hold};
@@ -20,6 +20,7 @@ fn what_takes_a_minute_is_done_after_a_minute() {
     std::thread::scope(|scope| {
         scope.spawn(an_on_finish_that_hangs_is_ended_after_a_minute);
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
+        scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
         scope.spawn(the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute);
     });
 }
@@ -109,6 +110,39 @@ fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair()
     assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
     for project in &projects[1..] {
         assert!(project.result(ID).is_none());
+    }
+}
+
+fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let (items, whole) = (space.project("items"), space.project("whole"));
+    space.start();
+    for project in [&items, &whole] {
+        project.submit(ID, "x");
+        project.wait_result(ID);
+    }
+    // No event tells of a directory that is made again in the place of a watched one.
+    let next = "job-20260101-120001-next";
+    fs::remove_dir_all(items.item("")).unwrap();
+    fs::create_dir(items.item("")).unwrap();
+    items.submit(next, "x");
+    fs::rename(&whole.path, space.root().join("moved")).unwrap();
+    for part in ["items", "results", "state", "logs"] {
+        fs::create_dir_all(whole.path.join("jobs").join(part)).unwrap();
+    }
+    whole.submit(next, "x");
+    for project in [&items, &whole] {
+        wait_longer(A_MINUTE, "the job in the new directory", || {
+            project.result(next)
+        });
+        assert_eq!(project.result(next).unwrap()["status"], "completed");
+    }
+    // What follows is seen at once again.
+    let last = "job-20260101-120002-last";
+    for project in [&items, &whole] {
+        project.submit(last, "x");
+        wait_longer(BOUND / 3, "a job after that", || project.result(last));
     }
 }
 

@@ -311,6 +311,29 @@ fn the_xdg_directories_serve_where_no_system_root_is_set() {
     assert_eq!(space.stop(), 0);
 }
 
+#[test]
+fn odd_paths_and_the_largest_document_reach_the_agent_as_they_are() {
+    let space = Space::new();
+    space.plain_agent("cat > prompt; printf '%s' \"$1\" > first");
+    let name = "a b'\"$(touch pwned)ü";
+    let program = space.root().join("bin/agent");
+    space.set(json!({"agents": {"agent": {"command": [program, "<{project}>"]}}}));
+    let project = space.project(name);
+    space.start();
+    let text = "ü\\n%s`\t".repeat(1 << 17);
+    assert_eq!(text.len(), 1 << 20, "the default limit");
+    project.submit(ID, &text);
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    assert_eq!(result["project"], name);
+    assert_eq!(project.made("prompt"), text);
+    let first = format!("<{}>", project.path.display());
+    assert_eq!(project.made("first"), first);
+    let ran = space.run(&["-p", name, ID]).ok();
+    assert!(ran.contains("completed"), "{ran}");
+    assert!(!project.path.join("pwned").exists());
+}
+
 // --- order and numbers ---
 
 #[test]
@@ -872,6 +895,28 @@ fn a_running_job_is_cancelled_with_its_whole_tree() {
         project.claim(ID).is_none() && !project.state(&format!("{ID}.cancel")).exists()
     });
     space.wait_log(&format!("[alpha] Job cancelled: {ID}.md"));
+}
+
+#[test]
+fn the_command_to_cancel_reaches_running_and_waiting_jobs_alike() {
+    let space = Space::new();
+    space.plain_agent("setsid sleep 600 & echo begun > begun; sleep 600");
+    let project = space.project("alpha");
+    space.start();
+    let second = "job-20260101-120001-second";
+    project.submit(ID, "x");
+    project.submit(second, "x");
+    project.wait_made("begun");
+    space.run(&["cancel", second, ID]).ok();
+    for id in [ID, second] {
+        assert_eq!(project.wait_result(id)["status"], "cancelled");
+    }
+    space.assert_no_survivor();
+    // What is over cannot be cancelled, and stays what it is.
+    let late = space.run(&["cancel", ID]);
+    assert_ne!(late.status, 0, "{late:?}");
+    assert!(late.stderr.contains(ID), "{late:?}");
+    assert!(!project.state(&format!("{ID}.cancel")).exists());
 }
 
 #[test]

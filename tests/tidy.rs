@@ -1,0 +1,291 @@
+//! Tidiness as ordinary tests: import direction, dependencies, formatting, and a few habits that
+//! no compiler checks. The order of the layers is read from the crate documentation itself, so
+//! that the map and the territory cannot part.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The owner's card: nine packages, and two that they bring into the tree anyway.
+const CARD: [&str; 11] = [
+    "crossbeam-channel",
+    "ctrlc",
+    "env_logger",
+    "lexopt",
+    "libc",
+    "log",
+    "nix",
+    "notify",
+    "serde",
+    "serde_json",
+    "wait-timeout",
+];
+
+/// SPEC 12 lets so many crates be linked into the program, itself not counted.
+const LINKED_MAX: usize = 28;
+
+/// What may lie at the top of the tree.
+const TOP: [&str; 12] = [
+    ".ci",
+    ".git",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benches",
+    "job-monitor.service",
+    "src",
+    "tests",
+];
+
+/// All Rust files below a directory, with their text.
+fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![Path::new(ROOT).join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                files.push((path, text));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn shown(path: &Path) -> String {
+    let path = path.strip_prefix(ROOT).unwrap_or(path);
+    path.display().to_string()
+}
+
+/// A file's lines before its tests, numbered from 1.
+fn program(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+    lines.take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
+/// The modules in the order of the crate documentation, from the top layer to the bottom.
+fn layers() -> Vec<String> {
+    let map = fs::read_to_string(Path::new(ROOT).join("src/lib.rs")).unwrap();
+    let text = map
+        .split("# Layers")
+        .nth(1)
+        .and_then(|rest| rest.split("```text").nth(1)?.split("```").next())
+        .expect("lib.rs shows the layers");
+    text.split_whitespace()
+        .filter(|word| !(*word == "//!" || *word == "---" || word.ends_with(':')))
+        .map(|word| word.trim_end_matches('/').to_owned())
+        .collect()
+}
+
+/// The module of the crate's root that a file belongs to.
+fn module_of(path: &Path) -> String {
+    let inner = path.strip_prefix(Path::new(ROOT).join("src")).unwrap();
+    let first = inner.components().next().unwrap().as_os_str();
+    let first = first.to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn a_file_imports_only_what_stands_below_it() {
+    let order = layers();
+    let place = |module: &str| order.iter().position(|name| name == module);
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources("src") {
+        let module = module_of(&path);
+        if module == "lib" {
+            continue;
+        }
+        let Some(own) = place(&module) else {
+            wrong.push(format!("{} is not on the map in lib.rs", shown(&path)));
+            continue;
+        };
+        seen.insert(module.clone());
+        for (number, line) in text.lines().enumerate() {
+            if is_comment(line) {
+                continue;
+            }
+            for rest in line.split("crate::").skip(1) {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+                let named = &rest[..end.unwrap_or(rest.len())];
+                let fine = named == module || place(named).is_some_and(|theirs| theirs > own);
+                if !fine {
+                    let at = format!("{}:{}", shown(&path), number + 1);
+                    wrong.push(format!("{at}: {module} must not know {named:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let mapped: BTreeSet<String> = order.into_iter().collect();
+    assert_eq!(seen, mapped, "the map and the files agree");
+}
+
+#[test]
+fn the_dependencies_are_the_card_s() {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let mut names = BTreeSet::new();
+    let mut in_list = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            let table = line.trim_matches(['[', ']']);
+            assert!(
+                !table.contains("dependencies.") && table != "build-dependencies",
+                "{line}: dependencies stand in one list"
+            );
+            in_list = table == "dependencies";
+        } else if let Some((name, _)) = line.split_once('=').filter(|_| in_list) {
+            names.insert(name.trim().to_owned());
+        }
+    }
+    assert_eq!(names, CARD.map(str::to_owned).into());
+}
+
+#[test]
+fn few_crates_are_linked_into_the_program() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let tree = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--prefix", "none"])
+        .args(["--edges", "normal,no-proc-macro", "--format", "{p}"])
+        .current_dir(ROOT)
+        .output();
+    let tree = match tree {
+        Ok(output) if output.status.success() => output.stdout,
+        other => {
+            println!("skipped: cargo tree cannot be asked: {other:?}");
+            return;
+        }
+    };
+    let crates: BTreeSet<String> = String::from_utf8_lossy(&tree)
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "job-monitor")
+        .map(str::to_owned)
+        .collect();
+    assert!(crates.len() >= CARD.len(), "{crates:?}");
+    assert!(
+        crates.len() <= LINKED_MAX,
+        "{} crates are linked: {crates:?}",
+        crates.len()
+    );
+}
+
+#[test]
+fn the_code_is_formatted() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let checked = Command::new(cargo)
+        .args(["fmt", "--check"])
+        .current_dir(ROOT)
+        .output();
+    match checked {
+        Ok(output) if output.status.success() => {}
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("not installed") => {
+            println!("skipped: rustfmt is not installed");
+        }
+        Ok(output) => panic!(
+            "run cargo fmt\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => println!("skipped: cargo cannot be run: {error}"),
+    }
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        assert!(text.starts_with("//! "), "{}", shown(&path));
+    }
+}
+
+#[test]
+fn nothing_unfinished_or_forgotten_is_left() {
+    // Put together here, so that this file does not find itself.
+    let words = ["todo", "dbg", "unimplemented"].map(|word| format!("{word}!"));
+    let notes =
+        ["TO", "FIX"].map(|start| start.to_owned() + if start == "TO" { "DO" } else { "ME" });
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        for (number, line) in text.lines().enumerate() {
+            let at = format!("{}:{}: {line}", shown(&path), number + 1);
+            assert!(!words.iter().any(|word| line.contains(word)), "{at}");
+            assert!(!notes.iter().any(|note| line.contains(note)), "{at}");
+            assert!(!line.contains(concat!("#[", "ignore")), "{at}");
+        }
+    }
+}
+
+#[test]
+fn nothing_in_the_program_panics_without_saying_why_it_cannot() {
+    for (path, text) in sources("src") {
+        let mut before = "";
+        for (number, line) in program(&text) {
+            let explained = line.contains("//") || is_comment(before);
+            let at = format!("{}:{number}: {line}", shown(&path));
+            if !is_comment(line) {
+                assert!(!line.contains(".unwrap()") || explained, "{at}");
+                // These panic when nobody reads any more, or the disk is full.
+                for printer in ["print!(", "println!(", "eprint!(", "eprintln!("] {
+                    let found = line.find(printer).is_some_and(|at| {
+                        let before = line[..at].chars().next_back();
+                        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+                    });
+                    assert!(!found, "{at}");
+                }
+            }
+            before = line;
+        }
+    }
+}
+
+#[test]
+fn what_is_allowed_against_a_lint_has_its_reason_beside_it() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        let mut before = "";
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with(concat!("#[", "allow"))
+                || line.trim_start().starts_with(concat!("#![", "allow"))
+            {
+                let explained = line.contains("//") || is_comment(before);
+                assert!(explained, "{}:{}: {line}", shown(&path), number + 1);
+            }
+            before = line;
+        }
+    }
+}
+
+#[test]
+fn the_top_of_the_tree_holds_only_what_belongs_there() {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(ROOT)
+        .output();
+    let listed = match listed {
+        Ok(output) if output.status.success() => output.stdout,
+        _ => {
+            println!("skipped: this is no git repository");
+            return;
+        }
+    };
+    let names: BTreeSet<String> = String::from_utf8_lossy(&listed)
+        .lines()
+        .filter_map(|line| line.split('/').next())
+        .map(str::to_owned)
+        .collect();
+    for name in names {
+        assert!(TOP.contains(&name.as_str()), "{name} does not belong here");
+    }
+}
