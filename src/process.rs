@@ -159,6 +159,8 @@ pub struct Agent {
     pid: Pid,
     pidfd: Option<OwnedFd>,
     token: Token,
+    /// Where it was started, without symbolic links, as the kernel names it.
+    directory: PathBuf,
     exit: Option<Exit>,
 }
 
@@ -230,6 +232,7 @@ impl Agent {
                 // It runs: without a descriptor to be had it must be awaited all the same.
                 pidfd: pidfd_open(pid).ok(),
                 token: token.clone(),
+                directory: launch.directory.to_owned(),
                 exit: None,
             }),
             Err(error) => {
@@ -294,7 +297,7 @@ impl Agent {
             let _ = killpg(self.pid, Signal::SIGKILL);
             self.wait(SWEEP_MAX);
         }
-        let leftovers = sweep_orphans(&self.token, self.pid);
+        let leftovers = sweep_orphans(&self.token, self.pid, &self.directory);
         let exit = match waitpid(self.pid, None) {
             Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
@@ -367,12 +370,13 @@ pub fn reap_orphans() {
     }
 }
 
-/// Kills the orphans of one run. An orphan that shows no mark of any run (its environment
-/// scrubbed, in a session of its own) is this run's if no other is under way.
-fn sweep_orphans(token: &Token, leader: Pid) -> u32 {
+/// Kills the orphans of one run, which worked in `directory`. An orphan that shows no mark of any
+/// run (its environment scrubbed, in a session of its own) is this run's if it works in the same
+/// directory, or if no other run is under way.
+fn sweep_orphans(token: &Token, leader: Pid, directory: &Path) -> u32 {
     let alone = RUNS.load(Ordering::SeqCst) == 1;
-    let belongs =
-        |pid: i32| carries(pid, token) || is_in(pid, leader) || (alone && !carries_any(pid));
+    let unmarked = |pid: i32| !carries_any(pid) && (alone || works_in(pid, directory));
+    let belongs = |pid: i32| carries(pid, token) || is_in(pid, leader) || unmarked(pid);
     let candidates = || match orphans() {
         Some(orphans) => orphans,
         // A kernel without the list: the marks alone must do.
@@ -494,6 +498,11 @@ fn environ(pid: i32) -> Vec<u8> {
         let _ = file.take(ENVIRON_MAX).read_to_end(&mut bytes);
     }
     bytes
+}
+
+/// Whether the process has its working directory at or below `directory`.
+fn works_in(pid: i32, directory: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
 }
 
 /// Whether the process is in the group or session that `leader` leads.

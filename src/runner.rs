@@ -74,7 +74,7 @@ pub fn start(
         program,
         argv: &argv,
         env: &plan.env,
-        directory: &spool.project().path,
+        directory: spool.root(),
         stdin: &stdin,
         stdout: &logs.out,
         stderr: &logs.err,

@@ -819,10 +819,10 @@ fn a_command_line_is_understood_or_refused_without_harm_to_the_terminal() {
         "queue\0--json",
         "-p\0x\0cancel\0job-20260130-143000-x\0--all",
         "register\0/a/b\0--name\0n\0--layout\0tasks",
-        "wait\0job-20260130-143000-x\0--timeout\05m",
+        "wait\0job-20260130-143000-x\0--timeout\u{0}5m",
         "logs\0-f\0job-20260130-143000-x.md",
         "submit\0-d\0desc\0-",
-        "stats\0--since\02026-01-01",
+        "stats\0--since\u{0}2026-01-01",
     ]);
     fuzz("command line", &seeds, |bytes, _| {
         let words = bytes

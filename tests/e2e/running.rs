@@ -848,6 +848,27 @@ fn whatever_an_agent_leaves_behind_is_ended_after_a_normal_exit() {
 }
 
 #[test]
+fn a_nameless_survivor_is_known_by_its_directory_while_others_run() {
+    let space = Space::new();
+    space.plain_agent("sh -s");
+    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+    space.start();
+    beta.submit(ID, "echo ran > ran; while [ ! -e go ]; do sleep 0.02; done");
+    beta.wait_made("ran");
+    alpha.submit(
+        ID,
+        "env -i PATH=\"$PATH\" setsid sh -c 'echo $$ > pid; exec sleep 600' < /dev/null > /dev/null 2>&1 &
+while [ ! -s pid ]; do sleep 0.02; done",
+    );
+    let result = alpha.wait_result(ID);
+    assert_eq!(result["leftovers"], 1);
+    let pid = alpha.made("pid").trim().parse().unwrap();
+    assert!(!is_alive(pid));
+    fs::write(beta.path.join("go"), "").unwrap();
+    assert_eq!(beta.wait_result(ID)["status"], "completed");
+}
+
+#[test]
 fn one_project_s_sweep_leaves_another_project_s_agent_alone() {
     let space = Space::new();
     space.plain_agent("sh -s");
