@@ -36,6 +36,10 @@ const STACK: usize = 512 << 10;
 const PANIC_PAUSE: Duration = Duration::from_secs(30);
 /// How long a starting daemon waits for the lock of one that is gone; see `lock_instance`.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// How late the end of a worker's thread is noticed, its ring being its last deed but one.
+const STOP_LOOK: Duration = Duration::from_millis(20);
+/// After the second signal: a little more than killing and sweeping an agent's tree may take.
+const INSIST_MAX: Duration = Duration::from_secs(10);
 /// The file in STATE whose lock says that a daemon serves this user.
 const INSTANCE: &str = "daemon.lock";
 
@@ -444,8 +448,6 @@ impl Daemon {
             return;
         }
         for worker in ended {
-            let items = worker.project.path.join(worker.project.layout.items());
-            self.watcher().unwatch(&items);
             let _ = worker.thread.join();
         }
         if SIGNALS.load(Ordering::SeqCst) == 0 {
@@ -453,38 +455,24 @@ impl Daemon {
         }
     }
 
-    fn watcher(&self) -> std::sync::MutexGuard<'_, Watcher> {
-        self.context
-            .watcher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Once a minute: what changed without a word is looked at again.
     fn slow_look(&mut self) {
         let config = self.context.places.config.clone();
         if self.has_changed(&config) {
-            self.rewatch(&config, &self.bell.clone(), is_config);
+            self.rewatch_config();
             self.follow();
         } else if self.unread
             || (self.entries.as_ref()).is_none_or(|entries| self.workers.len() < entries.len())
         {
             self.follow();
         }
-        let projects: Vec<_> = self
-            .workers
-            .iter()
-            .map(|worker| {
-                (
-                    worker.project.path.join(worker.project.layout.items()),
-                    worker.bell.clone(),
-                )
-            })
-            .collect();
-        for (items, bell) in projects {
-            if self.has_changed(&items) {
-                self.rewatch(&items, &bell, crate::spool::Spool::is_of_interest);
-                bell.ring(Wake::Everything);
+        for at in 0..self.workers.len() {
+            let worker = &self.workers[at];
+            let items = worker.project.path.join(worker.project.layout.items());
+            // A file system on another machine may not answer: its worker looks for itself, so that
+            // nobody else waits.
+            if self.workers[at].orders.is_remote() || self.has_changed(&items) {
+                self.workers[at].bell.ring(Wake::Everything);
             }
         }
         let held: Vec<_> = self.context.board.holds();
@@ -512,8 +500,14 @@ impl Daemon {
     }
 
     /// Harmless where the watch is in place; heals a directory that was replaced or mounted over.
-    fn rewatch(&self, dir: &Path, bell: &Bell, interest: watch::Interest) {
-        if let Err(error) = self.watcher().watch(dir, bell, interest) {
+    fn rewatch_config(&self) {
+        let mut watcher = self
+            .context
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let dir = &self.context.places.config;
+        if let Err(error) = watcher.watch(dir, &self.bell, is_config) {
             log::debug!("{} cannot be watched: {error}", dir.display());
         }
     }
@@ -538,15 +532,30 @@ impl Daemon {
         })
     }
 
-    /// Tells all first, so that their graces run side by side, and waits for each.
-    fn stop(self) {
+    /// Tells all first, so that their graces run side by side, and waits for each. A person who
+    /// insists does not wait for a file system that does not answer.
+    fn stop(mut self) {
         log::info!("Stopping");
         service::stopping();
         for worker in &self.workers {
             worker.order(Order::Stop);
         }
-        for worker in self.workers {
-            let _ = worker.thread.join();
+        let mut insisted = None;
+        while !self.workers.is_empty() {
+            // Each worker rings when it leaves.
+            self.ear.wait(Some(Instant::now() + STOP_LOOK));
+            self.ear.pending().for_each(drop);
+            self.workers.retain(|worker| !worker.thread.is_finished());
+            if SIGNALS.load(Ordering::SeqCst) > 1 {
+                let since = *insisted.get_or_insert_with(Instant::now);
+                if since.elapsed() > INSIST_MAX {
+                    log::error!(
+                        "{} projects do not come to an end; leaving them",
+                        self.workers.len()
+                    );
+                    return;
+                }
+            }
         }
         log::info!("Stopped");
     }

@@ -88,6 +88,14 @@ fn plain(cause: &io::Error) -> String {
     }
 }
 
+/// Whether a character could move a cursor, change a terminal's state or reorder a line: C0 but
+/// newline and tab, DEL, C1, and the bidirectional controls. Kept here because it holds for every
+/// sentence, whether a command prints it or the daemon logs it.
+pub fn is_harmful(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -191,13 +191,6 @@ impl Waiting {
         standing.not_before = Some(now + (settle - quiet));
         Readiness::NotYet
     }
-
-    /// Puts a job off, for a reason that has nothing to do with its document.
-    pub fn put_off(&mut self, id: &JobId, until: Instant) {
-        if let Some(standing) = self.jobs.get_mut(id) {
-            standing.not_before = Some(until);
-        }
-    }
 }
 
 impl Standing {

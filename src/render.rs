@@ -2,7 +2,7 @@
 //! the only place that must make it harmless.
 
 use crate::cli::Format;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_harmful};
 use crate::settings;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -87,11 +87,6 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 /// [`clean`], and on one line.
 pub fn clean_line(text: &str) -> String {
     clean(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
-}
-
-fn is_harmful(c: char) -> bool {
-    (c.is_control() && c != '\n' && c != '\t')
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The beginning of a text, so many characters at most.

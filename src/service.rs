@@ -1,6 +1,7 @@
 //! The service manager's side: readiness and status by the notify protocol, and how log lines
 //! look to whoever reads standard error.
 
+use crate::error::is_harmful;
 use crate::settings;
 use crate::time::Wall;
 use log::{Level, LevelFilter};
@@ -52,7 +53,7 @@ pub fn init_logging() {
             .args()
             .to_string()
             .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
+            .map(|c| if c.is_control() || is_harmful(c) { ' ' } else { c })
             .collect();
         if journal {
             let priority = match record.level() {

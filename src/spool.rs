@@ -2,7 +2,7 @@
 //! the view. The daemon holds the spool's lock and writes everything but documents and marks;
 //! commands look, and leave documents and marks.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_harmful};
 use crate::files::{Dir, Durability, Kind, Make, Signature, meta_of};
 use crate::job::{JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
@@ -10,6 +10,10 @@ use crate::record::{Claim, Identity, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC,
+    TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -217,6 +221,22 @@ impl Spool {
     /// now: where the places differ, the directory was replaced under us.
     pub fn items_signature(&self) -> Result<Signature> {
         self.items.signature()
+    }
+
+    /// Whether the documents lie on another machine, or on a file system of somebody's own making:
+    /// one that may not answer, and may not tell of changes.
+    pub fn is_remote(&self) -> bool {
+        const ZFS_SUPER_MAGIC: FsType = FsType(0x2fc1_2fc1);
+        const LOCAL: [FsType; 7] = [
+            EXT4_SUPER_MAGIC,
+            TMPFS_MAGIC,
+            BTRFS_SUPER_MAGIC,
+            XFS_SUPER_MAGIC,
+            F2FS_SUPER_MAGIC,
+            OVERLAYFS_SUPER_MAGIC,
+            ZFS_SUPER_MAGIC,
+        ];
+        fstatfs(&self.items).map_or(true, |stat| !LOCAL.contains(&stat.filesystem_type()))
     }
 
     /// The path that is to be watched.
@@ -678,7 +698,7 @@ impl Spool {
 /// Control characters would let a name or an agent's text forge lines.
 fn one_line(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || is_harmful(c) { ' ' } else { c })
         .collect()
 }
 

@@ -21,7 +21,7 @@ use crate::watch::{Bell, Ear, Wake, Watcher};
 use log::Level;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,7 @@ pub enum Order {
 pub struct Orders {
     order: AtomicU8,
     policy: Mutex<Arc<Policy>>,
+    remote: AtomicBool,
 }
 
 impl Orders {
@@ -79,7 +80,14 @@ impl Orders {
         Orders {
             order: AtomicU8::new(Order::Serve as u8),
             policy: Mutex::new(Arc::new(policy)),
+            remote: AtomicBool::new(true),
         }
+    }
+
+    /// Whether only the worker may touch the project's files, since that may take for ever. So it
+    /// is until the worker has seen them.
+    pub fn is_remote(&self) -> bool {
+        self.remote.load(Ordering::SeqCst)
     }
 
     /// Changes what is wanted; the bell must be rung afterwards. A stop is never taken back.
@@ -178,6 +186,15 @@ struct Worker<'a> {
     view: View,
 }
 
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        let watcher = self.context.watcher.lock();
+        watcher
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwatch(self.spool.items_path());
+    }
+}
+
 /// A decision that has been taken and must reach the disk.
 enum Unwritten {
     Result(Box<Outcome>),
@@ -211,6 +228,7 @@ impl<'a> Worker<'a> {
     ) -> Result<Worker<'a>> {
         let spool = Spool::open(project)?;
         let lock = spool.lock()?;
+        orders.remote.store(spool.is_remote(), Ordering::SeqCst);
         Ok(Worker {
             context,
             orders,
@@ -235,9 +253,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Watches first and looks afterwards: what comes in between is seen twice, never missed.
     fn start(&mut self) -> Result<()> {
-        self.watch();
         self.spool.tidy_results()?;
         self.marks = self.spool.marks(true)?;
         self.recover()?;
@@ -252,10 +268,10 @@ impl<'a> Worker<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match watcher.watch(&path, self.bell, Spool::is_of_interest) {
-            Ok(()) => self.say(
-                Level::Info,
-                format!("Observer started for '{}': {}", self.name(), path.display()),
-            ),
+            Ok(()) => {
+                let text = format!("Observer started for '{}': {}", self.name(), path.display());
+                self.say_once("observer", Level::Info, text);
+            }
             Err(error) => {
                 let remedy = match error.kind {
                     notify::ErrorKind::MaxFilesWatch => {
@@ -339,7 +355,10 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where
+    /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
     fn look_at_everything(&mut self) -> Result<()> {
+        self.watch();
         let items = self.spool.items_signature()?;
         let path_now = Signature::at(self.spool.items_path())?;
         if !items.same_place(&path_now) {
