@@ -96,6 +96,11 @@ pub fn is_harmful(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A text from outside as a part of one line of a log, which it could otherwise forge.
+pub fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control() || is_harmful(c), " ")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -1,7 +1,7 @@
 //! The service manager's side: readiness and status by the notify protocol, and how log lines
 //! look to whoever reads standard error.
 
-use crate::error::is_harmful;
+use crate::error::one_line;
 use crate::settings;
 use crate::time::Wall;
 use log::{Level, LevelFilter};
@@ -49,12 +49,7 @@ pub fn init_logging() {
         builder.parse_filters(&filter);
     }
     builder.format(move |out, record| {
-        let text: String = record
-            .args()
-            .to_string()
-            .chars()
-            .map(|c| if c.is_control() || is_harmful(c) { ' ' } else { c })
-            .collect();
+        let text = one_line(&record.args().to_string());
         if journal {
             let priority = match record.level() {
                 Level::Error => 3,

@@ -2,7 +2,7 @@
 //! the view. The daemon holds the spool's lock and writes everything but documents and marks;
 //! commands look, and leave documents and marks.
 
-use crate::error::{Error, Result, is_harmful};
+use crate::error::{Error, Result, one_line};
 use crate::files::{Dir, Durability, Kind, Make, Signature, meta_of};
 use crate::job::{JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
@@ -693,13 +693,6 @@ impl Spool {
         *journal = Some((file, size + line.len() as u64));
         Ok(())
     }
-}
-
-/// Control characters would let a name or an agent's text forge lines.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() || is_harmful(c) { ' ' } else { c })
-        .collect()
 }
 
 fn claim_name(id: &JobId) -> String {

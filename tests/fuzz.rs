@@ -3,7 +3,7 @@
 //! results and logs. Inputs are seeds that were changed at random; each target says what must
 //! hold whatever they are. Nothing may panic, and memory stays bounded.
 //!
-//! A short run is part of every test run and always the same. `JOB_MONITOR_FUZZ_SECS=n` gives each
+//! A short run is part of every test run, the same inputs each time. `JOB_MONITOR_FUZZ_SECS=n` gives each
 //! target n seconds of inputs that are new each time. A failure names its seed:
 //! `JOB_MONITOR_FUZZ_SEED=seed cargo test --test fuzz TARGET` begins with that input.
 

@@ -3,7 +3,10 @@
 //! but once it is ready it stays. No job is lost, none begun twice, and none runs unclaimed.
 
 use crate::tracer::{Act, CAN_FAIL, Call, End};
-use crate::world::{Beside, ONE, TWO, World, can_trace, effects, exhaust, report, submit, tally};
+use crate::world::{
+    Beside, ONE, TWO, World, can_trace, effects, exhaust_by, report, submit, tally,
+};
+use nix::libc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +20,10 @@ use std::time::Duration;
 const PASSING: Duration = Duration::from_secs(90);
 /// In the second and third way in which the same calls fail, those minutes need not be waited out
 /// again.
-const SHORT: Duration = Duration::from_secs(6);
+const SHORT: Duration = Duration::from_secs(15);
+
+/// So many at a time: some wait for a minute.
+const ABREAST: usize = 8;
 
 #[test]
 fn with_any_call_failing_once_no_job_is_lost_or_begun_twice() {
@@ -31,7 +37,7 @@ fn with_any_call_failing_once_no_job_is_lost_or_begun_twice() {
     let ends: Mutex<BTreeMap<&str, usize>> = Mutex::default();
     let kinds = effects().iter().map(|row| row.2.len()).max().unwrap_or(0);
     for kind in 0..kinds {
-        let hit = exhaust(|point| {
+        let hit = exhaust_by(ABREAST, |point| {
             let (name, end) = one_fault(point, kind)?;
             *ends.lock().unwrap().entry(end).or_default() += 1;
             Some(name)
@@ -63,8 +69,9 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     let end = world.live(
         |pid, call| {
             let row = table.iter().find(|row| row.0 == call.number);
-            let row = row.filter(|row| row.1 != "write" || is_of_disk(pid, call));
-            let Some((name, error)) = row.and_then(|row| Some((row.1, *row.2.get(kind)?))) else {
+            let failure = row.and_then(|row| Some((row.1, *row.2.get(kind)?)));
+            let Some((name, error)) = failure.filter(|(_, error)| can_fail(call, pid, *error))
+            else {
                 return Act::Let;
             };
             count += 1;
@@ -111,15 +118,26 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     world.heal(&[ONE, TWO]);
     for result in world.check_both("fail") {
         assert_eq!(result["status"], "completed", "{result}");
-        world.check_logs(&result);
+        // The copy of a text is made when a job ends, at the latest, and not tried for ever.
+        if !world.traced_log().contains(".md: ") {
+            world.check_logs(&result);
+        }
     }
     hit.map(|(name, _)| (name, became))
 }
 
-/// Whether a write goes to a file: what the daemon's threads tell each other through the kernel
-/// cannot run out of disk.
-fn is_of_disk(pid: i32, call: &Call) -> bool {
-    fs::read_link(format!("/proc/{pid}/fd/{}", call.args[0])).is_ok_and(|path| path.is_absolute())
+/// Whether a call can fail so: what the daemon's threads tell each other through the kernel cannot
+/// run out of disk, no disk is too full to be read, and an unlock needs nothing.
+fn can_fail(call: &Call, pid: i32, error: i32) -> bool {
+    match call.number {
+        libc::SYS_write => {
+            let file = fs::read_link(format!("/proc/{pid}/fd/{}", call.args[0]));
+            file.is_ok_and(|path| path.is_absolute())
+        }
+        libc::SYS_openat if error == libc::ENOSPC => call.args[2] & libc::O_CREAT as u64 != 0,
+        libc::SYS_flock => call.args[1] != libc::LOCK_UN as u64,
+        _ => true,
+    }
 }
 
 /// What was seen of a life before it was stopped.
@@ -134,7 +152,7 @@ enum Seen {
 fn attend(beside: &Beside<'_>, limit: Duration) -> Seen {
     beside.wait(limit, || beside.has_begun(ONE) || why(beside).is_some());
     submit(beside.project, TWO);
-    let done = || beside.is_done(ONE) && beside.is_done(TWO) && beside.is_quiet();
+    let done = || beside.is_done(ONE) && beside.is_done(TWO) && beside.is_idle();
     beside.wait(limit, || done() || why(beside).is_some());
     let seen = match why(beside) {
         _ if done() => Seen::Done,

@@ -395,7 +395,8 @@ impl Space {
                 continue;
             };
             let dir = entry.path();
-            let root = self.root.as_os_str().as_encoded_bytes();
+            // With a slash, or the space of number 1 would end what belongs to 10 to 19.
+            let root = [self.root.as_os_str().as_encoded_bytes(), b"/"].concat();
             let of_space = fs::read_link(dir.join("cwd"))
                 .is_ok_and(|cwd| cwd.starts_with(&self.root))
                 || fs::read(dir.join("environ"))

@@ -187,6 +187,8 @@ fn without_colour_there_is_none_and_everything_else_is() {
     desk.wait("the overview", |screen| screen.contains("✓"));
     assert_eq!(desk.colours(), Vec::<String>::new());
     desk.key("q");
+    // What is typed before it has left is still its own.
+    desk.wait("the shell", |screen| !screen.contains("q leaves"));
     // That the same screen has colours otherwise shows that they would have been seen.
     desk.type_in(&format!("unset NO_COLOR; clear; job-monitor logs {id}"));
     desk.wait("the log", |screen| screen.contains("completed after"));
