@@ -64,7 +64,7 @@ pub fn running(places: &Places) -> Option<i32> {
 /// Runs the monitor until it is told to stop.
 pub fn run(places: Places) -> Result<()> {
     process::prepare_daemon()
-        .map_err(|e| Error::new(format!("cannot prepare for children: {e}")))?;
+        .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))))?;
     service::init_logging();
     let state = Dir::create(&places.state)?;
     let _instance = lock_instance(&state)?;
@@ -75,7 +75,8 @@ pub fn run(places: Places) -> Result<()> {
     handle_signals(&bell)?;
     let mut watcher = Watcher::new().map_err(|error| {
         Error::new(format!(
-            "cannot watch directories: {error}; raise the sysctl fs.inotify.max_user_instances"
+            "cannot watch directories: {}; raise the sysctl fs.inotify.max_user_instances",
+            watch::reason(&error)
         ))
     })?;
     for (dir, interest) in [
@@ -84,8 +85,9 @@ pub fn run(places: Places) -> Result<()> {
     ] {
         if let Err(error) = watcher.watch(dir, &bell, interest) {
             log::warn!(
-                "{} cannot be watched ({error}); changes there are seen once a minute",
-                dir.display()
+                "{} cannot be watched ({}); changes there are seen once a minute",
+                dir.display(),
+                watch::reason(&error)
             );
         }
     }
@@ -151,13 +153,14 @@ fn check_own(config: &Dir) -> Result<()> {
     let path = config.path().display();
     if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
         return Err(Error::new(format!(
-            "{path} belongs to another user (uid {}); chown it",
+            "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
             stat.st_uid
         )));
     }
     if stat.st_mode & 0o002 != 0 {
         return Err(Error::new(format!(
-            "{path} can be written by others; run: chmod go-w {path}"
+            "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
+            stat.st_mode & 0o777
         )));
     }
     Ok(())
@@ -410,7 +413,7 @@ impl Daemon {
                             break;
                         }
                         log::error!(
-                            "[{}] a mistake of the monitor's own; the project is served again soon",
+                            "[{}] a mistake of the monitor's own (please report the panic above); the project is served again soon",
                             project.name
                         );
                         let until = Instant::now() + PANIC_PAUSE;
@@ -430,8 +433,9 @@ impl Daemon {
             Err(error) => {
                 self.coming_up.fetch_sub(1, Ordering::SeqCst);
                 log::error!(
-                    "[{}] cannot start a thread: {error}; trying again in a minute",
-                    project.name
+                    "[{}] cannot start a thread: {}; trying again in a minute",
+                    project.name,
+                    plain(&error)
                 );
             }
         }
@@ -508,7 +512,7 @@ impl Daemon {
             .unwrap_or_else(PoisonError::into_inner);
         let dir = &self.context.places.config;
         if let Err(error) = watcher.watch(dir, &self.bell, is_config) {
-            log::debug!("{} cannot be watched: {error}", dir.display());
+            log::debug!("{} cannot be watched: {}", dir.display(), watch::reason(&error));
         }
     }
 
@@ -550,8 +554,12 @@ impl Daemon {
                 let since = *insisted.get_or_insert_with(Instant::now);
                 if since.elapsed() > INSIST_MAX {
                     log::error!(
-                        "{} projects do not come to an end; leaving them",
-                        self.workers.len()
+                        "these projects do not come to an end and are left: {}",
+                        self.workers
+                            .iter()
+                            .map(|worker| worker.project.name.as_str())
+                            .collect::<Vec<_>>()
+                            .join(", ")
                     );
                     return;
                 }

@@ -29,7 +29,7 @@ pub fn check<'a>(
     }
     if bytes.len() as u64 > max {
         return Err(format!(
-            "the document has {} bytes, and at most {max} are accepted; shorten it, or raise max_document",
+            "the document has {} bytes, and at most {max} are accepted; shorten it, or raise the setting max_document",
             meta.size.max(bytes.len() as u64)
         ));
     }
@@ -109,7 +109,7 @@ fn read_front(front: &str) -> Result<Wishes, String> {
             }
             "max-turns" => {
                 let turns = value.parse().ok().filter(|&turns| turns > 0);
-                wishes.max_turns = Some(turns.ok_or_else(|| wrong("a number from 1"))?);
+                wishes.max_turns = Some(turns.ok_or_else(|| wrong("a whole number from 1"))?);
             }
             "max-budget-usd" => {
                 let amount = value
@@ -118,7 +118,9 @@ fn read_front(front: &str) -> Result<Wishes, String> {
                     .filter(|&amount: &f64| amount > 0.0 && amount.is_finite());
                 wishes.max_budget_usd = Some(amount.ok_or_else(|| wrong("an amount above 0"))?);
             }
-            "retries" => wishes.retries = Some(value.parse().map_err(|_| wrong("a number"))?),
+            "retries" => {
+                wishes.retries = Some(value.parse().map_err(|_| wrong("a whole number from 0"))?)
+            }
             _ => {}
         }
     }

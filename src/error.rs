@@ -80,7 +80,7 @@ impl Error {
 }
 
 /// The system's words without Rust's "(os error 2)", which helps nobody.
-fn plain(cause: &io::Error) -> String {
+pub(crate) fn plain(cause: &io::Error) -> String {
     let text = cause.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_lowercase(),

@@ -4,7 +4,7 @@
 
 use crate::job::ErrorKind;
 use crate::record::HoldView;
-use crate::time::{Wall, human};
+use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -210,7 +210,9 @@ impl Hold {
     pub fn sentence(&self) -> String {
         let who = self.who();
         let remedy = match self.kind {
-            ErrorKind::NotAuthenticated => "; log in again or mend the credentials",
+            ErrorKind::NotAuthenticated => {
+                "; log in again or mend .env (job-monitor doctor says how)"
+            }
             ErrorKind::Billing => "; settle it with the provider, then job-monitor release --all",
             _ => "",
         };
@@ -270,8 +272,7 @@ impl Ledger {
         Some(HoldView {
             kind: "daily_budget".to_owned(),
             reason: format!(
-                "{what} of ${limit:.2} is used up (${spent:.2}); work goes on at midnight, in {}",
-                human(until.since(now))
+                "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
             ),
             until: Some(until),
         })

@@ -329,15 +329,26 @@ pub fn sweep_abandoned(token: &Token, leader: Option<Identity>) -> (u32, bool) {
     });
     let leader = leader.map(|identity| Pid::from_raw(identity.pid));
     let belongs = |pid: i32| carries(pid, token) || leader.is_some_and(|leader| is_in(pid, leader));
-    sweep(
-        || {
-            all_processes()
-                .into_iter()
-                .filter(|&pid| owned_by_us(pid))
-                .collect()
-        },
-        belongs,
-    )
+    sweep(all_of_ours, belongs)
+}
+
+/// The same for a run whose token was lost with its claim: every process that any run of this job
+/// of this project started, by the marks that agents are given.
+pub fn sweep_job(project: &str, job: &str) -> (u32, bool) {
+    let marks = [
+        format!("JOB_MONITOR_PROJECT={project}"),
+        format!("JOB_MONITOR_JOB_ID={job}"),
+    ];
+    let belongs = |pid: i32| {
+        let environ = environ(pid);
+        let has = |mark: &String| {
+            environ
+                .split(|&byte| byte == 0)
+                .any(|v| v == mark.as_bytes())
+        };
+        marks.iter().all(has)
+    };
+    sweep(all_of_ours, belongs)
 }
 
 /// How to recognise a process again; to be asked before it is reaped.
@@ -346,12 +357,6 @@ pub fn identity_of(pid: i32) -> Option<Identity> {
         pid,
         start_time: stat.start_time,
     })
-}
-
-/// Whether `identity` is alive and the same process as when it was recorded.
-pub fn is_alive(identity: Identity) -> bool {
-    stat_of(identity.pid)
-        .is_some_and(|stat| stat.start_time == identity.start_time && stat.state != b'Z')
 }
 
 /// The identifier of this boot of the machine; start times are comparable only within one.
@@ -467,6 +472,12 @@ fn all_processes() -> Vec<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+fn all_of_ours() -> Vec<i32> {
+    let mut pids = all_processes();
+    pids.retain(|&pid| owned_by_us(pid));
+    pids
 }
 
 fn owned_by_us(pid: i32) -> bool {

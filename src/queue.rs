@@ -16,11 +16,14 @@ pub const INTERRUPTIONS_MAX: u32 = 3;
 /// A document may be empty for so long before that is reported.
 pub const EMPTY_REPORT: Duration = Duration::from_secs(60);
 
+/// The longest pause before a repeat.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(7200);
+
 /// The longest pause between two looks at a document that somebody has open for writing.
 const WRITER_PAUSE: Duration = Duration::from_secs(5);
 
-/// For what only an event can change.
-const LONG: Duration = Duration::from_secs(24 * 3600);
+/// For what an event will change, where the file system tells of events.
+const LONG: Duration = Duration::from_secs(600);
 
 /// How a document came into the spool, as far as an event told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,14 +247,15 @@ pub fn after_attempt(verdict: &Verdict, claim: &Claim, policy: &Policy, now: Wal
 
 /// The pause before the n-th repeat (from 0): 30 s, 2 min, 8 min …, at most 2 h.
 pub fn backoff(retries: u32) -> Duration {
-    Duration::from_secs(30 * 4_u64.pow(retries.min(4))).min(Duration::from_secs(7200))
+    Duration::from_secs(30 * 4_u64.pow(retries.min(4))).min(BACKOFF_MAX)
 }
 
 /// What is done with a job that was running when daemon or machine went down, and whose output
 /// holds no final result. `claim.interruptions` counts this one already.
 pub fn after_interruption(claim: &Claim, policy: &Policy, now: Wall) -> Next {
     let too_often = claim.interruptions > INTERRUPTIONS_MAX;
-    let error = |what: &str| format!("the monitor went down while the job ran{what}");
+    let error =
+        |what: &str| format!("the monitor or the machine went down while the job ran{what}");
     let suspend = |afresh| {
         Next::Suspend(Suspension {
             kind: ErrorKind::Interrupted,
@@ -272,8 +276,8 @@ pub fn after_interruption(claim: &Claim, policy: &Policy, now: Wall) -> Next {
 /// The fault of an interruption that ends the job.
 pub fn interrupted(claim: &Claim) -> Fault {
     let error = match claim.interruptions {
-        0 | 1 => "the monitor went down while the job ran".to_owned(),
-        n => format!("the monitor went down {n} times while the job ran"),
+        0 | 1 => "the monitor or the machine went down while the job ran".to_owned(),
+        n => format!("the monitor or the machine went down {n} times while the job ran"),
     };
     Fault {
         kind: ErrorKind::Interrupted,

@@ -37,9 +37,12 @@ pub struct Entry {
 impl Entry {
     /// What holds for this project.
     pub fn policy(&self, settings: &Settings) -> Result<Policy> {
-        settings
-            .policy(&self.own)
-            .map_err(|e| e.context(&format!("project {:?}", self.project.name)))
+        settings.policy(&self.own).map_err(|e| {
+            e.context(&format!(
+                "project {:?} in registered.json",
+                self.project.name
+            ))
+        })
     }
 }
 
@@ -72,13 +75,15 @@ impl Registry {
         let mut warnings = Vec::new();
         for (name, raw) in self.projects.iter() {
             match entry(name, raw.get()) {
-                Err(error) => warnings.push(format!("project {name:?} is skipped: {error}")),
+                Err(error) => warnings.push(format!(
+                    "project {name:?} is skipped: {error}; mend its entry in registered.json"
+                )),
                 Ok(entry) => match entries
                     .iter()
                     .find(|other| other.project.path == entry.project.path)
                 {
                     Some(other) => warnings.push(format!(
-                        "project {name:?} is skipped: {} is registered already, as {:?}",
+                        "project {name:?} is skipped: {} is registered already, as {:?}; unregister one of them",
                         entry.project.path.display(),
                         other.project.name
                     )),
@@ -107,7 +112,7 @@ impl Registry {
 pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -> Result<T> {
     let (Some(parent), Some(name)) = (path.parent(), files::name_of(path)) else {
         return Err(Error::new(format!(
-            "{} is no place for a registry",
+            "{} is no place for the registry; set MONITOR_SYSTEM_ROOT to a directory",
             path.display()
         )));
     };
@@ -213,7 +218,7 @@ impl Registry {
             .collect();
         let known = match names.len() {
             0 => "none is registered; job-monitor register PATH adds one".to_owned(),
-            _ => format!("there are {}", names.join(", ")),
+            _ => format!("registered: {}", names.join(", ")),
         };
         Error::with(
             Exit::NotFound,
@@ -224,7 +229,7 @@ impl Registry {
 
 fn not_text(path: &Path) -> Error {
     Error::new(format!(
-        "the path {} is not UTF-8 text, which the registry needs",
+        "the path {} is not UTF-8 text, which the registry needs; rename the directory",
         path.display()
     ))
 }
@@ -233,7 +238,9 @@ fn entry(name: &str, raw: &str) -> Result<Entry> {
     let object: Object =
         serde_json::from_str(raw).map_err(|_| Error::new("its entry is not a JSON object"))?;
     if !valid_name(name) {
-        return Err(Error::new("its name has characters that are not for names"));
+        return Err(Error::new(
+            "its name is empty, over 100 bytes, or has a '/' or a control character in it",
+        ));
     }
     let path: PathBuf = match object.get("path") {
         None => return Err(Error::new("it has no \"path\"")),

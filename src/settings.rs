@@ -220,7 +220,9 @@ impl Settings {
         };
         let timeout = span("timeout", 2 * hour)?;
         if timeout.is_zero() {
-            return Err(Error::new("setting \"timeout\" must be above 0"));
+            return Err(Error::new(
+                "setting \"timeout\" must be above 0; leave it out for 2h",
+            ));
         }
         Ok(Policy {
             agent: self.agent(agent)?,
@@ -407,7 +409,7 @@ pub fn credentials(path: &Path) -> Result<Vec<(OsString, OsString)>> {
     let user = nix::unistd::geteuid().as_raw();
     if meta.uid() != user && meta.uid() != 0 {
         return Err(Error::new(format!(
-            "{} belongs to another user (uid {}); make it your own",
+            "{0} belongs to another user (uid {1}); run: sudo chown \"$(id -un)\" {0}",
             path.display(),
             meta.uid()
         )));
@@ -421,7 +423,7 @@ pub fn credentials(path: &Path) -> Result<Vec<(OsString, OsString)>> {
         )));
     }
     parse_env(&bytes)
-        .map_err(|(line, what)| Error::new(format!("{} line {line}: {what}", path.display())))
+        .map_err(|(line, what)| Error::new(format!("{} line {line} {what}", path.display())))
 }
 
 /// `KEY=VALUE` lines, `#` comments, optional `export `, optional quotes. The error is the number
@@ -436,7 +438,7 @@ pub fn parse_env(
                 .filter(|&&b| b == b'\n')
                 .count()
                 + 1,
-            "is not UTF-8 text",
+            "is not UTF-8 text; save it as UTF-8",
         )
     })?;
     let mut variables = Vec::new();
@@ -468,10 +470,13 @@ pub fn parse_env(
                 let inner = &value[1..];
                 let end = inner
                     .find(quote)
-                    .ok_or((number, "has a quote that does not end"))?;
+                    .ok_or((number, "has a quote that does not end; close it"))?;
                 let after = inner[end + 1..].trim_start();
                 if !(after.is_empty() || after.starts_with('#')) {
-                    return Err((number, "has text after the closing quote"));
+                    return Err((
+                        number,
+                        "has text after the closing quote; put the whole value between the quotes",
+                    ));
                 }
                 &inner[..end]
             }
@@ -479,7 +484,7 @@ pub fn parse_env(
             _ => value.find(" #").map_or(value, |at| &value[..at]).trim_end(),
         };
         if value.contains('\0') {
-            return Err((number, "has a NUL byte in it"));
+            return Err((number, "has a NUL byte in it; remove it"));
         }
         variables.push((OsString::from(key), OsString::from(value)));
     }
@@ -625,7 +630,7 @@ mod tests {
         }
         assert_eq!(
             parse_env(b"A=1\nB=\xff").unwrap_err(),
-            (2, "is not UTF-8 text")
+            (2, "is not UTF-8 text; save it as UTF-8")
         );
     }
 }

@@ -166,7 +166,7 @@ impl Spool {
         let path = dir.path().display();
         if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
             return Err(Error::new(format!(
-                "{path} belongs to another user (uid {}); chown it",
+                "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
                 stat.st_uid
             )));
         }
@@ -206,7 +206,7 @@ impl Spool {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(SpoolLock { _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
-                "{} is served by another monitor, or registered under a second name",
+                "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
             ))),
             Err((_, error)) => Err(Error::io(
@@ -712,9 +712,11 @@ fn open_root(path: &Path) -> Result<Dir> {
 fn odd_kind(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::File | Kind::Unknown => None,
-        Kind::Dir => Some("it is a directory; a job is a regular file"),
+        Kind::Dir => Some("it is a directory, but a job is a regular file; move it away"),
         Kind::Link => Some("it is a symbolic link, which is not followed; copy the file itself"),
-        Kind::Special => Some("it is a FIFO, socket or device; a job is a regular file"),
+        Kind::Special => {
+            Some("it is a FIFO, socket or device, but a job is a regular file; remove it")
+        }
     }
 }
 

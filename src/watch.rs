@@ -107,6 +107,16 @@ pub struct Watcher {
     routes: Routes,
 }
 
+/// Why something cannot be watched, in the words of our other errors.
+pub fn reason(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::Io(cause) => crate::error::plain(cause),
+        notify::ErrorKind::MaxFilesWatch => "too many inotify watches are in use".to_owned(),
+        notify::ErrorKind::PathNotFound => "no such file or directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 impl Watcher {
     /// Starts watching nothing yet. Fails where inotify instances are exhausted.
     pub fn new() -> notify::Result<Watcher> {

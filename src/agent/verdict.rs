@@ -44,7 +44,7 @@ const WORDINGS: [(&str, ErrorKind); 15] = [
 pub fn claude(ended: &Ended, stream: &Stream, stderr_tail: &str) -> Verdict {
     // A person's word comes before everything, even before a result that came just in time.
     if ended.by == Ending::Cancelled {
-        return fault(ErrorKind::Cancelled, "cancelled");
+        return fault(ErrorKind::Cancelled, "cancelled by hand");
     }
     // Whether the last result is the agent's last word. When we ended it, it is so only if the
     // agent did not go to work again; that was looked at before `linger` ended it, and what it
@@ -95,10 +95,10 @@ fn forced(by: Ending) -> Option<Verdict> {
             ErrorKind::OutputLimit,
             "ended by the monitor: more output than `max_output`",
         ),
-        Ending::Cancelled => (ErrorKind::Cancelled, "cancelled"),
+        Ending::Cancelled => (ErrorKind::Cancelled, "cancelled by hand"),
         Ending::Interrupted => (
             ErrorKind::Interrupted,
-            "the monitor or the machine went down while the agent ran",
+            "the monitor or the machine went down while the job ran",
         ),
     };
     Some(fault(kind, text))

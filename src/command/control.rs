@@ -39,7 +39,7 @@ pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
         Standing::Done(result) => Err(already_done(id, result)),
         Standing::Running(_) if *jobs == Jobs::All => Ok(None),
         Standing::Running(_) => Err(Error::new(format!(
-            "{id} is running; job-monitor cancel {id} would end it"
+            "{id} is running; job-monitor cancel {id} ends it"
         ))),
         Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
         Standing::Suspended(_) | Standing::Waiting { .. } => {
@@ -88,8 +88,9 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
         }
     })?;
     if *jobs == Jobs::All {
+        let jobs = if released == 1 { "job" } else { "jobs" };
         render::print(&format!(
-            "Released {released} jobs, and every agent that was held\n"
+            "Released {released} {jobs}, and every agent that was held\n"
         ))?;
     }
     Ok(())
@@ -102,13 +103,17 @@ pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
             let text = spool
                 .kept_text(id, 1 << 30)?
                 .map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?
-                .ok_or_else(|| Error::new(format!("the text of {id} is gone; submit it anew")))?;
+                .ok_or_else(|| {
+                    Error::new(format!(
+                        "the text of {id} is gone; write and submit it again"
+                    ))
+                })?;
             Ok(Some(
                 submit::put(spool, id.description(), &text)?.to_string(),
             ))
         }
         _ => Err(Error::new(format!(
-            "{id} is not finished; there is nothing to retry"
+            "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
         ))),
     })
 }
@@ -162,6 +167,6 @@ fn already_done(id: &JobId, result: &[u8]) -> Error {
     let status = serde_json::from_slice::<Value>(result)
         .ok()
         .and_then(|result| Some(result.get("status")?.as_str()?.to_owned()))
-        .unwrap_or_else(|| "done".to_owned());
-    Error::with(Exit::Failed, format!("{id} is over already ({status})"))
+        .unwrap_or_else(|| "its result cannot be read".to_owned());
+    Error::with(Exit::Failed, format!("{id} is finished already ({status})"))
 }

@@ -16,7 +16,7 @@ use super::{Outcome, projects, terminal};
 use crate::board;
 use crate::cli::Format;
 use crate::daemon;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::project::{AgentSpec, Policy, Project};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, columns_of};
@@ -279,7 +279,7 @@ fn settings_finding(places: &Places, findings: &mut Vec<Finding>) -> Option<Sett
             Some(settings)
         }
         Err(error) => {
-            findings.push(Finding::problem("settings", error.to_string()).remedy(edit(&path)));
+            findings.push(Finding::problem("settings", without_advice(&error)).remedy(edit(&path)));
             None
         }
     }
@@ -295,13 +295,13 @@ fn registry_finding(
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
         Err(error) => {
-            findings.push(Finding::problem("registry", error.to_string()).remedy(edit(&path)));
+            findings.push(Finding::problem("registry", without_advice(&error)).remedy(edit(&path)));
             return Ok(Default::default());
         }
     };
     let (entries, warnings) = registry.entries();
     for warning in &warnings {
-        findings.push(Finding::problem("registry", warning.as_str()).remedy(edit(&path)));
+        findings.push(Finding::problem("registry", without_advice(warning)).remedy(edit(&path)));
     }
     let count = match entries.len() {
         0 if warnings.is_empty() => {
@@ -391,7 +391,7 @@ fn budget_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> V
 // --- remedies ---
 
 /// A text as one word for a shell.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),
@@ -422,9 +422,10 @@ fn access_remedy(path: &Path, forbidden: u32) -> Option<String> {
 }
 
 /// An error's sentence less the remedy in it, which is given in a line of its own.
-fn without_advice(error: &Error) -> String {
+fn without_advice(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    match text.split_once("; run: ") {
+    let advice = ["; run: ", "; mend it"];
+    match advice.iter().find_map(|advice| text.split_once(advice)) {
         Some((matter, _)) => matter.to_owned(),
         None => text,
     }

@@ -33,12 +33,16 @@ pub(super) fn register(
         None => crate::files::name_of(&real)
             .map(str::to_owned)
             .ok_or_else(|| {
-                Error::new("the directory's name cannot be the project's; choose one with --name")
+                Error::new(format!(
+                    "{} has no name that can be the project's; choose one with --name",
+                    real.display()
+                ))
             })?,
     };
     if !registry::valid_name(&name) {
         return Err(Error::new(format!(
-            "{name:?} cannot be a project's name; choose one with --name"
+            "{name:?} cannot be a project's name (1 to 100 bytes, no '/', no control character); choose another \
+             with --name"
         )));
     }
     let project = Project {
@@ -66,8 +70,8 @@ pub(super) fn register(
     if !waiting.is_empty() && run_existing {
         let _ = writeln!(
             text,
-            "  {} jobs are there already and will run",
-            waiting.len()
+            "  {} there already and will run",
+            counted(waiting.len())
         );
     } else if !waiting.is_empty() {
         for id in &waiting {
@@ -75,8 +79,9 @@ pub(super) fn register(
         }
         let _ = writeln!(
             text,
-            "  {} jobs are there already and are held; job-monitor -p {name} release --all runs them",
-            waiting.len()
+            "  {} there already and held; job-monitor -p {} release --all lets them run",
+            counted(waiting.len()),
+            clean(&doctor::quoted(&name))
         );
     }
     if with_skills {
@@ -99,6 +104,13 @@ pub(super) fn register(
         let _ = writeln!(text, "  {line}");
     }
     render::print(&text)
+}
+
+fn counted(jobs: usize) -> String {
+    match jobs {
+        1 => "1 job is".to_owned(),
+        jobs => format!("{jobs} jobs are"),
+    }
 }
 
 fn install_skills(project: &Path) -> Result<String> {
@@ -160,7 +172,8 @@ pub(super) fn restart() -> Result<()> {
         .spawn()
         .map_err(|e| {
             Error::new(format!(
-                "cannot run systemctl: {e}; start the monitor with: job-monitor daemon"
+                "cannot run systemctl: {}; start the monitor with: job-monitor daemon",
+                plain(&e)
             ))
         })?;
     match child.wait_timeout(RESTART_MAX) {
@@ -168,11 +181,12 @@ pub(super) fn restart() -> Result<()> {
             render::print("Restarted the service job-monitor\n")
         }
         Ok(Some(_)) => Err(Error::new(
-            "systemctl did not restart job-monitor; is the unit installed? make install does",
+            "systemctl did not restart job-monitor; if the unit is missing, make install installs it",
         )),
-        Ok(None) => Err(Error::new(
-            "systemctl is still at it; see systemctl --user status job-monitor",
-        )),
-        Err(error) => Err(Error::new(format!("cannot wait for systemctl: {error}"))),
+        Ok(None) => Err(Error::new(format!(
+            "systemctl has not restarted job-monitor within {} s; systemctl --user status job-monitor shows why",
+            RESTART_MAX.as_secs()
+        ))),
+        Err(error) => Err(Error::new(format!("cannot wait for systemctl: {}", plain(&error)))),
     }
 }

@@ -17,7 +17,7 @@ mod watch;
 
 use crate::cli::{self, Command, Invocation};
 use crate::daemon;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, plain};
 use crate::process;
 use crate::render;
 use crate::settings::Places;
@@ -29,7 +29,7 @@ pub(crate) type Outcome = Result<Exit>;
 /// Parses, runs, prints the error, and gives the exit status.
 pub fn main() -> ExitCode {
     let prepared =
-        process::prepare().map_err(|e| Error::new(format!("cannot prepare for children: {e}")));
+        process::prepare().map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))));
     let outcome = prepared
         .and_then(|()| cli::parse(std::env::args_os().skip(1)))
         .and_then(run);

@@ -66,11 +66,14 @@ impl Scope {
             entries => {
                 let names: Vec<_> = entries
                     .iter()
-                    .map(|entry| entry.project.name.as_str())
+                    .map(|entry| format!("{:?}", entry.project.name))
                     .collect();
                 Err(Error::with(
                     Exit::Usage,
-                    format!("which project? say -p NAME; there are {}", names.join(", ")),
+                    format!(
+                        "which project? say -p NAME; registered: {}",
+                        names.join(", ")
+                    ),
                 ))
             }
         }
@@ -112,7 +115,14 @@ impl Scope {
                 found = Some((spool, standing));
             }
         }
-        found.ok_or_else(|| Error::with(Exit::NotFound, format!("there is no job {id}")))
+        found.ok_or_else(|| {
+            Error::with(
+                Exit::NotFound,
+                format!(
+                    "there is no job {id}; job-monitor queue and job-monitor status list the jobs"
+                ),
+            )
+        })
     }
 }
 

@@ -118,8 +118,11 @@ fn beginning(since: &str) -> Result<Wall> {
         let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
         return Ok(Wall(Wall::now().0.saturating_sub(ago)));
     }
-    Wall::parse(&format!("{since}T00:00:00"))
-        .ok_or_else(|| Error::new(format!("{since:?} is neither a date nor a duration")))
+    Wall::parse(&format!("{since}T00:00:00")).ok_or_else(|| {
+        Error::new(format!(
+            "--since needs a date such as 2026-01-30 or a duration such as 7d, not {since:?}"
+        ))
+    })
 }
 
 // --- counting ---

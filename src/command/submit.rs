@@ -144,7 +144,8 @@ fn edit(spool: &Spool) -> Result<Vec<u8>> {
         }
         Err(error) => {
             return Err(Error::new(format!(
-                "cannot start the editor {editor:?}: {error}; set EDITOR"
+                "cannot start the editor {editor:?}: {}; set EDITOR",
+                plain(&error)
             )));
         }
     }

@@ -218,7 +218,7 @@ impl Worker<'_> {
             (Err(error), unwritten) => {
                 self.unwritten = Some(unwritten);
                 let text = format!(
-                    "[{}] {error}; what was decided is kept and written when that is possible, and nothing is \
+                    "[{}] {error}; what was decided is kept and written as soon as that is possible; nothing is \
                      started until then",
                     self.name()
                 );
@@ -272,7 +272,7 @@ impl Worker<'_> {
         self.say(level, text);
         if outcome.leftovers > 0 {
             let text = format!(
-                "[{}] {id}.md left {} processes behind; they were ended",
+                "[{}] {id}.md left processes behind; they were ended ({})",
                 self.name(),
                 outcome.leftovers
             );

@@ -129,7 +129,7 @@ impl Worker<'_> {
         if budget_left.is_some_and(|left| left <= 0.0) {
             let fault = Fault::new(
                 ErrorKind::Budget,
-                "the money that the job may cost was used up by its earlier starts",
+                "the job's `max_budget_usd` was used up by its earlier starts",
             );
             return Ok(self.publish(self.outcome(&before, Status::Failed, Some(&fault))));
         }
@@ -222,7 +222,7 @@ impl Worker<'_> {
             self.say(
                 Level::Info,
                 format!(
-                    "[{}] the hold of {} is lifted: mended",
+                    "[{}] the hold of {} is lifted: its agent has started",
                     self.name(),
                     hold.whom()
                 ),
@@ -247,8 +247,9 @@ impl Worker<'_> {
         {
             let text = format!(
                 "[{}] the project has no skill task-coordination, so jobs go to the agent without it; \
-                 job-monitor register --skills writes it",
-                self.name()
+                 job-monitor register --skills {} writes it",
+                self.name(),
+                self.spool.project().path.display()
             );
             self.say_once("skill", Level::Info, text);
         }
@@ -390,7 +391,10 @@ impl Worker<'_> {
     ) -> Result<Step> {
         match fault {
             SpawnFault::Missing(error) => {
-                let error = Error::io("execute", program, error).to_string();
+                let error = format!(
+                    "{}; job-monitor doctor says what it needs",
+                    Error::io("execute", program, error)
+                );
                 match before.starts {
                     0 => self.spool.remove_claim(&before.job_id)?,
                     _ => drop(self.spool.write_claim(&before)?),

@@ -56,7 +56,7 @@ pub(super) fn run(
         .stdout(Stdio::null())
         .process_group(0)
         .spawn()
-        .map_err(|e| format!("cannot start {:?}: {e}", command[0]))?;
+        .map_err(|e| crate::error::Error::io("start", command[0].as_ref(), e).to_string())?;
     let deadline = Instant::now() + LIMIT;
     loop {
         match child.wait_timeout(SLICE) {
@@ -74,7 +74,7 @@ pub(super) fn run(
                         command[0],
                         LIMIT.as_secs()
                     ),
-                    Err(error) => format!("cannot wait for {:?}: {error}", command[0]),
+                    Err(error) => format!("cannot wait for {:?}: {}", command[0], crate::error::plain(&error)),
                 });
             }
         }

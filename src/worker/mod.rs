@@ -12,7 +12,7 @@ use crate::files::Signature;
 use crate::holds::Gate;
 use crate::job::JobId;
 use crate::project::{Policy, Project};
-use crate::queue::{Arrival, Readiness, Waiting};
+use crate::queue::{Arrival, BACKOFF_MAX, Readiness, Waiting};
 use crate::record::{Claim, HoldView, Outcome, QueueView};
 use crate::settings::Places;
 use crate::spool::{Mark, Marks, Spool, SpoolLock, Taken};
@@ -280,8 +280,9 @@ impl<'a> Worker<'a> {
                     _ => "",
                 };
                 let text = format!(
-                    "{} cannot be watched ({error}){remedy}; it is looked at once a minute instead",
-                    path.display()
+                    "{} cannot be watched ({}){remedy}; it is looked at once a minute instead",
+                    path.display(),
+                    crate::watch::reason(&error)
                 );
                 self.say_once("watch", Level::Warn, text);
             }
@@ -363,7 +364,7 @@ impl<'a> Worker<'a> {
         let path_now = Signature::at(self.spool.items_path())?;
         if !items.same_place(&path_now) {
             return Err(Error::new(format!(
-                "{} was replaced",
+                "{} was replaced while it was looked at",
                 self.spool.items_path().display()
             )));
         }
@@ -384,7 +385,7 @@ impl<'a> Worker<'a> {
         }
         if new.len() > NAMED_MAX {
             let text = format!(
-                "[{}] {} more jobs queued (queue size: {})",
+                "[{}] More jobs queued: {} (queue size: {})",
                 self.name(),
                 new.len() - NAMED_MAX,
                 self.waiting.len()
@@ -501,7 +502,9 @@ impl<'a> Worker<'a> {
                 .suspended
                 .as_ref()
                 .and_then(|suspension| suspension.retry_at);
-            if let Some(at) = retry_at.filter(|at| *at > wall) {
+            // What is further away than any pause is due: the clock was set back.
+            let is_ahead = |at: &Wall| *at > wall && at.since(wall) <= BACKOFF_MAX;
+            if let Some(at) = retry_at.filter(is_ahead) {
                 return Ok(Step::Wait(later(at)));
             }
             if self.marks.held.contains(&claim.job_id) {
@@ -511,6 +514,11 @@ impl<'a> Worker<'a> {
             self.set_hold(None);
             return Ok(Step::Wait(self.waiting.next_due()));
         }
+        // The slot first: a gate that is open for one probe is passed only by whoever starts.
+        let context = self.context;
+        let Some(slot) = context.board.slot() else {
+            return Ok(Step::Wait(None));
+        };
         let gate = self.context.board.gate(&policy.agent.name, wall);
         if let Gate::Closed(until) = gate {
             let hold = self.context.board.hold_of(&policy.agent.name);
@@ -518,10 +526,6 @@ impl<'a> Worker<'a> {
             return Ok(Step::Wait(until.and_then(later)));
         }
         self.set_hold(None);
-        let context = self.context;
-        let Some(slot) = context.board.slot() else {
-            return Ok(Step::Wait(None));
-        };
         if !self.claims.is_empty() {
             let claim = self.claims.remove(0);
             return self.carry_on(claim, &policy, slot);

@@ -35,9 +35,9 @@ impl Worker<'_> {
             }
             if self.unwritten.is_some() {
                 // The claim on disk still says all that is needed to decide the same again.
-                return Err(Error::new(
-                    "what the last run's end amounts to cannot be written",
-                ));
+                return Err(Error::new(format!(
+                    "the outcome of {id}.md cannot be written yet"
+                )));
             }
         }
         self.claims.sort_by(|a, b| a.job_id.cmp(&b.job_id));
@@ -119,7 +119,7 @@ impl Worker<'_> {
         claim.starts -= 1;
         claim.suspended = Some(Suspension {
             kind: ErrorKind::Interrupted,
-            error: "the monitor went down before the job went on".to_owned(),
+            error: "the monitor or the machine went down before the job went on".to_owned(),
             retry_at: Some(Wall::now()),
             afresh: !claim.resumed,
         });
@@ -162,19 +162,23 @@ impl Worker<'_> {
         let same_boot = claim.boot_id == process::boot_id();
         let (killed, gone) = process::sweep_abandoned(&token, process.filter(|_| same_boot));
         remove_scratch(&token);
+        self.say_of_survivors(&claim.job_id, killed, gone);
+    }
+
+    fn say_of_survivors(&mut self, id: &JobId, killed: u32, gone: bool) {
         if killed > 0 {
             let text = format!(
-                "[{}] {killed} processes of {}.md had survived; they were ended",
+                "[{}] processes of {}.md had survived; they were ended ({killed})",
                 self.name(),
-                claim.job_id
+                id
             );
             self.say(Level::Warn, text);
         }
         if !gone {
             let text = format!(
-                "[{}] processes of {}.md cannot be ended",
+                "[{}] processes of {}.md cannot be ended; look for them with ps and end them by hand",
                 self.name(),
-                claim.job_id
+                id
             );
             self.say(Level::Error, text);
         }
@@ -189,6 +193,9 @@ impl Worker<'_> {
             self.name()
         );
         self.say(Level::Error, text);
+        // Whatever it ran must not work beside the project's next job.
+        let (killed, gone) = process::sweep_job(self.name(), id.as_str());
+        self.say_of_survivors(id, killed, gone);
         self.spool.mark(id, Mark::Hold)?;
         self.marks.held.insert(id.clone());
         self.spool.park_claim(id)

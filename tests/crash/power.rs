@@ -2,6 +2,7 @@
 //! ext4 image; the daemon is killed at a call, the image is copied as it is, without any sync, and
 //! a new daemon goes on with the copy. Needs root, `mkfs.ext4` and loop devices.
 
+use crate::space::wait_until;
 use crate::tracer::Act;
 use crate::world::{
     Mounted, ONE, TWO, World, both_jobs, can_mount, can_trace, changes, effects, exhaust_by,
@@ -68,11 +69,14 @@ fn one_cut(on_interrupt: &str, point: usize) -> Option<String> {
     world.tell(format!(
         "{on_interrupt}: power cut at call {point}, {hit:?}; {end:?}"
     ));
-    // The agents die of it, too.
-    for pid in world.space.processes() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    world.space.assert_no_survivor();
+    // The agents die of it, too; one that forks while we look is seen in the next round.
+    wait_until("the agents to be dead", || {
+        let left = world.space.processes();
+        for pid in &left {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        left.is_empty()
+    });
     fs::copy(root.with_extension("before"), root.with_extension("after")).unwrap();
     drop(before);
     let _after = Mounted::new(&loop_options(&root.with_extension("after")), root);

@@ -547,7 +547,7 @@ fn an_unsafe_env_file_holds_every_agent_until_it_is_mended() {
     assert_eq!(times(&space.log(), "every agent is held"), 1);
     // Replaced by one that does not parse: still held, and told with the line.
     space.credentials("# comment\nopen sesame\n", 0o600);
-    let reason = format!("{} line 2: ", path.display());
+    let reason = format!("{} line 2 ", path.display());
     alpha.wait_view("line 2", |view| {
         view["hold"]["reason"]
             .as_str()

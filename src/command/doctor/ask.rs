@@ -52,7 +52,7 @@ pub(super) fn ask(
         let (out, err) = (file()?, file()?);
         Ok([out.try_clone()?, err.try_clone()?, out, err])
     };
-    let [out, err, child_out, child_err] = files().map_err(|e| format!("cannot be asked: {e}"))?;
+    let [out, err, child_out, child_err] = files().map_err(|e| format!("cannot be asked: {}", plain(&e)))?;
     let mut command = Command::new(program);
     command.args(args).current_dir(directory);
     if let Some(env) = env {
@@ -66,7 +66,7 @@ pub(super) fn ask(
     let mut child = command
         .process_group(0)
         .spawn()
-        .map_err(|e| format!("cannot be started: {e}"))?;
+        .map_err(|e| format!("cannot be started: {}", plain(&e)))?;
     match child.wait_timeout(LIMIT) {
         Ok(Some(status)) => Ok(Answer {
             status,
@@ -78,7 +78,7 @@ pub(super) fn ask(
             let _ = child.wait();
             Err(match ended {
                 Ok(_) => format!("gave no answer within {} s", LIMIT.as_secs()),
-                Err(error) => format!("cannot be waited for: {error}"),
+                Err(error) => format!("cannot be waited for: {}", plain(&error)),
             })
         }
     }

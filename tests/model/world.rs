@@ -1,0 +1,824 @@
+//! The outside of the daemon: disk, agent, clock, people. And the record of what truly happened,
+//! which the daemon never sees and against which each of its effects is checked.
+
+use crate::worker::Daemon;
+use job_monitor::holds::Holds;
+use job_monitor::job::{ErrorKind, JobId, Meta, Status};
+use job_monitor::project::{OnInterrupt, Protocol};
+use job_monitor::queue::{Arrival, INTERRUPTIONS_MAX};
+use job_monitor::record::Claim;
+use job_monitor::time::Wall;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// So many turns at most are few enough for an end.
+const TURNS_MAX: usize = 60;
+
+pub const AGENT: &str = "agent";
+pub const SETTLE: Duration = Duration::from_millis(200);
+/// So long does the longest pause last that the model's agent can cause.
+const LIMIT: Duration = Duration::from_secs(600);
+const EPOCH: Wall = Wall(1_795_173_825_000);
+
+/// The jobs of the model, first to last. The second start of the second writes to the log of
+/// the first start of the first, which is as bad as names can be chosen.
+pub fn ids() -> &'static [JobId] {
+    static IDS: OnceLock<Vec<JobId>> = OnceLock::new();
+    IDS.get_or_init(|| {
+        let names = [
+            "job-20260130-143000-x.2",
+            "job-20260130-143000-x",
+            "job-20260130-143001-a",
+        ];
+        names.map(|name| JobId::parse(name).unwrap()).into()
+    })
+}
+
+/// What an exploration is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Setting {
+    pub jobs: usize,
+    pub protocol: Protocol,
+    pub on_interrupt: OnInterrupt,
+    pub retries: u32,
+}
+
+/// What outlasts a crash of the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub documents: BTreeMap<JobId, Document>,
+    pub claims: BTreeMap<JobId, ClaimFile>,
+    pub cancelled: BTreeSet<JobId>,
+    pub held: BTreeSet<JobId>,
+    pub released: BTreeSet<JobId>,
+    pub results: BTreeMap<JobId, (Status, Option<ErrorKind>)>,
+    /// The texts that ran, by version.
+    pub kept: BTreeMap<JobId, u32>,
+    pub logs: BTreeMap<String, Log>,
+    pub holds: Holds,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Document {
+    /// 0 is an empty file.
+    pub version: u32,
+    pub written: Wall,
+}
+
+#[derive(Clone, Debug)]
+pub enum ClaimFile {
+    Whole(Box<Claim>),
+    Broken,
+}
+
+/// A log of standard output.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    pub said: Option<Said>,
+}
+
+/// An agent's last word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    Done,
+    Overloaded,
+    Limit,
+    NotLoggedIn,
+    Refused,
+    NoSuchSession,
+}
+
+impl Said {
+    pub const ALL: [Said; 6] = [
+        Said::Done,
+        Said::Overloaded,
+        Said::Limit,
+        Said::NotLoggedIn,
+        Said::Refused,
+        Said::NoSuchSession,
+    ];
+}
+
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub id: JobId,
+    pub run: String,
+    pub log: String,
+    pub gone: bool,
+}
+
+/// One start as it truly happened.
+#[derive(Clone, Debug)]
+struct Run {
+    id: JobId,
+    token: String,
+    version: u32,
+    resumed: bool,
+    /// Whether it is the first of its session.
+    session: Option<String>,
+    said: Option<Said>,
+    /// The daemon or the machine went down before what it amounts to was on disk.
+    cut_off: bool,
+    /// And its log went with it.
+    log_lost: bool,
+}
+
+/// What a person or the world did to a job.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    cancel: bool,
+    /// The claim was damaged: a start after that is asked for, by `release`.
+    damaged: bool,
+    repeats: u32,
+    interruptions: u32,
+}
+
+/// How a turn of the daemon is disturbed: at its n-th effect from 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fate {
+    Fine,
+    /// Killed just before it.
+    Crash(usize),
+    /// The effect does not happen, and an error says so.
+    Fail(usize),
+    /// The effect happens, and an error says the contrary, as when a directory cannot be synced.
+    Doubt(usize),
+    /// From then on none succeeds.
+    Full(usize),
+    /// The program is not found.
+    NoProgram,
+    /// It is found, but cannot be executed.
+    BadProgram,
+    /// The system cannot start a process just now.
+    NoProcess,
+}
+
+/// Why the daemon does not get on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Trouble {
+    Crash,
+    Error,
+}
+
+pub type Done<T = ()> = Result<T, Trouble>;
+
+/// Trouble that changes nothing, as the worker takes it: said, and passed over.
+pub fn passing(result: Done) -> Done {
+    match result {
+        Err(Trouble::Error) => Ok(()),
+        other => other,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Act {
+    /// A document is renamed in.
+    Arrive(usize),
+    /// A document is written in place.
+    Write(usize),
+    /// An empty file is made, to be filled later.
+    Touch(usize),
+    Withdraw(usize),
+    Cancel(usize),
+    Hold(usize),
+    Release(usize),
+    Turn(Fate),
+    /// The agent writes its last word and exits, or lingers.
+    Ends(Option<Said>),
+    Lingers(Said),
+    Kill,
+    /// With whatever was not synced, or without.
+    PowerCut {
+        lossy: bool,
+    },
+    /// An orderly end of the daemon.
+    Stop,
+    /// Time passes until somebody waits for nothing any more.
+    Wait,
+    /// The wall clock is set, by so many seconds.
+    SetClock(i64),
+    Damage(usize),
+    /// Another project's job meets a limit, or gets its work done.
+    OtherLimit,
+    OtherWorks,
+    /// A person deletes a result, which asks for the job to be run again.
+    Unpublish(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub setting: Setting,
+    pub disk: Disk,
+    pub daemon: Option<Daemon>,
+    pub agent: Option<Agent>,
+    pub boot: u32,
+    /// What inotify holds for the daemon.
+    pub events: Vec<(JobId, Arrival)>,
+    pub poked: bool,
+    elapsed: Duration,
+    clock_set: i64,
+    was_clock_set: bool,
+    /// Whether any effect of the daemon's did not come off, so that it may have left things over.
+    was_disturbed: bool,
+    fate: Fate,
+    effects: usize,
+    tokens: u32,
+    runs: Vec<Run>,
+    asked: BTreeMap<JobId, Asked>,
+    spawn_failed: bool,
+    /// What must not be.
+    pub wrong: Vec<String>,
+}
+
+impl World {
+    pub fn new(setting: Setting) -> World {
+        World {
+            setting,
+            disk: Disk::default(),
+            daemon: None,
+            agent: None,
+            boot: 0,
+            events: Vec::new(),
+            poked: false,
+            elapsed: Duration::ZERO,
+            clock_set: 0,
+            was_clock_set: false,
+            was_disturbed: false,
+            fate: Fate::Fine,
+            effects: 0,
+            tokens: 0,
+            runs: Vec::new(),
+            asked: BTreeMap::new(),
+            spawn_failed: false,
+            wrong: Vec::new(),
+        }
+    }
+
+    pub fn now(&self) -> Instant {
+        static START: OnceLock<Instant> = OnceLock::new();
+        *START.get_or_init(Instant::now) + self.elapsed
+    }
+
+    pub fn wall(&self) -> Wall {
+        let shown = EPOCH.plus(self.elapsed);
+        Wall(shown.0 + self.clock_set * 1000)
+    }
+
+    pub fn fate(&self) -> Fate {
+        self.fate
+    }
+
+    /// Whether a job is neither begun nor done, and its document has something in it.
+    fn is_waiting(&self, id: &JobId) -> bool {
+        let has_text = |document: &Document| document.version > 0;
+        self.disk.documents.get(id).is_some_and(has_text)
+            && !self.disk.results.contains_key(id)
+            && !self.disk.claims.contains_key(id)
+    }
+
+    /// Everything that can happen next, for an exploration of everything.
+    pub fn acts(&self) -> Vec<Act> {
+        let mut acts = vec![Act::Turn(Fate::Fine)];
+        let disk = &self.disk;
+        for (n, id) in ids().iter().enumerate().take(self.setting.jobs) {
+            let begun = self.runs.iter().any(|run| run.id == *id) || disk.claims.contains_key(id);
+            let done = disk.results.contains_key(id);
+            match disk.documents.get(id) {
+                None if begun || done => {}
+                None => acts.extend([Act::Arrive(n), Act::Write(n), Act::Touch(n)]),
+                Some(document) => {
+                    if document.version < 2 {
+                        acts.push(Act::Write(n));
+                    }
+                    acts.push(Act::Withdraw(n));
+                }
+            }
+            let known = disk.documents.contains_key(id) || disk.claims.contains_key(id);
+            if known && !done {
+                if !disk.cancelled.contains(id) {
+                    acts.push(Act::Cancel(n));
+                }
+                match disk.held.contains(id) {
+                    true => acts.push(Act::Release(n)),
+                    false => acts.push(Act::Hold(n)),
+                }
+            }
+            if self.may_be_damaged(n) {
+                acts.push(Act::Damage(n));
+            }
+        }
+        if let Some(agent) = &self.agent {
+            if !agent.gone {
+                acts.push(Act::Ends(None));
+                acts.extend(Said::ALL.map(|said| Act::Ends(Some(said))));
+                acts.push(Act::Lingers(Said::Done));
+            }
+            acts.push(Act::Stop);
+        }
+        if self.daemon.is_some() {
+            acts.push(Act::Kill);
+        }
+        acts.extend([true, false].map(|lossy| Act::PowerCut { lossy }));
+        if self.next_time().is_some() {
+            acts.push(Act::Wait);
+        }
+        acts
+    }
+
+    /// Whether a claim can now be damaged so that it matters. A damaged claim does not tell whose
+    /// processes are still there, so the agent must have gone.
+    fn may_be_damaged(&self, n: usize) -> bool {
+        let id = &ids()[n];
+        let is_whole = matches!(self.disk.claims.get(id), Some(ClaimFile::Whole(_)));
+        let still = self.daemon.is_none() && self.agent.is_none();
+        is_whole && still && !self.disk.results.contains_key(id)
+    }
+
+    /// Whether a person could now delete the job's result and so ask for it again. With a claim
+    /// or a mark that was left over they would ask for what these say, and get that.
+    pub fn may_be_unpublished(&self, n: usize) -> bool {
+        let id = &ids()[n];
+        self.disk.results.contains_key(id)
+            && !self.disk.claims.contains_key(id)
+            && !self.disk.cancelled.contains(id)
+            && !self.disk.held.contains(id)
+            && self.agent.as_ref().is_none_or(|agent| agent.id != *id)
+    }
+
+    pub fn apply(&mut self, act: Act) {
+        let id = |n: usize| ids()[n].clone();
+        match act {
+            Act::Arrive(n) => self.put(id(n), 1, Arrival::Whole),
+            Act::Touch(n) => self.put(id(n), 0, Arrival::Unknown),
+            Act::Write(n) => {
+                let version = self.disk.documents.get(&id(n)).map_or(0, |d| d.version) + 1;
+                self.put(id(n), version, Arrival::Unknown);
+            }
+            Act::Withdraw(n) => {
+                self.disk.documents.remove(&id(n));
+                self.ring(id(n), Arrival::Unknown);
+            }
+            Act::Cancel(n) => {
+                self.disk.cancelled.insert(id(n));
+                self.asked.entry(id(n)).or_default().cancel = true;
+                self.poke();
+            }
+            Act::Hold(n) => {
+                self.disk.held.insert(id(n));
+                self.poke();
+            }
+            Act::Release(n) => {
+                self.disk.held.remove(&id(n));
+                self.disk.released.insert(id(n));
+                self.poke();
+            }
+            Act::Turn(fate) => {
+                self.turn(fate);
+            }
+            Act::Ends(said) => {
+                self.say(said);
+                if let Some(agent) = &mut self.agent {
+                    agent.gone = true;
+                }
+            }
+            Act::Lingers(said) => self.say(Some(said)),
+            Act::Kill => self.go_down(),
+            Act::PowerCut { lossy } => {
+                self.go_down();
+                self.agent = None;
+                self.boot += 1;
+                if lossy {
+                    self.disk.logs.clear();
+                    self.disk.kept.clear();
+                    for at in 0..self.runs.len() {
+                        self.runs[at].log_lost |= self.is_undecided(&self.runs[at]);
+                    }
+                }
+            }
+            Act::Stop => {
+                if let Some(mut daemon) = self.daemon.take() {
+                    self.fate = Fate::Fine;
+                    daemon
+                        .stop(self)
+                        .expect("nothing disturbs an orderly stop of the model");
+                    self.go_down();
+                }
+            }
+            Act::Wait => {
+                let pause = self.next_time().unwrap_or(Duration::from_secs(60));
+                self.elapsed += pause;
+            }
+            Act::SetClock(secs) => {
+                self.clock_set += secs;
+                self.was_clock_set = true;
+            }
+            Act::Damage(n) if !self.may_be_damaged(n) => {}
+            Act::Damage(n) => {
+                self.disk.claims.insert(id(n), ClaimFile::Broken);
+                self.asked.entry(id(n)).or_default().damaged = true;
+            }
+            Act::OtherLimit => {
+                let until = Some(self.wall().plus(LIMIT));
+                let kind = ErrorKind::UsageLimit;
+                self.disk.holds.add(AGENT, kind, "", until, self.wall());
+            }
+            Act::OtherWorks => {
+                let now = self.wall();
+                self.disk.holds.works(AGENT, now);
+            }
+            Act::Unpublish(n) if !self.may_be_unpublished(n) => {}
+            Act::Unpublish(n) => {
+                self.disk.results.remove(&id(n));
+                self.runs.retain(|run| run.id != id(n));
+                self.asked.remove(&id(n));
+                self.ring(id(n), Arrival::Whole);
+            }
+        }
+    }
+
+    fn put(&mut self, id: JobId, version: u32, arrival: Arrival) {
+        let written = self.wall();
+        let document = Document { version, written };
+        self.disk.documents.insert(id.clone(), document);
+        self.ring(id, arrival);
+    }
+
+    fn ring(&mut self, id: JobId, arrival: Arrival) {
+        if self.daemon.is_some() {
+            self.events.push((id, arrival));
+        }
+    }
+
+    fn poke(&mut self) {
+        self.poked = self.daemon.is_some();
+    }
+
+    /// The agent's last word, which it cannot choose when its session never existed.
+    fn say(&mut self, said: Option<Said>) {
+        let Some(agent) = &self.agent else { return };
+        let Some(at) = self.runs.iter().position(|run| run.token == agent.run) else {
+            return;
+        };
+        let run = &self.runs[at];
+        let exists = |session: &String| {
+            let of_it = |other: &Run| !other.resumed && other.session.as_ref() == Some(session);
+            self.runs.iter().any(of_it)
+        };
+        let stranger = run.resumed && !run.session.as_ref().is_some_and(exists);
+        let said = said.map(|said| if stranger { Said::NoSuchSession } else { said });
+        if run.said.is_none() {
+            self.runs[at].said = said;
+            if let Some(log) = self.disk.logs.get_mut(&agent.log) {
+                log.said = said;
+            }
+        }
+    }
+
+    /// One turn of the daemon; how many effects it had.
+    pub fn turn(&mut self, fate: Fate) -> usize {
+        (self.fate, self.effects) = (fate, 0);
+        self.was_disturbed |= fate != Fate::Fine;
+        let outcome = match self.daemon.take() {
+            None => Daemon::start(self),
+            Some(mut daemon) => daemon.turn(self).map(|()| daemon),
+        };
+        match outcome {
+            Ok(daemon) => self.daemon = Some(daemon),
+            Err(Trouble::Crash) => self.go_down(),
+            // The worker begins anew, with a look at everything.
+            Err(Trouble::Error) => self.forget_events(),
+        }
+        self.fate = Fate::Fine;
+        self.effects
+    }
+
+    fn go_down(&mut self) {
+        self.daemon = None;
+        self.forget_events();
+        for at in 0..self.runs.len() {
+            self.runs[at].cut_off |= self.is_undecided(&self.runs[at]);
+        }
+    }
+
+    /// Whether what a start amounts to is not on disk yet.
+    fn is_undecided(&self, run: &Run) -> bool {
+        let runs = match self.disk.claims.get(&run.id) {
+            Some(ClaimFile::Whole(claim)) => claim.run == run.token && claim.suspended.is_none(),
+            _ => false,
+        };
+        runs && !self.disk.results.contains_key(&run.id)
+    }
+
+    fn forget_events(&mut self) {
+        self.events.clear();
+        self.poked = false;
+    }
+
+    /// How long until the first moment that anybody waits for.
+    fn next_time(&self) -> Option<Duration> {
+        self.daemon.as_ref()?.waits_until(self)
+    }
+
+    // --- what the daemon does to the world ---
+
+    pub fn effect<T>(&mut self, change: impl FnOnce(&mut Disk) -> T) -> Done {
+        let n = self.effects;
+        self.effects += 1;
+        match self.fate {
+            Fate::Crash(at) if at == n => return Err(Trouble::Crash),
+            Fate::Fail(at) if at == n => return Err(Trouble::Error),
+            Fate::Full(at) if at <= n => return Err(Trouble::Error),
+            _ => change(&mut self.disk),
+        };
+        match self.fate {
+            Fate::Doubt(at) if at == n => Err(Trouble::Error),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn token(&mut self) -> String {
+        self.tokens += 1;
+        self.tokens.to_string()
+    }
+
+    /// A process cannot be started: no effect on the disk, but a place to be killed at.
+    pub fn fail_to_spawn(&mut self) -> Done {
+        self.spawn_failed = true;
+        self.effect(|_| ())
+    }
+
+    pub fn spawn(&mut self, claim: &Claim, log: String, version: u32) -> Done {
+        self.effect(|_| ())?;
+        let id = claim.job_id.clone();
+        if let Some(agent) = &self.agent {
+            self.wrong(format!("{id} is started while {} runs", agent.id));
+        }
+        if self.disk.results.contains_key(&id) {
+            self.wrong(format!("{id} is started though it is done"));
+        }
+        if self.disk.cancelled.contains(&id) {
+            self.wrong(format!("{id} is started though it is cancelled"));
+        }
+        if self.disk.held.contains(&id) {
+            self.wrong(format!("{id} is started though it is held"));
+        }
+        match &self.disk.claims.get(&id) {
+            Some(ClaimFile::Whole(on_disk)) if **on_disk == *claim => {}
+            _ => self.wrong(format!("{id} is started without its claim")),
+        }
+        if let Err(why) = self.may_start(&id, version) {
+            self.wrong(format!("{id} is started a second time: {why}"));
+        }
+        if claim.starts == 1 {
+            self.check_order(&id);
+        }
+        self.runs.push(Run {
+            id: id.clone(),
+            token: claim.run.clone(),
+            version,
+            resumed: claim.resumed,
+            session: claim.session_id.clone(),
+            said: None,
+            cut_off: false,
+            log_lost: false,
+        });
+        self.agent = Some(Agent {
+            id,
+            run: claim.run.clone(),
+            log,
+            gone: false,
+        });
+        Ok(())
+    }
+
+    /// Whether SPEC 7 allows another start of the job.
+    fn may_start(&mut self, id: &JobId, version: u32) -> Result<(), String> {
+        let setting = self.setting;
+        let Some(last) = self.runs.iter().rev().find(|run| run.id == *id) else {
+            return Ok(());
+        };
+        let asked = self.asked.entry(id.clone()).or_default();
+        if std::mem::take(&mut asked.damaged) {
+            (asked.repeats, asked.interruptions) = (0, 0);
+            return Ok(());
+        }
+        if last.version != version {
+            return Err(format!("its text was {}, and is {version}", last.version));
+        }
+        let legible = !last.cut_off || (setting.protocol == Protocol::Claude && !last.log_lost);
+        match last.said.filter(|_| legible) {
+            Some(Said::Done) => Err("it had completed".to_owned()),
+            Some(Said::Refused) => Err("it had failed for good".to_owned()),
+            Some(Said::NoSuchSession) if last.resumed => Ok(()),
+            Some(Said::NoSuchSession) => Err("its session was its own".to_owned()),
+            Some(Said::Limit | Said::NotLoggedIn) => Ok(()),
+            Some(Said::Overloaded) => {
+                asked.repeats += 1;
+                let enough = asked.repeats > setting.retries;
+                let text = format!("that is repeat {}", asked.repeats);
+                if enough { Err(text) } else { Ok(()) }
+            }
+            None if !last.cut_off => Err("nobody had interrupted it".to_owned()),
+            None => {
+                asked.interruptions += 1;
+                let never = match setting.on_interrupt {
+                    OnInterrupt::Fail => true,
+                    OnInterrupt::Resume => setting.protocol == Protocol::Plain,
+                    OnInterrupt::Rerun => false,
+                };
+                if never || asked.interruptions > INTERRUPTIONS_MAX {
+                    Err(format!("interruption {}", asked.interruptions))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// A job begins only when none before it could, and none that was begun is unfinished.
+    fn check_order(&mut self, id: &JobId) {
+        let begun = |other: &&JobId| *other != id && !self.disk.results.contains_key(*other);
+        if let Some(other) = self.disk.claims.keys().find(begun) {
+            let text = format!("{id} begins while {other} is unfinished");
+            return self.wrong(text);
+        }
+        let ready = |other: &&JobId| {
+            let quiet = |document: &Document| self.wall().since(document.written) >= SETTLE;
+            *other < id
+                && self.is_waiting(other)
+                && self.disk.documents.get(*other).is_some_and(quiet)
+                && !self.disk.held.contains(*other)
+        };
+        // With a clock that is set, the age of a document is anybody's guess.
+        let first = ids().iter().find(ready).filter(|_| !self.was_clock_set);
+        if let Some(other) = first {
+            let text = format!("{id} begins before {other}");
+            self.wrong(text);
+        }
+    }
+
+    pub fn publish(&mut self, id: &JobId, status: Status, kind: Option<ErrorKind>) -> Done {
+        let last = self.runs.iter().rev().find(|run| run.id == *id);
+        let asked = self.asked.get(id).cloned().unwrap_or_default();
+        let said = last.and_then(|run| run.said);
+        let cut_off = last.is_some_and(|run| run.cut_off);
+        let legible = !cut_off
+            || (self.setting.protocol == Protocol::Claude && !last.is_some_and(|run| run.log_lost));
+        let truth = said.filter(|_| legible);
+        let agent_runs = self.agent.as_ref().is_some_and(|agent| agent.id == *id);
+        let never_ran_though = |kind| match kind {
+            ErrorKind::SpawnFailed => self.spawn_failed,
+            ErrorKind::Interrupted => true,
+            _ => false,
+        };
+        let fits = match (status, kind) {
+            (Status::Completed, None) => truth == Some(Said::Done),
+            (Status::Cancelled, Some(ErrorKind::Cancelled)) => asked.cancel,
+            (Status::Failed, Some(kind)) => match truth {
+                Some(Said::Done) => false,
+                Some(Said::Overloaded) if kind == ErrorKind::Overloaded => true,
+                Some(Said::Refused) => kind == ErrorKind::Refused,
+                Some(Said::NoSuchSession) if kind == ErrorKind::AgentError => true,
+                None if kind == ErrorKind::NoResult => last.is_some() && !cut_off,
+                _ => never_ran_though(kind),
+            },
+            _ => false,
+        };
+        if !fits {
+            self.wrong(format!("{id} ends {status:?} {kind:?}, but said {said:?}"));
+        }
+        if agent_runs {
+            self.wrong(format!("{id} ends while its agent runs"));
+        }
+        let mut changed = false;
+        let result = self.effect(|disk| {
+            let old = disk.results.insert(id.clone(), (status, kind));
+            changed = old.is_some_and(|old| old != (status, kind));
+        });
+        if changed {
+            self.wrong(format!("the result of {id} is changed"));
+        }
+        result
+    }
+
+    pub fn wrong(&mut self, what: String) {
+        self.wrong.push(what);
+    }
+
+    /// What a look at the document tells.
+    pub fn meta(&self, id: &JobId) -> Option<(Meta, u32)> {
+        let document = self.disk.documents.get(id)?;
+        let meta = Meta {
+            size: u64::from(document.version),
+            mtime_ns: i128::from(document.written.0) * 1_000_000,
+            mode: 0o100_600,
+            uid: 0,
+        };
+        Some((meta, document.version))
+    }
+
+    /// A number for the world by which it is known again: made of its text, in which everything
+    /// stands that makes a difference. A list of fields kept by hand would some day miss one.
+    pub fn digest(&self) -> u64 {
+        let text = format!("{self:?}");
+        let (words, rest) = text.as_bytes().as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        words.iter().chain([&last]).fold(0, |digest: u64, word| {
+            let mixed = digest ^ u64::from_le_bytes(*word);
+            mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        })
+    }
+
+    // --- the end ---
+
+    /// From here on nothing is disturbed and nothing is held: whatever was accepted must come to
+    /// its result, and nothing else may be left, at the latest after one more start of the daemon.
+    pub fn ends_quietly(&self) -> Result<(), String> {
+        let mut world = self.clone();
+        world.go_on_quietly()?;
+        if !world.was_disturbed {
+            world.is_tidy()?;
+        }
+        world.apply(Act::Kill);
+        let runs = world.runs.len();
+        world.go_on_quietly()?;
+        if world.runs.len() > runs {
+            return Err(format!("a restart begins something anew: {world:#?}"));
+        }
+        let disk = &world.disk;
+        let begun = world.runs.iter().map(|run| &run.id);
+        for id in disk.documents.keys().chain(begun) {
+            let given_up = world.asked.get(id).is_some_and(|asked| asked.damaged)
+                && !disk.documents.contains_key(id);
+            if !disk.results.contains_key(id) && !given_up {
+                return Err(format!("{id} has no result at the end: {world:#?}"));
+            }
+        }
+        world.is_tidy()?;
+        match world.wrong.first() {
+            Some(wrong) => Err(format!("on the way to the end: {wrong}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing is left of jobs that are done but their results and logs.
+    fn is_tidy(&self) -> Result<(), String> {
+        let disk = &self.disk;
+        let over = |id: &&JobId| disk.results.contains_key(*id);
+        let marks = disk
+            .cancelled
+            .iter()
+            .chain(&disk.held)
+            .chain(&disk.released);
+        let left: Vec<_> = disk.claims.keys().chain(marks.filter(over)).collect();
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{left:?} left marks or claims: {self:#?}")),
+        }
+    }
+
+    fn go_on_quietly(&mut self) -> Result<(), String> {
+        for n in 0..self.setting.jobs {
+            // An empty document waits for ever, and is told; here it is filled.
+            if self
+                .disk
+                .documents
+                .get(&ids()[n])
+                .is_some_and(|d| d.version == 0)
+            {
+                self.apply(Act::Write(n));
+            }
+        }
+        let mut turns = 0;
+        while !self.is_quiet() {
+            turns += 1;
+            if turns > TURNS_MAX {
+                return Err(format!("no end in sight: {self:#?}"));
+            }
+            if self.agent.as_ref().is_some_and(|agent| !agent.gone) {
+                self.apply(Act::Ends(Some(Said::Done)));
+            }
+            // Also what the daemon holds, because it found a damaged claim.
+            for n in 0..self.setting.jobs {
+                if self.disk.held.contains(&ids()[n]) && self.daemon.is_some() {
+                    self.apply(Act::Release(n));
+                }
+            }
+            self.apply(Act::Turn(Fate::Fine));
+            if self.agent.is_none() && self.next_time().is_some() {
+                self.apply(Act::Wait);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_quiet(&self) -> bool {
+        let heard = self.events.is_empty() && !self.poked;
+        heard
+            && self.agent.is_none()
+            && self.daemon.as_ref().is_some_and(Daemon::is_idle)
+            && self.disk.held.is_empty()
+    }
+}
