@@ -135,17 +135,25 @@ impl Board {
         }
     }
 
-    /// Whether an agent may be started now, and for whom it is closed, why.
-    pub fn gate(&self, agent: &str, now: Wall) -> Gate {
+    /// The right to start an agent now; else when to ask again, where no ring will tell. Place and
+    /// gate in one step: only who has a place may use up the one probe, and who is turned away gives
+    /// none back, which would wake all who wait for one, to be turned away in their turn.
+    pub fn enter(&self, agent: &str, now: Wall) -> std::result::Result<Slot<'_>, Option<Wall>> {
         let mut inner = self.inner();
         if !inner.holds.expire(now).is_empty() {
             self.save(HOLDS, &inner.holds);
         }
-        let gate = inner.holds.gate(agent, now);
-        if gate == Gate::Probe {
-            self.save(HOLDS, &inner.holds);
+        if inner.slots.is_some_and(|slots| inner.running >= slots) {
+            inner.waiting += 1;
+            return Err(None);
         }
-        gate
+        match inner.holds.gate(agent, now) {
+            Gate::Closed(until) => return Err(until),
+            Gate::Probe => self.save(HOLDS, &inner.holds),
+            Gate::Open => {}
+        }
+        inner.running += 1;
+        Ok(Slot(self))
     }
 
     /// The hold that an agent is under.
@@ -159,17 +167,6 @@ impl Board {
         inner
             .ledger
             .exhausted(project, own, inner.daily_budget_usd, now)
-    }
-
-    /// A free place to run an agent, if there is one; whoever gets none is rung when there is.
-    pub fn slot(&self) -> Option<Slot<'_>> {
-        let mut inner = self.inner();
-        if inner.slots.is_some_and(|slots| inner.running >= slots) {
-            inner.waiting += 1;
-            return None;
-        }
-        inner.running += 1;
-        Some(Slot(self))
     }
 
     /// Takes an agent out of service. Returns the hold, and whether it is news.
@@ -207,7 +204,7 @@ impl Board {
         out
     }
 
-    /// Whether any hold is in force that a look at files could lift.
+    /// The holds in force.
     pub fn holds(&self) -> Vec<Hold> {
         self.inner().holds.list.clone()
     }

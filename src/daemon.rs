@@ -2,7 +2,7 @@
 //! enabled project, and the slow look that heals what inotify cannot tell.
 
 use crate::board::{self, Board};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, plain};
 use crate::files::{Dir, Signature};
 use crate::job::ErrorKind;
 use crate::process;
@@ -21,7 +21,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -212,6 +212,8 @@ struct Handle {
     project: Project,
     orders: Arc<Orders>,
     bell: Bell,
+    /// Set by the thread as its last act but the ring; what it does then takes no time.
+    has_left: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -309,7 +311,7 @@ impl Daemon {
                 unread = true;
                 say(match self.settings {
                     Some(_) => format!("{error}; the settings before stay in force"),
-                    None => format!("{error}; no job is started until that is mended"),
+                    None => format!("{error}; meanwhile no job is started"),
                 });
             }
         }
@@ -323,7 +325,7 @@ impl Daemon {
                 unread = true;
                 say(match self.entries {
                     Some(_) => format!("{error}; the projects before stay in force"),
-                    None => format!("{error}; no project is served until that is mended"),
+                    None => format!("{error}; meanwhile no project is served"),
                 });
             }
         }
@@ -383,14 +385,16 @@ impl Daemon {
     fn start(&mut self, project: Project, orders: Orders) {
         let (bell, ear) = watch::bell();
         let orders = Arc::new(orders);
+        let has_left = Arc::new(AtomicBool::new(false));
         self.coming_up.fetch_add(1, Ordering::SeqCst);
         let thread = {
             let (context, orders, bell) =
                 (Arc::clone(&self.context), Arc::clone(&orders), bell.clone());
-            let (project, main, coming_up) = (
+            let (project, main, coming_up, has_left) = (
                 project.clone(),
                 self.bell.clone(),
                 Arc::clone(&self.coming_up),
+                Arc::clone(&has_left),
             );
             std::thread::Builder::new()
                 .name(project.name.clone())
@@ -419,7 +423,9 @@ impl Daemon {
                         let until = Instant::now() + PANIC_PAUSE;
                         while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
                     }
-                    // So that our handle is buried.
+                    // So that our handle is buried. The thread itself is not over before the ring is
+                    // heard, and nobody would ring again.
+                    has_left.store(true, Ordering::SeqCst);
                     main.ring(Wake::Again);
                 })
         };
@@ -428,6 +434,7 @@ impl Daemon {
                 project,
                 orders,
                 bell,
+                has_left,
                 thread,
             }),
             Err(error) => {
@@ -446,7 +453,9 @@ impl Daemon {
     fn bury(&mut self) {
         let (ended, alive): (Vec<_>, Vec<_>) = std::mem::take(&mut self.workers)
             .into_iter()
-            .partition(|worker| worker.thread.is_finished());
+            .partition(|worker| {
+                worker.has_left.load(Ordering::SeqCst) || worker.thread.is_finished()
+            });
         self.workers = alive;
         if ended.is_empty() {
             return;
@@ -465,10 +474,12 @@ impl Daemon {
         if self.has_changed(&config) {
             self.rewatch_config();
             self.follow();
-        } else if self.unread
-            || (self.entries.as_ref()).is_none_or(|entries| self.workers.len() < entries.len())
-        {
-            self.follow();
+        } else {
+            // Following wakes every worker, so a disabled project is no reason for it.
+            let enabled = self.entries.iter().flatten().filter(|entry| entry.enabled);
+            if self.unread || self.workers.len() < enabled.count() {
+                self.follow();
+            }
         }
         for at in 0..self.workers.len() {
             let worker = &self.workers[at];
@@ -512,7 +523,11 @@ impl Daemon {
             .unwrap_or_else(PoisonError::into_inner);
         let dir = &self.context.places.config;
         if let Err(error) = watcher.watch(dir, &self.bell, is_config) {
-            log::debug!("{} cannot be watched: {}", dir.display(), watch::reason(&error));
+            log::debug!(
+                "{} cannot be watched: {}",
+                dir.display(),
+                watch::reason(&error)
+            );
         }
     }
 

@@ -379,8 +379,9 @@ pub fn reap_orphans() {
 /// run (its environment scrubbed, in a session of its own) is this run's if it works in the same
 /// directory, or if no other run is under way.
 fn sweep_orphans(token: &Token, leader: Pid, directory: &Path) -> u32 {
-    let alone = RUNS.load(Ordering::SeqCst) == 1;
-    let unmarked = |pid: i32| !carries_any(pid) && (alone || works_in(pid, directory));
+    // Asked anew for each process, since a run of another project may begin while we sweep.
+    let alone = || RUNS.load(Ordering::SeqCst) == 1;
+    let unmarked = |pid: i32| !carries_any(pid) && (alone() || works_in(pid, directory));
     let belongs = |pid: i32| carries(pid, token) || is_in(pid, leader) || unmarked(pid);
     let candidates = || match orphans() {
         Some(orphans) => orphans,

@@ -159,17 +159,18 @@ impl serde::Serialize for Indented<'_> {
 impl Registry {
     /// Adds a project; refuses a name or a directory that is there already.
     pub fn add(&mut self, project: &Project, now: Wall) -> Result<()> {
-        if self.has(&project.name) {
-            return Err(Error::new(format!(
-                "a project named {:?} is registered already; choose another with --name",
-                project.name
-            )));
-        }
+        // Of both, the directory tells more: another name would not help.
         if let Some(other) = self.at(&project.path) {
             return Err(Error::new(format!(
                 "{} is registered already, as {:?}",
                 project.path.display(),
                 other.project.name
+            )));
+        }
+        if self.has(&project.name) {
+            return Err(Error::new(format!(
+                "a project named {:?} is registered already; choose another with --name",
+                project.name
             )));
         }
         let mut entry = Object::default();

@@ -224,7 +224,8 @@ impl Listener {
         leftovers: u32,
         duration: Duration,
     ) -> Finished {
-        self.hear(out, u64::MAX);
+        // What came after the end is not the agent's: a survivor may write for ever.
+        self.hear(out, size_of(out).saturating_sub(self.offset));
         self.stream.finish();
         let (verdict, report) = match self.protocol {
             Protocol::Claude => (

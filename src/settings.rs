@@ -151,10 +151,10 @@ impl Settings {
             .filter(|value| !value.is_null());
         value
             .map(|value| {
-                count("max_parallel", value).and_then(|n| match usize::try_from(n) {
-                    Ok(n) if n > 0 => Ok(n),
-                    _ => Err(wrong("max_parallel", value, "a number from 1")),
-                })
+                let parsed = value.as_u64().and_then(|n| usize::try_from(n).ok());
+                parsed
+                    .filter(|&n| n > 0)
+                    .ok_or_else(|| wrong("max_parallel", value, "a whole number from 1"))
             })
             .transpose()
     }
@@ -262,7 +262,7 @@ impl Settings {
         let Some(listed) = listed else {
             if name != "claude" {
                 return Err(Error::new(format!(
-                    "setting \"agent\": there is no agent {name:?} in \"agents\" of config.json; add it there"
+                    "setting \"agent\" is {name:?}, but \"agents\" of config.json has no agent of that name; add it there"
                 )));
             }
             spec.protocol = Protocol::Claude;
@@ -350,7 +350,7 @@ fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
 fn count(key: &str, value: &Value) -> Result<u64> {
     value
         .as_u64()
-        .ok_or_else(|| wrong(key, value, "a whole number"))
+        .ok_or_else(|| wrong(key, value, "a whole number from 0"))
 }
 
 /// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
@@ -574,7 +574,7 @@ mod tests {
                 r#"{"timeout": 5}"#,
                 "\"timeout\" is 5, but must be a duration",
             ),
-            (r#"{"agent": "nobody"}"#, "no agent \"nobody\""),
+            (r#"{"agent": "nobody"}"#, "is \"nobody\", but \"agents\""),
             (
                 r#"{"on_interrupt": "panic"}"#,
                 "\"resume\", \"rerun\" or \"fail\"",

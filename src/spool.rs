@@ -491,7 +491,7 @@ impl Spool {
         appended.map_err(|e| Error::io("write", &self.state.path_of(&claim_name(id)), e))
     }
 
-    /// Takes the claim away, and the marks of a job that is over.
+    /// Takes the claim away, if it is there.
     pub fn remove_claim(&self, id: &JobId) -> Result<()> {
         self.state.remove(&claim_name(id))
     }

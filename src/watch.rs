@@ -209,7 +209,8 @@ fn meaning(kind: EventKind) -> Option<bool> {
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(true),
         // Repeats what `From` and `To` have told.
         EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
-        EventKind::Modify(ModifyKind::Name(_))
+        // A document that could not be read may be readable now.
+        EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Metadata(_))
         | EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Create(_)
         | EventKind::Remove(_) => Some(false),

@@ -2,7 +2,7 @@
 
 use super::doctor;
 use crate::daemon;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, plain};
 use crate::project::{Layout, Project};
 use crate::registry::{self, Registry};
 use crate::render::{self, clean};
@@ -79,7 +79,7 @@ pub(super) fn register(
         }
         let _ = writeln!(
             text,
-            "  {} there already and held; job-monitor -p {} release --all lets them run",
+            "  {} there already and held; to release: job-monitor -p {} release --all",
             counted(waiting.len()),
             clean(&doctor::quoted(&name))
         );
@@ -181,12 +181,15 @@ pub(super) fn restart() -> Result<()> {
             render::print("Restarted the service job-monitor\n")
         }
         Ok(Some(_)) => Err(Error::new(
-            "systemctl did not restart job-monitor; if the unit is missing, make install installs it",
+            "systemctl did not restart job-monitor; job-monitor doctor says what is missing",
         )),
         Ok(None) => Err(Error::new(format!(
             "systemctl has not restarted job-monitor within {} s; systemctl --user status job-monitor shows why",
             RESTART_MAX.as_secs()
         ))),
-        Err(error) => Err(Error::new(format!("cannot wait for systemctl: {}", plain(&error)))),
+        Err(error) => Err(Error::new(format!(
+            "cannot wait for systemctl: {}",
+            plain(&error)
+        ))),
     }
 }

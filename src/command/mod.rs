@@ -28,8 +28,8 @@ pub(crate) type Outcome = Result<Exit>;
 
 /// Parses, runs, prints the error, and gives the exit status.
 pub fn main() -> ExitCode {
-    let prepared =
-        process::prepare().map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))));
+    let prepared = process::prepare()
+        .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))));
     let outcome = prepared
         .and_then(|()| cli::parse(std::env::args_os().skip(1)))
         .and_then(run);

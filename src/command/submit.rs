@@ -4,7 +4,7 @@ use super::projects::Scope;
 use super::{Outcome, logs, wait};
 use crate::cli::{AfterSubmit, Source};
 use crate::document;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Result, plain};
 use crate::job::{JobId, Meta};
 use crate::project::Layout;
 use crate::render;

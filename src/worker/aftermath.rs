@@ -69,7 +69,7 @@ impl Worker<'_> {
             .next()
             .unwrap_or(0.0);
         if let Some(total) = finished.report.cost_usd {
-            self.context.board.spend(self.name(), total - earlier);
+            self.unspent += (total - earlier).max(0.0);
         }
         claim.attempts.push(Attempt {
             started_at: claim.started_at,
@@ -204,6 +204,11 @@ impl Worker<'_> {
             Unwritten::Result(outcome) => self.spool.publish(outcome),
             Unwritten::Claim(claim) => self.spool.write_claim(claim).map(drop),
         };
+        if written.is_ok() {
+            // Once only: a decision that could not be written is taken again after a restart.
+            let unspent = std::mem::take(&mut self.unspent);
+            self.context.board.spend(self.name(), unspent);
+        }
         match (written, unwritten) {
             (Ok(()), Unwritten::Result(outcome)) => {
                 self.told.remove("unwritten");

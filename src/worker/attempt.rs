@@ -8,6 +8,7 @@ use crate::board::Slot;
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
 use crate::error::{Error, Result};
+use crate::files::Signature;
 use crate::holds::Hold;
 use crate::job::{Attempt, ErrorKind, JobId, Meta, Status};
 use crate::outcome;
@@ -390,6 +391,13 @@ impl Worker<'_> {
         fault: SpawnFault,
     ) -> Result<Step> {
         match fault {
+            SpawnFault::Missing(_) if Signature::at(&self.spool.root().join(".")).is_err() => {
+                // The project was moved or unmounted: that is no fault of the agent's, and must not
+                // hold it for all the others.
+                let what = "the project's directory cannot be entered";
+                let error = Error::new(format!("{}: {what}", self.spool.root().display()));
+                Err(self.unclaimed(before, error))
+            }
             SpawnFault::Missing(error) => {
                 let error = format!(
                     "{}; job-monitor doctor says what it needs",

@@ -74,7 +74,11 @@ pub(super) fn run(
                         command[0],
                         LIMIT.as_secs()
                     ),
-                    Err(error) => format!("cannot wait for {:?}: {}", command[0], crate::error::plain(&error)),
+                    Err(error) => format!(
+                        "cannot wait for {:?}: {}",
+                        command[0],
+                        crate::error::plain(&error)
+                    ),
                 });
             }
         }

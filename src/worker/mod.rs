@@ -9,7 +9,6 @@ mod recovery;
 use crate::board::Board;
 use crate::error::{Error, Result};
 use crate::files::Signature;
-use crate::holds::Gate;
 use crate::job::JobId;
 use crate::project::{Policy, Project};
 use crate::queue::{Arrival, BACKOFF_MAX, Readiness, Waiting};
@@ -38,6 +37,8 @@ const VIEW_SHARE: u32 = 50;
 const VIEW_RETRY: Duration = Duration::from_secs(5);
 /// So many new documents of one scan are named in the log; of more, only the number is told.
 const NAMED_MAX: usize = 20;
+/// A document that somebody writes is not looked at again sooner, whatever `settle` says.
+const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Of so many odd files a sentence is said; whoever makes more knows by then.
 const TOLD_MAX: usize = 1000;
 
@@ -179,6 +180,10 @@ struct Worker<'a> {
     running: Option<JobId>,
     /// What could not be written yet; until it is, nothing is started.
     unwritten: Option<Unwritten>,
+    /// What attempts cost whose end is not on disk yet, in US dollars.
+    unspent: f64,
+    /// Whether rings were taken in and then not followed up, because a look failed.
+    missed: bool,
     /// Names of which a sentence has been said already.
     told: BTreeSet<String>,
     /// Lines that need not be written before an agent is started.
@@ -241,6 +246,8 @@ impl<'a> Worker<'a> {
             claims: Vec::new(),
             running: None,
             unwritten: None,
+            unspent: 0.0,
+            missed: false,
             told: BTreeSet::new(),
             lines: Vec::new(),
             view: View {
@@ -291,7 +298,7 @@ impl<'a> Worker<'a> {
 
     fn run(&mut self) -> Result<()> {
         loop {
-            if self.orders.order() != Order::Serve {
+            if self.is_to_leave() {
                 self.flush();
                 return Ok(());
             }
@@ -312,7 +319,7 @@ impl<'a> Worker<'a> {
                         }
                         false => until,
                     };
-                    if self.orders.order() == Order::Serve {
+                    if !self.is_to_leave() {
                         let heard = self.hear(Some(until));
                         if self.unwritten.is_none() {
                             heard?;
@@ -323,15 +330,31 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Takes in what has been rung; with `wait`, waits for a ring until then.
+    /// Whether to leave now. A job is let end only when what was decided of it is on disk.
+    fn is_to_leave(&self) -> bool {
+        match self.orders.order() {
+            Order::Serve => false,
+            Order::Drain => self.unwritten.is_none(),
+            Order::Stop => true,
+        }
+    }
+
+    /// Takes in what has been rung; with `wait`, waits for a ring until then. Where that fails, the
+    /// names are gone from the bell, so the next look is at everything.
     fn hear(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
+        let heard = self.take_in(wait);
+        self.missed |= heard.is_err();
+        heard
+    }
+
+    fn take_in(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
         let first = wait.and_then(|until| self.ear.wait(until));
-        let mut everything = false;
+        let mut everything = std::mem::take(&mut self.missed);
         let mut poked = false;
         let mut looks = Vec::new();
         // Before the names are taken, so that the view never claims to know of more than it does.
         let pending: Vec<Wake> = first.into_iter().chain(self.ear.pending()).collect();
-        if pending.is_empty() {
+        if pending.is_empty() && !everything {
             return Ok(());
         }
         let items = self.spool.items_signature()?;
@@ -514,17 +537,15 @@ impl<'a> Worker<'a> {
             self.set_hold(None);
             return Ok(Step::Wait(self.waiting.next_due()));
         }
-        // The slot first: a gate that is open for one probe is passed only by whoever starts.
         let context = self.context;
-        let Some(slot) = context.board.slot() else {
-            return Ok(Step::Wait(None));
+        let slot = match context.board.enter(&policy.agent.name, wall) {
+            Ok(slot) => slot,
+            Err(until) => {
+                let hold = context.board.hold_of(&policy.agent.name);
+                self.set_hold(hold.map(|hold| hold.view()));
+                return Ok(Step::Wait(until.and_then(later)));
+            }
         };
-        let gate = self.context.board.gate(&policy.agent.name, wall);
-        if let Gate::Closed(until) = gate {
-            let hold = self.context.board.hold_of(&policy.agent.name);
-            self.set_hold(hold.map(|hold| hold.view()));
-            return Ok(Step::Wait(until.and_then(later)));
-        }
         self.set_hold(None);
         if !self.claims.is_empty() {
             let claim = self.claims.remove(0);
@@ -540,8 +561,8 @@ impl<'a> Worker<'a> {
                     self.tell_of_oddity(&id.file_name(), &what);
                 }
                 Taken::Writing(meta) => {
-                    self.waiting
-                        .readiness(&id, &meta, true, policy.settle, now, wall);
+                    let settle = policy.settle.max(WRITER_PAUSE_MIN);
+                    self.waiting.readiness(&id, &meta, true, settle, now, wall);
                 }
                 Taken::Read(meta, text) => {
                     match self

@@ -96,7 +96,7 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
             let log = world.traced_log();
             let said = kind > 0
                 && [
-                    "until that is mended",
+                    "meanwhile no",
                     "in a minute",
                     "once a minute",
                     "is left alone",

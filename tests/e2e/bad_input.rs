@@ -1,7 +1,7 @@
 //! Bad input gets one clear sentence with path and remedy, once, is left where it was, and stops
 //! nothing else (SPEC 11.7).
 
-use crate::space::{BOUND, Project, Space, replace, wait_longer, wait_until};
+use crate::space::{Project, Space, replace, wait_until};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo};
 use serde_json::{Value, json};
@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 const ID: &str = "job-20260101-120000-hello";
 /// Comes after everything else in a project, so its result shows that the rest was looked at.
@@ -496,7 +495,7 @@ fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
     assert_eq!(space.stop(), 0);
     project.submit(LAST, "x");
     space.start();
-    space.wait_log("no job is started until that is mended");
+    space.wait_log("meanwhile no job is started");
     assert!(project.result(LAST).is_none());
     replace(&path, &good);
     project.wait_result(LAST);

@@ -96,7 +96,6 @@ fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair()
     healthy.wait_result(ID);
     assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
     // Said once, also when more jobs come.
-    let began = Instant::now();
     space.program("no-such-agent", NOTES);
     for project in [&projects[0], &second] {
         wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));

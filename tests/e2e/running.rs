@@ -1,12 +1,12 @@
 //! The main path: from a document in the spool to a result, with `plain` agents.
 
-use crate::space::{BOUND, Project, Space, is_alive, replace, wait_for, wait_until};
+use crate::space::{Project, Space, is_alive, replace, wait_for, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const ID: &str = "job-20260101-120000-hello";
 

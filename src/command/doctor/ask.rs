@@ -1,6 +1,7 @@
 //! Programs that are asked something: for a short while, and with nothing that they say kept in
 //! pipes that could fill.
 
+use crate::error::plain;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -52,7 +53,8 @@ pub(super) fn ask(
         let (out, err) = (file()?, file()?);
         Ok([out.try_clone()?, err.try_clone()?, out, err])
     };
-    let [out, err, child_out, child_err] = files().map_err(|e| format!("cannot be asked: {}", plain(&e)))?;
+    let [out, err, child_out, child_err] =
+        files().map_err(|e| format!("cannot be asked: {}", plain(&e)))?;
     let mut command = Command::new(program);
     command.args(args).current_dir(directory);
     if let Some(env) = env {
