@@ -275,11 +275,15 @@ impl Daemon {
                 )
             });
         }
-        if self.context.board.take_release_request() {
-            self.lift("released by hand", |_| true);
-        }
+        self.release_if_asked();
         if follow {
             self.follow();
+        }
+    }
+
+    fn release_if_asked(&self) {
+        if self.context.board.take_release_request() {
+            self.lift("released by hand", |_| true);
         }
     }
 
@@ -470,6 +474,7 @@ impl Daemon {
 
     /// Once a minute: what changed without a word is looked at again.
     fn slow_look(&mut self) {
+        self.release_if_asked();
         let config = self.context.places.config.clone();
         if self.has_changed(&config) {
             self.rewatch_config();

@@ -346,7 +346,12 @@ pub fn sweep_job(project: &str, job: &str) -> (u32, bool) {
                 .split(|&byte| byte == 0)
                 .any(|v| v == mark.as_bytes())
         };
-        marks.iter().all(has)
+        // Hooks have the same marks, but no run's token.
+        let token = environ.split(|&byte| byte == 0).find_map(|v| {
+            let v = std::str::from_utf8(v).ok()?.strip_prefix(RUN_VARIABLE)?;
+            Token::parse(v.strip_prefix('=')?)
+        });
+        token.is_some() && marks.iter().all(has)
     };
     sweep(all_of_ours, belongs)
 }

@@ -119,7 +119,7 @@ pub enum Taken {
 /// The log files of one start.
 #[derive(Debug)]
 pub struct LogFiles {
-    /// Standard output, locked; the lock lasts as long as any process has it.
+    /// Standard output.
     pub out: File,
     /// Standard error.
     pub err: File,
@@ -631,15 +631,12 @@ impl Spool {
     }
 
     /// Makes the log files of the `start`-th start (from 1); `output` is the ending of standard
-    /// output's. The lock on it, inherited by whatever the agent starts, tells as long as it is
-    /// held that somebody is still there.
+    /// output's.
     pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
         let names = [log_name(id, start, output), log_name(id, start, "err")];
         // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
         let err = self.logs.create_file(&names[1])?;
         let out = self.logs.create_file(&names[0])?;
-        // SAFETY: flock takes a descriptor, which `out` keeps open, and a number.
-        unsafe { libc::flock(out.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
         Ok(LogFiles { out, err, names })
     }
 

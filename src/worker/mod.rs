@@ -268,6 +268,10 @@ impl<'a> Worker<'a> {
     }
 
     fn watch(&mut self) {
+        // A file system that does not answer would stop the one thread that hears for everybody.
+        if self.orders.is_remote() && self.told.contains("observer") {
+            return;
+        }
         let path = self.spool.items_path().to_owned();
         let mut watcher = self
             .context
@@ -299,6 +303,9 @@ impl<'a> Worker<'a> {
     fn run(&mut self) -> Result<()> {
         loop {
             if self.is_to_leave() {
+                if let Some(unwritten) = self.unwritten.take() {
+                    self.write_now(unwritten);
+                }
                 self.flush();
                 return Ok(());
             }
@@ -464,7 +471,14 @@ impl<'a> Worker<'a> {
 
     /// Whether a job is running or suspended: its document matters no more.
     fn is_begun(&self, id: &JobId) -> bool {
-        self.running.as_ref() == Some(id) || self.claims.iter().any(|claim| claim.job_id == *id)
+        let unwritten = match &self.unwritten {
+            Some(Unwritten::Result(outcome)) => Some(&outcome.job_id),
+            Some(Unwritten::Claim(claim)) => Some(&claim.job_id),
+            None => None,
+        };
+        self.running.as_ref() == Some(id)
+            || unwritten == Some(id)
+            || self.claims.iter().any(|claim| claim.job_id == *id)
     }
 
     fn look_at_marks(&mut self) -> Result<()> {
@@ -527,11 +541,10 @@ impl<'a> Worker<'a> {
                 .and_then(|suspension| suspension.retry_at);
             // What is further away than any pause is due: the clock was set back.
             let is_ahead = |at: &Wall| *at > wall && at.since(wall) <= BACKOFF_MAX;
-            if let Some(at) = retry_at.filter(is_ahead) {
-                return Ok(Step::Wait(later(at)));
-            }
-            if self.marks.held.contains(&claim.job_id) {
-                return Ok(Step::Wait(None));
+            let ahead = retry_at.filter(is_ahead);
+            if ahead.is_some() || self.marks.held.contains(&claim.job_id) {
+                self.set_hold(None);
+                return Ok(Step::Wait(ahead.and_then(later)));
             }
         } else if self.waiting.first(now).is_none() {
             self.set_hold(None);

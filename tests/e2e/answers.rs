@@ -584,8 +584,8 @@ fn register_takes_the_old_option_and_restarts_nothing() {
     fs::write(path.join(format!("jobs/items/{NEXT}.md")), "Do it.\n").unwrap();
     let path = path.to_str().unwrap();
     let told = space.run(&["register", path, "--no-restart"]).ok();
-    let (_, remedy) = told.split_once("are held; ").unwrap();
-    let (remedy, _) = remedy.split_once(" runs them").unwrap();
+    let (_, remedy) = told.split_once("held; to release: ").unwrap();
+    let (remedy, _) = remedy.split_once('\n').unwrap();
     script(&space, &space.home(), remedy).ok();
     assert_eq!(space.run(&["wait", NEXT]).status, 0);
 }

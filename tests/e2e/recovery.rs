@@ -432,10 +432,11 @@ fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
         project.submit(id, "x");
     }
     fs::write(project.logs(&format!("{NEXT}.md")), "x").unwrap();
+    let in_an_hour = job_monitor::time::Wall::now().plus(Duration::from_secs(3600));
     let suspended = json!({"suspended": {
         "kind": "spawn_failed",
         "error": "cannot start it",
-        "retry_at": "2099-01-01T00:00:00.000+00:00",
+        "retry_at": in_an_hour,
         "afresh": false,
     }});
     // The later job was begun, so the earlier one waits for it.
