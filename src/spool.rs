@@ -350,8 +350,11 @@ impl Spool {
         // can have begun to write before the text is read.
         let limit = max.saturating_add(1);
         let mut bytes = Vec::with_capacity(usize::try_from(meta.size.min(limit)).unwrap_or(0));
-        std::io::Read::read_to_end(&mut std::io::Read::take(&file, limit), &mut bytes)
-            .map_err(|e| Error::io("read", &path, e))?;
+        let read = std::io::Read::read_to_end(&mut std::io::Read::take(&file, limit), &mut bytes);
+        if let Err(error) = read {
+            // One bad sector must not stop the project.
+            return Ok(Taken::Alien(Error::io("read", &path, error).to_string()));
+        }
         Ok(Taken::Read(meta, bytes))
     }
 
