@@ -94,6 +94,12 @@ fn load<T: DeserializeOwned>(dir: &Dir, name: &str) -> Option<T> {
 impl Board {
     /// Opens the daemon's state directory.
     pub fn open(dir: Dir) -> Board {
+        for name in [HOLDS, LEDGER] {
+            // What a crash left of a write; the file itself is whole.
+            if let Err(error) = dir.remove(&format!(".{name}.tmp")) {
+                log::warn!("{error}");
+            }
+        }
         let inner = Inner {
             holds: load(&dir, HOLDS).unwrap_or_default(),
             ledger: load(&dir, LEDGER).unwrap_or_default(),
