@@ -12,9 +12,10 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Permissions of every file we make, whatever the umask lets through.
@@ -331,19 +332,27 @@ impl Dir {
     /// fsync is never repeated on the same file, since the kernel reports it once only.
     /// Returns the new file, still open for reading and writing.
     pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<File> {
+        self.replace_with(name, durability, &mut |file| file.write_all(content))
+    }
+
+    /// As [`Dir::replace`], with the content as `write` brings it.
+    pub fn replace_with(
+        &self,
+        name: &str,
+        durability: Durability,
+        write: &mut dyn FnMut(&mut File) -> io::Result<()>,
+    ) -> Result<File> {
         let temporary = format!(".{name}.tmp");
-        let path = self.path_of(name);
         let mut file = self.create_file(&temporary)?;
-        let put = || -> Result<()> {
-            file.write_all(content)
-                .map_err(|e| Error::io("write", &path, e))?;
+        let failed = |verb, e| Error::io(verb, &self.path_of(name), e);
+        let mut put = || -> Result<()> {
+            write(&mut file).map_err(|e| failed("write", e))?;
             if durability == Durability::Durable {
-                file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
+                file.sync_all().map_err(|e| failed("sync", e))?;
             }
             renameat(&self.handle, temporary.as_str(), &self.handle, name)
-                .map_err(|e| Error::io("write", &path, e.into()))
+                .map_err(|e| failed("write", e.into()))
         };
-        let mut put = put;
         match put() {
             Ok(()) if durability == Durability::Durable => self.sync()?,
             Ok(()) => {}
@@ -400,18 +409,41 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
             path.display()
         )));
     }
-    let mut content = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20));
-    let mut reader = file;
-    reader
-        .seek(SeekFrom::Start(0))
-        .and_then(|_| reader.take(max + 1).read_to_end(&mut content))
-        .map_err(|e| Error::io("read", path, e))?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let content =
+        read_range(file, 0, size, max.saturating_add(1)).map_err(|e| Error::io("read", path, e))?;
     if content.len() as u64 > max {
         return Err(Error::new(format!(
             "{} is larger than {max} bytes",
             path.display()
         )));
     }
+    Ok(content)
+}
+
+/// Reads a regular file from `start` to its end, at most `max` bytes; `size` is how long it was found
+/// to be. It is asked for one byte more than that: that a read gives less than it was asked for is
+/// the end, and needs no second read to be known.
+pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Vec<u8>> {
+    let most = usize::try_from(max).unwrap_or(usize::MAX);
+    let expected = usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX);
+    let (mut content, mut length) = (Vec::new(), 0);
+    let mut room = expected.saturating_add(1).min(most);
+    while room > 0 {
+        content.resize(length + room, 0);
+        match file.read_at(&mut content[length..], start + length as u64) {
+            Ok(more) => {
+                length += more;
+                if more < room {
+                    break;
+                }
+                room = length.min(most - length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(length);
     Ok(content)
 }
 
@@ -427,13 +459,13 @@ pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
 
 /// The last `max` bytes of an open file, as text.
 pub fn tail(file: &File, path: &Path, max: u64) -> Result<String> {
-    let mut reader = file;
-    let mut bytes = Vec::new();
-    reader
-        .seek(SeekFrom::End(0))
-        .and_then(|end| reader.seek(SeekFrom::Start(end.saturating_sub(max))))
-        .and_then(|_| reader.take(max).read_to_end(&mut bytes))
-        .map_err(|e| Error::io("read", path, e))?;
+    let read = || -> io::Result<Vec<u8>> {
+        match file.metadata()?.len() {
+            0 => Ok(Vec::new()),
+            size => read_range(file, size.saturating_sub(max), size, max),
+        }
+    };
+    let bytes = read().map_err(|e| Error::io("read", path, e))?;
     // The cut may have gone through a character: drop its rest rather than show a replacement.
     let start = bytes
         .iter()

@@ -132,13 +132,20 @@ fn is_stamp(text: &str) -> bool {
 
 impl Ord for JobId {
     fn cmp(&self, other: &JobId) -> Ordering {
-        let (mine, theirs) = (self.stamp(), other.stamp());
         let named = || {
-            self.0
-                .bytes()
-                .chain(*b".md")
-                .cmp(other.0.bytes().chain(*b".md"))
+            let (a, b) = (self.0.as_bytes(), other.0.as_bytes());
+            let shared = a.len().min(b.len());
+            let rests = [a, b].map(|name| name[shared..].iter().chain(b".md"));
+            let [a_rest, b_rest] = rests;
+            a[..shared]
+                .cmp(&b[..shared])
+                .then_with(|| a_rest.cmp(b_rest))
         };
+        if self.layout() == Layout::Jobs && other.layout() == Layout::Jobs {
+            // The stamp is where the name begins to differ, so the name says both.
+            return named();
+        }
+        let (mine, theirs) = (self.stamp(), other.stamp());
         mine.is_none()
             .cmp(&theirs.is_none())
             .then_with(|| mine.cmp(&theirs))

@@ -31,7 +31,8 @@
 //! main
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
-//! --- hands:     board  spool  registry  service  watch  process  settings  skills  files
+//! --- hands:     board  spool  registry  service  watch  process  settings  skills
+//!                excerpt  files
 //! --- decisions: queue  roster  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  time  error
 //! ```
@@ -48,10 +49,13 @@
 //! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
 //!   also makes and removes a file in the documents' directory, which is watched anyway.
-//! - *The agent is started with `posix_spawn` by hand and awaited through a pidfd*; see `process`.
+//! - *The agent is started with `clone`, as `posix_spawn` does it, and awaited through the pidfd
+//!   that comes with it*; see `process::start`.
 //!   `wait-timeout` serves where `std::process` does: hooks, and commands that faces run.
 //! - *Lines for the log and the view of the queue are written after the agent's start*, not before:
 //!   nothing that the agent does not need stands before it.
+//! - *A result is written without being held.* The texts in it are read from the agent's log as
+//!   they are written (`excerpt`, `record::Text`), so that memory does not follow output.
 
 pub mod agent;
 pub mod board;
@@ -61,6 +65,7 @@ pub mod daemon;
 pub mod digest;
 pub mod document;
 pub mod error;
+pub mod excerpt;
 pub mod files;
 pub mod holds;
 pub mod job;

@@ -1,7 +1,7 @@
 //! A claim and what its attempts brought -> the result document.
 
 use crate::agent::command::output_ending;
-use crate::agent::{Fault, Report, sum_usage};
+use crate::agent::{Fault, Report, Words, sum_usage};
 use crate::job::{Attempt, JobId, Status, log_name};
 use crate::project::Project;
 use crate::record::{Carried, Claim, Outcome, WorkerOutput};
@@ -105,10 +105,9 @@ pub fn take_report(
     outcome: &mut Outcome,
     claim: &Claim,
     report: Report,
-    stderr: String,
+    words: Words,
     roots: &[&Path],
 ) {
-    let text = Some(report.text).filter(|text| !text.is_empty());
     let mut files: Vec<String> = Vec::new();
     let named = report
         .audit
@@ -127,13 +126,13 @@ pub fn take_report(
         }
     }
     outcome.worker_output = Some(WorkerOutput {
-        summary: report.answer,
-        raw_output: text.clone(),
+        summary: words.answer,
+        raw_output: words.all.clone(),
         usage: sum_usage(claim.carried.usage.clone(), report.usage),
         cost_usd: cost_of(&claim.attempts),
     });
-    outcome.stdout = text;
-    outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
+    outcome.stdout = words.all;
+    outcome.stderr = Some(words.stderr).filter(|text| !text.is_empty());
     (outcome.audit_score, outcome.audit_notes) = (report.audit.score, report.audit.notes);
     outcome.artifacts = Some(files).filter(|files| !files.is_empty());
     (outcome.agent_version, outcome.model) = (report.agent_version, report.model);

@@ -1,6 +1,7 @@
 //! The words of a project: where its spool lies, which agent serves it, within what limits.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -183,7 +184,20 @@ pub struct Wishes {
 impl Policy {
     /// The policy with a document's wishes taken in: whatever is tighter holds.
     #[must_use]
-    pub fn tightened(&self, wishes: &Wishes) -> Policy {
+    pub fn tightened(&self, wishes: &Wishes) -> Cow<'_, Policy> {
+        let Wishes {
+            timeout: None,
+            max_budget_usd: None,
+            retries: None,
+            ..
+        } = wishes
+        else {
+            return Cow::Owned(self.with(wishes));
+        };
+        Cow::Borrowed(self)
+    }
+
+    fn with(&self, wishes: &Wishes) -> Policy {
         let least = |limit: Option<f64>, wish: Option<f64>| match (limit, wish) {
             (Some(limit), Some(wish)) => Some(limit.min(wish)),
             (limit, wish) => limit.or(wish),

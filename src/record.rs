@@ -8,6 +8,9 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// A JSON object as it was written: keys in order, values untouched. What we do not know is
 /// given back as it came.
@@ -66,7 +69,7 @@ impl<'de> Deserialize<'de> for Object {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
             type Value = Object;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
@@ -233,8 +236,8 @@ impl Claim {
 }
 
 /// A result, in the order of keys that SPEC 8 gives; the first, `job_id` or `task_id`, is put
-/// in front by [`Outcome::to_document`].
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// in front by [`Outcome::write_document`].
+#[derive(Debug, Serialize)]
 pub struct Outcome {
     /// The job.
     #[serde(skip)]
@@ -262,7 +265,7 @@ pub struct Outcome {
     /// Repeats after transient faults.
     pub retry_count: u32,
     /// All assistant text.
-    pub stdout: Option<String>,
+    pub stdout: Option<Text>,
     /// The end of standard error.
     pub stderr: Option<String>,
     /// Of all attempts together.
@@ -294,12 +297,12 @@ pub struct Outcome {
 }
 
 /// The predecessor's nest for what the agent brought.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct WorkerOutput {
     /// The final answer.
-    pub summary: Option<String>,
+    pub summary: Option<Text>,
     /// All assistant text.
-    pub raw_output: Option<String>,
+    pub raw_output: Option<Text>,
     /// The agent's own usage object.
     pub usage: Option<Value>,
     /// US dollars, all sessions together.
@@ -307,17 +310,53 @@ pub struct WorkerOutput {
 }
 
 impl Outcome {
-    /// The document as it is written to `results/`.
-    pub fn to_document(&self, layout: Layout) -> Vec<u8> {
-        let key = match layout {
-            Layout::Jobs => "job_id",
-            Layout::Tasks => "task_id",
+    /// Writes the document as it lies in `results/`.
+    pub fn write_document(&self, layout: Layout, out: impl io::Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            job_id: Option<&'a JobId>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            task_id: Option<&'a JobId>,
+            #[serde(flatten)]
+            rest: &'a Outcome,
+        }
+        let id = Some(&self.job_id);
+        let (job_id, task_id) = match layout {
+            Layout::Jobs => (id, None),
+            Layout::Tasks => (None, id),
         };
-        let rest = serde_json::to_string_pretty(self).expect("a result is representable in JSON");
-        let rest = rest
-            .strip_prefix('{')
-            .expect("a struct is written as an object");
-        format!("{{\n  \"{key}\": \"{}\",{rest}\n", self.job_id).into_bytes()
+        let document = Document {
+            job_id,
+            task_id,
+            rest: self,
+        };
+        let mut out = out;
+        serde_json::to_writer_pretty(&mut out, &document)?;
+        out.write_all(b"\n")
+    }
+}
+
+/// A text of a result: one that is held, or one that is read from its log as it is written.
+#[derive(Clone)]
+pub struct Text(Arc<dyn fmt::Display + Send + Sync>);
+
+impl Text {
+    /// A text that can be shown; it is shown once for each place of a document that it stands in.
+    pub fn new(text: impl fmt::Display + Send + Sync + 'static) -> Text {
+        Text(Arc::new(text))
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Text")
     }
 }
 

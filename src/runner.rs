@@ -2,17 +2,18 @@
 
 use crate::agent::command::Plan;
 use crate::agent::stream::Stream;
-use crate::agent::{Ended, Ending, Report, TEXT_MAX, Verdict, verdict};
+use crate::agent::{Ended, Ending, Report, TEXT_MAX, Verdict, Words, verdict};
 use crate::error::{Error, Result};
+use crate::excerpt::Excerpt;
 use crate::files;
 use crate::job::JobId;
 use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
 use crate::project::{Policy, Protocol};
+use crate::record::Text;
 use crate::spool::{LogFiles, Spool};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -48,8 +49,8 @@ pub struct Finished {
     pub verdict: Verdict,
     /// What the output told.
     pub report: Report,
-    /// The end of standard error.
-    pub stderr: String,
+    /// What it said.
+    pub words: Words,
     /// Processes swept.
     pub leftovers: u32,
     /// From start to end, on the monotonic clock.
@@ -63,7 +64,7 @@ pub fn start(
     id: &JobId,
     number: u32,
     program: &Path,
-    plan: &Plan,
+    plan: &Plan<'_>,
     token: &Token,
     output: &str,
 ) -> Result<std::result::Result<Running, SpawnFault>> {
@@ -90,11 +91,9 @@ pub fn start(
 /// A file in memory: the agent can read it as it likes, and nothing is left of it.
 fn prompt_file(prompt: &str) -> Result<File> {
     let failed = |e| Error::io("make", Path::new("standard input"), e);
-    let mut file =
+    let file =
         File::from(memfd_create(c"prompt", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?);
-    file.write_all(prompt.as_bytes())
-        .and_then(|()| file.seek(SeekFrom::Start(0)))
-        .map_err(failed)?;
+    file.write_all_at(prompt.as_bytes(), 0).map_err(failed)?;
     Ok(file)
 }
 
@@ -145,7 +144,7 @@ impl Running {
         let stderr =
             files::tail(&logs.err, Path::new(&logs.names[1]), STDERR_MAX).unwrap_or_default();
         listener.conclude(
-            &logs.out,
+            logs.out,
             Ended { code, signal, by },
             stderr,
             leftovers,
@@ -156,7 +155,7 @@ impl Running {
 
 /// What an attempt that nobody attended to its end has written.
 pub fn read_back(
-    out: &File,
+    out: File,
     err: Option<&File>,
     protocol: Protocol,
     duration: Duration,
@@ -218,75 +217,53 @@ impl Listener {
 
     fn conclude(
         mut self,
-        out: &File,
+        out: File,
         ended: Ended,
         stderr: String,
         leftovers: u32,
         duration: Duration,
     ) -> Finished {
-        // What came after the end is not the agent's: a survivor may write for ever.
-        self.hear(out, size_of(out).saturating_sub(self.offset));
-        self.stream.finish();
-        let (verdict, report) = match self.protocol {
-            Protocol::Claude => (
-                verdict::claude(&ended, &self.stream, &stderr),
-                self.stream.report,
-            ),
-            Protocol::Plain => {
-                let text = ends_of(out);
-                let answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-                // Some agents write their errors where their answers go.
-                let words = if stderr.trim().is_empty() {
-                    &text
-                } else {
-                    &stderr
-                };
+        let size = size_of(&out);
+        let (verdict, answer, all) = match self.protocol {
+            Protocol::Claude => {
+                // What came after the end is not the agent's: a survivor may write for ever.
+                self.hear(&out, size.saturating_sub(self.offset));
+                self.stream.finish();
+                let verdict = verdict::claude(&ended, &self.stream, &stderr);
+                let report = &mut self.stream.report;
+                let text = Some(std::mem::take(&mut report.text)).filter(|text| !text.is_empty());
                 (
-                    verdict::plain(&ended, words),
-                    Report {
-                        answer,
-                        text,
-                        ..Report::default()
-                    },
+                    verdict,
+                    report.answer.take().map(Text::new),
+                    text.map(Text::new),
                 )
+            }
+            Protocol::Plain => {
+                // Some agents write their errors where their answers go.
+                let words = match stderr.trim().is_empty() && ended.code != Some(0) {
+                    true => files::tail(&out, Path::new("standard output"), STDERR_MAX),
+                    false => Ok(stderr.clone()),
+                };
+                let verdict = verdict::plain(&ended, &words.unwrap_or_default());
+                let all = Excerpt::new(out, size, TEXT_MAX as u64);
+                let answer = all.trimmed();
+                let all = (size > 0).then(|| Text::new(all));
+                (verdict, answer.map(Text::new), all)
             }
         };
         Finished {
             ended,
             verdict,
-            report,
-            stderr,
+            report: self.stream.report,
+            words: Words {
+                answer,
+                all,
+                stderr,
+            },
             leftovers,
             duration,
         }
     }
-}
-
-/// Head and tail of a file of any size, as text.
-fn ends_of(file: &File) -> String {
-    let size = size_of(file);
-    let half = (TEXT_MAX / 2) as u64;
-    let read = |from: u64, length: u64| {
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match file.read_at(&mut bytes[filled..], from + filled as u64) {
-                Ok(length @ 1..) => filled += length,
-                _ => break,
-            }
-        }
-        bytes.truncate(filled);
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    if size <= 2 * half {
-        return read(0, size);
-    }
-    format!(
-        "{}\n[… {} bytes left out …]\n{}",
-        read(0, half),
-        size - 2 * half,
-        read(size - half, half)
-    )
 }
 
 fn size_of(file: &File) -> u64 {

@@ -49,7 +49,8 @@ pub fn init_logging() {
         builder.parse_filters(&filter);
     }
     builder.format(move |out, record| {
-        let text = one_line(&record.args().to_string());
+        let text = record.args().to_string();
+        let text = one_line(&text);
         if journal {
             let priority = match record.level() {
                 Level::Error => 3,

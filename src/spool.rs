@@ -3,7 +3,7 @@
 //! commands look, and leave documents and marks.
 
 use crate::error::{Error, Result, one_line};
-use crate::files::{Dir, Durability, Kind, Make, Signature, meta_of};
+use crate::files::{self, Dir, Durability, Kind, Make, Signature, meta_of};
 use crate::job::{JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, Identity, Outcome, QueueView};
@@ -16,8 +16,9 @@ use nix::sys::statfs::{
 };
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -348,14 +349,11 @@ impl Spool {
         }
         // The lease, if the file system has them, lasts until the file is closed below: nobody
         // can have begun to write before the text is read.
-        let limit = max.saturating_add(1);
-        let mut bytes = Vec::with_capacity(usize::try_from(meta.size.min(limit)).unwrap_or(0));
-        let read = std::io::Read::read_to_end(&mut std::io::Read::take(&file, limit), &mut bytes);
-        if let Err(error) = read {
+        match files::read_range(&file, 0, meta.size, max.saturating_add(1)) {
+            Ok(bytes) => Ok(Taken::Read(meta, bytes)),
             // One bad sector must not stop the project.
-            return Ok(Taken::Alien(Error::io("read", &path, error).to_string()));
+            Err(error) => Ok(Taken::Alien(Error::io("read", &path, error).to_string())),
         }
-        Ok(Taken::Read(meta, bytes))
     }
 
     /// What `ls` would say of a document: `None` if it is not there.
@@ -549,14 +547,16 @@ impl Spool {
 
     /// Publishes a result: the moment the job is done.
     pub fn publish(&self, outcome: &Outcome) -> Result<()> {
-        let document = outcome.to_document(self.layout());
-        self.results
-            .replace(
-                &result_name(&outcome.job_id),
-                &document,
-                Durability::Durable,
-            )
-            .map(drop)
+        let name = result_name(&outcome.job_id);
+        let mut write = |file: &mut File| {
+            let mut out = BufWriter::new(file);
+            outcome.write_document(self.layout(), &mut out)?;
+            out.flush()
+        };
+        let written = self
+            .results
+            .replace_with(&name, Durability::Durable, &mut write);
+        written.map(drop)
     }
 
     /// The text of a result.
@@ -662,17 +662,21 @@ impl Spool {
         self.logs.path_of(name)
     }
 
-    /// Writes a line to the daemon's standard error and to the project's log. A log that cannot
-    /// be written must not stop jobs: the line still stands in the other one.
-    pub fn log(&self, level: Level, message: &str) {
-        log::log!(level, "{message}");
-        let line = format!("{} {level:<5} {}\n", Wall::now(), one_line(message));
-        if let Err(error) = self.append_journal(line.as_bytes()) {
+    /// Writes lines to the daemon's standard error and to the project's log. A log that cannot
+    /// be written must not stop jobs: the lines still stand in the other one.
+    pub fn log(&self, lines: &[(Level, String)]) {
+        let now = Wall::now();
+        let mut text = String::new();
+        for (level, message) in lines {
+            log::log!(*level, "{message}");
+            let _ = writeln!(text, "{now} {level:<5} {}", one_line(message));
+        }
+        if let Err(error) = self.append_journal(text.as_bytes()) {
             log::debug!("{error}");
         }
     }
 
-    fn append_journal(&self, line: &[u8]) -> Result<()> {
+    fn append_journal(&self, text: &[u8]) -> Result<()> {
         let name = "monitor.log";
         let failed = |e| Error::io("write", &self.logs.path_of(name), e);
         let open = || -> Result<(File, u64)> {
@@ -689,8 +693,8 @@ impl Spool {
             self.logs.rename_to(name, &self.logs, "monitor.log.1")?;
             (file, size) = open()?;
         }
-        file.write_all(line).map_err(failed)?;
-        *journal = Some((file, size + line.len() as u64));
+        file.write_all(text).map_err(failed)?;
+        *journal = Some((file, size + text.len() as u64));
         Ok(())
     }
 }

@@ -82,6 +82,11 @@ impl Ear {
         }
     }
 
+    /// Whether everything that was rung has been heard.
+    pub fn is_quiet(&self) -> bool {
+        self.receiver.is_empty() && !self.overflow.load(Ordering::SeqCst)
+    }
+
     /// What has been rung and not heard yet. The overflow is looked at after the last name, or one
     /// that came in between would be neither among the names nor told.
     pub fn pending(&self) -> impl Iterator<Item = Wake> {

@@ -3,6 +3,7 @@
 
 use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
 use crate::project::{AgentSpec, Policy, Project, Protocol, Wishes};
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
 /// One start of a job, before it happens.
@@ -51,14 +52,17 @@ pub enum Opening {
 
 /// What to start.
 #[derive(Debug, PartialEq)]
-pub struct Plan {
+pub struct Plan<'a> {
     /// The program as it is to be looked up, and all its arguments after it.
     pub argv: Vec<String>,
     /// The whole environment, each name once.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: Vec<Variable<'a>>,
     /// Standard input.
-    pub prompt: String,
+    pub prompt: Cow<'a, str>,
 }
+
+/// Name and value of an environment variable.
+pub type Variable<'a> = (&'a OsStr, &'a OsStr);
 
 /// The ending of the log of standard output.
 pub fn output_ending(protocol: Protocol) -> &'static str {
@@ -69,11 +73,11 @@ pub fn output_ending(protocol: Protocol) -> &'static str {
 }
 
 /// Builds a start from what the agent's environment begins with and the credentials.
-pub fn plan(
-    assignment: &Assignment<'_>,
-    base: &[(OsString, OsString)],
-    credentials: &[(OsString, OsString)],
-) -> Plan {
+pub fn plan<'a>(
+    assignment: &Assignment<'a>,
+    base: &'a [(OsString, OsString)],
+    credentials: &'a [(OsString, OsString)],
+) -> Plan<'a> {
     let agent = &assignment.policy.agent;
     let fill = |text: &String| {
         text.replace("{project}", &assignment.project.path.to_string_lossy())
@@ -126,21 +130,24 @@ fn claude_arguments(assignment: &Assignment<'_>) -> Vec<String> {
 }
 
 /// Later ones win: what we were given, the credentials, the agent's own, and the job's marks.
-fn environment(
-    assignment: &Assignment<'_>,
-    base: &[(OsString, OsString)],
-    credentials: &[(OsString, OsString)],
-) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = base.to_vec();
-    let mut set = |name: &OsStr, value: &OsStr, replace: bool| match env
-        .iter_mut()
-        .find(|(n, _)| n == name)
-    {
-        Some((_, old)) if replace => *old = value.to_owned(),
-        Some(_) => {}
-        None => env.push((name.to_owned(), value.to_owned())),
-    };
+fn environment<'a>(
+    assignment: &Assignment<'a>,
+    base: &'a [(OsString, OsString)],
+    credentials: &'a [(OsString, OsString)],
+) -> Vec<Variable<'a>> {
     let agent = &assignment.policy.agent;
+    let mut env: Vec<Variable<'a>> = base
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let mut set = |name: &'a OsStr, value: &'a OsStr, replace: bool| match env
+        .iter_mut()
+        .find(|(n, _)| *n == name)
+    {
+        Some((_, old)) if replace => *old = value,
+        Some(_) => {}
+        None => env.push((name, value)),
+    };
     for (name, value) in credentials {
         set(name, value, true);
     }
@@ -159,17 +166,13 @@ fn environment(
             set(name.as_ref(), value, false);
         }
     }
-    set(
-        "JOB_MONITOR_JOB_ID".as_ref(),
-        assignment.job.as_str().as_ref(),
-        true,
-    );
-    set(
-        "JOB_MONITOR_PROJECT".as_ref(),
-        assignment.project.name.as_ref(),
-        true,
-    );
-    set(RUN_VARIABLE.as_ref(), assignment.run.as_ref(), true);
+    for (name, value) in [
+        ("JOB_MONITOR_JOB_ID", assignment.job.as_str()),
+        ("JOB_MONITOR_PROJECT", &assignment.project.name),
+        (RUN_VARIABLE, assignment.run),
+    ] {
+        set(name.as_ref(), value.as_ref(), true);
+    }
     env
 }
 
@@ -184,36 +187,36 @@ pub fn needs_scratch(agent: &AgentSpec, others: &[&[(OsString, OsString)]]) -> b
             .any(|env| env.iter().any(|(own, _)| own == name))
 }
 
-fn prompt(assignment: &Assignment<'_>) -> String {
+fn prompt<'a>(assignment: &Assignment<'a>) -> Cow<'a, str> {
     let (agent, body) = (&assignment.policy.agent, assignment.body);
     if let Opening::Resume { because, .. } = assignment.opening {
-        return format!(
-            "The previous run of this job ended early: {}. Nothing of the job has changed.\n\n\
+        let because = reason(*because);
+        return Cow::Owned(format!(
+            "The previous run of this job ended early: {because}. Nothing of the job has changed.\n\n\
              First look at what is already done, in the conversation above and in the files, since the last \
              step may have been cut off in the middle. Then go on from there and finish the job. Do not do \
-             again what is done.\n",
-            reason(*because)
-        );
+             again what is done.\n"
+        ));
     }
     match (&agent.prompt, agent.protocol) {
         (Some(template), protocol) => {
             let prompt = template.replace("{content}", body);
             // At the head of the prompt a slash would be taken for a command of the CLI's.
             let exposed = protocol == Protocol::Claude && template.starts_with("{content}");
-            if exposed {
+            Cow::Owned(if exposed {
                 format!("\n{prompt}")
             } else {
                 prompt
-            }
+            })
         }
-        (None, Protocol::Plain) => body.to_owned(),
+        (None, Protocol::Plain) => Cow::Borrowed(body),
         (None, Protocol::Claude) => {
             let call = if assignment.has_skill {
                 "/task-coordination\n\n"
             } else {
                 ""
             };
-            format!("{call}Execute the following job:\n\n{body}")
+            Cow::Owned(format!("{call}Execute the following job:\n\n{body}"))
         }
     }
 }
@@ -270,12 +273,19 @@ mod tests {
         }
     }
 
+    /// A plan that owns what it says.
+    struct Planned {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        prompt: String,
+    }
+
     fn planned(
         policy: &Policy,
         opening: &Opening,
         has_skill: bool,
         credentials: &[(&str, &str)],
-    ) -> Plan {
+    ) -> Planned {
         let project = Project {
             name: "p".into(),
             path: "/w/p".into(),
@@ -303,11 +313,15 @@ mod tests {
             run: "token",
             scratch: OsStr::new("/tmp/s"),
         };
-        plan(
-            &assignment,
-            &os(&[("A", "base"), ("B", "base"), ("C", "base")]),
-            &os(credentials),
-        )
+        let base = os(&[("A", "base"), ("B", "base"), ("C", "base")]);
+        let credentials = os(credentials);
+        let plan = plan(&assignment, &base, &credentials);
+        let text = |text: &OsStr| text.to_str().unwrap().to_owned();
+        Planned {
+            argv: plan.argv,
+            env: plan.env.iter().map(|(n, v)| (text(n), text(v))).collect(),
+            prompt: plan.prompt.into_owned(),
+        }
     }
 
     #[test]
@@ -370,7 +384,7 @@ mod tests {
                 .env
                 .iter()
                 .filter(|(n, _)| n == name)
-                .map(|(_, v)| v.to_str().unwrap());
+                .map(|(_, v)| v.as_str());
             let value = all.next();
             assert_eq!(all.next(), None, "{name} twice");
             value

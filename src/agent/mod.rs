@@ -9,6 +9,7 @@ pub mod stream;
 pub mod verdict;
 
 use crate::job::ErrorKind;
+use crate::record::Text;
 use crate::time::Wall;
 use serde_json::Value;
 
@@ -46,7 +47,8 @@ pub enum Ending {
     Interrupted,
 }
 
-/// What an attempt's output told, whichever the protocol. Texts keep at most [`TEXT_MAX`].
+/// What the events of an attempt told; nothing of it for protocol plain, which has none. Texts keep
+/// at most [`TEXT_MAX`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// The final answer.
@@ -71,6 +73,17 @@ pub struct Report {
     pub edited: Vec<String>,
     /// The audit block of the final answer.
     pub audit: Audit,
+}
+
+/// What an attempt said, as its result shows it.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// The final answer.
+    pub answer: Option<Text>,
+    /// All that it said, in order.
+    pub all: Option<Text>,
+    /// The end of standard error.
+    pub stderr: String,
 }
 
 /// The closing `json` block of a final answer (SPEC 6), leniently read; absent is `None`.

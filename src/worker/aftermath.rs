@@ -95,10 +95,10 @@ impl Worker<'_> {
         let (suspension, hold) = match next {
             Next::Publish(status) => {
                 let mut outcome = self.outcome(&claim, status, fault.as_ref());
-                if let Some(Finished { report, stderr, .. }) = finished {
+                if let Some(Finished { report, words, .. }) = finished {
                     let real = self.spool.root();
                     let roots = [self.spool.project().path.as_path(), real];
-                    outcome::take_report(&mut outcome, &claim, report, stderr, &roots);
+                    outcome::take_report(&mut outcome, &claim, report, words, &roots);
                 }
                 return self.publish(outcome);
             }
@@ -237,15 +237,14 @@ impl Worker<'_> {
     fn finish(&mut self, outcome: &Outcome) {
         let id = &outcome.job_id;
         self.waiting.remove(id);
-        let swept = [
-            self.spool.remove_claim(id),
-            self.spool.unmark(id, Mark::Cancel),
-            self.spool.unmark(id, Mark::Hold),
-            self.spool.unmark(id, Mark::Release),
-        ];
-        self.marks.cancelled.remove(id);
+        let mut swept = vec![self.spool.remove_claim(id)];
+        // A mark that comes just now is announced, and found to be of a job that is done.
+        if self.marks.cancelled.remove(id) || outcome.status == Status::Cancelled {
+            swept.push(self.spool.unmark(id, Mark::Cancel));
+        }
         if self.marks.held.remove(id) {
             self.waiting.set_held(self.marks.held.clone());
+            swept.push(self.spool.unmark(id, Mark::Hold));
         }
         let policy = self.orders.policy();
         let archived = if policy.archive {

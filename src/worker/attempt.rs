@@ -107,7 +107,7 @@ impl Worker<'_> {
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Step> {
-        let policy = &policy.tightened(&document.wishes);
+        let policy = &*policy.tightened(&document.wishes);
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
         let token = Token::new().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
@@ -170,7 +170,7 @@ impl Worker<'_> {
         let path = plan
             .env
             .iter()
-            .find(|(name, _)| name == "PATH")
+            .find(|(name, _)| *name == "PATH")
             .map_or(OsStr::new(""), |(_, path)| path);
         let wanted = &plan.argv[0];
         let Some(program) =

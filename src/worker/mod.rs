@@ -211,7 +211,6 @@ struct View {
     stale: bool,
     written: Option<Instant>,
     pause: Duration,
-    items: Option<Signature>,
     hold: Option<HoldView>,
 }
 
@@ -254,7 +253,6 @@ impl<'a> Worker<'a> {
                 stale: true,
                 written: None,
                 pause: VIEW_PAUSE,
-                items: None,
                 hold: None,
             },
         })
@@ -359,13 +357,7 @@ impl<'a> Worker<'a> {
         let mut everything = std::mem::take(&mut self.missed);
         let mut poked = false;
         let mut looks = Vec::new();
-        // Before the names are taken, so that the view never claims to know of more than it does.
-        let pending: Vec<Wake> = first.into_iter().chain(self.ear.pending()).collect();
-        if pending.is_empty() && !everything {
-            return Ok(());
-        }
-        let items = self.spool.items_signature()?;
-        for wake in pending.into_iter().chain(self.ear.pending()) {
+        for wake in first.into_iter().chain(self.ear.pending()) {
             match wake {
                 Wake::Everything => everything = true,
                 Wake::Again => {}
@@ -382,7 +374,6 @@ impl<'a> Worker<'a> {
         if poked {
             self.look_at_marks()?;
         }
-        self.view.items = Some(items);
         Ok(())
     }
 
@@ -390,9 +381,8 @@ impl<'a> Worker<'a> {
     /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
     fn look_at_everything(&mut self) -> Result<()> {
         self.watch();
-        let items = self.spool.items_signature()?;
         let path_now = Signature::at(self.spool.items_path())?;
-        if !items.same_place(&path_now) {
+        if !self.spool.items_signature()?.same_place(&path_now) {
             return Err(Error::new(format!(
                 "{} was replaced while it was looked at",
                 self.spool.items_path().display()
@@ -422,7 +412,6 @@ impl<'a> Worker<'a> {
             );
             self.say(Level::Info, text);
         }
-        self.view.items = Some(items);
         self.view.stale = true;
         self.look_at_marks()
     }
@@ -483,6 +472,7 @@ impl<'a> Worker<'a> {
 
     fn look_at_marks(&mut self) -> Result<()> {
         self.marks = self.spool.marks(false)?;
+        self.sweep_marks()?;
         self.waiting.set_held(self.marks.held.clone());
         self.view.stale = true;
         for id in std::mem::take(&mut self.marks.released) {
@@ -501,6 +491,19 @@ impl<'a> Worker<'a> {
                         hold.whom()
                     ),
                 );
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the hold marks of jobs that are done: they came as the job ended.
+    fn sweep_marks(&mut self) -> Result<()> {
+        let held = self.marks.held.iter();
+        let idle = held.filter(|id| !self.waiting.contains(id) && !self.is_begun(id));
+        for id in idle.cloned().collect::<Vec<_>>() {
+            if self.spool.has_result(&id)? {
+                self.marks.held.remove(&id);
+                self.spool.unmark(&id, Mark::Hold)?;
             }
         }
         Ok(())
@@ -662,8 +665,9 @@ impl<'a> Worker<'a> {
     }
 
     fn write_lines(&mut self) {
-        for (level, line) in std::mem::take(&mut self.lines) {
-            self.spool.log(level, &line);
+        if !self.lines.is_empty() {
+            self.spool.log(&self.lines);
+            self.lines.clear();
         }
     }
 
@@ -690,6 +694,10 @@ impl<'a> Worker<'a> {
         let suspended = self.claims.first();
         let shown = running.or(suspended);
         let started = Instant::now();
+        // Readers hold the directory's age against the view's; one that knows of names it has not
+        // taken in claims to be of no age.
+        let items = self.spool.items_signature().ok();
+        let items = items.filter(|_| self.ear.is_quiet());
         let suspended_ids = suspended.into_iter().map(|claim| claim.job_id.file_name());
         let waiting: Vec<String> = suspended_ids
             .filter(|_| running.is_none())
@@ -706,7 +714,7 @@ impl<'a> Worker<'a> {
             retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
             hold: self.view.hold.clone(),
             updated_at: Some(Wall::now()),
-            items_mtime: self.view.items.map(|items| items.mtime()),
+            items_mtime: items.map(|items| items.mtime()),
         };
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);

@@ -75,7 +75,8 @@ impl Worker<'_> {
                 };
                 let wishes = crate::document::check(&text, &meta, u64::MAX, true)
                     .map(|document| document.wishes);
-                wishes.map_or_else(|_| (*policy).clone(), |wishes| policy.tightened(&wishes))
+                let wishes = wishes.unwrap_or_default();
+                policy.tightened(&wishes).into_owned()
             }
             None => (*policy).clone(),
         };
@@ -95,7 +96,7 @@ impl Worker<'_> {
             // after. An agent that made away with its logs is known by its process.
             return self.not_begun(claim);
         }
-        let finished = out.map(|out| runner::read_back(&out, err.as_ref(), claim.protocol, ran));
+        let finished = out.map(|out| runner::read_back(out, err.as_ref(), claim.protocol, ran));
         if let Some(finished) = finished {
             if runner::is_settled(&finished) {
                 let text = format!(

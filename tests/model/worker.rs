@@ -199,11 +199,23 @@ impl Daemon {
     fn look_at_marks(&mut self, world: &mut World) -> Done {
         self.cancelled = world.disk.cancelled.clone();
         self.held = world.disk.held.clone();
+        self.sweep_marks(world)?;
         self.waiting.set_held(self.held.clone());
         for id in world.disk.released.clone() {
             world.effect(|disk| disk.released.remove(&id))?;
             let of_agent = |hold: &Hold| hold.agent.as_deref().is_none_or(|held| held == AGENT);
             world.disk.holds.take(of_agent);
+        }
+        Ok(())
+    }
+
+    fn sweep_marks(&mut self, world: &mut World) -> Done {
+        for id in self.held.clone() {
+            let idle = !self.waiting.contains(&id) && !self.is_begun(&id);
+            if idle && world.disk.results.contains_key(&id) {
+                self.held.remove(&id);
+                world.effect(|disk| disk.held.remove(&id))?;
+            }
         }
         Ok(())
     }
@@ -462,7 +474,9 @@ impl Daemon {
             }
         };
         match (written, unwritten) {
-            (Ok(()), Unwritten::Result(claim, ..)) => self.finish(world, &claim.job_id),
+            (Ok(()), Unwritten::Result(claim, status, _)) => {
+                self.finish(world, &claim.job_id, status)
+            }
             (Ok(()), Unwritten::Claim(claim)) => {
                 self.claims.insert(0, claim);
                 Ok(())
@@ -478,15 +492,15 @@ impl Daemon {
         }
     }
 
-    fn finish(&mut self, world: &mut World, id: &JobId) -> Done {
+    fn finish(&mut self, world: &mut World, id: &JobId, status: Status) -> Done {
         self.waiting.remove(id);
         passing(world.effect(|disk| disk.claims.remove(id)))?;
-        passing(world.effect(|disk| disk.cancelled.remove(id)))?;
-        passing(world.effect(|disk| disk.held.remove(id)))?;
-        passing(world.effect(|disk| disk.released.remove(id)))?;
-        self.cancelled.remove(id);
+        if self.cancelled.remove(id) || status == Status::Cancelled {
+            passing(world.effect(|disk| disk.cancelled.remove(id)))?;
+        }
         if self.held.remove(id) {
             self.waiting.set_held(self.held.clone());
+            passing(world.effect(|disk| disk.held.remove(id)))?;
         }
         Ok(())
     }

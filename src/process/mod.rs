@@ -1,0 +1,339 @@
+//! Agents as processes: starting, waiting, ending, and finding whatever they left behind. The
+//! only sender of signals in the program.
+//!
+//! An agent leads a session and process group of its own and carries a random *run token* in
+//! its environment, which every descendant inherits. The daemon is the *subreaper* of its
+//! descendants, so when an agent is dead, each tree that survives it hangs on the daemon's main
+//! thread: one read of that thread's list of children tells whether there is anything to sweep,
+//! however it daemonised. What a dead daemon left is found by a scan of `/proc` instead.
+//!
+//! A process is signalled through a pidfd that was opened *before* the process was looked at,
+//! or as a group whose leader we have not reaped yet; so a number that has been given to
+//! somebody else in the meantime is never hit.
+
+mod start;
+mod sweep;
+
+pub use sweep::{reap_orphans, sweep_abandoned, sweep_job};
+
+use crate::digest::hex;
+use crate::record::Identity;
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// How long survivors are looked for and killed before we give up and say so. SPEC 5 promises
+/// that none is alive 5 s after the result.
+const SWEEP_MAX: Duration = Duration::from_secs(4);
+
+/// Runs between the agent's start and the end of its sweep, over all projects.
+static RUNS: AtomicU32 = AtomicU32::new(0);
+
+/// Set by the second SIGTERM: from now on no grace is given.
+static HURRY: AtomicBool = AtomicBool::new(false);
+
+/// A random token of 32 hexadecimal digits that names one start of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// A new one from the kernel's random numbers.
+    pub fn new() -> io::Result<Token> {
+        let bytes = random()?;
+        Ok(Token(hex(&bytes)))
+    }
+
+    /// Reads one from a claim; anything else than 32 hexadecimal digits is none, so that no
+    /// planted claim can make us look for a text that strangers carry.
+    pub fn parse(text: &str) -> Option<Token> {
+        let valid = text.len() == 32
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        valid.then(|| Token(text.to_owned()))
+    }
+
+    /// The token as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A random UUID, version 4.
+pub fn uuid() -> io::Result<String> {
+    let mut bytes = random()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = hex(&bytes);
+    Ok(format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    ))
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0_u8; 16];
+    // SAFETY: the buffer is ours and as long as we say.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes come whole, unless there are none at all.
+    if filled == bytes.len() as isize {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What to start: data, so that it can be built and tested without running it.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The program's path.
+    pub program: &'a Path,
+    /// All arguments, the program's name first.
+    pub argv: &'a [OsString],
+    /// The whole environment.
+    pub env: &'a [(&'a OsStr, &'a OsStr)],
+    /// The working directory.
+    pub directory: &'a Path,
+    /// Standard input.
+    pub stdin: &'a File,
+    /// Standard output.
+    pub stdout: &'a File,
+    /// Standard error.
+    pub stderr: &'a File,
+}
+
+/// Why nothing was started.
+#[derive(Debug)]
+pub enum SpawnFault {
+    /// The program is not there or cannot be executed; it will not be by itself.
+    Missing(io::Error),
+    /// The system could not just now (processes, memory, a program being replaced).
+    Passing(io::Error),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this exit status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A running agent. Dropping it kills what is left of its tree.
+#[derive(Debug)]
+pub struct Agent {
+    pid: Pid,
+    pidfd: OwnedFd,
+    token: Token,
+    /// Where it was started, without symbolic links, as the kernel names it.
+    directory: PathBuf,
+    /// Whether it was seen to have ended.
+    has_ended: Cell<bool>,
+    exit: Option<Exit>,
+}
+
+/// To be called first thing in `main`, before any thread or child exists: an inherited "ignore"
+/// of SIGCHLD would have the kernel reap our children for us.
+pub fn prepare() -> io::Result<()> {
+    // SAFETY: SIG_DFL is not a handler, so no code of ours runs in signal context.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    Ok(())
+}
+
+/// To be called next in the daemon: no death by a broken lease, orphans come to us, and nothing
+/// that we inherited leaks into agents.
+pub fn prepare_daemon() -> io::Result<()> {
+    // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
+    unsafe { signal(Signal::SIGIO, SigHandler::SigIgn)? };
+    // SAFETY: prctl with PR_SET_CHILD_SUBREAPER takes one integer and touches no memory.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    sweep::prepare();
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        if let Some(fd) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+            && fd > 2
+        {
+            // SAFETY: F_SETFD on a number touches no memory; a number that is no longer open
+            // (that of the listing itself) merely fails.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// From now on no agent is given its grace: the person asked twice.
+pub fn hurry() {
+    HURRY.store(true, Ordering::Relaxed);
+}
+
+/// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is taken
+/// relative to `directory`.
+pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(directory.join(name));
+    }
+    let executable = |candidate: &PathBuf| {
+        std::fs::metadata(candidate).is_ok_and(|meta| {
+            meta.is_file()
+                && std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o111 != 0
+        })
+    };
+    std::env::split_paths(path)
+        .map(|dir| directory.join(dir).join(name))
+        .find(executable)
+}
+
+impl Agent {
+    /// Starts a process as the leader of a new session, with default signal dispositions, an
+    /// empty signal mask and no descriptor but the three given. `token` must be in its
+    /// environment under [`RUN_VARIABLE`].
+    pub fn spawn(launch: &Launch<'_>, token: &Token) -> Result<Agent, SpawnFault> {
+        RUNS.fetch_add(1, Ordering::SeqCst);
+        match start::start(launch) {
+            Ok((pid, pidfd)) => Ok(Agent {
+                pid,
+                pidfd,
+                token: token.clone(),
+                directory: launch.directory.to_owned(),
+                has_ended: Cell::new(false),
+                exit: None,
+            }),
+            Err(error) => {
+                RUNS.fetch_sub(1, Ordering::SeqCst);
+                Err(match error.raw_os_error() {
+                    Some(
+                        libc::EAGAIN
+                        | libc::ENOMEM
+                        | libc::ETXTBSY
+                        | libc::EMFILE
+                        | libc::ENFILE
+                        | libc::EIO
+                        | libc::EINTR
+                        | libc::E2BIG,
+                    ) => SpawnFault::Passing(error),
+                    _ => SpawnFault::Missing(error),
+                })
+            }
+        }
+    }
+
+    /// Its number, which stays its own until it is reaped.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
+    /// yet, so its number stays ours.
+    pub fn wait(&self, limit: Duration) -> bool {
+        if !self.has_ended.get() {
+            self.has_ended.set(ended(&self.pidfd, limit));
+        }
+        self.has_ended.get()
+    }
+
+    /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace`, SIGKILL.
+    pub fn stop(&self, grace: Duration) {
+        let slice = Duration::from_millis(100);
+        let deadline = Instant::now() + grace;
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            // It fails only when nobody of the group is left, which is what we want.
+            let _ = killpg(self.pid, signal);
+        }
+        while !HURRY.load(Ordering::Relaxed) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.wait(left.min(slice)) {
+                break;
+            }
+        }
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        self.wait(SWEEP_MAX);
+    }
+
+    /// Kills what the ended process left, then reaps it. How it ended, and how many survivors
+    /// there were. A process that has not ended is killed first.
+    pub fn reap(mut self) -> (Exit, u32) {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> (Exit, u32) {
+        if !self.wait(Duration::ZERO) {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+            self.wait(SWEEP_MAX);
+        }
+        let leftovers = sweep::sweep_orphans(&self.token, self.pid, &self.directory);
+        let exit = match waitpid(self.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+            // Real-time signals have no name in nix; the wait has reaped the process all the same.
+            _ => Exit::Signal(0),
+        };
+        RUNS.fetch_sub(1, Ordering::SeqCst);
+        self.exit = Some(exit);
+        (exit, leftovers)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.exit.is_none() {
+            self.finish();
+        }
+    }
+}
+
+/// How to recognise a process again; to be asked before it is reaped.
+pub fn identity_of(pid: i32) -> Option<Identity> {
+    sweep::stat_of(pid).map(|stat| Identity {
+        pid,
+        start_time: stat.start_time,
+    })
+}
+
+/// The identifier of this boot of the machine; start times are comparable only within one.
+pub fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    })
+}
+
+/// Waits for the process of `pidfd` to end, at most `limit`; whether it has.
+fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, or the last millisecond would be spent spinning.
+        let left_ms = left.as_nanos().div_ceil(1_000_000);
+        let timeout = PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(0) if left.is_zero() => return false,
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return true,
+            // Out of memory for a moment: the answer is not known, so it is not "ended".
+            Err(_) => std::thread::sleep(Duration::from_millis(10).min(left)),
+        }
+    }
+}
