@@ -16,11 +16,11 @@ use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Order, Orders};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -106,7 +106,7 @@ pub fn run(places: Places) -> Result<()> {
         unread: false,
         entries: None,
         told: BTreeSet::new(),
-        seen: HashMap::new(),
+        followed: None,
         coming_up: Arc::new(AtomicU32::new(0)),
     }
     .run()
@@ -201,8 +201,8 @@ struct Daemon {
     entries: Option<Vec<Entry>>,
     /// What has been said of settings and registry, so that it is said once.
     told: BTreeSet<String>,
-    /// What each watched directory looked like at the last slow look.
-    seen: HashMap<PathBuf, Signature>,
+    /// The directory of settings and registry as it was before they were last read.
+    followed: Option<Signature>,
     /// Workers that have not watched their project yet.
     coming_up: Arc<AtomicU32>,
 }
@@ -297,6 +297,7 @@ impl Daemon {
     /// leaves the last good state in force.
     fn follow(&mut self) {
         let places = &self.context.places;
+        self.followed = Signature::at(&places.config).ok();
         let mut said = BTreeSet::new();
         let mut say = |text: String| {
             said.insert(text);
@@ -476,7 +477,7 @@ impl Daemon {
     fn slow_look(&mut self) {
         self.release_if_asked();
         let config = self.context.places.config.clone();
-        if self.has_changed(&config) {
+        if Signature::at(&config).ok() != self.followed {
             self.rewatch_config();
             self.follow();
         } else {
@@ -486,13 +487,13 @@ impl Daemon {
                 self.follow();
             }
         }
-        for at in 0..self.workers.len() {
-            let worker = &self.workers[at];
+        for worker in &self.workers {
             let items = worker.project.path.join(worker.project.layout.items());
             // A file system on another machine may not answer: its worker looks for itself, so that
             // nobody else waits.
-            if self.workers[at].orders.is_remote() || self.has_changed(&items) {
-                self.workers[at].bell.ring(Wake::Everything);
+            let is_known = || worker.orders.seen() == Signature::at(&items).ok();
+            if worker.orders.is_remote() || !is_known() {
+                worker.bell.ring(Wake::Everything);
             }
         }
         let held: Vec<_> = self.context.board.holds();
@@ -505,17 +506,6 @@ impl Daemon {
             self.lift("the agent's credentials have changed", |kind| {
                 matches!(kind, ErrorKind::NotAuthenticated | ErrorKind::Billing)
             });
-        }
-    }
-
-    /// Whether a directory is not what it was at the last look; the first look never is.
-    fn has_changed(&mut self, dir: &Path) -> bool {
-        match Signature::at(dir) {
-            Ok(now) => self
-                .seen
-                .insert(dir.to_owned(), now)
-                .is_none_or(|before| before != now),
-            Err(_) => self.seen.remove(dir).is_some(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Files are read in pieces of this size.
-const PIECE: usize = 8 << 10;
+const PIECE: usize = 2 << 10;
 
 /// A part of a file, shown as text. What is no UTF-8 is shown as U+FFFD; what cannot be read is left
 /// out, since a result must be written all the same.

@@ -186,7 +186,7 @@ impl Dir {
 
     /// Calls `each` with the name and kind of every entry but `.` and `..`, in no order. Names
     /// that are not UTF-8 are passed with replacement characters, which no name of ours has.
-    pub fn list(&self, mut each: impl FnMut(&str, Kind)) -> Result<()> {
+    pub fn list(&self, each: &mut dyn FnMut(&str, Kind)) -> Result<()> {
         let failed = |e: nix::Error| Error::io("list", &self.path, e.into());
         // A fresh description of the same directory: a listing has a position of its own.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -5,6 +5,7 @@ use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
+use std::time::Duration;
 
 /// The longest file name of a document, in bytes; leaves room for the endings of log and
 /// temporary files below the file system's 255.
@@ -43,19 +44,7 @@ impl JobId {
     }
 
     fn of_stem(stem: &str, layout: Layout) -> Option<JobId> {
-        let rest = stem.strip_prefix(layout.prefix())?;
-        let description = match layout {
-            Layout::Jobs => {
-                let (stamp, description) = rest.split_at_checked(15)?;
-                is_stamp(stamp).then(|| description.strip_prefix('-'))??
-            }
-            Layout::Tasks => rest,
-        };
-        let mut letters = description.bytes();
-        let valid = letters.next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && letters.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-            && stem.len() + ".md".len() <= NAME_MAX;
-        valid.then(|| JobId(stem.into()))
+        is_id(stem, layout).then(|| JobId(stem.into()))
     }
 
     /// The id as text.
@@ -91,15 +80,7 @@ impl JobId {
 
     /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
     pub fn stamp(&self) -> Option<&str> {
-        match self.layout() {
-            Layout::Jobs => self.0.get(4..19),
-            Layout::Tasks => {
-                let start = self.0.len().checked_sub(15)?;
-                let stamp = self.0.get(start..)?;
-                (is_stamp(stamp) && start > 6 && self.0.as_bytes()[start - 1] == b'-')
-                    .then_some(stamp)
-            }
-        }
+        stamp_of(&self.0)
     }
 }
 
@@ -130,27 +111,59 @@ fn is_stamp(text: &str) -> bool {
         })
 }
 
+/// Whether a text is a job id of a project with this layout.
+pub fn is_id(text: &str, layout: Layout) -> bool {
+    let Some(rest) = text.strip_prefix(layout.prefix()) else {
+        return false;
+    };
+    let description = match (layout, rest.split_at_checked(15)) {
+        (Layout::Jobs, Some((stamp, rest))) if is_stamp(stamp) => rest.strip_prefix('-'),
+        (Layout::Jobs, _) => None,
+        (Layout::Tasks, _) => Some(rest),
+    };
+    let mut letters = description.unwrap_or_default().bytes();
+    letters.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && letters.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && text.len() + ".md".len() <= NAME_MAX
+}
+
 impl Ord for JobId {
     fn cmp(&self, other: &JobId) -> Ordering {
-        let named = || {
-            let (a, b) = (self.0.as_bytes(), other.0.as_bytes());
-            let shared = a.len().min(b.len());
-            let rests = [a, b].map(|name| name[shared..].iter().chain(b".md"));
-            let [a_rest, b_rest] = rests;
-            a[..shared]
-                .cmp(&b[..shared])
-                .then_with(|| a_rest.cmp(b_rest))
-        };
-        if self.layout() == Layout::Jobs && other.layout() == Layout::Jobs {
-            // The stamp is where the name begins to differ, so the name says both.
-            return named();
-        }
-        let (mine, theirs) = (self.stamp(), other.stamp());
-        mine.is_none()
-            .cmp(&theirs.is_none())
-            .then_with(|| mine.cmp(&theirs))
-            .then_with(named)
+        order(&self.0, &other.0)
     }
+}
+
+/// The order of two ids, or of texts that may be some.
+pub fn order(mine: &str, theirs: &str) -> Ordering {
+    let jobs = Layout::Jobs.prefix();
+    if mine.starts_with(jobs) && theirs.starts_with(jobs) {
+        // The stamp is where the names begin to differ, so the names say both.
+        return order_of_files(mine.as_bytes(), theirs.as_bytes());
+    }
+    let stamps = (stamp_of(mine), stamp_of(theirs));
+    (stamps.0.is_none().cmp(&stamps.1.is_none()))
+        .then_with(|| stamps.0.cmp(&stamps.1))
+        .then_with(|| order_of_files(mine.as_bytes(), theirs.as_bytes()))
+}
+
+/// As the names with their `.md`, which are those that `ls` sorts.
+fn order_of_files(mine: &[u8], theirs: &[u8]) -> Ordering {
+    let shared = mine.len().min(theirs.len());
+    let differ = mine[..shared].cmp(&theirs[..shared]);
+    differ.then_with(|| {
+        let (mine, theirs) = (&mine[shared..], &theirs[shared..]);
+        mine.iter().chain(b".md").cmp(theirs.iter().chain(b".md"))
+    })
+}
+
+/// `YYYYMMDD-HHMMSS` of an id, wherever its layout keeps it.
+fn stamp_of(id: &str) -> Option<&str> {
+    if id.starts_with(Layout::Jobs.prefix()) {
+        return id.get(4..19);
+    }
+    let start = id.len().checked_sub(15)?;
+    let stamp = id.get(start..)?;
+    (is_stamp(stamp) && start > 6 && id.as_bytes()[start - 1] == b'-').then_some(stamp)
 }
 
 impl PartialOrd for JobId {
@@ -358,6 +371,13 @@ pub struct Attempt {
     pub session_id: Option<String>,
     /// The session's running total when the attempt ended, in US dollars.
     pub cost_usd: Option<f64>,
+}
+
+impl Attempt {
+    /// How long it ran, as far as a document that may say anything tells.
+    pub fn duration(&self) -> Duration {
+        Duration::try_from_secs_f64(self.duration_seconds).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, is_harmful};
 use crate::settings;
 use serde::Serialize;
 use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
@@ -137,20 +138,22 @@ pub fn columns_of(c: char) -> usize {
 pub fn answer(format: Format, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     match format {
         Format::Text => print(&text()),
-        Format::Json => {
-            let mut json = serde_json::to_string(value)
-                .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))?;
-            json.push('\n');
-            print(&calm_json(json))
-        }
+        Format::Json => print(&(json(value)? + "\n")),
     }
+}
+
+/// A value as JSON that does a terminal no harm.
+pub fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map(|json| calm_json(&json).into_owned())
+        .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))
 }
 
 /// The same JSON without what [`clean`] takes out of a text. Such a character can stand only in a
 /// string, where its escape means the same; but a carriage return, bare, is white space.
-fn calm_json(json: String) -> String {
+fn calm_json(json: &str) -> Cow<'_, str> {
     if !json.contains(is_harmful) {
-        return json;
+        return Cow::Borrowed(json);
     }
     let mut calm = String::with_capacity(json.len() + 64);
     for c in json.chars() {
@@ -160,15 +163,67 @@ fn calm_json(json: String) -> String {
             c => calm.push(c),
         }
     }
-    calm
+    Cow::Owned(calm)
 }
 
 /// Writes text to standard output. A reader that has gone has seen what it wanted.
 pub fn print(text: &str) -> Result<()> {
+    unless_gone(put(text.as_bytes()))
+}
+
+/// Writes to standard output, and tells of a reader that has gone: then the rest need not even be
+/// looked for.
+pub fn put(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| Error::io("write", Path::new("standard output"), e)),
+    let put = out.write_all(bytes).and_then(|()| out.flush());
+    put.map_err(|e| Error::io("write", Path::new("standard output"), e))
+}
+
+/// That the reader of standard output has gone is no failure.
+pub fn unless_gone(told: Result<()>) -> Result<()> {
+    match told {
+        Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(()),
+        told => told,
+    }
+}
+
+/// An answer that is written piece by piece, since it may be longer than what should be held.
+#[derive(Debug, Default)]
+pub struct Pager(String);
+
+impl Pager {
+    /// Written in pieces of about this size.
+    const PIECE: usize = 32 << 10;
+
+    /// Adds a text that is clean, or JSON that is calm.
+    pub fn put(&mut self, text: &str) -> Result<()> {
+        self.0.push_str(text);
+        if self.0.len() >= Pager::PIECE {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Adds JSON from elsewhere.
+    pub fn put_json(&mut self, json: &impl fmt::Display) -> Result<()> {
+        struct Calm<'a>(&'a mut Pager, Result<()>);
+        impl fmt::Write for Calm<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.1 = self.0.put(&calm_json(text));
+                self.1.as_ref().map_or(Err(fmt::Error), |()| Ok(()))
+            }
+        }
+        let mut calm = Calm(self, Ok(()));
+        // It fails only where the writing did.
+        let _ = write!(calm, "{json}");
+        calm.1
+    }
+
+    /// Writes what was added.
+    pub fn flush(&mut self) -> Result<()> {
+        let written = put(self.0.as_bytes());
+        self.0.clear();
+        written
     }
 }
 
@@ -201,7 +256,7 @@ mod tests {
         let raw = serde_json::to_string(value).unwrap();
         assert!(raw.contains(is_harmful));
         assert_eq!(
-            serde_json::from_str::<String>(&calm_json(raw)).unwrap(),
+            serde_json::from_str::<String>(&calm_json(&raw)).unwrap(),
             value
         );
     }

@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Kind, Make, Signature, meta_of};
-use crate::job::{JobId, Meta, Name, log_name};
+use crate::job::{self, JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, Identity, Outcome, QueueView};
 use crate::time::Wall;
@@ -25,15 +25,10 @@ use std::sync::OnceLock;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
 const CLAIM_MAX: u64 = 64 << 20;
-/// A result carries four capped texts.
-const RESULT_MAX: u64 = 64 << 20;
 /// The view holds one name for each waiting job.
 const VIEW_MAX: u64 = 256 << 20;
 /// The project's log is rotated at this size; one old file is kept (SPEC 8).
 const JOURNAL_MAX: u64 = 1 << 20;
-/// So many documents are looked up among the results one by one; with more, listing the
-/// results once is cheaper.
-const LOOKUPS_MAX: usize = 512;
 /// The name of a file that a command makes and removes in the documents' directory, so that
 /// the daemon looks at the marks. The daemon writes too much into `state/` itself to watch it.
 const POKE: &str = ".poke";
@@ -61,6 +56,15 @@ impl Mark {
     fn name(self, id: &JobId) -> String {
         format!("{id}{}", self.ending())
     }
+}
+
+/// What becomes of temporary files that a crash left; only the daemon may remove them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They are removed.
+    Remove,
+    /// They stay, since somebody may be writing them just now.
+    Leave,
 }
 
 /// One project's directories, open.
@@ -252,42 +256,63 @@ impl Spool {
 
     // --- documents ---
 
-    /// Looks at every document's name, and which of them have a result.
-    pub fn scan(&self) -> Result<Scan> {
+    /// Looks at every document's name, and which of them have a result. Whoever removes leftovers
+    /// lists the results anyway; everybody else looks each document's up, and holds only those that
+    /// have none.
+    pub fn scan(&self, leftovers: Leftovers) -> Result<Scan> {
         let mut scan = Scan::default();
         let mut documents = Vec::new();
-        self.items
-            .list(|name, kind| match Name::of(name, self.layout()) {
-                Name::Other => {}
+        let mut failed = None;
+        self.items.list(&mut |name, kind| {
+            let what = match Name::of(name, self.layout()) {
+                Name::Other => return,
                 Name::Bad => {
-                    scan.odd.push((
-                        name.to_owned(),
-                        format!(
-                            "its name is not that of a job; the form is {}",
-                            self.layout().form()
-                        ),
-                    ));
+                    let form = self.layout().form();
+                    format!("its name is not that of a job; the form is {form}")
                 }
-                Name::Job(id) => match odd_kind(kind) {
-                    Some(what) => scan.odd.push((name.to_owned(), what.to_owned())),
-                    None => documents.push(id),
+                Name::Job(id) => match (odd_kind(kind), leftovers) {
+                    (Some(what), _) => what.to_owned(),
+                    (None, Leftovers::Remove) => return documents.push(id),
+                    (None, Leftovers::Leave) => {
+                        match self.has_result(&id) {
+                            Ok(true) => {}
+                            Ok(false) => drop(scan.waiting.insert(id)),
+                            Err(error) => failed = Some(error),
+                        }
+                        return;
+                    }
                 },
-            })?;
-        if documents.len() <= LOOKUPS_MAX {
-            for id in documents {
-                if !self.has_result(&id)? {
-                    scan.waiting.insert(id);
-                }
-            }
-        } else {
-            scan.waiting = documents.into_iter().collect();
-            self.results.list(|name, _| {
-                if let Some(id) = name.strip_suffix(".json").and_then(JobId::exact) {
-                    scan.waiting.remove(&id);
-                }
-            })?;
+            };
+            scan.odd.push((name.to_owned(), what));
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if leftovers == Leftovers::Remove {
+            documents.sort_unstable();
+            scan.waiting = self.without_result(documents)?;
         }
         Ok(scan)
+    }
+
+    /// Those of the documents, which are in order, that have no result: lists the results once, and
+    /// removes temporary files among them.
+    fn without_result(&self, documents: Vec<JobId>) -> Result<BTreeSet<JobId>> {
+        let mut done = vec![false; documents.len()];
+        let mut left = Vec::new();
+        self.results.list(&mut |name, _| {
+            if let Some(stem) = name.strip_suffix(".json")
+                && let Ok(at) = documents.binary_search_by(|id| job::order(id.as_str(), stem))
+            {
+                done[at] = true;
+            } else if name.starts_with('.') && name.ends_with(".json.tmp") {
+                left.push(name.to_owned());
+            }
+        })?;
+        sweep(&self.results, &left, Leftovers::Remove)?;
+        let mut done = done.into_iter();
+        let waiting = documents.into_iter().filter(|_| done.next() == Some(false));
+        Ok(waiting.collect())
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.
@@ -414,14 +439,14 @@ impl Spool {
 
     // --- claims and marks ---
 
-    /// What is in `state/`. Temporary files that a crash left are removed if `tidy`.
-    pub fn marks(&self, tidy: bool) -> Result<Marks> {
+    /// What is in `state/`.
+    pub fn marks(&self, leftovers: Leftovers) -> Result<Marks> {
         let mut marks = Marks::default();
-        let mut leftovers = Vec::new();
-        self.state.list(|name, _| {
+        let mut left = Vec::new();
+        self.state.list(&mut |name, _| {
             let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::exact);
             if name.starts_with('.') && name.ends_with(".tmp") {
-                leftovers.push(name.to_owned());
+                left.push(name.to_owned());
             } else if let Some(id) = id_before(".claim") {
                 marks.claims.push(id);
             } else if let Some(id) = id_before(Mark::Cancel.ending()) {
@@ -432,26 +457,9 @@ impl Spool {
                 marks.released.push(id);
             }
         })?;
-        marks.claims.sort();
-        if tidy {
-            for name in leftovers {
-                self.state.remove(&name)?;
-            }
-        }
+        marks.claims.sort_unstable();
+        sweep(&self.state, &left, leftovers)?;
         Ok(marks)
-    }
-
-    /// Removes temporary files of results that a crash left.
-    pub fn tidy_results(&self) -> Result<()> {
-        let mut leftovers = Vec::new();
-        self.results.list(|name, _| {
-            if name.starts_with('.') && name.ends_with(".json.tmp") {
-                leftovers.push(name.to_owned());
-            }
-        })?;
-        leftovers
-            .iter()
-            .try_for_each(|name| self.results.remove(name))
     }
 
     /// Reads a claim and, if it names one, its process. An unreadable one is an error that says
@@ -559,46 +567,34 @@ impl Spool {
         written.map(drop)
     }
 
-    /// The text of a result.
-    pub fn read_result(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
-        self.results.read(&result_name(id), RESULT_MAX)
-    }
-
-    /// When a result was published, in nanoseconds since 1970; 0 if it has gone.
-    pub fn result_mtime_ns(&self, id: &JobId) -> Result<i128> {
-        Ok(self
-            .results
-            .look(&result_name(id))?
-            .map_or(0, |stat| meta_of(&stat).mtime_ns))
-    }
-
     /// The path of a result, for messages and hooks.
     pub fn result_path(&self, id: &JobId) -> PathBuf {
         self.results.path_of(&result_name(id))
     }
 
-    /// The ids of all results, in no order.
-    pub fn finished(&self) -> Result<Vec<JobId>> {
-        let mut ids = Vec::new();
-        self.each_finished(|id| ids.push(id))?;
-        Ok(ids)
-    }
-
-    /// Calls `each` with the id of every result, in no order, without holding them all.
-    pub fn each_finished(&self, mut each: impl FnMut(JobId)) -> Result<()> {
-        self.results.list(|name, _| {
-            if let Some(Name::Job(id)) = name
-                .strip_suffix(".json")
-                .map(|stem| Name::of(&format!("{stem}.md"), self.layout()))
+    /// Calls `each` with the id of every finished job and when its result was written, in nanoseconds
+    /// since 1970; in no order.
+    pub fn finished(&self, each: &mut dyn FnMut(&str, i128)) -> Result<()> {
+        let mut failed = None;
+        self.results.list(&mut |name, _| {
+            if let Some(id) = name.strip_suffix(".json")
+                && job::is_id(id, self.layout())
+                && failed.is_none()
             {
-                each(id);
+                match self.results.look(name) {
+                    Ok(Some(stat)) => each(id, meta_of(&stat).mtime_ns),
+                    // It has gone meanwhile.
+                    Ok(None) => {}
+                    Err(error) => failed = Some(error),
+                }
             }
-        })
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Opens a result for reading.
-    pub fn open_result(&self, id: &JobId) -> Result<File> {
-        self.results.open_file(&result_name(id))
+    /// Opens a result for reading; `None` if there is none.
+    pub fn open_result(&self, id: &JobId) -> Result<Option<File>> {
+        open_if_there(&self.results, &result_name(id))
     }
 
     // --- the view ---
@@ -650,11 +646,7 @@ impl Spool {
 
     /// Opens a log file for reading.
     pub fn open_log(&self, name: &str) -> Result<Option<File>> {
-        match self.logs.open_file(name) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        open_if_there(&self.logs, name)
     }
 
     /// The path of a log, for messages.
@@ -696,6 +688,21 @@ impl Spool {
         file.write_all(text).map_err(failed)?;
         *journal = Some((file, size + text.len() as u64));
         Ok(())
+    }
+}
+
+fn sweep(dir: &Dir, left: &[String], leftovers: Leftovers) -> Result<()> {
+    match leftovers {
+        Leftovers::Remove => left.iter().try_for_each(|name| dir.remove(name)),
+        Leftovers::Leave => Ok(()),
+    }
+}
+
+fn open_if_there(dir: &Dir, name: &str) -> Result<Option<File>> {
+    match dir.open_file(name) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

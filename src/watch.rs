@@ -6,7 +6,7 @@
 //! programs. Calling [`Watcher::watch`] again on a path is harmless and heals a directory that
 //! was replaced or mounted over, of which inotify tells nothing.
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashMap;
@@ -51,7 +51,8 @@ pub struct Ear {
 
 /// A new bell.
 pub fn bell() -> (Bell, Ear) {
-    let (sender, receiver) = bounded(NAMES_MAX);
+    // A bounded one would hold room for all the names it may ever hold.
+    let (sender, receiver) = unbounded();
     let overflow = Arc::new(AtomicBool::new(false));
     (
         Bell {
@@ -63,12 +64,13 @@ pub fn bell() -> (Bell, Ear) {
 }
 
 impl Bell {
-    /// Wakes the listener. Where its names overflow, the second message makes sure that it wakes
-    /// even if it took all of them between our two steps.
+    /// Wakes the listener; without one, nothing happens.
     pub fn ring(&self, wake: Wake) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(wake) {
-            self.overflow.store(true, Ordering::SeqCst);
-            let _ = self.sender.try_send(Wake::Everything);
+        if self.sender.len() < NAMES_MAX {
+            let _ = self.sender.send(wake);
+        } else if !self.overflow.swap(true, Ordering::SeqCst) {
+            // It may have taken all names between our two steps: it wakes all the same.
+            let _ = self.sender.send(Wake::Again);
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Steering: `cancel`, `hold`, `release`, `retry`. Each leaves marks or a document; the daemon does
 //! the rest, now or when it is started.
 
+use super::finished::Brief;
 use super::projects::{Scope, Standing};
 use super::submit;
 use crate::board;
 use crate::cli::Jobs;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
-use crate::render;
-use crate::spool::{Mark, Spool};
-use serde_json::Value;
+use crate::render::{self, clean_line};
+use crate::spool::{Leftovers, Mark, Spool};
+use std::fs::File;
 
 /// Ends running jobs and withdraws waiting ones.
 pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
@@ -147,9 +148,13 @@ fn each(
         }
         Jobs::All => {
             let spool = scope.spool()?;
-            let begun = spool.marks(false)?.claims;
-            let ids: std::collections::BTreeSet<JobId> =
-                spool.scan()?.waiting.into_iter().chain(begun).collect();
+            let begun = spool.marks(Leftovers::Leave)?.claims;
+            let ids: std::collections::BTreeSet<JobId> = spool
+                .scan(Leftovers::Leave)?
+                .waiting
+                .into_iter()
+                .chain(begun)
+                .collect();
             for id in ids {
                 let found = super::projects::standing(&spool, &id, scope.daemon.is_some())?;
                 if let Some(standing) =
@@ -163,10 +168,7 @@ fn each(
     failed.map_or(Ok(()), Err)
 }
 
-fn already_done(id: &JobId, result: &[u8]) -> Error {
-    let status = serde_json::from_slice::<Value>(result)
-        .ok()
-        .and_then(|result| Some(result.get("status")?.as_str()?.to_owned()))
-        .unwrap_or_else(|| "its result cannot be read".to_owned());
+fn already_done(id: &JobId, result: &File) -> Error {
+    let status = clean_line(&Brief::of(result).status());
     Error::with(Exit::Failed, format!("{id} is finished already ({status})"))
 }

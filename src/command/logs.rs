@@ -1,8 +1,9 @@
 //! `logs`: what the agent did, start by start, now or while it goes on.
 
 use super::Outcome;
+use super::finished::Brief;
+use super::overview::suspension_text;
 use super::projects::{self, Scope, Standing};
-use super::show::suspension_text;
 use super::terminal;
 use super::transcript::{Entry, Progress, Reader, Writer};
 use crate::agent::command::output_ending;
@@ -10,14 +11,14 @@ use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::{Attempt, JobId, log_name};
 use crate::project::Protocol;
-use crate::record::{Claim, Object};
-use crate::render::{self, Style, clean_line, shorten};
+use crate::record::Claim;
+use crate::render::{self, Style, put};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use crate::watch::{self, Watcher};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,8 +31,6 @@ const LOOK_RUNNING: Duration = Duration::from_millis(200);
 const LOOK_WAITING: Duration = Duration::from_secs(2);
 /// One-line entries are not made longer than this for readers that are no terminal.
 const COLUMNS_PIPED: usize = 160;
-/// An error may quote a page of the agent's; it stands in full where the agent said it.
-const ERROR_SHOWN: usize = 200;
 
 /// How a job is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -180,15 +179,16 @@ impl History {
         }
     }
 
-    fn of_result(result: &[u8]) -> History {
+    fn of_result(result: &File) -> History {
         let brief = Brief::of(result);
+        let attempts = brief.attempts();
         History {
             now: Now::Done {
                 completed: brief.is_completed(),
                 line: brief.line(),
             },
-            starts: brief.attempts.len() as u32,
-            attempts: brief.attempts,
+            starts: attempts.len() as u32,
+            attempts,
             latest: None,
             open: false,
         }
@@ -223,76 +223,13 @@ impl History {
             return None;
         }
         let attempt = self.attempts.get(start as usize - 1)?;
-        let after = human(seconds_of(attempt.duration_seconds));
+        let after = human(attempt.duration());
         let kind = attempt.error_kind.map_or("", |kind| kind.as_str());
         let error = attempt.error.as_deref().unwrap_or_default();
         Some(format!(
             "start {start} ended after {after}: {kind}: {error}"
         ))
     }
-}
-
-/// What of a result is told in a line. Each key is read for itself: in old results one of another
-/// type must not hide the rest.
-pub(super) struct Brief {
-    pub status: String,
-    pub error: Option<String>,
-    pub error_kind: Option<String>,
-    pub started_at: Option<Wall>,
-    pub completed_at: Option<Wall>,
-    pub duration: Option<Duration>,
-    pub cost_usd: Option<f64>,
-    pub attempts: Vec<Attempt>,
-}
-
-impl Brief {
-    pub(super) fn of(result: &[u8]) -> Brief {
-        let object: Option<Object> = serde_json::from_slice(result).ok();
-        let missing = if object.is_some() {
-            "unknown"
-        } else {
-            "unreadable"
-        };
-        let object = object.unwrap_or_default();
-        let output: Object = object.read("worker_output").unwrap_or_default();
-        Brief {
-            status: object.read("status").unwrap_or_else(|| missing.to_owned()),
-            error: object.read("error"),
-            error_kind: object.read("error_kind"),
-            started_at: object.read("started_at"),
-            completed_at: object.read("completed_at"),
-            duration: object.read("duration_seconds").map(seconds_of),
-            cost_usd: output.read("cost_usd"),
-            attempts: object.read("attempts").unwrap_or_default(),
-        }
-    }
-
-    pub(super) fn is_completed(&self) -> bool {
-        self.status == "completed"
-    }
-
-    /// How the job ended.
-    pub(super) fn line(&self) -> String {
-        let mut line = clean_line(&self.status);
-        if let Some(kind) = &self.error_kind {
-            line = format!("{line} ({})", clean_line(kind));
-        }
-        if let Some(duration) = self.duration {
-            line = format!("{line} after {}", human(duration));
-        }
-        if let Some(cost) = self.cost_usd {
-            line = format!("{line}, ${cost:.4}");
-        }
-        if let Some(error) = &self.error {
-            line = format!("{line}: {}", shorten(&clean_line(error), ERROR_SHOWN));
-        }
-        line
-    }
-}
-
-/// A duration from a document, which may say anything.
-pub(super) fn seconds_of(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// The telling of one job.
@@ -486,14 +423,6 @@ fn copy(file: &mut File) -> Result<()> {
 fn read(file: &mut File, block: &mut [u8]) -> Result<usize> {
     let read = file.read(block);
     read.map_err(|e| Error::io("read", Path::new("the agent's output"), e))
-}
-
-/// Writes to standard output. Unlike [`render::print`], tells of a reader that has gone: the rest
-/// need not even be read then.
-fn put(bytes: &[u8]) -> Result<()> {
-    let mut out = io::stdout().lock();
-    let put = out.write_all(bytes).and_then(|()| out.flush());
-    put.map_err(|e| Error::io("write", Path::new("standard output"), e))
 }
 
 /// Fails as writing would if nobody reads any more, so that following ends with its reader also

@@ -8,7 +8,7 @@ use crate::registry::{self, Registry};
 use crate::render::{self, clean};
 use crate::settings::Places;
 use crate::skills;
-use crate::spool::{Mark, Spool};
+use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
 use std::fmt::Write;
 use std::path::Path;
@@ -66,7 +66,7 @@ pub(super) fn register(
         name,
         clean(&real.to_string_lossy())
     );
-    let waiting = spool.scan()?.waiting;
+    let waiting = spool.scan(Leftovers::Leave)?.waiting;
     if !waiting.is_empty() && run_existing {
         let _ = writeln!(
             text,

@@ -4,11 +4,15 @@
 
 mod control;
 mod doctor;
+mod finished;
 mod logs;
 mod manage;
+mod overview;
+mod peek;
 mod projects;
 mod show;
 mod stats;
+mod status;
 mod submit;
 mod terminal;
 mod transcript;
@@ -61,9 +65,9 @@ fn run(invocation: Invocation) -> Outcome {
         Command::Man => render::print(&cli::man_page())?,
         Command::Completions { shell } => render::print(&cli::completions(shell))?,
         Command::Daemon => daemon::run(Places::find()?)?,
-        Command::Queue => show::queue(&scope()?, format)?,
-        Command::List => show::list(&scope()?, format)?,
-        Command::Status { limit } => show::status(&scope()?, limit, format)?,
+        Command::Queue => overview::queue(&scope()?, format)?,
+        Command::List => overview::list(&scope()?, format)?,
+        Command::Status { limit } => status::status(&scope()?, limit, format)?,
         Command::Show { id } => return show::job(&scope()?, &id, format),
         Command::Logs { id, follow, raw } => {
             let manner = match raw {

@@ -9,8 +9,9 @@ use crate::record::{Claim, HoldView, QueueView};
 use crate::registry::{Entry, Registry};
 use crate::render;
 use crate::settings::Places;
-use crate::spool::{Mark, Spool};
+use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The projects that a command may look at.
@@ -26,7 +27,7 @@ pub(crate) struct Scope {
 /// Where a job stands.
 pub(crate) enum Standing {
     /// Its result is there.
-    Done(Vec<u8>),
+    Done(File),
     /// An agent runs.
     Running(Box<Claim>),
     /// It was begun, and goes on later; without a daemon, that includes one that was running.
@@ -147,7 +148,7 @@ pub(crate) fn choose(
 
 /// Where a job stands in one project, if it is there at all.
 pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
-    if let Some(result) = spool.read_result(id)? {
+    if let Some(result) = spool.open_result(id)? {
         return Ok(Some(Standing::Done(result)));
     }
     // A claim that cannot be read is told of by the daemon, and its job is as good as held.
@@ -166,7 +167,7 @@ pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option
         }));
     }
     // The result may have come between the first look and the last.
-    Ok(spool.read_result(id)?.map(Standing::Done))
+    Ok(spool.open_result(id)?.map(Standing::Done))
 }
 
 /// The queue of one project, from the view if the daemon lives and the view is true, else by
@@ -205,8 +206,12 @@ pub(crate) fn queue(spool: &Spool, daemon: bool) -> Result<Queue> {
             ids.collect()
         }
         None => {
-            begun = spool.marks(false)?.claims;
-            spool.scan()?.waiting.into_iter().collect::<Vec<_>>()
+            begun = spool.marks(Leftovers::Leave)?.claims;
+            spool
+                .scan(Leftovers::Leave)?
+                .waiting
+                .into_iter()
+                .collect::<Vec<_>>()
         }
     };
     let mut queue = Queue {

@@ -1,9 +1,10 @@
 //! `stats`: what the finished jobs came to, by project and day.
 //!
 //! Results are read one by one and forgotten, so that memory grows with days and not with what
-//! agents wrote. Documents of the predecessor lack keys, and people mend results by hand: every
-//! field is read leniently, and what is not there is not counted.
+//! agents wrote. What a result does not tell is not counted.
 
+use super::finished::Brief;
+use super::peek::Peek;
 use super::projects::Scope;
 use super::terminal;
 use crate::cli::Format;
@@ -12,20 +13,12 @@ use crate::job::JobId;
 use crate::render::{self, Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human, parse_duration};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
-use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::marker::PhantomData;
+use std::fmt::Write;
+use std::io;
 use std::time::Duration;
 
-/// A result up to this size is read at once, which is much faster; a larger one in pieces.
-const WHOLE_MAX: usize = 64 << 10;
-/// A status or a time is shorter; anything longer is none.
-const WORD_MAX: usize = 64;
 /// So many durations of a day are kept for its median. A project runs one job at a time, so that
 /// a day has room for more only if none takes a minute; then every second one will do.
 const DURATIONS_MAX: usize = 2048;
@@ -152,79 +145,52 @@ struct Durations {
 fn tally(spool: &Spool, since: Option<Wall>) -> Result<(BTreeMap<String, Tally>, u64)> {
     let mut days: BTreeMap<String, Tally> = BTreeMap::new();
     let mut unreadable = 0;
-    let mut buffer = Vec::new();
-    spool.each_finished(|id| {
-        if since.is_some_and(|since| is_older(spool, &id, since)) {
+    let mut peek = Peek::new();
+    spool.finished(&mut |id, written_ns| {
+        let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
+        if since.is_some_and(|since| written.plus(SLACK) < since) {
             return;
         }
-        let Some((result, ended)) = read(spool, &id, &mut buffer) else {
-            unreadable += 1;
-            return;
+        let result = JobId::exact(id).and_then(|id| spool.open_result(&id).ok()?);
+        let brief = match result {
+            Some(result) => Brief::read(&result, &mut peek),
+            None => Brief::unreadable(),
         };
-        if since.is_none_or(|since| ended >= since) {
-            days.entry(ended.day()).or_default().add(&result);
+        // If it does not say when its job ended, that was when it was written.
+        let ended = brief.completed_at().unwrap_or(written);
+        if !brief.is_readable() {
+            unreadable += 1;
+        } else if since.is_none_or(|since| ended >= since) {
+            days.entry(ended.day()).or_default().add(&brief);
         }
     })?;
     Ok((days, unreadable))
 }
 
-/// Whether a result was written too early to tell of a job that ended since.
-fn is_older(spool: &Spool, id: &JobId, since: Wall) -> bool {
-    let written = spool.result_mtime_ns(id).unwrap_or(i128::MAX) / 1_000_000;
-    written + (SLACK.as_millis() as i128) < i128::from(since.0)
-}
-
-/// Reads a result and when its job ended; if it does not say so, when it was written.
-fn read(spool: &Spool, id: &JobId, buffer: &mut Vec<u8>) -> Option<(Brief, Wall)> {
-    let file = spool.open_result(id).ok()?;
-    let result = parse(&file, buffer)?;
-    let ended = result.completed_at.0.as_deref().and_then(Wall::parse);
-    let ended = match ended {
-        Some(ended) => ended,
-        None => Wall::from(file.metadata().ok()?.modified().ok()?),
-    };
-    Some((result, ended))
-}
-
-fn parse(file: &File, buffer: &mut Vec<u8>) -> Option<Brief> {
-    buffer.clear();
-    file.take(WHOLE_MAX as u64).read_to_end(buffer).ok()?;
-    if buffer.len() < WHOLE_MAX {
-        return serde_json::from_slice::<Loose<Brief>>(buffer).ok()?.0;
-    }
-    let rest = BufReader::with_capacity(WHOLE_MAX, file);
-    serde_json::from_reader::<_, Loose<Brief>>(buffer.chain(rest))
-        .ok()?
-        .0
-}
-
 impl Tally {
     fn add(&mut self, result: &Brief) {
         self.jobs += 1;
-        match result.status.0.as_deref() {
-            Some("completed") => self.completed += 1,
-            Some("cancelled") => self.cancelled += 1,
+        match result.status().as_str() {
+            "completed" => self.completed += 1,
+            "cancelled" => self.cancelled += 1,
             // A result ends its job; one that does not say how did not end well.
             _ => self.failed += 1,
         }
-        if let Some(seconds) = result.seconds() {
+        if let Some(seconds) = seconds(result) {
             self.durations.add(seconds);
             self.seconds += seconds;
         }
-        let Some(output) = &result.worker_output.0 else {
-            return;
-        };
         add(
             &mut self.cost,
-            output.cost_usd.0.filter(|cost| *cost >= 0.0),
+            result.cost_usd().filter(|cost| *cost >= 0.0),
         );
-        if let Some(usage) = &output.usage.0 {
+        if let Some(usage) = result.usage() {
             // The conversion of a number too large, or below 0, ends at the nearest that there is.
-            let tokens = |tokens: &Loose<f64>| tokens.0.map(|tokens| tokens as u64);
-            add(&mut self.input, tokens(&usage.input_tokens));
-            add(&mut self.output, tokens(&usage.output_tokens));
-            add(&mut self.cached, tokens(&usage.cache_creation_input_tokens));
-            add(&mut self.cached, tokens(&usage.cache_read_input_tokens));
+            let tokens = |key: &str| usage[key].as_f64().map(|tokens| tokens as u64);
+            add(&mut self.input, tokens("input_tokens"));
+            add(&mut self.output, tokens("output_tokens"));
+            add(&mut self.cached, tokens("cache_creation_input_tokens"));
+            add(&mut self.cached, tokens("cache_read_input_tokens"));
         }
     }
 
@@ -322,140 +288,13 @@ impl Durations {
     }
 }
 
-// --- reading ---
-
-/// What of a result is counted; whatever else it has is skipped unread.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Brief {
-    status: Loose<String>,
-    started_at: Loose<String>,
-    completed_at: Loose<String>,
-    duration_seconds: Loose<f64>,
-    worker_output: Loose<Output>,
-}
-
-/// The predecessor's first version wrote a text in its place.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Output {
-    usage: Loose<Usage>,
-    cost_usd: Loose<f64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Usage {
-    input_tokens: Loose<f64>,
-    output_tokens: Loose<f64>,
-    cache_creation_input_tokens: Loose<f64>,
-    cache_read_input_tokens: Loose<f64>,
-}
-
-impl Brief {
-    /// How long the agent was at work; nothing for a job that had no start.
-    fn seconds(&self) -> Option<f64> {
-        let time = |text: &Loose<String>| text.0.as_deref().and_then(Wall::parse);
-        let told = self.duration_seconds.0.or_else(|| {
-            let (started, ended) = (time(&self.started_at)?, time(&self.completed_at)?);
-            Some(ended.since(started).as_secs_f64())
-        });
-        told.filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
-    }
-}
-
-/// A value if it is of the type wanted; any other is as good as absent.
-#[derive(Default)]
-struct Loose<T>(Option<T>);
-
-/// A type that [`Loose`] can want.
-trait Wanted: Sized {
-    fn of_number(_: f64) -> Option<Self> {
-        None
-    }
-    fn of_text(_: &str) -> Option<Self> {
-        None
-    }
-    fn of_map<'de, A: MapAccess<'de>>(mut map: A) -> std::result::Result<Option<Self>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-}
-
-impl Wanted for f64 {
-    fn of_number(number: f64) -> Option<f64> {
-        Some(number)
-    }
-}
-
-impl Wanted for String {
-    fn of_text(text: &str) -> Option<String> {
-        (text.len() <= WORD_MAX).then(|| text.to_owned())
-    }
-}
-
-impl Wanted for Brief {
-    fn of_map<'de, A: MapAccess<'de>>(map: A) -> std::result::Result<Option<Self>, A::Error> {
-        Brief::deserialize(MapAccessDeserializer::new(map)).map(Some)
-    }
-}
-
-impl Wanted for Output {
-    fn of_map<'de, A: MapAccess<'de>>(map: A) -> std::result::Result<Option<Self>, A::Error> {
-        Output::deserialize(MapAccessDeserializer::new(map)).map(Some)
-    }
-}
-
-impl Wanted for Usage {
-    fn of_map<'de, A: MapAccess<'de>>(map: A) -> std::result::Result<Option<Self>, A::Error> {
-        Usage::deserialize(MapAccessDeserializer::new(map)).map(Some)
-    }
-}
-
-impl<'de, T: Wanted> Deserialize<'de> for Loose<T> {
-    fn deserialize<D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Loose<T>, D::Error> {
-        struct Any<T>(PhantomData<T>);
-        impl<'de, T: Wanted> Visitor<'de> for Any<T> {
-            type Value = Option<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
-            }
-            fn visit_bool<E>(self, _: bool) -> std::result::Result<Option<T>, E> {
-                Ok(None)
-            }
-            fn visit_unit<E>(self) -> std::result::Result<Option<T>, E> {
-                Ok(None)
-            }
-            fn visit_u64<E>(self, number: u64) -> std::result::Result<Option<T>, E> {
-                Ok(T::of_number(number as f64))
-            }
-            fn visit_i64<E>(self, number: i64) -> std::result::Result<Option<T>, E> {
-                Ok(T::of_number(number as f64))
-            }
-            fn visit_f64<E>(self, number: f64) -> std::result::Result<Option<T>, E> {
-                Ok(T::of_number(number))
-            }
-            fn visit_str<E>(self, text: &str) -> std::result::Result<Option<T>, E> {
-                Ok(T::of_text(text))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> std::result::Result<Option<T>, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(None)
-            }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                map: A,
-            ) -> std::result::Result<Option<T>, A::Error> {
-                T::of_map(map)
-            }
-        }
-        deserializer.deserialize_any(Any(PhantomData)).map(Loose)
-    }
+/// How long an agent was at work; nothing for a job that had no start.
+fn seconds(result: &Brief) -> Option<f64> {
+    let told = result.seconds().or_else(|| {
+        let (started, ended) = (result.started_at()?, result.completed_at()?);
+        Some(ended.since(started).as_secs_f64())
+    });
+    told.filter(|seconds| *seconds > 0.0)
 }
 
 // --- showing ---
@@ -612,12 +451,14 @@ fn money(usd: f64) -> String {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<Brief> {
-        serde_json::from_str::<Loose<Brief>>(text).ok()?.0
-    }
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::fs::File;
+    use std::io::Write as _;
 
     fn brief(text: &str) -> Brief {
-        read(text).unwrap()
+        let mut file = File::from(memfd_create(c"result", MFdFlags::empty()).unwrap());
+        file.write_all(text.as_bytes()).unwrap();
+        Brief::of(&file)
     }
 
     #[test]
@@ -641,7 +482,7 @@ mod tests {
             assert_eq!(totals.median_seconds, None, "{text}");
         }
         for broken in ["", "[]", "{", "{\"status\": }", "null", "7", "{} {}"] {
-            assert!(read(broken).is_none(), "{broken}");
+            assert!(!brief(broken).is_readable(), "{broken}");
         }
     }
 

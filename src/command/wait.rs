@@ -1,11 +1,12 @@
 //! `wait`: until jobs are done; the exit status tells how they ended.
 
-use super::logs::{Brief, Output};
+use super::finished::Brief;
+use super::logs::Output;
+use super::overview::suspension_text;
 use super::projects::{self, Scope, Standing};
-use super::show::suspension_text;
 use super::terminal::LiveLine;
 use super::transcript::{Progress, spent, tokens};
-use super::{Outcome, show};
+use super::{Outcome, overview};
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
@@ -15,6 +16,7 @@ use crate::settings;
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use crate::watch::{self, Watcher};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// Between looks where nothing tells of a new result.
@@ -115,13 +117,13 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
 }
 
 /// Tells how a job ended; whether it completed.
-fn tell(id: &JobId, result: &[u8]) -> Result<bool> {
+fn tell(id: &JobId, result: &File) -> Result<bool> {
     let brief = Brief::of(result);
     let style = Style::of_stdout();
     let good = brief.is_completed();
     render::print(&match style.terminal {
         true => format!("{} {id}: {}\n", style.mark(good), style.text(&brief.line())),
-        false => format!("{id}: {}\n", clean_line(&brief.status)),
+        false => format!("{id}: {}\n", clean_line(&brief.status())),
     })?;
     Ok(good)
 }
@@ -149,7 +151,7 @@ impl Pending<'_> {
                 let place = queue.waiting.iter().position(|id| id == self.id);
                 let place = place.map_or(0, |place| place + ahead);
                 match queue.hold {
-                    Some(hold) => format!("{name} waits: {}", show::hold_text(&hold, now)),
+                    Some(hold) => format!("{name} waits: {}", overview::hold_text(&hold, now)),
                     None if place == 0 => format!("{name} is next"),
                     None => format!("{name} waits; {place} ahead of it"),
                 }

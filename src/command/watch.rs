@@ -2,9 +2,10 @@
 //! clock runs; what it sees becomes an [`Overview`], and that becomes lines.
 
 use super::Outcome;
-use super::logs::{Brief, Output, seconds_of};
+use super::finished::{Brief, newest};
+use super::logs::Output;
+use super::overview::{hold_text, hold_without_view, suspension_text};
 use super::projects::{self, Scope};
-use super::show::{hold_text, hold_without_view, suspension_text};
 use super::terminal::{self, Asks, Screen};
 use crate::document;
 use crate::error::{Exit, Result};
@@ -13,7 +14,7 @@ use crate::record::{Claim, HoldView};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, columns_of, fit};
 use crate::settings;
-use crate::spool::Spool;
+use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
 use crate::watch::{self as events, Bell, Wake, Watcher};
 use std::io;
@@ -216,22 +217,22 @@ impl Source {
     /// Finds the newest results, however many there are.
     fn look_at_results(&mut self) {
         let Some(spool) = &self.spool else { return };
-        let ids = spool.finished().unwrap_or_default();
-        let dated = |id: JobId| Some((spool.result_mtime_ns(&id).ok()?, id));
-        let mut ids: Vec<_> = ids.into_iter().filter_map(dated).collect();
-        if ids.len() > RESULTS_MAX {
-            ids.select_nth_unstable_by(RESULTS_MAX, |a, b| b.cmp(a));
-            ids.truncate(RESULTS_MAX);
-        }
-        ids.sort_unstable_by(|a, b| b.cmp(a));
         let horizon = Wall(Wall::now().0 - HISTORY.as_millis() as i64);
-        self.ended.clear();
-        for (mtime, id) in ids {
-            if self.ended.len() >= OUTCOMES && mtime < i128::from(horizon.0) * 1_000_000 {
-                break;
-            }
-            self.ended.extend(Ended::read(spool, id));
-        }
+        let (mut ended, mut is_past) = (Vec::new(), false);
+        // Where the results cannot be listed there is nothing to be shown of them.
+        let _ = newest(
+            std::slice::from_ref(spool),
+            Some(RESULTS_MAX),
+            &mut |_, id| {
+                if !is_past || ended.len() < OUTCOMES {
+                    let one = Ended::read(spool, id);
+                    is_past |= one.as_ref().is_some_and(|one| one.at < horizon);
+                    ended.extend(one);
+                }
+                Ok(())
+            },
+        );
+        self.ended = ended;
     }
 
     /// Takes in a result that may be this project's.
@@ -256,7 +257,7 @@ impl Source {
             ..Panel::default()
         };
         let looked = self.spool.as_ref().map(|spool| -> Result<_> {
-            let held = spool.marks(false)?.held;
+            let held = spool.marks(Leftovers::Leave)?.held;
             Ok((projects::queue(spool, daemon)?, held))
         });
         match looked {
@@ -333,24 +334,24 @@ fn time_limit(spool: &Spool, entry: &Entry, scope: &Scope, claim: &Claim) -> Opt
 
 impl Ended {
     fn read(spool: &Spool, id: JobId) -> Option<Ended> {
-        let brief = Brief::of(&spool.read_result(&id).ok()??);
-        let at = brief.completed_at?;
+        let brief = Brief::of(&spool.open_result(&id).ok()??);
+        let at = brief.completed_at()?;
         let span = |attempt: &Attempt| {
             let begun = attempt.started_at;
-            (begun, begun.plus(seconds_of(attempt.duration_seconds)))
+            (begun, begun.plus(attempt.duration()))
         };
-        let mut spans: Vec<_> = brief.attempts.iter().map(span).collect();
+        let mut spans: Vec<_> = brief.attempts().iter().map(span).collect();
         if spans.is_empty() {
             // The predecessor wrote no list of starts.
-            spans.extend(brief.started_at.map(|begun| (begun, at)));
+            spans.extend(brief.started_at().map(|begun| (begun, at)));
         }
         Some(Ended {
             id,
             good: brief.is_completed(),
-            word: clean_line(brief.error_kind.as_ref().unwrap_or(&brief.status)),
+            word: clean_line(&brief.error_kind().unwrap_or_else(|| brief.status())),
             at,
-            duration: brief.duration,
-            cost_usd: brief.cost_usd,
+            duration: brief.duration(),
+            cost_usd: brief.cost_usd(),
             spans,
         })
     }

@@ -14,7 +14,7 @@ use crate::project::{Policy, Project};
 use crate::queue::{Arrival, BACKOFF_MAX, Readiness, Waiting};
 use crate::record::{Claim, HoldView, Outcome, QueueView};
 use crate::settings::Places;
-use crate::spool::{Mark, Marks, Spool, SpoolLock, Taken};
+use crate::spool::{Leftovers, Mark, Marks, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use log::Level;
@@ -73,6 +73,7 @@ pub struct Orders {
     order: AtomicU8,
     policy: Mutex<Arc<Policy>>,
     remote: AtomicBool,
+    seen: Mutex<Option<Signature>>,
 }
 
 impl Orders {
@@ -82,7 +83,14 @@ impl Orders {
             order: AtomicU8::new(Order::Serve as u8),
             policy: Mutex::new(Arc::new(policy)),
             remote: AtomicBool::new(true),
+            seen: Mutex::default(),
         }
+    }
+
+    /// The documents' directory as it was when the worker had taken in all that it heard of it;
+    /// `None` while it has not, or hears nothing.
+    pub fn seen(&self) -> Option<Signature> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether only the worker may touch the project's files, since that may take for ever. So it
@@ -113,6 +121,10 @@ impl Orders {
             1 => Order::Drain,
             _ => Order::Stop,
         }
+    }
+
+    fn set_seen(&self, items: Option<Signature>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = items;
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -182,6 +194,8 @@ struct Worker<'a> {
     unwritten: Option<Unwritten>,
     /// What attempts cost whose end is not on disk yet, in US dollars.
     unspent: f64,
+    /// Whether changes in the documents' directory are told by events.
+    is_watched: bool,
     /// Whether rings were taken in and then not followed up, because a look failed.
     missed: bool,
     /// Names of which a sentence has been said already.
@@ -193,6 +207,7 @@ struct Worker<'a> {
 
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
+        self.orders.set_seen(None);
         let watcher = self.context.watcher.lock();
         watcher
             .unwrap_or_else(PoisonError::into_inner)
@@ -246,6 +261,7 @@ impl<'a> Worker<'a> {
             running: None,
             unwritten: None,
             unspent: 0.0,
+            is_watched: false,
             missed: false,
             told: BTreeSet::new(),
             lines: Vec::new(),
@@ -259,10 +275,9 @@ impl<'a> Worker<'a> {
     }
 
     fn start(&mut self) -> Result<()> {
-        self.spool.tidy_results()?;
-        self.marks = self.spool.marks(true)?;
+        self.marks = self.spool.marks(Leftovers::Remove)?;
         self.recover()?;
-        self.look_at_everything()
+        self.look_at_everything(Leftovers::Remove)
     }
 
     fn watch(&mut self) {
@@ -278,10 +293,12 @@ impl<'a> Worker<'a> {
             .unwrap_or_else(PoisonError::into_inner);
         match watcher.watch(&path, self.bell, Spool::is_of_interest) {
             Ok(()) => {
+                self.is_watched = true;
                 let text = format!("Observer started for '{}': {}", self.name(), path.display());
                 self.say_once("observer", Level::Info, text);
             }
             Err(error) => {
+                self.is_watched = false;
                 let remedy = match error.kind {
                     notify::ErrorKind::MaxFilesWatch => {
                         "; raise the sysctl fs.inotify.max_user_watches"
@@ -366,7 +383,7 @@ impl<'a> Worker<'a> {
             }
         }
         if everything {
-            return self.look_at_everything();
+            return self.look_at_everything(Leftovers::Leave);
         }
         for (name, whole) in looks {
             self.look_at(&name, whole)?;
@@ -379,7 +396,7 @@ impl<'a> Worker<'a> {
 
     /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where
     /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
-    fn look_at_everything(&mut self) -> Result<()> {
+    fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
         self.watch();
         let path_now = Signature::at(self.spool.items_path())?;
         if !self.spool.items_signature()?.same_place(&path_now) {
@@ -388,7 +405,7 @@ impl<'a> Worker<'a> {
                 self.spool.items_path().display()
             )));
         }
-        let scan = self.spool.scan()?;
+        let scan = self.spool.scan(leftovers)?;
         for (name, what) in scan.odd {
             self.tell_of_oddity(&name, &what);
         }
@@ -471,7 +488,7 @@ impl<'a> Worker<'a> {
     }
 
     fn look_at_marks(&mut self) -> Result<()> {
-        self.marks = self.spool.marks(false)?;
+        self.marks = self.spool.marks(Leftovers::Leave)?;
         self.sweep_marks()?;
         self.waiting.set_held(self.marks.held.clone());
         self.view.stale = true;
@@ -698,6 +715,7 @@ impl<'a> Worker<'a> {
         // taken in claims to be of no age.
         let items = self.spool.items_signature().ok();
         let items = items.filter(|_| self.ear.is_quiet());
+        self.orders.set_seen(items.filter(|_| self.is_watched));
         let suspended_ids = suspended.into_iter().map(|claim| claim.job_id.file_name());
         let waiting: Vec<String> = suspended_ids
             .filter(|_| running.is_none())

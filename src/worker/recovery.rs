@@ -40,7 +40,7 @@ impl Worker<'_> {
                 )));
             }
         }
-        self.claims.sort_by(|a, b| a.job_id.cmp(&b.job_id));
+        self.claims.sort_unstable_by(|a, b| a.job_id.cmp(&b.job_id));
         let over = |id: &&JobId| self.spool.has_result(id).unwrap_or(false);
         let stale: Vec<JobId> = self
             .marks

@@ -7,7 +7,7 @@ use super::{
 use crate::files;
 use crate::project::{AgentSpec, Policy, Project, Protocol};
 use crate::record::Object;
-use crate::spool::Spool;
+use crate::spool::{Leftovers, Spool};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ fn spool_findings(project: &Project) -> Vec<Finding> {
 
 /// What lies among the documents and will never run.
 fn odd_finding(spool: &Spool) -> Option<Finding> {
-    let odd = match spool.scan() {
+    let odd = match spool.scan(Leftovers::Leave) {
         Ok(scan) => scan.odd,
         Err(error) => return Some(Finding::problem("documents", error.to_string())),
     };
