@@ -32,7 +32,7 @@
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
-//!                excerpt  files
+//!                excerpt  peek  files
 //! --- decisions: queue  roster  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  time  error
 //! ```
@@ -70,6 +70,7 @@ pub mod files;
 pub mod holds;
 pub mod job;
 pub mod outcome;
+pub mod peek;
 pub mod process;
 pub mod project;
 pub mod queue;

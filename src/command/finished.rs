@@ -1,10 +1,10 @@
 //! Finished jobs: what their results tell in a line, and which of them are the newest. Neither the
 //! size of a result nor the number of results makes the memory that it takes grow.
 
-use super::peek::{Key, Peek};
 use crate::agent::json::parse;
 use crate::error::Result;
 use crate::job::{Attempt, JobId};
+use crate::peek::{Key, Peek};
 use crate::render::{clean_line, shorten};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
@@ -43,7 +43,7 @@ const KEYS_OF_LISTS: usize = 5;
 
 impl Brief {
     pub(super) fn of(result: &File) -> Brief {
-        Brief::read(result, &mut Peek::new())
+        Brief::read(result, &mut Peek::default())
     }
 
     /// What a list tells of it; nothing else is known then.

@@ -8,7 +8,6 @@ mod finished;
 mod logs;
 mod manage;
 mod overview;
-mod peek;
 mod projects;
 mod show;
 mod stats;

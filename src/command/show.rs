@@ -2,7 +2,6 @@
 
 use super::Outcome;
 use super::overview::{hold_text, suspension_text};
-use super::peek::{Key, Peek};
 use super::projects::{self, Queue, Scope, Standing};
 use crate::agent::command::output_ending;
 use crate::agent::json::parse;
@@ -10,6 +9,7 @@ use crate::cli::Format;
 use crate::error::{Exit, Result};
 use crate::excerpt::Excerpt;
 use crate::job::{JobId, log_name};
+use crate::peek::{Key, Peek};
 use crate::record::Claim;
 use crate::render::{self, Pager, clean, clean_line, shorten};
 use crate::spool::{Mark, Spool};
@@ -221,7 +221,7 @@ fn running_text(text: &mut String, spool: &Spool, claim: &Claim) {
 }
 
 fn result_text(text: &mut String, spool: &Spool, id: &JobId, result: &File) {
-    let mut peek = Peek::new();
+    let mut peek = Peek::default();
     let Some(members) = peek.members(result, &MEMBERS) else {
         let path = spool.result_path(id);
         let _ = writeln!(

@@ -4,12 +4,12 @@
 //! agents wrote. What a result does not tell is not counted.
 
 use super::finished::Brief;
-use super::peek::Peek;
 use super::projects::Scope;
 use super::terminal;
 use crate::cli::Format;
 use crate::error::{Error, Result};
 use crate::job::JobId;
+use crate::peek::Peek;
 use crate::render::{self, Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human, parse_duration};
@@ -145,7 +145,7 @@ struct Durations {
 fn tally(spool: &Spool, since: Option<Wall>) -> Result<(BTreeMap<String, Tally>, u64)> {
     let mut days: BTreeMap<String, Tally> = BTreeMap::new();
     let mut unreadable = 0;
-    let mut peek = Peek::new();
+    let mut peek = Peek::default();
     spool.finished(&mut |id, written_ns| {
         let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
         if since.is_some_and(|since| written.plus(SLACK) < since) {

@@ -2,13 +2,13 @@
 //! grow with their number.
 
 use super::finished::{Brief, newest};
-use super::peek::Peek;
 use super::projects::Scope;
 use crate::board;
 use crate::cli::Format;
 use crate::error::Result;
 use crate::holds::Hold;
 use crate::job::JobId;
+use crate::peek::Peek;
 use crate::record::HoldView;
 use crate::render::{self, Pager, Style, clean};
 use crate::spool::Spool;
@@ -42,7 +42,7 @@ fn as_text(spools: &[Spool], limit: Option<usize>, out: &mut Pager) -> Result<()
     out.put("Completed jobs:\n")?;
     let style = Style::of_stdout();
     let marks = [false, true].map(|good| style.mark(good));
-    let (mut peek, mut shown) = (Peek::new(), 0);
+    let (mut peek, mut shown) = (Peek::default(), 0);
     let total = newest(spools, limit, &mut |at, id| {
         let spool = &spools[at];
         let brief = read(spool, &id, &mut peek);
@@ -81,7 +81,7 @@ fn read(spool: &Spool, id: &JobId, peek: &mut Peek) -> Brief {
 
 fn as_json(scope: &Scope, spools: &[Spool], limit: Option<usize>, out: &mut Pager) -> Result<()> {
     out.put("{\"jobs\":[")?;
-    let (mut peek, mut gap) = (Peek::new(), "");
+    let (mut peek, mut gap) = (Peek::default(), "");
     newest(spools, limit, &mut |at, id| {
         let brief = read(&spools[at], &id, &mut peek);
         out.put(std::mem::replace(&mut gap, ","))?;
