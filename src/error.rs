@@ -28,7 +28,11 @@ pub enum Exit {
 /// A sentence for a person, the exit status that goes with it, and the system's own kind of
 /// error where there was one (callers decide on it, people never see it).
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Trouble>);
+
+/// What an error says; apart, since results that may be errors are handed around everywhere.
+#[derive(Debug)]
+pub struct Trouble {
     /// The process exit status if this error ends a command.
     pub exit: Exit,
     /// The kind of the I/O error below, if the error came from the system.
@@ -48,29 +52,32 @@ impl Error {
     }
 
     /// An error of our own making with the given exit status.
+    #[cold]
     pub fn with(exit: Exit, text: impl Into<String>) -> Error {
-        Error {
+        Error(Box::new(Trouble {
             exit,
             kind: None,
             errno: None,
             text: text.into(),
-        }
+        }))
     }
 
     /// A failed system call: `cannot VERB PATH: cause`.
+    #[cold]
+    #[inline(never)]
     pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
-        Error {
+        Error(Box::new(Trouble {
             exit: Exit::Failed,
             kind: Some(cause.kind()),
             errno: cause.raw_os_error(),
             text: format!("cannot {verb} {}: {}", path.display(), plain(&cause)),
-        }
+        }))
     }
 
     /// The same error with what was being done in front of it.
     #[must_use]
     pub fn context(mut self, doing: &str) -> Error {
-        self.text = format!("{doing}: {}", self.text);
+        self.0.text = format!("{doing}: {}", self.0.text);
         self
     }
 
@@ -105,9 +112,16 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace(|c: char| c.is_control() || is_harmful(c), " "))
 }
 
+impl std::ops::Deref for Error {
+    type Target = Trouble;
+    fn deref(&self) -> &Trouble {
+        &self.0
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
