@@ -63,7 +63,7 @@ pub fn running(places: &Places) -> Option<i32> {
 
 /// Runs the monitor until it is told to stop.
 pub fn run(places: Places) -> Result<()> {
-    process::prepare_daemon()
+    process::prepare_daemon(settings::variable(settings::DELEGATED).is_some())
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))))?;
     service::init_logging();
     let state = Dir::create(&places.state)?;

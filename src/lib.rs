@@ -52,6 +52,8 @@
 //! - *The agent is started with `clone`, as `posix_spawn` does it, and awaited through the pidfd
 //!   that comes with it*; see `process::start`.
 //!   `wait-timeout` serves where `std::process` does: hooks, and commands that faces run.
+//! - *An orphan's control group tells whose it is*, where the service manager has left us ours; see
+//!   `process::group`. Elsewhere marks in its environment, its session and its directory must do.
 //! - *Lines for the log and the view of the queue are written after the agent's start*, not before:
 //!   nothing that the agent does not need stands before it.
 //! - *A result is written without being held.* The texts in it are read from the agent's log as

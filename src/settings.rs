@@ -15,6 +15,9 @@ use std::time::Duration;
 /// No settings file of ours is larger; a larger one is damage.
 const SETTINGS_MAX: u64 = 4 << 20;
 
+/// Set by our unit to say that it has `Delegate=yes`, which not every systemd tells itself.
+pub const DELEGATED: &str = "JOB_MONITOR_DELEGATED";
+
 /// Where the configuration and the daemon's own state are (SPEC 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {

@@ -11,9 +11,11 @@
 //! or as a group whose leader we have not reaped yet; so a number that has been given to
 //! somebody else in the meantime is never hit.
 
+mod group;
 mod start;
 mod sweep;
 
+pub use group::enter as enter_group;
 pub use sweep::{reap_orphans, sweep_abandoned, sweep_job};
 
 use crate::digest::hex;
@@ -158,8 +160,8 @@ pub fn prepare() -> io::Result<()> {
 }
 
 /// To be called next in the daemon: no death by a broken lease, orphans come to us, and nothing
-/// that we inherited leaks into agents.
-pub fn prepare_daemon() -> io::Result<()> {
+/// that we inherited leaks into agents. `delegated` says whether our control group was left to us.
+pub fn prepare_daemon(delegated: bool) -> io::Result<()> {
     // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
     unsafe { signal(Signal::SIGIO, SigHandler::SigIgn)? };
     // SAFETY: prctl with PR_SET_CHILD_SUBREAPER takes one integer and touches no memory.
@@ -167,6 +169,9 @@ pub fn prepare_daemon() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     sweep::prepare();
+    if delegated {
+        group::prepare();
+    }
     for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
         if let Some(fd) = entry
             .file_name()

@@ -1,6 +1,6 @@
 //! Finding and killing what an agent left behind, once it has ended or its daemon has died.
 
-use super::{RUNS, SWEEP_MAX, Token, ended};
+use super::{RUNS, SWEEP_MAX, Token, ended, group};
 use crate::job::RUN_VARIABLE;
 use crate::record::Identity;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -87,12 +87,14 @@ pub fn reap_orphans() {
 }
 
 /// Kills the orphans of one run, which worked in `directory`. An orphan that shows no mark of any
-/// run (its environment scrubbed, in a session of its own) is this run's if it works in the same
-/// directory, or if no other run is under way.
+/// run (its environment scrubbed, in a session of its own) is this run's if its control group says
+/// so; where that says nothing, if it works in the same directory, or if no other run is under way.
 pub(super) fn sweep_orphans(token: &Token, leader: Pid, directory: &Path) -> u32 {
     // Asked anew for each process, since a run of another project may begin while we sweep.
     let alone = || RUNS.load(Ordering::SeqCst) == 1;
-    let unmarked = |pid: i32| !carries_any(pid) && (alone() || works_in(pid, directory));
+    let is_of_here =
+        |pid| group::is_in_own(pid).unwrap_or_else(|| alone() || works_in(pid, directory));
+    let unmarked = |pid: i32| !carries_any(pid) && is_of_here(pid);
     let belongs = |pid: i32| carries(pid, token) || is_in(pid, leader) || unmarked(pid);
     let candidates = || match orphans() {
         Some(orphans) => orphans,

@@ -10,6 +10,7 @@ use crate::board::Board;
 use crate::error::{Error, Result};
 use crate::files::Signature;
 use crate::job::JobId;
+use crate::process;
 use crate::project::{Policy, Project};
 use crate::queue::{Arrival, BACKOFF_MAX, Readiness, Waiting};
 use crate::record::{Claim, HoldView, Outcome, QueueView};
@@ -146,6 +147,7 @@ pub fn serve(
     let mut pause = TROUBLE_PAUSE;
     let mut ready = Some(ready);
     context.board.join(&project.name, bell);
+    let _group = process::enter_group();
     while orders.order() == Order::Serve {
         let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {
             told.clear();
