@@ -8,6 +8,16 @@ use log::{Level, LevelFilter};
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+
+/// The command that starts the monitor here: the service, where a user manager answers to this shell.
+pub fn start_command() -> &'static str {
+    let runtime = settings::variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match runtime.is_some_and(|dir| dir.join("systemd/private").exists()) {
+        true => "systemctl --user start job-monitor",
+        false => "job-monitor daemon",
+    }
+}
 
 /// Every project is watched.
 pub fn ready() {

@@ -98,7 +98,7 @@ fn nearest(typed: &str, names: impl Iterator<Item = &'static str>) -> Option<&'s
 }
 
 /// How many letters to insert, drop or replace, or neighbours to swap, from one to the other.
-fn distance(from: &[char], to: &[char]) -> usize {
+pub(crate) fn distance(from: &[char], to: &[char]) -> usize {
     let mut table = vec![vec![0; to.len() + 1]; from.len() + 1];
     for i in 0..=from.len() {
         for j in 0..=to.len() {

@@ -11,6 +11,7 @@ mod man;
 mod parse;
 mod table;
 
+pub(crate) use complaint::distance;
 pub use completions::completions;
 pub use help::help;
 pub use man::man_page;

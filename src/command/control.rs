@@ -89,10 +89,12 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
         }
     })?;
     if *jobs == Jobs::All {
-        let jobs = if released == 1 { "job" } else { "jobs" };
-        render::print(&format!(
-            "Released {released} {jobs}, and every agent that was held\n"
-        ))?;
+        let jobs = match released {
+            0 => "No job was held".to_owned(),
+            1 => "Released 1 job".to_owned(),
+            n => format!("Released {n} jobs"),
+        };
+        render::print(&format!("{jobs}; every agent's hold is lifted\n"))?;
     }
     Ok(())
 }

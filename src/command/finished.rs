@@ -90,6 +90,11 @@ impl Brief {
         self.member("error_kind")
     }
 
+    /// The kind of its error, if that says more than the status.
+    pub(super) fn remark(&self) -> Option<String> {
+        self.error_kind().filter(|kind| *kind != self.status())
+    }
+
     pub(super) fn started_at(&self) -> Option<Wall> {
         self.member("started_at")
     }
@@ -124,7 +129,7 @@ impl Brief {
     /// How the job ended.
     pub(super) fn line(&self) -> String {
         let mut line = clean_line(&self.status());
-        if let Some(kind) = self.error_kind() {
+        if let Some(kind) = self.remark() {
             line = format!("{line} ({})", clean_line(&kind));
         }
         if let Some(duration) = self.duration() {

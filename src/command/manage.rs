@@ -6,6 +6,7 @@ use crate::error::{Error, Result, plain};
 use crate::project::{Layout, Project};
 use crate::registry::{self, Registry};
 use crate::render::{self, clean};
+use crate::service;
 use crate::settings::Places;
 use crate::skills;
 use crate::spool::{Leftovers, Mark, Spool};
@@ -96,9 +97,8 @@ pub(super) fn register(
         clean(&spool.items_path().to_string_lossy())
     );
     if daemon::running(&places).is_none() {
-        text.push_str(
-            "  The monitor is not running; start it with: systemctl --user start job-monitor\n",
-        );
+        let how = service::start_command();
+        let _ = writeln!(text, "  The monitor is not running; start it with: {how}");
     }
     for line in doctor::of_new_project(&places, &project) {
         let _ = writeln!(text, "  {line}");

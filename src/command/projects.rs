@@ -1,6 +1,7 @@
 //! Which project a command is about (SPEC 9): the one named, the one around the current
 //! directory, the only one, or all.
 
+use crate::cli;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::files::Signature;
@@ -8,11 +9,15 @@ use crate::job::JobId;
 use crate::record::{Claim, HoldView, QueueView};
 use crate::registry::{Entry, Registry};
 use crate::render;
+use crate::service;
 use crate::settings::Places;
 use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// So many wrong letters are a slip of the finger; with more, another job may be meant.
+const SLIP_MAX: usize = 3;
 
 /// The projects that a command may look at.
 pub(crate) struct Scope {
@@ -45,9 +50,8 @@ impl Scope {
         warnings.iter().for_each(|warning| render::note(warning));
         let daemon = daemon::running(&places);
         if daemon.is_none() {
-            render::note(
-                "the monitor is not running; start it with: systemctl --user start job-monitor",
-            );
+            let how = service::start_command();
+            render::note(&format!("the monitor is not running; start it with: {how}"));
         }
         Ok(Scope {
             entries: choose(&registry, entries, named)?,
@@ -117,13 +121,61 @@ impl Scope {
             }
         }
         found.ok_or_else(|| {
-            Error::with(
-                Exit::NotFound,
-                format!(
-                    "there is no job {id}; job-monitor queue and job-monitor status list the jobs"
-                ),
-            )
+            let way_out = match self.nearest(id) {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => "job-monitor queue and job-monitor status list the jobs".to_owned(),
+            };
+            Error::with(Exit::NotFound, format!("there is no job {id}; {way_out}"))
         })
+    }
+
+    /// The job that was probably meant by an id that is none's: one that differs by a slip of the
+    /// finger, else the last with the same description, or the same stamp.
+    pub(crate) fn nearest(&self, id: &JobId) -> Option<JobId> {
+        let mut best: Option<(usize, JobId)> = None;
+        let mut rate = |other: JobId| {
+            let likeness = likeness(id, &other);
+            if best
+                .as_ref()
+                .is_none_or(|best| (likeness, &other) > (best.0, &best.1))
+            {
+                best = Some((likeness, other));
+            }
+        };
+        for entry in &self.entries {
+            if let Ok(spool) = Spool::open(&entry.project) {
+                // What cannot be listed is not suggested.
+                let _ =
+                    spool.finished(&mut |id, _| JobId::exact(id).into_iter().for_each(&mut rate));
+                let waiting = spool.scan(Leftovers::Leave).map(|scan| scan.waiting);
+                waiting.unwrap_or_default().into_iter().for_each(&mut rate);
+            }
+        }
+        best.filter(|(likeness, _)| *likeness > 0).map(|(_, id)| id)
+    }
+}
+
+/// How like one id is to another that may have been typed for it; 0 is not at all.
+fn likeness(id: &JobId, other: &JobId) -> usize {
+    let (mut a, mut b) = (id.as_str().as_bytes(), other.as_str().as_bytes());
+    while let ([first, a_rest @ ..], [other, b_rest @ ..]) = (a, b)
+        && first == other
+    {
+        (a, b) = (a_rest, b_rest);
+    }
+    while let ([a_rest @ .., last], [b_rest @ .., other]) = (a, b)
+        && last == other
+    {
+        (a, b) = (a_rest, b_rest);
+    }
+    let letters = |bytes: &[u8]| bytes.iter().copied().map(char::from).collect::<Vec<_>>();
+    let is_slip = |a: &[u8], b: &[u8]| cli::distance(&letters(a), &letters(b)) <= SLIP_MAX;
+    if a.len().max(b.len()) <= 4 * SLIP_MAX && is_slip(a, b) {
+        3
+    } else if id.description() == other.description() {
+        2
+    } else {
+        usize::from(id.stamp().is_some() && id.stamp() == other.stamp())
     }
 }
 
@@ -246,16 +298,27 @@ pub(crate) fn retry_at(claim: &Claim) -> Option<Wall> {
 
 /// What looks like a path is no name that was mistyped.
 fn not_registered(registry: &Registry, named: &str) -> Error {
-    if named.starts_with('.') || named.contains('/') {
+    if looks_like_a_path(named) {
         let text = format!("{named:?} is in no registered project; job-monitor list shows them");
         return Error::with(Exit::NotFound, text);
     }
     registry.unknown(named)
 }
 
+/// A name that was mistyped must not be taken for a path below the current directory.
 fn find(entries: &[Entry], named: &str) -> Option<usize> {
     let by_name = entries.iter().position(|entry| entry.project.name == named);
-    by_name.or_else(|| around(entries, &std::path::absolute(named).ok()?))
+    let is_path = || looks_like_a_path(named) || Path::new(named).exists();
+    by_name.or_else(|| {
+        around(
+            entries,
+            &std::path::absolute(named).ok().filter(|_| is_path())?,
+        )
+    })
+}
+
+fn looks_like_a_path(named: &str) -> bool {
+    named.starts_with('.') || named.contains('/')
 }
 
 /// The registered project that a path lies in; of nested ones the innermost.

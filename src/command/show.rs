@@ -187,6 +187,9 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
             let _ = writeln!(text, "  - {}", clean(&path.join(place).to_string_lossy()));
         }
     }
+    if let Some(nearest) = scope.nearest(id) {
+        let _ = writeln!(text, "Did you mean {nearest}?");
+    }
     tell(format, &view, None, &text)?;
     Ok(Exit::NotFound)
 }

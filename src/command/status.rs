@@ -49,7 +49,7 @@ fn as_text(spools: &[Spool], limit: Option<usize>, out: &mut Pager) -> Result<()
         let status = brief.status();
         let mark = &marks[usize::from(status == "completed")];
         let mut line = format!("  {mark} {id}: {}", clean(&status));
-        if let Some(kind) = brief.error_kind() {
+        if let Some(kind) = brief.remark() {
             let _ = write!(line, " ({})", clean(&kind));
         }
         if let Some(duration) = brief.duration() {
@@ -65,6 +65,9 @@ fn as_text(spools: &[Spool], limit: Option<usize>, out: &mut Pager) -> Result<()
         shown += 1;
         out.put(&line)
     })?;
+    if total == 0 {
+        out.put("  none yet\n")?;
+    }
     if shown < total {
         out.put(&format!("  and {} more; --all shows them\n", total - shown))?;
     }

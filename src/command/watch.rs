@@ -4,7 +4,7 @@
 use super::Outcome;
 use super::finished::{Brief, newest};
 use super::logs::Output;
-use super::overview::{hold_text, hold_without_view, suspension_text};
+use super::overview::{hold_without_view, suspension_text};
 use super::projects::{self, Scope};
 use super::terminal::{self, Asks, Screen};
 use crate::document;
@@ -550,7 +550,16 @@ fn panel_rows(panel: &Panel, style: Style, margin: usize, detail: Detail, now: W
         rows.push(Row::default().and("33", "disabled"));
     }
     if let Some(hold) = &panel.hold {
-        rows.push(Row::default().and("33", clean_line(&hold_text(hold, now))));
+        // The end comes first, since a long reason is cut off.
+        let until = hold.until.map_or(String::new(), |until| {
+            format!(
+                "until {} (in {}) ",
+                until.short(now),
+                human(until.since(now))
+            )
+        });
+        let reason = clean_line(&hold.reason);
+        rows.push(Row::default().and("33", until + &reason));
     }
     if let Some(running) = &panel.running {
         let elapsed = human(now.since(running.since));
@@ -817,8 +826,8 @@ mod tests {
             "                    Bash cargo test\n",
             "                  3 held, 12 waiting: next-one, after-that, ...\n",
             " bad (timeout), 1m 05s, $0.5000\n",
-            "beta              limit reached; until ",
-            "(in 1h 30m)\n",
+            "beta              until ",
+            " (in 1h 30m) limit reached\n",
             "‖ slow  waits for its agent\n",
             "日本語のプロジ…   cannot open /x: gone\n                  disabled\n",
         ] {

@@ -212,7 +212,7 @@ impl Worker<'_> {
         match (written, unwritten) {
             (Ok(()), Unwritten::Result(outcome)) => {
                 self.told.remove("unwritten");
-                self.finish(&outcome);
+                self.finish(*outcome);
                 Step::Again
             }
             (Ok(()), Unwritten::Claim(claim)) => {
@@ -221,7 +221,7 @@ impl Worker<'_> {
                 Step::Again
             }
             (Err(error), unwritten) => {
-                self.unwritten = Some(unwritten);
+                self.unwritten.push_back(unwritten);
                 let text = format!(
                     "[{}] {error}; what was decided is kept and written as soon as that is possible; nothing is \
                      started until then",
@@ -234,7 +234,7 @@ impl Worker<'_> {
     }
 
     /// After the result is there: what was only there for the job's sake goes.
-    fn finish(&mut self, outcome: &Outcome) {
+    fn finish(&mut self, outcome: Outcome) {
         let id = &outcome.job_id;
         self.waiting.remove(id);
         let mut swept = vec![self.spool.remove_claim(id)];
@@ -282,23 +282,34 @@ impl Worker<'_> {
             );
             self.say(Level::Warn, text);
         }
-        if let Some(command) = &policy.on_finish {
-            self.write_lines();
-            let result = self.spool.result_path(id);
-            let stop = || self.orders.order() == Order::Stop;
-            if let Err(what) = hook::run(
-                command,
-                outcome,
-                &result,
-                self.spool.project(),
-                &self.context.environment,
-                stop,
-            ) {
-                self.say(
-                    Level::Warn,
-                    format!("[{}] on_finish for {id}.md: {what}", self.name()),
-                );
-            }
+        match self.running {
+            // It would keep us from attending to the agent.
+            Some(_) if policy.on_finish.is_some() => self.unhooked.push(outcome),
+            _ => self.run_hook(&outcome),
+        }
+    }
+
+    /// Runs the person's command after a job, if there is one.
+    pub(super) fn run_hook(&mut self, outcome: &Outcome) {
+        let policy = self.orders.policy();
+        let Some(command) = &policy.on_finish else {
+            return;
+        };
+        self.write_lines();
+        let id = &outcome.job_id;
+        let result = self.spool.result_path(id);
+        let stop = || self.orders.order() == Order::Stop;
+        let ran = hook::run(
+            command,
+            outcome,
+            &result,
+            self.spool.project(),
+            &self.context.environment,
+            stop,
+        );
+        if let Err(what) = ran {
+            let text = format!("[{}] on_finish for {id}.md: {what}", self.name());
+            self.say(Level::Warn, text);
         }
     }
 

@@ -330,7 +330,7 @@ impl Worker<'_> {
     fn look_while_running(&mut self, claim: &Claim, last_reaped: &mut Instant) -> Option<Ending> {
         self.write_lines();
         // Trouble with the directories can wait until the agent is done; the bell is heard on.
-        let _ = self.hear(None);
+        let _ = self.hear(None).and_then(|()| self.withdraw_cancelled());
         if self.view.stale {
             self.write_view(Some(claim));
         }

@@ -19,7 +19,7 @@ use crate::spool::{Leftovers, Mark, Marks, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use log::Level;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -193,7 +193,9 @@ struct Worker<'a> {
     /// The job whose agent runs just now.
     running: Option<JobId>,
     /// What could not be written yet; until it is, nothing is started.
-    unwritten: Option<Unwritten>,
+    unwritten: VecDeque<Unwritten>,
+    /// Jobs that ended while another one ran, whose hook is still to be run.
+    unhooked: Vec<Outcome>,
     /// What attempts cost whose end is not on disk yet, in US dollars.
     unspent: f64,
     /// Whether changes in the documents' directory are told by events.
@@ -261,7 +263,8 @@ impl<'a> Worker<'a> {
             marks: Marks::default(),
             claims: Vec::new(),
             running: None,
-            unwritten: None,
+            unwritten: VecDeque::new(),
+            unhooked: Vec::new(),
             unspent: 0.0,
             is_watched: false,
             missed: false,
@@ -320,7 +323,7 @@ impl<'a> Worker<'a> {
     fn run(&mut self) -> Result<()> {
         loop {
             if self.is_to_leave() {
-                if let Some(unwritten) = self.unwritten.take() {
+                for unwritten in std::mem::take(&mut self.unwritten) {
                     self.write_now(unwritten);
                 }
                 self.flush();
@@ -328,7 +331,7 @@ impl<'a> Worker<'a> {
             }
             // A decision that is not on disk yet outlasts trouble with the directories.
             let step = match self.hear(None) {
-                Err(error) if self.unwritten.is_none() => return Err(error),
+                Err(error) if self.unwritten.is_empty() => return Err(error),
                 _ => self.step()?,
             };
             match step {
@@ -345,7 +348,7 @@ impl<'a> Worker<'a> {
                     };
                     if !self.is_to_leave() {
                         let heard = self.hear(Some(until));
-                        if self.unwritten.is_none() {
+                        if self.unwritten.is_empty() {
                             heard?;
                         }
                     }
@@ -358,7 +361,7 @@ impl<'a> Worker<'a> {
     fn is_to_leave(&self) -> bool {
         match self.orders.order() {
             Order::Serve => false,
-            Order::Drain => self.unwritten.is_none(),
+            Order::Drain => self.unwritten.is_empty(),
             Order::Stop => true,
         }
     }
@@ -479,13 +482,12 @@ impl<'a> Worker<'a> {
 
     /// Whether a job is running or suspended: its document matters no more.
     fn is_begun(&self, id: &JobId) -> bool {
-        let unwritten = match &self.unwritten {
-            Some(Unwritten::Result(outcome)) => Some(&outcome.job_id),
-            Some(Unwritten::Claim(claim)) => Some(&claim.job_id),
-            None => None,
+        let is_it = |unwritten: &Unwritten| match unwritten {
+            Unwritten::Result(outcome) => outcome.job_id == *id,
+            Unwritten::Claim(claim) => claim.job_id == *id,
         };
         self.running.as_ref() == Some(id)
-            || unwritten == Some(id)
+            || self.unwritten.iter().any(is_it)
             || self.claims.iter().any(|claim| claim.job_id == *id)
     }
 
@@ -530,11 +532,14 @@ impl<'a> Worker<'a> {
 
     /// One decision and its effect.
     fn step(&mut self) -> Result<Step> {
-        if let Some(unwritten) = self.unwritten.take() {
+        if let Some(unwritten) = self.unwritten.pop_front() {
             return Ok(self.write_now(unwritten));
         }
+        for outcome in std::mem::take(&mut self.unhooked) {
+            self.run_hook(&outcome);
+        }
         self.withdraw_cancelled()?;
-        if self.unwritten.is_some() {
+        if !self.unwritten.is_empty() {
             // A result could not be written, so nothing is started; least of all its job.
             return Ok(Step::Again);
         }
@@ -620,11 +625,13 @@ impl<'a> Worker<'a> {
         Ok(Step::Wait(self.waiting.next_due()))
     }
 
-    /// Cancelled jobs that do not run get their result at once, whatever holds the project.
+    /// Cancelled jobs that do not run get their result at once, whatever holds the project or runs in
+    /// it.
     fn withdraw_cancelled(&mut self) -> Result<()> {
-        while self.unwritten.is_none()
-            && let Some(id) = self.marks.cancelled.pop_first()
+        while self.unwritten.is_empty()
+            && let Some(id) = self.next_withdrawn()
         {
+            self.marks.cancelled.remove(&id);
             if let Some(at) = self.claims.iter().position(|claim| claim.job_id == id) {
                 let claim = self.claims.remove(at);
                 self.publish_cancelled(&id, Some(claim));
@@ -635,6 +642,13 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
+    }
+
+    fn next_withdrawn(&self) -> Option<JobId> {
+        let mut cancelled = self.marks.cancelled.iter();
+        cancelled
+            .find(|id| self.running.as_ref() != Some(id))
+            .cloned()
     }
 
     /// Takes note of why the project waits; whether that is news.

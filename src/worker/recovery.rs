@@ -33,7 +33,7 @@ impl Worker<'_> {
                 Ok(None) => {}
                 Err(error) => self.park(&id, &error.to_string())?,
             }
-            if self.unwritten.is_some() {
+            if !self.unwritten.is_empty() {
                 // The claim on disk still says all that is needed to decide the same again.
                 return Err(Error::new(format!(
                     "the outcome of {id}.md cannot be written yet"

@@ -313,7 +313,7 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
     let note = space.run(&["queue"]).stderr;
     assert_eq!(
         note,
-        "job-monitor: the monitor is not running; start it with: systemctl --user start job-monitor\n"
+        "job-monitor: the monitor is not running; start it with: job-monitor daemon\n"
     );
     assert_eq!(
         json_of(space, &["queue"])["daemon"],
@@ -337,7 +337,7 @@ fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
     let of_alpha = |args: &[&str]| space.run(&[&["-p", "alpha"], args].concat()).stdout;
     space.start();
     assert_eq!(of_alpha(&["queue"]), "Queue size: 0\nProcessing: None\n");
-    assert_eq!(of_alpha(&["status"]), "Completed jobs:\n");
+    assert_eq!(of_alpha(&["status"]), "Completed jobs:\n  none yet\n");
     let root = space.root().display().to_string();
     assert_eq!(
         text(&["list"]),
@@ -939,4 +939,61 @@ fn read_predecessor(space: &Space, daemon: bool) {
 fn ids(jobs: &Value) -> Vec<&str> {
     let jobs = jobs.as_array().unwrap().iter();
     jobs.map(|job| job["job_id"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn an_id_that_was_mistyped_is_answered_with_the_one_that_was_meant() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    let waits = "job-20260101-120000-fix-the-login";
+    let done = "job-20260102-120000-write-a-report";
+    project.submit(waits, "x");
+    fs::write(project.results(&format!("{done}.json")), "{}").unwrap();
+    for (typed, meant) in [
+        ("job-20260101-120000-fix-the-logni", waits),
+        ("job-20260101-120001-fix-the-login.md", waits),
+        ("job-20251231-235959-fix-the-login", waits),
+        ("job-20260101-120000-fix", waits),
+        ("job-20260102-120000-write-report", done),
+    ] {
+        let shown = space.run(&[typed]);
+        assert_eq!(shown.status, 3, "{shown:?}");
+        assert!(
+            shown.stdout.ends_with(&format!("Did you mean {meant}?\n")),
+            "{shown:?}"
+        );
+        let refused = space.run(&["logs", typed]);
+        assert_eq!(refused.status, 3, "{refused:?}");
+        assert!(
+            refused.stderr.contains(&format!("did you mean {meant}?")),
+            "{refused:?}"
+        );
+    }
+    let strange = space.run(&["job-20200101-000000-something-else"]);
+    assert!(!strange.stdout.contains("Did you mean"), "{strange:?}");
+}
+
+#[test]
+fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    space.project("beta");
+    let inside = |named: &str| {
+        space.run_as(
+            |command| {
+                command.current_dir(&project.path);
+            },
+            &["-p", named, "queue"],
+        )
+    };
+    let refused = inside("alhpa");
+    assert_eq!(refused.status, 3, "{refused:?}");
+    assert!(
+        refused.stderr.contains("no project named \"alhpa\""),
+        "{refused:?}"
+    );
+    // A directory in it, or what is written as a path, means the project.
+    for named in ["jobs", ".", "./nowhere"] {
+        assert_eq!(inside(named).status, 0, "{named}");
+    }
 }

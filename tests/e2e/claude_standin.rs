@@ -1000,10 +1000,13 @@ fn cost_and_usage_are_those_of_all_starts_and_a_resumed_one_gets_what_is_left() 
         text.parse().unwrap()
     };
     assert_eq!((given(1), given(2)), (2.0, 1.5));
-    let ledger: Value =
-        serde_json::from_slice(&fs::read(space.state().join("ledger.json")).unwrap()).unwrap();
-    let spent = ledger["projects"]["alpha"].as_f64().unwrap();
-    assert!((spent - 0.8).abs() < 1e-9, "{ledger}");
+    // It is counted once the result is there.
+    wait_until("the ledger to have all", || {
+        let ledger = fs::read(space.state().join("ledger.json")).unwrap();
+        let ledger: Value = serde_json::from_slice(&ledger).unwrap();
+        let spent = ledger["projects"]["alpha"].as_f64().unwrap();
+        (spent - 0.8).abs() < 1e-9
+    });
 }
 
 #[test]

@@ -952,9 +952,10 @@ fn a_waiting_job_is_cancelled_without_a_start() {
     project.submit(second, "x");
     project.wait_view("it waits", |view| view["queue_size"] == 1);
     cancel(&project, second);
-    fs::write(project.path.join("go"), "").unwrap();
+    // Whatever runs: nobody who waits for it need wait for that.
     let result = project.wait_result(second);
     assert_eq!(result["status"], "cancelled");
+    fs::write(project.path.join("go"), "").unwrap();
     assert_eq!(result["started_at"], Value::Null);
     assert_eq!(result["worker_output"], Value::Null);
     assert_eq!(result["attempts"], json!([]));
@@ -1005,6 +1006,30 @@ case "$JOB_MONITOR_DURATION" in [0-9]*) ;; *) exit 1;; esac"#,
     let both = format!("{first}alpha {} failed <exit_code> <> 1\n", ids[1]);
     wait_until("the second hook", || project.made("hooked") == both);
     assert!(!space.log().contains("on_finish for"), "{}", space.log());
+}
+
+#[test]
+fn on_finish_of_a_job_withdrawn_during_another_waits_for_its_end() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let hook = space.program("hook", "echo $JOB_MONITOR_JOB_ID >> hooked");
+    space.set(json!({"on_finish": [hook]}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("ran");
+    let second = "job-20260101-120001-second";
+    project.submit(second, "x");
+    project.wait_view("it waits", |view| view["queue_size"] == 1);
+    cancel(&project, second);
+    assert_eq!(project.wait_result(second)["status"], "cancelled");
+    assert!(!project.path.join("hooked").exists());
+    fs::write(project.path.join("go"), "").unwrap();
+    project.wait_result(ID);
+    wait_until("both hooks to have run", || {
+        project.made("hooked").lines().count() == 2
+    });
+    assert_eq!(project.made("hooked"), format!("{ID}\n{second}\n"));
 }
 
 #[test]

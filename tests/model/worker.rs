@@ -13,7 +13,7 @@ use job_monitor::queue::{self, Arrival, Next, Readiness, Waiting};
 use job_monitor::record::{Carried, Claim, Suspension};
 
 use job_monitor::time::Wall;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// The daemon's memory: lost in a crash.
@@ -24,7 +24,7 @@ pub struct Daemon {
     cancelled: BTreeSet<JobId>,
     held: BTreeSet<JobId>,
     running: Option<Claim>,
-    unwritten: Option<Unwritten>,
+    unwritten: VecDeque<Unwritten>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +120,7 @@ impl Daemon {
             return self.attend(world, claim);
         }
         match self.hear(world) {
-            Err(Trouble::Error) if self.unwritten.is_some() => {}
+            Err(Trouble::Error) if !self.unwritten.is_empty() => {}
             heard => heard?,
         }
         self.step(world)
@@ -137,7 +137,7 @@ impl Daemon {
 
     pub fn is_idle(&self) -> bool {
         self.running.is_none()
-            && self.unwritten.is_none()
+            && self.unwritten.is_empty()
             && self.claims.is_empty()
             && self.waiting.is_empty()
     }
@@ -146,7 +146,7 @@ impl Daemon {
         if self.running.is_some() {
             return None;
         }
-        if self.unwritten.is_some() {
+        if !self.unwritten.is_empty() {
             return Some(Duration::from_secs(2));
         }
         let wall = world.wall();
@@ -221,11 +221,11 @@ impl Daemon {
     }
 
     fn step(&mut self, world: &mut World) -> Done {
-        if let Some(unwritten) = self.unwritten.take() {
+        if let Some(unwritten) = self.unwritten.pop_front() {
             return self.write_now(world, unwritten);
         }
         self.withdraw_cancelled(world)?;
-        if self.unwritten.is_some() {
+        if !self.unwritten.is_empty() {
             return Ok(());
         }
         let (now, wall) = (world.now(), world.wall());
@@ -262,9 +262,15 @@ impl Daemon {
     }
 
     fn withdraw_cancelled(&mut self, world: &mut World) -> Done {
-        while self.unwritten.is_none()
-            && let Some(id) = self.cancelled.pop_first()
+        let running = self.running.as_ref().map(|claim| claim.job_id.clone());
+        while self.unwritten.is_empty()
+            && let Some(id) = self
+                .cancelled
+                .iter()
+                .find(|id| running.as_ref() != Some(id))
+                .cloned()
         {
+            self.cancelled.remove(&id);
             let there = world.disk.documents.contains_key(&id);
             if let Some(at) = self.claims.iter().position(|claim| claim.job_id == id) {
                 let claim = self.claims.remove(at);
@@ -388,7 +394,10 @@ impl Daemon {
     fn attend(&mut self, world: &mut World, claim: Claim) -> Done {
         let gone = world.agent.as_ref().is_none_or(|agent: &Agent| agent.gone);
         if !gone {
-            passing(self.hear(world))?;
+            passing(
+                self.hear(world)
+                    .and_then(|()| self.withdraw_cancelled(world)),
+            )?;
             if !world.disk.cancelled.contains(&claim.job_id) {
                 return Ok(());
             }
@@ -482,10 +491,7 @@ impl Daemon {
                 Ok(())
             }
             (Err(Trouble::Error), unwritten) => {
-                if self.unwritten.is_some() {
-                    world.wrong("a decision that is not written is forgotten".to_owned());
-                }
-                self.unwritten = Some(unwritten);
+                self.unwritten.push_back(unwritten);
                 Ok(())
             }
             (Err(Trouble::Crash), _) => Err(Trouble::Crash),
@@ -527,7 +533,7 @@ impl Daemon {
                     world.effect(|disk| disk.claims.remove(id))?;
                 }
             }
-            if self.unwritten.is_some() {
+            if !self.unwritten.is_empty() {
                 return Err(Trouble::Error);
             }
         }
