@@ -85,6 +85,11 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         self.kind == Some(io::ErrorKind::NotFound)
     }
+
+    /// Whether we lack memory or descriptors, which says nothing of the file that was asked for.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self.errno, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    }
 }
 
 /// The system's words without Rust's "(os error 2)", which helps nobody.

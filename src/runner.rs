@@ -14,6 +14,7 @@ use crate::spool::{LogFiles, Spool};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -113,7 +114,9 @@ impl Running {
             if agent.wait(slice) {
                 break Ending::Itself;
             }
-            let is_behind = listener.hear(&logs.out, HEAR_MAX);
+            // An unreadable log counts as one that ends here: the verdict will miss the result and
+            // say so.
+            let is_behind = listener.hear(&logs.out, HEAR_MAX).unwrap_or(false);
             slice = if is_behind { Duration::ZERO } else { LOOK };
             let now = Instant::now();
             let written = size_of(&logs.out) + size_of(&logs.err);
@@ -154,19 +157,24 @@ impl Running {
 }
 
 /// What an attempt that nobody attended to its end has written.
+///
+/// # Errors
+/// When its output cannot be read: nobody knows then whether it holds a result.
 pub fn read_back(
     out: File,
     err: Option<&File>,
     protocol: Protocol,
     duration: Duration,
-) -> Finished {
+) -> io::Result<Finished> {
     let stderr = err.and_then(|err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok());
     let ended = Ended {
         code: None,
         signal: None,
         by: Ending::Interrupted,
     };
-    Listener::new(protocol).conclude(out, ended, stderr.unwrap_or_default(), 0, duration)
+    let mut listener = Listener::new(protocol);
+    listener.hear(&out, size_of(&out))?;
+    Ok(listener.conclude(out, ended, stderr.unwrap_or_default(), 0, duration))
 }
 
 /// Whether the verdict on a read-back attempt stands by itself: its output holds a final result.
@@ -193,22 +201,22 @@ impl Listener {
         }
     }
 
-    /// Reads what has come since, at most so much; whether there may be more. An unreadable log
-    /// counts as one that ends here: the verdict will miss the result and say so.
-    fn hear(&mut self, out: &File, max: u64) -> bool {
+    /// Reads what has come since, at most so much; whether there may be more.
+    fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
         if self.protocol == Protocol::Plain {
-            return false;
+            return Ok(false);
         }
         let end = self.offset.saturating_add(max);
         let mut piece = vec![0; PIECE];
         while self.offset < end {
-            let Ok(length @ 1..) = out.read_at(&mut piece, self.offset) else {
-                return false;
-            };
+            let length = out.read_at(&mut piece, self.offset)?;
+            if length == 0 {
+                return Ok(false);
+            }
             self.stream.feed(&piece[..length]);
             self.offset += length as u64;
         }
-        true
+        Ok(true)
     }
 
     fn is_final(&self) -> bool {
@@ -227,7 +235,7 @@ impl Listener {
         let (verdict, answer, all) = match self.protocol {
             Protocol::Claude => {
                 // What came after the end is not the agent's: a survivor may write for ever.
-                self.hear(&out, size.saturating_sub(self.offset));
+                let _ = self.hear(&out, size.saturating_sub(self.offset));
                 self.stream.finish();
                 let verdict = verdict::claude(&ended, &self.stream, &stderr);
                 let report = &mut self.stream.report;

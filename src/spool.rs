@@ -330,15 +330,7 @@ impl Spool {
         let file = match self.items.open_file(&name) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(Taken::Gone),
-            // Our own want says nothing of the document.
-            Err(error)
-                if matches!(
-                    error.errno,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-                ) =>
-            {
-                return Err(error);
-            }
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 return Ok(Taken::Alien(match error.errno {
                     Some(libc::ELOOP) => odd_kind(Kind::Link).unwrap_or_default().to_owned(),

@@ -19,6 +19,7 @@ pub use group::enter as enter_group;
 pub use sweep::{reap_orphans, sweep_abandoned, sweep_job};
 
 use crate::digest::hex;
+use crate::error::{self, Error};
 use crate::record::Identity;
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -316,12 +317,17 @@ pub fn identity_of(pid: i32) -> Option<Identity> {
 }
 
 /// The identifier of this boot of the machine; start times are comparable only within one.
-pub fn boot_id() -> &'static str {
+///
+/// # Errors
+/// When it cannot be read. It is read until it was once.
+pub fn boot_id() -> error::Result<&'static str> {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
-    BOOT_ID.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        text.trim().to_owned()
-    })
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id);
+    }
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    Ok(BOOT_ID.get_or_init(|| text.trim().to_owned()))
 }
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.

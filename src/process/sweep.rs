@@ -201,8 +201,7 @@ fn all_processes() -> Vec<i32> {
         return Vec::new();
     };
     entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|entry| seen(entry)?.file_name().to_str()?.parse().ok())
         .collect()
 }
 
@@ -213,7 +212,7 @@ fn all_of_ours() -> Vec<i32> {
 }
 
 fn owned_by_us(pid: i32) -> bool {
-    std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| {
+    seen(std::fs::metadata(format!("/proc/{pid}"))).is_some_and(|meta| {
         std::os::unix::fs::MetadataExt::uid(&meta) == nix::unistd::geteuid().as_raw()
     })
 }
@@ -238,14 +237,15 @@ fn environ(pid: i32) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(file) = seen(File::open(format!("/proc/{pid}/environ"))) {
         // What cannot be read (another user's, gone meanwhile) carries nothing.
-        let _ = file.take(ENVIRON_MAX).read_to_end(&mut bytes);
+        let _ = seen(file.take(ENVIRON_MAX).read_to_end(&mut bytes));
     }
     bytes
 }
 
 /// Whether the process has its working directory at or below `directory`.
 fn works_in(pid: i32, directory: &Path) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
+    seen(std::fs::read_link(format!("/proc/{pid}/cwd")))
+        .is_some_and(|cwd| cwd.starts_with(directory))
 }
 
 /// Whether the process is in the group or session that `leader` leads.

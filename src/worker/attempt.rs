@@ -113,7 +113,7 @@ impl Worker<'_> {
         let token = Token::new().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
         let mut claim = before.clone();
         claim.run = token.as_str().to_owned();
-        claim.boot_id = process::boot_id().to_owned();
+        claim.boot_id = process::boot_id()?.to_owned();
         claim.starts += 1;
         claim.agent = policy.agent.name.clone();
         claim.protocol = policy.agent.protocol;

@@ -20,15 +20,19 @@ impl Worker<'_> {
     /// Goes through all claims, first to last, and sweeps what has no job any more.
     pub(super) fn recover(&mut self) -> Result<()> {
         for id in std::mem::take(&mut self.marks.claims) {
+            let claim = match self.spool.read_claim(&id) {
+                Err(error) if error.is_shortage() => return Err(error),
+                other => other,
+            };
             if self.spool.has_result(&id)? {
                 // The crash came between the result and the sweep.
-                if let Ok(Some((claim, process))) = self.spool.read_claim(&id) {
-                    self.end_survivors(&claim, process);
+                if let Ok(Some((claim, process))) = claim {
+                    self.end_survivors(&claim, process)?;
                 }
                 self.spool.remove_claim(&id)?;
                 continue;
             }
-            match self.spool.read_claim(&id) {
+            match claim {
                 Ok(Some((claim, process))) => self.recover_claim(claim, process)?,
                 Ok(None) => {}
                 Err(error) => self.park(&id, &error.to_string())?,
@@ -63,7 +67,7 @@ impl Worker<'_> {
             return Ok(());
         }
         let id = claim.job_id.clone();
-        self.end_survivors(&claim, process);
+        self.end_survivors(&claim, process)?;
         let policy = self.orders.policy();
         let policy = match self.text_of(&claim, &policy)? {
             Some(text) => {
@@ -80,36 +84,47 @@ impl Worker<'_> {
             }
             None => (*policy).clone(),
         };
-        let out =
-            self.spool
-                .open_log(&log_name(&id, claim.starts, output_ending(claim.protocol)))?;
-        let err = self.spool.open_log(&log_name(&id, claim.starts, "err"))?;
-        let last_word = [&out, &err]
-            .into_iter()
-            .flatten()
-            .filter_map(|file| file.metadata().ok()?.modified().ok());
-        let ran = last_word.max().map_or(Duration::ZERO, |end| {
-            Wall::from(end).since(claim.started_at)
-        });
-        if out.is_none() && process.is_none() && claim.boot_id == process::boot_id() {
+        let finished = match self.written(&claim) {
+            Err(error) if !error.is_shortage() => return self.park(&id, &error.to_string()),
+            other => other?,
+        };
+        if finished.is_none() && process.is_none() && claim.boot_id == process::boot_id()? {
             // The logs are made before the agent is started, and its process is written down soon
             // after. An agent that made away with its logs is known by its process.
             return self.not_begun(claim);
         }
-        let finished = out.map(|out| runner::read_back(out, err.as_ref(), claim.protocol, ran));
-        if let Some(finished) = finished {
-            if runner::is_settled(&finished) {
+        match finished {
+            Some(finished) if runner::is_settled(&finished) => {
                 let text = format!(
                     "[{}] {id}.md came to its end without the monitor; its output counts",
                     self.name()
                 );
                 self.say(Level::Info, text);
                 self.conclude(claim, finished, &policy);
-                return Ok(());
+                Ok(())
             }
-            return self.interrupt(claim, Some(finished), &policy);
+            finished => self.interrupt(claim, finished, &policy),
         }
-        self.interrupt(claim, None, &policy)
+    }
+
+    /// What the claim's last attempt has written, if it has a log.
+    fn written(&self, claim: &Claim) -> Result<Option<runner::Finished>> {
+        let log = |ending| log_name(&claim.job_id, claim.starts, ending);
+        let name = log(output_ending(claim.protocol));
+        let Some(out) = self.spool.open_log(&name)? else {
+            return Ok(None);
+        };
+        let err = self.spool.open_log(&log("err"))?;
+        let last_word = [Some(&out), err.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.metadata().ok()?.modified().ok());
+        let ran = last_word.max().map_or(Duration::ZERO, |end| {
+            Wall::from(end).since(claim.started_at)
+        });
+        runner::read_back(out, err.as_ref(), claim.protocol, ran)
+            .map(Some)
+            .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
     }
 
     /// The crash came between claim and start: the job stands where it stood before.
@@ -156,14 +171,15 @@ impl Worker<'_> {
     }
 
     /// Ends what the dead daemon's run left, before anything else may start in the project.
-    fn end_survivors(&mut self, claim: &Claim, process: Option<Identity>) {
+    fn end_survivors(&mut self, claim: &Claim, process: Option<Identity>) -> Result<()> {
         let Some(token) = Token::parse(&claim.run) else {
-            return;
+            return Ok(());
         };
-        let same_boot = claim.boot_id == process::boot_id();
+        let same_boot = claim.boot_id == process::boot_id()?;
         let (killed, gone) = process::sweep_abandoned(&token, process.filter(|_| same_boot));
         remove_scratch(&token);
         self.say_of_survivors(&claim.job_id, killed, gone);
+        Ok(())
     }
 
     fn say_of_survivors(&mut self, id: &JobId, killed: u32, gone: bool) {

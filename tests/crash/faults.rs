@@ -4,13 +4,14 @@
 
 use crate::tracer::{Act, CAN_FAIL, Call, End};
 use crate::world::{
-    Beside, ONE, TWO, World, can_trace, effects, exhaust_by, report, submit, tally,
+    Beside, Effect, ONE, TWO, World, can_trace, effects, exhaust_by, report, submit, tally,
 };
 use nix::libc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -27,6 +28,20 @@ const ABREAST: usize = 8;
 
 #[test]
 fn with_any_call_failing_once_no_job_is_lost_or_begun_twice() {
+    every_fault(
+        "a life",
+        &["fsync", "renameat", "write", "openat"],
+        one_fault,
+    );
+}
+
+/// Makes each call fail that a trial meets, in each way, until it reports (with `None`) that its life
+/// had no more. The calls named must be among them.
+pub fn every_fault(
+    of: &str,
+    named: &[&str],
+    trial: impl Fn(usize, usize) -> Option<(String, &'static str)> + Sync,
+) {
     if !can_trace() {
         return;
     }
@@ -38,32 +53,53 @@ fn with_any_call_failing_once_no_job_is_lost_or_begun_twice() {
     let kinds = effects().iter().map(|row| row.2.len()).max().unwrap_or(0);
     for kind in 0..kinds {
         let hit = exhaust_by(ABREAST, |point| {
-            let (name, end) = one_fault(point, kind)?;
+            let (name, end) = trial(point, kind)?;
             *ends.lock().unwrap().entry(end).or_default() += 1;
             Some(name)
         });
-        report(&format!(
-            "faults put into a life, {}: {}",
-            kind + 1,
-            tally(&hit)
-        ));
-        for name in ["fsync", "renameat", "write", "openat"] {
-            assert!(hit.contains_key(name), "no {name} among {hit:?}");
+        let tally = tally(&hit);
+        report(&format!("faults put into {of}, {}: {tally}", kind + 1));
+        for name in named {
+            assert!(hit.contains_key(*name), "no {name} among {hit:?}");
         }
     }
     report(&format!("what became of them: {:?}", ends.lock().unwrap()));
 }
 
-/// The `point`-th of the calls that can fail in more than `kind` ways fails in that way. Gives the
-/// call's name and what became of the life; `None` if there were fewer such calls.
+/// Two jobs' life with one fault in it. Gives the call's name and what became of the life; `None` if
+/// there were fewer such calls.
 fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     let world = World::new("fail");
+    submit(&world.project, ONE);
+    let (hit, became) = live_with_fault(&world, kind, point, |_, _| true, attend);
+    world.heal(&[ONE, TWO]);
+    for result in world.check_both("fail") {
+        assert_eq!(result["status"], "completed", "{result}");
+        // The copy of a text is made when a job ends, at the latest, and not tried for ever.
+        if !world.traced_log().contains(".md: ") {
+            world.check_logs(&result);
+        }
+    }
+    Some((hit?, became))
+}
+
+/// Lives in a world in which the `point`-th of those calls fails that `counts` and that can fail in
+/// more than `kind` ways, in that way. Gives the call's name, if the life had so many, and what
+/// became of it, which is one of three things; whatever was put off by it is due afterwards.
+pub fn live_with_fault(
+    world: &World,
+    kind: usize,
+    point: usize,
+    counts: impl Fn(i32, &Call) -> bool,
+    attend: impl FnOnce(&Beside<'_>, Duration) -> Seen + Send,
+) -> (Option<String>, &'static str) {
     let socket = world.space.root().join("told");
     let told = UnixDatagram::bind(&socket).unwrap();
     told.set_nonblocking(true).unwrap();
     world.space.env("NOTIFY_SOCKET", socket.to_str().unwrap());
-    submit(&world.project, ONE);
-    let (table, mut count, mut hit) = (effects(), 0, None);
+    let mut table = effects();
+    table.extend(looks());
+    let (mut count, mut hit) = (0, None);
     let limit = if kind == 0 { PASSING } else { SHORT };
     let seen: Mutex<Seen> = Mutex::new(Seen::Done);
     let end = world.live(
@@ -74,8 +110,8 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
             else {
                 return Act::Let;
             };
-            count += 1;
-            if count != point {
+            count += usize::from(counts(pid, call));
+            if count != point || hit.is_some() {
                 return Act::Let;
             }
             hit = Some((name.to_owned(), error));
@@ -113,36 +149,38 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
         }
         _ => panic!("the daemon did not stay"),
     };
-    forget_pauses(&world);
+    forget_pauses(world);
     world.space.env("NOTIFY_SOCKET", "");
-    world.heal(&[ONE, TWO]);
-    for result in world.check_both("fail") {
-        assert_eq!(result["status"], "completed", "{result}");
-        // The copy of a text is made when a job ends, at the latest, and not tried for ever.
-        if !world.traced_log().contains(".md: ") {
-            world.check_logs(&result);
-        }
-    }
-    hit.map(|(name, _)| (name, became))
+    (hit.map(|(name, _)| name), became)
 }
 
 /// Whether a call can fail so: what the daemon's threads tell each other through the kernel cannot
-/// run out of disk, no disk is too full to be read, and an unlock needs nothing.
+/// run out of disk, no disk is too full to be read, an unlock needs nothing, and the flags of a
+/// descriptor are asked for by a debug build alone.
 fn can_fail(call: &Call, pid: i32, error: i32) -> bool {
     match call.number {
-        libc::SYS_write => {
+        libc::SYS_write | libc::SYS_read | libc::SYS_pread64 => {
             let file = fs::read_link(format!("/proc/{pid}/fd/{}", call.args[0]));
             file.is_ok_and(|path| path.is_absolute())
         }
         libc::SYS_openat if error == libc::ENOSPC => call.args[2] & libc::O_CREAT as u64 != 0,
         libc::SYS_flock => call.args[1] != libc::LOCK_UN as u64,
+        libc::SYS_fcntl => call.args[1] != libc::F_GETFD as u64,
         _ => true,
     }
 }
 
+/// The calls that read. Nothing is different after one of them, but each may fail.
+fn looks() -> [Effect; 2] {
+    [
+        (libc::SYS_read, "read", &[libc::EIO]),
+        (libc::SYS_pread64, "pread64", &[libc::EIO]),
+    ]
+}
+
 /// What was seen of a life before it was stopped.
 #[derive(Debug)]
-enum Seen {
+pub enum Seen {
     Done,
     /// Not done, for the reason given.
     Waiting(String),
@@ -152,7 +190,13 @@ enum Seen {
 fn attend(beside: &Beside<'_>, limit: Duration) -> Seen {
     beside.wait(limit, || beside.has_begun(ONE) || why(beside).is_some());
     submit(beside.project, TWO);
-    let done = || beside.is_done(ONE) && beside.is_done(TWO) && beside.is_idle();
+    see_off(beside, limit, || {
+        beside.is_done(ONE) && beside.is_done(TWO) && beside.is_idle()
+    })
+}
+
+/// Stops a life when its jobs are done, or when they wait for longer than it is to last.
+pub fn see_off(beside: &Beside<'_>, limit: Duration, done: impl Fn() -> bool) -> Seen {
     beside.wait(limit, || done() || why(beside).is_some());
     let seen = match why(beside) {
         _ if done() => Seen::Done,
@@ -174,18 +218,20 @@ fn why(beside: &Beside<'_>) -> Option<String> {
 /// As if the time had passed for which a job or an agent is put off.
 fn forget_pauses(world: &World) {
     let _ = fs::remove_file(world.space.state().join("holds.json"));
-    for id in [ONE, TWO] {
-        let Some(text) = world.project.claim(id) else {
+    let state = world.project.state("");
+    for name in world.project.names(&state) {
+        let path = state.join(&name);
+        let Some(mut claim) = claim_in(&path).filter(|_| name.ends_with(".claim")) else {
             continue;
         };
-        let mut claim: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         if claim["suspended"].is_object() {
             claim["suspended"]["retry_at"] = json!("2026-01-01T12:00:00.000+00:00");
-            fs::write(
-                world.project.state(&format!("{id}.claim")),
-                format!("{claim}\n"),
-            )
-            .unwrap();
+            fs::write(path, format!("{claim}\n")).unwrap();
         }
     }
+}
+
+fn claim_in(path: &Path) -> Option<Value> {
+    let text = fs::read_to_string(path).ok()?;
+    serde_json::from_str(text.lines().next()?).ok()
 }

@@ -26,7 +26,9 @@ fn every_point(on_interrupt: &str) {
         tally(&hit)
     ));
     // A life without these is not the one that is meant.
-    for name in ["fsync", "renameat", "unlinkat", "write", "openat", "flock"] {
+    for name in [
+        "fsync", "renameat", "unlinkat", "write", "openat", "flock", "clone", "setsid", "execve",
+    ] {
         assert!(hit.contains_key(name), "no {name} among {hit:?}");
     }
 }

@@ -1,8 +1,10 @@
-//! `kill -9` before each system call of a daemon that takes over what a dead one left: every row
-//! of the table of states at once, laid out on disk, one of them with a live survivor.
+//! A daemon that takes over what a dead one left, killed before each of its system calls or with
+//! each of them failing: every row of the table of states at once, laid out on disk, one of them
+//! with a live survivor.
 
+use crate::faults::{every_fault, live_with_fault, see_off};
 use crate::space::{BOUND, Project, is_alive, replace, spawn, wait_for, wait_until};
-use crate::tracer::{Act, End};
+use crate::tracer::{Act, Call, End, text_at};
 use crate::world::{
     Beside, TEXT, World, can_trace, changes, effects, exhaust, report, submit, tally,
 };
@@ -55,13 +57,9 @@ fn killed_at_any_call_of_recovery_nothing_is_lost_or_done_twice() {
 
 fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let world = World::new(on_interrupt);
-    let project = &world.project;
     let survivor = lay_out(&world);
     let (table, mut count, mut hit) = (effects(), 0, None);
-    // What comes after the first start is a life as any other.
-    let notes = world.space.root().join("notes");
-    let noted = fs::metadata(&notes).unwrap().len();
-    let begun = || fs::metadata(&notes).unwrap().len() > noted;
+    let begun = first_start(&world);
     let end = world.live(
         |_, call| {
             let row = table.iter().find(|row| row.0 == call.number);
@@ -84,17 +82,89 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
         Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
         None => assert_eq!(end, End::Code(0), "the undisturbed life"),
     }
+    let (interrupted, parked) = heal_and_check(&world, on_interrupt, survivor);
+    assert!(interrupted <= 1, "one kill interrupts one job");
+    assert_eq!(parked, 0, "a kill breaks no claim");
+    hit
+}
 
+#[test]
+fn with_any_call_of_recovery_failing_once_nothing_is_lost_or_done_twice() {
+    every_fault("recovery", &["fsync", "renameat", "openat"], one_fault);
+}
+
+fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
+    let world = World::new("rerun");
+    let survivor = lay_out(&world);
+    let begun = first_start(&world);
+    let counts = |pid, call: &Call| !begun() && !looks_at_another(survivor, pid, call);
+    let attend = |beside: &Beside<'_>, limit| see_off(beside, limit, || is_all_done(beside));
+    let (hit, became) = live_with_fault(&world, kind, point, counts, attend);
+    let (interrupted, parked) = heal_and_check(&world, "rerun", survivor);
+    assert_eq!(interrupted, 0, "a fault interrupts nothing");
+    assert!(parked <= 1, "one fault parks one claim");
+    Some((hit?, became))
+}
+
+/// Whether a call is one of the thousands in which every process of the machine is looked at, but for
+/// the first and the survivor.
+fn looks_at_another(survivor: i32, pid: i32, call: &Call) -> bool {
+    let path = match call.number {
+        libc::SYS_pidfd_open => format!("/proc/{}", call.args[0]).into_bytes(),
+        libc::SYS_openat => text_at(pid, call.args[1]),
+        libc::SYS_getdents64 | libc::SYS_fcntl | libc::SYS_read | libc::SYS_pread64 => {
+            let link = fs::read_link(format!("/proc/{pid}/fd/{}", call.args[0]));
+            link.map(|path| path.into_os_string().into_encoded_bytes())
+                .unwrap_or_default()
+        }
+        _ => return false,
+    };
+    let Some(name) = path.strip_prefix(b"/proc/") else {
+        return false;
+    };
+    let of = |pid: i32| name.split(|byte| *byte == b'/').next() == Some(pid.to_string().as_bytes());
+    name.first().is_some_and(u8::is_ascii_digit) && ![1, survivor, pid].into_iter().any(of)
+}
+
+/// Whether a job has been begun since the world was laid out: what comes then is a life as any
+/// other.
+fn first_start(world: &World) -> impl Fn() -> bool + use<> {
+    let notes = world.space.root().join("notes");
+    let noted = fs::metadata(&notes).unwrap().len();
+    move || fs::metadata(&notes).unwrap().len() > noted
+}
+
+/// Lets a daemon finish undisturbed and sees to it that all is well. Gives how many jobs ended as
+/// interrupted besides those that were laid out so, and how many waited for a person.
+fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, usize) {
+    let project = &world.project;
     world.space.start();
-    for id in [
-        SURVIVED, DONE, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING,
-    ] {
+    // A claim that could not be read while it was time to is like a broken one: its job waits for a
+    // person, who lets it run.
+    let begun = [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED];
+    let parked_now = |id: &&str| project.state(&parked(id)).exists();
+    let released: Vec<&str> = begun.into_iter().filter(parked_now).collect();
+    for id in &released {
+        // A person's earlier word on a job holds.
+        if *id != CANCELLED {
+            let ran = world.space.run(&["release", id]);
+            assert_eq!(ran.status, 0, "{ran:?}");
+        }
+        fs::remove_file(project.state(&parked(id))).unwrap();
+    }
+    // Only the claim told which temporary directory was the run's, and it is removed once.
+    if !released.is_empty() || world.traced_log().contains("cannot remove") {
+        for scratch in project.names(&world.space.root().join("tmp")) {
+            fs::remove_dir(world.space.root().join("tmp").join(scratch)).unwrap();
+        }
+    }
+    for id in [DONE, WAITING].into_iter().chain(begun) {
         project.wait_result(id);
     }
     project.wait_view("only the held job to be left", |view| {
         view["queue_size"] == 1 && view["is_processing"] == false
     });
-    let left = [format!("{BROKEN}.claim.broken"), format!("{BROKEN}.hold")];
+    let left = [parked(BROKEN), format!("{BROKEN}.hold")];
     wait_until("claims and marks to be swept", || {
         world.state_names() == left
     });
@@ -105,7 +175,10 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     world.assert_tidy();
     let starts = |id| world.starts_of(id);
     let mut interrupted = 0;
-    for id in [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING] {
+    for id in begun.into_iter().chain([WAITING]) {
+        if released.contains(&id) {
+            continue;
+        }
         let result = world.check_result(id);
         world.check_logs(&result);
         let kind = &result["error_kind"];
@@ -120,27 +193,33 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
         assert!(result["status"] == status && of_layout || ours, "{result}");
         interrupted += usize::from(!of_layout);
     }
-    assert!(interrupted <= 1, "one kill interrupts one job");
     assert_eq!((starts(DONE), starts(BROKEN)), (0, 0));
-    assert_eq!((starts(FINISHED), starts(CANCELLED)), (1, 0));
+    let again = usize::from(released.contains(&FINISHED));
+    assert_eq!((starts(FINISHED), starts(CANCELLED)), (1 + again, 0));
     let done = fs::read_to_string(project.results(&format!("{DONE}.json")));
     assert_eq!(done.unwrap(), RESULT, "a published result was changed");
-    let parked = fs::read_to_string(project.state(&left[0])).unwrap();
-    assert_eq!(parked, "{torn", "the broken claim is kept as it was");
-    hit
+    let torn = fs::read_to_string(project.state(&left[0])).unwrap();
+    assert_eq!(torn, "{torn", "the broken claim is kept as it was");
+    (interrupted, released.len())
+}
+
+/// Where a claim goes that cannot be read.
+fn parked(id: &str) -> String {
+    format!("{id}.claim.broken")
 }
 
 /// Ends the life when all that can be done is.
 fn stop_when_done(beside: &Beside<'_>) {
-    let done = beside.wait(BOUND, || {
-        [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING]
-            .iter()
-            .all(|id| beside.is_done(id))
-            && beside.project.view()["is_processing"] == false
-    });
-    if done {
+    if beside.wait(BOUND, || is_all_done(beside)) {
         beside.stop();
     }
+}
+
+fn is_all_done(beside: &Beside<'_>) -> bool {
+    [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING]
+        .iter()
+        .all(|id| beside.is_done(id) || beside.project.state(&parked(id)).exists())
+        && beside.project.view()["is_processing"] == false
 }
 
 /// Writes down each state as a dead daemon left it. Gives the survivor's pid.
@@ -225,7 +304,10 @@ fn survivor(world: &World, token: &str) -> i32 {
     let script = "setsid sh -c 'echo $$ > \"$PID\"; exec sleep 600' &";
     let pid_file = world.space.root().join("survivor");
     command.args(["-c", script]).env("PID", &pid_file);
-    command.env("JOB_MONITOR_RUN", token).stdin(Stdio::null());
+    let project = world.project.name.as_str();
+    let marks = [("RUN", token), ("PROJECT", project), ("JOB_ID", SURVIVED)];
+    command.envs(marks.map(|(name, value)| (format!("JOB_MONITOR_{name}"), value)));
+    command.stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command.current_dir(&world.project.path);
     spawn(&mut command).wait().unwrap();

@@ -3,11 +3,14 @@
 //!
 //! strace can do both, but counts the calls of each thread apart: "the seventh `openat`" is the
 //! seventh of the first thread that gets so far, which is always the main thread, and the
-//! worker's seventh is never reached. Here the calls of all threads are one sequence.
+//! worker's seventh is never reached. Here the calls of all threads are one sequence, and so are
+//! those of a child before its exec, which runs in the program's memory while it stands still.
 
 use nix::libc::{self, c_int, c_long, c_void};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -47,7 +50,7 @@ pub fn lacking() -> Option<String> {
 /// Runs a program to its end. `decide` is asked at each call and told the program's pid; it runs
 /// while the calling thread stands still, the program's others do not.
 ///
-/// The calling thread must not wait for children of its own meanwhile; other threads may.
+/// The calling thread must have no other children meanwhile; other threads may.
 pub fn run(command: &mut Command, mut decide: impl FnMut(i32, &Call) -> Act) -> io::Result<End> {
     // SAFETY: PTRACE_TRACEME is a bare system call, and so may stand between fork and exec.
     unsafe {
@@ -61,30 +64,42 @@ pub fn run(command: &mut Command, mut decide: impl FnMut(i32, &Call) -> Act) -> 
     if !libc::WIFSTOPPED(wait(leader)?.1) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    // Its threads are traced from their first step, its children not at all, and should this test
-    // die it dies with it.
-    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
+    // Its threads are traced from their first step, its children until their exec, and should this
+    // test die all of them die with it.
+    let options = libc::PTRACE_O_TRACESYSGOOD
+        | libc::PTRACE_O_TRACECLONE
+        | libc::PTRACE_O_TRACEVFORK
+        | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_EXITKILL;
     ptrace(libc::PTRACE_SETOPTIONS, leader, options as usize)?;
     ptrace(libc::PTRACE_SYSCALL, leader, 0)?;
+    let mut end = None;
     // Threads in a call that is to fail, and the error.
     let mut failing: BTreeMap<i32, c_int> = BTreeMap::new();
-    loop {
-        let (thread, status) = wait(-1)?;
+    // Whoever is left when the program has ended is a child on its way to its exec.
+    while let Some((thread, status)) = wait_for_any()? {
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
-            match (thread == leader, libc::WIFEXITED(status)) {
-                (true, true) => return Ok(End::Code(libc::WEXITSTATUS(status))),
-                (true, false) => return Ok(End::Signal(libc::WTERMSIG(status))),
-                (false, _) => continue,
+            if thread == leader {
+                end = Some(if libc::WIFEXITED(status) {
+                    End::Code(libc::WEXITSTATUS(status))
+                } else {
+                    End::Signal(libc::WTERMSIG(status))
+                });
             }
+            continue;
         }
         let signal = libc::WSTOPSIG(status);
+        let event = status >> 16;
+        if event == libc::PTRACE_EVENT_EXEC {
+            ptrace(libc::PTRACE_DETACH, thread, 0)?;
+            continue;
+        }
         let is_call = signal == libc::SIGTRAP | 0x80;
-        let is_event = status >> 16 != 0;
         // A thread that is being killed answers no question; its end is reported next.
         let Ok(call) = (if is_call { entered(thread) } else { Ok(None) }) else {
             continue;
         };
-        if let Some(call) = call {
+        if let Some(call) = call.filter(|_| end.is_none()) {
             match decide(leader, &call) {
                 Act::Let => {}
                 // SAFETY: kill takes two integers; the pid is that of a child not yet reaped.
@@ -97,14 +112,23 @@ pub fn run(command: &mut Command, mut decide: impl FnMut(i32, &Call) -> Act) -> 
         } else if is_call && let Some(error) = failing.remove(&thread) {
             registers::give(thread, -i64::from(error))?;
         }
-        // A new thread begins with a SIGSTOP of the tracing's own.
+        // A new thread or child begins with a SIGSTOP of the tracing's own.
         let begins = signal == libc::SIGSTOP && thread != leader;
-        let pass = if is_call || is_event || begins {
+        let pass = if is_call || event != 0 || begins {
             0
         } else {
             signal
         };
         let _ = ptrace(libc::PTRACE_SYSCALL, thread, pass as usize);
+    }
+    Ok(end.expect("the program was waited for"))
+}
+
+/// Waits for any child or traced thread of this thread; `None` when there is none any more.
+fn wait_for_any() -> io::Result<Option<(i32, c_int)>> {
+    match wait(-1) {
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -146,6 +170,22 @@ fn entered(thread: i32) -> io::Result<Option<Call>> {
             args: entry.args,
         }
     }))
+}
+
+/// The text that ends in a zero byte at an address of a traced process, as far as it can be read.
+pub fn text_at(pid: i32, address: u64) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Ok(memory) = File::open(format!("/proc/{pid}/mem")) {
+        let mut byte = [0];
+        while memory
+            .read_exact_at(&mut byte, address + text.len() as u64)
+            .is_ok()
+            && byte != [0]
+        {
+            text.push(byte[0]);
+        }
+    }
+    text
 }
 
 fn ptrace(request: libc::c_uint, thread: i32, data: usize) -> io::Result<()> {

@@ -76,11 +76,19 @@ impl World {
         space.env("NOTES", space.root().join("notes").to_str().unwrap());
         space.plain_agent(AGENT);
         space.set(json!({"on_interrupt": on_interrupt}));
-        let root = space.root().join("alpha");
+        // A job whose claim cannot be read is known by its project's name and its own.
+        let name = space
+            .root()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let root = space.root().join(&name);
         fs::create_dir(&root).unwrap();
         prepare(&root);
         World {
-            project: space.project("alpha"),
+            project: space.project(&name),
             space,
             story: Mutex::default(),
         }
@@ -358,10 +366,13 @@ impl Beside<'_> {
     }
 }
 
+/// A system call's number, its name, and how it fails.
+pub type Effect = (libc::c_long, &'static str, &'static [i32]);
+
 /// The calls that change something, wait for something, or get something that may run out, with
 /// the ways in which they fail; calls that only look are no different before and after.
-pub fn effects() -> Vec<(libc::c_long, &'static str, &'static [i32])> {
-    let mut table: Vec<(_, _, &[i32])> = vec![
+pub fn effects() -> Vec<Effect> {
+    let mut table: Vec<Effect> = vec![
         (
             libc::SYS_openat,
             "openat",
@@ -412,6 +423,15 @@ pub fn effects() -> Vec<(libc::c_long, &'static str, &'static [i32])> {
             &[libc::ENOSPC],
         ),
         (libc::SYS_sendto, "sendto", &[]),
+        // Those of a child between its start and its exec.
+        (libc::SYS_setsid, "setsid", &[libc::EPERM]),
+        (libc::SYS_dup3, "dup3", &[libc::EMFILE]),
+        (libc::SYS_chdir, "chdir", &[libc::EIO, libc::ENOENT]),
+        (
+            libc::SYS_execve,
+            "execve",
+            &[libc::EIO, libc::ENOMEM, libc::ETXTBSY],
+        ),
     ];
     #[cfg(target_arch = "x86_64")]
     table.extend([
@@ -421,6 +441,7 @@ pub fn effects() -> Vec<(libc::c_long, &'static str, &'static [i32])> {
         (libc::SYS_rmdir, "rmdir", &[libc::EIO][..]),
         (libc::SYS_rename, "rename", &[libc::EIO][..]),
         (libc::SYS_vfork, "vfork", &[libc::EAGAIN][..]),
+        (libc::SYS_dup2, "dup2", &[libc::EMFILE][..]),
     ]);
     table
 }
