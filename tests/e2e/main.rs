@@ -13,5 +13,6 @@ mod recovery;
 mod registry;
 mod running;
 mod shells;
+mod slurm;
 mod space;
 mod terminal;

@@ -4,19 +4,45 @@
 use crate::space::{BOUND, Project, Space};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
-const README: &str = include_str!("../../README.md");
+pub const README: &str = include_str!("../../README.md");
 
 /// The settings that the README gives for an agent.
 fn recipe(agent: &str) -> Value {
-    let fences = README.split("\n```json\n").skip(1);
-    let blocks = fences.map(|rest| rest.split("\n```").next().unwrap());
-    let settings = blocks.map(|block| serde_json::from_str::<Value>(block).expect("valid JSON"));
-    settings
-        .into_iter()
+    settings_in_readme()
         .find(|settings| settings["agent"] == agent)
         .unwrap_or_else(|| panic!("the README has a recipe for {agent}"))
+}
+
+/// The settings that the README gives for a launcher in front of `claude`.
+pub fn launcher(program: &str) -> Value {
+    let is_it = |settings: &Value| {
+        let command = settings["agents"]["claude"]["command"].as_array();
+        command.is_some_and(|words| words.contains(&program.into()))
+    };
+    settings_in_readme()
+        .find(is_it)
+        .unwrap_or_else(|| panic!("the README has a recipe for {program}"))
+}
+
+/// The same settings with a `plain` agent in the place of `claude`.
+pub fn in_front_of(launcher: &Value, program: &Path) -> Value {
+    let mut settings = launcher.clone();
+    let mut command = launcher["agents"]["claude"]["command"].clone();
+    let last = command.as_array_mut().and_then(|words| words.last_mut());
+    let claude = std::mem::replace(last.expect("a command"), program.to_str().into());
+    assert_eq!(claude, "claude");
+    settings["agent"] = "agent".into();
+    settings["agents"] = json!({"agent": {"command": command, "protocol": "plain"}});
+    settings
+}
+
+fn settings_in_readme() -> impl Iterator<Item = Value> {
+    let fences = README.split("\n```json\n").skip(1);
+    let blocks = fences.map(|rest| rest.split("\n```").next().unwrap());
+    blocks.map(|block| serde_json::from_str::<Value>(block).expect("valid JSON"))
 }
 
 /// A document that begins with what an agent could take for a command of its own.

@@ -108,6 +108,8 @@ pub struct Space {
     root: PathBuf,
     env: RefCell<BTreeMap<String, String>>,
     settings: RefCell<Map<String, Value>>,
+    /// What stands in front of the daemon.
+    launcher: RefCell<Vec<String>>,
     daemon: RefCell<Option<Child>>,
     starts: Cell<u32>,
 }
@@ -139,6 +141,7 @@ impl Space {
             root,
             env: RefCell::new(env),
             settings: RefCell::default(),
+            launcher: RefCell::default(),
             daemon: RefCell::default(),
             starts: Cell::new(0),
         };
@@ -273,6 +276,12 @@ impl Space {
 
     // --- the daemon ---
 
+    /// Puts a launcher in front of the daemon from now on. It has the daemon for its only child, and
+    /// ends when that does, as that does.
+    pub fn launch_by(&self, argv: &[&str]) {
+        *self.launcher.borrow_mut() = argv.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the daemon and waits until it says that every project is watched.
     pub fn start(&self) {
         let socket = self.root.join("notify");
@@ -301,7 +310,9 @@ impl Space {
         let number = self.starts.get() + 1;
         self.starts.set(number);
         let log = File::create(self.root.join(format!("daemon-{number}.log"))).unwrap();
-        let mut command = self.command(&["daemon"]);
+        let mut argv = self.launcher.borrow().clone();
+        argv.extend([PROGRAM.to_owned(), "daemon".to_owned()]);
+        let mut command = self.command_of(&argv);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log);
         adjust(&mut command);
@@ -310,7 +321,12 @@ impl Space {
 
     /// The daemon's process id.
     pub fn pid(&self) -> u32 {
-        self.daemon.borrow().as_ref().expect("a daemon runs").id()
+        let id = self.daemon.borrow().as_ref().expect("a daemon runs").id();
+        if self.launcher.borrow().is_empty() {
+            return id;
+        }
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        children.trim().parse().expect("the launcher has one child")
     }
 
     /// Sends the daemon a signal.
@@ -363,8 +379,17 @@ impl Space {
 
     /// The program with the space's environment and nothing of ours.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.args(args).env_clear().envs(&*self.env.borrow());
+        let mut argv = vec![PROGRAM.to_owned()];
+        argv.extend(args.iter().map(|word| (*word).to_owned()));
+        self.command_of(&argv)
+    }
+
+    fn command_of(&self, argv: &[String]) -> Command {
+        let mut command = Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            .env_clear()
+            .envs(&*self.env.borrow());
         command.current_dir(self.home());
         command
     }
