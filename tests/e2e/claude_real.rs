@@ -6,6 +6,7 @@
 //! `$JOB_MONITOR_API_STUB`, else `../shared/tools/messages_api_stub.py`. Without them the tests
 //! are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `claude`.
 
+use crate::recipes::launcher;
 use crate::space::{Project, Space, is_alive, wait_until};
 use job_monitor::time::Wall;
 use nix::sys::signal::Signal;
@@ -456,6 +457,39 @@ fn a_cancel_in_mid_tool_leaves_no_process() {
     assert_eq!(real.project.wait_result(next)["status"], "completed");
 }
 
+// --- in a sandbox ---
+
+#[test]
+fn the_cli_works_in_bubblewrap_as_the_readme_puts_it_there_and_keeps_its_session_outside() {
+    let Some(real) = Real::new("tool-write", &["--command", LONG]) else {
+        return;
+    };
+    if on_path("bwrap").is_none() {
+        let required = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name.trim() == "sandboxes"));
+        return println!("skipped: bwrap is not on PATH");
+    }
+    real.settle_in_home();
+    real.allow_bash();
+    real.sandbox("bwrap");
+    let result = real.run();
+    assert_eq!(result["status"], "completed", "{result:#}");
+    assert_eq!(
+        real.project.made("stub-output.txt"),
+        "written by the stub\n"
+    );
+    let session = result["session_id"].as_str().unwrap();
+    assert!(real.transcript(session).is_some());
+
+    real.stub.play("tool-bash");
+    let next = "job-20260101-120001-next";
+    real.project.submit(next, TEXT);
+    real.project.wait_made("started");
+    real.space.run(&["cancel", next]).ok();
+    assert_eq!(real.project.wait_result(next)["status"], "cancelled");
+    real.leaves_nothing();
+}
+
 // --- the CLI, its API, and one job between them ---
 
 /// A space with a project whose agent is the real CLI, and the API that it talks to.
@@ -519,6 +553,39 @@ impl Real {
 
     fn allow_bash(&self) {
         self.configure(self.stub.port, &["--allowedTools", "Bash"], 0);
+    }
+
+    /// Moves the CLI to where its installer puts it.
+    fn settle_in_home(&self) {
+        let home = self.space.home();
+        let found = self.space.root().join("bin/claude");
+        let (bin, share) = (home.join(".local/bin"), home.join(".local/share/claude"));
+        for dir in [&bin, &share, &home.join(".claude")] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        let program = fs::canonicalize(&found).unwrap();
+        let settled = share.join("claude");
+        // It has several hundred megabytes.
+        if fs::hard_link(&program, &settled).is_err() {
+            fs::copy(&program, &settled).unwrap();
+        }
+        std::os::unix::fs::symlink(&settled, bin.join("claude")).unwrap();
+        fs::remove_file(found).unwrap();
+        fs::write(home.join(".claude.json"), "{}").unwrap();
+        let path = std::env::var("PATH").unwrap();
+        self.space.env("PATH", &format!("{}:{path}", bin.display()));
+    }
+
+    /// Puts the README's launcher in front of the CLI.
+    fn sandbox(&self, program: &str) {
+        let home = self.space.home();
+        let recipe = launcher(program).to_string();
+        let recipe = recipe.replace("/home/you", home.to_str().unwrap());
+        let recipe: Value = serde_json::from_str(&recipe).unwrap();
+        let text = fs::read_to_string(self.space.config().join("config.json")).unwrap();
+        let mut agents = serde_json::from_str::<Value>(&text).unwrap()["agents"].take();
+        agents["claude"]["command"] = recipe["agents"]["claude"]["command"].clone();
+        self.space.set(json!({"agents": agents}));
     }
 
     fn configure(&self, port: u16, args: &[&str], retries: u32) {

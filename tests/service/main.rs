@@ -6,6 +6,7 @@
 //! checkout. It needs root. Where it cannot run, the test says why and is skipped, unless
 //! `JOB_MONITOR_REQUIRE` (names with commas between) has it: then its absence is a failure.
 
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,8 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const TRIAL_MAX_SECS: u32 = 240;
 /// A release build from nothing, perhaps on a slow machine.
 const FRESH_MAX_SECS: u32 = 600;
+/// Three sandboxes, each with the grace of two agents.
+const SANDBOXES_MAX_SECS: u32 = 180;
 /// Booting and working on an emulated processor.
-const MEMORY_MAX_SECS: u32 = 300;
+const MEMORY_MAX_SECS: u32 = 420;
 /// What a harness may take before its command runs and after: its own packages, a whole system
 /// made from packages, the boot.
 const HARNESS_MAX_SECS: u32 = 300;
@@ -171,6 +174,30 @@ fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
     succeed(command);
 }
 
+/// The README's sandboxes, as they stand there, but around an agent that carries out shell blocks.
+/// That `systemd-run` limits what it says is shown where memory limits are enforced.
+#[test]
+fn the_readme_s_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
+    let lacking = ["bwrap", "podman", "busybox", "newuidmap", "catatonit"]
+        .into_iter()
+        .find(|program| !is_on_path(program));
+    if let Some(program) = lacking {
+        assert!(!is_required("sandboxes"), "{program} is not on PATH");
+        return skip(&format!("{program} is not on PATH"));
+    }
+    let Some(harness) = harness("sandboxes", NAMESPACES) else {
+        return;
+    };
+    let stage = Stage::with("sandboxes.sh");
+    for launcher in ["bwrap", "systemd-run", "podman"] {
+        stage.put_recipe(launcher);
+    }
+    let mut command = harness.command(SANDBOXES_MAX_SECS);
+    command.args(["--user", USER, "--copy"]);
+    command.arg(&stage.0).args(["bash", "sandboxes.sh"]);
+    succeed(command);
+}
+
 /// Memory limits are enforced only where the machine has a kernel of its own.
 #[test]
 fn an_agent_killed_for_its_memory_takes_nobody_with_it() {
@@ -181,6 +208,7 @@ fn an_agent_killed_for_its_memory_takes_nobody_with_it() {
         return;
     };
     let stage = Stage::with("memory.sh");
+    stage.put_recipe("systemd-run");
     let mut command = harness.command(MEMORY_MAX_SECS);
     command
         .args(["--user", USER, "--packages", "make"])
@@ -210,6 +238,27 @@ impl Stage {
                 .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()));
         }
         Stage(stage)
+    }
+
+    /// The settings that the README gives for a launcher in front of `claude`, for [`USER`], and
+    /// with an agent of that name that speaks no protocol.
+    fn put_recipe(&self, launcher: &str) {
+        let readme = fs::read_to_string(Path::new(CHECKOUT).join("README.md"))
+            .expect("the README can be read")
+            .replace("/home/you", &format!("/home/{USER}"));
+        let fences = readme.split("\n```json\n").skip(1);
+        let blocks = fences.filter_map(|rest| rest.split("\n```").next());
+        let mut settings = blocks.filter_map(|block| serde_json::from_str::<Value>(block).ok());
+        let mut recipe = settings
+            .find(|settings| {
+                let command = settings["agents"]["claude"]["command"].as_array();
+                command.is_some_and(|words| words.contains(&launcher.into()))
+            })
+            .unwrap_or_else(|| panic!("the README has a recipe for {launcher}"));
+        recipe["agents"]["claude"]["protocol"] = json!("plain");
+        recipe["grace"] = json!("3s");
+        fs::write(self.0.join(format!("{launcher}.json")), recipe.to_string())
+            .expect("the recipe can be written");
     }
 }
 
@@ -257,6 +306,11 @@ fn harness(requirement: &str, (variable, beside): Program) -> Option<Harness> {
     assert!(!is_required(requirement), "{requirement}: {lacking}");
     skip(&lacking);
     None
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 fn is_required(name: &str) -> bool {

@@ -34,3 +34,21 @@ touch ~/modest/go
 job-monitor wait --timeout 60s "$modest"
 [ "$(systemctl --user show job-monitor --property=MainPID --value)" = "$daemon" ]
 [ "$(systemctl --user show job-monitor --property=NRestarts --value)" = 0 ]
+
+# The README's limit for one agent, only lower, and no limit for the service.
+rm ~/.config/systemd/user/job-monitor.service.d/test.conf
+sed 's/MemoryMax=8G/MemoryMax=200M/' systemd-run.json | tee ~/.config/job-monitor/config.json | grep MemoryMax=200M
+mv ~/.local/bin/agent ~/.local/bin/claude
+systemctl --user daemon-reload
+systemctl --user restart job-monitor
+daemon=$(systemctl --user show job-monitor --property=MainPID --value)
+rm ~/modest/go
+modest=$(printf '```sh\nuntil [ -e go ]; do sleep 0.1; done\necho unharmed\n```\n' | submit modest)
+greedy=$(printf '```sh\nhead -c 600M /dev/zero | tail -n 1 > /dev/null || sleep 300\n```\n' | submit greedy)
+job-monitor wait --timeout 120s "$greedy" || [ $? = 4 ]
+job-monitor "$greedy" | tee shown
+# The kernel has killed the tool, and systemd told the rest to end.
+grep '^Error:.*SIGTERM' shown
+touch ~/modest/go
+job-monitor wait --timeout 60s "$modest"
+[ "$(systemctl --user show job-monitor --property=MainPID --value)" = "$daemon" ]
