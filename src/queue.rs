@@ -109,6 +109,13 @@ impl Waiting {
         self.held = held;
     }
 
+    /// Puts a job off; others go before it.
+    pub fn put_off(&mut self, id: &JobId, until: Instant) {
+        if let Some(standing) = self.jobs.get_mut(id) {
+            standing.not_before = Some(until);
+        }
+    }
+
     /// The first job that is neither held nor put off.
     pub fn first(&self, now: Instant) -> Option<&JobId> {
         let due = |standing: &Standing| standing.not_before.is_none_or(|at| at <= now);

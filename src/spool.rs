@@ -115,6 +115,8 @@ pub enum Taken {
     Gone,
     /// Something that is not ours to run or to judge, with what it is and what to do.
     Alien(String),
+    /// Something that cannot be read now, with why.
+    Unreadable(Error),
     /// A document that some process has open for writing.
     Writing(Meta),
     /// A document's first `max + 1` bytes.
@@ -332,11 +334,12 @@ impl Spool {
             Err(error) if error.is_not_found() => return Ok(Taken::Gone),
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
-                return Ok(Taken::Alien(match error.errno {
-                    Some(libc::ELOOP) => odd_kind(Kind::Link).unwrap_or_default().to_owned(),
-                    Some(libc::ENXIO) => odd_kind(Kind::Special).unwrap_or_default().to_owned(),
-                    _ => error.to_string(),
-                }));
+                let kind = match error.errno {
+                    Some(libc::ELOOP) => Kind::Link,
+                    Some(libc::ENXIO) => Kind::Special,
+                    _ => return Ok(Taken::Unreadable(error)),
+                };
+                return Ok(Taken::Alien(odd_kind(kind).unwrap_or_default().to_owned()));
             }
         };
         let stat =
@@ -369,7 +372,7 @@ impl Spool {
         match files::read_range(&file, 0, meta.size, max.saturating_add(1)) {
             Ok(bytes) => Ok(Taken::Read(meta, bytes)),
             // One bad sector must not stop the project.
-            Err(error) => Ok(Taken::Alien(Error::io("read", &path, error).to_string())),
+            Err(error) => Ok(Taken::Unreadable(Error::io("read", &path, error))),
         }
     }
 

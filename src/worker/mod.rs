@@ -38,6 +38,9 @@ const VIEW_SHARE: u32 = 50;
 const VIEW_RETRY: Duration = Duration::from_secs(5);
 /// So many new documents of one scan are named in the log; of more, only the number is told.
 const NAMED_MAX: usize = 20;
+/// Until a document that could not be read is tried again.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+
 /// A document that somebody writes is not looked at again sooner, whatever `settle` says.
 const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Of so many odd files a sentence is said; whoever makes more knows by then.
@@ -599,6 +602,14 @@ impl<'a> Worker<'a> {
                 Taken::Alien(what) => {
                     self.waiting.remove(&id);
                     self.tell_of_oddity(&id.file_name(), &what);
+                }
+                Taken::Unreadable(error) => {
+                    self.waiting.put_off(&id, now + UNREADABLE_PAUSE);
+                    let text = format!(
+                        "[{}] {error}; the job waits, and it is tried again once a minute",
+                        self.name()
+                    );
+                    self.say_once(&id.file_name(), Level::Warn, text);
                 }
                 Taken::Writing(meta) => {
                     let settle = policy.settle.max(WRITER_PAUSE_MIN);
