@@ -5,6 +5,7 @@
 #   make uninstall   removes exactly those files
 #   make demo        shows a job from document to result in a throw-away directory
 #   make test        formatting, lints, every test
+#   make bench       what it costs, as ratios against a floor; two minutes on a quiet machine
 
 PREFIX ?= $(HOME)/.local
 # The service belongs to a user, so its unit lies in the home directory whatever PREFIX is. Who packages the
@@ -26,7 +27,7 @@ SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .ONESHELL:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: build install uninstall demo test
+.PHONY: build install uninstall demo test bench
 .DEFAULT_GOAL := build
 
 build:
@@ -36,6 +37,9 @@ test:
 	@$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
 	$(CARGO) test --locked
+
+bench:
+	@$(CARGO) bench --locked --quiet --bench bench
 
 demo: build
 	@sh tests/demo.sh "$$program"
