@@ -1,7 +1,8 @@
 /* The agent of the benchmark: costs as little as it can. It notes when it began and when it ended, in
  * nanoseconds of CLOCK_MONOTONIC.
  *
- *     agent LOG [BYTES]      appends "begin end" to LOG; writes so many bytes of output before that
+ *     agent LOG [BYTES [SECONDS]]      appends "begin end" to LOG; before that it writes so many bytes of output
+ *                                      and sleeps for so long
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ int main(int argc, char **argv)
         if (put <= 0) return 1;
         left -= put;
     }
+    if (argc > 3) sleep(atoi(argv[3]));
     int log = open(argv[1], O_WRONLY | O_APPEND | O_CREAT, 0600);
     int length = snprintf(line, sizeof line, "%lld %lld\n", begin, now());
     return write(log, line, length) == length ? 0 : 1;

@@ -2,9 +2,11 @@
 //!
 //! Each line is a ratio of medians within one run, both systems taking turns on one processor, so
 //! that it means the same on any machine. Absolute times do not. Without `--bench`, as `cargo test`
-//! calls it, everything is done once with small numbers, which only shows that it works.
+//! calls it, everything is done once with small numbers, which only shows that it works. With `growth`
+//! it tells instead what grows with what, which takes a few minutes more.
 
 mod floor;
+mod growth;
 mod stage;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -58,11 +60,12 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["floor", project, ..] => floor::serve(Path::new(project), &words[2..]).unwrap(),
         ["read", path] => floor::read(Path::new(path)).unwrap(),
-        _ => run(words.iter().any(|word| word == "--bench")),
+        _ => run(&words),
     }
 }
 
-fn run(full: bool) {
+fn run(words: &[String]) {
+    let is_given = |wanted: &str| words.iter().any(|word| word == wanted);
     let shm = Path::new("/dev/shm");
     let place = if shm.is_dir() {
         shm.to_owned()
@@ -89,11 +92,16 @@ fn run(full: bool) {
         base.display(),
         &load[..4]
     );
+    if is_given("growth") {
+        growth::run(&base, &agent);
+        fs::remove_dir_all(&base).unwrap();
+        return;
+    }
     println!(
         "{:<52}{:>12}{:>12}{:>8}",
         "", "job-monitor", "floor", "ratio"
     );
-    let sizes = if full { FULL } else { SMOKE };
+    let sizes = if is_given("--bench") { FULL } else { SMOKE };
     let bench = Bench { sizes, base, agent };
     bench.jobs();
     bench.starts();

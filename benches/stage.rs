@@ -144,10 +144,15 @@ impl Stage {
         name
     }
 
-    /// Renames a prepared document into the spool; gives when.
+    /// Renames a prepared document into the first project's spool; gives when.
     pub fn submit(&self, name: &str) -> u64 {
+        self.submit_to(0, name)
+    }
+
+    /// Renames a prepared document into a project's spool; gives when.
+    pub fn submit_to(&self, project: usize, name: &str) -> u64 {
         let from = self.root.join(name);
-        let to = self.project().join("jobs/items").join(name);
+        let to = self.root.join(format!("p{project}/jobs/items")).join(name);
         let now = now();
         fs::rename(from, to).unwrap();
         now
