@@ -12,6 +12,7 @@ mod recipes;
 mod recovery;
 mod registry;
 mod running;
+mod saving;
 mod shells;
 mod space;
 mod terminal;
