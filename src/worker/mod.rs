@@ -304,14 +304,8 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 self.is_watched = false;
-                let remedy = match error.kind {
-                    notify::ErrorKind::MaxFilesWatch => {
-                        "; raise the sysctl fs.inotify.max_user_watches"
-                    }
-                    _ => "",
-                };
                 let text = format!(
-                    "{} cannot be watched ({}){remedy}; it is looked at once a minute instead",
+                    "{} cannot be watched: {}; it is looked at once a minute instead",
                     path.display(),
                     crate::watch::reason(&error)
                 );

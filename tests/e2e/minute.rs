@@ -1,7 +1,8 @@
-//! What takes a minute by contract: four situations side by side in one test, so that they cost
+//! What takes a minute by contract: many situations side by side in one test, so that they cost
 //! one minute of it and one thread of the test runner's.
 
 use crate::bad_input::{chmod, times, wait_hold};
+use crate::limits;
 use crate::space::{BOUND, Space, wait_longer};
 use serde_json::{Value, json};
 use std::fs;
@@ -21,6 +22,8 @@ fn what_takes_a_minute_is_done_after_a_minute() {
         scope.spawn(an_on_finish_that_hangs_is_ended_after_a_minute);
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
         scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
+        scope.spawn(limits::what_cannot_be_watched_is_looked_at_once_a_minute);
+        scope.spawn(limits::what_could_not_be_watched_is_watched_when_it_can_be);
         scope.spawn(the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute);
     });
 }
