@@ -73,27 +73,9 @@ pub fn run(places: Places) -> Result<()> {
     log::info!("Starting Multi-Project Job Monitor");
     let (bell, ear) = watch::bell();
     handle_signals(&bell)?;
-    let mut watcher = Watcher::new().map_err(|error| {
-        Error::new(format!(
-            "cannot watch directories: {}; raise the sysctl fs.inotify.max_user_instances",
-            watch::reason(&error)
-        ))
-    })?;
-    for (dir, interest) in [
-        (config.path(), is_config as watch::Interest),
-        (state.path(), board::is_release),
-    ] {
-        if let Err(error) = watcher.watch(dir, &bell, interest) {
-            log::warn!(
-                "{} cannot be watched ({}); changes there are seen once a minute",
-                dir.display(),
-                watch::reason(&error)
-            );
-        }
-    }
     let context = Context {
         board: Board::open(state),
-        watcher: Mutex::new(watcher),
+        watcher: Mutex::new(Watcher::asleep()),
         environment: settings::base_environment(),
         places,
     };
@@ -107,6 +89,7 @@ pub fn run(places: Places) -> Result<()> {
         entries: None,
         told: BTreeSet::new(),
         followed: None,
+        is_watched: true,
         coming_up: Arc::new(AtomicU32::new(0)),
     }
     .run()
@@ -203,6 +186,8 @@ struct Daemon {
     told: BTreeSet<String>,
     /// The directory of settings and registry as it was before they were last read.
     followed: Option<Signature>,
+    /// Whether its changes are told by events, as far as has been said.
+    is_watched: bool,
     /// Workers that have not watched their project yet.
     coming_up: Arc<AtomicU32>,
 }
@@ -219,6 +204,7 @@ struct Handle {
 
 impl Daemon {
     fn run(mut self) -> Result<()> {
+        self.watch_own();
         self.follow();
         match &self.entries {
             None => service::status("no project is served: the registry is broken"),
@@ -476,16 +462,15 @@ impl Daemon {
     /// Once a minute: what changed without a word is looked at again.
     fn slow_look(&mut self) {
         self.release_if_asked();
-        let config = self.context.places.config.clone();
-        if Signature::at(&config).ok() != self.followed {
-            self.rewatch_config();
+        let has_changed =
+            |daemon: &Daemon| Signature::at(&daemon.context.places.config).ok() != daemon.followed;
+        if !self.is_watched || has_changed(self) {
+            self.watch_own();
+        }
+        // Following wakes every worker, so a disabled project is no reason for it.
+        let enabled = self.entries.iter().flatten().filter(|entry| entry.enabled);
+        if self.unread || self.workers.len() < enabled.count() || has_changed(self) {
             self.follow();
-        } else {
-            // Following wakes every worker, so a disabled project is no reason for it.
-            let enabled = self.entries.iter().flatten().filter(|entry| entry.enabled);
-            if self.unread || self.workers.len() < enabled.count() {
-                self.follow();
-            }
         }
         for worker in &self.workers {
             let items = worker.project.path.join(worker.project.layout.items());
@@ -509,21 +494,29 @@ impl Daemon {
         }
     }
 
-    /// Harmless where the watch is in place; heals a directory that was replaced or mounted over.
-    fn rewatch_config(&self) {
-        let mut watcher = self
-            .context
-            .watcher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let dir = &self.context.places.config;
-        if let Err(error) = watcher.watch(dir, &self.bell, is_config) {
-            log::debug!(
-                "{} cannot be watched: {}",
-                dir.display(),
-                watch::reason(&error)
-            );
+    /// Watches settings, registry and releases. Harmless where the watch is in place; heals a
+    /// directory that was replaced or mounted over.
+    fn watch_own(&mut self) {
+        let places = &self.context.places;
+        let watcher = self.context.watcher.lock();
+        let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
+        let mut is_watched = true;
+        for (dir, interest) in [
+            (&places.config, is_config as watch::Interest),
+            (&places.state, board::is_release),
+        ] {
+            if let Err(error) = watcher.watch(dir, &self.bell, interest) {
+                is_watched = false;
+                if self.is_watched {
+                    log::warn!(
+                        "{} cannot be watched: {}; changes there are seen once a minute",
+                        dir.display(),
+                        watch::reason(&error)
+                    );
+                }
+            }
         }
+        self.is_watched = is_watched;
     }
 
     /// Whether credentials are newer than a hold: our own file, or that of the CLI.

@@ -46,6 +46,9 @@
 //! - *Who wakes whom.* All that can wake a worker comes through its one bell (`watch::Wake`). An
 //!   event carries a name to look at, so that its cost does not depend on how many documents lie
 //!   in the spool; when names are lost the worker looks at everything.
+//! - *Directories are held open, and no agent starts before their paths were seen to lead to them.*
+//!   What is decided goes with the project wherever that is moved; the next start is in the place that
+//!   the registry names, or not at all. See `Spool::check_place`, `Spool::reopen`.
 //! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
 //!   also makes and removes a file in the documents' directory, which is watched anyway.

@@ -71,7 +71,7 @@ pub enum Leftovers {
 #[derive(Debug)]
 pub struct Spool {
     project: Project,
-    root: PathBuf,
+    root: Dir,
     items: Dir,
     results: Dir,
     state: Dir,
@@ -155,7 +155,7 @@ impl Spool {
             results: root.descend(layout.results(), Make::Missing)?,
             state: root.descend(layout.state(), Make::Missing)?,
             logs: root.descend(layout.logs(), Make::Missing)?,
-            root: root.path().to_owned(),
+            root,
             private_group: private_group(),
             journal: RefCell::new(None),
             project: project.clone(),
@@ -194,7 +194,7 @@ impl Spool {
 
     /// The project's directory by its real name, without symbolic links.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// How its directories are arranged.
@@ -224,8 +224,54 @@ impl Spool {
         }
     }
 
-    /// Identity and age of the documents' directory as it is open here, and as its path names it
-    /// now: where the places differ, the directory was replaced under us.
+    /// Fails where a path leads to another directory than the one that is open here: it, the project,
+    /// or what leads to it was moved, replaced, mounted over or unmounted, of which no event tells.
+    /// An agent that is started then works in somebody else's project.
+    pub fn check_place(&self) -> Result<()> {
+        for dir in [&self.items, &self.results, &self.state, &self.logs] {
+            if !dir.signature()?.same_place(&Signature::at(dir.path())?) {
+                let path = dir.path().display();
+                return Err(Error::new(format!(
+                    "{path} is not the directory that it was"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens those of our own directories anew that were replaced or removed in the project's
+    /// directory, wherever that is now: what is decided of a job that runs belongs where the next look
+    /// will find it. Whether `state/` is among them, and so without what was written there. Not found
+    /// is only what nobody can make any more, since the project's directory itself has been deleted.
+    pub fn reopen(&mut self) -> Result<bool> {
+        let layout = self.project.layout;
+        if let Some(results) = self.successor(&self.results, layout.results())? {
+            self.results = results;
+        }
+        if let Some(logs) = self.successor(&self.logs, layout.logs())? {
+            self.logs = logs;
+            self.journal.take();
+        }
+        let state = self.successor(&self.state, layout.state())?;
+        let is_new = state.is_some();
+        if let Some(state) = state {
+            self.state = state;
+        }
+        Ok(is_new)
+    }
+
+    fn successor(&self, dir: &Dir, relative: &str) -> Result<Option<Dir>> {
+        let now = self.root.look(relative)?;
+        let signature = dir.signature()?;
+        if now.is_some_and(|stat| Signature::of(&stat).same_place(&signature)) {
+            return Ok(None);
+        }
+        let successor = self.root.descend(relative, Make::Missing)?;
+        self.check_access(&successor)?;
+        Ok(Some(successor))
+    }
+
+    /// Identity and age of the documents' directory as it is open here.
     pub fn items_signature(&self) -> Result<Signature> {
         self.items.signature()
     }

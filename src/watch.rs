@@ -110,15 +110,19 @@ type Routes = Arc<Mutex<HashMap<PathBuf, (Bell, Interest)>>>;
 
 /// The watcher of all directories.
 pub struct Watcher {
-    inner: RecommendedWatcher,
+    /// Nothing, as long as the system has none for us.
+    inner: Option<RecommendedWatcher>,
     routes: Routes,
 }
 
-/// Why something cannot be watched, in the words of our other errors.
+/// Why something cannot be watched, in the words of our other errors, and what would help.
 pub fn reason(error: &notify::Error) -> String {
     match &error.kind {
         notify::ErrorKind::Io(cause) => crate::error::plain(cause),
-        notify::ErrorKind::MaxFilesWatch => "too many inotify watches are in use".to_owned(),
+        notify::ErrorKind::MaxFilesWatch => {
+            "too many inotify watches are in use; raise the sysctl fs.inotify.max_user_watches"
+                .to_owned()
+        }
         notify::ErrorKind::PathNotFound => "no such file or directory".to_owned(),
         _ => error.to_string(),
     }
@@ -127,20 +131,26 @@ pub fn reason(error: &notify::Error) -> String {
 impl Watcher {
     /// Starts watching nothing yet. Fails where inotify instances are exhausted.
     pub fn new() -> notify::Result<Watcher> {
-        let routes = Routes::default();
-        let handler_routes = Arc::clone(&routes);
-        let mut inner = RecommendedWatcher::new(
-            move |event| deliver(&handler_routes, event),
-            Config::default().with_follow_symlinks(false),
-        )?;
-        // notify keeps to itself that its thread could not be started, and then panics at every
-        // request, the one to end included. So one is made here, of which nothing comes.
-        let asked = AssertUnwindSafe(|| drop(inner.unwatch(Path::new("/"))));
-        if catch_unwind(asked).is_err() {
-            std::mem::forget(inner);
-            return Err(notify::Error::generic("its thread cannot be started"));
+        let mut watcher = Watcher::asleep();
+        watcher.awake()?;
+        Ok(watcher)
+    }
+
+    /// A watcher for those who can do without: it comes to life when it first is to watch
+    /// something, and as long as it cannot, says so each time.
+    pub fn asleep() -> Watcher {
+        Watcher {
+            inner: None,
+            routes: Routes::default(),
         }
-        Ok(Watcher { inner, routes })
+    }
+
+    fn awake(&mut self) -> notify::Result<&mut RecommendedWatcher> {
+        let inner = match self.inner.take() {
+            Some(inner) => inner,
+            None => listen(&self.routes)?,
+        };
+        Ok(self.inner.insert(inner))
     }
 
     /// Rings `bell` from now on when something happens in `directory` to a name of interest.
@@ -152,14 +162,16 @@ impl Watcher {
     ) -> notify::Result<()> {
         self.routes()
             .insert(directory.to_owned(), (bell.clone(), interest));
-        self.inner.watch(directory, RecursiveMode::NonRecursive)
+        self.awake()?.watch(directory, RecursiveMode::NonRecursive)
     }
 
     /// Forgets a directory.
     pub fn unwatch(&mut self, directory: &Path) {
         self.routes().remove(directory);
-        // It fails when the directory is gone, and the watch with it.
-        let _ = self.inner.unwatch(directory);
+        if let Some(inner) = &mut self.inner {
+            // It fails when the directory is gone, and the watch with it.
+            let _ = inner.unwatch(directory);
+        }
     }
 
     fn routes(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Bell, Interest)>> {
@@ -172,6 +184,31 @@ impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watcher").finish_non_exhaustive()
     }
+}
+
+/// One inotify instance, and a thread of notify's that hears it.
+fn listen(routes: &Routes) -> notify::Result<RecommendedWatcher> {
+    let handler_routes = Arc::clone(routes);
+    let listener = RecommendedWatcher::new(
+        move |event| deliver(&handler_routes, event),
+        Config::default().with_follow_symlinks(false),
+    );
+    let mut listener = listener.map_err(|error| match &error.kind {
+        notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => {
+            notify::Error::generic(
+                "too many inotify instances are in use; raise the sysctl fs.inotify.max_user_instances",
+            )
+        }
+        _ => error,
+    })?;
+    // notify keeps to itself that its thread could not be started, and then panics at every
+    // request, the one to end included. So one is made here, of which nothing comes.
+    let asked = AssertUnwindSafe(|| drop(listener.unwatch(Path::new("/"))));
+    if catch_unwind(asked).is_err() {
+        std::mem::forget(listener);
+        return Err(notify::Error::generic("its thread cannot be started"));
+    }
+    Ok(listener)
 }
 
 /// Runs in notify's thread, which a panic would leave deaf: nothing here can.

@@ -200,9 +200,21 @@ impl Worker<'_> {
     /// Brings a decision to disk, or keeps it until that is possible.
     pub(super) fn write_now(&mut self, unwritten: Unwritten) -> Step {
         self.view.stale = true;
-        let written = match &unwritten {
-            Unwritten::Result(outcome) => self.spool.publish(outcome),
-            Unwritten::Claim(claim) => self.spool.write_claim(claim).map(drop),
+        let written = match (self.reopen(), &unwritten) {
+            (Err(error), _) if error.is_not_found() => {
+                let text = format!(
+                    "[{}] {}.md has gone with its project, and so has its outcome: {error}",
+                    self.name(),
+                    unwritten.job()
+                );
+                self.say(Level::Error, text);
+                // Another may have taken its place, of which nobody would tell for a minute.
+                self.missed = true;
+                return Step::Again;
+            }
+            (Err(error), _) => Err(error),
+            (Ok(_), Unwritten::Result(outcome)) => self.spool.publish(outcome),
+            (Ok(_), Unwritten::Claim(claim)) => self.spool.write_claim(claim).map(drop),
         };
         if written.is_ok() {
             // Once only: a decision that could not be written is taken again after a restart.

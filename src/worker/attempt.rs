@@ -22,6 +22,7 @@ use crate::spool::{Mark, Taken};
 use crate::time::Wall;
 use log::Level;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,7 @@ impl Worker<'_> {
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Step> {
+        self.spool.check_place()?;
         let policy = &*policy.tightened(&document.wishes);
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
@@ -262,6 +264,9 @@ impl Worker<'_> {
         let mut unkept = unkept;
         let mut last_reaped = Instant::now();
         let finished = running.attend(policy, || {
+            if let Some(file) = self.claim_anew(&claim) {
+                claim_file = Some(file);
+            }
             if let (Some(mut file), Some(identity)) = (claim_file.take(), process::identity_of(pid))
             {
                 let noted = self.spool.note_process(&mut file, &id, identity);
@@ -279,6 +284,27 @@ impl Worker<'_> {
         let step = self.conclude(claim, finished, policy);
         self.notice_mending(agent, &credentials);
         Ok(step)
+    }
+
+    /// Where `state/` was lost while the agent runs, its claim goes with it: it is written again, or the
+    /// job would be started a second time after a crash.
+    fn claim_anew(&mut self, claim: &Claim) -> Option<File> {
+        let written = match self.reopen() {
+            Ok(false) => return None,
+            Ok(true) => self.spool.write_claim(claim),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(file) => {
+                self.view.stale = true;
+                Some(file)
+            }
+            Err(error) => {
+                let text = format!("[{}] {error}", self.name());
+                self.say_once("unclaimed", Level::Warn, text);
+                None
+            }
+        }
     }
 
     /// Credentials may have been mended while the agent still failed with those `used`. The event

@@ -7,7 +7,7 @@ mod hook;
 mod recovery;
 
 use crate::board::Board;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::Signature;
 use crate::job::JobId;
 use crate::process;
@@ -214,6 +214,8 @@ struct Worker<'a> {
 
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
+        // What was not urgent, before trouble came, was true all the same.
+        self.write_lines();
         self.orders.set_seen(None);
         let watcher = self.context.watcher.lock();
         watcher
@@ -226,6 +228,16 @@ impl Drop for Worker<'_> {
 enum Unwritten {
     Result(Box<Outcome>),
     Claim(Box<Claim>),
+}
+
+impl Unwritten {
+    /// Of which job it was decided.
+    fn job(&self) -> &JobId {
+        match self {
+            Unwritten::Result(outcome) => &outcome.job_id,
+            Unwritten::Claim(claim) => &claim.job_id,
+        }
+    }
 }
 
 /// When the view was last written, and whether it is still true.
@@ -307,14 +319,8 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 self.is_watched = false;
-                let remedy = match error.kind {
-                    notify::ErrorKind::MaxFilesWatch => {
-                        "; raise the sysctl fs.inotify.max_user_watches"
-                    }
-                    _ => "",
-                };
                 let text = format!(
-                    "{} cannot be watched ({}){remedy}; it is looked at once a minute instead",
+                    "{} cannot be watched: {}; it is looked at once a minute instead",
                     path.display(),
                     crate::watch::reason(&error)
                 );
@@ -406,13 +412,7 @@ impl<'a> Worker<'a> {
     /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
     fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
         self.watch();
-        let path_now = Signature::at(self.spool.items_path())?;
-        if !self.spool.items_signature()?.same_place(&path_now) {
-            return Err(Error::new(format!(
-                "{} was replaced while it was looked at",
-                self.spool.items_path().display()
-            )));
-        }
+        self.spool.check_place()?;
         let scan = self.spool.scan(leftovers)?;
         for (name, what) in scan.odd {
             self.tell_of_oddity(&name, &what);
@@ -485,10 +485,7 @@ impl<'a> Worker<'a> {
 
     /// Whether a job is running or suspended: its document matters no more.
     fn is_begun(&self, id: &JobId) -> bool {
-        let is_it = |unwritten: &Unwritten| match unwritten {
-            Unwritten::Result(outcome) => outcome.job_id == *id,
-            Unwritten::Claim(claim) => claim.job_id == *id,
-        };
+        let is_it = |unwritten: &Unwritten| unwritten.job() == id;
         self.running.as_ref() == Some(id)
             || self.unwritten.iter().any(is_it)
             || self.claims.iter().any(|claim| claim.job_id == *id)
@@ -531,6 +528,15 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
+    }
+
+    /// As the spool's; a new `state/` is taken for this daemon like the one before.
+    fn reopen(&mut self) -> Result<bool> {
+        let is_new = self.spool.reopen()?;
+        if is_new {
+            self._lock = self.spool.lock()?;
+        }
+        Ok(is_new)
     }
 
     /// One decision and its effect.

@@ -1,7 +1,9 @@
-//! What takes a minute by contract: four situations side by side in one test, so that they cost
+//! What takes a minute by contract: many situations side by side in one test, so that they cost
 //! one minute of it and one thread of the test runner's.
 
 use crate::bad_input::{chmod, times, wait_hold};
+use crate::limits;
+use crate::mounts;
 use crate::space::{BOUND, Space, wait_longer};
 use serde_json::{Value, json};
 use std::fs;
@@ -21,6 +23,13 @@ fn what_takes_a_minute_is_done_after_a_minute() {
         scope.spawn(an_on_finish_that_hangs_is_ended_after_a_minute);
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
         scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
+        scope
+            .spawn(mounts::what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute);
+        scope.spawn(
+            mounts::documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_stops_nobody,
+        );
+        scope.spawn(limits::what_cannot_be_watched_is_looked_at_once_a_minute);
+        scope.spawn(limits::what_could_not_be_watched_is_watched_when_it_can_be);
         scope.spawn(the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute);
     });
 }
@@ -116,8 +125,10 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     let space = Space::new();
     space.plain_agent(NOTES);
     let (items, whole) = (space.project("items"), space.project("whole"));
+    let deleted = space.project("deleted");
+    let projects = [&items, &whole, &deleted];
     space.start();
-    for project in [&items, &whole] {
+    for project in projects {
         project.submit(ID, "x");
         project.wait_result(ID);
     }
@@ -127,11 +138,12 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     fs::create_dir(items.item("")).unwrap();
     items.submit(next, "x");
     fs::rename(&whole.path, space.root().join("moved")).unwrap();
-    for part in ["items", "results", "state", "logs"] {
-        fs::create_dir_all(whole.path.join("jobs").join(part)).unwrap();
-    }
+    whole.create_dirs();
     whole.submit(next, "x");
-    for project in [&items, &whole] {
+    fs::remove_dir_all(&deleted.path).unwrap();
+    deleted.create_dirs();
+    deleted.submit(next, "x");
+    for project in projects {
         wait_longer(A_MINUTE, "the job in the new directory", || {
             project.result(next)
         });
@@ -139,7 +151,7 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     }
     // What follows is seen at once again.
     let last = "job-20260101-120002-last";
-    for project in [&items, &whole] {
+    for project in projects {
         project.submit(last, "x");
         wait_longer(BOUND / 3, "a job after that", || project.result(last));
     }

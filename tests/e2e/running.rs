@@ -1,11 +1,10 @@
 //! The main path: from a document in the spool to a result, with `plain` agents.
 
-use crate::space::{Project, Space, is_alive, replace, wait_for, wait_until};
+use crate::space::{Project, Space, is_alive, wait_for, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 const ID: &str = "job-20260101-120000-hello";
@@ -446,66 +445,6 @@ fn a_document_written_slowly_in_place_counts_when_it_is_whole() {
         "first half, second half"
     );
     assert_eq!(ran(&project), [ID]);
-}
-
-/// How a document comes to its place, given that and a place outside of the spool.
-type Way<'a> = &'a dyn Fn(&Path, &Path);
-
-#[test]
-fn a_document_counts_however_it_is_saved() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    space.set(json!({"settle": "50ms"}));
-    let project = space.project("alpha");
-    space.start();
-    let text = "the text\n";
-    let ways: [(&str, Way<'_>); 7] = [
-        ("rename", &|item, _| replace(item, text.as_bytes())),
-        ("write-in-place", &|item, _| fs::write(item, text).unwrap()),
-        ("hard-link", &|item, other| {
-            fs::write(other, text).unwrap();
-            fs::hard_link(other, item).unwrap();
-        }),
-        ("moved-from-elsewhere", &|item, other| {
-            fs::write(other, text).unwrap();
-            fs::rename(other, item).unwrap();
-        }),
-        // vim: the old file becomes the backup, the new one is written in its place.
-        ("backup-then-write", &|item, _| {
-            let swap = item.with_file_name(".vim.swp");
-            let backup = item.with_extension("md~");
-            fs::write(&swap, "swap").unwrap();
-            fs::write(&backup, "old text").unwrap();
-            fs::write(item, text).unwrap();
-            fs::remove_file(backup).unwrap();
-            fs::remove_file(swap).unwrap();
-        }),
-        // emacs: an autosave file with signs around its name, then a rename.
-        ("autosave", &|item, _| {
-            let name = item.file_name().unwrap().to_str().unwrap();
-            let autosave = item.with_file_name(format!("#{name}#"));
-            fs::write(&autosave, "half of the text").unwrap();
-            fs::write(item.with_extension("md.tmp"), text).unwrap();
-            fs::rename(item.with_extension("md.tmp"), item).unwrap();
-            fs::remove_file(autosave).unwrap();
-        }),
-        ("touch-then-write", &|item, _| {
-            File::create(item).unwrap();
-            fs::write(item, text).unwrap();
-        }),
-    ];
-    for (at, (name, save)) in ways.iter().enumerate() {
-        let id = format!("job-20260101-12000{at}-{name}");
-        save(
-            &project.item(&format!("{id}.md")),
-            &space.root().join("outside"),
-        );
-        let result = project.wait_result(&id);
-        assert_eq!(result["status"], "completed", "{name}");
-        assert_eq!(project.made(&format!("prompt-{id}")), text, "{name}");
-        assert_eq!(ran(&project).len(), at + 1, "{name} ran twice");
-        let _ = fs::remove_file(space.root().join("outside"));
-    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -51,6 +51,17 @@ pub fn wait_longer<T>(bound: Duration, what: &str, mut ask: impl FnMut() -> Opti
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     wait_for(what, || holds().then_some(()));
+}
+
+/// Says that a test, or a part of it, cannot be run on this machine, and why; that is a failure where
+/// `JOB_MONITOR_REQUIRE` (names with commas between) has `requirement`.
+#[track_caller]
+pub fn lacks(requirement: &str, why: &str) {
+    let list = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
+    let is_required = list.split(',').any(|name| name.trim() == requirement);
+    assert!(!is_required, "required, but {why}");
+    // Not `println!`, of which a passing test shows nothing.
+    let _ = writeln!(io::stderr(), "skipped: {why}");
 }
 
 /// A child that another thread forks holds, until its exec, whatever we have open just then; a
@@ -238,9 +249,7 @@ impl Space {
             }),
             items: if layout == "jobs" { "items" } else { "tasks" },
         };
-        for part in [project.items, "results", "state", "logs"] {
-            fs::create_dir_all(project.base.join(part)).unwrap();
-        }
+        project.create_dirs();
         let mut entry = json!({
             "path": project.path,
             "enabled": true,
@@ -284,6 +293,11 @@ impl Space {
 
     /// Starts the daemon and waits until it says that every project is watched.
     pub fn start(&self) {
+        self.start_as(|_| {});
+    }
+
+    /// As `start`, after `adjust` has changed how.
+    pub fn start_as(&self, adjust: impl FnOnce(&mut Command)) {
         let socket = self.root.join("notify");
         let _ = fs::remove_file(&socket);
         let ear = UnixDatagram::bind(&socket).unwrap();
@@ -291,6 +305,7 @@ impl Space {
             .unwrap();
         self.spawn(|command| {
             command.env("NOTIFY_SOCKET", &socket);
+            adjust(command);
         });
         wait_until("READY=1 from the daemon", || {
             let mut message = [0; 512];
@@ -495,6 +510,13 @@ pub struct Project {
 }
 
 impl Project {
+    /// Makes its directories, as the space does it first.
+    pub fn create_dirs(&self) {
+        for part in [self.items, "results", "state", "logs"] {
+            fs::create_dir_all(self.base.join(part)).unwrap();
+        }
+    }
+
     /// A file below the directory of documents.
     pub fn item(&self, name: &str) -> PathBuf {
         self.base.join(self.items).join(name)

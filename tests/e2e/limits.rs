@@ -1,0 +1,135 @@
+//! What the kernel grants of inotify, which all programs of a user share: instances and watches. The
+//! daemon is started in a user namespace whose limits nobody else has. What is found then, is found
+//! within a minute: these are called by `minute`.
+
+use crate::bad_input::times;
+use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer};
+use nix::unistd::{getegid, geteuid};
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+
+/// An agent that notes that it ran.
+const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
+
+/// The minute of the slow look, and what a busy machine may add.
+const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
+
+/// A limit, so low that the daemon comes up with what it needs and no project can be watched, and
+/// how it is called where it is to be raised.
+struct Limit {
+    file: &'static str,
+    value: u32,
+    sysctl: &'static str,
+}
+
+const LIMITS: [Limit; 2] = [
+    // Two are for the directories of settings and of state.
+    Limit {
+        file: "/proc/sys/user/max_inotify_watches",
+        value: 2,
+        sysctl: "fs.inotify.max_user_watches",
+    },
+    Limit {
+        file: "/proc/sys/user/max_inotify_instances",
+        value: 0,
+        sysctl: "fs.inotify.max_user_instances",
+    },
+];
+
+/// A daemon under a limit, and its project, of which it has said that it cannot be watched.
+fn limited(limit: &Limit) -> (Space, Project) {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    // Whoever runs the test is root in there, or could not change the limit after an exec.
+    let map = |id: u32| format!("0 {id} 1");
+    let writes = [
+        ("/proc/self/uid_map", map(geteuid().as_raw())),
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/gid_map", map(getegid().as_raw())),
+        (limit.file, limit.value.to_string()),
+    ];
+    let enter = move || {
+        // SAFETY: unshare takes one integer, and concerns the calling process alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut writes = writes.iter();
+        writes.try_for_each(|(path, text)| fs::write(path, text))
+    };
+    space.start_as(|command| {
+        // SAFETY: between fork and exec it makes system calls, and no memory: short paths are turned
+        // into C's on the stack.
+        unsafe { command.pre_exec(enter) };
+    });
+    let items = project.item("");
+    let items = items.to_str().unwrap().trim_end_matches('/');
+    space.wait_log(&format!("{items} cannot be watched: too many inotify "));
+    space.wait_log(&format!(
+        "raise the sysctl {}; it is looked at once a minute",
+        limit.sysctl
+    ));
+    (space, project)
+}
+
+/// Whether user namespaces can be made; where they cannot, the test is skipped and says so.
+fn can_limit() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "true"]).stdin(Stdio::null());
+    let can = spawn(&mut command).wait().unwrap().success();
+    if !can {
+        lacks("namespaces", "no user namespace can be made");
+    }
+    can
+}
+
+pub fn what_cannot_be_watched_is_looked_at_once_a_minute() {
+    if !can_limit() {
+        return;
+    }
+    let all = LIMITS.map(|limit| limited(&limit));
+    for (_, project) in &all {
+        project.submit(ID, "x");
+    }
+    for (space, project) in &all {
+        wait_longer(A_MINUTE, "the job that nobody told of", || {
+            project.result(ID)
+        });
+        assert_eq!(times(&space.log(), "jobs/items cannot be watched"), 1);
+        assert!(!space.log().contains("Observer started"));
+        assert_eq!(project.made("ran"), format!("{ID}\n"));
+    }
+}
+
+pub fn what_could_not_be_watched_is_watched_when_it_can_be() {
+    if !can_limit() {
+        return;
+    }
+    let all = LIMITS.map(|limit| {
+        let (space, project) = limited(&limit);
+        let pid = space.pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--preserve-credentials", "--target", &pid]);
+        command.args(["sh", "-c", &format!("echo 100 > {}", limit.file)]);
+        command.stdin(Stdio::null());
+        assert!(spawn(&mut command).wait().unwrap().success());
+        (space, project)
+    });
+    for (space, project) in &all {
+        wait_longer(A_MINUTE, "the project to be watched", || {
+            space.log().contains("Observer started").then_some(())
+        });
+        // What follows is seen at once.
+        project.submit(NEXT, "x");
+        wait_longer(BOUND / 3, "a job after that", || project.result(NEXT));
+        let added = space.project("added");
+        added.submit(NEXT, "x");
+        wait_longer(BOUND / 3, "a project that is added", || added.result(NEXT));
+    }
+}
