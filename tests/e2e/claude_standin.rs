@@ -1050,8 +1050,9 @@ fn a_day_s_money_that_is_used_up_holds_until_midnight_also_over_a_restart() {
     own.wait_view("held", held);
     alpha.submit(ID, "x");
     assert_eq!(alpha.wait_result(ID)["status"], "completed");
-    // All together have used up what holds over all.
+    // All together have used up what holds over all, as is known when a result has been taken note of.
     alpha.submit(NEXT, "x");
+    alpha.wait_view("held", held);
     beta.submit(ID, "x");
     for project in [&alpha, &beta] {
         let view = project.wait_view("held", held);
