@@ -45,36 +45,38 @@ pub(super) fn prepare() {
 /// claim's process is still that very process, its group and session. Returns how many were
 /// killed and whether none is left.
 pub fn sweep_abandoned(token: &Token, leader: Option<Identity>) -> (u32, bool) {
-    let leader = leader.filter(|identity| {
-        identity.pid > 1
-            && stat_of(identity.pid).is_some_and(|stat| stat.start_time == identity.start_time)
-            && owned_by_us(identity.pid)
-    });
+    let leader = leader.filter(|&identity| is_that_agent(identity));
     let leader = leader.map(|identity| Pid::from_raw(identity.pid));
     let belongs = |pid: i32| carries(pid, token) || leader.is_some_and(|leader| is_in(pid, leader));
     sweep(all_of_ours, belongs)
 }
 
+/// Whether the process of a claim is still the very agent that was started. A claim can be planted,
+/// so its word alone is nothing: an agent leads its session to its end, which somebody's child does
+/// not, and is not we ourselves, who may lead one in which others stand.
+fn is_that_agent(identity: Identity) -> bool {
+    let Identity { pid, start_time } = identity;
+    let leads = |stat: Stat| stat.start_time == start_time && stat.session == pid;
+    pid > 1
+        && pid != std::process::id().cast_signed()
+        && stat_of(pid).is_some_and(leads)
+        && owned_by_us(pid)
+}
+
 /// The same for a run whose token was lost with its claim: every process that any run of this job
 /// of this project started, by the marks that agents are given.
-pub fn sweep_job(project: &str, job: &str) -> (u32, bool) {
-    let marks = [
-        format!("JOB_MONITOR_PROJECT={project}"),
-        format!("JOB_MONITOR_JOB_ID={job}"),
-    ];
+pub fn sweep_job(project: &Path, job: &str) -> (u32, bool) {
+    let mark = format!("JOB_MONITOR_JOB_ID={job}");
     let belongs = |pid: i32| {
         let environ = environ(pid);
-        let has = |mark: &String| {
-            environ
-                .split(|&byte| byte == 0)
-                .any(|v| v == mark.as_bytes())
-        };
-        // Hooks have the same marks, but no run's token.
-        let token = environ.split(|&byte| byte == 0).find_map(|v| {
-            let v = std::str::from_utf8(v).ok()?.strip_prefix(RUN_VARIABLE)?;
-            Token::parse(v.strip_prefix('=')?)
+        let variables = || environ.split(|&byte| byte == 0);
+        // Hooks have the same mark, but no run's token.
+        let token = variables().find_map(|variable| {
+            let variable = std::str::from_utf8(variable).ok()?;
+            Token::parse(variable.strip_prefix(RUN_VARIABLE)?.strip_prefix('=')?)
         });
-        token.is_some() && marks.iter().all(has)
+        token.is_some_and(|token| token.is_of(project))
+            && variables().any(|variable| variable == mark.as_bytes())
     };
     sweep(all_of_ours, belongs)
 }

@@ -112,7 +112,8 @@ impl Worker<'_> {
         let policy = &*policy.tightened(&document.wishes);
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
-        let token = Token::new().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
+        let token = Token::new(self.spool.root())
+            .map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
         let mut claim = before.clone();
         claim.run = token.as_str().to_owned();
         claim.boot_id = process::boot_id()?.to_owned();

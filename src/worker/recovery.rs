@@ -211,7 +211,7 @@ impl Worker<'_> {
         );
         self.say(Level::Error, text);
         // Whatever it ran must not work beside the project's next job.
-        let (killed, gone) = process::sweep_job(self.name(), id.as_str());
+        let (killed, gone) = process::sweep_job(self.spool.root(), id.as_str());
         self.say_of_survivors(id, killed, gone);
         self.spool.mark(id, Mark::Hold)?;
         self.marks.held.insert(id.clone());

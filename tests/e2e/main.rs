@@ -10,6 +10,7 @@ mod limits;
 mod minute;
 mod mistaken;
 mod mounts;
+mod processes;
 mod recipes;
 mod recovery;
 mod registry;

@@ -37,7 +37,7 @@ fn wait_running(project: &Project) -> Vec<i32> {
 }
 
 /// A claim as the daemon writes it, of a first start of a plain agent.
-fn claim(id: &str, keys: Value) -> String {
+pub fn claim(id: &str, keys: Value) -> String {
     let mut claim = json!({
         "job_id": id,
         "run": "00000000000000000000000000000000",
@@ -69,7 +69,7 @@ fn claim(id: &str, keys: Value) -> String {
     format!("{claim}\n")
 }
 
-fn lay_claim(project: &Project, id: &str, text: &str) {
+pub fn lay_claim(project: &Project, id: &str, text: &str) {
     fs::write(project.state(&format!("{id}.claim")), text).unwrap();
 }
 
