@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -166,10 +166,12 @@ pub struct Agent {
 }
 
 /// To be called first thing in `main`, before any thread or child exists: an inherited "ignore"
-/// of SIGCHLD would have the kernel reap our children for us.
+/// of SIGCHLD would have the kernel reap our children for us, and with signals blocked by whoever
+/// started us we would be deaf to SIGTERM.
 pub fn prepare() -> io::Result<()> {
     // SAFETY: SIG_DFL is not a handler, so no code of ours runs in signal context.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    SigSet::empty().thread_set_mask()?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod claude_real;
 mod claude_standin;
 mod doctor_stats;
+mod launch;
 mod limits;
 mod minute;
 mod mistaken;
