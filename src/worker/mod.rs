@@ -152,16 +152,19 @@ pub fn serve(
     context.board.join(&project.name, bell);
     let _group = process::enter_group();
     while orders.order() == Order::Serve {
+        let mut is_in_order = false;
         let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {
-            told.clear();
-            pause = TROUBLE_PAUSE;
             worker.start()?;
             if let Some(ready) = ready.take() {
                 ready();
             }
-            worker.run()
+            worker.run(&mut is_in_order)
         });
         let Err(error) = outcome else { break };
+        if is_in_order {
+            told.clear();
+            pause = TROUBLE_PAUSE;
+        }
         if let Some(ready) = ready.take() {
             ready();
         }
@@ -329,7 +332,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn run(&mut self) -> Result<()> {
+    /// Serves the project; `is_in_order` is set once a look has led to something. Trouble that
+    /// comes after that is new.
+    fn run(&mut self, is_in_order: &mut bool) -> Result<()> {
         loop {
             if self.is_to_leave() {
                 for unwritten in std::mem::take(&mut self.unwritten) {
@@ -343,6 +348,7 @@ impl<'a> Worker<'a> {
                 Err(error) if self.unwritten.is_empty() => return Err(error),
                 _ => self.step()?,
             };
+            *is_in_order = true;
             match step {
                 Step::Again => self.refresh_view(),
                 Step::Wait(until) => {
@@ -769,8 +775,11 @@ impl<'a> Worker<'a> {
         };
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);
-        if let Err(error) = &written {
-            log::debug!("{error}");
+        match &written {
+            Ok(()) => drop(self.told.remove("view")),
+            Err(error) => {
+                self.say_once("view", Level::Warn, format!("[{}] {error}", self.name()));
+            }
         }
         self.context
             .board
