@@ -278,7 +278,8 @@ impl Dir {
         }
     }
 
-    /// Opens a file for appending, making it (0600) where missing.
+    /// Opens a file for appending, making it (0600) where missing. One that has a second name may be
+    /// somebody's for whom we must not write.
     pub fn append_file(&self, name: &str) -> Result<File> {
         let flags = OFlag::O_WRONLY
             | OFlag::O_APPEND
@@ -286,9 +287,18 @@ impl Dir {
             | OFlag::O_NOFOLLOW
             | OFlag::O_NONBLOCK
             | OFlag::O_CLOEXEC;
-        openat(&self.handle, name, flags, PRIVATE)
+        let path = self.path_of(name);
+        let file = openat(&self.handle, name, flags, PRIVATE)
             .map(File::from)
-            .map_err(|e| Error::io("open", &self.path_of(name), e.into()))
+            .map_err(|e| Error::io("open", &path, e.into()))?;
+        let stat = fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_nlink > 1 {
+            return Err(Error::new(format!(
+                "{} is not a regular file with one name; remove it",
+                path.display()
+            )));
+        }
+        Ok(file)
     }
 
     /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;

@@ -243,7 +243,7 @@ impl Spool {
             return Ok(None);
         }
         let successor = self.root.descend(relative, Make::Missing)?;
-        self.check_access(&successor)?;
+        files::check_own(&successor.stat()?, successor.path())?;
         Ok(Some(successor))
     }
 

@@ -430,6 +430,12 @@ impl<'a> Worker<'a> {
             .filter(|id| !self.waiting.contains(id))
             .cloned()
             .collect();
+        let gone = self.waiting.ids().filter(|id| !found.contains(id));
+        for id in gone.cloned().collect::<Vec<_>>() {
+            if self.spool.has_result(&id)? {
+                self.say_foreign(&id);
+            }
+        }
         self.waiting.replace(found);
         for id in new.iter().take(NAMED_MAX) {
             self.say_queued(id);
@@ -639,6 +645,10 @@ impl<'a> Worker<'a> {
                                 "it is empty; write the job into it, or remove it",
                             );
                         }
+                        Readiness::Ready if self.spool.has_result(&id)? => {
+                            self.waiting.remove(&id);
+                            self.say_foreign(&id);
+                        }
                         Readiness::Ready => return self.begin(id, &meta, &text, &policy, slot),
                     }
                 }
@@ -712,6 +722,18 @@ impl<'a> Worker<'a> {
             self.waiting.len()
         );
         self.say(Level::Info, text);
+    }
+
+    /// A result ends its job whoever wrote it: it may have been restored, and then the job was done
+    /// once. Whoever else can write there could have removed the document, too.
+    fn say_foreign(&mut self, id: &JobId) {
+        let text = format!(
+            "[{}] {id}.md has a result that this monitor did not write, so it is not run; \
+             job-monitor retry {id} runs it",
+            self.name()
+        );
+        self.view.stale = true;
+        self.say(Level::Warn, text);
     }
 
     fn tell_of_oddity(&mut self, name: &str, what: &str) {

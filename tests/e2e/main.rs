@@ -7,6 +7,8 @@ mod claude_real;
 mod claude_standin;
 mod damage;
 mod doctor_stats;
+mod hostile;
+mod intruders;
 mod launch;
 mod limits;
 mod minute;
