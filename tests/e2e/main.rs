@@ -5,6 +5,7 @@ mod answers;
 mod bad_input;
 mod claude_real;
 mod claude_standin;
+mod clock;
 mod damage;
 mod doctor_stats;
 mod hostile;
