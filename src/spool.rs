@@ -26,6 +26,10 @@ use std::path::{Path, PathBuf};
 const CLAIM_MAX: u64 = 64 << 20;
 /// The view holds one name for each waiting job.
 const VIEW_MAX: u64 = 256 << 20;
+/// The file in `state/` whose lock says that a daemon serves the project.
+const LOCK: &str = ".lock";
+/// The project's log.
+const JOURNAL: &str = "monitor.log";
 /// The project's log is rotated at this size; one old file is kept (SPEC 8).
 const JOURNAL_MAX: u64 = 1 << 20;
 /// The name of a file that a command makes and removes in the documents' directory, so that
@@ -183,20 +187,21 @@ impl Spool {
         self.project.layout
     }
 
+    /// Whether a project that was served before has nothing in `state/` to know it by.
+    pub fn has_lost_state(&self) -> Result<bool> {
+        Ok(!self.state.has(LOCK)? && self.logs.has(JOURNAL)?)
+    }
+
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
-        let file = self.state.append_file(".lock")?;
+        let file = self.state.append_file(LOCK)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(SpoolLock { _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
                 "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
             ))),
-            Err((_, error)) => Err(Error::io(
-                "lock",
-                &self.state.path_of(".lock"),
-                error.into(),
-            )),
+            Err((_, error)) => Err(Error::io("lock", &self.state.path_of(LOCK), error.into())),
         }
     }
 
@@ -690,7 +695,7 @@ impl Spool {
     }
 
     fn append_journal(&self, text: &[u8]) -> Result<()> {
-        let name = "monitor.log";
+        let name = JOURNAL;
         let failed = |e| Error::io("write", &self.logs.path_of(name), e);
         let open = || -> Result<(File, u64)> {
             let file = self.logs.append_file(name)?;

@@ -16,7 +16,7 @@ mod start;
 mod sweep;
 
 pub use group::enter as enter_group;
-pub use sweep::{reap_orphans, sweep_abandoned, sweep_job};
+pub use sweep::{reap_orphans, sweep_abandoned, sweep_job, sweep_project};
 
 use crate::digest::{hex, sha256_hex};
 use crate::error::{self, Error};

@@ -69,15 +69,19 @@ pub fn sweep_job(project: &Path, job: &str) -> (u32, bool) {
     let mark = format!("JOB_MONITOR_JOB_ID={job}");
     let belongs = |pid: i32| {
         let environ = environ(pid);
-        let variables = || environ.split(|&byte| byte == 0);
         // Hooks have the same mark, but no run's token.
-        let token = variables().find_map(|variable| {
-            let variable = std::str::from_utf8(variable).ok()?;
-            Token::parse(variable.strip_prefix(RUN_VARIABLE)?.strip_prefix('=')?)
-        });
-        token.is_some_and(|token| token.is_of(project))
-            && variables().any(|variable| variable == mark.as_bytes())
+        token_in(&environ).is_some_and(|token| token.is_of(project))
+            && environ
+                .split(|&byte| byte == 0)
+                .any(|variable| variable == mark.as_bytes())
     };
+    sweep(all_of_ours, belongs)
+}
+
+/// The same for runs of which nothing is known any more: every process that any run of this project
+/// started.
+pub fn sweep_project(project: &Path) -> (u32, bool) {
+    let belongs = |pid: i32| token_in(&environ(pid)).is_some_and(|token| token.is_of(project));
     sweep(all_of_ours, belongs)
 }
 
@@ -233,6 +237,14 @@ fn carries_any(pid: i32) -> bool {
     environ(pid)
         .split(|&byte| byte == 0)
         .any(|variable| variable.starts_with(start.as_bytes()))
+}
+
+/// The run's token in an environment, if there is one.
+fn token_in(environ: &[u8]) -> Option<Token> {
+    environ.split(|&byte| byte == 0).find_map(|variable| {
+        let variable = std::str::from_utf8(variable).ok()?;
+        Token::parse(variable.strip_prefix(RUN_VARIABLE)?.strip_prefix('=')?)
+    })
 }
 
 fn environ(pid: i32) -> Vec<u8> {

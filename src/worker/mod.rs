@@ -191,6 +191,8 @@ struct Worker<'a> {
     bell: &'a Bell,
     ear: &'a Ear,
     spool: Spool,
+    /// Whether claims may have been lost together with all of `state/`.
+    has_lost_state: bool,
     _lock: SpoolLock,
     waiting: Waiting,
     marks: Marks,
@@ -268,6 +270,7 @@ impl<'a> Worker<'a> {
         ear: &'a Ear,
     ) -> Result<Worker<'a>> {
         let spool = Spool::open(project)?;
+        let has_lost_state = spool.has_lost_state()?;
         let lock = spool.lock()?;
         orders.remote.store(spool.is_remote(), Ordering::SeqCst);
         Ok(Worker {
@@ -276,6 +279,7 @@ impl<'a> Worker<'a> {
             bell,
             ear,
             spool,
+            has_lost_state,
             _lock: lock,
             waiting: Waiting::default(),
             marks: Marks::default(),
@@ -299,6 +303,9 @@ impl<'a> Worker<'a> {
 
     fn start(&mut self) -> Result<()> {
         self.marks = self.spool.marks(Leftovers::Remove)?;
+        if self.has_lost_state {
+            self.end_unclaimed();
+        }
         self.recover()?;
         self.look_at_everything(Leftovers::Remove)
     }
