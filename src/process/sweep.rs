@@ -19,6 +19,12 @@ use std::time::{Duration, Instant};
 /// more, but puts a limit of a quarter of the stack (2 MiB by default) on it at exec.
 const ENVIRON_MAX: u64 = 2 << 20;
 
+/// Few processes have a larger one.
+const ENVIRON_USUAL: usize = 64 << 10;
+
+/// The flag of a process that is a thread of the kernel.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 /// Between two looks when the first could not see everything.
 const UNSEEN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -249,9 +255,19 @@ fn token_in(environ: &[u8]) -> Option<Token> {
 
 fn environ(pid: i32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(file) = seen(File::open(format!("/proc/{pid}/environ"))) {
-        // What cannot be read (another user's, gone meanwhile) carries nothing.
-        let _ = seen(file.take(ENVIRON_MAX).read_to_end(&mut bytes));
+    if let Some(mut file) = seen(File::open(format!("/proc/{pid}/environ"))) {
+        // At once where possible: an exec between two reads would take away what is left. What
+        // cannot be read (another user's, gone meanwhile) carries nothing.
+        bytes.resize(ENVIRON_USUAL, 0);
+        let first = seen(file.read(&mut bytes)).unwrap_or(0);
+        bytes.truncate(first);
+        if first == ENVIRON_USUAL {
+            let _ = seen(file.take(ENVIRON_MAX).read_to_end(&mut bytes));
+        }
+        if bytes.is_empty() && stat_of(pid).is_some_and(|stat| !stat.is_bare) {
+            // It is in the midst of an exec, or was just now, and shows its marks in a moment.
+            UNSEEN.set(true);
+        }
     }
     bytes
 }
@@ -270,6 +286,8 @@ fn is_in(pid: i32, leader: Pid) -> bool {
 
 pub(super) struct Stat {
     state: u8,
+    /// Whether it has no environment, rather than one that cannot be seen just now.
+    is_bare: bool,
     group: i32,
     session: i32,
     pub start_time: u64,
@@ -281,8 +299,16 @@ pub(super) fn stat_of(pid: i32) -> Option<Stat> {
     let text = seen(std::fs::read(format!("/proc/{pid}/stat")))?;
     let text = String::from_utf8_lossy(&text);
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let state = *fields.first()?.as_bytes().first()?;
+    let is_kernel = number(6)? & PF_KTHREAD != 0;
+    // Where it begins and ends: nowhere, until an exec is through.
+    let environment = number(47).zip(number(48));
     Some(Stat {
-        state: *fields.first()?.as_bytes().first()?,
+        is_bare: state == b'Z'
+            || is_kernel
+            || environment.is_none_or(|(from, to)| from == to && to != 0),
+        state,
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,
