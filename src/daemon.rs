@@ -3,7 +3,7 @@
 
 use crate::board::{self, Board};
 use crate::error::{Error, Exit, Result, plain};
-use crate::files::{Dir, Signature};
+use crate::files::{self, Dir, Signature};
 use crate::job::ErrorKind;
 use crate::process;
 use crate::project::Project;
@@ -49,7 +49,7 @@ static SIGNALS: AtomicU32 = AtomicU32::new(0);
 /// The pid of the running daemon, if one runs. Takes no lock that a starting daemon could trip
 /// over for longer than the call.
 pub fn running(places: &Places) -> Option<i32> {
-    let file = File::open(places.state.join(INSTANCE)).ok()?;
+    let file = files::open_path(&places.state.join(INSTANCE)).ok()??;
     let mut text = [0; 16];
     let length = file.read_at(&mut text, 0).unwrap_or(0);
     let pid = std::str::from_utf8(&text[..length])
@@ -67,9 +67,12 @@ pub fn run(places: Places) -> Result<()> {
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))))?;
     service::init_logging();
     let state = Dir::create(&places.state)?;
-    let _instance = lock_instance(&state)?;
     let config = Dir::create(&places.config)?;
-    check_own(&config)?;
+    // Whoever can write these can have us run anything, or take the lock from under us.
+    for dir in [&config, &state] {
+        files::check_own(&dir.stat()?, dir.path())?;
+    }
+    let _instance = lock_instance(&state)?;
     log::info!("Starting Multi-Project Job Monitor");
     let (bell, ear) = watch::bell();
     handle_signals(&bell)?;
@@ -128,25 +131,6 @@ fn lock_instance(state: &Dir) -> Result<Flock<File>> {
     lock.set_len(0).map_err(io)?;
     std::io::Write::write_all(&mut &*lock, pid.as_bytes()).map_err(io)?;
     Ok(lock)
-}
-
-/// Whoever can write the registry can have us run anything.
-fn check_own(config: &Dir) -> Result<()> {
-    let stat = config.stat()?;
-    let path = config.path().display();
-    if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
-        return Err(Error::new(format!(
-            "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
-            stat.st_uid
-        )));
-    }
-    if stat.st_mode & 0o002 != 0 {
-        return Err(Error::new(format!(
-            "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
-            stat.st_mode & 0o777
-        )));
-    }
-    Ok(())
 }
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).

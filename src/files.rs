@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Permissions of every file we make, whatever the umask lets through.
 const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
@@ -277,7 +278,8 @@ impl Dir {
         }
     }
 
-    /// Opens a file for appending, making it (0600) where missing.
+    /// Opens a file for appending, making it (0600) where missing. One that has a second name may be
+    /// somebody's for whom we must not write.
     pub fn append_file(&self, name: &str) -> Result<File> {
         let flags = OFlag::O_WRONLY
             | OFlag::O_APPEND
@@ -285,9 +287,18 @@ impl Dir {
             | OFlag::O_NOFOLLOW
             | OFlag::O_NONBLOCK
             | OFlag::O_CLOEXEC;
-        openat(&self.handle, name, flags, PRIVATE)
+        let path = self.path_of(name);
+        let file = openat(&self.handle, name, flags, PRIVATE)
             .map(File::from)
-            .map_err(|e| Error::io("open", &self.path_of(name), e.into()))
+            .map_err(|e| Error::io("open", &path, e.into()))?;
+        let stat = fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_nlink > 1 {
+            return Err(Error::new(format!(
+                "{} is not a regular file with one name; remove it",
+                path.display()
+            )));
+        }
+        Ok(file)
     }
 
     /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;
@@ -410,13 +421,14 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
         )));
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let too_large = || Error::new(format!("{} is larger than {max} bytes", path.display()));
+    if size > max {
+        return Err(too_large());
+    }
     let content =
         read_range(file, 0, size, max.saturating_add(1)).map_err(|e| Error::io("read", path, e))?;
     if content.len() as u64 > max {
-        return Err(Error::new(format!(
-            "{} is larger than {max} bytes",
-            path.display()
-        )));
+        return Err(too_large());
     }
     Ok(content)
 }
@@ -447,14 +459,88 @@ pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Ve
     Ok(content)
 }
 
-/// Reads a file of ours by path, at most `max` bytes; `None` if there is none. Links are
-/// followed: a user may keep settings elsewhere.
+/// Reads a file by path, at most `max` bytes; `None` if there is none. Links are followed: a user
+/// may keep settings elsewhere.
 pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
-    match File::open(path) {
-        Ok(file) => read_whole(&file, path, max).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("open", path, error)),
+    match open_path(path)? {
+        Some(file) => read_whole(&file, path, max).map(Some),
+        None => Ok(None),
     }
+}
+
+/// As [`read_path`], a file that has us run what it says: it must be the user's own, and the
+/// directory in which it could be replaced, too.
+pub fn read_own(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_path(path)? else {
+        return Ok(None);
+    };
+    let look = |e: nix::Error| Error::io("look at", path, e.into());
+    check_own(&fstat(&file).map_err(look)?, path)?;
+    if let Some(parent) = path.parent() {
+        check_own(&nix::sys::stat::stat(parent).map_err(look)?, parent)?;
+    }
+    read_whole(&file, path, max).map(Some)
+}
+
+/// Opens a file for reading by path, following links, without waiting for a pipe's other end;
+/// `None` if there is none.
+pub fn open_path(path: &Path) -> Result<Option<File>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match nix::fcntl::open(path, flags, Mode::empty()) {
+        Ok(handle) => Ok(Some(handle.into())),
+        Err(nix::Error::ENOENT) => Ok(None),
+        Err(error) => Err(Error::io("open", path, error.into())),
+    }
+}
+
+/// Whether a file or directory is the user's (or root's) own and cannot be written by others, as
+/// sshd and cron ask of theirs; the user's private group may write.
+pub fn check_own(stat: &FileStat, path: &Path) -> Result<()> {
+    let path = path.display();
+    check_owner(stat, &path)?;
+    let group_may = private_group() == Some(stat.st_gid);
+    if stat.st_mode & 0o002 != 0 || (stat.st_mode & 0o020 != 0 && !group_may) {
+        return Err(Error::new(format!(
+            "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
+            stat.st_mode & 0o777
+        )));
+    }
+    Ok(())
+}
+
+/// As [`check_own`], of a file with secrets in it, which nobody else may even read.
+pub fn check_secret(stat: &FileStat, path: &Path) -> Result<()> {
+    let path = path.display();
+    check_owner(stat, &path)?;
+    if stat.st_mode & 0o077 != 0 {
+        return Err(Error::new(format!(
+            "{path} is open to others (mode {:03o}); run: chmod 600 {path}",
+            stat.st_mode & 0o777
+        )));
+    }
+    Ok(())
+}
+
+fn check_owner(stat: &FileStat, path: &std::path::Display<'_>) -> Result<()> {
+    if stat.st_uid == 0 || stat.st_uid == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
+        stat.st_uid
+    )))
+}
+
+/// The user's own group if it has the user's name and no other members, as Debian and Fedora
+/// give everybody one; with it, a umask of 002 opens nothing to anybody.
+pub fn private_group() -> Option<u32> {
+    static GROUP: OnceLock<Option<u32>> = OnceLock::new();
+    *GROUP.get_or_init(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+        let group = nix::unistd::Group::from_gid(user.gid).ok()??;
+        let alone = group.mem.iter().all(|member| *member == user.name);
+        (group.name == user.name && alone).then_some(group.gid.as_raw())
+    })
 }
 
 /// The last `max` bytes of an open file, as text.

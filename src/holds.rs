@@ -15,6 +15,9 @@ const PROBE_PAUSE: Duration = Duration::from_secs(30 * 60);
 /// Between two looks for a program or a safe credentials file: no start is needed to see it.
 const LOOK_PAUSE: Duration = Duration::from_secs(60);
 
+/// So far a clock is put right while nobody would say that it was set.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
 /// The pause after a usage limit whose end was over when we heard of it.
 const PAST_RESET_PAUSE: Duration = Duration::from_secs(60);
 
@@ -153,9 +156,12 @@ impl Holds {
         }
     }
 
-    /// Ends the holds whose time is over. Returns them.
+    /// Ends the holds whose time is over. Returns them. One that began in the future was put before
+    /// the clock was set back: its times are far away, so one start may show what is the matter now.
     pub fn expire(&mut self, now: Wall) -> Vec<Hold> {
-        self.take(|hold| hold.until.is_some_and(|until| until <= now))
+        self.take(|hold| {
+            hold.until.is_some_and(|until| until <= now) || hold.since > now.plus(CLOCK_SLACK)
+        })
     }
 
     /// An agent did its work, in a start that began at `began`: what held it before is over. A hold

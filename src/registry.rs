@@ -49,7 +49,7 @@ impl Entry {
 impl Registry {
     /// Reads the registry; a missing file is an empty one.
     pub fn load(path: &Path) -> Result<Registry> {
-        let Some(bytes) = files::read_path(path, REGISTRY_MAX)? else {
+        let Some(bytes) = files::read_own(path, REGISTRY_MAX)? else {
             return Ok(Registry::default());
         };
         let broken = |what: &dyn std::fmt::Display| {

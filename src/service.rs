@@ -4,8 +4,11 @@
 use crate::error::one_line;
 use crate::settings;
 use crate::time::Wall;
+use env_logger::Target;
 use log::{Level, LevelFilter};
-use std::io::Write;
+use nix::poll::{PollFd, PollFlags, poll};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
@@ -18,6 +21,11 @@ pub fn start_command() -> &'static str {
         false => "job-monitor daemon",
     }
 }
+
+/// So long a reader of the log may leave us waiting.
+const PATIENCE_MS: u16 = 1000;
+/// What a pipe that has room takes without waiting (PIPE_BUF).
+const PIECE: usize = 4096;
 
 /// Every project is watched.
 pub fn ready() {
@@ -54,6 +62,7 @@ fn notify(message: &str) {
 pub fn init_logging() {
     let journal = is_journal();
     let mut builder = env_logger::Builder::new();
+    builder.target(Target::Pipe(Box::new(Listener { is_stuck: false })));
     builder.filter_level(LevelFilter::Info);
     if let Some(filter) = settings::variable("RUST_LOG") {
         builder.parse_filters(&filter);
@@ -74,6 +83,32 @@ pub fn init_logging() {
         }
     });
     builder.init();
+}
+
+/// Whoever reads standard error: a pipe's other end, the journal, a terminal that can be halted by
+/// a key. One that does not read must not stop the threads that have something to say, so we wait
+/// for it once, and after that only see whether there is room again. The descriptor is shared with
+/// whoever started us, and so is not made non-blocking.
+struct Listener {
+    is_stuck: bool,
+}
+
+impl Write for Listener {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        let patience = if self.is_stuck { 0 } else { PATIENCE_MS };
+        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        // Where it cannot be told, the write will.
+        self.is_stuck = poll(&mut fds, patience) == Ok(0);
+        if self.is_stuck {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        stderr.lock().write(&line[..line.len().min(PIECE)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether standard error is the very stream that the journal gave us.

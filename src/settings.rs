@@ -5,10 +5,10 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::project::{AgentSpec, Layout, OnInterrupt, Policy, Protocol};
 use crate::time::parse_duration;
+use nix::sys::stat::fstat;
 use serde_json::{Map, Value};
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ const AGENT_KEYS: &[&str] = &["command", "args", "protocol", "prompt", "env"];
 
 /// Reads `config.json`; a missing file is an empty one.
 pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
-    let values = match files::read_path(path, SETTINGS_MAX)? {
+    let values = match files::read_own(path, SETTINGS_MAX)? {
         None => Map::new(),
         Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(format!(
@@ -405,26 +405,12 @@ fn command_line(key: &str, value: &Value) -> Result<Vec<String>> {
 /// Reads `.env`, as often as an agent is started. It must be the user's own and closed to
 /// others, as ssh wants its keys; a missing file is empty. Errors never quote a value.
 pub fn credentials(path: &Path) -> Result<Vec<(OsString, OsString)>> {
-    let Some(bytes) = files::read_path(path, SETTINGS_MAX)? else {
+    let Some(file) = files::open_path(path)? else {
         return Ok(Vec::new());
     };
-    let meta = std::fs::metadata(path).map_err(|e| Error::io("look at", path, e))?;
-    let user = nix::unistd::geteuid().as_raw();
-    if meta.uid() != user && meta.uid() != 0 {
-        return Err(Error::new(format!(
-            "{0} belongs to another user (uid {1}); run: sudo chown \"$(id -un)\" {0}",
-            path.display(),
-            meta.uid()
-        )));
-    }
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::new(format!(
-            "{} is open to others (mode {:03o}); run: chmod 600 {}",
-            path.display(),
-            meta.mode() & 0o777,
-            path.display()
-        )));
-    }
+    let stat = fstat(&file).map_err(|e| Error::io("look at", path, e.into()))?;
+    files::check_secret(&stat, path)?;
+    let bytes = files::read_whole(&file, path, SETTINGS_MAX)?;
     parse_env(&bytes)
         .map_err(|(line, what)| Error::new(format!("{} line {line} {what}", path.display())))
 }

@@ -21,12 +21,15 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
 const CLAIM_MAX: u64 = 64 << 20;
 /// The view holds one name for each waiting job.
 const VIEW_MAX: u64 = 256 << 20;
+/// The file in `state/` whose lock says that a daemon serves the project.
+const LOCK: &str = ".lock";
+/// The project's log.
+const JOURNAL: &str = "monitor.log";
 /// The project's log is rotated at this size; one old file is kept (SPEC 8).
 const JOURNAL_MAX: u64 = 1 << 20;
 /// The name of a file that a command makes and removes in the documents' directory, so that
@@ -76,7 +79,6 @@ pub struct Spool {
     results: Dir,
     state: Dir,
     logs: Dir,
-    private_group: Option<u32>,
     journal: RefCell<Option<(File, u64)>>,
 }
 
@@ -156,35 +158,18 @@ impl Spool {
             state: root.descend(layout.state(), Make::Missing)?,
             logs: root.descend(layout.logs(), Make::Missing)?,
             root,
-            private_group: private_group(),
             journal: RefCell::new(None),
             project: project.clone(),
         };
-        for dir in [&spool.items, &spool.results, &spool.state, &spool.logs] {
-            spool.check_access(dir)?;
+        // Whoever can write what all of them are in can put another in the place of each.
+        let above = layout.items().rsplit_once('/');
+        let above = above.map(|(above, _)| spool.root.descend(above, Make::Nothing));
+        let above = above.transpose()?;
+        let below = [&spool.items, &spool.results, &spool.state, &spool.logs];
+        for dir in above.iter().chain(below) {
+            files::check_own(&dir.stat()?, dir.path())?;
         }
         Ok(spool)
-    }
-
-    /// As sshd and cron check theirs: the user's (or root's) own, not writable by others; the
-    /// user's private group may write.
-    fn check_access(&self, dir: &Dir) -> Result<()> {
-        let stat = dir.stat()?;
-        let path = dir.path().display();
-        if stat.st_uid != 0 && stat.st_uid != nix::unistd::geteuid().as_raw() {
-            return Err(Error::new(format!(
-                "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
-                stat.st_uid
-            )));
-        }
-        let group_may = self.private_group == Some(stat.st_gid);
-        if stat.st_mode & 0o002 != 0 || (stat.st_mode & 0o020 != 0 && !group_may) {
-            return Err(Error::new(format!(
-                "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
-                stat.st_mode & 0o777
-            )));
-        }
-        Ok(())
     }
 
     /// The project.
@@ -202,25 +187,21 @@ impl Spool {
         self.project.layout
     }
 
-    /// The user's own group, if nobody else is in it.
-    pub fn is_private_group(&self) -> bool {
-        self.private_group.is_some()
+    /// Whether a project that was served before has nothing in `state/` to know it by.
+    pub fn has_lost_state(&self) -> Result<bool> {
+        Ok(!self.state.has(LOCK)? && self.logs.has(JOURNAL)?)
     }
 
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
-        let file = self.state.append_file(".lock")?;
+        let file = self.state.append_file(LOCK)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(SpoolLock { _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
                 "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
             ))),
-            Err((_, error)) => Err(Error::io(
-                "lock",
-                &self.state.path_of(".lock"),
-                error.into(),
-            )),
+            Err((_, error)) => Err(Error::io("lock", &self.state.path_of(LOCK), error.into())),
         }
     }
 
@@ -267,7 +248,7 @@ impl Spool {
             return Ok(None);
         }
         let successor = self.root.descend(relative, Make::Missing)?;
-        self.check_access(&successor)?;
+        files::check_own(&successor.stat()?, successor.path())?;
         Ok(Some(successor))
     }
 
@@ -390,7 +371,11 @@ impl Spool {
         };
         let stat =
             nix::sys::stat::fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
-        let meta = meta_of(&stat);
+        let mut meta = meta_of(&stat);
+        if files::private_group() == Some(stat.st_gid) {
+            // That opens it to nobody.
+            meta.mode &= !0o020;
+        }
         match meta.mode & libc::S_IFMT {
             libc::S_IFREG => {}
             libc::S_IFDIR => {
@@ -710,7 +695,7 @@ impl Spool {
     }
 
     fn append_journal(&self, text: &[u8]) -> Result<()> {
-        let name = "monitor.log";
+        let name = JOURNAL;
         let failed = |e| Error::io("write", &self.logs.path_of(name), e);
         let open = || -> Result<(File, u64)> {
             let file = self.logs.append_file(name)?;
@@ -778,16 +763,4 @@ fn has_writer(file: &File) -> bool {
     // SAFETY: fcntl with F_SETLEASE takes a descriptor, which `file` keeps open, and a number.
     let refused = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } != 0;
     refused && std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
-}
-
-/// The user's own group if it has the user's name and no other members, as Debian and Fedora
-/// give everybody one; with it, a umask of 002 opens nothing to anybody.
-fn private_group() -> Option<u32> {
-    static GROUP: OnceLock<Option<u32>> = OnceLock::new();
-    *GROUP.get_or_init(|| {
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
-        let group = nix::unistd::Group::from_gid(user.gid).ok()??;
-        let alone = group.mem.iter().all(|member| *member == user.name);
-        (group.name == user.name && alone).then_some(group.gid.as_raw())
-    })
 }

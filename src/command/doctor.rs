@@ -279,7 +279,7 @@ fn settings_finding(places: &Places, findings: &mut Vec<Finding>) -> Option<Sett
             Some(settings)
         }
         Err(error) => {
-            findings.push(Finding::problem("settings", without_advice(&error)).remedy(edit(&path)));
+            findings.push(Finding::problem("settings", without_advice(&error)).remedy(mend(&path)));
             None
         }
     }
@@ -295,7 +295,7 @@ fn registry_finding(
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
         Err(error) => {
-            findings.push(Finding::problem("registry", without_advice(&error)).remedy(edit(&path)));
+            findings.push(Finding::problem("registry", without_advice(&error)).remedy(mend(&path)));
             return Ok(Default::default());
         }
     };
@@ -405,6 +405,20 @@ fn quoted_path(path: &Path) -> String {
 
 fn edit(path: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted_path(path))
+}
+
+/// What mends a file that was not taken: its permissions, those of its directory, or its text.
+fn mend(path: &Path) -> String {
+    let places = [Some(path), path.parent()];
+    let refused = places.into_iter().flatten().find(|place| is_refused(place));
+    let remedy = refused.and_then(|place| access_remedy(place, 0o022));
+    remedy.unwrap_or_else(|| edit(path))
+}
+
+/// Whether others may write there, so that the daemon does not believe what it finds.
+fn is_refused(place: &Path) -> bool {
+    let stat = nix::sys::stat::stat(place);
+    stat.is_ok_and(|stat| crate::files::check_own(&stat, place).is_err())
 }
 
 /// What makes a file or directory the user's own, without the permissions of `forbidden`.

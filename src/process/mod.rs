@@ -16,9 +16,9 @@ mod start;
 mod sweep;
 
 pub use group::enter as enter_group;
-pub use sweep::{reap_orphans, sweep_abandoned, sweep_job};
+pub use sweep::{reap_orphans, sweep_abandoned, sweep_job, sweep_project};
 
-use crate::digest::hex;
+use crate::digest::{hex, sha256_hex};
 use crate::error::{self, Error};
 use crate::record::Identity;
 use std::cell::Cell;
@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -47,15 +47,28 @@ static RUNS: AtomicU32 = AtomicU32::new(0);
 /// Set by the second SIGTERM: from now on no grace is given.
 static HURRY: AtomicBool = AtomicBool::new(false);
 
-/// A random token of 32 hexadecimal digits that names one start of an agent.
+/// A token of 32 hexadecimal digits that names one start of an agent. The first half is random.
+/// The second tells the project's directory: where a claim was lost, and its token with it, a name
+/// of a project and one of a job are not enough, since another daemon of the user may have both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A new one from the kernel's random numbers.
-    pub fn new() -> io::Result<Token> {
+    /// A new one for a start in a project.
+    pub fn new(project: &Path) -> io::Result<Token> {
         let bytes = random()?;
-        Ok(Token(hex(&bytes)))
+        Ok(Token(hex(&bytes[..8]) + &Token::half_of(project)))
+    }
+
+    /// Whether it may name a start in a project.
+    fn is_of(&self, project: &Path) -> bool {
+        self.0.ends_with(&Token::half_of(project))
+    }
+
+    fn half_of(project: &Path) -> String {
+        let mut half = sha256_hex(project.as_os_str().as_bytes());
+        half.truncate(16);
+        half
     }
 
     /// Reads one from a claim; anything else than 32 hexadecimal digits is none, so that no
@@ -153,10 +166,12 @@ pub struct Agent {
 }
 
 /// To be called first thing in `main`, before any thread or child exists: an inherited "ignore"
-/// of SIGCHLD would have the kernel reap our children for us.
+/// of SIGCHLD would have the kernel reap our children for us, and with signals blocked by whoever
+/// started us we would be deaf to SIGTERM.
 pub fn prepare() -> io::Result<()> {
     // SAFETY: SIG_DFL is not a handler, so no code of ours runs in signal context.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    SigSet::empty().thread_set_mask()?;
     Ok(())
 }
 

@@ -19,6 +19,12 @@ use std::time::{Duration, Instant};
 /// more, but puts a limit of a quarter of the stack (2 MiB by default) on it at exec.
 const ENVIRON_MAX: u64 = 2 << 20;
 
+/// Few processes have a larger one.
+const ENVIRON_USUAL: usize = 64 << 10;
+
+/// The flag of a process that is a thread of the kernel.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 /// Between two looks when the first could not see everything.
 const UNSEEN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,37 +51,43 @@ pub(super) fn prepare() {
 /// claim's process is still that very process, its group and session. Returns how many were
 /// killed and whether none is left.
 pub fn sweep_abandoned(token: &Token, leader: Option<Identity>) -> (u32, bool) {
-    let leader = leader.filter(|identity| {
-        identity.pid > 1
-            && stat_of(identity.pid).is_some_and(|stat| stat.start_time == identity.start_time)
-            && owned_by_us(identity.pid)
-    });
+    let leader = leader.filter(|&identity| is_that_agent(identity));
     let leader = leader.map(|identity| Pid::from_raw(identity.pid));
     let belongs = |pid: i32| carries(pid, token) || leader.is_some_and(|leader| is_in(pid, leader));
     sweep(all_of_ours, belongs)
 }
 
+/// Whether the process of a claim is still the very agent that was started. A claim can be planted,
+/// so its word alone is nothing: an agent leads its session to its end, which somebody's child does
+/// not, and is not we ourselves, who may lead one in which others stand.
+fn is_that_agent(identity: Identity) -> bool {
+    let Identity { pid, start_time } = identity;
+    let leads = |stat: Stat| stat.start_time == start_time && stat.session == pid;
+    pid > 1
+        && pid != std::process::id().cast_signed()
+        && stat_of(pid).is_some_and(leads)
+        && owned_by_us(pid)
+}
+
 /// The same for a run whose token was lost with its claim: every process that any run of this job
 /// of this project started, by the marks that agents are given.
-pub fn sweep_job(project: &str, job: &str) -> (u32, bool) {
-    let marks = [
-        format!("JOB_MONITOR_PROJECT={project}"),
-        format!("JOB_MONITOR_JOB_ID={job}"),
-    ];
+pub fn sweep_job(project: &Path, job: &str) -> (u32, bool) {
+    let mark = format!("JOB_MONITOR_JOB_ID={job}");
     let belongs = |pid: i32| {
         let environ = environ(pid);
-        let has = |mark: &String| {
-            environ
+        // Hooks have the same mark, but no run's token.
+        token_in(&environ).is_some_and(|token| token.is_of(project))
+            && environ
                 .split(|&byte| byte == 0)
-                .any(|v| v == mark.as_bytes())
-        };
-        // Hooks have the same marks, but no run's token.
-        let token = environ.split(|&byte| byte == 0).find_map(|v| {
-            let v = std::str::from_utf8(v).ok()?.strip_prefix(RUN_VARIABLE)?;
-            Token::parse(v.strip_prefix('=')?)
-        });
-        token.is_some() && marks.iter().all(has)
+                .any(|variable| variable == mark.as_bytes())
     };
+    sweep(all_of_ours, belongs)
+}
+
+/// The same for runs of which nothing is known any more: every process that any run of this project
+/// started.
+pub fn sweep_project(project: &Path) -> (u32, bool) {
+    let belongs = |pid: i32| token_in(&environ(pid)).is_some_and(|token| token.is_of(project));
     sweep(all_of_ours, belongs)
 }
 
@@ -233,11 +245,29 @@ fn carries_any(pid: i32) -> bool {
         .any(|variable| variable.starts_with(start.as_bytes()))
 }
 
+/// The run's token in an environment, if there is one.
+fn token_in(environ: &[u8]) -> Option<Token> {
+    environ.split(|&byte| byte == 0).find_map(|variable| {
+        let variable = std::str::from_utf8(variable).ok()?;
+        Token::parse(variable.strip_prefix(RUN_VARIABLE)?.strip_prefix('=')?)
+    })
+}
+
 fn environ(pid: i32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(file) = seen(File::open(format!("/proc/{pid}/environ"))) {
-        // What cannot be read (another user's, gone meanwhile) carries nothing.
-        let _ = seen(file.take(ENVIRON_MAX).read_to_end(&mut bytes));
+    if let Some(mut file) = seen(File::open(format!("/proc/{pid}/environ"))) {
+        // At once where possible: an exec between two reads would take away what is left. What
+        // cannot be read (another user's, gone meanwhile) carries nothing.
+        bytes.resize(ENVIRON_USUAL, 0);
+        let first = seen(file.read(&mut bytes)).unwrap_or(0);
+        bytes.truncate(first);
+        if first == ENVIRON_USUAL {
+            let _ = seen(file.take(ENVIRON_MAX).read_to_end(&mut bytes));
+        }
+        if bytes.is_empty() && stat_of(pid).is_some_and(|stat| !stat.is_bare) {
+            // It is in the midst of an exec, or was just now, and shows its marks in a moment.
+            UNSEEN.set(true);
+        }
     }
     bytes
 }
@@ -256,6 +286,8 @@ fn is_in(pid: i32, leader: Pid) -> bool {
 
 pub(super) struct Stat {
     state: u8,
+    /// Whether it has no environment, rather than one that cannot be seen just now.
+    is_bare: bool,
     group: i32,
     session: i32,
     pub start_time: u64,
@@ -267,8 +299,16 @@ pub(super) fn stat_of(pid: i32) -> Option<Stat> {
     let text = seen(std::fs::read(format!("/proc/{pid}/stat")))?;
     let text = String::from_utf8_lossy(&text);
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let state = *fields.first()?.as_bytes().first()?;
+    let is_kernel = number(6)? & PF_KTHREAD != 0;
+    // Where it begins and ends: nowhere, until an exec is through.
+    let environment = number(47).zip(number(48));
     Some(Stat {
-        state: *fields.first()?.as_bytes().first()?,
+        is_bare: state == b'Z'
+            || is_kernel
+            || environment.is_none_or(|(from, to)| from == to && to != 0),
+        state,
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,

@@ -37,12 +37,7 @@ impl Worker<'_> {
         slot: Slot<'_>,
     ) -> Result<Step> {
         let position = self.waiting.accepted_at(&id);
-        let document = document::check(
-            text,
-            meta,
-            policy.max_document,
-            self.spool.is_private_group(),
-        );
+        let document = document::check(text, meta, policy.max_document, false);
         let claim = Claim::new(id, meta.mtime(), position, sha256_hex(text), &policy.agent);
         match document {
             Ok(document) => self.attempt(claim, &document, Some(text), policy, slot),
@@ -84,7 +79,13 @@ impl Worker<'_> {
     /// power cut may have taken the copy: an unchanged document is as good, and is kept then.
     pub(super) fn text_of(&mut self, claim: &Claim, policy: &Policy) -> Result<Option<Vec<u8>>> {
         let id = &claim.job_id;
-        let kept = self.spool.kept_text(id, policy.max_document.max(1 << 20))?;
+        let kept = match self.spool.kept_text(id, policy.max_document.max(1 << 20)) {
+            Err(error) if !error.is_shortage() => {
+                self.warn_of(Err(error));
+                None
+            }
+            kept => kept?,
+        };
         let is_it = |text: &Vec<u8>| sha256_hex(text) == claim.document_sha256;
         if let Some(text) = kept.filter(is_it) {
             return Ok(Some(text));
@@ -112,7 +113,8 @@ impl Worker<'_> {
         let policy = &*policy.tightened(&document.wishes);
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
-        let token = Token::new().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
+        let token = Token::new(self.spool.root())
+            .map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
         let mut claim = before.clone();
         claim.run = token.as_str().to_owned();
         claim.boot_id = process::boot_id()?.to_owned();

@@ -152,16 +152,19 @@ pub fn serve(
     context.board.join(&project.name, bell);
     let _group = process::enter_group();
     while orders.order() == Order::Serve {
+        let mut is_in_order = false;
         let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {
-            told.clear();
-            pause = TROUBLE_PAUSE;
             worker.start()?;
             if let Some(ready) = ready.take() {
                 ready();
             }
-            worker.run()
+            worker.run(&mut is_in_order)
         });
         let Err(error) = outcome else { break };
+        if is_in_order {
+            told.clear();
+            pause = TROUBLE_PAUSE;
+        }
         if let Some(ready) = ready.take() {
             ready();
         }
@@ -188,6 +191,8 @@ struct Worker<'a> {
     bell: &'a Bell,
     ear: &'a Ear,
     spool: Spool,
+    /// Whether claims may have been lost together with all of `state/`.
+    has_lost_state: bool,
     _lock: SpoolLock,
     waiting: Waiting,
     marks: Marks,
@@ -265,6 +270,7 @@ impl<'a> Worker<'a> {
         ear: &'a Ear,
     ) -> Result<Worker<'a>> {
         let spool = Spool::open(project)?;
+        let has_lost_state = spool.has_lost_state()?;
         let lock = spool.lock()?;
         orders.remote.store(spool.is_remote(), Ordering::SeqCst);
         Ok(Worker {
@@ -273,6 +279,7 @@ impl<'a> Worker<'a> {
             bell,
             ear,
             spool,
+            has_lost_state,
             _lock: lock,
             waiting: Waiting::default(),
             marks: Marks::default(),
@@ -296,6 +303,9 @@ impl<'a> Worker<'a> {
 
     fn start(&mut self) -> Result<()> {
         self.marks = self.spool.marks(Leftovers::Remove)?;
+        if self.has_lost_state {
+            self.end_unclaimed();
+        }
         self.recover()?;
         self.look_at_everything(Leftovers::Remove)
     }
@@ -329,7 +339,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn run(&mut self) -> Result<()> {
+    /// Serves the project; `is_in_order` is set once a look has led to something. Trouble that
+    /// comes after that is new.
+    fn run(&mut self, is_in_order: &mut bool) -> Result<()> {
         loop {
             if self.is_to_leave() {
                 for unwritten in std::mem::take(&mut self.unwritten) {
@@ -343,6 +355,7 @@ impl<'a> Worker<'a> {
                 Err(error) if self.unwritten.is_empty() => return Err(error),
                 _ => self.step()?,
             };
+            *is_in_order = true;
             match step {
                 Step::Again => self.refresh_view(),
                 Step::Wait(until) => {
@@ -424,6 +437,12 @@ impl<'a> Worker<'a> {
             .filter(|id| !self.waiting.contains(id))
             .cloned()
             .collect();
+        let gone = self.waiting.ids().filter(|id| !found.contains(id));
+        for id in gone.cloned().collect::<Vec<_>>() {
+            if self.spool.has_result(&id)? {
+                self.say_foreign(&id);
+            }
+        }
         self.waiting.replace(found);
         for id in new.iter().take(NAMED_MAX) {
             self.say_queued(id);
@@ -633,6 +652,10 @@ impl<'a> Worker<'a> {
                                 "it is empty; write the job into it, or remove it",
                             );
                         }
+                        Readiness::Ready if self.spool.has_result(&id)? => {
+                            self.waiting.remove(&id);
+                            self.say_foreign(&id);
+                        }
                         Readiness::Ready => return self.begin(id, &meta, &text, &policy, slot),
                     }
                 }
@@ -708,6 +731,18 @@ impl<'a> Worker<'a> {
         self.say(Level::Info, text);
     }
 
+    /// A result ends its job whoever wrote it: it may have been restored, and then the job was done
+    /// once. Whoever else can write there could have removed the document, too.
+    fn say_foreign(&mut self, id: &JobId) {
+        let text = format!(
+            "[{}] {id}.md has a result that this monitor did not write, so it is not run; \
+             job-monitor retry {id} runs it",
+            self.name()
+        );
+        self.view.stale = true;
+        self.say(Level::Warn, text);
+    }
+
     fn tell_of_oddity(&mut self, name: &str, what: &str) {
         let path = self.spool.items_path().join(name);
         let text = format!("[{}] {} is left alone: {what}", self.name(), path.display());
@@ -769,8 +804,11 @@ impl<'a> Worker<'a> {
         };
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);
-        if let Err(error) = &written {
-            log::debug!("{error}");
+        match &written {
+            Ok(()) => drop(self.told.remove("view")),
+            Err(error) => {
+                self.say_once("view", Level::Warn, format!("[{}] {error}", self.name()));
+            }
         }
         self.context
             .board

@@ -120,7 +120,8 @@ impl Worker<'_> {
             .flatten()
             .filter_map(|file| file.metadata().ok()?.modified().ok());
         let ran = last_word.max().map_or(Duration::ZERO, |end| {
-            Wall::from(end).since(claim.started_at)
+            // A clock that was set since must not add its jump.
+            Wall::from(end).min(Wall::now()).since(claim.started_at)
         });
         runner::read_back(out, err.as_ref(), claim.protocol, ran)
             .map(Some)
@@ -182,20 +183,27 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Ends what runs whose claims are lost have left: what they ran may be the very job that is
+    /// next, and there are never two agents in one project.
+    pub(super) fn end_unclaimed(&mut self) {
+        let (killed, gone) = process::sweep_project(self.spool.root());
+        self.say_of_survivors_of("jobs whose claims are lost", killed, gone);
+    }
+
     fn say_of_survivors(&mut self, id: &JobId, killed: u32, gone: bool) {
+        self.say_of_survivors_of(&id.file_name(), killed, gone);
+    }
+
+    fn say_of_survivors_of(&mut self, whose: &str, killed: u32, gone: bool) {
+        let name = self.name().to_owned();
         if killed > 0 {
-            let text = format!(
-                "[{}] processes of {}.md had survived; they were ended ({killed})",
-                self.name(),
-                id
-            );
+            let text =
+                format!("[{name}] processes of {whose} had survived; they were ended ({killed})");
             self.say(Level::Warn, text);
         }
         if !gone {
             let text = format!(
-                "[{}] processes of {}.md cannot be ended; look for them with ps and end them by hand",
-                self.name(),
-                id
+                "[{name}] processes of {whose} cannot be ended; look for them with ps and end them by hand"
             );
             self.say(Level::Error, text);
         }
@@ -211,7 +219,7 @@ impl Worker<'_> {
         );
         self.say(Level::Error, text);
         // Whatever it ran must not work beside the project's next job.
-        let (killed, gone) = process::sweep_job(self.name(), id.as_str());
+        let (killed, gone) = process::sweep_job(self.spool.root(), id.as_str());
         self.say_of_survivors(id, killed, gone);
         self.spool.mark(id, Mark::Hold)?;
         self.marks.held.insert(id.clone());

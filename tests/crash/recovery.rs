@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Its agent outlived the daemon.
 const SURVIVED: &str = "job-20260101-120000-survived";
@@ -238,11 +237,10 @@ fn lay_out(world: &World) -> i32 {
     };
 
     ran(SURVIVED, "out", "some words\n");
-    // A daemon ends whatever carries the token of its claim, so no two worlds share one.
-    static WORLDS: AtomicUsize = AtomicUsize::new(0);
-    let number = WORLDS.fetch_add(1, Ordering::Relaxed);
-    let token = format!("{:016x}{number:016x}", std::process::id());
-    let pid = survivor(world, &token);
+    // It tells the project, too: where the claim is lost, that alone tells whose the survivor is.
+    let token = job_monitor::process::Token::new(&world.project.path).unwrap();
+    let token = token.as_str();
+    let pid = survivor(world, token);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let start_time: u64 = stat
         .rsplit(')')

@@ -5,10 +5,11 @@ use crate::space::{Project, Space, replace, wait_until};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -317,6 +318,40 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
     for project in &broken {
         project.wait_result(ID);
     }
+}
+
+#[test]
+fn trouble_that_lasts_is_told_once_until_it_is_over() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    // All is well until a job is to be started.
+    let in_the_way = |id: &str| project.logs(&format!("{id}.err"));
+    for id in [ID, LAST] {
+        fs::create_dir(in_the_way(id)).unwrap();
+    }
+    project.submit(ID, "x");
+    space.start();
+    let told = |id: &str| {
+        times(
+            &space.log(),
+            &format!("unavailable: cannot remove {}", in_the_way(id).display()),
+        )
+    };
+    // Each try claims the job and gives it back; they are a second apart, or more.
+    let mut tries = BTreeSet::new();
+    wait_until("a third try", || {
+        let state = fs::metadata(project.state("")).unwrap();
+        tries.insert(state.mtime());
+        tries.len() >= 3
+    });
+    assert_eq!(told(ID), 1, "{}", space.log());
+    fs::remove_dir(in_the_way(ID)).unwrap();
+    project.wait_result(ID);
+    project.submit(LAST, "x");
+    wait_until("a word on the new trouble", || told(LAST) == 1);
+    fs::remove_dir(in_the_way(LAST)).unwrap();
+    project.wait_result(LAST);
 }
 
 // --- registry and settings ---

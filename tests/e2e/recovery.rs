@@ -37,7 +37,7 @@ fn wait_running(project: &Project) -> Vec<i32> {
 }
 
 /// A claim as the daemon writes it, of a first start of a plain agent.
-fn claim(id: &str, keys: Value) -> String {
+pub fn claim(id: &str, keys: Value) -> String {
     let mut claim = json!({
         "job_id": id,
         "run": "00000000000000000000000000000000",
@@ -69,7 +69,7 @@ fn claim(id: &str, keys: Value) -> String {
     format!("{claim}\n")
 }
 
-fn lay_claim(project: &Project, id: &str, text: &str) {
+pub fn lay_claim(project: &Project, id: &str, text: &str) {
     fs::write(project.state(&format!("{id}.claim")), text).unwrap();
 }
 
@@ -298,6 +298,39 @@ fn without_its_state_directory_a_project_goes_on_from_documents_and_results() {
     project.wait_result(NEXT);
     assert_eq!(ran(&project), [ID, NEXT]);
     project.wait_view("the view is back", |view| view["queue_size"] == 0);
+}
+
+#[test]
+fn an_agent_whose_claim_is_lost_with_the_state_directory_is_ended_before_another_starts() {
+    let (space, elsewhere) = (Space::new(), Space::new());
+    for space in [&space, &elsewhere] {
+        space.plain_agent(GATED);
+        space.start();
+    }
+    // Of the same name, with a job of the same name.
+    let other = elsewhere.project("alpha");
+    let project = space.project("alpha");
+    for project in [&project, &other] {
+        project.submit(ID, "x");
+    }
+    let (before, others) = (wait_running(&project), wait_running(&other));
+    assert!(!project.journal().is_empty());
+    space.kill();
+    fs::remove_dir_all(project.state("")).unwrap();
+    fs::remove_file(project.path.join("pids")).unwrap();
+    space.start();
+    let after = wait_running(&project);
+    assert!(before.iter().all(|pid| !after.contains(pid)));
+    assert!(
+        !before.iter().any(|&pid| is_alive(pid)),
+        "it was left alone"
+    );
+    assert!(others.iter().all(|&pid| is_alive(pid)), "it was not ours");
+    space.wait_log("processes of jobs whose claims are lost had survived; they were ended");
+    for project in [&project, &other] {
+        fs::write(project.path.join("go"), "").unwrap();
+        assert_eq!(project.wait_result(ID)["status"], "completed");
+    }
 }
 
 #[test]

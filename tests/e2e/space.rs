@@ -517,6 +517,16 @@ impl Project {
         }
     }
 
+    /// A project of the layout `jobs` that a command registers.
+    pub fn at(path: &Path) -> Project {
+        Project {
+            name: path.file_name().unwrap().to_str().unwrap().to_owned(),
+            path: path.to_owned(),
+            base: path.join("jobs"),
+            items: "items",
+        }
+    }
+
     /// A file below the directory of documents.
     pub fn item(&self, name: &str) -> PathBuf {
         self.base.join(self.items).join(name)

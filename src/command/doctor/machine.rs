@@ -1,7 +1,7 @@
 //! What the monitor needs of the machine: inotify, and directories of its own on a disk with
 //! room.
 
-use super::{Finding, Task, World, access_remedy, quoted_path};
+use super::{Finding, Task, World, access_remedy, is_refused, quoted_path};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use std::fs::File;
@@ -28,7 +28,8 @@ pub(super) fn check(world: &Arc<World>, projects: usize) -> Task {
     let world = Arc::clone(world);
     Task::start("machine", None, None, move || {
         let mut findings = Vec::new();
-        for (dir, forbidden) in [(&world.places.config, 0o002), (&world.places.state, 0o022)] {
+        for dir in [&world.places.config, &world.places.state] {
+            let forbidden = if is_refused(dir) { 0o022 } else { 0 };
             findings.extend(directory(dir, forbidden));
         }
         if findings.is_empty() {

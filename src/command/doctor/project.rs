@@ -49,20 +49,21 @@ fn spool_findings(project: &Project) -> Vec<Finding> {
         let message = format!("{} is not there", items.display());
         return vec![problem(message).remedy(format!("mkdir -p {}", quoted_path(&items)))];
     }
-    let parts = [
+    let below = [
         layout.items(),
         layout.results(),
         layout.state(),
         layout.logs(),
     ];
+    let above = layout.items().rsplit_once('/').map(|(above, _)| above);
     let opened = Spool::open(project);
     let refused = opened.as_ref().err().map(without_advice);
     // The spool says what it refuses, a look at each directory how to mend it.
-    let looks = parts.iter().filter_map(|part| {
+    let looks = above.into_iter().chain(below).filter_map(|part| {
         let path = root.join(part);
         machine::directory(&path, 0).or_else(|| {
             let wide = machine::directory(&path, 0o022)?;
-            let is_this = |why: &String| why.contains(&*path.to_string_lossy());
+            let is_this = |why: &String| why.contains(&format!("{} ", path.display()));
             refused.as_ref().is_some_and(is_this).then_some(wide)
         })
     });

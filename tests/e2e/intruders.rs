@@ -1,0 +1,490 @@
+//! Only the user gets in (SPEC 11.6): what others could have written is not believed, no link leads
+//! out of the spool, nothing that lies in the way is written through, what we write is the user's
+//! alone, and nothing is ever asked of a network.
+
+use crate::bad_input::chmod;
+use crate::space::{Project, Space, lacks, spawn, wait_until};
+use nix::libc;
+use nix::unistd::{Gid, Uid, chown};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+
+const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
+
+/// A user and a group that nobody has here.
+const STRANGER: u32 = 12_345;
+
+// --- owners and modes ---
+
+/// A way in which a file or directory can be open to others.
+#[derive(Clone, Copy, Debug)]
+enum Breach {
+    /// Everybody may write.
+    World,
+    /// A group with other members in it may write.
+    Group,
+    /// It is another user's.
+    Owner,
+}
+
+impl Breach {
+    /// Only root can give a file away.
+    fn all() -> &'static [Breach] {
+        match Uid::effective().is_root() {
+            true => &[Breach::World, Breach::Group, Breach::Owner],
+            false => {
+                lacks("root", "only root can give files to others");
+                &[Breach::World]
+            }
+        }
+    }
+
+    fn make(self, path: &Path) {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        match self {
+            Breach::World => chmod(path, mode | 0o002),
+            Breach::Group => {
+                chown(path, None, Some(Gid::from_raw(STRANGER))).unwrap();
+                chmod(path, mode | 0o020);
+            }
+            Breach::Owner => chown(path, Some(Uid::from_raw(STRANGER)), None).unwrap(),
+        }
+    }
+
+    fn mend(self, path: &Path) {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        chown(path, Some(Uid::effective()), Some(Gid::effective())).unwrap();
+        chmod(path, mode & !0o022);
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Breach::World | Breach::Group => "can be written by others",
+            Breach::Owner => "belongs to another user (uid 12345)",
+        }
+    }
+}
+
+#[test]
+fn a_project_s_directory_that_others_can_use_is_not_served_until_it_is_mended() {
+    let parts = [
+        "jobs",
+        "jobs/items",
+        "jobs/results",
+        "jobs/state",
+        "jobs/logs",
+    ];
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let mut rows: Vec<(Project, PathBuf, Breach)> = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        for breach in Breach::all() {
+            let project = space.project(&format!("p{at}-{breach:?}"));
+            project.submit(ID, "x");
+            let path = project.path.join(part);
+            breach.make(&path);
+            rows.push((project, path, *breach));
+        }
+    }
+    space.start();
+    let healthy = space.project("healthy");
+    healthy.submit(ID, "x");
+    healthy.wait_result(ID);
+    for (project, path, breach) in &rows {
+        let sentence = format!("{} {}", path.display(), breach.words());
+        space.wait_log(&format!(
+            "[{}] the project is unavailable: {sentence}",
+            project.name
+        ));
+        assert_eq!(project.made("ran"), "", "{sentence}");
+        breach.mend(path);
+    }
+    for (project, ..) in &rows {
+        project.wait_result(ID);
+    }
+}
+
+#[test]
+fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_mended() {
+    for file in ["registered.json", "config.json"] {
+        for breach in Breach::all() {
+            let space = Space::new();
+            space.plain_agent(NOTES);
+            let project = space.project("alpha");
+            project.submit(ID, "x");
+            let path = space.config().join(file);
+            breach.make(&path);
+            let sentence = format!("{} {}", path.display(), breach.words());
+            space.start();
+            space.wait_log(&sentence);
+            // An event that is looked at later shows that nothing was believed until then.
+            fs::write(space.config().join(".env"), "").unwrap();
+            chmod(&space.config().join(".env"), 0o600);
+            let listed = space.run(&["-p", "alpha", "queue"]);
+            if file == "registered.json" {
+                assert_eq!(listed.status, 1, "{listed:?}");
+                assert!(listed.stderr.contains(&sentence), "{listed:?}");
+            }
+            let found = space.run(&["doctor"]);
+            assert!(found.stdout.contains(&sentence), "{found:?}");
+            assert_eq!(project.made("ran"), "", "{sentence}");
+            breach.mend(&path);
+            // A change of permissions alone is seen within a minute; a new file at once.
+            fs::rename(&path, path.with_extension("moved")).unwrap();
+            fs::rename(path.with_extension("moved"), &path).unwrap();
+            project.wait_result(ID);
+        }
+    }
+}
+
+#[test]
+fn with_directories_of_its_own_that_others_can_use_the_daemon_does_not_start() {
+    for dir in ["config", "config/state"] {
+        for breach in Breach::all() {
+            let space = Space::new();
+            space.plain_agent(NOTES);
+            let project = space.project("alpha");
+            project.submit(ID, "x");
+            fs::create_dir_all(space.state()).unwrap();
+            let path = space.root().join(dir);
+            breach.make(&path);
+            space.spawn(|_| {});
+            assert_eq!(space.wait_end(), 1, "{dir}, {breach:?}");
+            let sentence = format!("{} {}", path.display(), breach.words());
+            assert!(space.log().contains(&sentence), "{}", space.log());
+            assert_eq!(project.made("ran"), "", "{dir}, {breach:?}");
+            breach.mend(&path);
+            space.start();
+            project.wait_result(ID);
+            if dir == "config" {
+                // Opened later, its files may be anybody's.
+                breach.make(&path);
+                space.project("planted");
+                space.wait_log("the projects before stay in force");
+                assert!(
+                    !space.log().contains("'planted' configured"),
+                    "{breach:?}: {}",
+                    space.log()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_user_s_private_group_can_write_is_believed() {
+    let user = nix::unistd::User::from_uid(Uid::effective()).unwrap();
+    let user = user.expect("tests run as a user who has a name");
+    let group = nix::unistd::Group::from_gid(user.gid).unwrap().unwrap();
+    if group.name != user.name || group.mem.iter().any(|member| *member != user.name) {
+        return lacks("group", "the user has no group of their own");
+    }
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    for part in [
+        "jobs",
+        "jobs/items",
+        "jobs/results",
+        "jobs/state",
+        "jobs/logs",
+    ] {
+        chmod(&project.path.join(part), 0o775);
+    }
+    fs::create_dir(space.state()).unwrap();
+    for dir in [space.config(), space.state()] {
+        chmod(&dir, 0o775);
+    }
+    for file in ["registered.json", "config.json"] {
+        chmod(&space.config().join(file), 0o664);
+    }
+    let submit = |id: &str, gid: Gid| {
+        let temporary = project.item(".new");
+        fs::write(&temporary, "x").unwrap();
+        chown(&temporary, None, Some(gid)).unwrap();
+        chmod(&temporary, 0o664);
+        fs::rename(&temporary, project.item(&format!("{id}.md"))).unwrap();
+        project.wait_result(id)
+    };
+    space.start();
+    assert_eq!(submit(ID, user.gid)["status"], "completed");
+    // That the user has such a group says nothing of a document of another one.
+    if Uid::effective().is_root() {
+        let result = submit(NEXT, Gid::from_raw(STRANGER));
+        assert_eq!(result["error_kind"], "rejected", "{result}");
+    }
+}
+
+#[test]
+fn a_credentials_file_that_anybody_else_can_read_or_owns_holds_every_agent() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    space.start();
+    let path = space.config().join(".env");
+    // The view may still tell of the hold before.
+    let wait_reason = |words: &str| {
+        let is_it = |view: &Value| {
+            let reason = view["hold"]["reason"].as_str();
+            reason.is_some_and(|reason| reason.contains(words))
+        };
+        project.wait_view(words, is_it);
+    };
+    for (at, mode) in [0o640, 0o604, 0o620, 0o602, 0o610].into_iter().enumerate() {
+        space.credentials("A=b\n", mode);
+        let id = format!("job-20260101-12000{at}-x");
+        project.submit(&id, "x");
+        wait_reason(&format!(
+            "{} is open to others (mode {mode:03o}); run: chmod 600 ",
+            path.display()
+        ));
+        space.credentials("A=b\n", 0o600);
+        project.wait_result(&id);
+    }
+    if !Uid::effective().is_root() {
+        return lacks("root", "only root can give files to others");
+    }
+    let given = space.config().join("given");
+    fs::write(&given, "A=b\n").unwrap();
+    chmod(&given, 0o600);
+    chown(&given, Some(Uid::from_raw(STRANGER)), None).unwrap();
+    fs::rename(&given, &path).unwrap();
+    project.submit(ID, "x");
+    wait_reason("belongs to another user");
+}
+
+// --- what lies in the way ---
+
+#[test]
+fn nothing_that_lies_where_we_write_is_written_through() {
+    type Plant = fn(&Path, &Path);
+    let plants: [(&str, Plant); 3] = [
+        ("a link", |outside, name| symlink(outside, name).unwrap()),
+        ("a link to nothing yet", |outside, name| {
+            symlink(outside.with_extension("new"), name).unwrap();
+        }),
+        ("a second name", |outside, name| {
+            fs::hard_link(outside, name).unwrap()
+        }),
+    ];
+    for (what, plant) in plants {
+        let space = Space::new();
+        space.plain_agent(NOTES);
+        space.set(json!({"archive": true}));
+        let project = space.project("alpha");
+        fs::create_dir(space.state()).unwrap();
+        let outside = space.root().join("outside");
+        fs::write(&outside, "not ours").unwrap();
+        let before = fs::metadata(&outside).unwrap().mode();
+        let planted = [
+            project.results(&format!(".{ID}.json.tmp")),
+            project.state(&format!(".{ID}.claim.tmp")),
+            project.state("queue_state.json"),
+            project.state(".queue_state.json.tmp"),
+            project.logs(&format!("{ID}.md")),
+            project.logs(&format!("{ID}.out")),
+            project.logs(&format!("{ID}.err")),
+            project.logs("monitor.log"),
+            project.logs("monitor.log.1"),
+            project.item(".poke"),
+            space.state().join("ledger.json"),
+            space.state().join(".ledger.json.tmp"),
+            space.state().join(".holds.json.tmp"),
+            space.config().join(".registered.json.tmp"),
+        ];
+        for name in &planted {
+            plant(&outside, name);
+        }
+        // Documents are to be moved there; and nowhere else.
+        let elsewhere = space.root().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, project.path.join("jobs/archive")).unwrap();
+        project.submit(NEXT, "x");
+        fs::write(project.state(&format!("{NEXT}.hold")), "").unwrap();
+        space.start();
+        project.submit(ID, "x");
+        let result = project.wait_result(ID);
+        assert_eq!(result["status"], "completed", "{what}: {result}");
+        assert_eq!(result["stdout"], "done\n", "{what}");
+        space.run(&["cancel", NEXT]).ok();
+        assert_eq!(project.wait_result(NEXT)["status"], "cancelled", "{what}");
+        space.run(&["disable", "alpha"]).ok();
+        space.run(&["enable", "alpha"]).ok();
+        assert_eq!(space.stop(), 0);
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours", "{what}");
+        assert_eq!(fs::metadata(&outside).unwrap().mode(), before, "{what}");
+        assert!(
+            !outside.with_extension("new").exists(),
+            "{what}: it was made"
+        );
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "{what}");
+        assert_eq!(fs::read(project.item(&format!("{ID}.md"))).unwrap(), b"x");
+    }
+}
+
+#[test]
+fn a_lock_that_is_another_file_s_second_name_is_not_taken() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    fs::create_dir(space.state()).unwrap();
+    let outside = space.root().join("outside");
+    fs::write(&outside, "not ours").unwrap();
+    let lock = space.state().join("daemon.lock");
+    fs::hard_link(&outside, &lock).unwrap();
+    space.spawn(|_| {});
+    assert_eq!(space.wait_end(), 1);
+    assert!(
+        space.log().contains(lock.to_str().unwrap()),
+        "{}",
+        space.log()
+    );
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours");
+    fs::remove_file(&lock).unwrap();
+    space.start();
+    project.wait_result(ID);
+}
+
+// --- what we write ---
+
+/// Every regular file below a directory.
+fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => files_below(&entry.path(), found),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its_own() {
+    for umask in [0, 0o002, 0o077] {
+        let set = |command: &mut Command| {
+            // SAFETY: umask takes a number and cannot fail; allowed between fork and exec.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::umask(umask);
+                    Ok(())
+                });
+            }
+        };
+        let space = Space::new();
+        space.plain_agent("cat > /dev/null; umask");
+        let hook = space.program("hook", "umask > umask.new; mv umask.new umask");
+        space.set(json!({"archive": true, "on_finish": [hook]}));
+        let root = space.root().join("alpha");
+        fs::create_dir(&root).unwrap();
+        chmod(&root, 0o755);
+        // Directories, registry, documents and marks are made by commands.
+        space
+            .run_as(set, &["register", root.to_str().unwrap()])
+            .ok();
+        let project = Project::at(&root);
+        space.spawn(set);
+        space.wait_log("Observer started");
+        let text = space.root().join("text");
+        fs::write(&text, "Do it.").unwrap();
+        let id = space
+            .run_as(set, &["submit", "-d", "one", text.to_str().unwrap()])
+            .ok();
+        let id = id.trim();
+        let result = project.wait_result(id);
+        assert_eq!(result["stdout"], format!("{umask:04o}\n"), "{result}");
+        assert_eq!(project.wait_made("umask"), format!("{umask:04o}\n"));
+        let held = space
+            .run_as(set, &["submit", "-d", "two", text.to_str().unwrap()])
+            .ok();
+        space.run_as(set, &["hold", held.trim()]);
+        project.wait_view("idle", |view| view["is_processing"] == false);
+        assert_eq!(space.stop(), 0);
+        let mut found = vec![space.config().join("registered.json")];
+        files_below(&project.path.join("jobs"), &mut found);
+        files_below(&space.state(), &mut found);
+        assert!(found.len() >= 10, "{found:?}");
+        for path in found {
+            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "umask {umask:03o}: {}", path.display());
+        }
+    }
+}
+
+// --- the network ---
+
+#[test]
+fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo done");
+    let project = space.project("alpha");
+    let trace = space.root().join("trace");
+    let traced = |args: &[&str]| {
+        let own = space.command(args);
+        let mut command = Command::new("strace");
+        command.args([
+            "-f",
+            "-qq",
+            "-A",
+            "-e",
+            "trace=socket,socketpair,execve",
+            "-o",
+        ]);
+        command.arg(&trace).arg(own.get_program()).args(args);
+        command.env_clear();
+        command.envs(
+            own.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        command.current_dir(space.home());
+        command
+    };
+    let can = Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .output();
+    if !can.as_ref().is_ok_and(|output| output.status.success()) {
+        return lacks("strace", &format!("it cannot trace here: {can:?}"));
+    }
+    let mut daemon = traced(&["daemon"]);
+    daemon.stderr(fs::File::create(space.root().join("daemon-1.log")).unwrap());
+    let mut daemon = spawn(&mut daemon);
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    for args in [
+        &["list", "--json"][..],
+        &["queue"],
+        &["status"],
+        &["stats"],
+        &[ID],
+        &["logs", ID],
+        &["wait", ID],
+        &["retry", ID],
+        &["doctor"],
+        &["disable", "alpha"],
+    ] {
+        let output = traced(args).output().unwrap();
+        assert!(output.status.code().is_some(), "{args:?}: {output:?}");
+    }
+    let lock = fs::read_to_string(space.state().join("daemon.lock")).unwrap();
+    let pid = nix::unistd::Pid::from_raw(lock.trim().parse().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    wait_until("the daemon's end", || daemon.try_wait().unwrap().is_some());
+    let trace = fs::read_to_string(&trace).unwrap();
+    let sockets = trace.lines().filter(|line| line.contains("socket"));
+    let others: Vec<&str> = sockets
+        .filter(|line| !line.contains("(AF_UNIX, "))
+        .collect();
+    assert!(others.is_empty(), "{others:#?}");
+    // The trace is of what it says it is.
+    assert!(
+        trace.contains("\"daemon\"]") && trace.contains("bin/agent"),
+        "{trace}"
+    );
+}
