@@ -27,6 +27,8 @@ const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
 pub struct Dir {
     handle: File,
     path: PathBuf,
+    /// Its signature when that was first asked for, of which device and inode stay true.
+    place: OnceLock<Signature>,
 }
 
 /// Whether a write must have reached the disk before the call returns.
@@ -100,11 +102,6 @@ impl Signature {
     pub fn mtime(&self) -> String {
         self.mtime_ns.to_string()
     }
-
-    /// Whether both are of the same directory, changed or not.
-    pub fn same_place(&self, other: &Signature) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
 }
 
 impl Dir {
@@ -116,6 +113,7 @@ impl Dir {
         Ok(Dir {
             handle: handle.into(),
             path: path.to_owned(),
+            place: OnceLock::new(),
         })
     }
 
@@ -141,6 +139,7 @@ impl Dir {
         let mut dir = Dir {
             handle: self.duplicate()?,
             path: self.path.clone(),
+            place: OnceLock::new(),
         };
         for part in relative.split('/') {
             let path = dir.path.join(part);
@@ -159,6 +158,7 @@ impl Dir {
             dir = Dir {
                 handle: handle.into(),
                 path,
+                place: OnceLock::new(),
             };
         }
         Ok(dir)
@@ -178,6 +178,18 @@ impl Dir {
     pub fn signature(&self) -> Result<Signature> {
         let stat = fstat(&self.handle).map_err(|e| Error::io("look at", &self.path, e.into()))?;
         Ok(Signature::of(&stat))
+    }
+
+    /// Whether it was this very directory that was seen, changed since or not.
+    pub fn is_what(&self, seen: &FileStat) -> Result<bool> {
+        let place = match self.place.get() {
+            Some(place) => place,
+            None => {
+                let place = self.signature()?;
+                self.place.get_or_init(|| place)
+            }
+        };
+        Ok((place.device, place.inode) == (seen.st_dev, seen.st_ino))
     }
 
     /// Owner, mode and the like of the open directory itself.

@@ -10,6 +10,7 @@ use crate::record::{Claim, Identity, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::stat;
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC,
     TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
@@ -210,8 +211,10 @@ impl Spool {
     /// An agent that is started then works in somebody else's project.
     pub fn check_place(&self) -> Result<()> {
         for dir in [&self.items, &self.results, &self.state, &self.logs] {
-            if !dir.signature()?.same_place(&Signature::at(dir.path())?) {
-                let path = dir.path().display();
+            let path = dir.path();
+            let seen = stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
+            if !dir.is_what(&seen)? {
+                let path = path.display();
                 return Err(Error::new(format!(
                     "{path} is not the directory that it was"
                 )));
@@ -242,9 +245,9 @@ impl Spool {
     }
 
     fn successor(&self, dir: &Dir, relative: &str) -> Result<Option<Dir>> {
-        let now = self.root.look(relative)?;
-        let signature = dir.signature()?;
-        if now.is_some_and(|stat| Signature::of(&stat).same_place(&signature)) {
+        if let Some(seen) = self.root.look(relative)?
+            && dir.is_what(&seen)?
+        {
             return Ok(None);
         }
         let successor = self.root.descend(relative, Make::Missing)?;
