@@ -325,8 +325,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         json: true,
         summary: "jobs, success, time and money, day by day",
         details: &[
-            "Prints for each project and day the number of jobs, the share that completed, \
-             median and total time, tokens and money.",
+            "Prints for each project and day the number of jobs, the share that completed of those \
+             that nobody cancelled, median and total time, tokens and money.",
             "Tok in is what the model read, from its cache too; --json tells both apart. A day is \
              that on which a job ended, in local time.",
         ],

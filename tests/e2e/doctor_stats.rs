@@ -656,7 +656,7 @@ fn jobs_are_summed_by_project_and_local_day() {
                 "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
                 "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5},
             {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
-                "success_rate": 0.5, "median_seconds": 20.0, "total_seconds": 630.0,
+                "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
                 "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0},
         ])
     );
