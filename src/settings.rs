@@ -136,12 +136,11 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
         .collect();
     let settings = Settings { values };
     // What holds for everybody must make sense by itself, so that a mistake is told by its file.
-    settings
+    let sound = settings
         .policy(&Map::new())
-        .map_err(|e| e.context(&path.display().to_string()))?;
-    settings
-        .max_parallel()
-        .map_err(|e| e.context(&path.display().to_string()))?;
+        .and_then(|_| settings.check_agents())
+        .and_then(|()| settings.max_parallel());
+    sound.map_err(|e| e.context(&path.display().to_string()))?;
     Ok((settings, warnings))
 }
 
@@ -248,6 +247,19 @@ impl Settings {
         })
     }
 
+    /// Whether each agent can be understood, also one that only some projects name: else they would
+    /// be told of a mistake in their own entry.
+    fn check_agents(&self) -> Result<()> {
+        match self.values.get("agents") {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::Object(agents)) => {
+                let mut each = agents.keys().map(|name| self.agent(name).map(drop));
+                each.find(Result::is_err).unwrap_or(Ok(()))
+            }
+            Some(_) => Err(no_object("agents")),
+        }
+    }
+
     /// An agent by name; `claude` is built in, and settings may replace parts of it.
     fn agent(&self, name: &str) -> Result<AgentSpec> {
         let mut spec = AgentSpec {
@@ -274,7 +286,7 @@ impl Settings {
         let key = |part: &str| format!("agents.{name}.{part}");
         let object = listed
             .as_object()
-            .ok_or_else(|| wrong(&format!("agents.{name}"), listed, "an object"))?;
+            .ok_or_else(|| no_object(&format!("agents.{name}")))?;
         if let Some(unknown) = object
             .keys()
             .find(|key| !AGENT_KEYS.contains(&key.as_str()))
@@ -314,9 +326,7 @@ impl Settings {
             }
         }
         if let Some(value) = object.get("env") {
-            let variables = value
-                .as_object()
-                .ok_or_else(|| wrong(&key("env"), value, "an object"))?;
+            let variables = value.as_object().ok_or_else(|| no_object(&key("env")))?;
             for (variable, value) in variables {
                 let text = value
                     .as_str()
@@ -348,6 +358,11 @@ pub fn is_project_setting(key: &str) -> bool {
 
 fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
     Error::new(format!("setting {key:?} is {value}, but must be {wanted}"))
+}
+
+/// What stands in the object's place is not told: there may be secrets in it.
+fn no_object(key: &str) -> Error {
+    Error::new(format!("setting {key:?} must be an object"))
 }
 
 fn count(key: &str, value: &Value) -> Result<u64> {
@@ -597,12 +612,15 @@ mod tests {
             let error = policy(config, "{}").unwrap_err().to_string();
             assert!(error.contains(wanted), "{config}: {error}");
         }
-        let secret = policy(
+        for secret in [
             r#"{"agents": {"claude": {"env": {"KEY": ["s3cret"]}}}}"#,
-            "{}",
-        )
-        .unwrap_err();
-        assert!(!secret.to_string().contains("s3cret"));
+            r#"{"agents": {"claude": {"env": ["KEY=s3cret"]}}}"#,
+            r#"{"agents": {"claude": [{"env": {"KEY": "s3cret"}}]}}"#,
+        ] {
+            let error = policy(secret, "{}").unwrap_err().to_string();
+            assert!(error.contains("agents.claude"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]

@@ -467,11 +467,17 @@ fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
     project.submit(ID, "x");
     project.wait_result(ID);
     // Broken while the daemon runs: the settings before stay in force.
-    let rows: [(&[u8], &str); 4] = [
+    let rows: [(&[u8], &str); 6] = [
         (b"{\"grace\": ", "not a JSON object"),
         (b"{\"timeout\": \"soon\"}", "timeout"),
         (b"{\"agent\": \"nobody\"}", "nobody"),
         (b"{\"max_parallel\": 0}", "max_parallel"),
+        // Of an agent that at most one project names: it is no mistake of the project's.
+        (
+            b"{\"agents\": {\"other\": {\"command\": \"other\"}}}",
+            "agents.other.command",
+        ),
+        (b"{\"agents\": [\"other\"]}", "\"agents\""),
     ];
     for (at, (text, reason)) in rows.into_iter().enumerate() {
         replace(&path, text);
