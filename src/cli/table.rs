@@ -62,6 +62,9 @@ pub struct OptionSpec {
     pub value: Option<Value>,
     /// What it does.
     pub help: &'static str,
+    /// In the short help this option stands, without its letter, in the line of the one before,
+    /// under this summary of both.
+    pub joined: Option<&'static str>,
 }
 
 /// Something that a person fills in.
@@ -164,6 +167,7 @@ const fn option(short: Option<char>, long: &'static str, help: &'static str) -> 
         long,
         value: None,
         help,
+        joined: None,
     }
 }
 
@@ -171,6 +175,13 @@ impl OptionSpec {
     const fn with(self, name: &'static str, completes: Completes) -> OptionSpec {
         OptionSpec {
             value: Some(value(name, completes)),
+            ..self
+        }
+    }
+
+    const fn joined(self, summary: &'static str) -> OptionSpec {
+        OptionSpec {
+            joined: Some(summary),
             ..self
         }
     }
@@ -186,7 +197,8 @@ pub static GLOBALS: &[OptionSpec] = &[
     .with("PROJECT", Completes::Projects),
     option(None, "json", "one JSON document instead of text"),
     option(Some('h'), "help", "how to use the program, or a command"),
-    option(Some('V'), "version", "the version of the program"),
+    option(Some('V'), "version", "the version of the program")
+        .joined("how to use it, or a command; its version"),
 ];
 
 /// What most rows have in common: nothing.
