@@ -14,7 +14,8 @@ use std::fs::File;
 
 /// Ends running jobs and withdraws waiting ones.
 pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each(scope, jobs, |spool, id, standing| match standing {
+    let none = "No job runs or waits\n";
+    each_or(none, scope, jobs, |spool, id, standing| match standing {
         Standing::Done(result) => Err(already_done(id, result)),
         Standing::Running(_) => {
             spool.mark(id, Mark::Cancel)?;
@@ -36,20 +37,25 @@ pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
 
 /// Keeps waiting jobs from being started.
 pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each(scope, jobs, |spool, id, standing| match standing {
-        Standing::Done(result) => Err(already_done(id, result)),
-        Standing::Running(_) if *jobs == Jobs::All => Ok(None),
-        Standing::Running(_) => Err(Error::new(format!(
-            "{id} is running; job-monitor cancel {id} ends it"
-        ))),
-        Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
-        Standing::Suspended(_) | Standing::Waiting { .. } => {
-            spool.mark(id, Mark::Hold)?;
-            Ok(Some(format!(
-                "Held {id}; job-monitor release {id} lets it run"
-            )))
-        }
-    })
+    each_or(
+        "No job waits\n",
+        scope,
+        jobs,
+        |spool, id, standing| match standing {
+            Standing::Done(result) => Err(already_done(id, result)),
+            Standing::Running(_) if *jobs == Jobs::All => Ok(None),
+            Standing::Running(_) => Err(Error::new(format!(
+                "{id} is running; job-monitor cancel {id} ends it"
+            ))),
+            Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
+            Standing::Suspended(_) | Standing::Waiting { .. } => {
+                spool.mark(id, Mark::Hold)?;
+                Ok(Some(format!(
+                    "Held {id}; job-monitor release {id} lets it run"
+                )))
+            }
+        },
+    )
 }
 
 /// Lets held jobs run; of a job that waits for its agent, lifts the agent's hold.
@@ -119,6 +125,25 @@ pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
             "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
         ))),
     })
+}
+
+/// As [`each`]; where it was done to no job, that is said.
+fn each_or(
+    none: &str,
+    scope: &Scope,
+    jobs: &Jobs,
+    mut act: impl FnMut(&Spool, &JobId, &Standing) -> Result<Option<String>>,
+) -> Result<()> {
+    let mut is_none = true;
+    each(scope, jobs, |spool, id, standing| {
+        let acted = act(spool, id, standing);
+        is_none &= matches!(acted, Ok(None));
+        acted
+    })?;
+    match is_none {
+        true => render::print(none),
+        false => Ok(()),
+    }
 }
 
 /// Does the same to each job; with several, one that cannot be done does not keep the others from

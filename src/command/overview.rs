@@ -58,6 +58,9 @@ struct Waiting {
     size: Option<u64>,
     held: bool,
     retry_at: Option<Wall>,
+    /// Only until the daemon sees it: then the job is done.
+    #[serde(skip)]
+    cancelled: bool,
 }
 
 /// The queue of each project in question.
@@ -107,6 +110,7 @@ fn queue_text(text: &mut String, project: &ProjectView) {
             .as_ref()
             .filter(|claim| claim.job_id == job.job_id);
         let remark = match (suspended, job.held) {
+            _ if job.cancelled => " (cancelled)".to_owned(),
             (_, true) => " (held)".to_owned(),
             (Some(claim), _) => format!(" ({})", suspension_text(claim, now)),
             _ => String::new(),
@@ -243,6 +247,7 @@ fn project_view(entry: &Entry, scope: &Scope, running: bool, format: Format) -> 
             created_at: meta.map(|meta| meta.mtime()),
             size: meta.map(|meta| meta.size),
             held: marks.held.contains(id),
+            cancelled: marks.cancelled.contains(id),
             retry_at,
         }
     };

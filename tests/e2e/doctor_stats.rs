@@ -134,7 +134,7 @@ fn a_monitor_in_order_has_nothing_to_mend() {
         let found = findings.iter().find(|finding| finding["check"] == check);
         message(found.unwrap_or_else(|| panic!("no {check}"))).to_owned()
     };
-    assert_eq!(said("login"), "there are credentials by api_key");
+    assert_eq!(said("login"), "the agent is logged in (api_key)");
     let program = space.root().join("bin/claude");
     assert_eq!(
         said("program"),
@@ -476,6 +476,11 @@ fn documents_that_will_never_run_and_broken_files_are_named() {
         message(&found).contains("job-tomorrow.md is not run: its name"),
         "{found}"
     );
+    paste(&space, remedy(&found), &[]);
+    assert_eq!(bad(&space, "documents"), [Value::Null; 0]);
+    let queue = space.run(&["queue", "--json"]).json();
+    let waiting = queue["projects"][0]["waiting"].as_array().unwrap();
+    assert_eq!(waiting.len(), 1, "{queue}");
     space.set(json!({"timeuot": "1h"}));
     let found = finding(&space, "settings", "warning");
     assert!(message(&found).contains("\"timeuot\""), "{found}");

@@ -16,3 +16,4 @@ mod shells;
 mod slurm;
 mod space;
 mod terminal;
+mod ways_out;

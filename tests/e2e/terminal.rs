@@ -166,7 +166,7 @@ fn a_hold_is_counted_down() {
     );
     desk.space.stop();
     desk.wait("that nothing runs jobs", |screen| {
-        screen.starts_with("job-monitor  not running;")
+        screen.starts_with("job-monitor  the monitor is not running; ")
     });
 }
 
