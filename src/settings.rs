@@ -30,7 +30,14 @@ pub struct Places {
 impl Places {
     /// From the environment: `MONITOR_SYSTEM_ROOT`, else the XDG directories, else `HOME`.
     pub fn find() -> Result<Places> {
-        if let Some(root) = absolute("MONITOR_SYSTEM_ROOT") {
+        let root = env::var_os("MONITOR_SYSTEM_ROOT").filter(|root| !root.is_empty());
+        if let Some(root) = root.map(PathBuf::from) {
+            // To pass over it would mean another configuration than the one that was asked for.
+            if !root.is_absolute() {
+                return Err(Error::new(format!(
+                    "MONITOR_SYSTEM_ROOT is {root:?}, which is not an absolute path; set it to one, or unset it"
+                )));
+            }
             return Ok(Places {
                 state: root.join("state"),
                 config: root,

@@ -2,7 +2,8 @@
 //! the rest, now or when it is started.
 
 use super::finished::Brief;
-use super::projects::{Scope, Standing};
+use super::overview::suspension_text;
+use super::projects::{Scope, Standing, retry_at};
 use super::submit;
 use crate::board;
 use crate::cli::Jobs;
@@ -10,6 +11,7 @@ use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
 use crate::render::{self, clean_line};
 use crate::spool::{Leftovers, Mark, Spool};
+use crate::time::Wall;
 use std::fs::File;
 
 /// Ends running jobs and withdraws waiting ones.
@@ -71,6 +73,12 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
             spool.poke()?;
             released += 1;
             Ok(Some(format!("Released {id}")))
+        }
+        Standing::Suspended(claim)
+            if retry_at(claim).is_some() && !spool.has_mark(id, Mark::Hold)? =>
+        {
+            let how = suspension_text(claim, Wall::now());
+            Ok((*jobs != Jobs::All).then(|| format!("{id} is not held; it {how}")))
         }
         Standing::Suspended(claim) => {
             spool.unmark(id, Mark::Hold)?;

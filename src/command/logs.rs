@@ -158,7 +158,7 @@ impl History {
             Standing::Waiting { held } => {
                 let why = match held {
                     true => "is held, and nothing has run yet; job-monitor release lets it run",
-                    false => "waits; nothing has run yet",
+                    false => "waits, and nothing has run yet; job-monitor queue says for what",
                 };
                 History {
                     now: Now::Waits(why.to_owned()),

@@ -1,5 +1,6 @@
 //! The reading commands that look at projects: `queue` and `list`.
 
+use super::doctor;
 use super::projects::{self, Queue, Scope};
 use crate::board;
 use crate::cli::Format;
@@ -7,7 +8,7 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::record::{Claim, HoldView};
 use crate::registry::Entry;
-use crate::render::{self, Style, clean};
+use crate::render::{self, Style, clean, clean_line};
 use crate::settings;
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
@@ -99,7 +100,11 @@ fn queue_text(text: &mut String, project: &ProjectView) {
         let _ = writeln!(text, "Held: {}", hold_text(hold, now));
     }
     if !project.enabled {
-        text.push_str("Disabled: no job is started; job-monitor enable lets them run\n");
+        let name = clean_line(&doctor::quoted(&project.name));
+        let _ = writeln!(
+            text,
+            "Disabled: no job is started; job-monitor enable {name} changes that"
+        );
     }
     if !project.waiting.is_empty() {
         text.push_str("Queued jobs:\n");
@@ -128,7 +133,7 @@ pub(super) fn hold_text(hold: &HoldView, now: Wall) -> String {
         ),
         None => String::new(),
     };
-    format!("{}{until}", clean(&hold.reason))
+    format!("{}{until}", clean_line(&hold.reason))
 }
 
 pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
@@ -138,14 +143,14 @@ pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     match suspension.retry_at {
         Some(at) if at > now => {
             format!(
-                "retried at {}, in {}: {}",
+                "tries again at {}, in {}: {}",
                 at.short(now),
                 human(at.since(now)),
-                clean(&suspension.error)
+                clean_line(&suspension.error)
             )
         }
-        Some(_) => format!("goes on next: {}", clean(&suspension.error)),
-        None => format!("waits for its agent: {}", clean(&suspension.error)),
+        Some(_) => format!("goes on next: {}", clean_line(&suspension.error)),
+        None => format!("waits for its agent: {}", clean_line(&suspension.error)),
     }
 }
 

@@ -521,7 +521,7 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
     let waiting: usize = panels.iter().map(|panel| panel.waiting).sum();
     let paused = panels.iter().filter(|panel| panel.paused.is_some()).count();
     let held: usize = panels.iter().map(|panel| panel.held).sum();
-    let mut text = format!("{running} running, {} waiting", waiting + paused);
+    let mut text = format!("{} waiting", waiting + paused);
     if held > 0 {
         text.push_str(&format!(", {held} held"));
     }
@@ -531,7 +531,7 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
             "",
             "  no projects registered; job-monitor register PATH adds one",
         ),
-        (false, true) => row.and("", format!("  {text}")),
+        (false, true) => row.and("", format!("  {running} running, {text}")),
         (false, false) => row
             .and("31", "  the monitor is not running")
             .and("", format!("; {text}")),

@@ -390,7 +390,7 @@ fn a_job_that_waits_is_followed_from_its_first_word_and_a_plain_agent_prints_as_
     let waiting = space.run(&["logs", id]);
     assert_eq!((waiting.status, waiting.stdout.as_str()), (0, ""));
     assert!(
-        waiting.stderr.contains("waits; nothing has run yet"),
+        waiting.stderr.contains("waits, and nothing has run yet"),
         "{waiting:?}"
     );
 

@@ -99,3 +99,40 @@ fn the_program_by_itself_answers_with_its_help_and_nothing_else() {
     assert_eq!(ran.stderr, space.run(&["help"]).ok());
     assert_eq!(ran.stdout, "");
 }
+
+#[test]
+fn releasing_a_job_that_waits_for_its_retry_says_when_that_is() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    let overloaded = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/claude/api-500-max-retries-1.jsonl"
+    );
+    space.claude(&format!("cat > /dev/null; cat '{overloaded}'; exit 1"));
+    space.start();
+    project.submit(ID, "x");
+    project.wait_view("a retry", |view| view["retry_at"].is_string());
+    let told = space.run(&["release", ID]).ok();
+    assert!(
+        told.starts_with(&format!("{ID} is not held; it tries again at ")),
+        "{told}"
+    );
+    // One that a person holds besides is released.
+    space.run(&["hold", ID]).ok();
+    let told = space.run(&["release", ID]).ok();
+    assert_eq!(told, format!("Released {ID}\n"));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_meant_is_not_passed_over_for_another() {
+    let space = Space::new();
+    space.env("MONITOR_SYSTEM_ROOT", "config");
+    for args in [["queue"], ["daemon"]] {
+        let ran = space.run(&args);
+        assert_eq!(ran.status, 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains("MONITOR_SYSTEM_ROOT is \"config\""),
+            "{ran:?}"
+        );
+    }
+}
