@@ -94,6 +94,7 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
             Ok(Some(format!("Released {id}")))
         }
         _ if *jobs == Jobs::All => Ok(None),
+        Standing::Running(_) => Ok(Some(format!("{id} is running already"))),
         // It may wait for its agent without having been begun; then its agent's hold is lifted.
         _ => {
             spool.mark(id, Mark::Release)?;

@@ -103,7 +103,7 @@ fn queue_text(text: &mut String, project: &ProjectView) {
         let name = clean_line(&doctor::quoted(&project.name));
         let _ = writeln!(
             text,
-            "Disabled: no job is started; job-monitor enable {name} changes that"
+            "Disabled: no job is started until job-monitor enable {name}"
         );
     }
     if !project.waiting.is_empty() {
@@ -138,7 +138,8 @@ pub(super) fn hold_text(hold: &HoldView, now: Wall) -> String {
 
 pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     let Some(suspension) = &claim.suspended else {
-        return "was interrupted; goes on when the monitor starts".to_owned();
+        return "was interrupted; on_interrupt says what follows when the monitor starts"
+            .to_owned();
     };
     match suspension.retry_at {
         Some(at) if at > now => {

@@ -686,11 +686,11 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
         "               Jobs  Done   Median    Total  Tok in Tok out      Cost",
         "alpha",
         "  2026-01-28      1  100%   1m 00s   1m 00s    1.0k      20   $0.5000  ███",
-        "  2026-01-29      4   50%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
-        "  all days        5   60%      40s  11m 30s    5.0k      28   $1.5000",
+        "  2026-01-29      4   66%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
+        "  all days        5   75%      40s  11m 30s    5.0k      28   $1.5000",
         "beta",
         "  2026-01-30      1  100%     5.0s     5.0s       -       -         -  ███",
-        "all projects      6   66%      20s  11m 35s    5.0k      28   $1.5000",
+        "all projects      6   80%      20s  11m 35s    5.0k      28   $1.5000",
         "█ completed  ░ failed or cancelled",
     ];
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);

@@ -32,7 +32,7 @@ fn without_a_project_each_command_says_how_to_add_one() {
 }
 
 #[test]
-fn a_job_cancelled_while_no_daemon_runs_is_shown_as_cancelled_and_not_as_held() {
+fn a_job_cancelled_while_no_daemon_runs_is_shown_as_such_until_one_does() {
     let space = Space::new();
     let project = space.project("alpha");
     project.submit(ID, "x");
@@ -45,6 +45,11 @@ fn a_job_cancelled_while_no_daemon_runs_is_shown_as_cancelled_and_not_as_held() 
     let queue = space.run(&["queue"]).ok();
     assert!(queue.contains(&format!("{ID}.md (cancelled)\n")), "{queue}");
     assert!(queue.contains(&format!("{NEXT}.md (held)\n")), "{queue}");
+    // With the daemon's start it is done, and took no time.
+    space.start();
+    project.wait_result(ID);
+    let shown = space.run(&[ID]).ok();
+    assert!(shown.contains("\nDuration: 0.00 seconds\n"), "{shown}");
 }
 
 #[test]
