@@ -16,6 +16,9 @@ pub struct CommandSpec {
     pub options: &'static [OptionSpec],
     /// Whether it reads, and so can answer in JSON.
     pub json: bool,
+    /// Whether it is about projects that `-p` can choose; with others it is accepted, and means
+    /// nothing.
+    pub scoped: bool,
     /// What it does, in a few words.
     pub summary: &'static str,
     /// In the short help this row shares the line of the row before, under this summary of
@@ -32,9 +35,10 @@ pub struct CommandSpec {
 impl CommandSpec {
     /// The options worth knowing of with this command: its own, then those of the program.
     pub fn offered_options(&self) -> impl Iterator<Item = &'static OptionSpec> {
-        let json = self.json;
+        let (json, scoped) = (self.json, self.scoped);
         let globals = GLOBALS.iter().filter(move |option| match option.long {
             "json" => json,
+            "project" => scoped,
             "version" => false,
             _ => true,
         });
@@ -208,6 +212,7 @@ const ROW: CommandSpec = CommandSpec {
     operand: Operand::None,
     options: &[],
     json: false,
+    scoped: true,
     summary: "",
     joined: None,
     details: &[],
@@ -473,6 +478,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "register",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(value("PATH", Completes::Directories)),
         options: &[
             option(None, "name", "its name; the directory's own unless given")
@@ -515,6 +521,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "unregister",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "remove a project from the registry",
         details: &["Nothing in the project's directory is touched."],
@@ -524,6 +531,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "enable",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "start jobs of a project again",
         build: |typed| typed.name().map(|name| Command::Enable { name }),
@@ -532,6 +540,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "disable",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "start no more jobs of a project",
         joined: Some("start jobs of a project, or no more of them"),
@@ -542,6 +551,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "daemon",
         group: Group::Daemon,
+        scoped: false,
         summary: "run the monitor in the foreground",
         details: &[
             "Serves every registered project until SIGTERM or SIGINT. Agents that run then are \
@@ -555,6 +565,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "restart",
         group: Group::Daemon,
+        scoped: false,
         summary: "restart the service",
         joined: Some("run the monitor here; restart its service"),
         details: &[
@@ -581,6 +592,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "completions",
         group: Group::Daemon,
+        scoped: false,
         operand: Operand::One(value("SHELL", Completes::Words(&["bash", "zsh", "fish"]))),
         summary: "print the completions for a shell",
         details: &[
@@ -594,6 +606,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "man",
         group: Group::Daemon,
+        scoped: false,
         summary: "print the manual page",
         joined: Some("shell completions; the manual page"),
         details: &["In roff, as man -l - reads it."],
@@ -607,6 +620,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "help",
         group: Group::Daemon,
+        scoped: false,
         operand: Operand::AtMostOne(value("COMMAND", Completes::Commands)),
         summary: "explain a command, or list them all",
         joined: Some("shell completions; the manual page; this help"),
