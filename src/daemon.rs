@@ -118,7 +118,7 @@ fn lock_instance(state: &Dir) -> Result<Flock<File>> {
             Err((_, nix::Error::EWOULDBLOCK)) => {
                 return Err(Error::with(
                     Exit::AlreadyRunning,
-                    "the monitor is running already; job-monitor list shows its projects",
+                    "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew",
                 ));
             }
             Err((_, error)) => {
@@ -541,7 +541,7 @@ impl Daemon {
                 let since = *insisted.get_or_insert_with(Instant::now);
                 if since.elapsed() > INSIST_MAX {
                     log::error!(
-                        "these projects do not come to an end and are left: {}",
+                        "these projects did not stop in time and are left as they are: {}",
                         self.workers
                             .iter()
                             .map(|worker| worker.project.name.as_str())

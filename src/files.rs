@@ -104,6 +104,10 @@ impl Signature {
     }
 }
 
+/// Why a link to a directory is none to us.
+const LINK: &str =
+    "it is a symbolic link, which is not followed; put the directory itself in its place";
+
 impl Dir {
     /// Opens a directory; a symbolic link in its place is an error.
     pub fn open(path: &Path) -> Result<Dir> {
@@ -154,7 +158,11 @@ impl Dir {
                 }
                 other => other,
             };
-            let handle = opened.map_err(|e| Error::io("open directory", &path, e.into()))?;
+            let handle = opened.map_err(|e| match dir.entry_is_link(part) {
+                // The system only says that it is no directory, which a person may not believe.
+                true => Error::io("open directory", &path, io::Error::other(LINK)),
+                false => Error::io("open directory", &path, e.into()),
+            })?;
             dir = Dir {
                 handle: handle.into(),
                 path,
@@ -162,6 +170,11 @@ impl Dir {
             };
         }
         Ok(dir)
+    }
+
+    fn entry_is_link(&self, name: &str) -> bool {
+        let looked = fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        looked.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
     }
 
     /// The path as it was opened.

@@ -49,13 +49,14 @@ pub fn of_claim(
         retry_count: claim.retries,
         stdout: None,
         stderr: None,
-        duration_seconds: millis(
-            claim
+        duration_seconds: {
+            let durations = claim
                 .attempts
                 .iter()
-                .map(|attempt| attempt.duration_seconds)
-                .sum(),
-        ),
+                .map(|attempt| attempt.duration_seconds);
+            // The sum of none would be -0.
+            millis(durations.fold(0.0, |all, one| all + one))
+        },
         error_kind: fault.map(|fault| fault.kind),
         project: project.name.clone(),
         agent: claim.agent.clone(),

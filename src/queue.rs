@@ -261,12 +261,10 @@ pub fn backoff(retries: u32) -> Duration {
 /// holds no final result. `claim.interruptions` counts this one already.
 pub fn after_interruption(claim: &Claim, policy: &Policy, now: Wall) -> Next {
     let too_often = claim.interruptions > INTERRUPTIONS_MAX;
-    let error =
-        |what: &str| format!("the monitor or the machine went down while the job ran{what}");
     let suspend = |afresh| {
         Next::Suspend(Suspension {
             kind: ErrorKind::Interrupted,
-            error: error(""),
+            error: "the monitor or the machine went down while the job ran".to_owned(),
             retry_at: Some(now),
             afresh,
         })
@@ -283,7 +281,8 @@ pub fn after_interruption(claim: &Claim, policy: &Policy, now: Wall) -> Next {
 /// The fault of an interruption that ends the job.
 pub fn interrupted(claim: &Claim) -> Fault {
     let error = match claim.interruptions {
-        0 | 1 => "the monitor or the machine went down while the job ran".to_owned(),
+        0 | 1 => "the monitor or the machine went down while the job ran; job-monitor retry runs it again"
+            .to_owned(),
         n => format!("the monitor or the machine went down {n} times while the job ran"),
     };
     Fault {

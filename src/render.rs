@@ -229,7 +229,12 @@ impl Pager {
 
 /// Writes a message to standard error; that nobody hears it cannot be told to anybody.
 pub fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "job-monitor: {}", clean(text));
+    say(&format!("job-monitor: {}\n", clean(text)));
+}
+
+/// Writes a text of ours to standard error, as it stands.
+pub fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -30,7 +30,14 @@ pub struct Places {
 impl Places {
     /// From the environment: `MONITOR_SYSTEM_ROOT`, else the XDG directories, else `HOME`.
     pub fn find() -> Result<Places> {
-        if let Some(root) = absolute("MONITOR_SYSTEM_ROOT") {
+        let root = env::var_os("MONITOR_SYSTEM_ROOT").filter(|root| !root.is_empty());
+        if let Some(root) = root.map(PathBuf::from) {
+            // To pass over it would mean another configuration than the one that was asked for.
+            if !root.is_absolute() {
+                return Err(Error::new(format!(
+                    "MONITOR_SYSTEM_ROOT is {root:?}, which is not an absolute path; set it to one, or unset it"
+                )));
+            }
             return Ok(Places {
                 state: root.join("state"),
                 config: root,
@@ -136,12 +143,11 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
         .collect();
     let settings = Settings { values };
     // What holds for everybody must make sense by itself, so that a mistake is told by its file.
-    settings
+    let sound = settings
         .policy(&Map::new())
-        .map_err(|e| e.context(&path.display().to_string()))?;
-    settings
-        .max_parallel()
-        .map_err(|e| e.context(&path.display().to_string()))?;
+        .and_then(|_| settings.check_agents())
+        .and_then(|()| settings.max_parallel());
+    sound.map_err(|e| e.context(&path.display().to_string()))?;
     Ok((settings, warnings))
 }
 
@@ -248,6 +254,19 @@ impl Settings {
         })
     }
 
+    /// Whether each agent can be understood, also one that only some projects name: else they would
+    /// be told of a mistake in their own entry.
+    fn check_agents(&self) -> Result<()> {
+        match self.values.get("agents") {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::Object(agents)) => {
+                let mut each = agents.keys().map(|name| self.agent(name).map(drop));
+                each.find(Result::is_err).unwrap_or(Ok(()))
+            }
+            Some(_) => Err(no_object("agents")),
+        }
+    }
+
     /// An agent by name; `claude` is built in, and settings may replace parts of it.
     fn agent(&self, name: &str) -> Result<AgentSpec> {
         let mut spec = AgentSpec {
@@ -274,7 +293,7 @@ impl Settings {
         let key = |part: &str| format!("agents.{name}.{part}");
         let object = listed
             .as_object()
-            .ok_or_else(|| wrong(&format!("agents.{name}"), listed, "an object"))?;
+            .ok_or_else(|| no_object(&format!("agents.{name}")))?;
         if let Some(unknown) = object
             .keys()
             .find(|key| !AGENT_KEYS.contains(&key.as_str()))
@@ -314,9 +333,7 @@ impl Settings {
             }
         }
         if let Some(value) = object.get("env") {
-            let variables = value
-                .as_object()
-                .ok_or_else(|| wrong(&key("env"), value, "an object"))?;
+            let variables = value.as_object().ok_or_else(|| no_object(&key("env")))?;
             for (variable, value) in variables {
                 let text = value
                     .as_str()
@@ -348,6 +365,11 @@ pub fn is_project_setting(key: &str) -> bool {
 
 fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
     Error::new(format!("setting {key:?} is {value}, but must be {wanted}"))
+}
+
+/// What stands in the object's place is not told: there may be secrets in it.
+fn no_object(key: &str) -> Error {
+    Error::new(format!("setting {key:?} must be an object"))
 }
 
 fn count(key: &str, value: &Value) -> Result<u64> {
@@ -583,12 +605,15 @@ mod tests {
             let error = policy(config, "{}").unwrap_err().to_string();
             assert!(error.contains(wanted), "{config}: {error}");
         }
-        let secret = policy(
+        for secret in [
             r#"{"agents": {"claude": {"env": {"KEY": ["s3cret"]}}}}"#,
-            "{}",
-        )
-        .unwrap_err();
-        assert!(!secret.to_string().contains("s3cret"));
+            r#"{"agents": {"claude": {"env": ["KEY=s3cret"]}}}"#,
+            r#"{"agents": {"claude": [{"env": {"KEY": "s3cret"}}]}}"#,
+        ] {
+            let error = policy(secret, "{}").unwrap_err().to_string();
+            assert!(error.contains("agents.claude"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ impl Spool {
                 Name::Other => return,
                 Name::Bad => {
                     let form = self.layout().form();
-                    format!("its name is not that of a job; the form is {form}")
+                    format!("its name is not that of a job; rename it to {form}")
                 }
                 Name::Job(id) => match (odd_kind(kind), leftovers) {
                     (Some(what), _) => what.to_owned(),

@@ -85,15 +85,15 @@ fn forced(by: Ending) -> Option<Verdict> {
         Ending::Itself | Ending::Linger => return None,
         Ending::Timeout => (
             ErrorKind::Timeout,
-            "ended by the monitor: `timeout` was reached; raise it, or split the job",
+            "ended by the monitor: it took longer than its timeout; raise that, or split the job",
         ),
         Ending::Silent => (
             ErrorKind::Silent,
-            "ended by the monitor: no output for as long as `silence_timeout`; raise it if that is normal",
+            "ended by the monitor: it wrote nothing for longer than silence_timeout; raise that if such a pause is normal",
         ),
         Ending::OutputLimit => (
             ErrorKind::OutputLimit,
-            "ended by the monitor: more output than `max_output`; raise it if that is normal",
+            "ended by the monitor: it wrote more than max_output; raise that if so much is normal",
         ),
         Ending::Cancelled => (ErrorKind::Cancelled, "cancelled by hand"),
         Ending::Interrupted => (

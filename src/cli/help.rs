@@ -41,7 +41,8 @@ pub(super) fn signature(option: &OptionSpec) -> String {
     format!("{short}--{}{value}", option.long)
 }
 
-/// All commands on one screen. Rows marked `joined` share the line of those before them.
+/// All commands on one screen, which the prompt after it needs a line of. Rows marked `joined`
+/// share the line of those before them.
 fn overview() -> String {
     let mut text = String::from("Usage: job-monitor [-p PROJECT] COMMAND, or job-monitor ID\n\n");
     let mut group = None;
@@ -67,8 +68,16 @@ fn overview() -> String {
         text += &columns(&heading, &title, summary);
         names.clear();
     }
-    for (option, heading) in GLOBALS.iter().zip(["Options", "", "", ""]) {
-        text += &columns(heading, &signature(option), option.help);
+    let mut heading = "Options";
+    let mut options = GLOBALS.iter().peekable();
+    while let Some(option) = options.next() {
+        let (mut title, mut summary) = (signature(option), option.help);
+        while let Some((next, both)) = options.peek().and_then(|next| Some((next, next.joined?))) {
+            title += &format!(", --{}", next.long);
+            summary = both;
+            options.next();
+        }
+        text += &columns(std::mem::take(&mut heading), &title, summary);
     }
     text
 }

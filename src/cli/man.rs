@@ -6,7 +6,7 @@ use super::{COMMANDS, CommandSpec, GLOBALS, OptionSpec};
 
 /// The day on which the texts below were last revised. A page needs one, and the day of the
 /// build would make two builds differ.
-const REVISED: &str = "2026-11-20";
+const REVISED: &str = "2026-11-21";
 
 const DESCRIPTION: &[&str] = &[
     "job-monitor carries out jobs with a coding agent while you are away. Each registered \
@@ -77,7 +77,8 @@ const FILES: &[(&str, &str)] = &[
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "MONITOR_SYSTEM_ROOT",
-        "A directory that takes the place of ~/.config/job-monitor; the state is in state/ in it.",
+        "The absolute path of a directory that takes the place of ~/.config/job-monitor; the \
+         state is in state/ in it.",
     ),
     ("XDG_CONFIG_HOME", "Takes the place of ~/.config."),
     ("XDG_STATE_HOME", "Takes the place of ~/.local/state."),

@@ -207,6 +207,22 @@ mod tests {
     }
 
     #[test]
+    fn a_project_can_be_chosen_where_that_makes_a_difference() {
+        for (name, offers) in [
+            ("queue", true),
+            ("cancel", true),
+            ("list", true),
+            ("doctor", true),
+            ("enable", false),
+            ("register", false),
+            ("daemon", false),
+            ("help", false),
+        ] {
+            assert_eq!(help(Some(name)).contains("--project"), offers, "{name}");
+        }
+    }
+
+    #[test]
     fn every_row_parses_with_each_of_its_options() {
         let sample = |value: Value| match (value.name, value.completes) {
             (_, Completes::Jobs | Completes::OpenJobs) => "job-20260130-143000-x",
@@ -244,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn help_fits_a_terminal_of_80_columns_and_24_lines() {
+    fn help_and_the_prompt_after_it_fit_a_terminal_of_80_columns_and_24_lines() {
         let overview = help(None);
-        assert!(overview.lines().count() <= 24, "{overview}");
+        assert!(overview.lines().count() < 24, "{overview}");
         let pages = COMMANDS.iter().map(|spec| help(Some(spec.name)));
         for line in pages
             .chain([overview])

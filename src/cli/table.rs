@@ -16,6 +16,9 @@ pub struct CommandSpec {
     pub options: &'static [OptionSpec],
     /// Whether it reads, and so can answer in JSON.
     pub json: bool,
+    /// Whether it is about projects that `-p` can choose; with others it is accepted, and means
+    /// nothing.
+    pub scoped: bool,
     /// What it does, in a few words.
     pub summary: &'static str,
     /// In the short help this row shares the line of the row before, under this summary of
@@ -32,9 +35,10 @@ pub struct CommandSpec {
 impl CommandSpec {
     /// The options worth knowing of with this command: its own, then those of the program.
     pub fn offered_options(&self) -> impl Iterator<Item = &'static OptionSpec> {
-        let json = self.json;
+        let (json, scoped) = (self.json, self.scoped);
         let globals = GLOBALS.iter().filter(move |option| match option.long {
             "json" => json,
+            "project" => scoped,
             "version" => false,
             _ => true,
         });
@@ -62,6 +66,9 @@ pub struct OptionSpec {
     pub value: Option<Value>,
     /// What it does.
     pub help: &'static str,
+    /// In the short help this option stands, without its letter, in the line of the one before,
+    /// under this summary of both.
+    pub joined: Option<&'static str>,
 }
 
 /// Something that a person fills in.
@@ -164,6 +171,7 @@ const fn option(short: Option<char>, long: &'static str, help: &'static str) -> 
         long,
         value: None,
         help,
+        joined: None,
     }
 }
 
@@ -171,6 +179,13 @@ impl OptionSpec {
     const fn with(self, name: &'static str, completes: Completes) -> OptionSpec {
         OptionSpec {
             value: Some(value(name, completes)),
+            ..self
+        }
+    }
+
+    const fn joined(self, summary: &'static str) -> OptionSpec {
+        OptionSpec {
+            joined: Some(summary),
             ..self
         }
     }
@@ -186,7 +201,8 @@ pub static GLOBALS: &[OptionSpec] = &[
     .with("PROJECT", Completes::Projects),
     option(None, "json", "one JSON document instead of text"),
     option(Some('h'), "help", "how to use the program, or a command"),
-    option(Some('V'), "version", "the version of the program"),
+    option(Some('V'), "version", "the version of the program")
+        .joined("how to use it, or a command; its version"),
 ];
 
 /// What most rows have in common: nothing.
@@ -196,6 +212,7 @@ const ROW: CommandSpec = CommandSpec {
     operand: Operand::None,
     options: &[],
     json: false,
+    scoped: true,
     summary: "",
     joined: None,
     details: &[],
@@ -325,8 +342,8 @@ pub static COMMANDS: &[CommandSpec] = &[
         json: true,
         summary: "jobs, success, time and money, day by day",
         details: &[
-            "Prints for each project and day the number of jobs, the share that completed, \
-             median and total time, tokens and money.",
+            "Prints for each project and day the number of jobs, the share that completed of those \
+             that nobody cancelled, median and total time, tokens and money.",
             "Tok in is what the model read, from its cache too; --json tells both apart. A day is \
              that on which a job ended, in local time.",
         ],
@@ -461,6 +478,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "register",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(value("PATH", Completes::Directories)),
         options: &[
             option(None, "name", "its name; the directory's own unless given")
@@ -503,6 +521,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "unregister",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "remove a project from the registry",
         details: &["Nothing in the project's directory is touched."],
@@ -512,6 +531,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "enable",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "start jobs of a project again",
         build: |typed| typed.name().map(|name| Command::Enable { name }),
@@ -520,6 +540,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "disable",
         group: Group::Projects,
+        scoped: false,
         operand: Operand::One(PROJECT_NAME),
         summary: "start no more jobs of a project",
         joined: Some("start jobs of a project, or no more of them"),
@@ -530,6 +551,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "daemon",
         group: Group::Daemon,
+        scoped: false,
         summary: "run the monitor in the foreground",
         details: &[
             "Serves every registered project until SIGTERM or SIGINT. Agents that run then are \
@@ -543,6 +565,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "restart",
         group: Group::Daemon,
+        scoped: false,
         summary: "restart the service",
         joined: Some("run the monitor here; restart its service"),
         details: &[
@@ -569,6 +592,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "completions",
         group: Group::Daemon,
+        scoped: false,
         operand: Operand::One(value("SHELL", Completes::Words(&["bash", "zsh", "fish"]))),
         summary: "print the completions for a shell",
         details: &[
@@ -582,6 +606,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "man",
         group: Group::Daemon,
+        scoped: false,
         summary: "print the manual page",
         joined: Some("shell completions; the manual page"),
         details: &["In roff, as man -l - reads it."],
@@ -595,6 +620,7 @@ pub static COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "help",
         group: Group::Daemon,
+        scoped: false,
         operand: Operand::AtMostOne(value("COMMAND", Completes::Commands)),
         summary: "explain a command, or list them all",
         joined: Some("shell completions; the manual page; this help"),

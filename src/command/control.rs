@@ -2,7 +2,8 @@
 //! the rest, now or when it is started.
 
 use super::finished::Brief;
-use super::projects::{Scope, Standing};
+use super::overview::suspension_text;
+use super::projects::{Scope, Standing, retry_at};
 use super::submit;
 use crate::board;
 use crate::cli::Jobs;
@@ -10,11 +11,13 @@ use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
 use crate::render::{self, clean_line};
 use crate::spool::{Leftovers, Mark, Spool};
+use crate::time::Wall;
 use std::fs::File;
 
 /// Ends running jobs and withdraws waiting ones.
 pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each(scope, jobs, |spool, id, standing| match standing {
+    let none = "No job runs or waits\n";
+    each_or(none, scope, jobs, |spool, id, standing| match standing {
         Standing::Done(result) => Err(already_done(id, result)),
         Standing::Running(_) => {
             spool.mark(id, Mark::Cancel)?;
@@ -36,20 +39,25 @@ pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
 
 /// Keeps waiting jobs from being started.
 pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each(scope, jobs, |spool, id, standing| match standing {
-        Standing::Done(result) => Err(already_done(id, result)),
-        Standing::Running(_) if *jobs == Jobs::All => Ok(None),
-        Standing::Running(_) => Err(Error::new(format!(
-            "{id} is running; job-monitor cancel {id} ends it"
-        ))),
-        Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
-        Standing::Suspended(_) | Standing::Waiting { .. } => {
-            spool.mark(id, Mark::Hold)?;
-            Ok(Some(format!(
-                "Held {id}; job-monitor release {id} lets it run"
-            )))
-        }
-    })
+    each_or(
+        "No job waits\n",
+        scope,
+        jobs,
+        |spool, id, standing| match standing {
+            Standing::Done(result) => Err(already_done(id, result)),
+            Standing::Running(_) if *jobs == Jobs::All => Ok(None),
+            Standing::Running(_) => Err(Error::new(format!(
+                "{id} is running; job-monitor cancel {id} ends it"
+            ))),
+            Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
+            Standing::Suspended(_) | Standing::Waiting { .. } => {
+                spool.mark(id, Mark::Hold)?;
+                Ok(Some(format!(
+                    "Held {id}; job-monitor release {id} lets it run"
+                )))
+            }
+        },
+    )
 }
 
 /// Lets held jobs run; of a job that waits for its agent, lifts the agent's hold.
@@ -66,6 +74,12 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
             released += 1;
             Ok(Some(format!("Released {id}")))
         }
+        Standing::Suspended(claim)
+            if retry_at(claim).is_some() && !spool.has_mark(id, Mark::Hold)? =>
+        {
+            let how = suspension_text(claim, Wall::now());
+            Ok((*jobs != Jobs::All).then(|| format!("{id} is not held; it {how}")))
+        }
         Standing::Suspended(claim) => {
             spool.unmark(id, Mark::Hold)?;
             let waits_for_agent = claim
@@ -80,6 +94,7 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
             Ok(Some(format!("Released {id}")))
         }
         _ if *jobs == Jobs::All => Ok(None),
+        Standing::Running(_) => Ok(Some(format!("{id} is running already"))),
         // It may wait for its agent without having been begun; then its agent's hold is lifted.
         _ => {
             spool.mark(id, Mark::Release)?;
@@ -119,6 +134,25 @@ pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
             "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
         ))),
     })
+}
+
+/// As [`each`]; where it was done to no job, that is said.
+fn each_or(
+    none: &str,
+    scope: &Scope,
+    jobs: &Jobs,
+    mut act: impl FnMut(&Spool, &JobId, &Standing) -> Result<Option<String>>,
+) -> Result<()> {
+    let mut is_none = true;
+    each(scope, jobs, |spool, id, standing| {
+        let acted = act(spool, id, standing);
+        is_none &= matches!(acted, Ok(None));
+        acted
+    })?;
+    match is_none {
+        true => render::print(none),
+        false => Ok(()),
+    }
 }
 
 /// Does the same to each job; with several, one that cannot be done does not keep the others from

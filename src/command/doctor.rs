@@ -165,9 +165,7 @@ pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> 
             Level::Problem => "Problem",
             _ => "Warning",
         };
-        let remedy = finding
-            .remedy
-            .map(|remedy| format!("; to mend it: {remedy}"));
+        let remedy = finding.remedy.map(|remedy| format!("; run: {remedy}"));
         clean_line(&format!(
             "{word}: {}{}",
             finding.message,

@@ -109,8 +109,10 @@ impl Brief {
         (0.0..SECONDS_MAX).contains(&seconds).then_some(seconds)
     }
 
+    /// The same for people; nothing for a job that had no start.
     pub(super) fn duration(&self) -> Option<Duration> {
-        self.seconds().map(Duration::from_secs_f64)
+        let seconds = self.seconds().filter(|seconds| *seconds > 0.0);
+        seconds.map(Duration::from_secs_f64)
     }
 
     pub(super) fn cost_usd(&self) -> Option<f64> {

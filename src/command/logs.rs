@@ -156,9 +156,12 @@ impl History {
                 History::of_claim(claim, Now::Waits(suspension_text(claim, now)))
             }
             Standing::Waiting { held } => {
-                let what = if *held { "is held" } else { "waits" };
+                let why = match held {
+                    true => "is held, and nothing has run yet; job-monitor release lets it run",
+                    false => "waits, and nothing has run yet; job-monitor queue says for what",
+                };
                 History {
-                    now: Now::Waits(format!("{what}; nothing has run yet")),
+                    now: Now::Waits(why.to_owned()),
                     starts: 0,
                     attempts: Vec::new(),
                     latest: None,

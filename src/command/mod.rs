@@ -54,7 +54,8 @@ fn run(invocation: Invocation) -> Outcome {
     let scope = || projects::Scope::load(project.as_deref());
     match command {
         Command::Nothing => {
-            render::note(&format!("no command\n\n{}", cli::help(None)));
+            // As it stands, since it fills a screen.
+            render::say(&cli::help(None));
             return Ok(Exit::Usage);
         }
         Command::Help { topic } => render::print(&cli::help(topic))?,

@@ -1,5 +1,6 @@
 //! The reading commands that look at projects: `queue` and `list`.
 
+use super::doctor;
 use super::projects::{self, Queue, Scope};
 use crate::board;
 use crate::cli::Format;
@@ -7,7 +8,7 @@ use crate::error::Result;
 use crate::job::JobId;
 use crate::record::{Claim, HoldView};
 use crate::registry::Entry;
-use crate::render::{self, Style, clean};
+use crate::render::{self, Style, clean, clean_line};
 use crate::settings;
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
@@ -58,6 +59,9 @@ struct Waiting {
     size: Option<u64>,
     held: bool,
     retry_at: Option<Wall>,
+    /// Only until the daemon sees it: then the job is done.
+    #[serde(skip)]
+    cancelled: bool,
 }
 
 /// The queue of each project in question.
@@ -96,7 +100,11 @@ fn queue_text(text: &mut String, project: &ProjectView) {
         let _ = writeln!(text, "Held: {}", hold_text(hold, now));
     }
     if !project.enabled {
-        text.push_str("Disabled: no job is started; job-monitor enable lets them run\n");
+        let name = clean_line(&doctor::quoted(&project.name));
+        let _ = writeln!(
+            text,
+            "Disabled: no job is started until job-monitor enable {name}"
+        );
     }
     if !project.waiting.is_empty() {
         text.push_str("Queued jobs:\n");
@@ -107,6 +115,7 @@ fn queue_text(text: &mut String, project: &ProjectView) {
             .as_ref()
             .filter(|claim| claim.job_id == job.job_id);
         let remark = match (suspended, job.held) {
+            _ if job.cancelled => " (cancelled)".to_owned(),
             (_, true) => " (held)".to_owned(),
             (Some(claim), _) => format!(" ({})", suspension_text(claim, now)),
             _ => String::new(),
@@ -124,24 +133,25 @@ pub(super) fn hold_text(hold: &HoldView, now: Wall) -> String {
         ),
         None => String::new(),
     };
-    format!("{}{until}", clean(&hold.reason))
+    format!("{}{until}", clean_line(&hold.reason))
 }
 
 pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     let Some(suspension) = &claim.suspended else {
-        return "was interrupted; goes on when the monitor starts".to_owned();
+        return "was interrupted; on_interrupt says what follows when the monitor starts"
+            .to_owned();
     };
     match suspension.retry_at {
         Some(at) if at > now => {
             format!(
-                "retried at {}, in {}: {}",
+                "tries again at {}, in {}: {}",
                 at.short(now),
                 human(at.since(now)),
-                clean(&suspension.error)
+                clean_line(&suspension.error)
             )
         }
-        Some(_) => format!("goes on next: {}", clean(&suspension.error)),
-        None => format!("waits for its agent: {}", clean(&suspension.error)),
+        Some(_) => format!("goes on next: {}", clean_line(&suspension.error)),
+        None => format!("waits for its agent: {}", clean_line(&suspension.error)),
     }
 }
 
@@ -243,6 +253,7 @@ fn project_view(entry: &Entry, scope: &Scope, running: bool, format: Format) -> 
             created_at: meta.map(|meta| meta.mtime()),
             size: meta.map(|meta| meta.size),
             held: marks.held.contains(id),
+            cancelled: marks.cancelled.contains(id),
             retry_at,
         }
     };

@@ -16,6 +16,8 @@ use crate::time::Wall;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+/// What is said where there is nothing to look at.
+pub(super) const NO_PROJECT: &str = "no project is registered; job-monitor register PATH adds one";
 /// So many wrong letters are a slip of the finger; with more, another job may be meant.
 const SLIP_MAX: usize = 3;
 
@@ -64,10 +66,7 @@ impl Scope {
     pub(crate) fn one(&self) -> Result<&Entry> {
         match self.entries.as_slice() {
             [entry] => Ok(entry),
-            [] => Err(Error::with(
-                Exit::NotFound,
-                "no project is registered; job-monitor register PATH adds one",
-            )),
+            [] => Err(Error::with(Exit::NotFound, NO_PROJECT)),
             entries => {
                 let names: Vec<_> = entries
                     .iter()
@@ -123,6 +122,7 @@ impl Scope {
         found.ok_or_else(|| {
             let way_out = match self.nearest(id) {
                 Some(nearest) => format!("did you mean {nearest}?"),
+                None if self.entries.is_empty() => NO_PROJECT.to_owned(),
                 None => "job-monitor queue and job-monitor status list the jobs".to_owned(),
             };
             Error::with(Exit::NotFound, format!("there is no job {id}; {way_out}"))

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::overview::{hold_text, suspension_text};
-use super::projects::{self, Queue, Scope, Standing};
+use super::projects::{self, NO_PROJECT, Queue, Scope, Standing};
 use crate::agent::command::output_ending;
 use crate::agent::json::parse;
 use crate::cli::Format;
@@ -160,7 +160,9 @@ fn waiting_text(
     if let Some(starts) = view.attempt {
         let _ = writeln!(text, "Attempts: {starts}");
     }
-    if held {
+    if spool.has_mark(id, Mark::Cancel)? {
+        text.push_str("Cancelled: it is withdrawn when the monitor runs\n");
+    } else if held {
         let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
     } else if let Some(remark) = remark {
         let _ = writeln!(text, "{remark}");
@@ -181,6 +183,9 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     let mut text = format!(
         "Status: not_found\nJob: {id}\nThe job was not found in any of the following locations:\n"
     );
+    if scope.entries.is_empty() {
+        let _ = writeln!(text, "  - {NO_PROJECT}");
+    }
     for entry in &scope.entries {
         let (path, layout) = (&entry.project.path, entry.project.layout);
         for place in [layout.state(), layout.items(), layout.results()] {

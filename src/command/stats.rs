@@ -208,14 +208,16 @@ impl Tally {
     }
 
     fn totals(mut self) -> Totals {
-        let rate = self.completed as f64 / self.jobs as f64;
+        // What a person took back tells nothing of how well jobs go.
+        let judged = self.completed + self.failed;
+        let rate = self.completed as f64 / judged as f64;
         let thousandths = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Totals {
             jobs: self.jobs,
             completed: self.completed,
             failed: self.failed,
             cancelled: self.cancelled,
-            success_rate: (self.jobs > 0).then_some((rate * 1e4).round() / 1e4),
+            success_rate: (judged > 0).then_some((rate * 1e4).round() / 1e4),
             median_seconds: self.durations.median().map(thousandths),
             total_seconds: thousandths(self.seconds),
             input_tokens: self.input,
@@ -370,8 +372,8 @@ fn totals_row(name: &str, totals: &Totals, with_tokens: bool) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut input = totals.input_tokens;
     add(&mut input, totals.cached_tokens);
-    // Rounded down: 100% is said only where all completed.
-    let done = (totals.completed * 100).checked_div(totals.jobs);
+    // Rounded down: 100% is said only where none failed.
+    let done = (totals.completed * 100).checked_div(totals.completed + totals.failed);
     let cells = [
         totals.jobs.to_string(),
         or_dash(done.map(|percent| format!("{percent}%"))),
@@ -512,7 +514,29 @@ mod tests {
             (totals.median_seconds, totals.total_seconds),
             (Some(6.0), 12.0)
         );
-        assert_eq!(totals.success_rate, Some(0.6667));
+    }
+
+    #[test]
+    fn a_cancelled_job_is_neither_a_success_nor_a_failure() {
+        let rate = |statuses: &[&str]| {
+            let mut tally = Tally::default();
+            for status in statuses {
+                tally.add(&brief(&format!(r#"{{"status": "{status}"}}"#)));
+            }
+            let totals = tally.totals();
+            assert_eq!(totals.jobs, statuses.len() as u64);
+            let shown = totals_row("", &totals, false);
+            let done = shown.split_whitespace().nth(1).unwrap().to_owned();
+            (totals.success_rate, done)
+        };
+        let told = |rate: Option<f64>, done: &str| (rate, done.to_owned());
+        assert_eq!(rate(&["completed", "cancelled"]), told(Some(1.0), "100%"));
+        assert_eq!(
+            rate(&["completed", "failed", "completed", "cancelled"]),
+            told(Some(0.6667), "66%")
+        );
+        assert_eq!(rate(&["failed", "cancelled"]), told(Some(0.0), "0%"));
+        assert_eq!(rate(&["cancelled"]), told(None, "-"));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn submit(
         Some(given) => slug(given).ok_or_else(|| {
             Error::with(
                 Exit::Usage,
-                "the description needs at least one letter or digit of ASCII",
+                "the description needs at least one ASCII letter or digit; choose another with -d",
             )
         })?,
         None => slug(first_words(document.body)).unwrap_or_else(|| "job".to_owned()),

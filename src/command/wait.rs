@@ -108,6 +108,9 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         }
         let now = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= now) {
+            line.clear();
+            let left: Vec<&str> = pending.iter().map(|job| job.id.as_str()).collect();
+            render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }
         let look = now + if line.is_on() { TICK } else { LOOK };
@@ -144,7 +147,9 @@ impl Pending<'_> {
                 }
             }
             Standing::Suspended(claim) => format!("{name} {}", suspension_text(claim, now)),
-            Standing::Waiting { held: true } => format!("{name} is held"),
+            Standing::Waiting { held: true } => {
+                format!("{name} is held; job-monitor release lets it run")
+            }
             Standing::Waiting { held: false } => {
                 let queue = projects::queue(&self.spool, daemon)?;
                 let ahead = usize::from(queue.suspended.is_some() || queue.current.is_some());

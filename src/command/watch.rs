@@ -441,7 +441,11 @@ impl Row {
         let mut line = String::new();
         for (color, text) in &self.0 {
             let piece = fit(text, left, style);
-            left -= width(&piece).min(left);
+            // After a piece that was cut there is no room, not even for the next one's mark.
+            left = match piece == style.text(text) {
+                true => left - width(&piece).min(left),
+                false => 0,
+            };
             let painted = match *color {
                 "" => piece,
                 color => style.paint(color, &piece),
@@ -517,7 +521,7 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
     let waiting: usize = panels.iter().map(|panel| panel.waiting).sum();
     let paused = panels.iter().filter(|panel| panel.paused.is_some()).count();
     let held: usize = panels.iter().map(|panel| panel.held).sum();
-    let mut text = format!("  {running} running, {} waiting", waiting + paused);
+    let mut text = format!("{} waiting", waiting + paused);
     if held > 0 {
         text.push_str(&format!(", {held} held"));
     }
@@ -527,8 +531,10 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
             "",
             "  no projects registered; job-monitor register PATH adds one",
         ),
-        (false, true) => row.and("", text),
-        (false, false) => row.and("31", "  not running").and("", format!(";{text}")),
+        (false, true) => row.and("", format!("  {running} running, {text}")),
+        (false, false) => row
+            .and("31", "  the monitor is not running")
+            .and("", format!("; {text}")),
     };
     match is_live {
         true => row.and("2", "  (q leaves)"),
@@ -764,6 +770,14 @@ mod tests {
             enabled: true,
             ..Panel::default()
         }
+    }
+
+    #[test]
+    fn a_row_that_is_cut_is_marked_as_such_once() {
+        let row = || Row::default().and("", "one").and("", "two").and("", "3");
+        assert_eq!(row().line(STYLE, 7), "onetwo3");
+        assert_eq!(row().line(STYLE, 5), "onet…");
+        assert_eq!(row().line(STYLE, 2), "o…");
     }
 
     fn busy() -> Overview {

@@ -134,7 +134,7 @@ impl Worker<'_> {
         if budget_left.is_some_and(|left| left <= 0.0) {
             let fault = Fault::new(
                 ErrorKind::Budget,
-                "the job's `max_budget_usd` was used up by its earlier starts",
+                "the job's max_budget_usd was used up by its earlier starts; raise it, or split the job",
             );
             return Ok(self.publish(self.outcome(&before, Status::Failed, Some(&fault))));
         }

@@ -61,7 +61,11 @@ pub(super) fn run(
     loop {
         match child.wait_timeout(SLICE) {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(format!("{:?} failed ({status})", command[0])),
+            Ok(Some(status)) => {
+                // As we say it elsewhere: without the colon of "exit status: 3".
+                let how = status.to_string().replacen(": ", " ", 1);
+                return Err(format!("{:?} failed with {how}", command[0]));
+            }
             Ok(None) if Instant::now() < deadline && !stop() => {}
             // It is too slow, or we cannot tell; either way it must not outlive its time.
             ended => {
@@ -69,8 +73,11 @@ pub(super) fn run(
                 let _ = killpg(group, Signal::SIGKILL);
                 let _ = child.wait();
                 return Err(match ended {
+                    Ok(_) if Instant::now() < deadline => {
+                        format!("{:?} was ended, since the monitor stops", command[0])
+                    }
                     Ok(_) => format!(
-                        "{:?} was ended before it was done; it has {} s",
+                        "{:?} was ended, since it took longer than {} s",
                         command[0],
                         LIMIT.as_secs()
                     ),

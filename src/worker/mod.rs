@@ -493,7 +493,7 @@ impl<'a> Worker<'a> {
                         let form = self.spool.layout().form();
                         self.tell_of_oddity(
                             name,
-                            &format!("its name is not that of a job; the form is {form}"),
+                            &format!("its name is not that of a job; rename it to {form}"),
                         );
                     }
                 }

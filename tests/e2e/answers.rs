@@ -853,7 +853,7 @@ fn read_predecessor(space: &Space, daemon: bool) {
     // Its view of the queue is old; the documents tell.
     assert_eq!(
         ask(&["-p", "reports", "queue"]),
-        "Queue size: 1\nProcessing: None\nDisabled: no job is started; job-monitor enable lets them run\n\
+        "Queue size: 1\nProcessing: None\nDisabled: no job is started until job-monitor enable reports\n\
          Queued jobs:\n  1. job-20260130-100000-next-summary.md\n"
     );
     assert_eq!(

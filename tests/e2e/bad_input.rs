@@ -282,7 +282,7 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
                 fs::remove_file(jobs.join("results")).unwrap();
                 fs::rename(jobs.join("../elsewhere"), jobs.join("results")).unwrap();
             },
-            "jobs/results",
+            "jobs/results: it is a symbolic link",
         ),
         (
             "a-file",
@@ -502,11 +502,17 @@ fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
     project.submit(ID, "x");
     project.wait_result(ID);
     // Broken while the daemon runs: the settings before stay in force.
-    let rows: [(&[u8], &str); 4] = [
+    let rows: [(&[u8], &str); 6] = [
         (b"{\"grace\": ", "not a JSON object"),
         (b"{\"timeout\": \"soon\"}", "timeout"),
         (b"{\"agent\": \"nobody\"}", "nobody"),
         (b"{\"max_parallel\": 0}", "max_parallel"),
+        // Of an agent that at most one project names: it is no mistake of the project's.
+        (
+            b"{\"agents\": {\"other\": {\"command\": \"other\"}}}",
+            "agents.other.command",
+        ),
+        (b"{\"agents\": [\"other\"]}", "\"agents\""),
     ];
     for (at, (text, reason)) in rows.into_iter().enumerate() {
         replace(&path, text);

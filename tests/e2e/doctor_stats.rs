@@ -134,7 +134,7 @@ fn a_monitor_in_order_has_nothing_to_mend() {
         let found = findings.iter().find(|finding| finding["check"] == check);
         message(found.unwrap_or_else(|| panic!("no {check}"))).to_owned()
     };
-    assert_eq!(said("login"), "there are credentials by api_key");
+    assert_eq!(said("login"), "the agent is logged in (api_key)");
     let program = space.root().join("bin/claude");
     assert_eq!(
         said("program"),
@@ -476,6 +476,11 @@ fn documents_that_will_never_run_and_broken_files_are_named() {
         message(&found).contains("job-tomorrow.md is not run: its name"),
         "{found}"
     );
+    paste(&space, remedy(&found), &[]);
+    assert_eq!(bad(&space, "documents"), [Value::Null; 0]);
+    let queue = space.run(&["queue", "--json"]).json();
+    let waiting = queue["projects"][0]["waiting"].as_array().unwrap();
+    assert_eq!(waiting.len(), 1, "{queue}");
     space.set(json!({"timeuot": "1h"}));
     let found = finding(&space, "settings", "warning");
     assert!(message(&found).contains("\"timeuot\""), "{found}");
@@ -656,7 +661,7 @@ fn jobs_are_summed_by_project_and_local_day() {
                 "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
                 "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5},
             {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
-                "success_rate": 0.5, "median_seconds": 20.0, "total_seconds": 630.0,
+                "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
                 "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0},
         ])
     );
@@ -681,11 +686,11 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
         "               Jobs  Done   Median    Total  Tok in Tok out      Cost",
         "alpha",
         "  2026-01-28      1  100%   1m 00s   1m 00s    1.0k      20   $0.5000  ███",
-        "  2026-01-29      4   50%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
-        "  all days        5   60%      40s  11m 30s    5.0k      28   $1.5000",
+        "  2026-01-29      4   66%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
+        "  all days        5   75%      40s  11m 30s    5.0k      28   $1.5000",
         "beta",
         "  2026-01-30      1  100%     5.0s     5.0s       -       -         -  ███",
-        "all projects      6   66%      20s  11m 35s    5.0k      28   $1.5000",
+        "all projects      6   80%      20s  11m 35s    5.0k      28   $1.5000",
         "█ completed  ░ failed or cancelled",
     ];
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);

@@ -26,3 +26,4 @@ mod slurm;
 mod space;
 mod terminal;
 mod watching;
+mod ways_out;

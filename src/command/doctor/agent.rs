@@ -192,8 +192,8 @@ impl Check<'_> {
             Some(true) => {
                 let method = told.get("authMethod").and_then(Value::as_str);
                 let word = |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-                let by = method.filter(word).map(|method| format!(" by {method}"));
-                let message = format!("there are credentials{}", by.unwrap_or_default());
+                let by = method.filter(word).map(|method| format!(" ({method})"));
+                let message = format!("the agent is logged in{}", by.unwrap_or_default());
                 Finding::ok("login", message)
             }
             Some(false) => self.logged_out(),

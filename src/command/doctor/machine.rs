@@ -117,16 +117,16 @@ pub(super) fn disk(path: &Path) -> Option<Finding> {
     // Some file systems make inodes as they go, and say that there are none.
     let inodes = if inodes_all == 0 { u64::MAX } else { inodes };
     Some(if room < ROOM_MIN {
-        let message = format!("{} of room are left at {shown}", size(room));
+        let message = format!("only {} of room at {shown}", size(room));
         Finding::problem("disk", message).remedy(remedy)
     } else if inodes < INODES_MIN {
-        let message = format!("{inodes} inodes are left at {shown}");
+        let message = format!("only {inodes} free inodes at {shown}");
         Finding::problem("disk", message).remedy(remedy)
     } else if room < ROOM_LOW {
-        let message = format!("{} of room are left at {shown}", size(room));
+        let message = format!("only {} of room at {shown}", size(room));
         Finding::warning("disk", message).remedy(remedy)
     } else if inodes < INODES_LOW {
-        let message = format!("{inodes} inodes are left at {shown}");
+        let message = format!("only {inodes} free inodes at {shown}");
         Finding::warning("disk", message).remedy(remedy)
     } else {
         Finding::ok("disk", format!("{} of room at {shown}", size(room)))

@@ -5,6 +5,7 @@ use super::{
     Finding, Level, Task, World, agent, edit, machine, quoted, quoted_path, without_advice,
 };
 use crate::files;
+use crate::job::Name;
 use crate::project::{AgentSpec, Policy, Project, Protocol};
 use crate::record::Object;
 use crate::spool::{Leftovers, Spool};
@@ -100,7 +101,17 @@ fn odd_finding(spool: &Spool) -> Option<Finding> {
             names.join(", ")
         ),
     };
-    let remedy = format!("ls -l {}", quoted_path(spool.items_path()));
+    let path = spool.items_path().join(name);
+    let is_bad_name = Name::of(name, spool.layout()) == Name::Bad;
+    // What has only a bad name can be handed in under a good one.
+    let remedy = match is_bad_name && path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        true => format!(
+            "job-monitor -p {} submit {path} && rm {path}",
+            quoted(&spool.project().name),
+            path = quoted_path(&path)
+        ),
+        false => format!("ls -l {}", quoted_path(&path)),
+    };
     Some(Finding::warning("documents", message).remedy(remedy))
 }
 
