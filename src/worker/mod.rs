@@ -4,26 +4,30 @@
 mod aftermath;
 mod attempt;
 mod hook;
+mod look;
+mod orders;
 mod recovery;
+mod words;
+
+pub use orders::{Order, Orders};
 
 use crate::board::Board;
 use crate::error::Result;
-use crate::files::Signature;
 use crate::job::JobId;
 use crate::process;
-use crate::project::{Policy, Project};
-use crate::queue::{Arrival, BACKOFF_MAX, Readiness, Waiting};
-use crate::record::{Claim, HoldView, Outcome, QueueView};
+use crate::project::Project;
+use crate::queue::{BACKOFF_MAX, Readiness, Waiting};
+use crate::record::{Claim, Outcome};
 use crate::settings::Places;
 use crate::spool::{Leftovers, Mark, Marks, Spool, SpoolLock, Taken};
 use crate::time::Wall;
-use crate::watch::{Bell, Ear, Wake, Watcher};
+use crate::watch::{Bell, Ear, Watcher};
 use log::Level;
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use words::View;
 
 /// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is
 /// noticed.
@@ -31,20 +35,12 @@ const WALL_PIECE: Duration = Duration::from_secs(60);
 /// After trouble with the project's directories; doubles up to the second.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// The view is written at most so often, and at most a fiftieth of the time is spent on it.
-const VIEW_PAUSE: Duration = Duration::from_millis(250);
-const VIEW_SHARE: u32 = 50;
 /// Until a view that could not be written is tried again.
 const VIEW_RETRY: Duration = Duration::from_secs(5);
-/// So many new documents of one scan are named in the log; of more, only the number is told.
-const NAMED_MAX: usize = 20;
 /// Until a document that could not be read is tried again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-
 /// A document that somebody writes is not looked at again sooner, whatever `settle` says.
 const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Of so many odd files a sentence is said; whoever makes more knows by then.
-const TOLD_MAX: usize = 1000;
 
 /// What every worker is given.
 #[derive(Debug)]
@@ -57,83 +53,6 @@ pub struct Context {
     pub watcher: Mutex<Watcher>,
     /// What agents' environments begin with.
     pub environment: Vec<(OsString, OsString)>,
-}
-
-/// What the main thread wants of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Order {
-    /// Run the jobs.
-    Serve = 0,
-    /// Let the running job end, start no other, and leave.
-    Drain = 1,
-    /// End the running agent, keep its claim, and leave.
-    Stop = 2,
-}
-
-/// The orders of one worker, as others may change them.
-#[derive(Debug)]
-pub struct Orders {
-    order: AtomicU8,
-    policy: Mutex<Arc<Policy>>,
-    remote: AtomicBool,
-    seen: Mutex<Option<Signature>>,
-}
-
-impl Orders {
-    /// Orders to serve.
-    pub fn new(policy: Policy) -> Orders {
-        Orders {
-            order: AtomicU8::new(Order::Serve as u8),
-            policy: Mutex::new(Arc::new(policy)),
-            remote: AtomicBool::new(true),
-            seen: Mutex::default(),
-        }
-    }
-
-    /// The documents' directory as it was when the worker had taken in all that it heard of it;
-    /// `None` while it has not, or hears nothing.
-    pub fn seen(&self) -> Option<Signature> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether only the worker may touch the project's files, since that may take for ever. So it
-    /// is until the worker has seen them.
-    pub fn is_remote(&self) -> bool {
-        self.remote.load(Ordering::SeqCst)
-    }
-
-    /// Changes what is wanted; the bell must be rung afterwards. A stop is never taken back.
-    pub fn give(&self, order: Order) {
-        let stop = Order::Stop as u8;
-        let change = |old| (old != stop).then_some(order as u8);
-        // It fails only where the order to stop stands.
-        let _ = self
-            .order
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
-    }
-
-    /// Changes what holds from the next start on.
-    pub fn set_policy(&self, policy: Policy) {
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-    }
-
-    /// What is wanted now.
-    pub fn order(&self) -> Order {
-        match self.order.load(Ordering::SeqCst) {
-            0 => Order::Serve,
-            1 => Order::Drain,
-            _ => Order::Stop,
-        }
-    }
-
-    fn set_seen(&self, items: Option<Signature>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = items;
-    }
-
-    fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.policy.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// A worker thread's life: serves the project until told to leave. Trouble with the project's
@@ -245,14 +164,6 @@ impl Unwritten {
     }
 }
 
-/// When the view was last written, and whether it is still true.
-struct View {
-    stale: bool,
-    written: Option<Instant>,
-    pause: Duration,
-    hold: Option<HoldView>,
-}
-
 /// What a look at the queue led to.
 enum Step {
     /// Something was done; look again.
@@ -272,7 +183,7 @@ impl<'a> Worker<'a> {
         let spool = Spool::open(project)?;
         let has_lost_state = spool.has_lost_state()?;
         let lock = spool.lock()?;
-        orders.remote.store(spool.is_remote(), Ordering::SeqCst);
+        orders.set_remote(spool.is_remote());
         Ok(Worker {
             context,
             orders,
@@ -292,12 +203,7 @@ impl<'a> Worker<'a> {
             missed: false,
             told: BTreeSet::new(),
             lines: Vec::new(),
-            view: View {
-                stale: true,
-                written: None,
-                pause: VIEW_PAUSE,
-                hold: None,
-            },
+            view: View::NONE,
         })
     }
 
@@ -308,35 +214,6 @@ impl<'a> Worker<'a> {
         }
         self.recover()?;
         self.look_at_everything(Leftovers::Remove)
-    }
-
-    fn watch(&mut self) {
-        // A file system that does not answer would stop the one thread that hears for everybody.
-        if self.orders.is_remote() && self.told.contains("observer") {
-            return;
-        }
-        let path = self.spool.items_path().to_owned();
-        let mut watcher = self
-            .context
-            .watcher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match watcher.watch(&path, self.bell, Spool::is_of_interest) {
-            Ok(()) => {
-                self.is_watched = true;
-                let text = format!("Observer started for '{}': {}", self.name(), path.display());
-                self.say_once("observer", Level::Info, text);
-            }
-            Err(error) => {
-                self.is_watched = false;
-                let text = format!(
-                    "{} cannot be watched: {}; it is looked at once a minute instead",
-                    path.display(),
-                    crate::watch::reason(&error)
-                );
-                self.say_once("watch", Level::Warn, text);
-            }
-        }
     }
 
     /// Serves the project; `is_in_order` is set once a look has led to something. Trouble that
@@ -386,167 +263,6 @@ impl<'a> Worker<'a> {
             Order::Drain => self.unwritten.is_empty(),
             Order::Stop => true,
         }
-    }
-
-    /// Takes in what has been rung; with `wait`, waits for a ring until then. Where that fails, the
-    /// names are gone from the bell, so the next look is at everything.
-    fn hear(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
-        let heard = self.take_in(wait);
-        self.missed |= heard.is_err();
-        heard
-    }
-
-    fn take_in(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
-        let first = wait.and_then(|until| self.ear.wait(until));
-        let mut everything = std::mem::take(&mut self.missed);
-        let mut poked = false;
-        let mut looks = Vec::new();
-        for wake in first.into_iter().chain(self.ear.pending()) {
-            match wake {
-                Wake::Everything => everything = true,
-                Wake::Again => {}
-                Wake::Look { name, .. } if Spool::is_poke(&name) => poked = true,
-                Wake::Look { name, whole } => looks.push((name, whole)),
-            }
-        }
-        if everything {
-            return self.look_at_everything(Leftovers::Leave);
-        }
-        for (name, whole) in looks {
-            self.look_at(&name, whole)?;
-        }
-        if poked {
-            self.look_at_marks()?;
-        }
-        Ok(())
-    }
-
-    /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where
-    /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
-    fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
-        self.watch();
-        self.spool.check_place()?;
-        let scan = self.spool.scan(leftovers)?;
-        for (name, what) in scan.odd {
-            self.tell_of_oddity(&name, &what);
-        }
-        let mut found = scan.waiting;
-        found.retain(|id| !self.is_begun(id));
-        let new: Vec<JobId> = found
-            .iter()
-            .filter(|id| !self.waiting.contains(id))
-            .cloned()
-            .collect();
-        let gone = self.waiting.ids().filter(|id| !found.contains(id));
-        for id in gone.cloned().collect::<Vec<_>>() {
-            if self.spool.has_result(&id)? {
-                self.say_foreign(&id);
-            }
-        }
-        self.waiting.replace(found);
-        for id in new.iter().take(NAMED_MAX) {
-            self.say_queued(id);
-        }
-        if new.len() > NAMED_MAX {
-            let text = format!(
-                "[{}] More jobs queued: {} (queue size: {})",
-                self.name(),
-                new.len() - NAMED_MAX,
-                self.waiting.len()
-            );
-            self.say(Level::Info, text);
-        }
-        self.view.stale = true;
-        self.look_at_marks()
-    }
-
-    fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
-        let known = self.spool.look_at(name)?;
-        match known {
-            Some(id) if self.is_begun(&id) => {}
-            Some(id) => {
-                let arrival = if whole {
-                    Arrival::Whole
-                } else {
-                    Arrival::Unknown
-                };
-                self.told.remove(name);
-                if self.waiting.note(id.clone(), arrival) {
-                    self.say_queued(&id);
-                }
-                self.view.stale = true;
-            }
-            None => match JobId::parse(name) {
-                Some(id) => {
-                    if self.waiting.remove(&id) {
-                        self.view.stale = true;
-                        if !self.spool.has_result(&id)? {
-                            self.say(
-                                Level::Info,
-                                format!("[{}] Job withdrawn: {name}", self.name()),
-                            );
-                        }
-                    }
-                }
-                None => {
-                    if crate::job::Name::of(name, self.spool.layout()) == crate::job::Name::Bad {
-                        let form = self.spool.layout().form();
-                        self.tell_of_oddity(
-                            name,
-                            &format!("its name is not that of a job; rename it to {form}"),
-                        );
-                    }
-                }
-            },
-        }
-        Ok(())
-    }
-
-    /// Whether a job is running or suspended: its document matters no more.
-    fn is_begun(&self, id: &JobId) -> bool {
-        let is_it = |unwritten: &Unwritten| unwritten.job() == id;
-        self.running.as_ref() == Some(id)
-            || self.unwritten.iter().any(is_it)
-            || self.claims.iter().any(|claim| claim.job_id == *id)
-    }
-
-    fn look_at_marks(&mut self) -> Result<()> {
-        self.marks = self.spool.marks(Leftovers::Leave)?;
-        self.sweep_marks()?;
-        self.waiting.set_held(self.marks.held.clone());
-        self.view.stale = true;
-        for id in std::mem::take(&mut self.marks.released) {
-            self.spool.unmark(&id, Mark::Release)?;
-            let agent = &self.orders.policy().agent.name;
-            let lifted = self
-                .context
-                .board
-                .lift(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
-            for hold in lifted {
-                self.say(
-                    Level::Info,
-                    format!(
-                        "[{}] the hold of {} is lifted: released by hand",
-                        self.name(),
-                        hold.whom()
-                    ),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes away the hold marks of jobs that are done: they came as the job ended.
-    fn sweep_marks(&mut self) -> Result<()> {
-        let held = self.marks.held.iter();
-        let idle = held.filter(|id| !self.waiting.contains(id) && !self.is_begun(id));
-        for id in idle.cloned().collect::<Vec<_>>() {
-            if self.spool.has_result(&id)? {
-                self.marks.held.remove(&id);
-                self.spool.unmark(&id, Mark::Hold)?;
-            }
-        }
-        Ok(())
     }
 
     /// As the spool's; a new `state/` is taken for this daemon like the one before.
@@ -689,133 +405,5 @@ impl<'a> Worker<'a> {
         cancelled
             .find(|id| self.running.as_ref() != Some(id))
             .cloned()
-    }
-
-    /// Takes note of why the project waits; whether that is news.
-    fn set_hold(&mut self, hold: Option<HoldView>) -> bool {
-        let news = match (&self.view.hold, &hold) {
-            (Some(old), Some(new)) => old.kind != new.kind,
-            (None, Some(_)) => true,
-            _ => false,
-        };
-        if self.view.hold != hold {
-            self.view.hold = hold;
-            self.view.stale = true;
-        }
-        news
-    }
-
-    // --- words ---
-
-    fn name(&self) -> &str {
-        &self.spool.project().name
-    }
-
-    /// Keeps a line until nothing more urgent is to be done.
-    fn say(&mut self, level: Level, text: String) {
-        self.lines.push((level, text));
-    }
-
-    fn say_once(&mut self, key: &str, level: Level, text: String) {
-        if self.told.len() < TOLD_MAX && self.told.insert(key.to_owned()) {
-            self.say(level, text);
-        }
-    }
-
-    fn say_queued(&mut self, id: &JobId) {
-        let text = format!(
-            "[{}] Job queued: {id}.md (queue size: {})",
-            self.name(),
-            self.waiting.len()
-        );
-        self.say(Level::Info, text);
-    }
-
-    /// A result ends its job whoever wrote it: it may have been restored, and then the job was done
-    /// once. Whoever else can write there could have removed the document, too.
-    fn say_foreign(&mut self, id: &JobId) {
-        let text = format!(
-            "[{}] {id}.md has a result that this monitor did not write, so it is not run; \
-             job-monitor retry {id} runs it",
-            self.name()
-        );
-        self.view.stale = true;
-        self.say(Level::Warn, text);
-    }
-
-    fn tell_of_oddity(&mut self, name: &str, what: &str) {
-        let path = self.spool.items_path().join(name);
-        let text = format!("[{}] {} is left alone: {what}", self.name(), path.display());
-        self.say_once(name, Level::Warn, text);
-    }
-
-    fn write_lines(&mut self) {
-        if !self.lines.is_empty() {
-            self.spool.log(&self.lines);
-            self.lines.clear();
-        }
-    }
-
-    /// Before sleeping: nothing is left to be told.
-    fn flush(&mut self) {
-        self.write_lines();
-        if self.view.stale {
-            self.write_view(None);
-        }
-    }
-
-    /// Between jobs in a row: now and then.
-    fn refresh_view(&mut self) {
-        let due = self
-            .view
-            .written
-            .is_none_or(|at| at.elapsed() >= self.view.pause);
-        if due {
-            self.flush();
-        }
-    }
-
-    fn write_view(&mut self, running: Option<&Claim>) {
-        let suspended = self.claims.first();
-        let shown = running.or(suspended);
-        let started = Instant::now();
-        // Readers hold the directory's age against the view's; one that knows of names it has not
-        // taken in claims to be of no age.
-        let items = self.spool.items_signature().ok();
-        let items = items.filter(|_| self.ear.is_quiet());
-        self.orders.set_seen(items.filter(|_| self.is_watched));
-        let suspended_ids = suspended.into_iter().map(|claim| claim.job_id.file_name());
-        let waiting: Vec<String> = suspended_ids
-            .filter(|_| running.is_none())
-            .chain(self.waiting.ids().map(JobId::file_name))
-            .collect();
-        let view = QueueView {
-            project: self.name().to_owned(),
-            queue_size: waiting.len(),
-            current_task: running.map(|claim| claim.job_id.file_name()),
-            is_processing: running.is_some(),
-            queued_tasks: waiting,
-            task_start_time: running.map(|claim| claim.started_at),
-            attempt: shown.map(|claim| claim.starts),
-            retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
-            hold: self.view.hold.clone(),
-            updated_at: Some(Wall::now()),
-            items_mtime: items.map(|items| items.mtime()),
-        };
-        // A view that cannot be written is only out of date, and is written soon.
-        let written = self.spool.write_view(&view);
-        match &written {
-            Ok(()) => drop(self.told.remove("view")),
-            Err(error) => {
-                self.say_once("view", Level::Warn, format!("[{}] {error}", self.name()));
-            }
-        }
-        self.context
-            .board
-            .tell(self.name(), running.is_some(), view.queue_size);
-        let now = Instant::now();
-        self.view.stale = written.is_err();
-        self.view.written = Some(now);
-        self.view.pause = VIEW_PAUSE.max((now - started) * VIEW_SHARE);
     }
 }
