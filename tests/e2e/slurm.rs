@@ -25,9 +25,10 @@ const NODE_DEATH_MAX: Duration = Duration::from_secs(90);
 
 /// Carries out the document, which is a shell script.
 const AGENT: &str = r#"cat > "$JOB_MONITOR_JOB_ID.todo"; exec sh -u "$JOB_MONITOR_JOB_ID.todo""#;
-/// Says that it has heard SIGTERM, takes a second of its grace, and ends well.
+/// Says that it has heard SIGTERM, takes a second of its grace, and ends well. Slurm may end its
+/// children before it is told itself, which is no reason to go.
 const WELL_BEHAVED: &str = "trap 'touch told; sleep 1; touch over; exit 0' TERM\n\
-                            setsid sleep 600 &\nsleep 601 & touch up; wait";
+                            setsid sleep 600 &\ntouch up\nwhile :; do sleep 601 & wait $!; done";
 /// Hears nothing.
 const STUBBORN: &str = "trap '' TERM\ntouch up\nwhile :; do sleep 600; done";
 
