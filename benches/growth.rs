@@ -12,7 +12,10 @@ pub fn run(base: &Path, agent: &Path) {
     );
     for finished in [0, 1_000, 10_000, 100_000] {
         let mut stage = Stage::new(base, System::JobMonitor, 1, agent, &[]);
-        stage.lay_finished(finished, r#"{"job_id": "{id}", "status": "completed"}"#);
+        stage.lay_finished(
+            finished,
+            "{\n  \"job_id\": \"{id}\",\n  \"status\": \"completed\"\n}\n",
+        );
         let start = first_agent(&mut stage);
         let spent = stage.cpu_us();
         let mut noticed = vec![];

@@ -200,14 +200,11 @@ impl Stage {
     pub fn lay_finished(&mut self, count: usize, result: &str) {
         for _ in 0..count {
             let name = self.prepare();
-            self.submit(&name);
             let id = name.trim_end_matches(".md");
+            let results = self.project().join("jobs/results");
             let text = result.replace("{id}", id);
-            let path = self
-                .project()
-                .join("jobs/results")
-                .join(format!("{id}.json"));
-            fs::write(path, text).unwrap();
+            fs::write(results.join(format!("{id}.json")), text).unwrap();
+            self.submit(&name);
         }
     }
 
