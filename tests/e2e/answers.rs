@@ -2,7 +2,7 @@
 //! statuses. They answer the same whether or not the daemon runs, and about the predecessor's
 //! documents as about ours.
 
-use crate::space::{PROGRAM, Project, Ran, Space, replace, wait_until};
+use crate::space::{Project, Ran, Space, job_monitor, replace, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -507,7 +507,7 @@ fn each_exit_status_of_the_contract_is_reached() {
 fn script(space: &Space, dir: &Path, text: &str) -> Ran {
     let program = space.root().join("bin/job-monitor");
     if !program.exists() {
-        symlink(PROGRAM, program).unwrap();
+        symlink(job_monitor(), program).unwrap();
     }
     let mut shell = Command::new("timeout");
     shell.args(["30", "sh", "-c", text]).env_clear();

@@ -1,7 +1,7 @@
 //! `doctor` finds what stops jobs and gives remedies that work when they are pasted; `stats` sums
 //! up results, whoever wrote them.
 
-use crate::space::{PROGRAM, Project, Ran, Space, is_alive, wait_until};
+use crate::space::{Project, Ran, Space, is_alive, job_monitor, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -25,7 +25,7 @@ fn space() -> Space {
     let space = Space::new();
     let bin = space.root().join("bin");
     space.env("PATH", &format!("{}:/usr/bin:/bin", bin.display()));
-    symlink(PROGRAM, bin.join("job-monitor")).unwrap();
+    symlink(job_monitor(), bin.join("job-monitor")).unwrap();
     for program in ["systemctl", "loginctl"] {
         space.program(program, "echo 'Failed to connect to bus' >&2; exit 1");
     }
@@ -48,12 +48,13 @@ UnitFileState=enabled
 ActiveState=active
 MainPID=0
 FragmentPath={unit}
-ExecStart={{ path={PROGRAM} ; argv[]={PROGRAM} daemon ; ignore_errors=no }}
+ExecStart={{ path={program} ; argv[]={program} daemon ; ignore_errors=no }}
 Environment=PATH={unit_path} "NOTHING=a b"
 NeedDaemonReload=no
 END
 ;;
 esac"#,
+            program = job_monitor(),
             home = space.home().display(),
             config = space.config().display(),
             unit = unit.display(),

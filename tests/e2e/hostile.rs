@@ -3,7 +3,7 @@
 //! terminal of whoever looks.
 
 use crate::recovery::claim;
-use crate::space::{PROGRAM, Project, Space, lacks, spawn};
+use crate::space::{Project, Space, job_monitor, lacks, spawn};
 use job_monitor::cli::{COMMANDS, Completes};
 use serde_json::json;
 use std::fs;
@@ -333,7 +333,7 @@ fn no_byte_that_others_write_reaches_a_terminal_through_any_command() {
         let mut command = Command::new("script");
         command.args([
             "-qec",
-            &format!("{PROGRAM} {} < /dev/null", words.join(" ")),
+            &format!("{} {} < /dev/null", job_monitor(), words.join(" ")),
             "/dev/null",
         ]);
         let own = space.command(&[]);

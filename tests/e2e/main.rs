@@ -15,6 +15,7 @@ mod limits;
 mod minute;
 mod mistaken;
 mod mounts;
+mod plain_user;
 mod processes;
 mod recipes;
 mod recovery;

@@ -3,7 +3,7 @@
 
 use crate::recovery::{claim, lay_claim};
 use crate::running::cancel;
-use crate::space::{PROGRAM, Project, Space, is_alive, lacks, spawn, wait_until};
+use crate::space::{Project, Space, is_alive, job_monitor, lacks, spawn, wait_until};
 use job_monitor::process::Token;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -388,7 +388,7 @@ done"#,
     space.spawn(|command| {
         let mut outer = Command::new("unshare");
         outer.args(namespace.get_args()).arg("setsid");
-        outer.arg(bin.join("first")).arg(&bin).arg(PROGRAM);
+        outer.arg(bin.join("first")).arg(&bin).arg(job_monitor());
         outer
             .env_clear()
             .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));

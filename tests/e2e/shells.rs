@@ -5,7 +5,7 @@
 //! of the line as the shell itself would split them, so that a name quoted badly is seen. What is
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
-use crate::space::{PROGRAM, Project, Ran, Space, spawn, wait_for, wait_until};
+use crate::space::{Project, Ran, Space, job_monitor, spawn, wait_for, wait_until};
 use job_monitor::cli::COMMANDS;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -164,7 +164,7 @@ impl World {
         wait_until("the job that runs", || alpha.claim(RUNS).is_some());
         put(&alpha, NEXT);
         put(&other, OTHER);
-        symlink(PROGRAM, space.root().join("bin/job-monitor")).unwrap();
+        symlink(job_monitor(), space.root().join("bin/job-monitor")).unwrap();
         space.env("TERM", "dumb");
         space.env("SHELL", "/bin/sh");
         space.env("ZDOTDIR", space.root().to_str().unwrap());

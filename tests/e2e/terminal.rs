@@ -3,7 +3,7 @@
 //!
 //! Without tmux the tests are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `tmux`.
 
-use crate::space::{PROGRAM, Project, Space, spawn, wait_for, wait_until};
+use crate::space::{Project, Space, job_monitor, spawn, wait_for, wait_until};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -291,9 +291,9 @@ fn a_reader_that_leaves_ends_the_following_of_a_job_that_still_runs() {
     let (space, project) = running_job();
     let id = "job-20260101-120000-first";
     for line in [
-        format!("exec 2>&1; {PROGRAM} logs -f {id} | head -1"),
-        format!("exec 2>&1; {PROGRAM} logs -f --raw {id} | head -1"),
-        format!("exec 2>&1; {PROGRAM} watch | head -1"),
+        format!("exec 2>&1; {} logs -f {id} | head -1", job_monitor()),
+        format!("exec 2>&1; {} logs -f --raw {id} | head -1", job_monitor()),
+        format!("exec 2>&1; {} watch | head -1", job_monitor()),
     ] {
         let own = space.command(&[]);
         let mut shell = Command::new("sh");
@@ -468,7 +468,7 @@ impl Desk {
         let project = space.project("alpha");
         space.project("beta");
         space.start();
-        std::os::unix::fs::symlink(PROGRAM, space.root().join("bin/job-monitor")).unwrap();
+        std::os::unix::fs::symlink(job_monitor(), space.root().join("bin/job-monitor")).unwrap();
         let desk = Desk {
             socket: space.root().join("tmux"),
             space,
