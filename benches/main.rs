@@ -35,7 +35,7 @@ const FULL: Sizes = Sizes {
     finished: 20_000,
     projects: 100,
     output: 512 << 20,
-    idle: Duration::from_secs(20),
+    idle: Duration::from_secs(60),
 };
 
 const SMOKE: Sizes = Sizes {

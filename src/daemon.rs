@@ -448,12 +448,14 @@ impl Daemon {
         self.release_if_asked();
         let has_changed =
             |daemon: &Daemon| Signature::at(&daemon.context.places.config).ok() != daemon.followed;
-        if !self.is_watched || has_changed(self) {
+        // What is written in place does not show in the directory.
+        let blind = !self.is_watched;
+        if blind || has_changed(self) {
             self.watch_own();
         }
         // Following wakes every worker, so a disabled project is no reason for it.
         let enabled = self.entries.iter().flatten().filter(|entry| entry.enabled);
-        if self.unread || self.workers.len() < enabled.count() || has_changed(self) {
+        if blind || self.unread || self.workers.len() < enabled.count() || has_changed(self) {
             self.follow();
         }
         for worker in &self.workers {

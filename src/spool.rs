@@ -225,8 +225,7 @@ impl Spool {
 
     /// Opens those of our own directories anew that were replaced or removed in the project's
     /// directory, wherever that is now: what is decided of a job that runs belongs where the next look
-    /// will find it. Whether `state/` is among them, and so without what was written there. Not found
-    /// is only what nobody can make any more, since the project's directory itself has been deleted.
+    /// will find it. Whether `state/` is among them, and so without what was written there.
     pub fn reopen(&mut self) -> Result<bool> {
         let layout = self.project.layout;
         if let Some(results) = self.successor(&self.results, layout.results())? {
@@ -242,6 +241,11 @@ impl Spool {
             self.state = state;
         }
         Ok(is_new)
+    }
+
+    /// Whether the project's directory itself has been deleted, and nobody can make anything in it.
+    pub fn is_deleted(&self) -> bool {
+        self.root.stat().is_ok_and(|stat| stat.st_nlink == 0)
     }
 
     fn successor(&self, dir: &Dir, relative: &str) -> Result<Option<Dir>> {
@@ -461,8 +465,7 @@ impl Spool {
         if !self.items.has(&name)? {
             return Ok(());
         }
-        let root = Dir::open(&self.project.path)?;
-        let archive = root.descend(self.layout().archive(), Make::Missing)?;
+        let archive = self.root.descend(self.layout().archive(), Make::Missing)?;
         self.items.rename_to(&name, &archive, &name)
     }
 

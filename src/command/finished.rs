@@ -158,7 +158,8 @@ pub(super) fn newest(
     let mut last: Option<(i64, u16, String)> = None;
     loop {
         let mut newest = Newest {
-            room: left.clamp(SORTED_MIN, SORTED_MAX),
+            // Of more than there is room for, half are told.
+            room: left.saturating_mul(2).clamp(SORTED_MIN, SORTED_MAX),
             ..Newest::default()
         };
         let mut total = 0;
@@ -175,7 +176,7 @@ pub(super) fn newest(
                 }
             })?;
         }
-        newest.sort();
+        newest.keep_certain();
         for found in newest.found.iter().take(left) {
             let id = newest.id(found);
             last = Some((found.written, found.at, id.to_owned()));
@@ -218,8 +219,7 @@ impl Newest {
     fn add(&mut self, written: i64, at: u16, id: &str) {
         if self.found.len() == self.room {
             self.is_part = true;
-            self.sort();
-            self.found.truncate(self.room / 2);
+            self.keep_certain();
             let ids: String = self.found.iter().map(|found| self.id(found)).collect();
             let mut start = 0;
             for found in &mut self.found {
@@ -237,11 +237,15 @@ impl Newest {
         self.ids.push_str(id);
     }
 
-    /// Brings the newest to the front.
-    fn sort(&mut self) {
+    /// Brings the newest to the front. Where some were left out, those were older than half of what
+    /// there is room for; older ones that came afterwards prove nothing.
+    fn keep_certain(&mut self) {
         let ids = &self.ids;
         let key = |found: &Found| (found.written, found.at, id_in(ids, found));
         self.found.sort_unstable_by(|a, b| key(b).cmp(&key(a)));
+        if self.is_part {
+            self.found.truncate(self.room / 2);
+        }
     }
 }
 

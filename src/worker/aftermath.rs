@@ -201,7 +201,7 @@ impl Worker<'_> {
     pub(super) fn write_now(&mut self, unwritten: Unwritten) -> Step {
         self.view.stale = true;
         let written = match (self.reopen(), &unwritten) {
-            (Err(error), _) if error.is_not_found() => {
+            (Err(error), _) if self.spool.is_deleted() => {
                 let text = format!(
                     "[{}] {}.md has gone with its project, and so has its outcome: {error}",
                     self.name(),
@@ -213,8 +213,8 @@ impl Worker<'_> {
                 return Step::Again;
             }
             (Err(error), _) => Err(error),
-            (Ok(_), Unwritten::Result(outcome)) => self.spool.publish(outcome),
-            (Ok(_), Unwritten::Claim(claim)) => self.spool.write_claim(claim).map(drop),
+            (Ok(()), Unwritten::Result(outcome)) => self.spool.publish(outcome),
+            (Ok(()), Unwritten::Claim(claim)) => self.spool.write_claim(claim).map(drop),
         };
         if written.is_ok() {
             // Once only: a decision that could not be written is taken again after a restart.
@@ -309,6 +309,14 @@ impl Worker<'_> {
         };
         self.write_lines();
         let id = &outcome.job_id;
+        if let Err(error) = self.spool.check_place() {
+            // Its directory is not where the registry says; what is there now is another's.
+            let text = format!(
+                "[{}] on_finish for {id}.md is not run: {error}",
+                self.name()
+            );
+            return self.say(Level::Warn, text);
+        }
         let result = self.spool.result_path(id);
         let stop = || self.orders.order() == Order::Stop;
         let ran = hook::run(

@@ -142,6 +142,7 @@ impl Worker<'_> {
         // What keeps the agent from working for anybody is found before anything is claimed.
         let credentials = match settings::credentials(&self.context.places.credentials()) {
             Ok(credentials) => credentials,
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 return self.hold_before_start(
                     before,
@@ -235,6 +236,7 @@ impl Worker<'_> {
         }
         self.waiting.remove(&id);
         self.running = Some(id.clone());
+        self.is_unclaimed = false;
         self.view.stale = true;
         let how = match claim.starts {
             1 => String::new(),
@@ -291,13 +293,15 @@ impl Worker<'_> {
     /// Where `state/` was lost while the agent runs, its claim goes with it: it is written again, or the
     /// job would be started a second time after a crash.
     fn claim_anew(&mut self, claim: &Claim) -> Option<File> {
-        let written = match self.reopen() {
-            Ok(false) => return None,
-            Ok(true) => self.spool.write_claim(claim),
+        let reopened = self.reopen();
+        let written = match reopened {
+            Ok(()) if !self.is_unclaimed => return None,
+            Ok(()) => self.spool.write_claim(claim),
             Err(error) => Err(error),
         };
         match written {
             Ok(file) => {
+                self.is_unclaimed = false;
                 self.view.stale = true;
                 Some(file)
             }

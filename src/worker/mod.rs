@@ -113,6 +113,10 @@ struct Worker<'a> {
     /// Whether claims may have been lost together with all of `state/`.
     has_lost_state: bool,
     _lock: SpoolLock,
+    /// Whether `state/` was made anew and is not taken for this daemon yet.
+    is_unlocked: bool,
+    /// Whether the claim of the job that runs was lost with `state/` and is not written again yet.
+    is_unclaimed: bool,
     waiting: Waiting,
     marks: Marks,
     /// Jobs that were begun and not finished, the first of them ours to go on with.
@@ -192,6 +196,8 @@ impl<'a> Worker<'a> {
             spool,
             has_lost_state,
             _lock: lock,
+            is_unlocked: false,
+            is_unclaimed: false,
             waiting: Waiting::default(),
             marks: Marks::default(),
             claims: Vec::new(),
@@ -266,12 +272,16 @@ impl<'a> Worker<'a> {
     }
 
     /// As the spool's; a new `state/` is taken for this daemon like the one before.
-    fn reopen(&mut self) -> Result<bool> {
-        let is_new = self.spool.reopen()?;
-        if is_new {
-            self._lock = self.spool.lock()?;
+    fn reopen(&mut self) -> Result<()> {
+        if self.spool.reopen()? {
+            self.is_unlocked = true;
+            self.is_unclaimed = true;
         }
-        Ok(is_new)
+        if self.is_unlocked {
+            self._lock = self.spool.lock()?;
+            self.is_unlocked = false;
+        }
+        Ok(())
     }
 
     /// One decision and its effect.

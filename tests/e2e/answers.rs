@@ -997,3 +997,36 @@ fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
         assert_eq!(inside(named).status, 0, "{named}");
     }
 }
+
+#[test]
+fn of_many_finished_jobs_the_newest_are_shown_and_none_is_left_out() {
+    const ALL: usize = 2_600;
+    let space = Space::new();
+    let project = space.project("alpha");
+    let at = |age: usize| SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 - age as u64);
+    let id = |age: usize| format!("job-20260101-{age:06}-old");
+    // Made in an order that has nothing to do with their ages, nor with that of the names.
+    for number in 0..ALL {
+        let age = number * 1_009 % ALL;
+        let path = project.results(&format!("{}.json", id(age)));
+        fs::write(&path, "{\n  \"status\": \"completed\"\n}\n").unwrap();
+        File::open(&path).unwrap().set_modified(at(age)).unwrap();
+    }
+    let limits = [20, 499, 501, 700, 1_000, 1_700, ALL];
+    let shown = |args: &[&str]| {
+        let answer = space.run(args).stdout;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let jobs = answer["jobs"].as_array().unwrap().iter();
+        jobs.map(|job| job["job_id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for limit in limits {
+        let newest: Vec<String> = (0..limit).map(id).collect();
+        let text = limit.to_string();
+        assert!(
+            shown(&["status", "--json", "--limit", &text]) == newest,
+            "{limit}"
+        );
+    }
+    assert_eq!(shown(&["status", "--json", "--all"]).len(), ALL);
+}

@@ -291,6 +291,38 @@ fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_res
     space.assert_no_survivor();
 }
 
+#[test]
+fn a_claim_that_cannot_be_written_anew_at_once_is_written_when_it_can() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    space.set(json!({"on_interrupt": "fail"}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "wait");
+    project.wait_made("ran");
+    // Its successor is taken by somebody else at first.
+    let successor = project.path.join("successor");
+    fs::create_dir(&successor).unwrap();
+    let lock = File::create(successor.join(".lock")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+    fs::rename(project.state(""), aside(&project, "state")).unwrap();
+    fs::rename(&successor, project.state("")).unwrap();
+    wait_until("a word on it", || {
+        project.journal().contains("is served by another monitor")
+    });
+    assert_eq!(project.claim(ID), None);
+    drop(lock);
+    wait_until("the claim where it belongs", || {
+        let claim = project.claim(ID);
+        claim.is_some_and(|claim| claim.contains("\"pid\""))
+    });
+    space.kill();
+    space.start();
+    assert_eq!(project.wait_result(ID)["error_kind"], "interrupted");
+    assert_eq!(ran(&project), [ID]);
+    space.assert_no_survivor();
+}
+
 // --- events that are lost ---
 
 #[test]
