@@ -302,12 +302,14 @@ pub(super) fn stat_of(pid: i32) -> Option<Stat> {
     let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
     let state = *fields.first()?.as_bytes().first()?;
     let is_kernel = number(6)? & PF_KTHREAD != 0;
-    // Where it begins and ends: nowhere, until an exec is through.
+    // Where it begins and ends: nowhere in the midst of an exec, and then, for as long as it takes to
+    // measure, at the same place. Last of all the kernel tells where the code begins.
     let environment = number(47).zip(number(48));
+    let is_through = number(23).is_some_and(|start_code| start_code != 0);
     Some(Stat {
         is_bare: state == b'Z'
             || is_kernel
-            || environment.is_none_or(|(from, to)| from == to && to != 0),
+            || environment.is_none_or(|(from, to)| is_through && from == to && to != 0),
         state,
         group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,

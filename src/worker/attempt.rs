@@ -293,8 +293,7 @@ impl Worker<'_> {
     /// Where `state/` was lost while the agent runs, its claim goes with it: it is written again, or the
     /// job would be started a second time after a crash.
     fn claim_anew(&mut self, claim: &Claim) -> Option<File> {
-        let reopened = self.reopen();
-        let written = match reopened {
+        let written = match self.reopen() {
             Ok(()) if !self.is_unclaimed => return None,
             Ok(()) => self.spool.write_claim(claim),
             Err(error) => Err(error),

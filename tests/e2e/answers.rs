@@ -3,6 +3,7 @@
 //! documents as about ours.
 
 use crate::space::{Project, Ran, Space, job_monitor, replace, wait_until};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -489,6 +490,11 @@ fn each_exit_status_of_the_contract_is_reached() {
     assert_eq!(space.run(&submit).status, 4);
     assert_eq!(status(&["daemon"]), 5);
     space.run(&["disable", "alpha"]).ok();
+    // The command has written that down; the daemon takes note of it in its own time.
+    wait_until("the project to be left alone", || {
+        let lock = File::open(world.alpha.state(".lock")).unwrap();
+        Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok()
+    });
     world.alpha.submit("job-20990101-120000-late", "x\n");
     let late = ["wait", "--timeout", "200ms", "job-20990101-120000-late"];
     wait_until("a disabled project", || space.run(&late).status == 124);
