@@ -235,7 +235,13 @@ impl Bench {
         );
         // As the program writes them itself.
         let result = fs::read_to_string(&one).unwrap().replace(id, "{id}");
+        stage.stop();
         stage.lay_finished(self.sizes.finished, &result);
+        // What the looks ask of the daemon is there when it has started a job.
+        stage.start();
+        let next = stage.prepare();
+        stage.submit(&next);
+        stage.settle();
         let floor = Stage::new(&self.base, System::Floor, 1, &self.agent, &[]);
         let one = one.to_str().unwrap();
         for (what, ours, theirs) in [
