@@ -1,8 +1,10 @@
 //! A job document as text: whether it can be run, what it asks for, what of it the agent gets.
 
-use crate::job::Meta;
-use crate::project::Wishes;
-use crate::time::parse_duration;
+use crate::job::{JobId, Meta};
+use crate::project::Policy;
+use crate::time::{Wall, parse_duration};
+use std::borrow::Cow;
+use std::time::Duration;
 
 /// A document that can be run.
 #[derive(Debug, PartialEq)]
@@ -11,6 +13,63 @@ pub struct Document<'a> {
     pub wishes: Wishes,
     /// The text for the agent, without the front matter.
     pub body: &'a str,
+}
+
+/// What a document's front matter asks for; it may only tighten the policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wishes {
+    /// At most this much wall time.
+    pub timeout: Option<Duration>,
+    /// This model.
+    pub model: Option<String>,
+    /// At most so many turns.
+    pub max_turns: Option<u32>,
+    /// At most so many US dollars.
+    pub max_budget_usd: Option<f64>,
+    /// At most so many repeats.
+    pub retries: Option<u32>,
+    /// This agent, which must be one of the policy's `agents`.
+    pub agent: Option<String>,
+    /// Not before this; others go first until then.
+    pub not_before: Option<Wall>,
+    /// The finished job whose session is resumed.
+    pub continues: Option<JobId>,
+}
+
+impl Wishes {
+    /// The policy with these wishes taken in: whatever is tighter holds. The error is a sentence.
+    pub fn tighten<'a>(&self, policy: &'a Policy) -> Result<Cow<'a, Policy>, String> {
+        if let Wishes {
+            timeout: None,
+            max_budget_usd: None,
+            retries: None,
+            agent: None,
+            ..
+        } = self
+        {
+            return Ok(Cow::Borrowed(policy));
+        }
+        let agent = match &self.agent {
+            None => policy.agent.clone(),
+            Some(name) => (policy.agents.iter().chain([&policy.agent]))
+                .find(|agent| agent.name == *name)
+                .ok_or_else(|| {
+                    format!(
+                        "front matter \"agent\" is {name:?}, but there is no agent of that name; \
+                         name one that the settings have, and submit it again"
+                    )
+                })?
+                .clone(),
+        };
+        let budget = [policy.max_budget_usd, self.max_budget_usd];
+        Ok(Cow::Owned(Policy {
+            agent,
+            timeout: self.timeout.unwrap_or(policy.timeout).min(policy.timeout),
+            retries: self.retries.unwrap_or(policy.retries).min(policy.retries),
+            max_budget_usd: budget.into_iter().flatten().reduce(f64::min),
+            ..policy.clone()
+        }))
+    }
 }
 
 /// Checks a document's content, of which at most `max + 1` bytes need have been read. The error
@@ -156,6 +215,7 @@ mod tests {
             max_turns: Some(5),
             max_budget_usd: Some(1.5),
             retries: Some(0),
+            ..Wishes::default()
         };
         assert_eq!(document.wishes, wishes);
         assert_eq!(read("---\r\ntimeout: 1s\r\n---\r\nx").unwrap().body, "x");

@@ -336,6 +336,12 @@ error_kinds! {
     ExitCode = "exit_code" => End,
     /// A signal that is not ours ended the agent.
     Signal = "signal" => End,
+    /// A hook of the project refused the prompt, stopped the turn or would not let it end.
+    Blocked = "blocked" => End,
+    /// The agent ended its turn while something of its own was to wake it later.
+    Unfinished = "unfinished" => End,
+    /// The check did not succeed, after all rounds.
+    CheckFailed = "check_failed" => End,
     /// The agent reports an error of another kind.
     AgentError = "agent_error" => End,
     /// The daemon or the machine went down too often while the job ran, or once and for good.

@@ -69,6 +69,9 @@ pub fn of_claim(
         leftovers: carried.leftovers,
         document_sha256: ran.then(|| claim.document_sha256.clone()),
         logs,
+        checks: claim.checks.clone(),
+        git: None,
+        continues: claim.continues.clone(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The words of a project: where its spool lies, which agent serves it, within what limits.
 
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The two arrangements of a project's directories (SPEC 1).
@@ -97,8 +97,12 @@ pub struct Project {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Claude Code's headless mode: stream-json, sessions (SPEC 6).
+    /// Claude Code's headless mode: stream-json, sessions that we name (SPEC 6).
     Claude,
+    /// `codex exec --json`: sessions that the agent names, no costs (SPEC 6b).
+    Codex,
+    /// `gemini -o stream-json`: sessions that we name, no costs (SPEC 6b).
+    Gemini,
     /// Prompt on standard input, answer on standard output, verdict by exit status.
     Plain,
 }
@@ -118,6 +122,27 @@ pub struct AgentSpec {
     pub prompt: Option<String>,
     /// Environment variables given to it alone.
     pub env: Vec<(String, String)>,
+    /// Protocol plain: a path with placeholders of the file that holds the answer, instead of
+    /// standard output.
+    pub answer: Option<String>,
+    /// Whether a blank answer is a failure also under protocol plain.
+    pub require_answer: bool,
+}
+
+impl AgentSpec {
+    /// An agent whose program has the agent's own name.
+    pub fn new(name: &str, protocol: Protocol) -> AgentSpec {
+        AgentSpec {
+            name: name.to_owned(),
+            command: vec![name.to_owned()],
+            args: Vec::new(),
+            protocol,
+            prompt: None,
+            env: Vec::new(),
+            answer: None,
+            require_answer: false,
+        }
+    }
 }
 
 /// What is done with a job that was running when daemon or machine went down.
@@ -133,11 +158,43 @@ pub enum OnInterrupt {
     Fail,
 }
 
+/// What follows a failed job for the project's other jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They go on.
+    #[default]
+    Continue,
+    /// They wait for `release`.
+    Hold,
+}
+
+/// A span of local time of day in which jobs may start, in minutes from midnight; one whose end is
+/// not after its start goes over midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first minute.
+    pub from: u16,
+    /// The first minute that is no longer in it.
+    pub to: u16,
+}
+
+/// From which share of a usage window on no job is started (SPEC 2); `None` = no ceiling.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ceiling {
+    /// For every window that is not named.
+    pub every: Option<f64>,
+    /// By the window's name, such as `five_hour`.
+    pub named: Vec<(String, f64)>,
+}
+
 /// The settings in force for one project (SPEC 2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// The agent that runs the jobs.
+    /// The agent that runs the jobs, unless a document names another.
     pub agent: AgentSpec,
+    /// Every agent that a document may name.
+    pub agents: Arc<Vec<AgentSpec>>,
     /// Wall time of one attempt, on the monotonic clock.
     pub timeout: Duration,
     /// Time without output after which an agent is ended; `None` = never.
@@ -164,53 +221,55 @@ pub struct Policy {
     pub archive: bool,
     /// A command run after each job.
     pub on_finish: Option<Vec<String>>,
+    /// A command run when a hold begins.
+    pub on_hold: Option<Vec<String>>,
+    /// A command that must succeed before a job starts.
+    pub gate: Option<Vec<String>>,
+    /// A command that must succeed before a job counts as completed.
+    pub check: Option<Vec<String>>,
+    /// Wall time of one check.
+    pub check_timeout: Duration,
+    /// How often the agent is sent back with the check's output.
+    pub check_rounds: u32,
+    /// What follows a failed job.
+    pub on_failure: OnFailure,
+    /// When jobs may start; empty = always.
+    pub hours: Vec<Span>,
+    /// From which share of a usage window on no job is started.
+    pub usage_ceiling: Ceiling,
+    /// Whether what each job changed in a git work tree is recorded.
+    pub git: bool,
 }
 
-/// What a document's front matter asks for; it may only tighten the policy.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Wishes {
-    /// At most this much wall time.
-    pub timeout: Option<Duration>,
-    /// This model.
-    pub model: Option<String>,
-    /// At most so many turns.
-    pub max_turns: Option<u32>,
-    /// At most so many US dollars.
-    pub max_budget_usd: Option<f64>,
-    /// At most so many repeats.
-    pub retries: Option<u32>,
-}
-
-impl Policy {
-    /// The policy with a document's wishes taken in: whatever is tighter holds.
-    #[must_use]
-    pub fn tightened(&self, wishes: &Wishes) -> Cow<'_, Policy> {
-        let Wishes {
-            timeout: None,
-            max_budget_usd: None,
-            retries: None,
-            ..
-        } = wishes
-        else {
-            return Cow::Owned(self.with(wishes));
-        };
-        Cow::Borrowed(self)
-    }
-
-    fn with(&self, wishes: &Wishes) -> Policy {
-        let least = |limit: Option<f64>, wish: Option<f64>| match (limit, wish) {
-            (Some(limit), Some(wish)) => Some(limit.min(wish)),
-            (limit, wish) => limit.or(wish),
-        };
+impl Default for Policy {
+    /// What holds where no setting says anything (SPEC 2).
+    fn default() -> Policy {
+        const MINUTE: Duration = Duration::from_secs(60);
         Policy {
-            timeout: wishes
-                .timeout
-                .map_or(self.timeout, |wish| wish.min(self.timeout)),
-            retries: wishes
-                .retries
-                .map_or(self.retries, |wish| wish.min(self.retries)),
-            max_budget_usd: least(self.max_budget_usd, wishes.max_budget_usd),
-            ..self.clone()
+            agent: AgentSpec::new("claude", Protocol::Claude),
+            agents: Arc::default(),
+            timeout: MINUTE * 120,
+            silence_timeout: Some(MINUTE * 15),
+            grace: Duration::from_secs(10),
+            linger: Duration::from_secs(30),
+            settle: Duration::from_millis(200),
+            retries: 2,
+            on_interrupt: OnInterrupt::Resume,
+            max_budget_usd: None,
+            daily_budget_usd: None,
+            max_document: 1 << 20,
+            max_output: 1 << 30,
+            archive: false,
+            on_finish: None,
+            on_hold: None,
+            gate: None,
+            check: None,
+            check_timeout: MINUTE * 15,
+            check_rounds: 2,
+            on_failure: OnFailure::Continue,
+            hours: Vec::new(),
+            usage_ceiling: Ceiling::default(),
+            git: true,
         }
     }
 }

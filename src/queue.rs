@@ -497,27 +497,9 @@ mod tests {
 
     fn policy(retries: u32, on_interrupt: OnInterrupt) -> Policy {
         Policy {
-            agent: AgentSpec {
-                name: "a".into(),
-                command: vec!["a".into()],
-                args: vec![],
-                protocol: Protocol::Claude,
-                prompt: None,
-                env: vec![],
-            },
-            timeout: Duration::from_secs(1),
-            silence_timeout: None,
-            grace: Duration::from_secs(1),
-            linger: Duration::from_secs(1),
-            settle: SETTLE,
             retries,
             on_interrupt,
-            max_budget_usd: None,
-            daily_budget_usd: None,
-            max_document: 1,
-            max_output: 1,
-            archive: false,
-            on_finish: None,
+            ..Policy::default()
         }
     }
 

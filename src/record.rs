@@ -133,6 +133,49 @@ pub struct Claim {
     pub carried: Carried,
     /// Why nothing runs just now; null while the agent does.
     pub suspended: Option<Suspension>,
+    /// Checks that ended.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+    /// The finished job whose session this one resumes.
+    #[serde(default)]
+    pub continues: Option<JobId>,
+}
+
+/// One run of the `check`, as it stands in `checks` of a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// When it was started.
+    pub started_at: Wall,
+    /// How long it ran.
+    pub duration_seconds: f64,
+    /// Its exit status, if it exited.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// The last 4 KiB that it wrote.
+    pub output: String,
+}
+
+/// What a job changed in its git work tree, as it stands in `git` of a result (SPEC 8).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Change {
+    /// The branch at the end; null when the head is detached.
+    pub branch: Option<String>,
+    /// The commit at the first start; null in a repository without one.
+    pub head_before: Option<String>,
+    /// The commit at the end.
+    pub head_after: Option<String>,
+    /// Commits that the end has and the start had not.
+    pub commits: Option<u64>,
+    /// Files that differ; a rename is one.
+    pub files: Option<u64>,
+    /// Lines added.
+    pub insertions: Option<u64>,
+    /// Lines removed.
+    pub deletions: Option<u64>,
+    /// The patch, relative to the project; null where there is none.
+    pub patch: Option<String>,
 }
 
 /// What earlier starts of a job brought that its result must tell.
@@ -190,6 +233,8 @@ impl Claim {
             interruptions: 0,
             carried: Carried::default(),
             suspended: None,
+            checks: Vec::new(),
+            continues: None,
         }
     }
 
@@ -294,6 +339,12 @@ pub struct Outcome {
     pub document_sha256: Option<String>,
     /// Paths relative to the project.
     pub logs: Vec<String>,
+    /// Every run of the check.
+    pub checks: Vec<Check>,
+    /// What changed; null outside a git work tree.
+    pub git: Option<Change>,
+    /// The job whose session this one resumed.
+    pub continues: Option<JobId>,
 }
 
 /// The predecessor's nest for what the agent brought.
@@ -437,6 +488,8 @@ mod tests {
             interruptions: 0,
             carried: Carried::default(),
             suspended: None,
+            checks: Vec::new(),
+            continues: None,
         }
     }
 

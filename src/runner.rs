@@ -246,7 +246,7 @@ impl Listener {
                     text.map(Text::new),
                 )
             }
-            Protocol::Plain => {
+            Protocol::Plain | Protocol::Codex | Protocol::Gemini => {
                 // Some agents write their errors where their answers go.
                 let words = match stderr.trim().is_empty() && ended.code != Some(0) {
                     true => files::tail(&out, Path::new("standard output"), STDERR_MAX),

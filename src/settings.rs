@@ -251,6 +251,7 @@ impl Settings {
             max_output: bytes("max_output", 1 << 30)?,
             archive,
             on_finish,
+            ..Policy::default()
         })
     }
 
@@ -269,14 +270,7 @@ impl Settings {
 
     /// An agent by name; `claude` is built in, and settings may replace parts of it.
     fn agent(&self, name: &str) -> Result<AgentSpec> {
-        let mut spec = AgentSpec {
-            name: name.to_owned(),
-            command: vec![name.to_owned()],
-            args: Vec::new(),
-            protocol: Protocol::Plain,
-            prompt: None,
-            env: Vec::new(),
-        };
+        let mut spec = AgentSpec::new(name, Protocol::Plain);
         let listed = self
             .values
             .get("agents")

@@ -495,7 +495,7 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
                 ..policy.clone()
             },
         ] {
-            let after = before.tightened(wishes).into_owned();
+            let after = wishes.tighten(before).unwrap().into_owned();
             assert!(after.timeout <= before.timeout && after.retries <= before.retries);
             if let Some(limit) = before.max_budget_usd {
                 assert!(after.max_budget_usd.is_some_and(|after| after <= limit));

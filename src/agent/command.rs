@@ -1,8 +1,9 @@
 //! Job and settings -> what to start: arguments, environment, prompt. Data only; `runner` starts
 //! it.
 
+use crate::document::Wishes;
 use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
-use crate::project::{AgentSpec, Policy, Project, Protocol, Wishes};
+use crate::project::{AgentSpec, Policy, Project, Protocol};
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
@@ -67,7 +68,7 @@ pub type Variable<'a> = (&'a OsStr, &'a OsStr);
 /// The ending of the log of standard output.
 pub fn output_ending(protocol: Protocol) -> &'static str {
     match protocol {
-        Protocol::Claude => "jsonl",
+        Protocol::Claude | Protocol::Codex | Protocol::Gemini => "jsonl",
         Protocol::Plain => "out",
     }
 }
@@ -209,7 +210,7 @@ fn prompt<'a>(assignment: &Assignment<'a>) -> Cow<'a, str> {
                 prompt
             })
         }
-        (None, Protocol::Plain) => Cow::Borrowed(body),
+        (None, Protocol::Plain | Protocol::Codex | Protocol::Gemini) => Cow::Borrowed(body),
         (None, Protocol::Claude) => {
             let call = if assignment.has_skill {
                 "/task-coordination\n\n"
@@ -240,36 +241,17 @@ fn reason(kind: ErrorKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::{Layout, OnInterrupt};
-    use std::time::Duration;
+    use crate::project::Layout;
 
     fn policy(protocol: Protocol) -> Policy {
+        let mut agent = AgentSpec::new("a", protocol);
+        let command = ["srun", "--chdir={project}", "--job-name={job_id}.{attempt}"];
+        agent.command = command.map(str::to_owned).into();
+        agent.args = vec!["--permission-mode".into(), "plan".into()];
+        agent.env = vec![("B".into(), "agent".into())];
         Policy {
-            agent: AgentSpec {
-                name: "a".into(),
-                command: vec![
-                    "srun".into(),
-                    "--chdir={project}".into(),
-                    "--job-name={job_id}.{attempt}".into(),
-                ],
-                args: vec!["--permission-mode".into(), "plan".into()],
-                protocol,
-                prompt: None,
-                env: vec![("B".into(), "agent".into())],
-            },
-            timeout: Duration::from_secs(1),
-            silence_timeout: None,
-            grace: Duration::ZERO,
-            linger: Duration::ZERO,
-            settle: Duration::ZERO,
-            retries: 0,
-            on_interrupt: OnInterrupt::Resume,
-            max_budget_usd: None,
-            daily_budget_usd: None,
-            max_document: 1,
-            max_output: 1,
-            archive: false,
-            on_finish: None,
+            agent,
+            ..Policy::default()
         }
     }
 

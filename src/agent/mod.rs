@@ -73,6 +73,23 @@ pub struct Report {
     pub edited: Vec<String>,
     /// The audit block of the final answer.
     pub audit: Audit,
+    /// The account's usage windows, as the agent last told them.
+    pub windows: Vec<Window>,
+    /// MCP servers that failed to start.
+    pub failed_servers: Vec<String>,
+    /// Whether the service answered at all: a turn of the model's own was seen.
+    pub answered: bool,
+}
+
+/// One usage window of the account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Its name, such as `five_hour`.
+    pub name: String,
+    /// The share that is used, 1.0 when it is full.
+    pub utilization: f64,
+    /// When it begins anew.
+    pub resets_at: Option<Wall>,
 }
 
 /// What an attempt said, as its result shows it.

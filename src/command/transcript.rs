@@ -116,7 +116,7 @@ impl Reader {
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Entry)) {
         match self.protocol {
-            Protocol::Plain => self.plain(bytes, each),
+            Protocol::Plain | Protocol::Codex | Protocol::Gemini => self.plain(bytes, each),
             Protocol::Claude => {
                 let mut lines = std::mem::take(&mut self.lines);
                 lines.feed(bytes, |line| self.line(line, each));

@@ -329,7 +329,7 @@ fn time_limit(spool: &Spool, entry: &Entry, scope: &Scope, claim: &Claim) -> Opt
         uid: 0,
     };
     let wishes = document::check(&text, &meta, policy.max_document, true).map(|d| d.wishes);
-    Some(policy.tightened(&wishes.unwrap_or_default()).timeout)
+    Some(wishes.unwrap_or_default().tighten(&policy).ok()?.timeout)
 }
 
 impl Ended {

@@ -110,7 +110,13 @@ impl Worker<'_> {
         slot: Slot<'_>,
     ) -> Result<Step> {
         self.spool.check_place()?;
-        let policy = &*policy.tightened(&document.wishes);
+        let policy = &*match document.wishes.tighten(policy) {
+            Ok(policy) => policy,
+            Err(reason) => {
+                let fault = Fault::new(ErrorKind::Rejected, reason);
+                return Ok(self.publish(self.outcome(&before, Status::Failed, Some(&fault))));
+            }
+        };
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
         let token = Token::new(self.spool.root())

@@ -80,7 +80,9 @@ impl Worker<'_> {
                 let wishes = crate::document::check(&text, &meta, u64::MAX, true)
                     .map(|document| document.wishes);
                 let wishes = wishes.unwrap_or_default();
-                policy.tightened(&wishes).into_owned()
+                wishes
+                    .tighten(&policy)
+                    .map_or_else(|_| (*policy).clone(), |tight| tight.into_owned())
             }
             None => (*policy).clone(),
         };

@@ -44,27 +44,11 @@ enum By {
 pub fn policy(world: &World) -> Policy {
     let setting = world.setting;
     Policy {
-        agent: AgentSpec {
-            name: AGENT.to_owned(),
-            command: vec![AGENT.to_owned()],
-            args: Vec::new(),
-            protocol: setting.protocol,
-            prompt: None,
-            env: Vec::new(),
-        },
-        timeout: Duration::from_secs(7200),
-        silence_timeout: None,
-        grace: Duration::from_secs(10),
-        linger: Duration::from_secs(30),
+        agent: AgentSpec::new(AGENT, setting.protocol),
         settle: SETTLE,
         retries: setting.retries,
         on_interrupt: setting.on_interrupt,
-        max_budget_usd: None,
-        daily_budget_usd: None,
-        max_document: 1 << 20,
-        max_output: 1 << 30,
-        archive: false,
-        on_finish: None,
+        ..Policy::default()
     }
 }
 
@@ -626,5 +610,7 @@ fn new_claim(id: &JobId, version: u32, world: &World) -> Claim {
         interruptions: 0,
         carried: Carried::default(),
         suspended: None,
+        checks: Vec::new(),
+        continues: None,
     }
 }
