@@ -36,7 +36,9 @@ build:
 test:
 	@$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
-	$(CARGO) test --locked
+	export JOB_MONITOR_SKIPPED=$$(mktemp)
+	trap 'rm -f "$$JOB_MONITOR_SKIPPED"' EXIT
+	$(CARGO) test --locked --no-fail-fast
 
 bench:
 	@$(CARGO) bench --locked --quiet --bench bench

@@ -1,9 +1,13 @@
-//! Tidiness as ordinary tests: import direction, dependencies, formatting, and a few habits that
-//! no compiler checks. The order of the layers is read from the crate documentation itself, so
+//! Tidiness as ordinary tests: how much code there is, import direction, dependencies, formatting,
+//! and a few habits that no compiler checks. The order of the layers is read from the crate documentation itself, so
 //! that the map and the territory cannot part.
 
-use std::collections::BTreeSet;
+mod common;
+
+use common::lacks;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,10 +29,16 @@ const CARD: [&str; 11] = [
 ];
 
 /// SPEC 12 lets so many crates be linked into the program, itself not counted.
-const LINKED_MAX: usize = 28;
+const LINKED_MAX: usize = 26;
+
+/// SPEC 12 allows 11,500 lines of code and no function above 60 lines. Until the second house is
+/// finished these hold what was reached; they only ever go down.
+const CODE_MAX: usize = 16_900;
+const FUNCTION_MAX: usize = 60;
+const LONG_FUNCTIONS_MAX: usize = 19;
 
 /// What may lie at the top of the tree.
-const TOP: [&str; 12] = [
+const TOP: [&str; 13] = [
     ".ci",
     ".git",
     ".gitignore",
@@ -38,6 +48,7 @@ const TOP: [&str; 12] = [
     "Makefile",
     "README.md",
     "benches",
+    "docs",
     "job-monitor.service",
     "src",
     "tests",
@@ -67,14 +78,78 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A file's lines before its tests, numbered from 1.
+/// A file's lines before its module of tests, numbered from 1.
 fn program(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
-    lines.take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+    lines.take_while(|(_, line)| *line != "#[cfg(test)]")
 }
 
 fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with("//")
+}
+
+/// A file's lines of code: no comments, no blank lines, no tests.
+fn code_lines(text: &str) -> usize {
+    let is_code = |line: &str| !line.trim().is_empty() && !is_comment(line);
+    program(text).filter(|(_, line)| is_code(line)).count()
+}
+
+/// The functions of a file: the line where each begins, its name, and its lines from `fn` to the
+/// closing brace, which rustfmt puts below the first word of the function's first line.
+fn functions(text: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<(usize, &str)> = program(text).collect();
+    let mut found = Vec::new();
+    for (at, (number, line)) in lines.iter().enumerate() {
+        let words = line.trim_start();
+        let indent = &line[..line.len() - words.len()];
+        let Some((before, after)) = words.split_once("fn ").filter(|_| !is_comment(line)) else {
+            continue;
+        };
+        let qualifiers = before.split_whitespace().all(|word| {
+            ["const", "unsafe", "async", "extern", "\"C\""].contains(&word)
+                || word.starts_with("pub")
+        });
+        let has_body = !line.ends_with(['}', ';']);
+        let end = format!("{indent}}}");
+        let length = lines[at..].iter().position(|(_, line)| *line == end);
+        if let Some(length) = length.filter(|_| qualifiers && has_body) {
+            let name = after.split(['(', '<']).next().unwrap_or_default();
+            found.push((*number, name.to_owned(), length + 1));
+        }
+    }
+    found
+}
+
+/// Not `println!`, of which a passing test shows nothing.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[test]
+fn there_is_little_code_in_short_functions() {
+    let mut rooms: BTreeMap<String, usize> = BTreeMap::new();
+    let mut long = Vec::new();
+    let mut longest = (0, String::new());
+    for (path, text) in sources("src") {
+        *rooms.entry(module_of(&path)).or_default() += code_lines(&text);
+        for (number, name, length) in functions(&text) {
+            let shown = format!("{}:{number} {name}, {length} lines", shown(&path));
+            if length > FUNCTION_MAX {
+                long.push(shown.clone());
+            }
+            longest = longest.max((length, shown));
+        }
+    }
+    let total: usize = rooms.values().sum();
+    let rooms: Vec<String> = rooms
+        .iter()
+        .map(|(name, n)| format!("{name} {n}"))
+        .collect();
+    say(&format!("lines of code: {total}, of at most {CODE_MAX}"));
+    say(&format!("  {}", rooms.join(", ")));
+    say(&format!("longest function: {}", longest.1));
+    assert!(total <= CODE_MAX, "{total} lines of code");
+    assert!(long.len() <= LONG_FUNCTIONS_MAX, "{}", long.join("\n"));
 }
 
 /// The modules in the order of the crate documentation, from the top layer to the bottom.
@@ -166,8 +241,7 @@ fn few_crates_are_linked_into_the_program() {
     let tree = match tree {
         Ok(output) if output.status.success() => output.stdout,
         other => {
-            println!("skipped: cargo tree cannot be asked: {other:?}");
-            return;
+            return lacks("cargo", &format!("cargo tree cannot be asked: {other:?}"));
         }
     };
     let crates: BTreeSet<String> = String::from_utf8_lossy(&tree)
@@ -194,14 +268,14 @@ fn the_code_is_formatted() {
     match checked {
         Ok(output) if output.status.success() => {}
         Ok(output) if String::from_utf8_lossy(&output.stderr).contains("not installed") => {
-            println!("skipped: rustfmt is not installed");
+            lacks("rustfmt", "rustfmt is not installed");
         }
         Ok(output) => panic!(
             "run cargo fmt\n{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         ),
-        Err(error) => println!("skipped: cargo cannot be run: {error}"),
+        Err(error) => lacks("cargo", &format!("cargo cannot be run: {error}")),
     }
 }
 
@@ -276,8 +350,7 @@ fn the_top_of_the_tree_holds_only_what_belongs_there() {
     let listed = match listed {
         Ok(output) if output.status.success() => output.stdout,
         _ => {
-            println!("skipped: this is no git repository");
-            return;
+            return lacks("git", "this is no git repository");
         }
     };
     let names: BTreeSet<String> = String::from_utf8_lossy(&listed)

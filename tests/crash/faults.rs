@@ -2,6 +2,7 @@
 //! sector, no descriptors, no processes. The daemon says so and goes on; it may refuse to start,
 //! but once it is ready it stays. No job is lost, none begun twice, and none runs unclaimed.
 
+use crate::space::lacks;
 use crate::tracer::{Act, CAN_FAIL, Call, End};
 use crate::world::{
     Beside, Effect, ONE, TWO, World, can_trace, effects, exhaust_by, report, submit, tally,
@@ -46,8 +47,7 @@ pub fn every_fault(
         return;
     }
     if !CAN_FAIL {
-        report("skipped: calls are made to fail on x86-64 only");
-        return;
+        return lacks("x86-64", "calls are made to fail on x86-64 only");
     }
     let ends: Mutex<BTreeMap<&str, usize>> = Mutex::default();
     let kinds = effects().iter().map(|row| row.2.len()).max().unwrap_or(0);

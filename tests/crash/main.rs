@@ -5,6 +5,8 @@
 //! `JOB_MONITOR_REQUIRE` (names with commas between) may have `strace`: then it is a failure, and
 //! not a reason to skip, where processes cannot be traced.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod full;
 mod kill;

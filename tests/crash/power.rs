@@ -2,11 +2,11 @@
 //! ext4 image; the daemon is killed at a call, the image is copied as it is, without any sync, and
 //! a new daemon goes on with the copy. Needs root, `mkfs.ext4` and loop devices.
 
-use crate::space::wait_until;
+use crate::space::{lacks, wait_until};
 use crate::tracer::Act;
 use crate::world::{
     Mounted, ONE, TWO, World, both_jobs, can_mount, can_trace, changes, effects, exhaust_by,
-    is_required, report, submit, tally,
+    report, submit, tally,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,9 +26,7 @@ fn after_a_power_cut_at_any_change_nothing_is_lost_or_done_twice() {
     }
     can_mount(|| {
         if let Some(why) = lacking() {
-            assert!(!is_required("strace"), "required, but {why}");
-            report(&format!("skipped: {why}"));
-            return;
+            return lacks("strace", &why);
         }
         for on_interrupt in ["rerun", "fail"] {
             let hit = exhaust_by(ABREAST, |point| one_cut(on_interrupt, point));

@@ -2,7 +2,7 @@
 //! starts, another that comes while the first one's agent runs, and a stop when both are done.
 //! And what must be true after a life that was broken, however.
 
-use crate::space::{BOUND, Project, Space, wait_until};
+use crate::space::{BOUND, Project, Space, lacks, wait_until};
 use crate::tracer::{self, Act, Call, End};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -514,8 +514,7 @@ pub fn can_trace() -> bool {
     let Some(why) = tracer::lacking() else {
         return true;
     };
-    assert!(!is_required("strace"), "required, but {why}");
-    report(&format!("skipped: {why}"));
+    lacks("strace", &why);
     false
 }
 
@@ -527,8 +526,10 @@ pub fn can_mount(test: impl FnOnce() + Send) {
             // SAFETY: unshare takes one integer, and concerns this thread alone.
             if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
                 let error = io::Error::last_os_error();
-                report(&format!("skipped: no mount namespace can be made: {error}"));
-                return;
+                return lacks(
+                    "mounts",
+                    &format!("no mount namespace can be made: {error}"),
+                );
             }
             let private = Command::new("mount")
                 .args(["--make-rprivate", "/"])
@@ -571,11 +572,6 @@ pub fn mount(args: &[&str], at: &Path) {
         status.is_ok_and(|status| status.success()),
         "mount {args:?}"
     );
-}
-
-pub fn is_required(name: &str) -> bool {
-    let list = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
-    list.split(',').any(|n| n.trim() == name)
 }
 
 /// The first life: both jobs, then a stop.

@@ -1,7 +1,7 @@
 //! Bad input gets one clear sentence with path and remedy, once, is left where it was, and stops
 //! nothing else (SPEC 11.7).
 
-use crate::space::{Project, Space, replace, wait_until};
+use crate::space::{Project, Space, lacks, replace, wait_until};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo};
 use serde_json::{Value, json};
@@ -168,8 +168,7 @@ fn what_is_no_regular_file_is_told_once_and_left_alone() {
 #[test]
 fn a_document_of_another_user_is_told_and_left_alone() {
     if !Uid::effective().is_root() {
-        println!("skipped: only root can give a file away");
-        return;
+        return lacks("root", "only root can give a file away");
     }
     let space = Space::new();
     space.plain_agent(NOTES);
@@ -216,7 +215,7 @@ fn content_that_cannot_be_run_is_rejected_with_the_reason() {
         fs::rename(&temporary, project.item(&format!("{id}.md"))).unwrap();
         let result = project.wait_result(&id);
         if name == "group" && result["status"] == "completed" {
-            println!("skipped: {name}: the user's group is private to the user here");
+            lacks("group", "the user's group is private to the user here");
             continue;
         }
         assert_eq!(result["status"], "failed", "{name}");

@@ -78,13 +78,18 @@ fn limited(limit: &Limit) -> (Space, Project) {
     (space, project)
 }
 
-/// Whether user namespaces can be made; where they cannot, the test is skipped and says so.
+/// Whether limits can be set in a user namespace; where they cannot, the test is skipped and says so.
 fn can_limit() -> bool {
+    let set = format!("echo {} > {}", LIMITS[0].value, LIMITS[0].file);
     let mut command = Command::new("unshare");
-    command.args(["--user", "true"]).stdin(Stdio::null());
+    command.args(["--user", "--map-root-user", "sh", "-c", &set]);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
     let can = spawn(&mut command).wait().unwrap().success();
     if !can {
-        lacks("namespaces", "no user namespace can be made");
+        lacks(
+            "namespaces",
+            "no user namespace can be made, or /proc/sys is read-only, so no limit can be set",
+        );
     }
     can
 }

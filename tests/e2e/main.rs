@@ -6,6 +6,8 @@ mod bad_input;
 mod claude_real;
 mod claude_standin;
 mod clock;
+#[path = "../common/mod.rs"]
+mod common;
 mod damage;
 mod doctor_stats;
 mod hostile;

@@ -49,7 +49,8 @@ fn an_ordinary_user_is_served_and_guarded_as_well() {
         .env("HOME", &dir)
         .env("JOB_MONITOR_PROGRAM", program)
         // What only root can do is done by root.
-        .env_remove("JOB_MONITOR_REQUIRE");
+        .env_remove("JOB_MONITOR_REQUIRE")
+        .env_remove("JOB_MONITOR_SKIPPED");
     // SAFETY: prctl takes numbers; a test that is ended leaves nobody behind.
     unsafe {
         command.pre_exec(

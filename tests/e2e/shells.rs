@@ -5,7 +5,7 @@
 //! of the line as the shell itself would split them, so that a name quoted badly is seen. What is
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
-use crate::space::{Project, Ran, Space, job_monitor, spawn, wait_for, wait_until};
+use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
 use job_monitor::cli::COMMANDS;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -360,12 +360,7 @@ fn is_there(program: &str, requirement: &str) -> bool {
     match Command::new(program).arg("--version").output() {
         Ok(_) => true,
         Err(error) => {
-            let required = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.split(',').any(|name| name == requirement),
-                "no {program}: {error}"
-            );
-            println!("skipped: there is no {program} ({error})");
+            lacks(requirement, &format!("there is no {program} ({error})"));
             false
         }
     }

@@ -6,7 +6,7 @@
 //! to. Without it the tests are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `slurm`.
 
 use crate::recipes::{README, in_front_of, launcher};
-use crate::space::{BOUND, Project, Space, spawn, wait_longer, wait_until};
+use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer, wait_until};
 use nix::unistd::geteuid;
 use serde_json::json;
 use std::fs;
@@ -170,7 +170,7 @@ fn an_agent_that_somebody_cancels_in_slurm_has_not_completed_even_if_it_ends_wel
 fn a_project_that_the_node_does_not_see_is_an_error_and_no_run_elsewhere() {
     let Some(stage) = Stage::new(1) else { return };
     if !geteuid().is_root() {
-        return println!("skipped: only root can mount something on a node");
+        return lacks("root", "only root can mount something on a node");
     }
     let project = stage.space.project("alpha");
     stage.space.start();
@@ -399,9 +399,7 @@ impl Cluster {
             PathBuf::from,
         );
         if let Some(lacking) = lacking(&program) {
-            let list = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
-            assert!(!list.split(',').any(|name| name == "slurm"), "{lacking}");
-            println!("skipped: {lacking}");
+            lacks("slurm", &lacking);
             return None;
         }
         let mut command = Command::new(program);

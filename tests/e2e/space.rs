@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -20,6 +20,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+pub use crate::common::lacks;
 
 /// Longer than anything here takes on a machine that is busy with something else.
 pub const BOUND: Duration = Duration::from_secs(30);
@@ -57,17 +59,6 @@ pub fn wait_longer<T>(bound: Duration, what: &str, mut ask: impl FnMut() -> Opti
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     wait_for(what, || holds().then_some(()));
-}
-
-/// Says that a test, or a part of it, cannot be run on this machine, and why; that is a failure where
-/// `JOB_MONITOR_REQUIRE` (names with commas between) has `requirement`.
-#[track_caller]
-pub fn lacks(requirement: &str, why: &str) {
-    let list = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
-    let is_required = list.split(',').any(|name| name.trim() == requirement);
-    assert!(!is_required, "required, but {why}");
-    // Not `println!`, of which a passing test shows nothing.
-    let _ = writeln!(io::stderr(), "skipped: {why}");
 }
 
 /// A child that another thread forks holds, until its exec, whatever we have open just then; a

@@ -3,7 +3,7 @@
 //!
 //! Without tmux the tests are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `tmux`.
 
-use crate::space::{Project, Space, job_monitor, spawn, wait_for, wait_until};
+use crate::space::{Project, Space, job_monitor, lacks, spawn, wait_for, wait_until};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -453,12 +453,7 @@ impl Desk {
             .stdout(Stdio::null())
             .status()
         {
-            let required = std::env::var("JOB_MONITOR_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.split(',').any(|name| name == "tmux"),
-                "no tmux: {error}"
-            );
-            println!("skipped: there is no tmux ({error})");
+            lacks("tmux", &format!("there is no tmux ({error})"));
             return None;
         }
         let space = Space::new();

@@ -6,6 +6,10 @@
 //! checkout. It needs root. Where it cannot run, the test says why and is skipped, unless
 //! `JOB_MONITOR_REQUIRE` (names with commas between) has it: then its absence is a failure.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{is_required, lacks};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -153,7 +157,8 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
     if !is_required("fresh") {
-        return skip(
+        return lacks(
+            "fresh",
             "it makes a whole system and takes minutes; JOB_MONITOR_REQUIRE=fresh runs it",
         );
     }
@@ -182,8 +187,7 @@ fn the_readme_s_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
         .into_iter()
         .find(|program| !is_on_path(program));
     if let Some(program) = lacking {
-        assert!(!is_required("sandboxes"), "{program} is not on PATH");
-        return skip(&format!("{program} is not on PATH"));
+        return lacks("sandboxes", &format!("{program} is not on PATH"));
     }
     let Some(harness) = harness("sandboxes", NAMESPACES) else {
         return;
@@ -202,7 +206,10 @@ fn the_readme_s_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
 #[test]
 fn an_agent_killed_for_its_memory_takes_nobody_with_it() {
     if !is_required("memory") {
-        return skip("it emulates a whole machine; JOB_MONITOR_REQUIRE=memory runs it");
+        return lacks(
+            "memory",
+            "it emulates a whole machine; JOB_MONITOR_REQUIRE=memory runs it",
+        );
     }
     let Some(harness) = harness("memory", EMULATOR) else {
         return;
@@ -303,22 +310,13 @@ fn harness(requirement: &str, (variable, beside): Program) -> Option<Harness> {
             _turn: MACHINE.lock().unwrap_or_else(PoisonError::into_inner),
         });
     };
-    assert!(!is_required(requirement), "{requirement}: {lacking}");
-    skip(&lacking);
+    lacks(requirement, &lacking);
     None
 }
 
 fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
-fn is_required(name: &str) -> bool {
-    std::env::var("JOB_MONITOR_REQUIRE").is_ok_and(|list| list.split(',').any(|n| n == name))
-}
-
-fn skip(why: &str) {
-    println!("skipped: {why}");
 }
 
 #[track_caller]
