@@ -32,7 +32,7 @@
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
-//!                excerpt  peek  files
+//!                witness  excerpt  peek  files
 //! --- decisions: queue  roster  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  time  error
 //! ```
@@ -90,6 +90,7 @@ pub mod skills;
 pub mod spool;
 pub mod time;
 pub mod watch;
+pub mod witness;
 pub mod worker;
 
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
 //! A claim and what its attempts brought -> the result document.
 
-use crate::agent::command::output_ending;
-use crate::agent::{Fault, Report, Words, sum_usage};
+use crate::agent::{Fault, Report, dialect, sum_usage};
 use crate::job::{Attempt, JobId, Status, log_name};
 use crate::project::Project;
+use crate::record::Text;
 use crate::record::{Carried, Claim, Outcome, WorkerOutput};
 use crate::time::Wall;
 use std::path::Path;
@@ -77,7 +77,7 @@ pub fn of_claim(
 
 /// The logs of all starts, relative to the project: the text that ran, then output and errors.
 fn log_paths(project: &Project, id: &JobId, claim: &Claim) -> Vec<String> {
-    let endings = [output_ending(claim.protocol), "err"];
+    let endings = [dialect(claim.protocol).ending, "err"];
     let of_start = |start| endings.map(|ending| log_name(id, start, ending));
     let names = (1..=claim.starts).flat_map(of_start);
     let dir = project.layout.logs();
@@ -109,7 +109,7 @@ pub fn take_report(
     outcome: &mut Outcome,
     claim: &Claim,
     report: Report,
-    words: Words,
+    stderr: String,
     roots: &[&Path],
 ) {
     let mut files: Vec<String> = Vec::new();
@@ -129,14 +129,17 @@ pub fn take_report(
             files.push(path.to_owned());
         }
     }
+    let text = Some(report.text)
+        .filter(|text| !text.is_empty())
+        .map(Text::new);
     outcome.worker_output = Some(WorkerOutput {
-        summary: words.answer,
-        raw_output: words.all.clone(),
+        summary: report.answer.map(Text::new),
+        raw_output: text.clone(),
         usage: sum_usage(claim.carried.usage.clone(), report.usage),
         cost_usd: cost_of(&claim.attempts),
     });
-    outcome.stdout = words.all;
-    outcome.stderr = Some(words.stderr).filter(|text| !text.is_empty());
+    outcome.stdout = text;
+    outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
     (outcome.audit_score, outcome.audit_notes) = (report.audit.score, report.audit.notes);
     outcome.artifacts = Some(files).filter(|files| !files.is_empty());
     (outcome.agent_version, outcome.model) = (report.agent_version, report.model);

@@ -1,22 +1,24 @@
 //! One attempt: the files it writes to, the process, the clocks that watch it, and what it said.
 
-use crate::agent::command::Plan;
-use crate::agent::stream::Stream;
-use crate::agent::{Ended, Ending, Report, TEXT_MAX, Verdict, Words, verdict};
+use crate::agent::plan::Plan;
+use crate::agent::{
+    Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
+};
 use crate::error::{Error, Result};
 use crate::excerpt::Excerpt;
 use crate::files;
 use crate::job::JobId;
 use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
-use crate::project::{Policy, Protocol};
-use crate::record::Text;
+use crate::project::Policy;
 use crate::spool::{LogFiles, Spool};
+use crate::time::Wall;
+use crate::witness;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The first look at a running agent, late enough that the view's write does not compete with
@@ -32,12 +34,19 @@ const PIECE: usize = 64 << 10;
 /// not keep us from clocks, caps and the person's wishes.
 const HEAR_MAX: u64 = 8 << 20;
 
+/// So long an agent may wait by itself for the network (SPEC 6b).
+const OFFLINE_MAX: Duration = Duration::from_secs(300);
+/// The clocks of file systems are so coarse, and those of servers so wrong.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
 /// A started attempt.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
     pub agent: Agent,
     logs: LogFiles,
+    files: Files,
+    resumed: bool,
     started: Instant,
 }
 
@@ -50,8 +59,8 @@ pub struct Finished {
     pub verdict: Verdict,
     /// What the output told.
     pub report: Report,
-    /// What it said.
-    pub words: Words,
+    /// The end of its standard error.
+    pub stderr: String,
     /// Processes swept.
     pub leftovers: u32,
     /// From start to end, on the monotonic clock.
@@ -67,9 +76,8 @@ pub fn start(
     program: &Path,
     plan: &Plan<'_>,
     token: &Token,
-    output: &str,
 ) -> Result<std::result::Result<Running, SpawnFault>> {
-    let logs = spool.create_logs(id, number, output)?;
+    let logs = spool.create_logs(id, number, plan.dialect.ending)?;
     let stdin = prompt_file(&plan.prompt)?;
     let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
     let launch = Launch {
@@ -81,10 +89,24 @@ pub fn start(
         stdout: &logs.out,
         stderr: &logs.err,
     };
+    let get = |name: &str| {
+        let found = plan.env.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    let files = Files {
+        witness: plan
+            .dialect
+            .witness
+            .and_then(|witness| (witness.below)(&get)),
+        answer: plan.answer.clone(),
+        require_answer: false,
+    };
     let started = Instant::now();
     Ok(Agent::spawn(&launch, token).map(|agent| Running {
         agent,
         logs,
+        files,
+        resumed: plan.resumed,
         started,
     }))
 }
@@ -104,12 +126,19 @@ impl Running {
         let Running {
             agent,
             logs,
+            mut files,
+            resumed,
             started,
         } = self;
-        let mut listener = Listener::new(policy.agent.protocol);
+        files.require_answer = policy.agent.require_answer;
+        let mut listener = Listener {
+            fold: Fold::new(dialect(policy.agent.protocol), resumed),
+            files: &files,
+            offset: 0,
+        };
         let mut slice = FIRST_LOOK;
         let mut heard = (0, started);
-        let mut final_since = None;
+        let (mut final_since, mut offline_since) = (None, None);
         let by = loop {
             if agent.wait(slice) {
                 break Ending::Itself;
@@ -123,12 +152,16 @@ impl Running {
             if written != heard.0 {
                 heard = (written, now);
             }
-            let is_final = !is_behind && listener.is_final();
-            final_since = is_final.then(|| final_since.unwrap_or(now));
+            let fold = &listener.fold;
+            final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
+            offline_since = fold.is_offline().then(|| offline_since.unwrap_or(now));
             let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
             let end = look().or_else(|| match (final_since, policy.silence_timeout) {
                 (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
                 _ if over(policy.timeout, started) => Some(Ending::Timeout),
+                _ if offline_since.is_some_and(|since| over(OFFLINE_MAX, since)) => {
+                    Some(Ending::Offline)
+                }
                 _ if written > policy.max_output => Some(Ending::OutputLimit),
                 (None, Some(limit)) => over(limit, heard.1).then_some(Ending::Silent),
                 _ => None,
@@ -156,14 +189,17 @@ impl Running {
     }
 }
 
-/// What an attempt that nobody attended to its end has written.
+/// What an attempt that nobody attended to its end has written. `resumed` tells whether it went on in an
+/// old session.
 ///
 /// # Errors
 /// When its output cannot be read: nobody knows then whether it holds a result.
 pub fn read_back(
     out: File,
     err: Option<&File>,
-    protocol: Protocol,
+    dialect: &'static Dialect,
+    resumed: bool,
+    files: &Files,
     duration: Duration,
 ) -> io::Result<Finished> {
     let stderr = err.and_then(|err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok());
@@ -172,7 +208,11 @@ pub fn read_back(
         signal: None,
         by: Ending::Interrupted,
     };
-    let mut listener = Listener::new(protocol);
+    let mut listener = Listener {
+        fold: Fold::new(dialect, resumed),
+        files,
+        offset: 0,
+    };
     listener.hear(&out, size_of(&out))?;
     Ok(listener.conclude(out, ended, stderr.unwrap_or_default(), 0, duration))
 }
@@ -186,24 +226,27 @@ pub fn is_settled(finished: &Finished) -> bool {
 }
 
 /// Follows the output as it grows.
-struct Listener {
-    protocol: Protocol,
-    stream: Stream,
+struct Listener<'a> {
+    fold: Fold,
+    files: &'a Files,
     offset: u64,
 }
 
-impl Listener {
-    fn new(protocol: Protocol) -> Listener {
-        Listener {
-            protocol,
-            stream: Stream::default(),
-            offset: 0,
-        }
-    }
+/// Files of the agent's own that say more than its output.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The directory below which it tells why it failed.
+    pub witness: Option<PathBuf>,
+    /// The file that holds the answer.
+    pub answer: Option<PathBuf>,
+    /// Whether a blank answer is a fault.
+    pub require_answer: bool,
+}
 
+impl Listener<'_> {
     /// Reads what has come since, at most so much; whether there may be more.
     fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
-        if self.protocol == Protocol::Plain {
+        if self.fold.dialect.read.is_none() {
             return Ok(false);
         }
         let end = self.offset.saturating_add(max);
@@ -213,14 +256,10 @@ impl Listener {
             if length == 0 {
                 return Ok(false);
             }
-            self.stream.feed(&piece[..length]);
+            self.fold.feed(&piece[..length]);
             self.offset += length as u64;
         }
         Ok(true)
-    }
-
-    fn is_final(&self) -> bool {
-        self.protocol == Protocol::Claude && self.stream.is_final()
     }
 
     fn conclude(
@@ -232,46 +271,58 @@ impl Listener {
         duration: Duration,
     ) -> Finished {
         let size = size_of(&out);
-        let (verdict, answer, all) = match self.protocol {
-            Protocol::Claude => {
-                // What came after the end is not the agent's: a survivor may write for ever.
-                let _ = self.hear(&out, size.saturating_sub(self.offset));
-                self.stream.finish();
-                let verdict = verdict::claude(&ended, &self.stream, &stderr);
-                let report = &mut self.stream.report;
-                let text = Some(std::mem::take(&mut report.text)).filter(|text| !text.is_empty());
-                (
-                    verdict,
-                    report.answer.take().map(Text::new),
-                    text.map(Text::new),
-                )
-            }
-            Protocol::Plain | Protocol::Codex | Protocol::Gemini => {
-                // Some agents write their errors where their answers go.
-                let words = match stderr.trim().is_empty() && ended.code != Some(0) {
-                    true => files::tail(&out, Path::new("standard output"), STDERR_MAX),
-                    false => Ok(stderr.clone()),
-                };
-                let verdict = verdict::plain(&ended, &words.unwrap_or_default());
-                let all = Excerpt::new(out, size, TEXT_MAX as u64);
-                let answer = all.trimmed();
-                let all = (size > 0).then(|| Text::new(all));
-                (verdict, answer.map(Text::new), all)
-            }
+        // Some agents write their errors where their answers go.
+        let is_mute =
+            self.fold.dialect.read.is_none() && stderr.trim().is_empty() && ended.code != Some(0);
+        let words = match is_mute {
+            true => files::tail(&out, Path::new("standard output"), STDERR_MAX).unwrap_or_default(),
+            false => stderr.clone(),
         };
+        if self.fold.dialect.read.is_none() {
+            let all = Excerpt::new(out, size, TEXT_MAX as u64).to_string();
+            self.fold.feed(all.as_bytes());
+        } else {
+            // What came after the end is not the agent's: a survivor may write for ever.
+            let _ = self.hear(&out, size.saturating_sub(self.offset));
+        }
+        if let (Some(dir), Some(session)) =
+            (&self.files.witness, self.fold.report.session_id.clone())
+            && let Some(told) = witness::read(dir, &session)
+        {
+            self.fold.witness(&told);
+        }
+        self.fold.finish();
+        if let Some(path) = &self.files.answer {
+            self.fold.answer(&answer(path, duration));
+        }
+        let verdict = verdict::judge(&Case {
+            ended: &ended,
+            fold: &self.fold,
+            stderr: &words,
+            require_answer: self.files.require_answer,
+            now: Wall::now(),
+        });
         Finished {
             ended,
             verdict,
-            report: self.stream.report,
-            words: Words {
-                answer,
-                all,
-                stderr,
-            },
+            report: self.fold.report,
+            stderr,
             leftovers,
             duration,
         }
     }
+}
+
+/// The answer in a file of its own; blank if the attempt, which ran so long, did not write it.
+fn answer(path: &Path, ran: Duration) -> String {
+    let read = || {
+        let file = files::open_path(path).ok()??;
+        let meta = file.metadata().ok()?;
+        let age = meta.modified().ok()?.elapsed().unwrap_or_default();
+        let is_new = meta.is_file() && age <= ran + CLOCK_SLACK;
+        is_new.then(|| Excerpt::new(file, meta.len(), TEXT_MAX as u64).to_string())
+    };
+    read().unwrap_or_default()
 }
 
 fn size_of(file: &File) -> u64 {

@@ -1,7 +1,8 @@
-//! A look at single members of a JSON text, which neither builds the rest of it nor minds what
-//! that is. A value of an unexpected type counts as absent and spoils nothing around it.
+//! A look at single members of a JSON text, which neither builds the rest of it nor minds what that
+//! is. A value of an unexpected type counts as absent and spoils nothing around it.
 
-use super::lines::escape_len;
+use super::TEXT_MAX;
+use super::lines::Capped;
 use serde::Deserializer as _;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -11,25 +12,12 @@ use std::fmt;
 /// The longest name, id or class that is kept.
 const WORD_MAX: usize = 256;
 
-/// The texts of some members of a JSON object, without building anything of the rest; `None`
-/// if it is no whole object. What is asked for twice in the object is its last.
-pub(crate) fn pick<'a, const N: usize>(
+/// The texts of some members of a JSON object; of one that is cut or garbled, as an error, those that
+/// are whole. What stands twice in the object counts as its last.
+pub fn pick<'a, const N: usize>(
     json: &'a str,
     keys: [&str; N],
-) -> Option<[Option<&'a str>; N]>
-where
-    [Option<&'a str>; N]: Default,
-{
-    let mut found = Default::default();
-    pick_into(json, keys, &mut found).then_some(found)
-}
-
-/// The same for an object that may be cut: `found` gets what is whole. Returns whether all is.
-pub(super) fn pick_into<'a, const N: usize>(
-    json: &'a str,
-    keys: [&str; N],
-    found: &mut [Option<&'a str>; N],
-) -> bool {
+) -> Result<[Option<&'a str>; N], [Option<&'a str>; N]> {
     struct Picker<'f, 'k, 'a, const N: usize>([&'k str; N], &'f mut [Option<&'a str>; N]);
 
     impl<'a, const N: usize> Visitor<'a> for Picker<'_, '_, 'a, N> {
@@ -53,12 +41,20 @@ pub(super) fn pick_into<'a, const N: usize>(
     #[derive(serde::Deserialize)]
     struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
+    let mut found = [None; N];
     let mut json = serde_json::Deserializer::from_str(json);
-    json.deserialize_map(Picker(keys, found)).is_ok() && json.end().is_ok()
+    let whole = json.deserialize_map(Picker(keys, &mut found)).is_ok() && json.end().is_ok();
+    if whole { Ok(found) } else { Err(found) }
+}
+
+/// The same of a value inside a line that was read whole: absent is an object without members.
+pub fn members<'a, const N: usize>(json: Option<&'a str>, keys: [&str; N]) -> [Option<&'a str>; N] {
+    json.and_then(|json| pick(json, keys).ok())
+        .unwrap_or([None; N])
 }
 
 /// Calls `each` with the text of every item of a JSON array; with none if it is no array.
-pub(crate) fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
+pub fn each_item<'a>(json: Option<&'a str>, each: impl FnMut(&'a str)) {
     struct Items<F>(F);
 
     impl<'a, F: FnMut(&'a str)> Visitor<'a> for Items<F> {
@@ -77,47 +73,102 @@ pub(crate) fn each_item<'a>(json: &'a str, each: impl FnMut(&'a str)) {
     }
 
     // The text is part of a value that was read whole, so the only error is another type.
-    let _ = serde_json::Deserializer::from_str(json).deserialize_seq(Items(each));
+    let _ =
+        serde_json::Deserializer::from_str(json.unwrap_or_default()).deserialize_seq(Items(each));
 }
 
-/// A value of the type wanted. Half a surrogate pair, which the agent writes when it shortens a
-/// text between the two, is no reason to lose the text.
-pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
-    let mended = || {
-        json.contains("\\u")
-            .then(|| serde_json::from_str(&mend(json)).ok())
-    };
-    serde_json::from_str(json).ok().or_else(|| mended()?)
+/// A value of the type wanted.
+pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
+    serde_json::from_str(json).ok()
 }
 
-/// Replaces what is half of a surrogate pair.
-fn mend(json: &str) -> String {
-    let mut mended = String::with_capacity(json.len());
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        let escape = escape_len(&rest.as_bytes()[at..]);
-        let Some((before, after)) = rest.split_at_checked(at + escape) else {
-            break;
-        };
-        let is_half = escape == 6
-            && matches!(&before.as_bytes()[at + 2..], [b'd' | b'D', high, ..] if *high >= b'8');
-        mended.push_str(if is_half { &before[..at] } else { before });
-        mended.push_str(if is_half { "\\ufffd" } else { "" });
-        rest = after;
+/// A string, of which more than [`TEXT_MAX`] bytes lose their middle. Half a surrogate pair, which an agent writes when it shortens a text between the two, is
+/// no reason to lose the text: read as bytes, it becomes U+FFFD.
+pub fn text(json: &str) -> Option<String> {
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+            if bytes.len() <= TEXT_MAX {
+                return Ok(String::from_utf8_lossy(bytes).into_owned());
+            }
+            let mut capped = Capped::new(TEXT_MAX);
+            for piece in bytes.chunks(TEXT_MAX) {
+                capped.push(&String::from_utf8_lossy(piece));
+            }
+            Ok(capped.into_text())
+        }
     }
-    mended + rest
+
+    serde_json::Deserializer::from_str(json)
+        .deserialize_bytes(Bytes)
+        .ok()
 }
 
 /// A short string: a name, an id, a class.
-pub(crate) fn word(json: &str) -> Option<String> {
-    parse::<String>(json).filter(|word| word.len() <= WORD_MAX)
+pub fn word(json: &str) -> Option<String> {
+    text(json).filter(|word| word.len() <= WORD_MAX)
 }
 
 /// A number, also one in a string.
-pub(super) fn number(json: &str) -> Option<f64> {
-    let text = parse::<String>(json).unwrap_or_else(|| json.to_owned());
-    text.trim()
+pub fn number(json: &str) -> Option<f64> {
+    let written = text(json).unwrap_or_else(|| json.to_owned());
+    written
+        .trim()
         .parse()
         .ok()
         .filter(|number: &f64| number.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_whatever_stands_around_them() {
+        let json = r#"{"x":[{"a":9}],"a":1,"b":"t","a":{"c":[2]}}"#;
+        assert_eq!(
+            pick(json, ["a", "b", "z"]),
+            Ok([Some("{\"c\":[2]}"), Some("\"t\""), None])
+        );
+        assert_eq!(
+            pick(r#"{"a":1,"b":"cut"#, ["a", "b"]),
+            Err([Some("1"), None])
+        );
+        for not in ["[1]", "5", "{}x", "", "{\"a\":1}{}"] {
+            assert!(pick(not, ["a"]).is_err(), "{not}");
+        }
+        let mut items = Vec::new();
+        each_item(Some("[1, {\"a\": 2}]"), |item| items.push(item));
+        each_item(Some("{}"), |_| panic!("no array"));
+        assert_eq!(items, ["1", "{\"a\": 2}"]);
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_no_reason_to_lose_a_text() {
+        let json = r#""a\ud83d b\\ud83d \ud83d\ude00 \ude00\n""#;
+        let read = text(json).unwrap();
+        assert!(
+            read.starts_with("a\u{fffd}") && read.ends_with("\u{fffd}\n"),
+            "{read}"
+        );
+        assert!(read.contains(" b\\ud83d 😀 "), "{read}");
+        assert_eq!(text("[1]"), None);
+        assert_eq!(text("5"), None);
+    }
+
+    #[test]
+    fn numbers_may_stand_in_strings() {
+        assert_eq!(number("\" 5.5\""), Some(5.5));
+        assert_eq!(number("7"), Some(7.0));
+        assert_eq!(number("1e999"), None);
+        assert_eq!(number("\"nan\""), None);
+        assert_eq!(word(&format!("\"{}\"", "x".repeat(300))), None);
+    }
 }

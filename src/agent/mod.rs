@@ -1,160 +1,136 @@
-//! What is special to agents: how a job becomes a command line, an environment and a prompt,
-//! and how an exit and an output become a verdict. Nothing here starts anything or reads a
-//! clock; `runner` and `process` do.
+//! What is special to agents: how a job becomes a command line, an environment and a prompt (`plan`),
+//! and how an exit and an output become a verdict (`fold`, `verdict`). What is special to one agent
+//! stands in its [`Dialect`]: one file and one row of [`DIALECTS`]. Nothing here starts anything, opens
+//! files or reads a clock; `runner` and `process` do.
 
-pub mod command;
+mod claude;
+pub mod event;
+pub mod fold;
 pub mod json;
 pub mod lines;
-pub mod stream;
+mod plain;
+pub mod plan;
 pub mod verdict;
 
-use crate::job::ErrorKind;
-use crate::record::Text;
-use crate::time::Wall;
-use serde_json::Value;
+use crate::project::Protocol;
+use event::Event;
+pub use event::Window;
+pub use fold::{Audit, Fold, Report, sum_usage};
+use plan::Assignment;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+pub use verdict::{Case, Ended, Ending, Fault, Verdict};
 
-/// The most text kept of one answer, of all assistant text, and of a plain agent's output, in
-/// bytes; what is longer loses its middle (SPEC 8).
+/// The most text kept of one answer and of all that an agent says, in bytes; what is longer loses its
+/// middle (SPEC 8).
 pub const TEXT_MAX: usize = 1 << 20;
 
-/// How the agent's process ended.
+/// How one talks to an agent, and what it can tell. All that is asked about an agent's kind is asked
+/// here, never of the protocol's name.
+#[derive(Debug)]
+pub struct Dialect {
+    /// The name of its program.
+    pub name: &'static str,
+    /// Its word in the settings.
+    pub protocol: Protocol,
+    /// The ending of the log of its output.
+    pub ending: &'static str,
+    /// Who names its sessions.
+    pub sessions: Sessions,
+    /// What it cannot tell, in words for a person; empty if it tells all.
+    pub silent_on: &'static str,
+    /// Whether it tells what it costs, and so can be given a budget.
+    pub costs: bool,
+    /// What calls the skill `task-coordination` at the head of a prompt, where the agent knows skills.
+    pub skill_call: Option<&'static str>,
+    /// Whether a slash at the head of a prompt is a command to it.
+    pub slash_commands: bool,
+    /// The longest prompt that it takes, in characters.
+    pub prompt_max: Option<usize>,
+    /// Variables that it gets unless they are set already.
+    pub env: &'static [(&'static str, &'static str)],
+    /// The variable that names the directory of its temporary files.
+    pub scratch: Option<Scratch>,
+    /// The arguments of a start, between the command's own and the agent's `args`.
+    pub args: fn(&Assignment<'_>, &mut Vec<String>),
+    /// The arguments that open a session for a person.
+    pub open: fn(&str) -> Vec<String>,
+    /// Reads a line of output that looks like a JSON object. `None`: its output is text.
+    pub read: Option<Read>,
+    /// The `type` of the line with which its output opens.
+    pub opens_with: &'static str,
+    /// The `type`s of lines that may end a turn.
+    pub results: &'static [&'static str],
+    /// Another file in which it tells why it failed, and how a line of that is read.
+    pub witness: Option<Witness>,
+    /// The fault of an attempt that did not complete, where the agent's own words decide it.
+    pub fault: fn(&Case<'_>) -> Option<Fault>,
+    /// The file that changes when a person logs in, from the agent's environment.
+    pub login: fn(&Lookup<'_>) -> Option<PathBuf>,
+}
+
+/// Turns a line into events; one that is no whole object is [`Event::Lost`].
+pub type Read = fn(&str, &mut dyn FnMut(Event<'_>));
+
+/// The value of a variable in the agent's environment.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
+/// Who names the sessions in which an agent can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Its exit status, if it exited and we saw it.
-    pub code: Option<i32>,
-    /// The signal that ended it, if one did and we saw it.
-    pub signal: Option<i32>,
-    /// Whose doing it was.
-    pub by: Ending,
+pub enum Sessions {
+    /// It has none.
+    None,
+    /// We do, before the start.
+    Chosen,
+    /// The agent does, with its first event.
+    Told,
 }
 
-/// Who or what ended the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The agent itself, or a signal that is not ours.
-    Itself,
-    /// We did: it stayed longer than `linger` after its final result.
-    Linger,
-    /// We did: `timeout`.
-    Timeout,
-    /// We did: `silence_timeout`.
-    Silent,
-    /// We did: `max_output`.
-    OutputLimit,
-    /// We did: the person cancelled the job.
-    Cancelled,
-    /// We did, or nobody saw: the daemon went down while the agent ran.
-    Interrupted,
+/// Where an agent is told to keep its temporary files, in a directory made for one start.
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    /// The variable.
+    pub variable: &'static str,
+    /// Whether it is set even where the daemon's own environment has it.
+    pub always: bool,
 }
 
-/// What the events of an attempt told; nothing of it for protocol plain, which has none. Texts keep
-/// at most [`TEXT_MAX`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    /// The final answer.
-    pub answer: Option<String>,
-    /// All text that the agent addressed to the person, in order.
-    pub text: String,
-    /// The agent's own usage object, numbers summed over results.
-    pub usage: Option<Value>,
-    /// The session's running total in US dollars.
-    pub cost_usd: Option<f64>,
-    /// Turns, summed over results.
-    pub num_turns: Option<u64>,
-    /// The model, from the `init` event.
-    pub model: Option<String>,
-    /// The agent's version, from the `init` event.
-    pub agent_version: Option<String>,
-    /// The session, as the agent names it.
-    pub session_id: Option<String>,
-    /// Tools that the agent asked for and was refused, as it reports them.
-    pub permission_denials: Vec<Value>,
-    /// Files that the agent's edit tools changed, as the tools named them, each once.
-    pub edited: Vec<String>,
-    /// The audit block of the final answer.
-    pub audit: Audit,
-    /// The account's usage windows, as the agent last told them.
-    pub windows: Vec<Window>,
-    /// MCP servers that failed to start.
-    pub failed_servers: Vec<String>,
-    /// Whether the service answered at all: a turn of the model's own was seen.
-    pub answered: bool,
+/// A file of the agent's own that says more than its output.
+#[derive(Clone, Copy, Debug)]
+pub struct Witness {
+    /// The directory below which it lies.
+    pub below: fn(&Lookup<'_>) -> Option<PathBuf>,
+    /// Reads a line of it.
+    pub read: Read,
 }
 
-/// One usage window of the account.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Window {
-    /// Its name, such as `five_hour`.
-    pub name: String,
-    /// The share that is used, 1.0 when it is full.
-    pub utilization: f64,
-    /// When it begins anew.
-    pub resets_at: Option<Wall>,
+/// Every dialect; [`Protocol::Plain`] is the last.
+pub static DIALECTS: [Dialect; 2] = [claude::DIALECT, plain::DIALECT];
+
+/// The dialect of a protocol.
+pub fn dialect(protocol: Protocol) -> &'static Dialect {
+    let found = DIALECTS.iter().find(|dialect| dialect.protocol == protocol);
+    found.unwrap_or(&DIALECTS[DIALECTS.len() - 1])
 }
 
-/// What an attempt said, as its result shows it.
-#[derive(Debug, Default)]
-pub struct Words {
-    /// The final answer.
-    pub answer: Option<Text>,
-    /// All that it said, in order.
-    pub all: Option<Text>,
-    /// The end of standard error.
-    pub stderr: String,
+/// Whose output this is, by the ending of its name and its beginning.
+pub fn recognise(ending: &str, start: &[u8]) -> &'static Dialect {
+    let first = start
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.starts_with(b"{"));
+    let first = String::from_utf8_lossy(first.unwrap_or_default());
+    let [kind] = json::pick(&first, ["type"]).unwrap_or_else(|found| found);
+    let kind = kind.and_then(json::word).unwrap_or_default();
+    let mut alike = DIALECTS.iter().filter(|dialect| dialect.ending == ending);
+    let found = alike.clone().find(|dialect| dialect.opens_with == kind);
+    found
+        .or_else(|| alike.next())
+        .unwrap_or(dialect(Protocol::Plain))
 }
 
-/// The closing `json` block of a final answer (SPEC 6), leniently read; absent is `None`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Audit {
-    /// 0 to 100.
-    pub score: Option<f64>,
-    /// The auditor's words.
-    pub notes: Option<String>,
-    /// Paths that the agent lists.
-    pub artifacts: Vec<String>,
-}
-
-/// Whether an attempt is complete, and if not, why.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// Exit, result and answer agree.
-    Completed,
-    /// Anything else.
-    Fault(Fault),
-}
-
-/// Why an attempt is not complete.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
-    /// The kind, which decides what follows.
-    pub kind: ErrorKind,
-    /// One sentence for a person, in the agent's own words where it had any.
-    pub error: String,
-    /// For a usage limit: when it ends.
-    pub resets_at: Option<Wall>,
-    /// The agent does not know the session it was told to resume: start afresh.
-    pub session_unknown: bool,
-}
-
-impl Fault {
-    /// A fault that says nothing about limits or sessions.
-    pub fn new(kind: ErrorKind, error: impl Into<String>) -> Fault {
-        Fault {
-            kind,
-            error: error.into(),
-            resets_at: None,
-            session_unknown: false,
-        }
-    }
-}
-
-/// Adds what a later start used to what earlier ones did.
-pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
-    match (before, now) {
-        (Some(mut before), Some(now)) => {
-            stream::add(&mut before, now);
-            Some(before)
-        }
-        (before, now) => before.or(now),
-    }
+/// The protocol that a command speaks by its own name, also behind a path (SPEC 6b).
+pub fn protocol_of(command: &str) -> Protocol {
+    let name = Path::new(command).file_name().unwrap_or_default();
+    let found = DIALECTS.iter().find(|dialect| name == dialect.name);
+    found.map_or(Protocol::Plain, |dialect| dialect.protocol)
 }

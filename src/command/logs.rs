@@ -6,7 +6,7 @@ use super::overview::suspension_text;
 use super::projects::{self, Scope, Standing};
 use super::terminal;
 use super::transcript::{Entry, Progress, Reader, Writer};
-use crate::agent::command::output_ending;
+use crate::agent::{self, Dialect, dialect};
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::{Attempt, JobId, log_name};
@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -75,19 +76,23 @@ pub(super) struct Output {
 impl Output {
     /// The output of the `start`-th start, if there is one.
     pub(super) fn open(spool: &Spool, id: &JobId, start: u32) -> Result<Option<Output>> {
-        for protocol in [Protocol::Claude, Protocol::Plain] {
-            let ending = output_ending(protocol);
+        for ending in ["jsonl", "out"] {
             if let Some(file) = spool.open_log(&log_name(id, start, ending))? {
-                return Ok(Some(Output::of(file, protocol)));
+                let mut head = vec![0; 64 << 10];
+                let length = file.read_at(&mut head, 0).unwrap_or(0);
+                return Ok(Some(Output::of(
+                    file,
+                    agent::recognise(ending, &head[..length]),
+                )));
             }
         }
         Ok(None)
     }
 
-    fn of(file: File, protocol: Protocol) -> Output {
+    fn of(file: File, dialect: &'static Dialect) -> Output {
         Output {
             file,
-            reader: Reader::new(protocol),
+            reader: Reader::new(dialect),
             in_mid_line: false,
         }
     }
@@ -346,7 +351,7 @@ impl<'a> Telling<'a> {
             if self.output.is_none() {
                 self.output = Output::open(self.spool, self.id, self.start)?;
                 if let Some(output) = self.output.as_mut().filter(|_| self.manner == Manner::Raw) {
-                    output.reader = Reader::new(Protocol::Plain);
+                    output.reader = Reader::new(dialect(Protocol::Plain));
                 }
             }
             match (&mut self.output, self.manner, self.style.terminal) {
@@ -396,7 +401,7 @@ impl<'a> Telling<'a> {
         };
         if file.metadata().is_ok_and(|meta| meta.len() > 0) {
             self.seam("standard error")?;
-            self.output = Some(Output::of(file, Protocol::Plain));
+            self.output = Some(Output::of(file, dialect(Protocol::Plain)));
             self.tell_output()?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::overview::{hold_text, suspension_text};
 use super::projects::{self, NO_PROJECT, Queue, Scope, Standing};
-use crate::agent::command::output_ending;
+use crate::agent::dialect;
 use crate::agent::json::parse;
 use crate::cli::Format;
 use crate::error::{Exit, Result};
@@ -210,7 +210,7 @@ fn running_text(text: &mut String, spool: &Spool, claim: &Claim) {
     let log = spool.open_log(&log_name(
         &claim.job_id,
         claim.starts,
-        output_ending(claim.protocol),
+        dialect(claim.protocol).ending,
     ));
     let last = log
         .ok()

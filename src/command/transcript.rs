@@ -4,17 +4,17 @@
 //!
 //! As in `agent::stream`, every field is read leniently, and events of unknown kinds are skipped.
 
-use crate::agent::json::{each_item, parse, pick, word};
+use crate::agent::event::{Event, LastResult};
+use crate::agent::fold::events;
+use crate::agent::json::{each_item, members, parse, text as parse_text, word};
 use crate::agent::lines::{Line, Lines};
-use crate::project::Protocol;
+use crate::agent::{Dialect, Read};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// The longest text shown whole; what is longer loses its middle, and `--raw` has it all.
-const TEXT_MAX: usize = 128 << 10;
 /// So many calls whose answers are still to come are remembered, with where they stand.
 const CALLS_MAX: usize = 200;
 /// So many messages are remembered, to count the tokens of each once: one message comes as
@@ -70,7 +70,7 @@ pub(super) struct Progress {
 
 /// Reads the output of one start.
 pub(super) struct Reader {
-    protocol: Protocol,
+    dialect: &'static Dialect,
     /// What is known so far.
     pub progress: Progress,
     lines: Lines,
@@ -87,6 +87,8 @@ pub(super) struct Reader {
     last: Option<String>,
     /// The last thing said or complained of, which the result repeats.
     said: String,
+    /// Whether what was said last may go on.
+    speaking: bool,
 }
 
 struct Call {
@@ -97,11 +99,11 @@ struct Call {
 }
 
 impl Reader {
-    pub(super) fn new(protocol: Protocol) -> Reader {
+    pub(super) fn new(dialect: &'static Dialect) -> Reader {
         Reader {
-            protocol,
+            dialect,
             progress: Progress::default(),
-            lines: Lines::new(TEXT_MAX),
+            lines: Lines::default(),
             held: Vec::new(),
             cwd: String::new(),
             session: None,
@@ -110,25 +112,26 @@ impl Reader {
             settled: 0,
             last: None,
             said: String::new(),
+            speaking: false,
         }
     }
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Entry)) {
-        match self.protocol {
-            Protocol::Plain | Protocol::Codex | Protocol::Gemini => self.plain(bytes, each),
-            Protocol::Claude => {
-                let mut lines = std::mem::take(&mut self.lines);
-                lines.feed(bytes, |line| self.line(line, each));
-                self.lines = lines;
-            }
-        }
+        let Some(read) = self.dialect.read else {
+            return self.plain(bytes, each);
+        };
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.feed(bytes, |line| self.line(read, line, each));
+        self.lines = lines;
     }
 
     /// The output is complete.
     pub(super) fn finish(&mut self, each: &mut dyn FnMut(Entry)) {
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.finish(|line| self.line(line, each));
+        if let Some(read) = self.dialect.read {
+            let mut lines = std::mem::take(&mut self.lines);
+            lines.finish(|line| self.line(read, line, each));
+        }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
             each(Entry::Plain(String::from_utf8_lossy(&held).into_owned()));
@@ -153,90 +156,103 @@ impl Reader {
         }
     }
 
-    fn line(&mut self, line: Line<'_>, each: &mut dyn FnMut(Entry)) {
-        match line {
-            Line::Whole(json) if json.trim_ascii_start().starts_with('{') => self.event(json, each),
-            // Something that stands in front of the agent may print, too.
-            Line::Whole(text) => each(Entry::Plain(format!("{text}\n"))),
-            Line::TooLong(start) => self.notice(
-                format!("a line too long to be shown: {}", headline(start)),
-                each,
-            ),
-            Line::Cut(start) => {
-                self.notice(format!("the output breaks off: {}", headline(start)), each)
-            }
-        }
+    fn line(&mut self, read: Read, line: Line<'_>, each: &mut dyn FnMut(Entry)) {
+        let (what, results) = match line {
+            Line::TooLong(_) => ("a line too long to be shown", self.dialect.results),
+            _ => ("the output breaks off", self.dialect.results),
+        };
+        events(line, read, results, &mut |event| {
+            self.event(event, what, each)
+        });
     }
 
-    fn event(&mut self, json: &str, each: &mut dyn FnMut(Entry)) {
-        let keys = [
-            "type",
-            "subtype",
-            "parent_tool_use_id",
-            "message",
-            "is_api_error_message",
-        ];
-        let [kind, subtype, parent, message, failed] = pick(json, keys).unwrap_or_default();
-        let subtype = subtype.and_then(word).unwrap_or_default();
-        let depth = parent.and_then(word).map_or(0, |id| self.depth_below(&id));
-        let message = message.unwrap_or_default();
-        match kind.and_then(word).as_deref() {
-            Some("assistant") if failed == Some("true") => self.complaint(message, each),
-            Some("assistant") => self.assistant(message, depth, each),
-            Some("user") => self.user(message, each),
-            Some("system") => self.system(&subtype, json, each),
-            Some("result") => self.result(&subtype, json, each),
+    fn event(&mut self, event: Event<'_>, lost: &str, each: &mut dyn FnMut(Entry)) {
+        let goes_on = std::mem::replace(&mut self.speaking, false);
+        match event {
+            Event::Session(session) => {
+                self.cwd = session.cwd.unwrap_or_default();
+                let who = (
+                    session.model.unwrap_or_default(),
+                    session.version.unwrap_or_default(),
+                );
+                // Each turn opens with one of its own.
+                if self.session.as_ref() != Some(&who) && who != Default::default() {
+                    let (model, version) = who.clone();
+                    each(Entry::Session { model, version });
+                    self.session = Some(who);
+                }
+            }
+            Event::Say {
+                below,
+                text,
+                goes_on: more,
+            } => {
+                let depth = self.depth_below(below.as_deref());
+                if !(more && goes_on) {
+                    self.said.clear();
+                }
+                self.said.push_str(&text);
+                self.progress.action = Some(headline(&self.said));
+                self.speaking = more;
+                self.last = None;
+                if !text.trim().is_empty() {
+                    each(match more && goes_on {
+                        true => Entry::Plain(text),
+                        false => Entry::Say { depth, text },
+                    });
+                }
+            }
+            Event::Think { below, text } => {
+                self.progress.action = Some("thinking".to_owned());
+                self.last = None;
+                let depth = self.depth_below(below.as_deref());
+                each(Entry::Think {
+                    depth,
+                    text: headline(&text),
+                });
+            }
+            Event::Call {
+                below,
+                id,
+                tool,
+                input,
+                ..
+            } => {
+                let depth = self.depth_below(below.as_deref());
+                let (tool, subject) = (clean_line(&tool), subject(input, &self.cwd));
+                self.progress.action = Some(label(&tool, &subject));
+                self.call(id, depth, &tool, &subject);
+                each(Entry::Call {
+                    depth,
+                    tool,
+                    subject,
+                });
+            }
+            Event::Answer {
+                id,
+                content,
+                failed,
+            } => self.answer(&id, content, failed, each),
+            Event::Tokens { message, usage } => self.count(message, usage),
+            Event::Trouble { text, .. } if !text.is_empty() && text != self.said => {
+                self.progress.action = Some(headline(&text));
+                self.said.clone_from(&text);
+                self.last = None;
+                each(Entry::Trouble(text));
+            }
+            Event::Feedback(said) => self.notice(&format!("a hook: {said}"), each),
+            Event::Notice(text) | Event::Offline(text) => self.notice(&text, each),
+            Event::Result(result) => self.result(*result, each),
+            Event::Plain(text) => each(Entry::Plain(format!("{text}\n"))),
+            Event::Lost { start, .. } => self.notice(&format!("{lost}: {}", headline(start)), each),
             _ => {}
         }
     }
 
-    fn depth_below(&self, id: &str) -> usize {
+    fn depth_below(&self, id: Option<&str>) -> usize {
+        let Some(id) = id else { return 0 };
         let call = self.calls.iter().find(|call| call.id == id);
         call.map_or(1, |call| call.depth + 1).min(DEPTH_MAX)
-    }
-
-    fn assistant(&mut self, message: &str, depth: usize, each: &mut dyn FnMut(Entry)) {
-        let [id, content, usage] = pick(message, ["id", "content", "usage"]).unwrap_or_default();
-        self.count(id.and_then(word), usage.unwrap_or_default());
-        each_item(content.unwrap_or_default(), |block| {
-            let keys = ["type", "text", "thinking", "name", "id", "input"];
-            let [kind, text, thinking, name, id, input] = pick(block, keys).unwrap_or_default();
-            match kind.and_then(word).as_deref() {
-                Some("text") => {
-                    let text = text.and_then(parse::<String>).unwrap_or_default();
-                    if !text.trim().is_empty() {
-                        self.progress.action = Some(headline(&text));
-                        self.said.clone_from(&text);
-                        self.last = None;
-                        each(Entry::Say { depth, text });
-                    }
-                }
-                Some("thinking") => {
-                    let text = headline(&thinking.and_then(parse::<String>).unwrap_or_default());
-                    self.progress.action = Some("thinking".to_owned());
-                    self.last = None;
-                    each(Entry::Think { depth, text });
-                }
-                Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
-                    let tool =
-                        clean_line(&name.and_then(word).unwrap_or_else(|| "tool".to_owned()));
-                    let subject = subject(input.unwrap_or_default(), &self.cwd);
-                    self.progress.action = Some(label(&tool, &subject));
-                    self.call(
-                        id.and_then(word).unwrap_or_default(),
-                        depth,
-                        &tool,
-                        &subject,
-                    );
-                    each(Entry::Call {
-                        depth,
-                        tool,
-                        subject,
-                    });
-                }
-                _ => {}
-            }
-        });
     }
 
     fn call(&mut self, id: String, depth: usize, tool: &str, subject: &str) {
@@ -253,170 +269,73 @@ impl Reader {
     }
 
     /// Counts a message's tokens, until a result tells them rightly.
-    fn count(&mut self, id: Option<String>, usage: &str) {
-        if let Some(id) = id.filter(|id| !self.messages.contains(id)) {
+    fn count(&mut self, message: String, usage: &str) {
+        if !self.messages.contains(&message) {
             if self.messages.len() == MESSAGES_MAX {
                 self.messages.pop_front();
             }
-            self.messages.push_back(id);
+            self.messages.push_back(message);
             self.progress.tokens += tokens(usage);
         }
     }
 
-    fn user(&mut self, message: &str, each: &mut dyn FnMut(Entry)) {
-        let [content] = pick(message, ["content"]).unwrap_or_default();
-        each_item(content.unwrap_or_default(), |block| {
-            let keys = ["type", "tool_use_id", "content", "is_error"];
-            let [kind, id, content, is_error] = pick(block, keys).unwrap_or_default();
-            if kind.and_then(word).as_deref() != Some("tool_result") {
-                return;
-            }
-            let id = id.and_then(word).unwrap_or_default();
-            let at = self.calls.iter().position(|call| call.id == id);
-            let call = at.and_then(|at| self.calls.remove(at));
-            let is_next = self.last.as_deref() == Some(&id);
-            let tool = call.as_ref().map_or("", |call| &call.tool);
-            let text = answer(tool, &text_of(content.unwrap_or_default()));
-            self.last = None;
-            each(Entry::Answer {
-                depth: call.as_ref().map_or(0, |call| call.depth),
-                call: call
-                    .filter(|_| !is_next)
-                    .map(|call| label(&call.tool, &call.subject)),
-                text,
-                failed: is_error == Some("true"),
-            });
-        });
-    }
-
-    fn system(&mut self, subtype: &str, json: &str, each: &mut dyn FnMut(Entry)) {
-        match subtype {
-            "init" => {
-                let keys = ["cwd", "model", "claude_code_version"];
-                let [cwd, model, version] = pick(json, keys).unwrap_or_default();
-                self.cwd = cwd.and_then(parse).unwrap_or_default();
-                let word_of = |json: Option<&str>| json.and_then(word).unwrap_or_default();
-                let session = (word_of(model), word_of(version));
-                // Each turn opens with one of its own.
-                if self.session.as_ref() != Some(&session) {
-                    let (model, version) = session.clone();
-                    each(Entry::Session { model, version });
-                    self.session = Some(session);
-                }
-            }
-            "api_retry" => {
-                let keys = [
-                    "attempt",
-                    "max_retries",
-                    "retry_delay_ms",
-                    "error_status",
-                    "error",
-                ];
-                let [attempt, most, delay, status, error] = pick(json, keys)
-                    .map(|found| found.map(|json| json.unwrap_or("?")))
-                    .unwrap_or(["?"; 5]);
-                let status = status
-                    .parse::<u16>()
-                    .map_or(String::new(), |s| format!(" ({s})"));
-                let pause = Duration::from_millis(delay.parse::<f64>().unwrap_or(0.0) as u64);
-                let error = word(error).unwrap_or_default();
-                self.notice(
-                    format!(
-                        "no answer from the service: {error}{status}; try {attempt} of {most} in {}",
-                        human(pause)
-                    ),
-                    each,
-                );
-            }
-            "compact_boundary" => {
-                self.notice(
-                    "the conversation was summed up to make room".to_owned(),
-                    each,
-                );
-            }
-            "model_fallback" => self.notice("another model takes over".to_owned(), each),
-            "informational" => {
-                let [content] = pick(json, ["content"]).unwrap_or_default();
-                if let Some(content) = content.and_then(parse::<String>) {
-                    self.notice(content, each);
-                }
-            }
-            "task_notification" => {
-                let [status, summary] = pick(json, ["status", "summary"]).unwrap_or_default();
-                let status = status.and_then(word).unwrap_or_default();
-                let summary = summary.and_then(parse::<String>).unwrap_or_default();
-                self.notice(format!("in the background, {status}: {summary}"), each);
-            }
-            _ => {}
-        }
-    }
-
-    fn notice(&mut self, text: String, each: &mut dyn FnMut(Entry)) {
-        let text = headline(&text);
-        self.progress.action = Some(text.clone());
+    fn answer(&mut self, id: &str, content: &str, failed: bool, each: &mut dyn FnMut(Entry)) {
+        let at = self.calls.iter().position(|call| call.id == id);
+        let call = at.and_then(|at| self.calls.remove(at));
+        let is_next = self.last.as_deref() == Some(id);
+        let tool = call.as_ref().map_or("", |call| &call.tool);
+        let text = answer(tool, &text_of(content));
         self.last = None;
-        each(Entry::Notice(text));
+        each(Entry::Answer {
+            depth: call.as_ref().map_or(0, |call| call.depth),
+            call: call
+                .filter(|_| !is_next)
+                .map(|call| label(&call.tool, &call.subject)),
+            text,
+            failed,
+        });
     }
 
-    /// A message that the agent made up to tell of a failure.
-    fn complaint(&mut self, message: &str, each: &mut dyn FnMut(Entry)) {
-        let [content] = pick(message, ["content"]).unwrap_or_default();
-        let text = text_of(content.unwrap_or_default());
+    fn notice(&mut self, text: &str, each: &mut dyn FnMut(Entry)) {
+        let text = headline(text);
         if !text.is_empty() {
-            self.progress.action = Some(headline(&text));
-            self.said.clone_from(&text);
+            self.progress.action = Some(text.clone());
             self.last = None;
-            each(Entry::Trouble(text));
+            each(Entry::Notice(text));
         }
     }
 
-    fn result(&mut self, subtype: &str, json: &str, each: &mut dyn FnMut(Entry)) {
-        let keys = [
-            "is_error",
-            "result",
-            "errors",
-            "num_turns",
-            "duration_ms",
-            "total_cost_usd",
-            "usage",
-        ];
-        let [is_error, text, errors, turns, duration, cost, usage] =
-            pick(json, keys).unwrap_or_default();
-        let good = subtype == "success" && is_error == Some("false");
-        let mut texts = Vec::from_iter(text.and_then(parse::<String>));
-        each_item(errors.unwrap_or_default(), |error| {
-            texts.extend(parse::<String>(error));
-        });
-        let text = texts.join("\n");
+    fn result(&mut self, result: LastResult, each: &mut dyn FnMut(Entry)) {
+        let text = match result.good {
+            true => result.answer.unwrap_or_default(),
+            false => result.complaint,
+        };
         if !text.trim().is_empty() && text.trim() != self.said.trim() {
-            each(match good {
+            each(match result.good {
                 true => Entry::Say { depth: 0, text },
                 false => Entry::Trouble(text),
             });
         }
-        self.settled += tokens(usage.unwrap_or_default());
+        let usage = result.usage.map(|usage| usage.to_string());
+        self.settled += tokens(&usage.unwrap_or_default());
         self.progress.tokens = self.settled;
         self.messages.clear();
         self.last = None;
-        let number = |json: Option<&str>| json.and_then(parse::<f64>);
-        self.progress.cost_usd = number(cost).or(self.progress.cost_usd);
+        self.progress.cost_usd = result.cost_usd.or(self.progress.cost_usd);
 
-        let mut text = match (good, subtype) {
+        let mut text = match (result.good, result.signs.subtype.as_deref()) {
             (true, _) => "done".to_owned(),
-            (false, "success") => "failed".to_owned(),
-            (false, other) => clean_line(other),
+            (false, None | Some("success")) => "failed".to_owned(),
+            (false, Some(other)) => clean_line(other),
         };
-        if let Some(turns) = number(turns) {
-            let _ = write!(
-                text,
-                ", {turns} turn{}",
-                if turns == 1.0 { "" } else { "s" }
-            );
+        if let Some(turns) = result.turns {
+            let _ = write!(text, ", {turns} turn{}", if turns == 1 { "" } else { "s" });
         }
-        if let Some(ms) = number(duration).filter(|ms| (0.0..1e15).contains(ms)) {
+        if let Some(ms) = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms)) {
             let _ = write!(text, ", {}", human(Duration::from_millis(ms as u64)));
         }
         let _ = write!(text, ", {}", spent(&self.progress));
+        let good = result.good;
         each(Entry::Total { good, text });
     }
 }
@@ -442,7 +361,7 @@ pub(super) fn tokens(usage: &str) -> u64 {
         "output_tokens",
         "cache_creation_input_tokens",
     ];
-    let counts = pick(usage, keys).unwrap_or_default();
+    let counts = members(Some(usage), keys);
     counts
         .into_iter()
         .filter_map(|json| parse::<u64>(json?))
@@ -467,8 +386,8 @@ fn subject(input: &str, cwd: &str) -> String {
         "path",
         "prompt",
     ];
-    let found = pick(input, keys).unwrap_or_default();
-    let text = found.into_iter().find_map(|json| parse::<String>(json?));
+    let found = members(Some(input), keys);
+    let text = found.into_iter().find_map(|json| parse_text(json?));
     let text = text.unwrap_or_default();
     let below = text
         .strip_prefix(cwd)
@@ -502,13 +421,13 @@ fn answer(tool: &str, text: &str) -> String {
 
 /// The texts in the content of a message: a string, or blocks of which some are texts.
 fn text_of(content: &str) -> String {
-    if let Some(text) = parse::<String>(content) {
+    if let Some(text) = parse_text(content) {
         return text;
     }
     let mut texts = Vec::new();
-    each_item(content, |block| {
-        let [text, kind] = pick(block, ["text", "type"]).unwrap_or_default();
-        texts.push(match text.and_then(parse::<String>) {
+    each_item(Some(content), |block| {
+        let [text, kind] = members(Some(block), ["text", "type"]);
+        texts.push(match text.and_then(parse_text) {
             Some(text) => text,
             None => format!("[{}]", kind.and_then(word).unwrap_or_default()),
         });
@@ -696,6 +615,8 @@ fn indent(depth: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::dialect;
+    use crate::project::Protocol;
     use crate::render::columns_of;
     use serde_json::{Value, json};
 
@@ -712,7 +633,7 @@ mod tests {
     }
 
     fn entries_of(protocol: Protocol, input: &[u8], piece: usize) -> (Vec<Entry>, Progress) {
-        let mut reader = Reader::new(protocol);
+        let mut reader = Reader::new(dialect(protocol));
         let mut entries = Vec::new();
         for piece in input.chunks(piece) {
             reader.feed(piece, &mut |entry| entries.push(entry));
@@ -872,7 +793,7 @@ mod tests {
             "refusal",
             "thinking",
         ] {
-            let mut reader = Reader::new(Protocol::Claude);
+            let mut reader = Reader::new(dialect(Protocol::Claude));
             let mut entries = Vec::new();
             for line in String::from_utf8(fixture(name)).unwrap().lines() {
                 let mut event: Value = serde_json::from_str(line).unwrap();

@@ -71,6 +71,7 @@ impl Worker<'_> {
         if let Some(total) = finished.report.cost_usd {
             self.unspent += (total - earlier).max(0.0);
         }
+        claim.session_id.clone_from(&session);
         claim.attempts.push(Attempt {
             started_at: claim.started_at,
             duration_seconds: outcome::millis(finished.duration.as_secs_f64()),
@@ -95,10 +96,10 @@ impl Worker<'_> {
         let (suspension, hold) = match next {
             Next::Publish(status) => {
                 let mut outcome = self.outcome(&claim, status, fault.as_ref());
-                if let Some(Finished { report, words, .. }) = finished {
+                if let Some(Finished { report, stderr, .. }) = finished {
                     let real = self.spool.root();
                     let roots = [self.spool.project().path.as_path(), real];
-                    outcome::take_report(&mut outcome, &claim, report, words, &roots);
+                    outcome::take_report(&mut outcome, &claim, report, stderr, &roots);
                 }
                 return self.publish(outcome);
             }

@@ -2,8 +2,8 @@
 //! is the program's promise: claim durable, agent, result durable, claim removed (SPEC 4).
 
 use super::{Order, Step, Worker};
-use crate::agent::command::{Assignment, Opening, needs_scratch, output_ending, plan};
-use crate::agent::{Ending, Fault, Verdict};
+use crate::agent::plan::{Assignment, Because, Opening, plan};
+use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
 use crate::board::Slot;
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
@@ -13,7 +13,7 @@ use crate::holds::Hold;
 use crate::job::{Attempt, ErrorKind, JobId, Meta, Status};
 use crate::outcome;
 use crate::process::{self, SpawnFault, Token};
-use crate::project::{Policy, Protocol};
+use crate::project::Policy;
 use crate::queue::{self, Next};
 use crate::record::Claim;
 use crate::runner;
@@ -129,7 +129,7 @@ impl Worker<'_> {
         claim.protocol = policy.agent.protocol;
         claim.resumed = matches!(opening, Opening::Resume { .. });
         claim.session_id = match &opening {
-            Opening::Fresh { session } => session.clone(),
+            Opening::Fresh { session, .. } => session.clone(),
             Opening::Resume { session, .. } => Some(session.clone()),
         };
         claim.suspended = None;
@@ -137,13 +137,6 @@ impl Worker<'_> {
         let budget_left = policy
             .max_budget_usd
             .map(|limit| limit - outcome::cost_of(&before.attempts).unwrap_or(0.0));
-        if budget_left.is_some_and(|left| left <= 0.0) {
-            let fault = Fault::new(
-                ErrorKind::Budget,
-                "the job's max_budget_usd was used up by its earlier starts; raise it, or split the job",
-            );
-            return Ok(self.publish(self.outcome(&before, Status::Failed, Some(&fault))));
-        }
 
         // What keeps the agent from working for anybody is found before anything is claimed.
         let credentials = match settings::credentials(&self.context.places.credentials()) {
@@ -167,7 +160,7 @@ impl Worker<'_> {
             start: claim.starts,
             opening: &opening,
             body: document.body,
-            has_skill: policy.agent.protocol == Protocol::Claude
+            has_skill: dialect(policy.agent.protocol).skill_call.is_some()
                 && has_task_skill(&self.spool.project().path),
             budget_left_usd: budget_left,
             run: token.as_str(),
@@ -177,7 +170,12 @@ impl Worker<'_> {
             matches!(opening, Opening::Fresh { .. }),
             assignment.has_skill,
         );
-        let plan = plan(&assignment, &self.context.environment, &credentials);
+        let plan = match plan(&assignment, &self.context.environment, &credentials) {
+            Ok(plan) => plan,
+            Err(fault) => {
+                return Ok(self.publish(self.outcome(&before, Status::Failed, Some(&fault))));
+            }
+        };
         let path = plan
             .env
             .iter()
@@ -196,25 +194,17 @@ impl Worker<'_> {
         // An output that lies there already is of another run: of a job whose result was deleted, or
         // of one whose name ends like ours. After a crash it would be read back as this one's.
         self.spool
-            .clear_output(&id, claim.starts, output_ending(claim.protocol))?;
+            .clear_output(&id, claim.starts, dialect(claim.protocol).ending)?;
         claim.started_at = Wall::now();
         let claim_file = match self.spool.write_claim(&claim) {
             Ok(file) => file,
             Err(error) => return Err(self.unclaimed(before, error)),
         };
-        let scratch_made = needs_scratch(&policy.agent, &[&self.context.environment, &credentials])
+        let scratch_made = plan.uses_scratch
             && std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
                 .create(&scratch)
                 .is_ok();
-        let started = runner::start(
-            &self.spool,
-            &id,
-            claim.starts,
-            &program,
-            &plan,
-            &token,
-            output_ending(claim.protocol),
-        );
+        let started = runner::start(&self.spool, &id, claim.starts, &program, &plan, &token);
         let running = match started {
             Ok(Ok(running)) => running,
             Ok(Err(fault)) => {
@@ -255,7 +245,7 @@ impl Worker<'_> {
         );
         if fresh
             && !has_skill
-            && policy.agent.protocol == Protocol::Claude
+            && dialect(policy.agent.protocol).skill_call.is_some()
             && policy.agent.prompt.is_none()
         {
             let text = format!(
@@ -484,24 +474,30 @@ impl Worker<'_> {
 /// How a start begins: in the session of the one before, unless there is none to go on with.
 fn opening(claim: &Claim, policy: &Policy) -> Result<Opening> {
     let suspended = claim.suspended.as_ref();
-    if policy.agent.protocol == Protocol::Plain {
-        return Ok(Opening::Fresh { session: None });
+    let fresh = |session| {
+        Ok(Opening::Fresh {
+            session,
+            because: None,
+        })
+    };
+    let sessions = dialect(policy.agent.protocol).sessions;
+    if sessions == Sessions::None {
+        return fresh(None);
     }
     match (&claim.session_id, suspended) {
         (Some(session), Some(suspension))
-            if !suspension.afresh && claim.protocol == Protocol::Claude =>
+            if !suspension.afresh && claim.protocol == policy.agent.protocol =>
         {
             Ok(Opening::Resume {
                 session: session.clone(),
-                because: suspension.kind,
+                because: Because::Ended(suspension.kind),
             })
         }
+        _ if sessions == Sessions::Told => fresh(None),
         _ => {
             let session =
                 process::uuid().map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
-            Ok(Opening::Fresh {
-                session: Some(session),
-            })
+            fresh(Some(session))
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::attempt::remove_scratch;
 use super::{Unwritten, Worker};
-use crate::agent::command::output_ending;
+use crate::agent::dialect;
 use crate::error::{Error, Result};
 use crate::job::log_name;
 use crate::job::{Attempt, ErrorKind, JobId};
@@ -112,7 +112,7 @@ impl Worker<'_> {
     /// What the claim's last attempt has written, if it has a log.
     fn written(&self, claim: &Claim) -> Result<Option<runner::Finished>> {
         let log = |ending| log_name(&claim.job_id, claim.starts, ending);
-        let name = log(output_ending(claim.protocol));
+        let name = log(dialect(claim.protocol).ending);
         let Some(out) = self.spool.open_log(&name)? else {
             return Ok(None);
         };
@@ -125,7 +125,18 @@ impl Worker<'_> {
             // A clock that was set since must not add its jump.
             Wall::from(end).min(Wall::now()).since(claim.started_at)
         });
-        runner::read_back(out, err.as_ref(), claim.protocol, ran)
+        let dialect = dialect(claim.protocol);
+        let get = |name: &str| {
+            let mut known = self.context.environment.iter();
+            known
+                .find(|(own, _)| own == name)
+                .map(|(_, value)| value.clone())
+        };
+        let files = runner::Files {
+            witness: dialect.witness.and_then(|witness| (witness.below)(&get)),
+            ..runner::Files::default()
+        };
+        runner::read_back(out, err.as_ref(), dialect, claim.resumed, &files, ran)
             .map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
     }

@@ -20,6 +20,7 @@ mod mounts;
 mod plain_user;
 mod processes;
 mod recipes;
+mod recorded;
 mod recovery;
 mod registry;
 mod running;

@@ -1,0 +1,886 @@
+//! What the events of one attempt amount to, whatever the protocol: what it reports, and what a verdict
+//! needs to know. Everything is pushed in and kept in bounded memory, whatever the agent writes.
+
+use super::event::{Event, LastResult, Session, Signs, Window};
+use super::json::{each_item, members, number, text};
+use super::lines::{Capped, Line, Lines};
+use super::{Dialect, Read, TEXT_MAX, json};
+use crate::time::Wall;
+use serde_json::{Map, Value};
+
+/// Bounds on what is collected; an attempt that exceeds one loses the rest of that list, nothing else.
+const EDITED_MAX: usize = 2000;
+const DENIALS_MAX: usize = 100;
+/// Edit calls whose outcome is not known yet; the oldest is forgotten.
+const OPEN_MAX: usize = 200;
+/// The longest path that is kept.
+const PATH_MAX: usize = 4096;
+/// The longest request of a refused tool that is kept.
+const DENIAL_MAX: usize = 8 << 10;
+
+/// What the events of an attempt told; texts keep at most [`TEXT_MAX`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The final answer.
+    pub answer: Option<String>,
+    /// All text that the agent addressed to the person, in order.
+    pub text: String,
+    /// The agent's own usage object of this attempt, numbers summed over results.
+    pub usage: Option<Value>,
+    /// The session's running total in US dollars.
+    pub cost_usd: Option<f64>,
+    /// Turns, summed over results.
+    pub num_turns: Option<u64>,
+    /// The model.
+    pub model: Option<String>,
+    /// The agent's version.
+    pub agent_version: Option<String>,
+    /// The session, as the agent names it.
+    pub session_id: Option<String>,
+    /// Tools that the agent asked for and was refused, as it reports them.
+    pub permission_denials: Vec<Value>,
+    /// Files that the agent's edit tools changed, as the tools named them, each once.
+    pub edited: Vec<String>,
+    /// The audit block of the final answer.
+    pub audit: Audit,
+    /// The account's usage windows, as the agent last told them.
+    pub windows: Vec<Window>,
+    /// MCP servers that failed to start.
+    pub failed_servers: Vec<String>,
+    /// Whether the service gave an answer.
+    pub answered: bool,
+}
+
+/// The closing `json` block of a final answer (SPEC 6), leniently read; absent is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Audit {
+    /// 0 to 100.
+    pub score: Option<f64>,
+    /// The auditor's words.
+    pub notes: Option<String>,
+    /// Paths that the agent lists.
+    pub artifacts: Vec<String>,
+}
+
+/// Reads the output of one attempt as it comes.
+#[derive(Debug)]
+pub struct Fold {
+    /// How the agent speaks.
+    pub dialect: &'static Dialect,
+    /// What it told so far; `text`, `answer` and `audit` are there after [`Fold::finish`].
+    pub report: Report,
+    resumed: bool,
+    lines: Lines,
+    text: Capped,
+    /// What was said since a tool was last used, which is the answer of an agent that names none.
+    said: String,
+    speaking: bool,
+    seen_event: bool,
+    result: Option<LastResult>,
+    result_lost: bool,
+    at_work: bool,
+    signs: Signs,
+    trouble: String,
+    limit: Option<Wall>,
+    has_tasks: bool,
+    scheduled: bool,
+    offline: bool,
+    feedback: Option<String>,
+    blocked: Option<String>,
+    /// The session's running total of usage: before this attempt, and now.
+    total: (Option<Value>, Option<Value>),
+    /// Id and path of edit calls that were not answered yet.
+    open_edits: Vec<(String, String)>,
+}
+
+impl Fold {
+    /// Nothing heard yet; `resumed` tells whether the attempt goes on in an old session.
+    pub fn new(dialect: &'static Dialect, resumed: bool) -> Fold {
+        Fold {
+            dialect,
+            report: Report::default(),
+            resumed,
+            lines: Lines::default(),
+            text: Capped::new(TEXT_MAX),
+            said: String::new(),
+            speaking: false,
+            seen_event: false,
+            result: None,
+            result_lost: false,
+            at_work: false,
+            signs: Signs::default(),
+            trouble: String::new(),
+            limit: None,
+            has_tasks: false,
+            scheduled: false,
+            offline: false,
+            feedback: None,
+            blocked: None,
+            total: (None, None),
+            open_edits: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes of output.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let Some(read) = self.dialect.read else {
+            return self.text.push(&String::from_utf8_lossy(bytes));
+        };
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.feed(bytes, |line| self.line(read, line));
+        self.lines = lines;
+    }
+
+    /// Takes the file in which the agent tells why it failed, from its beginning; before
+    /// [`Fold::finish`].
+    pub fn witness(&mut self, bytes: &[u8]) {
+        let Some(witness) = self.dialect.witness else {
+            return;
+        };
+        let mut lines = Lines::default();
+        let was = (self.at_work, self.result_lost);
+        lines.feed(bytes, |line| self.line(witness.read, line));
+        (self.at_work, self.result_lost) = was;
+    }
+
+    /// The output is complete.
+    pub fn finish(&mut self) {
+        if let Some(read) = self.dialect.read {
+            let mut lines = std::mem::take(&mut self.lines);
+            lines.finish(|line| self.line(read, line));
+        }
+        self.report.text = std::mem::replace(&mut self.text, Capped::new(TEXT_MAX)).into_text();
+        if self.dialect.read.is_none() {
+            self.report.answer =
+                Some(self.report.text.trim().to_owned()).filter(|text| !text.is_empty());
+        }
+        let before = self.total.0.take();
+        if let Some(now) = self
+            .total
+            .1
+            .take()
+            .filter(|_| !self.resumed || before.is_some())
+        {
+            self.report.usage = Some(less(now, before.as_ref()));
+        }
+        self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
+    }
+
+    /// The answer stands in a file of its own.
+    pub fn answer(&mut self, text: &str) {
+        self.report.answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        self.report.audit = audit(text);
+    }
+
+    /// The last whole result.
+    pub fn result(&self) -> Option<&LastResult> {
+        self.result.as_ref()
+    }
+
+    /// Whether a line that may have been a later result was cut, garbled, or too long to hold.
+    pub fn is_result_lost(&self) -> bool {
+        self.result_lost
+    }
+
+    /// Whether any whole event was written.
+    pub fn has_events(&self) -> bool {
+        self.seen_event
+    }
+
+    /// Whether the agent went to work again after its last result.
+    pub fn is_at_work(&self) -> bool {
+        self.at_work
+    }
+
+    /// Whether something of its own is to wake it for another turn.
+    pub fn is_pending(&self) -> bool {
+        self.has_tasks || self.scheduled
+    }
+
+    /// Whether the agent wrote a result, did not go to work again, and waits for nothing of its own.
+    pub fn is_final(&self) -> bool {
+        self.result.is_some() && !self.at_work && !self.result_lost && !self.is_pending()
+    }
+
+    /// Whether it waits by itself for the network, and did nothing else since.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The end of a usage limit that is reached now: nothing went on since it was told.
+    pub fn limit(&self) -> Option<Wall> {
+        self.limit
+    }
+
+    /// Which hook refused or stopped it, and the hook's words.
+    pub fn blocked(&self) -> Option<String> {
+        let blocked = self.blocked.clone()?;
+        let feedback = self.feedback.as_ref().map(|said| format!(": {said}"));
+        Some(blocked + &feedback.unwrap_or_default())
+    }
+
+    /// The signs of the last failure, and its text.
+    pub fn trouble(&self) -> (&Signs, &str) {
+        (&self.signs, &self.trouble)
+    }
+
+    fn line(&mut self, read: Read, line: Line<'_>) {
+        events(line, read, self.dialect.results, &mut |event| {
+            self.take(event)
+        });
+    }
+
+    fn take(&mut self, event: Event<'_>) {
+        if let Event::Plain(_) | Event::Lost { .. } = event {
+            self.result_lost |= matches!(
+                event,
+                Event::Lost {
+                    may_be_result: true,
+                    ..
+                }
+            );
+            return;
+        }
+        self.seen_event = true;
+        self.offline = matches!(event, Event::Offline(_));
+        let goes_on = std::mem::replace(&mut self.speaking, false);
+        match event {
+            Event::Session(session) => self.session(session),
+            Event::Turn { answered } => self.turn(answered),
+            Event::Say {
+                below: None,
+                text,
+                goes_on: more,
+            } => self.say(&text, more && goes_on),
+            Event::Say { .. } | Event::Think { .. } => self.report.answered = true,
+            Event::Call { id, edits, .. } => {
+                self.report.answered = true;
+                self.said.clear();
+                if let Some(path) = edits.filter(|path| path.len() <= PATH_MAX) {
+                    if self.open_edits.len() == OPEN_MAX {
+                        self.open_edits.remove(0);
+                    }
+                    self.open_edits.push((id, path));
+                }
+            }
+            Event::Answer { id, failed, .. } => self.close_edit(&id, !failed),
+            Event::Denied(denial) => {
+                if let Some(id) = denial["tool_use_id"].as_str() {
+                    self.close_edit(id, false);
+                }
+                // The list of a result has what the tools were asked to do; it comes later.
+                if self.result.is_none() {
+                    self.deny(denial);
+                }
+            }
+            Event::Total(now) => self.total.1 = Some(now),
+            Event::Limit {
+                rejected,
+                resets_at,
+            } => {
+                self.limit = resets_at.or(self.limit).filter(|_| rejected);
+            }
+            Event::Windows(windows) => self.report.windows = windows,
+            Event::Pending(some) => self.has_tasks = some,
+            Event::Scheduled => self.scheduled = true,
+            Event::Feedback(said) => self.feedback = Some(said),
+            Event::Blocked(by) => self.blocked = Some(by),
+            Event::Trouble { text, signs } => {
+                self.at_work = true;
+                (self.signs, self.trouble) = (signs, text);
+            }
+            Event::Result(result) => self.result_is(*result),
+            Event::Tokens { .. } | Event::Notice(_) | Event::Offline(_) => {}
+            Event::Plain(_) | Event::Lost { .. } => {}
+        }
+    }
+
+    fn session(&mut self, session: Session) {
+        let report = &mut self.report;
+        report.model = session.model.or(report.model.take());
+        report.agent_version = session.version.or(report.agent_version.take());
+        report.session_id = session.id.or(report.session_id.take());
+        for server in session.failed_servers {
+            if !report.failed_servers.contains(&server) && report.failed_servers.len() < DENIALS_MAX
+            {
+                report.failed_servers.push(server);
+            }
+        }
+        self.total.0 = self.total.1.clone();
+        (self.scheduled, self.blocked, self.feedback) = (false, None, None);
+        self.turn(false);
+        (self.signs, self.trouble) = Default::default();
+    }
+
+    fn turn(&mut self, answered: bool) {
+        self.at_work = true;
+        if answered {
+            // The model answers, so whatever stood in the way is over.
+            self.report.answered = true;
+            self.limit = None;
+            (self.signs, self.trouble) = Default::default();
+        }
+    }
+
+    fn say(&mut self, text: &str, goes_on: bool) {
+        self.turn(true);
+        if text.is_empty() {
+            return;
+        }
+        if !goes_on {
+            self.said.clear();
+            self.text
+                .push(if self.text.is_empty() { "" } else { "\n\n" });
+        }
+        if self.said.len() + text.len() <= 2 * TEXT_MAX {
+            self.said.push_str(text);
+        }
+        self.text.push(text);
+        self.speaking = true;
+    }
+
+    fn close_edit(&mut self, id: &str, succeeded: bool) {
+        let at = self.open_edits.iter().position(|(open, _)| open == id);
+        if let Some((_, path)) = at.map(|at| self.open_edits.remove(at)) {
+            let edited = &mut self.report.edited;
+            if succeeded && edited.len() < EDITED_MAX && !edited.contains(&path) {
+                edited.push(path);
+            }
+        }
+    }
+
+    fn deny(&mut self, mut denial: Value) {
+        if denial.to_string().len() > DENIAL_MAX {
+            // Which tool it was is worth more than all that it was asked to do.
+            let kept = ["tool_name", "tool_use_id"].map(|key| (key.to_owned(), denial[key].take()));
+            denial = Value::Object(Map::from_iter(kept));
+        }
+        let id = |denial: &Value| denial.get("tool_use_id").cloned();
+        let denials = &mut self.report.permission_denials;
+        let is_same = |one: &Value| *one == denial || id(one).is_some() && id(one) == id(&denial);
+        if !denials.iter().any(is_same) && denials.len() < DENIALS_MAX && denial.is_object() {
+            denials.push(denial);
+        }
+    }
+
+    /// Turns and usage are told per result, money as the session's running total.
+    fn result_is(&mut self, mut result: LastResult) {
+        let report = &mut self.report;
+        if let Some(turns) = result.turns {
+            report.num_turns = Some(report.num_turns.unwrap_or(0).saturating_add(turns));
+        }
+        report.cost_usd = result.cost_usd.or(report.cost_usd);
+        report.usage = sum_usage(report.usage.take(), result.usage.take());
+        report.session_id = report.session_id.take().or(result.session.take());
+        let spoken = result.good && result.answer.is_none() && !self.said.trim().is_empty();
+        report.answer = match spoken {
+            true => Some(std::mem::take(&mut self.said)),
+            false => result.answer.take(),
+        };
+        if let Some(denials) = result.denials.take() {
+            if self.result.is_none() {
+                self.report.permission_denials.clear();
+            }
+            denials.into_iter().for_each(|denial| self.deny(denial));
+        }
+        let signs = std::mem::take(&mut self.signs);
+        result.signs.class = result.signs.class.or(signs.class);
+        result.signs.name = result.signs.name.or(signs.name);
+        result.signs.stop = result.signs.stop.or(signs.stop);
+        self.result = Some(result);
+        self.result_lost = false;
+        self.at_work = false;
+    }
+}
+
+/// Hands out what a line of an agent with events tells.
+pub fn events(line: Line<'_>, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
+    let lose = |start: &str, each: &mut dyn FnMut(Event<'_>)| {
+        // As the order of keys is not fixed, the absence of a `type` is no proof that it was none.
+        let [kind] = json::pick(start, ["type"]).unwrap_or_else(|found| found);
+        let kind = kind.and_then(json::word);
+        let fits = kind.is_none_or(|kind| results.contains(&kind.as_str()));
+        let may_be_result = fits && start.trim_ascii_start().starts_with("{\"");
+        each(Event::Lost {
+            start,
+            may_be_result,
+        });
+    };
+    match line {
+        Line::Whole(json) if json.trim_ascii_start().starts_with('{') => {
+            read(json, &mut |event| match event {
+                Event::Lost { start, .. } => lose(start, each),
+                event => each(event),
+            });
+        }
+        Line::Whole(text) => each(Event::Plain(text)),
+        Line::TooLong(start) | Line::Cut(start) => lose(start, each),
+    }
+}
+
+/// Adds what a later start used to what earlier ones did: numbers are summed, objects member by member,
+/// of anything else the last one counts. `null` is no news.
+pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
+    fn add(sum: &mut Value, more: Value) {
+        match (sum, more) {
+            (_, Value::Null) => {}
+            (Value::Object(sum), Value::Object(more)) => {
+                for (key, value) in more {
+                    add(sum.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (sum @ Value::Number(_), Value::Number(more)) => {
+                *sum = match (sum.as_u64(), more.as_u64()) {
+                    (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
+                    _ => Value::from(sum.as_f64().unwrap_or(0.0) + more.as_f64().unwrap_or(0.0)),
+                };
+            }
+            (sum, more) => *sum = more,
+        }
+    }
+    let mut sum = before.unwrap_or(Value::Null);
+    add(&mut sum, now.unwrap_or(Value::Null));
+    Some(sum).filter(|sum| !sum.is_null())
+}
+
+/// What a running total of counts has grown by.
+fn less(mut now: Value, before: Option<&Value>) -> Value {
+    for (key, count) in now.as_object_mut().into_iter().flatten() {
+        let was = before.and_then(|before| before[key].as_u64()).unwrap_or(0);
+        if let Some(is) = count.as_u64() {
+            *count = Value::from(is.saturating_sub(was));
+        }
+    }
+    now
+}
+
+/// Finds the audit block: the last fenced block marked `json` that holds an object with one of the keys.
+/// A fence that opens counts wherever it stands, as an answer that lost its middle may have lost the end of
+/// the block before; so does a block that nothing closes.
+fn audit(answer: &str) -> Audit {
+    let mut found = None;
+    let mut block: Option<String> = None;
+    for line in answer.lines() {
+        match (line.trim().strip_prefix("```"), &mut block) {
+            (Some(fence), _) => {
+                found = block.take().as_deref().and_then(audit_object).or(found);
+                let word = fence.trim_start_matches('`').trim().get(..4);
+                let is_json = word.is_some_and(|word| word.eq_ignore_ascii_case("json"));
+                block = is_json.then(String::new);
+            }
+            (None, Some(block)) => *block += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    block
+        .as_deref()
+        .and_then(audit_object)
+        .or(found)
+        .unwrap_or_default()
+}
+
+fn audit_object(block: &str) -> Option<Audit> {
+    let [score, notes, artifacts] = members(
+        Some(block.trim()),
+        ["audit_score", "audit_notes", "artifacts"],
+    );
+    score.or(notes).or(artifacts)?;
+    let mut paths = Vec::from_iter(artifacts.and_then(text));
+    each_item(artifacts, |path| paths.extend(text(path)));
+    Some(Audit {
+        score: score.and_then(number).map(|score| score.clamp(0.0, 100.0)),
+        notes: notes.and_then(text),
+        artifacts: paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::dialect;
+    use crate::project::Protocol;
+    use serde_json::json;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/claude");
+        std::fs::read(format!("{dir}/{name}.jsonl")).unwrap()
+    }
+
+    fn read_in(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Fold {
+        let mut fold = Fold::new(dialect(Protocol::Claude), false);
+        for piece in pieces {
+            fold.feed(piece.as_ref());
+        }
+        fold.finish();
+        fold
+    }
+
+    /// A fold of these events, one per line.
+    fn read(events: &[Value]) -> Fold {
+        read_in(events.iter().map(|event| format!("{event}\n")))
+    }
+
+    fn text(text: &str) -> Value {
+        json!({"type": "assistant", "parent_tool_use_id": null,
+            "message": {"content": [{"type": "text", "text": text}]}})
+    }
+
+    fn call(id: &str, name: &str, path: &str) -> Value {
+        let key = if name == "NotebookEdit" {
+            "notebook_path"
+        } else {
+            "file_path"
+        };
+        json!({"type": "assistant", "message": {"content": [
+            {"type": "tool_use", "id": id, "name": name, "input": {"content": "x", key: path}}]}})
+    }
+
+    fn answer(id: &str, is_error: Value) -> Value {
+        json!({"type": "user", "message": {"content": [
+            {"type": "tool_result", "tool_use_id": id, "content": "...", "is_error": is_error}]}})
+    }
+
+    fn success(text: &str) -> Value {
+        json!({"is_error": false, "subtype": "success", "result": text, "type": "result"})
+    }
+
+    #[test]
+    fn it_does_not_matter_how_the_output_is_cut_into_pieces() {
+        for name in ["tool-edit", "permission-denials", "sdk-stdin", "max-turns"] {
+            let input = fixture(name);
+            let whole = read_in([&input]);
+            assert!(whole.is_final());
+            for piece in (1..30).chain((30..input.len()).step_by(997)) {
+                let pieces = read_in(input.chunks(piece));
+                assert_eq!(pieces.report, whole.report, "{name} in pieces of {piece}");
+                assert_eq!(pieces.result(), whole.result());
+                assert_eq!(pieces.is_final(), whole.is_final());
+            }
+        }
+        let input = fixture("subscription-limit-5h");
+        let whole = read_in([&input]);
+        for split in 0..input.len() {
+            let (head, tail) = input.split_at(split);
+            let fold = read_in([head, tail]);
+            assert_eq!(fold.report, whole.report, "split at {split}");
+            assert_eq!(fold.result(), whole.result());
+            assert_eq!(fold.limit(), whole.limit());
+        }
+    }
+
+    #[test]
+    fn several_results_are_summed_and_the_last_one_answers() {
+        let result = |text: &str, turns: u64, cost: f64, extra: Value| {
+            let mut event = json!({"type": "result", "subtype": "success", "is_error": false,
+                "result": text, "num_turns": turns, "total_cost_usd": cost});
+            event
+                .as_object_mut()
+                .unwrap()
+                .append(&mut extra.as_object().unwrap().clone());
+            event
+        };
+        let denial = |id: &str| json!({"tool_name": "Bash", "tool_use_id": id, "tool_input": {"command": "x"}});
+        let fold = read(&[
+            json!({"type": "system", "subtype": "permission_denied", "tool_name": "Bash", "tool_use_id": "a"}),
+            result(
+                "first",
+                2,
+                0.5,
+                json!({"usage": {"in": 10, "deep": {"a": 1, "b": 0.5}, "tier": "s", "gone": 4},
+                "permission_denials": [denial("a"), denial("b")]}),
+            ),
+            text("more"),
+            result(
+                "second",
+                3,
+                0.75,
+                json!({"usage": {"in": 5, "deep": {"a": 2, "b": 1, "c": 7}, "tier": "t", "gone": null},
+                "permission_denials": [denial("b"), denial("c"), "nonsense"]}),
+            ),
+        ]);
+        let report = &fold.report;
+        assert_eq!(report.answer.as_deref(), Some("second"));
+        assert_eq!(report.num_turns, Some(5));
+        assert_eq!(report.cost_usd, Some(0.75));
+        let usage = json!({"in": 15, "deep": {"a": 3, "b": 1.5, "c": 7}, "tier": "t", "gone": 4});
+        assert_eq!(report.usage, Some(usage));
+        assert_eq!(report.permission_denials, ["a", "b", "c"].map(denial));
+    }
+
+    #[test]
+    fn denials_are_known_without_a_result() {
+        let input = fixture("permission-denials");
+        let fold = read_in([&input[..input.len() - 400]]);
+        assert!(fold.result().is_none());
+        let whole = read_in([&input]).report.permission_denials;
+        let part = &fold.report.permission_denials;
+        let names = |list: &[Value]| {
+            list.iter()
+                .map(|denial| denial["tool_name"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(part), names(&whole));
+        assert_eq!(whole[0]["tool_input"], json!({"command": "cargo test"}));
+    }
+
+    #[test]
+    fn a_refused_request_of_many_small_strings_is_reduced_to_its_name() {
+        let input = json!({"todos": vec!["x"; 10_000]});
+        let fold = read(&[json!({"type": "result", "permission_denials":
+            [{"tool_name": "T", "tool_use_id": "a", "tool_input": input}]})]);
+        assert_eq!(
+            fold.report.permission_denials,
+            [json!({"tool_name": "T", "tool_use_id": "a"})]
+        );
+    }
+
+    #[test]
+    fn only_edits_that_succeeded_count() {
+        let mut subagent = call("4", "Edit", "sub.rs");
+        subagent["parent_tool_use_id"] = json!("toolu_task");
+        let fold = read(&[
+            call("1", "Write", "a.rs"),
+            call("2", "Edit", "b.rs"),
+            call("3", "NotebookEdit", "c.ipynb"),
+            subagent,
+            call("5", "Read", "d.rs"),
+            call("6", "MultiEdit", "e.rs"),
+            json!({"type": "system", "subtype": "permission_denied", "tool_use_id": "6"}),
+            call("7", "Write", "never-answered.rs"),
+            call("8", "Write", "a.rs"),
+            answer("1", json!(null)),
+            answer("2", json!(true)),
+            answer("3", json!(false)),
+            answer("4", json!(false)),
+            answer("5", json!(false)),
+            answer("6", json!(false)),
+            answer("8", json!(false)),
+        ]);
+        assert_eq!(fold.report.edited, ["a.rs", "c.ipynb", "sub.rs"]);
+        assert_eq!(
+            read_in([fixture("permission-denials")]).report.edited,
+            ["ok.txt"]
+        );
+        assert_eq!(
+            read_in([fixture("tool-edit")]).report.edited,
+            ["/project/src.txt"]
+        );
+    }
+
+    #[test]
+    fn open_edits_are_bounded() {
+        let calls: Vec<_> = (0..1000)
+            .map(|i| call(&i.to_string(), "Write", &format!("{i}")))
+            .collect();
+        let mut fold = read(&calls);
+        assert_eq!(fold.open_edits.len(), OPEN_MAX);
+        fold.feed(
+            format!(
+                "{}\n{}\n",
+                answer("0", json!(false)),
+                answer("999", json!(false))
+            )
+            .as_bytes(),
+        );
+        assert_eq!(fold.report.edited, ["999"]);
+    }
+
+    #[test]
+    fn the_text_is_what_the_main_conversation_said() {
+        let mut subagent = text("from below");
+        subagent["parent_tool_use_id"] = json!("toolu_1");
+        let mut synthetic = text("API Error: 529");
+        synthetic["is_api_error_message"] = json!(true);
+        let fold = read(&[text("one"), subagent, text(""), text("two"), synthetic]);
+        assert_eq!(fold.report.text, "one\n\ntwo");
+        let multi = read_in([fixture("multi-turn")]).report;
+        assert_eq!(
+            multi.text,
+            "Step 1 of 3.\n\nStep 2 of 3.\n\nStep 3 of 3.\n\nThe task is done."
+        );
+        assert_eq!(multi.num_turns, Some(4));
+        assert_eq!(multi.model.as_deref(), Some("claude-opus-5-5"));
+        assert_eq!(multi.agent_version.as_deref(), Some("2.1.328"));
+        assert_eq!(multi.session_id.as_deref().map(str::len), Some(36));
+        assert_eq!(multi.usage.unwrap()["input_tokens"], 400);
+    }
+
+    #[test]
+    fn a_run_is_final_until_the_agent_works_again() {
+        let mut subagent = text("x");
+        subagent["parent_tool_use_id"] = json!("toolu_1");
+        let trailing = json!({"type": "system", "subtype": "task_notification"});
+        let init = json!({"type": "system", "subtype": "init"});
+        let is_final = |events: &[Value]| read(events).is_final();
+        assert!(!is_final(&[text("x")]));
+        assert!(is_final(&[
+            text("x"),
+            success("x"),
+            trailing.clone(),
+            subagent,
+            json!([1])
+        ]));
+        assert!(!is_final(&[success("x"), init.clone()]));
+        assert!(!is_final(&[success("x"), text("y")]));
+        assert!(!is_final(&[success("x"), answer("1", json!(false))]));
+        assert!(is_final(&[
+            success("x"),
+            init,
+            text("y"),
+            success("y"),
+            trailing
+        ]));
+        assert!(read_in([fixture("sigterm-after-result")]).is_pending());
+        assert!(read_in([fixture("sdk-stdin")]).is_final());
+    }
+
+    #[test]
+    fn a_line_that_may_have_been_a_result_is_missed() {
+        let lost = |line: &str| read_in([format!("{}\n{line}", success("x"))]).is_result_lost();
+        assert!(lost(r#"{"type":"result","subtype":"succ"#));
+        assert!(lost(r#"{"duration_api_ms":5,"stop_reason":"en"#));
+        assert!(lost(&format!(
+            "{{\"x\":[{}]}}\n",
+            "\"abc\",".repeat(3 << 20)
+        )));
+        assert!(lost("{\"type\":\"result\",\"result\":\"x\"} garbage\n"));
+        assert!(!lost(r#"{"type":"system","subtype":"task_notif"#));
+        assert!(!lost(&format!(
+            "{{\"type\":\"user\",\"x\":[{}]}}\n",
+            "\"abc\",".repeat(3 << 20)
+        )));
+        assert!(!lost("srun: job step ended"));
+        assert!(!lost(
+            "{not json}\n[1,2]\n17\n\"type\"\n{\"type\":5}\n{\"level\":\"info\"}\n"
+        ));
+        assert!(!lost(&format!(
+            "{{\"type\":\"result\",\n{}\n",
+            success("again")
+        )));
+    }
+
+    #[test]
+    fn fields_of_unexpected_types_spoil_nothing() {
+        let fold = read_in([concat!(
+            r#"{"type":"system","subtype":"init","model":5,"claude_code_version":["x"],"session_id":"s","skills":"none","slash_commands":[1,"a",null]}"#,
+            "\n",
+            r#"{"type":"assistant","parent_tool_use_id":null,"message":"text"}"#,
+            "\n",
+            r#"{"type":"assistant","message":{"content":"text"}}"#,
+            "\n",
+            r#"{"type":"assistant","message":{"content":[5,{"type":7},{"type":"text","text":{}},{"type":"text","text":"kept"},{"type":"tool_use","name":"Write","id":5,"input":"x"}]}}"#,
+            "\n",
+            r#"{"type":"user","message":17}"#,
+            "\n",
+            r#"{"type":"rate_limit_event","rate_limit_info":[]}"#,
+            "\n",
+            r#"{"type":{"a":1}}"#,
+            "\n",
+            r#"{"usage":"none","num_turns":"3","total_cost_usd":null,"permission_denials":{},"errors":"x","api_error_status":"529","is_error":false,"type":"result","type":"result","stop_reason":7,"result":"fine","subtype":"success"}"#,
+            "\n",
+        )]);
+        let report = &fold.report;
+        assert_eq!(report.model, None);
+        assert_eq!(report.session_id.as_deref(), Some("s"));
+        assert_eq!(report.text, "kept");
+        assert_eq!(
+            (report.num_turns, report.cost_usd, report.usage.clone()),
+            (Some(3), None, None)
+        );
+        assert_eq!(report.answer.as_deref(), Some("fine"));
+        let result = fold.result().unwrap();
+        assert_eq!(
+            (result.signs.status, result.good, &result.signs.stop),
+            (Some(529), true, &None)
+        );
+    }
+
+    #[test]
+    fn nesting_however_deep_does_no_harm() {
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        let fold = read_in([
+            format!("{{\"type\":\"user\",\"message\":{deep}}}\n"),
+            format!(
+                "{{\"usage\":{{\"a\":{deep}}},\"type\":\"result\",\"permission_denials\":[{deep}],\"result\":\"x\"}}\n"
+            ),
+        ]);
+        assert_eq!(fold.report.answer.as_deref(), Some("x"));
+        assert_eq!(fold.report.usage, None);
+    }
+
+    #[test]
+    fn a_usage_limit_holds_until_something_goes_on() {
+        let event = |status: &str, at: Value| json!({"type": "rate_limit_event", "rate_limit_info": {"status": status, "resetsAt": at}});
+        let limit = |events: &[Value]| read(events).limit().map(|at| at.secs());
+        let rejected = event("rejected", json!(1_795_173_825));
+        assert_eq!(limit(std::slice::from_ref(&rejected)), Some(1_795_173_825));
+        assert_eq!(
+            limit(&[event("rejected", json!(1_795_173_825_000_u64))]),
+            Some(1_795_173_825)
+        );
+        assert_eq!(
+            limit(&[rejected.clone(), event("rejected", json!(null))]),
+            Some(1_795_173_825)
+        );
+        assert_eq!(limit(&[event("rejected", json!("soon"))]), None);
+        assert_eq!(limit(&[event("allowed", json!(1_795_173_825))]), None);
+        assert_eq!(limit(&[rejected.clone(), event("allowed", json!(5))]), None);
+        assert_eq!(limit(&[rejected, text("on it goes")]), None);
+        let synthetic = json!({"type": "assistant", "is_api_error_message": true, "api_error_params":
+            {"rate_limit_info": {"status": "rejected", "resetsAt": 7}}});
+        assert_eq!(limit(&[synthetic]), Some(7));
+        assert_eq!(
+            read_in([fixture("subscription-limit-waited")]).limit(),
+            None
+        );
+    }
+
+    #[test]
+    fn the_audit_block_is_the_last_json_block_that_is_one() {
+        let block = |json: &str| audit(&format!("Done.\n\n```json\n{json}\n```\n"));
+        let full =
+            block(r#"{"audit_score": 92.5, "audit_notes": "fine", "artifacts": ["a", 5, "b"]}"#);
+        assert_eq!(
+            (full.score, full.notes.as_deref()),
+            (Some(92.5), Some("fine"))
+        );
+        assert_eq!(full.artifacts, ["a", "b"]);
+        assert_eq!(block(r#"{"audit_score": "88"}"#).score, Some(88.0));
+        assert_eq!(block(r#"{"audit_score": 120}"#).score, Some(100.0));
+        assert_eq!(block(r#"{"audit_score": -3}"#).score, Some(0.0));
+        assert_eq!(
+            block(r#"{"audit_score": "good", "audit_notes": 5}"#),
+            Audit::default()
+        );
+        assert_eq!(block(r#"{"artifacts": "one"}"#).artifacts, ["one"]);
+        assert_eq!(block(r#"{"audit_score": 92,}"#), Audit::default());
+        assert_eq!(block(r#"{"name": "package"}"#), Audit::default());
+        assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
+
+        let two = "```json\n{\"audit_score\":1}\n```\n ```JSON\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
+        assert_eq!(audit(two).score, Some(2.0));
+        let python = "```python\nx\n```\n```\n{\"audit_score\": 3}\n```";
+        assert_eq!(audit(python), Audit::default());
+        let cut = "```rust\nfn main … [9 bytes left out] … ait\n```json\n{\"audit_score\": 4}";
+        assert_eq!(audit(cut).score, Some(4.0));
+    }
+
+    #[test]
+    fn the_audit_is_read_from_a_final_answer_only() {
+        let block = "```json\n{\"audit_score\": 4}\n```";
+        assert_eq!(
+            read(&[text(block), success(block)]).report.audit.score,
+            Some(4.0)
+        );
+        assert_eq!(
+            read(&[text(block), success("done")]).report.audit.score,
+            None
+        );
+        let mut failed = success(block);
+        failed["is_error"] = json!(true);
+        let report = read(&[failed]).report;
+        assert_eq!((report.answer, report.audit), (None, Audit::default()));
+        let long = "x".repeat(3 * TEXT_MAX) + "\n" + block;
+        assert_eq!(read(&[success(&long)]).report.audit.score, Some(4.0));
+    }
+}
