@@ -1,19 +1,24 @@
 //! What all projects share: holds, the ledger, and the slots for agents at once. Workers ask and
 //! tell; each change is on disk before anybody acts on it, so that a restart changes nothing.
 
+use crate::agent::{Fault, Window};
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{Gate, Hold, Holds, Ledger};
-use crate::job::ErrorKind;
+use crate::holds::{self, Entrant, Failure, Gate, Hold, Holds, Ledger, Own, Stamp, TURN};
+use crate::job::JobId;
+use crate::project::Policy;
 use crate::record::HoldView;
 use crate::service;
 use crate::time::Wall;
 use crate::watch::{Bell, Wake};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Neither file grows with use.
 const FILE_MAX: u64 = 4 << 20;
@@ -21,6 +26,26 @@ const HOLDS: &str = "holds.json";
 const LEDGER: &str = "ledger.json";
 /// A file that `release --all` leaves in STATE.
 const RELEASE: &str = "release";
+
+/// What `config.json` says for all projects together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Agents at once.
+    pub slots: Option<usize>,
+    /// US dollars a day.
+    pub daily_budget_usd: Option<f64>,
+    /// So many jobs of an agent in a row that fail alike hold it; 0 is never.
+    pub breaker: usize,
+}
+
+/// What is on disk, for the daemon and, as a copy, for commands.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// The holds.
+    pub holds: Holds,
+    /// What the day has cost.
+    pub ledger: Ledger,
+}
 
 /// The board. Every lock on it is held for a few microseconds, or for one small file's write.
 #[derive(Debug)]
@@ -31,36 +56,60 @@ pub struct Board {
 
 #[derive(Debug, Default)]
 struct Inner {
-    holds: Holds,
-    ledger: Ledger,
-    daily_budget_usd: Option<f64>,
-    slots: Option<usize>,
+    records: Records,
+    limits: Limits,
     running: usize,
-    waiting: usize,
+    /// When a slot last became free.
+    freed_at: Wall,
+    /// Who was turned away, the first first.
+    line: Vec<Waiter>,
     bells: HashMap<String, Bell>,
+    /// The main thread's, which looks after the files that end a hold.
+    main: Option<Bell>,
     /// By project: whether an agent runs, and how many jobs wait.
     counts: HashMap<String, (bool, usize)>,
+    /// By agent: which two jobs it answered last, and when.
+    answers: HashMap<String, [(String, Wall); 2]>,
     told: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Waiter {
+    project: String,
+    /// Whose hold it waits for; `None` is for a slot.
+    agent: Option<String>,
 }
 
 /// The right to run one agent; given back when dropped.
 #[derive(Debug)]
-pub struct Slot<'a>(&'a Board);
-
-/// Reads the holds, for commands.
-pub fn read_holds(state: &Path) -> Holds {
-    Dir::open(state)
-        .ok()
-        .and_then(|dir| load(&dir, HOLDS))
-        .unwrap_or_default()
+pub struct Slot<'a> {
+    board: &'a Board,
+    project: String,
+    probe: Cell<Probe>,
 }
 
-/// Reads the ledger, for commands.
-pub fn read_ledger(state: &Path) -> Ledger {
-    Dir::open(state)
-        .ok()
-        .and_then(|dir| load(&dir, LEDGER))
-        .unwrap_or_default()
+/// Whether an agent is started to see whether things are mended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Probe {
+    No,
+    Granted,
+    Started,
+}
+
+/// Why no agent may be started just now.
+#[derive(Debug)]
+pub struct Closed {
+    /// The hold; `None` where it waits for a slot.
+    pub hold: Option<Hold>,
+    /// When to ask again, where no ring will tell.
+    pub until: Option<Wall>,
+    /// A hold that has just begun, to be told.
+    pub news: Option<Hold>,
+}
+
+/// Reads holds and ledger, for commands.
+pub fn read(state: &Path) -> Records {
+    Dir::open(state).map_or_else(|_| Records::default(), |dir| Records::load(&dir))
 }
 
 /// Asks the daemon to lift all holds.
@@ -73,6 +122,19 @@ pub fn is_release(name: &str) -> bool {
     name == RELEASE
 }
 
+/// What a file looks like now; a link to one counts as that file.
+pub fn stamp(path: PathBuf) -> Stamp {
+    let seen = std::fs::metadata(&path).map_or_else(
+        |_| String::new(),
+        |meta| {
+            let (device, inode, size) = (meta.dev(), meta.ino(), meta.size());
+            let changed = (meta.ctime(), meta.ctime_nsec());
+            format!("{device}:{inode}:{size}:{}.{:09}", changed.0, changed.1)
+        },
+    );
+    Stamp { path, seen }
+}
+
 /// What cannot be read is as good as absent: holds come back with the next attempt, and a file of
 /// the ledger that was damaged is told by the caller's log.
 fn load<T: DeserializeOwned>(dir: &Dir, name: &str) -> Option<T> {
@@ -81,19 +143,86 @@ fn load<T: DeserializeOwned>(dir: &Dir, name: &str) -> Option<T> {
         None
     })?;
     let parsed = serde_json::from_slice(&bytes);
+    let path = dir.path_of(name);
     parsed
         .map_err(|error| {
             log::warn!(
                 "{} is broken ({error}); it is taken as empty",
-                dir.path_of(name).display()
+                path.display()
             )
         })
         .ok()
 }
 
+impl Records {
+    fn load(dir: &Dir) -> Records {
+        Records {
+            holds: load(dir, HOLDS).unwrap_or_default(),
+            ledger: load(dir, LEDGER).unwrap_or_default(),
+        }
+    }
+
+    /// Brings the holds that settings and the time decide in line. Returns whether anything changed,
+    /// and one that is news.
+    fn decide(
+        &mut self,
+        entrant: &Entrant<'_>,
+        policy: &Policy,
+        overall: Option<f64>,
+        now: Wall,
+    ) -> (bool, Option<Hold>) {
+        let windows = self.holds.windows.get(entrant.agent);
+        let ceiling = windows.and_then(|all| holds::ceiling(all, &policy.usage_ceiling, now));
+        let own_budget = policy.daily_budget_usd;
+        let budget = self
+            .ledger
+            .exhausted(entrant.project, own_budget, overall, now);
+        let hours = holds::hours(&policy.hours, now);
+        let mut changed = self.holds.tidy(now);
+        let mut news = None;
+        for (own, wanted) in [
+            (Own::UsageCeiling, ceiling),
+            (Own::DailyBudget, budget),
+            (Own::Hours, hours),
+        ] {
+            let (has_changed, new) = self.holds.decide(own, entrant, wanted, now);
+            changed |= has_changed;
+            news = news.or(new);
+        }
+        (changed, news)
+    }
+
+    /// The hold that keeps a project's jobs from being started by the agent of its settings.
+    pub fn hold_of(
+        &mut self,
+        project: &str,
+        policy: &Policy,
+        overall_usd: Option<f64>,
+        now: Wall,
+    ) -> Option<HoldView> {
+        let entrant = Entrant {
+            project,
+            agent: &policy.agent.name,
+            begun: false,
+            place: 0,
+        };
+        self.decide(&entrant, policy, overall_usd, now);
+        match self.holds.gate(&entrant, now) {
+            Gate::Closed(hold, _) => Some(hold.view(now)),
+            Gate::Open | Gate::Probe => None,
+        }
+    }
+
+    /// All holds in force.
+    pub fn all(&self, now: Wall) -> Vec<&Hold> {
+        let in_force = |hold: &&Hold| !hold.released && hold.until.is_none_or(|until| until > now);
+        self.holds.list.iter().filter(in_force).collect()
+    }
+}
+
 impl Board {
-    /// Opens the daemon's state directory.
-    pub fn open(dir: Dir) -> Board {
+    /// Opens the daemon's state directory; `main` is rung when a hold is put that files may end.
+    pub fn open(dir: Dir, main: &Bell) -> Board {
         for name in [HOLDS, LEDGER] {
             // What a crash left of a write; the file itself is whole.
             if let Err(error) = dir.remove(&format!(".{name}.tmp")) {
@@ -101,8 +230,8 @@ impl Board {
             }
         }
         let inner = Inner {
-            holds: load(&dir, HOLDS).unwrap_or_default(),
-            ledger: load(&dir, LEDGER).unwrap_or_default(),
+            records: Records::load(&dir),
+            main: Some(main.clone()),
             ..Inner::default()
         };
         Board {
@@ -112,10 +241,11 @@ impl Board {
     }
 
     /// What holds over all projects.
-    pub fn configure(&self, slots: Option<usize>, daily_budget_usd: Option<f64>) {
+    pub fn configure(&self, limits: Limits) {
         let mut inner = self.inner();
-        (inner.slots, inner.daily_budget_usd) = (slots, daily_budget_usd);
-        ring_all(&inner);
+        if std::mem::replace(&mut inner.limits, limits) != limits {
+            ring_all(&inner);
+        }
     }
 
     /// A worker that wants to hear of changes.
@@ -128,12 +258,16 @@ impl Board {
         let mut inner = self.inner();
         inner.bells.remove(project);
         inner.counts.remove(project);
+        inner.line.retain(|waiter| waiter.project != project);
     }
 
     /// What a project's view says, for the service's status text.
     pub fn tell(&self, project: &str, running: bool, waiting: usize) {
         let mut inner = self.inner();
         inner.counts.insert(project.to_owned(), (running, waiting));
+        if waiting == 0 {
+            inner.line.retain(|waiter| waiter.project != project);
+        }
         let status = status(&inner);
         if inner.told != status {
             service::status(&status);
@@ -141,78 +275,168 @@ impl Board {
         }
     }
 
-    /// The right to start an agent now; else when to ask again, where no ring will tell. Place and
-    /// gate in one step: only who has a place may use up the one probe, and who is turned away gives
-    /// none back, which would wake all who wait for one, to be turned away in their turn.
-    pub fn enter(&self, agent: &str, now: Wall) -> std::result::Result<Slot<'_>, Option<Wall>> {
-        let mut inner = self.inner();
-        if !inner.holds.expire(now).is_empty() {
-            self.save(HOLDS, &inner.holds);
+    /// The right to start an agent now. Whoever is turned away stands in line, and goes before those
+    /// who come later: for a slot, and for the one probe of a hold. One that does not come when it is
+    /// its turn is passed after a second.
+    pub fn enter(
+        &self,
+        project: &str,
+        policy: &Policy,
+        begun: bool,
+        now: Wall,
+    ) -> std::result::Result<Slot<'_>, Box<Closed>> {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        let agent = policy.agent.name.as_str();
+        let entrant = Entrant {
+            project,
+            agent,
+            begun,
+            place: inner.place(project, Some(agent)),
+        };
+        let overall = inner.limits.daily_budget_usd;
+        let (changed, news) = inner.records.decide(&entrant, policy, overall, now);
+        if changed {
+            self.save(HOLDS, &inner.records.holds);
         }
-        if inner.slots.is_some_and(|slots| inner.running >= slots) {
-            inner.waiting += 1;
-            return Err(None);
+        let gate = inner.records.holds.gate(&entrant, now);
+        let is_probe = gate == Gate::Probe;
+        if let Gate::Closed(hold, until) = gate {
+            let hold = Some(hold.clone());
+            inner.line_up(project, Some(agent));
+            return Err(Box::new(Closed { hold, until, news }));
         }
-        match inner.holds.gate(agent, now) {
-            Gate::Closed(until) => return Err(until),
-            Gate::Probe => self.save(HOLDS, &inner.holds),
-            Gate::Open => {}
+        if let Err(until) = inner.slot(project, now) {
+            inner.line_up(project, None);
+            let hold = None;
+            return Err(Box::new(Closed { hold, until, news }));
+        }
+        inner.line.retain(|waiter| waiter.project != project);
+        if is_probe {
+            inner.records.holds.begin_probe(&entrant, now);
         }
         inner.running += 1;
-        Ok(Slot(self))
+        Ok(Slot {
+            board: self,
+            project: project.to_owned(),
+            probe: Cell::new(if is_probe { Probe::Granted } else { Probe::No }),
+        })
     }
 
-    /// The hold that an agent is under.
-    pub fn hold_of(&self, agent: &str) -> Option<Hold> {
-        self.inner().holds.of(agent).cloned()
+    /// The service has just answered an attempt. Returns the holds that this lifts.
+    pub fn answered(&self, project: &str, agent: &str, job: &JobId, began: Wall) -> Vec<Hold> {
+        let mut inner = self.inner();
+        let job = format!("{project}/{job}");
+        let entry = (job, Wall::now());
+        match inner.answers.get_mut(agent) {
+            Some([last, _]) if last.0 == entry.0 => *last = entry,
+            Some([last, before]) => *before = std::mem::replace(last, entry),
+            None => {
+                let none = (String::new(), Wall(0));
+                inner.answers.insert(agent.to_owned(), [entry, none]);
+            }
+        }
+        let lifted = inner.records.holds.answered(project, agent, began);
+        self.lifted(&inner, lifted)
     }
 
-    /// Why the day's money is used up for a project, if it is.
-    pub fn exhausted(&self, project: &str, own: Option<f64>, now: Wall) -> Option<HoldView> {
+    /// Whether the service has answered another job's attempt of an agent since then.
+    pub fn others_answered(&self, project: &str, agent: &str, job: &JobId, since: Wall) -> bool {
+        let job = format!("{project}/{job}");
         let inner = self.inner();
-        inner
-            .ledger
-            .exhausted(project, own, inner.daily_budget_usd, now)
+        let mut answers = inner.answers.get(agent).into_iter().flatten();
+        answers.any(|(other, at)| *other != job && *at > since)
     }
 
-    /// Takes an agent out of service. Returns the hold, and whether it is news.
-    pub fn hold(
-        &self,
-        agent: &str,
-        kind: ErrorKind,
-        reason: &str,
-        resets_at: Option<Wall>,
-    ) -> (Hold, bool) {
+    /// Takes an agent out of service, if the fault calls for it. Returns the hold if it is news.
+    pub fn failed(&self, failure: &Failure<'_>, fault: &Fault) -> Option<Hold> {
         let mut inner = self.inner();
-        let added = inner.holds.add(agent, kind, reason, resets_at, Wall::now());
-        self.save(HOLDS, &inner.holds);
+        let mut failure = *failure;
+        let fresh: Vec<Stamp>;
+        if inner.records.holds.is_restless(&failure.agent.name) {
+            let paths = failure.stamps.iter().map(|stamp| stamp.path.clone());
+            fresh = paths.map(stamp).collect();
+            failure.stamps = &fresh;
+        }
+        let news = inner.records.holds.fault(&failure, fault, Wall::now());
+        self.save(HOLDS, &inner.records.holds);
         ring_all(&inner);
-        added
+        if let Some(main) = &inner.main {
+            main.ring(Wake::Again);
+        }
+        news
     }
 
-    /// An agent did its work, in a start that began at `began`.
-    pub fn works(&self, agent: &str, began: Wall) {
+    /// A job is done: counts it for the breaker. Returns the hold if it is news.
+    pub fn finished(
+        &self,
+        of: (&str, &JobId, &str),
+        fault: Option<&Fault>,
+        lasted: Duration,
+    ) -> Option<Hold> {
         let mut inner = self.inner();
-        if inner.holds.works(agent, began) {
-            self.save(HOLDS, &inner.holds);
+        let breaker = inner.limits.breaker;
+        let before = inner.records.holds.list.len();
+        let holds = &mut inner.records.holds;
+        let news = holds.finished(of, fault, lasted, breaker, Wall::now());
+        if news.is_some() || before != holds.list.len() {
+            self.save(HOLDS, &inner.records.holds);
             ring_all(&inner);
+        }
+        news
+    }
+
+    /// What an attempt told of its account's usage windows.
+    pub fn usage(&self, policy: &Policy, windows: &[Window]) {
+        if windows.is_empty() || policy.usage_ceiling == Default::default() {
+            return;
+        }
+        let mut inner = self.inner();
+        let agent = policy.agent.name.clone();
+        let old = inner.records.holds.windows.insert(agent, windows.to_vec());
+        if old.as_deref() != Some(windows) {
+            self.save(HOLDS, &inner.records.holds);
         }
     }
 
-    /// Lifts the holds that `lifted` picks. Returns them.
-    pub fn lift(&self, lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
+    /// Holds one project. Returns the hold if it is news.
+    pub fn hold_project(
+        &self,
+        project: &str,
+        own: Own,
+        reason: &str,
+        until: Option<Wall>,
+    ) -> Option<Hold> {
         let mut inner = self.inner();
-        let out = inner.holds.take(lifted);
-        if !out.is_empty() {
-            self.save(HOLDS, &inner.holds);
-            ring_all(&inner);
-        }
-        out
+        let now = Wall::now();
+        let news = inner
+            .records
+            .holds
+            .hold_project(project, own, reason, until, now);
+        self.save(HOLDS, &inner.records.holds);
+        news
     }
 
-    /// The holds in force.
-    pub fn holds(&self) -> Vec<Hold> {
-        self.inner().holds.list.clone()
+    /// Lifts what a person lets go: of one project and its agent, or all. Returns what was lifted.
+    pub fn release(&self, of: Option<(&str, &str)>) -> Vec<Hold> {
+        let mut inner = self.inner();
+        let lifted = inner.records.holds.release(of);
+        self.lifted(&inner, lifted)
+    }
+
+    /// Lifts the holds whose files have changed. Returns them, and the files that others wait for.
+    pub fn mend(&self) -> (Vec<Hold>, Vec<PathBuf>) {
+        let mut inner = self.inner();
+        let has_changed = |old: &Stamp| stamp(old.path.clone()) != *old;
+        let lifted = inner.records.holds.mend(has_changed);
+        let stamps = inner
+            .records
+            .holds
+            .list
+            .iter()
+            .flat_map(|hold| &hold.stamps);
+        let files = stamps.map(|stamp| stamp.path.clone()).collect();
+        (self.lifted(&inner, lifted), files)
     }
 
     /// Takes the request of `release --all`, if there is one.
@@ -225,9 +449,17 @@ impl Board {
     pub fn spend(&self, project: &str, cost_usd: f64) {
         if cost_usd > 0.0 {
             let mut inner = self.inner();
-            inner.ledger.add(project, cost_usd, Wall::now());
-            self.save(LEDGER, &inner.ledger);
+            inner.records.ledger.add(project, cost_usd, Wall::now());
+            self.save(LEDGER, &inner.records.ledger);
         }
+    }
+
+    fn lifted(&self, inner: &Inner, lifted: Vec<Hold>) -> Vec<Hold> {
+        if !lifted.is_empty() {
+            self.save(HOLDS, &inner.records.holds);
+            ring_all(inner);
+        }
+        lifted
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -245,16 +477,69 @@ impl Board {
     }
 }
 
+impl Inner {
+    /// The place in line among those who wait for the same, from 0; whoever comes anew is the last.
+    fn place(&self, project: &str, agent: Option<&str>) -> usize {
+        let mut same = self
+            .line
+            .iter()
+            .filter(|waiter| waiter.agent.as_deref() == agent);
+        let all = same.clone().count();
+        same.position(|waiter| waiter.project == project)
+            .unwrap_or(all)
+    }
+
+    fn line_up(&mut self, project: &str, agent: Option<&str>) {
+        let waiter = Waiter {
+            project: project.to_owned(),
+            agent: agent.map(str::to_owned),
+        };
+        if !self.line.contains(&waiter) {
+            self.line.retain(|waiter| waiter.project != project);
+            self.line.push(waiter);
+        }
+    }
+
+    /// Whether there is a slot for a project; else when to ask again.
+    fn slot(&self, project: &str, now: Wall) -> std::result::Result<(), Option<Wall>> {
+        let Some(free) = self
+            .limits
+            .slots
+            .map(|slots| slots.saturating_sub(self.running))
+        else {
+            return Ok(());
+        };
+        let behind = (self.place(project, None) + 1).saturating_sub(free);
+        let turn = self.freed_at.plus(TURN * behind as u32);
+        match free {
+            0 => Err(None),
+            _ if turn > now && behind > 0 => Err(Some(turn)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Wakes those whose turn is next, and one more who takes it if they do not.
+    fn ring_next(&self) {
+        let free = self
+            .limits
+            .slots
+            .map_or(0, |slots| slots.saturating_sub(self.running));
+        let for_slot = self.line.iter().filter(|waiter| waiter.agent.is_none());
+        for waiter in for_slot.take(free + 1) {
+            if let Some(bell) = self.bells.get(&waiter.project) {
+                bell.ring(Wake::Again);
+            }
+        }
+    }
+}
+
 /// `2 running, 5 waiting`, and what keeps agents from being started.
 fn status(inner: &Inner) -> String {
-    let running = inner
-        .counts
-        .values()
-        .filter(|(running, _)| *running)
-        .count();
-    let waiting: usize = inner.counts.values().map(|(_, waiting)| waiting).sum();
+    let counts = inner.counts.values();
+    let running = counts.clone().filter(|(running, _)| *running).count();
+    let waiting: usize = counts.map(|(_, waiting)| waiting).sum();
     let mut text = format!("{running} running, {waiting} waiting");
-    for hold in &inner.holds.list {
+    for hold in inner.records.all(Wall::now()) {
         text.push_str("; ");
         text.push_str(&hold.sentence());
     }
@@ -265,13 +550,38 @@ fn ring_all(inner: &Inner) {
     inner.bells.values().for_each(|bell| bell.ring(Wake::Again));
 }
 
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        let mut inner = self.0.inner();
-        inner.running -= 1;
-        if inner.waiting > 0 {
-            inner.waiting = 0;
+impl Slot<'_> {
+    /// The agent runs: the probe is used up. Returns the holds that this lifts.
+    pub fn started(&self, now: Wall) -> Vec<Hold> {
+        if self.probe.get() == Probe::No {
+            return Vec::new();
+        }
+        self.probe.set(Probe::Started);
+        let mut inner = self.board.inner();
+        let lifted = inner.records.holds.probe_started(&self.project, now);
+        self.board.save(HOLDS, &inner.records.holds);
+        if !lifted.is_empty() {
             ring_all(&inner);
         }
+        lifted
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.board.inner();
+        inner.running -= 1;
+        let now = Wall::now();
+        inner.freed_at = now;
+        let probe = self.probe.get();
+        if probe != Probe::No {
+            let has_started = probe == Probe::Started;
+            inner
+                .records
+                .holds
+                .end_probe(&self.project, has_started, now);
+            ring_all(&inner);
+        }
+        inner.ring_next();
     }
 }

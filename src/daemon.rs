@@ -1,17 +1,16 @@
 //! The main thread: one instance, signals, the registry followed live, one worker for each
 //! enabled project, and the slow look that heals what inotify cannot tell.
 
-use crate::board::{self, Board};
+use crate::board::{self, Board, Limits};
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
-use crate::job::ErrorKind;
+use crate::holds::Hold;
 use crate::process;
 use crate::project::Project;
 use crate::registry::{Entry, Registry};
 use crate::roster;
 use crate::service;
 use crate::settings::{self, Places, Settings};
-use crate::time::Wall;
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Order, Orders};
 use nix::fcntl::{Flock, FlockArg};
@@ -20,7 +19,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -77,7 +75,7 @@ pub fn run(places: Places) -> Result<()> {
     let (bell, ear) = watch::bell();
     handle_signals(&bell)?;
     let context = Context {
-        board: Board::open(state),
+        board: Board::open(state, &bell),
         watcher: Mutex::new(Watcher::asleep()),
         environment: settings::base_environment(),
         places,
@@ -96,6 +94,12 @@ pub fn run(places: Places) -> Result<()> {
         coming_up: Arc::new(AtomicU32::new(0)),
     }
     .run()
+}
+
+fn say_lifted(lifted: Vec<Hold>, why: &str) {
+    for hold in lifted {
+        log::info!("the hold of {} is lifted: {why}", hold.whom());
+    }
 }
 
 fn is_config(name: &str) -> bool {
@@ -228,23 +232,15 @@ impl Daemon {
     }
 
     fn hear(&mut self, first: Option<Wake>) {
-        let (mut follow, mut credentials) = (false, false);
+        let mut follow = false;
         for wake in first.into_iter().chain(self.ear.pending()) {
             match wake {
-                Wake::Everything => (follow, credentials) = (true, true),
-                Wake::Look { name, .. } if name == ".env" => credentials = true,
-                Wake::Look { .. } => follow = true,
-                Wake::Again => {}
+                Wake::Everything => follow = true,
+                Wake::Look { name, .. } if is_config(&name) => follow = true,
+                Wake::Look { .. } | Wake::Again => {}
             }
         }
-        if credentials {
-            self.lift("the credentials file has changed", |kind| {
-                matches!(
-                    kind,
-                    ErrorKind::NotAuthenticated | ErrorKind::Billing | ErrorKind::UnsafeEnv
-                )
-            });
-        }
+        self.mend();
         self.release_if_asked();
         if follow {
             self.follow();
@@ -253,13 +249,24 @@ impl Daemon {
 
     fn release_if_asked(&self) {
         if self.context.board.take_release_request() {
-            self.lift("released by hand", |_| true);
+            say_lifted(self.context.board.release(None), "released by hand");
         }
     }
 
-    fn lift(&self, why: &str, kinds: impl Fn(ErrorKind) -> bool) {
-        for hold in self.context.board.lift(|hold| kinds(hold.kind)) {
-            log::info!("the hold of {} is lifted: {why}", hold.whom());
+    /// Lifts the holds whose files have changed, and hears of the changes of the others'.
+    fn mend(&mut self) {
+        let (lifted, files) = self.context.board.mend();
+        say_lifted(lifted, "its credentials or its program have changed");
+        let mut watcher = self
+            .context
+            .watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for dir in files.iter().filter_map(|file| file.parent()) {
+            // What is not there is looked for once a minute.
+            if dir != self.context.places.config {
+                let _ = watcher.watch(dir, &self.bell, |_| true);
+            }
         }
     }
 
@@ -277,9 +284,11 @@ impl Daemon {
             Ok((settings, warnings)) => {
                 warnings.into_iter().for_each(&mut say);
                 let slots = settings.max_parallel().unwrap_or_default();
-                self.context
-                    .board
-                    .configure(slots, settings.daily_budget_usd());
+                self.context.board.configure(Limits {
+                    slots,
+                    daily_budget_usd: settings.daily_budget_usd(),
+                    breaker: 3,
+                });
                 self.settings = Some(settings);
             }
             Err(error) => {
@@ -467,17 +476,7 @@ impl Daemon {
                 worker.bell.ring(Wake::Everything);
             }
         }
-        let held: Vec<_> = self.context.board.holds();
-        let newest = held
-            .iter()
-            .filter(|hold| !hold.is_of_files())
-            .map(|hold| hold.since)
-            .max();
-        if newest.is_some_and(|since| self.credentials_changed(since)) {
-            self.lift("the agent's credentials have changed", |kind| {
-                matches!(kind, ErrorKind::NotAuthenticated | ErrorKind::Billing)
-            });
-        }
+        self.mend();
     }
 
     /// Watches settings, registry and releases. Harmless where the watch is in place; heals a
@@ -503,26 +502,6 @@ impl Daemon {
             }
         }
         self.is_watched = is_watched;
-    }
-
-    /// Whether credentials are newer than a hold: our own file, or that of the CLI.
-    fn credentials_changed(&self, since: Wall) -> bool {
-        let environment = &self.context.environment;
-        let get = |name: &str| {
-            environment
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, value)| PathBuf::from(value))
-        };
-        let cli = get("CLAUDE_CONFIG_DIR").or_else(|| get("HOME").map(|home| home.join(".claude")));
-        let files = [
-            Some(self.context.places.credentials()),
-            cli.map(|dir| dir.join(".credentials.json")),
-        ];
-        files.into_iter().flatten().any(|file| {
-            let changed = std::fs::metadata(file).and_then(|meta| meta.modified());
-            changed.is_ok_and(|changed| Wall::from(changed) > since)
-        })
     }
 
     /// Tells all first, so that their graces run side by side, and waits for each. A person who

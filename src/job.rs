@@ -301,11 +301,11 @@ error_kinds! {
     /// The credentials file is readable by others or broken.
     UnsafeEnv = "unsafe_env" => Hold,
     /// The service is overloaded or failing.
-    Overloaded = "overloaded" => Retry,
+    Overloaded = "overloaded" => Hold,
     /// The service could not be reached, or answered nothing of use.
-    Network = "network" => Retry,
+    Network = "network" => Hold,
     /// Too many requests, without a usage limit.
-    RateLimited = "rate_limited" => Retry,
+    RateLimited = "rate_limited" => Hold,
     /// The system could not start a process just now.
     SpawnFailed = "spawn_failed" => Retry,
     /// The attempt used up its wall time.

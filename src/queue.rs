@@ -555,7 +555,7 @@ mod tests {
         let mut claim = claim(Protocol::Claude);
         for retries in 0..5 {
             claim.retries = retries;
-            let next = follows(fault(ErrorKind::Overloaded), &claim, 2);
+            let next = follows(fault(ErrorKind::SpawnFailed), &claim, 2);
             match retries {
                 0..2 => assert!(matches!(next, Next::Suspend(_)), "{next:?}"),
                 _ => assert_eq!(next, Next::Publish(Status::Failed)),

@@ -444,9 +444,12 @@ pub struct QueueView {
 /// A hold as people and scripts see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HoldView {
-    /// The kind, one of the words of `error_kind`, or `daily_budget`.
+    /// The kind, as `holds::Kind` has the words.
     pub kind: String,
-    /// One sentence.
+    /// The agent that is held; null for every one, and where it is about the project alone.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// What is the matter, and what to do if only a person can.
     pub reason: String,
     /// When it ends; null if a person must do something.
     pub until: Option<Wall>,

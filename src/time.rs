@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point of wall-clock time, in milliseconds since 1970-01-01 UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wall(pub i64);
 
 impl Wall {
@@ -109,6 +109,12 @@ impl Wall {
         } else {
             format!("{} {}", &text[..10], &text[11..16])
         }
+    }
+
+    /// Minutes since local midnight, as a clock on the wall shows them.
+    pub fn minute_of_day(self) -> u16 {
+        let local = self.secs() + local_offset(self.secs());
+        (local.rem_euclid(86_400) / 60) as u16
     }
 
     /// The coming local midnight.

@@ -2,6 +2,7 @@
 //! events; `fold` adds them up for the verdict, and the transcript shows them to a person.
 
 use crate::time::Wall;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One thing that an agent told. JSON that only some readers need is left as it was written.
@@ -129,7 +130,7 @@ pub struct Signs {
 }
 
 /// One usage window of the account.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// Its name, such as `five_hour`.
     pub name: String,

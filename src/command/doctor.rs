@@ -343,13 +343,9 @@ fn credentials_finding(places: &Places, findings: &mut Vec<Finding>) -> Vec<(OsS
 }
 
 fn hold_findings(places: &Places) -> Vec<Finding> {
-    use crate::job::ErrorKind;
     let now = Wall::now();
-    let holds = board::read_holds(&places.state).list;
-    let in_force = holds
-        .into_iter()
-        .filter(|hold| hold.until.is_none_or(|until| until > now));
-    let finding = |hold: crate::holds::Hold| {
+    let records = board::read(&places.state);
+    let finding = |hold: &crate::holds::Hold| {
         let ends = match hold.until {
             Some(until) => format!(
                 "; it ends at {}, in {}",
@@ -360,26 +356,24 @@ fn hold_findings(places: &Places) -> Vec<Finding> {
         };
         let message = format!("{}{ends}", hold.sentence());
         // A limit ends by itself, and a program or file is judged by its own check.
-        let mut finding = match hold.kind {
-            ErrorKind::NotAuthenticated | ErrorKind::Billing => {
-                Finding::problem("hold", message).remedy("job-monitor release --all")
-            }
-            _ => Finding::warning("hold", message),
+        let mut finding = match hold.needs_person() {
+            true => Finding::problem("hold", message).remedy("job-monitor release --all"),
+            false => Finding::warning("hold", message),
         };
-        finding.agent = hold.agent;
+        finding.agent = hold.agent.clone();
         finding
     };
-    in_force.map(finding).collect()
+    records.all(now).into_iter().map(finding).collect()
 }
 
 fn budget_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec<Finding> {
-    let ledger = board::read_ledger(&places.state);
+    let ledger = board::read(&places.state).ledger;
     let overall = settings.daily_budget_usd();
     let finding = |entry: &Entry| {
         let own = entry.policy(settings).ok()?.daily_budget_usd;
         let name = &entry.project.name;
-        let hold = ledger.exhausted(name, own, overall, Wall::now())?;
-        let mut finding = Finding::warning("budget", hold.reason).remedy(edit(&places.settings()));
+        let (reason, _) = ledger.exhausted(name, own, overall, Wall::now())?;
+        let mut finding = Finding::warning("budget", reason).remedy(edit(&places.settings()));
         finding.project = Some(name.clone());
         Some(finding)
     };

@@ -269,20 +269,9 @@ fn project_view(entry: &Entry, scope: &Scope, running: bool, format: Format) -> 
 pub(super) fn hold_without_view(entry: &Entry, scope: &Scope) -> Option<HoldView> {
     let (settings, _) = settings::load(&scope.places.settings()).ok()?;
     let policy = entry.policy(&settings).ok()?;
-    let now = Wall::now();
-    let holds = board::read_holds(&scope.places.state);
-    let ledger = board::read_ledger(&scope.places.state);
-    let hold = holds
-        .of(&policy.agent.name)
-        .filter(|hold| hold.until.is_none_or(|until| until > now));
-    hold.map(|hold| hold.view()).or_else(|| {
-        ledger.exhausted(
-            &entry.project.name,
-            policy.daily_budget_usd,
-            settings.daily_budget_usd(),
-            now,
-        )
-    })
+    let overall = settings.daily_budget_usd();
+    let mut records = board::read(&scope.places.state);
+    records.hold_of(&entry.project.name, &policy, overall, Wall::now())
 }
 
 /// The predecessor wrote local times without their offset; a program is told it.

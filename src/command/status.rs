@@ -6,7 +6,6 @@ use super::projects::Scope;
 use crate::board;
 use crate::cli::Format;
 use crate::error::Result;
-use crate::holds::Hold;
 use crate::job::JobId;
 use crate::peek::Peek;
 use crate::record::HoldView;
@@ -99,8 +98,11 @@ fn as_json(scope: &Scope, spools: &[Spool], limit: Option<usize>, out: &mut Page
         })?)
     })?;
     let now = Wall::now();
-    let in_force = |hold: &&Hold| hold.until.is_none_or(|until| until > now);
-    let holds = board::read_holds(&scope.places.state).list;
-    let holds: Vec<HoldView> = holds.iter().filter(in_force).map(Hold::view).collect();
+    let records = board::read(&scope.places.state);
+    let holds: Vec<HoldView> = records
+        .all(now)
+        .into_iter()
+        .map(|hold| hold.view(now))
+        .collect();
     out.put(&format!("],\"holds\":{}}}\n", render::json(&holds)?))
 }

@@ -802,6 +802,7 @@ mod tests {
             ..panel("alpha")
         };
         let hold = HoldView {
+            agent: None,
             kind: "usage_limit".to_owned(),
             reason: "limit reached".to_owned(),
             until: Some(ago(-90)),

@@ -3,15 +3,17 @@
 use super::hook;
 use super::{Order, Step, Unwritten, Worker};
 use crate::agent::{Ending, Fault, Verdict};
+use crate::holds::{self, Failure, Hold, Kind, Own};
 use crate::job::{Attempt, Course, ErrorKind, JobId, Status};
 use crate::outcome;
-use crate::project::Policy;
+use crate::project::{OnFailure, Policy};
 use crate::queue::{self, Next};
 use crate::record::{Claim, Outcome, Suspension};
 use crate::runner::Finished;
 use crate::spool::Mark;
 use crate::time::Wall;
 use log::Level;
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 /// While something cannot be written, it is tried again so often.
@@ -44,12 +46,15 @@ impl Worker<'_> {
             return Step::Again;
         }
         self.record(&mut claim, &finished, fault.as_ref());
-        if fault.is_none() {
+        let (id, agent) = (&claim.job_id, &policy.agent.name);
+        self.context.board.usage(policy, &finished.report.windows);
+        if holds::is_answer(fault.as_ref(), finished.report.answered) {
             let board = &self.context.board;
-            board.works(&policy.agent.name, claim.started_at);
+            let lifted = board.answered(self.name(), agent, id, claim.started_at);
+            self.say_lifted(lifted, "its service answers");
         }
         let next = queue::after_attempt(&finished.verdict, &claim, policy, Wall::now());
-        self.follow(claim, next, fault, Some(finished))
+        self.follow(claim, policy, next, fault, Some(finished))
     }
 
     /// Writes an attempt down in its claim, and what it cost in the ledger.
@@ -89,6 +94,7 @@ impl Worker<'_> {
     pub(super) fn follow(
         &mut self,
         mut claim: Claim,
+        policy: &Policy,
         next: Next,
         fault: Option<Fault>,
         finished: Option<Finished>,
@@ -114,7 +120,13 @@ impl Worker<'_> {
             claim.retries += 1;
         }
         if let Some(resets_at) = hold {
-            self.put_hold(&claim.agent, suspension.kind, &suspension.error, resets_at);
+            let fault = Fault {
+                kind: suspension.kind,
+                error: suspension.error.clone(),
+                resets_at,
+                session_unknown: false,
+            };
+            self.put_hold(policy, Some(claim.started_at), &fault);
         }
         claim.suspended = Some(suspension);
         self.write_now(Unwritten::Claim(Box::new(claim)))
@@ -152,24 +164,57 @@ impl Worker<'_> {
         self.say(Level::Warn, text);
     }
 
-    pub(super) fn put_hold(
-        &mut self,
-        agent: &str,
-        kind: ErrorKind,
-        reason: &str,
-        resets_at: Option<Wall>,
-    ) {
-        let (hold, news) = self.context.board.hold(agent, kind, reason, resets_at);
-        if news {
-            let until = hold.until.map_or(String::new(), |at| {
-                format!("; until {}", at.short(Wall::now()))
-            });
+    /// Takes the agent out of service; `began` is `None` where it was not started.
+    pub(super) fn put_hold(&mut self, policy: &Policy, began: Option<Wall>, fault: &Fault) {
+        let failure = Failure {
+            project: &self.spool.project().name,
+            agent: &policy.agent,
+            began,
+            stamps: &self.used,
+        };
+        if let Some(hold) = self.context.board.failed(&failure, fault) {
+            self.tell_of_hold(&hold);
+        }
+    }
+
+    /// Says that a hold has begun, and runs the person's command for it.
+    pub(super) fn tell_of_hold(&mut self, hold: &Hold) {
+        let until = hold.until.map(|at| at.short(Wall::now()));
+        let until = until.map_or(String::new(), |at| format!("; until {at}"));
+        let text = format!("[{}] {}{until}", self.name(), hold.sentence());
+        self.say(Level::Warn, text);
+        let policy = self.orders.policy();
+        let is_told = !matches!(hold.kind, Kind::Own(Own::Hours | Own::Gate));
+        let Some(command) = policy.on_hold.as_ref().filter(|_| is_told) else {
+            return;
+        };
+        self.write_lines();
+        let until = hold.until.map_or(String::new(), |at| at.to_string());
+        let told = [
+            (
+                "JOB_MONITOR_AGENT",
+                hold.agent.as_deref().unwrap_or_default(),
+            ),
+            ("JOB_MONITOR_HOLD", hold.kind.as_str()),
+            ("JOB_MONITOR_REASON", &hold.reason),
+            ("JOB_MONITOR_UNTIL", &until),
+        ];
+        let told = told.map(|(name, value)| (name, OsStr::new(value)));
+        let stop = || self.orders.order() == Order::Stop;
+        let (project, environment) = (self.spool.project(), &self.context.environment);
+        if let Err(what) = hook::run(command, project, environment, &told, stop) {
+            self.say(Level::Warn, format!("[{}] on_hold: {what}", self.name()));
+        }
+    }
+
+    pub(super) fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
+        for hold in lifted {
+            let (name, whom) = (self.name(), hold.whom());
             self.say(
-                Level::Warn,
-                format!("[{}] {}{until}", self.name(), hold.sentence()),
+                Level::Info,
+                format!("[{name}] the hold of {whom} is lifted: {why}"),
             );
         }
-        self.set_hold(Some(hold.view()));
     }
 
     pub(super) fn publish_cancelled(&mut self, id: &JobId, claim: Option<Claim>) {
@@ -260,6 +305,7 @@ impl Worker<'_> {
             swept.push(self.spool.unmark(id, Mark::Hold));
         }
         let policy = self.orders.policy();
+        self.count_for_holds(&outcome, &policy);
         let archived = if policy.archive {
             self.spool.archive(id)
         } else {
@@ -302,6 +348,29 @@ impl Worker<'_> {
         }
     }
 
+    /// A job that failed may hold its agent or its project.
+    fn count_for_holds(&mut self, outcome: &Outcome, policy: &Policy) {
+        let board = &self.context.board;
+        let kind = outcome
+            .error_kind
+            .filter(|_| outcome.status == Status::Failed);
+        let error = outcome.error.as_deref().unwrap_or_default();
+        let fault = kind.map(|kind| Fault::new(kind, error));
+        let lasted = Duration::try_from_secs_f64(outcome.duration_seconds).unwrap_or_default();
+        let (project, id) = (self.name(), &outcome.job_id);
+        let mut news = Vec::new();
+        if outcome.status != Status::Cancelled {
+            news.extend(board.finished((project, id, &outcome.agent), fault.as_ref(), lasted));
+        }
+        if let Some(fault) = fault.filter(|_| policy.on_failure == OnFailure::Hold) {
+            let reason = format!("{id} failed ({}: {})", fault.kind, fault.error);
+            news.extend(board.hold_project(project, Own::OnFailure, &reason, None));
+        }
+        for hold in news {
+            self.tell_of_hold(&hold);
+        }
+    }
+
     /// Runs the person's command after a job, if there is one.
     pub(super) fn run_hook(&mut self, outcome: &Outcome) {
         let policy = self.orders.policy();
@@ -320,14 +389,21 @@ impl Worker<'_> {
         }
         let result = self.spool.result_path(id);
         let stop = || self.orders.order() == Order::Stop;
-        let ran = hook::run(
-            command,
-            outcome,
-            &result,
-            self.spool.project(),
-            &self.context.environment,
-            stop,
-        );
+        let output = outcome.worker_output.as_ref();
+        let cost = output.and_then(|output| output.cost_usd);
+        let cost = cost.map_or(String::new(), |cost| cost.to_string());
+        let duration = outcome.duration_seconds.to_string();
+        let kind = outcome.error_kind.map_or("", ErrorKind::as_str);
+        let told = [
+            ("JOB_MONITOR_JOB_ID", OsStr::new(id.as_str())),
+            ("JOB_MONITOR_STATUS", OsStr::new(outcome.status.as_str())),
+            ("JOB_MONITOR_ERROR_KIND", OsStr::new(kind)),
+            ("JOB_MONITOR_RESULT", result.as_os_str()),
+            ("JOB_MONITOR_DURATION", OsStr::new(&duration)),
+            ("JOB_MONITOR_COST_USD", OsStr::new(&cost)),
+        ];
+        let (project, environment) = (self.spool.project(), &self.context.environment);
+        let ran = hook::run(command, project, environment, &told, stop);
         if let Err(what) = ran {
             let text = format!("[{}] on_finish for {id}.md: {what}", self.name());
             self.say(Level::Warn, text);

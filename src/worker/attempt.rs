@@ -4,12 +4,11 @@
 use super::{Order, Step, Worker};
 use crate::agent::plan::{Assignment, Because, Opening, plan};
 use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
-use crate::board::Slot;
+use crate::board::{Slot, stamp};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
 use crate::error::{Error, Result};
 use crate::files::Signature;
-use crate::holds::Hold;
 use crate::job::{Attempt, ErrorKind, JobId, Meta, Status};
 use crate::outcome;
 use crate::process::{self, SpawnFault, Token};
@@ -21,7 +20,7 @@ use crate::settings;
 use crate::spool::{Mark, Taken};
 use crate::time::Wall;
 use log::Level;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -139,6 +138,7 @@ impl Worker<'_> {
             .map(|limit| limit - outcome::cost_of(&before.attempts).unwrap_or(0.0));
 
         // What keeps the agent from working for anybody is found before anything is claimed.
+        self.used = vec![stamp(self.context.places.credentials())];
         let credentials = match settings::credentials(&self.context.places.credentials()) {
             Ok(credentials) => credentials,
             Err(error) if error.is_shortage() => return Err(error),
@@ -181,6 +181,13 @@ impl Worker<'_> {
             .iter()
             .find(|(name, _)| *name == "PATH")
             .map_or(OsStr::new(""), |(_, path)| path);
+        let get = |wanted: &str| {
+            let mut named = plan.env.iter().filter(|(name, _)| *name == wanted);
+            named.next().map(|(_, value)| value.to_os_string())
+        };
+        let login = (plan.dialect.login)(&get);
+        self.used
+            .extend(login.map(|path| stamp(self.spool.root().join(path))));
         let wanted = &plan.argv[0];
         let Some(program) =
             process::find_program(wanted.as_ref(), path, &self.spool.project().path)
@@ -191,6 +198,7 @@ impl Worker<'_> {
             );
             return self.hold_before_start(before, policy, ErrorKind::AgentMissing, &text);
         };
+        self.used.push(stamp(program.clone()));
         // An output that lies there already is of another run: of a job whose result was deleted, or
         // of one whose name ends like ours. After a crash it would be read back as this one's.
         self.spool
@@ -217,19 +225,8 @@ impl Worker<'_> {
             }
         };
         // From here on the agent runs; nothing that fails may make us forget it.
-        let agent = policy.agent.name.as_str();
-        let mended =
-            |hold: &Hold| hold.is_of_files() && hold.agent.as_deref().is_none_or(|a| a == agent);
-        for hold in self.context.board.lift(mended) {
-            self.say(
-                Level::Info,
-                format!(
-                    "[{}] the hold of {} is lifted: its agent has started",
-                    self.name(),
-                    hold.whom()
-                ),
-            );
-        }
+        let lifted = slot.started(claim.started_at);
+        self.say_lifted(lifted, "its agent has started");
         self.waiting.remove(&id);
         self.running = Some(id.clone());
         self.is_unclaimed = false;
@@ -276,14 +273,12 @@ impl Worker<'_> {
             self.look_while_running(&claim, &mut last_reaped)
         });
         self.keep_text(&id, &mut unkept);
-        drop(slot);
         if scratch_made {
             remove_scratch(&token);
         }
         self.running = None;
-        let step = self.conclude(claim, finished, policy);
-        self.notice_mending(agent, &credentials);
-        Ok(step)
+        drop(slot);
+        Ok(self.conclude(claim, finished, policy))
     }
 
     /// Where `state/` was lost while the agent runs, its claim goes with it: it is written again, or the
@@ -304,30 +299,6 @@ impl Worker<'_> {
                 let text = format!("[{}] {error}", self.name());
                 self.say_once("unclaimed", Level::Warn, text);
                 None
-            }
-        }
-    }
-
-    /// Credentials may have been mended while the agent still failed with those `used`. The event
-    /// of it is over, so the hold that was put meanwhile would stand until the next probe.
-    fn notice_mending(&mut self, agent: &str, used: &[(OsString, OsString)]) {
-        let is_mendable = |hold: &Hold| {
-            matches!(hold.kind, ErrorKind::NotAuthenticated | ErrorKind::Billing)
-                && hold.agent.as_deref() == Some(agent)
-        };
-        let board = &self.context.board;
-        if !board.hold_of(agent).as_ref().is_some_and(is_mendable) {
-            return;
-        }
-        let now = settings::credentials(&self.context.places.credentials());
-        if now.is_ok_and(|now| now != used) {
-            for hold in board.lift(is_mendable) {
-                let text = format!(
-                    "[{}] the hold of {} is lifted: the credentials file has changed meanwhile",
-                    self.name(),
-                    hold.whom()
-                );
-                self.say(Level::Info, text);
             }
         }
     }
@@ -382,7 +353,7 @@ impl Worker<'_> {
         kind: ErrorKind,
         why: &str,
     ) -> Result<Step> {
-        self.put_hold(&policy.agent.name, kind, why, None);
+        self.put_hold(policy, None, &Fault::new(kind, why));
         self.give_back(before);
         Ok(Step::Again)
     }
@@ -465,7 +436,7 @@ impl Worker<'_> {
                     // A session that was to begin with this start does not exist.
                     suspension.afresh = !claim.resumed;
                 }
-                Ok(self.follow(claim, next, Some(fault), None))
+                Ok(self.follow(claim, policy, next, Some(fault), None))
             }
         }
     }

@@ -1,15 +1,13 @@
-//! `on_finish`: a command of the person's, run after each job with the outcome in its
-//! environment. The next job of the project waits for it, so that it may commit or deploy what
-//! the job left; whatever it does changes no result.
+//! `on_finish` and `on_hold`: a command of the person's, run when a job is done or a hold begins, with
+//! what happened in its environment. The next job of the project waits for it, so that it may commit
+//! or deploy what a job left; whatever it does changes nothing of what is decided.
 
-use crate::job::{ErrorKind, RUN_VARIABLE};
+use crate::job::RUN_VARIABLE;
 use crate::project::Project;
-use crate::record::Outcome;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wait_timeout::ChildExt;
@@ -19,39 +17,23 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How late a request to stop is noticed.
 const SLICE: Duration = Duration::from_millis(200);
 
-/// Runs the hook to its end. The error is a sentence for the log.
+/// Runs a hook to its end in the project's root. The error is a sentence for the log.
 pub(super) fn run(
     command: &[String],
-    outcome: &Outcome,
-    result: &Path,
     project: &Project,
     environment: &[(OsString, OsString)],
+    told: &[(&str, &OsStr)],
     stop: impl Fn() -> bool,
 ) -> Result<(), String> {
-    let cost = outcome
-        .worker_output
-        .as_ref()
-        .and_then(|output| output.cost_usd);
     let mut child = Command::new(&command[0])
         .args(&command[1..])
         .current_dir(&project.path)
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("JOB_MONITOR_PROJECT", &project.name)
-        .env("JOB_MONITOR_JOB_ID", outcome.job_id.as_str())
-        .env("JOB_MONITOR_STATUS", outcome.status.as_str())
-        .env(
-            "JOB_MONITOR_ERROR_KIND",
-            outcome.error_kind.map_or("", ErrorKind::as_str),
-        )
-        .env("JOB_MONITOR_RESULT", result)
-        .env("JOB_MONITOR_DURATION", outcome.duration_seconds.to_string())
-        .env(
-            "JOB_MONITOR_COST_USD",
-            cost.map_or(String::new(), |cost| cost.to_string()),
-        )
+        .envs(told.iter().copied())
         // What it starts on purpose is no leftover of any agent's.
-        .env(RUN_VARIABLE, "on_finish")
+        .env(RUN_VARIABLE, "hook")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0)

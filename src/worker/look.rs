@@ -173,20 +173,8 @@ impl Worker<'_> {
         for id in std::mem::take(&mut self.marks.released) {
             self.spool.unmark(&id, Mark::Release)?;
             let agent = &self.orders.policy().agent.name;
-            let lifted = self
-                .context
-                .board
-                .lift(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
-            for hold in lifted {
-                self.say(
-                    Level::Info,
-                    format!(
-                        "[{}] the hold of {} is lifted: released by hand",
-                        self.name(),
-                        hold.whom()
-                    ),
-                );
-            }
+            let lifted = self.context.board.release(Some((self.name(), agent)));
+            self.say_lifted(lifted, "released by hand");
         }
         Ok(())
     }

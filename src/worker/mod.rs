@@ -13,6 +13,7 @@ pub use orders::{Order, Orders};
 
 use crate::board::Board;
 use crate::error::Result;
+use crate::holds::Stamp;
 use crate::job::JobId;
 use crate::process;
 use crate::project::Project;
@@ -123,6 +124,8 @@ struct Worker<'a> {
     claims: Vec<Claim>,
     /// The job whose agent runs just now.
     running: Option<JobId>,
+    /// The files that the latest start used, as they were before it.
+    used: Vec<Stamp>,
     /// What could not be written yet; until it is, nothing is started.
     unwritten: VecDeque<Unwritten>,
     /// Jobs that ended while another one ran, whose hook is still to be run.
@@ -202,6 +205,7 @@ impl<'a> Worker<'a> {
             marks: Marks::default(),
             claims: Vec::new(),
             running: None,
+            used: Vec::new(),
             unwritten: VecDeque::new(),
             unhooked: Vec::new(),
             unspent: 0.0,
@@ -304,17 +308,6 @@ impl<'a> Worker<'a> {
         let (now, wall) = (Instant::now(), Wall::now());
         let later = |at: Wall| Some(now + at.since(wall).min(WALL_PIECE));
         let policy = self.orders.policy();
-        if let Some(hold) = self
-            .context
-            .board
-            .exhausted(self.name(), policy.daily_budget_usd, wall)
-        {
-            let until = hold.until;
-            if self.set_hold(Some(hold.clone())) {
-                self.say(Level::Warn, format!("[{}] {}", self.name(), hold.reason));
-            }
-            return Ok(Step::Wait(until.and_then(later)));
-        }
         if let Some(claim) = self.claims.first() {
             let retry_at = claim
                 .suspended
@@ -332,12 +325,15 @@ impl<'a> Worker<'a> {
             return Ok(Step::Wait(self.waiting.next_due()));
         }
         let context = self.context;
-        let slot = match context.board.enter(&policy.agent.name, wall) {
+        let begun = !self.claims.is_empty();
+        let slot = match context.board.enter(self.name(), &policy, begun, wall) {
             Ok(slot) => slot,
-            Err(until) => {
-                let hold = context.board.hold_of(&policy.agent.name);
-                self.set_hold(hold.map(|hold| hold.view()));
-                return Ok(Step::Wait(until.and_then(later)));
+            Err(closed) => {
+                self.set_hold(closed.hold.map(|hold| hold.view(wall)));
+                if let Some(hold) = closed.news {
+                    self.tell_of_hold(&hold);
+                }
+                return Ok(Step::Wait(closed.until.and_then(later)));
             }
         };
         self.set_hold(None);

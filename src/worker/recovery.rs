@@ -180,7 +180,7 @@ impl Worker<'_> {
             }),
         }
         let next = queue::after_interruption(&claim, policy, Wall::now());
-        self.follow(claim, next, Some(fault), finished);
+        self.follow(claim, policy, next, Some(fault), finished);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Holds and the roster, each by itself: every sequence to a stated depth.
 
-use job_monitor::holds::{Gate, Holds};
+use job_monitor::agent::Fault;
+use job_monitor::holds::{Entrant, Failure, Gate, Hold, Holds};
 use job_monitor::job::ErrorKind;
-use job_monitor::project::{Layout, Project};
+use job_monitor::project::{AgentSpec, Layout, Project, Protocol};
 use job_monitor::roster;
 use job_monitor::time::Wall;
 use std::collections::HashSet;
@@ -10,107 +11,129 @@ use std::time::Duration;
 
 const START: Wall = Wall(1_795_173_825_000);
 /// No pause is longer, whatever an agent says of its limit.
-const LONGEST: Duration = Duration::from_secs(35 * 24 * 3600);
+const LONGEST: Duration = Duration::from_secs(35 * 24 * 3600 + 5);
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// An agent meets a fault that calls for a hold; a limit ends so many seconds from now.
-    Fault(&'static str, ErrorKind, Option<i64>),
-    /// A start of the agent, begun so long ago, comes to a good end.
-    Works(&'static str, Duration),
-    Ask(&'static str),
-    Pass(Duration),
-    /// Program and credentials file are as they should be.
-    Mend,
+    /// An attempt, begun so many seconds ago, meets a fault that calls for a hold; a limit ends so
+    /// many seconds from now.
+    Fault(&'static str, ErrorKind, Option<i64>, u64),
+    /// The service answers an attempt that began so many seconds ago.
+    Answered(&'static str, u64),
+    /// A job wants to start; it does if it may, and a probe comes to no end that says anything.
+    Try(&'static str),
+    Pass(u64),
 }
 
 fn acts() -> Vec<Act> {
-    let mut acts = vec![Act::Mend];
+    let mut acts = Vec::new();
     for agent in ["a", "b"] {
-        let limit = |ends| Act::Fault(agent, ErrorKind::UsageLimit, ends);
-        acts.extend([None, Some(-5), Some(3600), Some(40 * 86_400)].map(limit));
-        let others = [
+        for ends in [None, Some(-5), Some(3600), Some(40 * 86_400)] {
+            acts.push(Act::Fault(agent, ErrorKind::UsageLimit, ends, 0));
+        }
+        for kind in [
             ErrorKind::NotAuthenticated,
             ErrorKind::AgentMissing,
             ErrorKind::UnsafeEnv,
-        ];
-        acts.extend(others.map(|kind| Act::Fault(agent, kind, None)));
-        acts.push(Act::Works(agent, Duration::ZERO));
-        acts.push(Act::Works(agent, Duration::from_secs(60)));
-        acts.push(Act::Ask(agent));
+            ErrorKind::Network,
+        ] {
+            acts.push(Act::Fault(agent, kind, None, 0));
+        }
+        acts.push(Act::Fault(agent, ErrorKind::Network, None, 100));
+        acts.extend([Act::Answered(agent, 0), Act::Answered(agent, 60)]);
+        acts.push(Act::Try(agent));
     }
-    acts.extend([60, 1800, 3600].map(|secs| Act::Pass(Duration::from_secs(secs))));
+    acts.extend([60, 1800, 3600].map(Act::Pass));
     acts
 }
 
-fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
-    match act {
-        Act::Fault(agent, kind, ends) => {
-            let ends = ends.map(|secs| Wall(now.0 + secs * 1000));
-            holds.add(agent, kind, "why", ends, *now);
-        }
-        Act::Works(agent, ago) => {
-            holds.works(agent, Wall(now.0 - ago.as_millis() as i64));
-        }
-        Act::Ask(agent) => {
-            ask(holds, agent, *now);
-        }
-        Act::Pass(pause) => *now = now.plus(pause),
-        Act::Mend => drop(holds.take(|hold| hold.is_of_files())),
+/// Puts a hold as the worker of project `p` does after an attempt that began then.
+pub fn fail(holds: &mut Holds, agent: &str, fault: &Fault, began: Wall, now: Wall) {
+    let agent = AgentSpec::new(agent, Protocol::Claude);
+    let failure = Failure {
+        project: "p",
+        agent: &agent,
+        began: (fault.kind != ErrorKind::UnsafeEnv).then_some(began),
+        stamps: &[],
+    };
+    holds.fault(&failure, fault, now);
+}
+
+pub fn entrant(agent: &str) -> Entrant<'_> {
+    Entrant {
+        project: "p",
+        agent,
+        begun: true,
+        place: 0,
     }
 }
 
-/// As the board asks.
-fn ask(holds: &mut Holds, agent: &str, now: Wall) -> Gate {
-    holds.expire(now);
-    holds.gate(agent, now)
+fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
+    let ago = |secs: u64, now: Wall| Wall(now.0 - secs as i64 * 1000);
+    match act {
+        Act::Fault(agent, kind, ends, secs) => {
+            let fault = Fault {
+                resets_at: ends.map(|secs| Wall(now.0 + secs * 1000)),
+                ..Fault::new(kind, "why")
+            };
+            fail(holds, agent, &fault, ago(secs, *now), *now);
+        }
+        Act::Answered(agent, secs) => drop(holds.answered("p", agent, ago(secs, *now))),
+        Act::Try(agent) => {
+            if holds.gate(&entrant(agent), *now) == Gate::Probe {
+                holds.begin_probe(&entrant(agent), *now);
+                holds.probe_started("p", *now);
+                holds.end_probe("p", true, *now);
+            }
+        }
+        Act::Pass(secs) => *now = now.plus(Duration::from_secs(secs)),
+    }
 }
 
 fn check(holds: &Holds, now: Wall) -> Result<(), String> {
-    let mut names: Vec<_> = holds.list.iter().map(|hold| &hold.agent).collect();
-    names.sort();
-    names.dedup();
-    if names.len() < holds.list.len() {
-        return Err("two holds on one agent".to_owned());
-    }
     for agent in ["a", "b", "never held"] {
-        let mut later = holds.clone();
-        let gate = ask(&mut later, agent, now);
-        let mine = |hold: &&job_monitor::holds::Hold| {
-            hold.agent.as_deref().is_none_or(|held| held == agent)
+        let held = holds.list.iter();
+        let mine = held.filter(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
+        let in_force = mine.count();
+        let closed_at = |at: Wall| match holds.gate(&entrant(agent), at) {
+            Gate::Closed(_, until) => Some(until),
+            Gate::Open | Gate::Probe => None,
         };
-        let in_force: Vec<_> = later.list.iter().filter(mine).collect();
-        match gate {
-            Gate::Open if in_force.is_empty() => {}
-            Gate::Open => return Err(format!("{agent} is free under {in_force:?}")),
-            Gate::Closed(None) => return Err(format!("{agent} is held for ever")),
-            Gate::Closed(Some(at)) => {
+        match holds.gate(&entrant(agent), now) {
+            Gate::Open if in_force == 0 => {}
+            Gate::Open => return Err(format!("{agent} is free under {holds:?}")),
+            Gate::Closed(_, None) => return Err(format!("{agent} is held for ever")),
+            Gate::Closed(_, Some(at)) => {
                 if at <= now || at.since(now) > LONGEST {
                     return Err(format!("{agent} is to ask again at {at}"));
                 }
-                let before = Wall(at.0 - 1);
-                if !matches!(ask(&mut later.clone(), agent, before), Gate::Closed(_)) {
+                if closed_at(Wall(at.0 - 1)).is_none() {
                     return Err(format!("{agent} was told to wait for too long"));
                 }
-                if let Gate::Closed(again) = ask(&mut later, agent, at) {
+                if let Some(again) = closed_at(at) {
                     return Err(format!("{agent} asks again and is told {again:?}"));
                 }
             }
             Gate::Probe => {
-                let limits = in_force.iter().any(|hold| hold.until.is_some());
-                if limits || in_force.is_empty() {
-                    return Err(format!("{agent} probes under {in_force:?}"));
-                }
-                if !matches!(ask(&mut later, agent, now), Gate::Closed(_)) {
+                let mut later = holds.clone();
+                later.begin_probe(&entrant(agent), now);
+                if !matches!(later.gate(&entrant(agent), now), Gate::Closed(_, None)) {
                     return Err(format!("{agent} may probe twice"));
+                }
+                later.probe_started("p", now);
+                later.end_probe("p", true, now);
+                let files = |hold: &Hold| hold.before_start;
+                let gate = later.gate(&entrant(agent), now);
+                if !matches!(gate, Gate::Closed(..)) && !holds.list.iter().any(files) {
+                    return Err(format!("{agent} may probe again at once"));
                 }
             }
         }
-        // Whoever did its work under everything that held it is free.
+        // Whoever is answered after everything that held it is free.
         let mut working = holds.clone();
-        working.works(agent, now);
-        if ask(&mut working, agent, now) != Gate::Open {
-            return Err(format!("{agent} works and is held"));
+        working.answered("p", agent, now);
+        if working.gate(&entrant(agent), now) != Gate::Open {
+            return Err(format!("{agent} is answered and held"));
         }
     }
     Ok(())

@@ -2,11 +2,12 @@
 //! it decides is decided by the program's own functions; where `src/worker` decides by itself,
 //! the line here stands for the one there and is to be kept like it.
 
+use crate::desk::{entrant, fail};
 use crate::world::{
     AGENT, Agent, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, World, ids, passing,
 };
 use job_monitor::agent::{Fault, Verdict};
-use job_monitor::holds::{Gate, Hold, Holds};
+use job_monitor::holds::{Gate, Holds};
 use job_monitor::job::{ErrorKind, JobId, Status, log_name};
 use job_monitor::project::{AgentSpec, Policy, Protocol};
 use job_monitor::queue::{self, Arrival, Next, Readiness, Waiting};
@@ -134,8 +135,10 @@ impl Daemon {
             return Some(Duration::from_secs(2));
         }
         let wall = world.wall();
-        let held = world.disk.holds.of(AGENT);
-        let until = held.and_then(|hold| hold.until.or(hold.probe_at));
+        let until = match world.disk.holds.gate(&entrant(AGENT), wall) {
+            Gate::Closed(_, until) => until,
+            Gate::Open | Gate::Probe => None,
+        };
         let retry = self
             .claims
             .first()
@@ -187,8 +190,7 @@ impl Daemon {
         self.waiting.set_held(self.held.clone());
         for id in world.disk.released.clone() {
             world.effect(|disk| disk.released.remove(&id))?;
-            let of_agent = |hold: &Hold| hold.agent.as_deref().is_none_or(|held| held == AGENT);
-            world.disk.holds.take(of_agent);
+            world.disk.holds.release(Some(("p", AGENT)));
         }
         Ok(())
     }
@@ -224,10 +226,12 @@ impl Daemon {
         } else if self.waiting.first(now).is_none() {
             return Ok(());
         }
-        world.disk.holds.expire(wall);
-        if let Gate::Closed(_) = world.disk.holds.gate(AGENT, wall) {
+        world.disk.holds.tidy(wall);
+        if let Gate::Closed(..) = world.disk.holds.gate(&entrant(AGENT), wall) {
             return Ok(());
         }
+        world.disk.holds.begin_probe(&entrant(AGENT), wall);
+        world.disk.holds.end_probe("p", false, wall);
         if !self.claims.is_empty() {
             let claim = self.claims.remove(0);
             return self.carry_on(world, claim);
@@ -312,7 +316,10 @@ impl Daemon {
         if world.fate() == Fate::NoProgram {
             return self.hold_before_start(world, before);
         }
-        world.disk.holds.take(|hold| hold.is_of_files());
+        let wall = world.wall();
+        world.disk.holds.begin_probe(&entrant(AGENT), wall);
+        world.disk.holds.probe_started("p", wall);
+        world.disk.holds.end_probe("p", true, wall);
 
         let log = log_name(&id, claim.starts, "jsonl");
         world.effect(|disk| disk.logs.remove(&log))?;
@@ -408,7 +415,7 @@ impl Daemon {
             return Ok(());
         }
         if kind.is_none() {
-            self.change_holds(world, |holds| holds.works(AGENT, claim.started_at))?;
+            self.change_holds(world, |holds| holds.answered("p", AGENT, claim.started_at))?;
         }
         let next = queue::after_attempt(&verdict, &claim, &policy(world), world.wall());
         self.follow(world, claim, next, kind)
@@ -437,7 +444,11 @@ impl Daemon {
 
     fn put_hold(&mut self, world: &mut World, kind: ErrorKind, resets_at: Option<Wall>) -> Done {
         let wall = world.wall();
-        self.change_holds(world, |holds| holds.add(AGENT, kind, "", resets_at, wall))
+        let fault = Fault {
+            resets_at,
+            ..Fault::new(kind, "")
+        };
+        self.change_holds(world, |holds| fail(holds, AGENT, &fault, wall, wall))
     }
 
     /// Memory and disk are one here: a hold that cannot be written stays in memory, and is met

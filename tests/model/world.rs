@@ -2,6 +2,7 @@
 //! which the daemon never sees and against which each of its effects is checked.
 
 use crate::worker::Daemon;
+use job_monitor::agent::Fault;
 use job_monitor::holds::Holds;
 use job_monitor::job::{ErrorKind, JobId, Meta, Status};
 use job_monitor::project::{OnInterrupt, Protocol};
@@ -130,7 +131,6 @@ struct Asked {
     cancel: bool,
     /// The claim was damaged: a start after that is asked for, by `release`.
     damaged: bool,
-    repeats: u32,
     interruptions: u32,
 }
 
@@ -420,12 +420,16 @@ impl World {
             }
             Act::OtherLimit => {
                 let until = Some(self.wall().plus(LIMIT));
-                let kind = ErrorKind::UsageLimit;
-                self.disk.holds.add(AGENT, kind, "", until, self.wall());
+                let fault = Fault {
+                    resets_at: until,
+                    ..Fault::new(ErrorKind::UsageLimit, "")
+                };
+                let now = self.wall();
+                crate::desk::fail(&mut self.disk.holds, AGENT, &fault, now, now);
             }
             Act::OtherWorks => {
                 let now = self.wall();
-                self.disk.holds.works(AGENT, now);
+                self.disk.holds.answered("p", AGENT, now);
             }
             Act::Unpublish(n) if !self.may_be_unpublished(n) => {}
             Act::Unpublish(n) => {
@@ -600,7 +604,7 @@ impl World {
         };
         let asked = self.asked.entry(id.clone()).or_default();
         if std::mem::take(&mut asked.damaged) {
-            (asked.repeats, asked.interruptions) = (0, 0);
+            asked.interruptions = 0;
             return Ok(());
         }
         if last.version != version {
@@ -612,13 +616,7 @@ impl World {
             Some(Said::Refused) => Err("it had failed for good".to_owned()),
             Some(Said::NoSuchSession) if last.resumed => Ok(()),
             Some(Said::NoSuchSession) => Err("its session was its own".to_owned()),
-            Some(Said::Limit | Said::NotLoggedIn) => Ok(()),
-            Some(Said::Overloaded) => {
-                asked.repeats += 1;
-                let enough = asked.repeats > setting.retries;
-                let text = format!("that is repeat {}", asked.repeats);
-                if enough { Err(text) } else { Ok(()) }
-            }
+            Some(Said::Limit | Said::NotLoggedIn | Said::Overloaded) => Ok(()),
             None if !last.cut_off => Err("nobody had interrupted it".to_owned()),
             None => {
                 asked.interruptions += 1;
