@@ -4,7 +4,7 @@
 use crate::agent::{Fault, Window};
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{self, Entrant, Failure, Gate, Hold, Holds, Ledger, Own, Stamp, TURN};
+use crate::holds::{self, Entrant, Failure, Gate, Hold, Holds, Kind, Ledger, Own, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::HoldView;
@@ -207,9 +207,16 @@ impl Records {
             place: 0,
         };
         self.decide(&entrant, policy, overall_usd, now);
+        let shown = |hold: &&Hold| {
+            hold.project.as_deref() == Some(project)
+                && matches!(hold.kind, Kind::Own(Own::Gate | Own::Check))
+        };
         match self.holds.gate(&entrant, now) {
             Gate::Closed(hold, _) => Some(hold.view(now)),
-            Gate::Open | Gate::Probe => None,
+            Gate::Open | Gate::Probe => {
+                let mut list = self.holds.list.iter();
+                list.find(shown).map(|hold| hold.view(now))
+            }
         }
     }
 
@@ -409,12 +416,20 @@ impl Board {
     ) -> Option<Hold> {
         let mut inner = self.inner();
         let now = Wall::now();
-        let news = inner
-            .records
-            .holds
-            .hold_project(project, own, reason, until, now);
-        self.save(HOLDS, &inner.records.holds);
+        let holds = &mut inner.records.holds;
+        let news = holds.hold_project(project, own, reason, until, now);
+        if news.is_some() {
+            self.save(HOLDS, &inner.records.holds);
+        }
         news
+    }
+
+    /// Ends a hold of a project.
+    pub fn unhold_project(&self, project: &str, own: Own) {
+        let mut inner = self.inner();
+        if inner.records.holds.unhold_project(project, own) {
+            self.save(HOLDS, &inner.records.holds);
+        }
     }
 
     /// Lifts what a person lets go: of one project and its agent, or all. Returns what was lifted.

@@ -376,6 +376,14 @@ impl Holds {
         self.put(hold)
     }
 
+    /// Ends a hold of a project. Returns whether there was one.
+    pub fn unhold_project(&mut self, project: &str, own: Own) -> bool {
+        let of = |hold: &Hold| hold.project.as_deref() == Some(project);
+        !self
+            .take(|hold| of(hold) && hold.kind == Kind::Own(own))
+            .is_empty()
+    }
+
     /// Whether an agent may be started now. Of several holds the one that opens last decides.
     pub fn gate(&self, entrant: &Entrant<'_>, now: Wall) -> Gate<'_> {
         let mut closed: Option<(&Hold, Option<Wall>)> = None;
@@ -443,9 +451,7 @@ impl Holds {
     pub fn answered(&mut self, project: &str, agent: &str, began: Wall) -> Vec<Hold> {
         self.mended.remove(agent);
         self.take(|hold| {
-            let is_about = hold.agent.as_deref().is_none_or(|held| held == agent)
-                && hold.project.as_deref().is_none_or(|held| held == project);
-            is_about
+            hold.is_about(project, agent)
                 && match hold.kind.class() {
                     Class::Ill => true,
                     Class::Limit | Class::Login | Class::Files => hold.since <= began,
@@ -457,12 +463,8 @@ impl Holds {
     /// Lifts what a person lets go: of one project and agent, or all. What settings and the time
     /// decide is let pass until its end. Returns what was in force.
     pub fn release(&mut self, of: Option<(&str, &str)>) -> Vec<Hold> {
-        let is_meant = |hold: &Hold| {
-            of.is_none_or(|(project, agent)| {
-                hold.project.as_deref().is_none_or(|held| held == project)
-                    && hold.agent.as_deref().is_none_or(|held| held == agent)
-            })
-        };
+        let is_meant =
+            |hold: &Hold| of.is_none_or(|(project, agent)| hold.is_about(project, agent));
         match of {
             Some((_, agent)) => drop(self.series.remove(agent)),
             None => self.series.clear(),
@@ -500,20 +502,6 @@ impl Holds {
         let is_over =
             |hold: &Hold| hold.probe_at.is_none() && hold.until.is_some_and(|until| until <= now);
         !self.take(is_over).is_empty() || changed
-    }
-
-    /// The hold that keeps new jobs of a project from being started with an agent, for commands.
-    pub fn of(&self, project: &str, agent: &str, now: Wall) -> Option<HoldView> {
-        let entrant = Entrant {
-            project,
-            agent,
-            begun: false,
-            place: 0,
-        };
-        match self.gate(&entrant, now) {
-            Gate::Closed(hold, _) => Some(hold.view(now)),
-            Gate::Open | Gate::Probe => None,
-        }
     }
 
     fn take(&mut self, is_lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
@@ -647,20 +635,20 @@ impl Hold {
         self.probing.as_ref().is_some_and(|(who, _)| who == project)
     }
 
+    fn is_about(&self, project: &str, agent: &str) -> bool {
+        let is =
+            |mine: &Option<String>, other: &str| mine.as_deref().is_none_or(|mine| mine == other);
+        is(&self.project, project) && is(&self.agent, agent)
+    }
+
     fn stops(&self, entrant: &Entrant<'_>) -> bool {
-        let is_of_starts = matches!(
-            self.kind,
-            Kind::Own(Own::Hours | Own::OnFailure | Own::Gate)
-        );
-        !(self.released || is_of_starts && entrant.begun)
-            && self
-                .agent
-                .as_deref()
-                .is_none_or(|agent| agent == entrant.agent)
-            && self
-                .project
-                .as_deref()
-                .is_none_or(|project| project == entrant.project)
+        let stops_this = match self.kind {
+            Kind::Own(Own::Hours | Own::OnFailure) => !entrant.begun,
+            // Whoever runs gate and check asks them again by himself; these are only shown.
+            Kind::Own(Own::Gate | Own::Check) => false,
+            _ => true,
+        };
+        stops_this && !self.released && self.is_about(entrant.project, entrant.agent)
     }
 
     /// When it lets this entrant pass; `None` is when something changes.
