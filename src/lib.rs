@@ -32,7 +32,7 @@
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
-//!                witness  excerpt  peek  files
+//!                witness  excerpt  files
 //! --- decisions: queue  roster  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  time  error
 //! ```
@@ -75,7 +75,6 @@ pub mod files;
 pub mod holds;
 pub mod job;
 pub mod outcome;
-pub mod peek;
 pub mod process;
 pub mod project;
 pub mod queue;

@@ -9,7 +9,6 @@
 
 use job_monitor::agent::{Case, Ended, Ending, Fold, TEXT_MAX, Verdict, dialect, verdict};
 use job_monitor::job::{JobId, Meta, Name, log_name};
-use job_monitor::peek::Peek;
 use job_monitor::process::Token;
 use job_monitor::project::{Layout, Policy, Protocol};
 use job_monitor::record::{Claim, QueueView};
@@ -18,7 +17,6 @@ use job_monitor::render::{self, Style};
 use job_monitor::settings::{self, Settings};
 use job_monitor::time::{Wall, human, parse_duration};
 use job_monitor::{cli, document};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
@@ -881,94 +879,6 @@ const RESULT: &str = r#"{
   "duration_seconds": 59.5, "exit_code": 0, "signal": null, "error_kind": null, "error": null, "session_id": "s",
   "cost_usd": 0.5}], "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "ls"}}],
   "leftovers": 0, "document_sha256": null, "logs": ["jobs/logs/job-20260130-143000-x.jsonl"] }"#;
-
-/// Whatever lies where our files belong, each reading command ends by itself, says something and
-/// harms no terminal.
-/// Whether an object has a key twice, of which readers may take either.
-fn has_doubles(text: &str) -> bool {
-    struct Keys(bool);
-    impl<'de> serde::de::Visitor<'de> for Keys {
-        type Value = bool;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<M: serde::de::MapAccess<'de>>(mut self, mut map: M) -> Result<bool, M::Error> {
-            let mut keys = HashSet::new();
-            while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                self.0 |= has_doubles(value.get()) || !keys.insert(key);
-            }
-            Ok(self.0)
-        }
-    }
-    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(text), Keys(false))
-        .unwrap_or(false)
-}
-
-#[test]
-fn members_of_a_result_are_found_as_if_the_whole_was_parsed() {
-    let regular = r#"{
-  "job_id": "job-20260130-143000-x",
-  "status": "completed",
-  "worker_output": {
-    "summary": "a\nb {",
-    "usage": {
-      "input_tokens": 1
-    },
-    "cost_usd": 0.5
-  },
-  "artifacts": [
-    "a",
-    "b"
-  ],
-  "error": null,
-  "attempts": [
-    {
-      "status": "x"
-    }
-  ],
-  "logs": []
-}
-"#;
-    let odd =
-        r#"{"status": "failed", "worker_output": "text", "error": "x\u0000", "a": {"b": [{}]}}"#;
-    let seeds = seeds(&[regular, odd, "{}", "{\n}", "[\n  1\n]"]);
-    let wanted = [
-        ("", "status"),
-        ("", "worker_output"),
-        ("worker_output", "cost_usd"),
-        ("worker_output", "usage"),
-        ("", "artifacts"),
-        ("", "error"),
-        ("a", "b"),
-    ];
-    let scratch = Scratch::new("peek");
-    fuzz("peek", &seeds, |bytes, dice| {
-        let file = fs::File::open(scratch.put("result", bytes)).unwrap();
-        let from = dice.roll(wanted.len());
-        let wanted = &wanted[from..];
-        let found = Peek::default().members(&file, wanted);
-        let Ok(whole) = serde_json::from_slice::<Value>(bytes) else {
-            // It may look whole from outside; what was found then is as good as the rest.
-            return;
-        };
-        let text = std::str::from_utf8(bytes).unwrap();
-        assert_eq!(found.is_some(), whole.is_object());
-        for (text, (parent, key)) in found
-            .into_iter()
-            .flatten()
-            .zip(wanted)
-            .filter(|_| !has_doubles(text))
-        {
-            let above = match *parent {
-                "" => Some(&whole),
-                parent => whole.get(parent),
-            };
-            let expected = above.and_then(|above| above.get(key));
-            let text = text.map(|text| serde_json::from_str::<Value>(&text).unwrap());
-            assert_eq!(text.as_ref(), expected, "{parent}.{key}");
-        }
-    });
-}
 
 #[test]
 fn damaged_results_views_claims_and_logs_are_shown_without_harm() {

@@ -1,15 +1,15 @@
 //! Steering: `cancel`, `hold`, `release`, `retry`. Each leaves marks or a document; the daemon does
 //! the rest, now or when it is started.
 
-use super::finished::Brief;
-use super::overview::suspension_text;
-use super::projects::{Scope, Standing, retry_at};
+use super::brief::{retry_at, suspension_text};
+use super::projects::{Scope, Standing};
+use super::result::Finished;
 use super::submit;
 use crate::board;
 use crate::cli::Jobs;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
-use crate::render::{self, clean_line};
+use crate::render;
 use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
 use std::fs::File;
@@ -205,6 +205,6 @@ fn each(
 }
 
 fn already_done(id: &JobId, result: &File) -> Error {
-    let status = clean_line(&Brief::of(result).status());
+    let status = Finished::read(result).map_or("unreadable".to_owned(), |told| told.word());
     Error::with(Exit::Failed, format!("{id} is finished already ({status})"))
 }

@@ -2,13 +2,14 @@
 //! the same value becomes text or JSON. None of them talks to the daemon: they look at the same
 //! files, and leave marks.
 
+mod brief;
 mod control;
 mod doctor;
-mod finished;
 mod logs;
 mod manage;
-mod overview;
 mod projects;
+mod queue;
+mod result;
 mod show;
 mod stats;
 mod status;
@@ -65,16 +66,23 @@ fn run(invocation: Invocation) -> Outcome {
         Command::Man => render::print(&cli::man_page())?,
         Command::Completions { shell } => render::print(&cli::completions(shell))?,
         Command::Daemon => daemon::run(Places::find()?)?,
-        Command::Queue => overview::queue(&scope()?, format)?,
-        Command::List => overview::list(&scope()?, format)?,
-        Command::Status { limit } => status::status(&scope()?, limit, format)?,
+        Command::Queue => queue::queue(&scope()?, format)?,
+        Command::List => queue::list(&scope()?, format)?,
+        Command::Status { limit } => {
+            let wanted = status::Wanted {
+                limit,
+                ..status::Wanted::default()
+            };
+            status::status(&scope()?, &wanted, format)?;
+        }
         Command::Show { id } => return show::job(&scope()?, &id, format),
         Command::Logs { id, follow, raw } => {
-            let manner = match raw {
-                true => logs::Manner::Raw,
-                false => logs::Manner::Readable,
+            let manner = logs::Manner {
+                follow,
+                raw,
+                tail: None,
             };
-            return logs::logs(&scope()?, &id, follow, manner);
+            return logs::logs(&scope()?, &id, manner);
         }
         Command::Watch => return watch::watch(project.as_deref()),
         Command::Submit {

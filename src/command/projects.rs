@@ -4,15 +4,13 @@
 use crate::cli;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
-use crate::files::Signature;
 use crate::job::JobId;
-use crate::record::{Claim, HoldView, QueueView};
+use crate::record::Claim;
 use crate::registry::{Entry, Registry};
 use crate::render;
 use crate::service;
 use crate::settings::Places;
 use crate::spool::{Leftovers, Mark, Spool};
-use crate::time::Wall;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -220,80 +218,6 @@ pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option
     }
     // The result may have come between the first look and the last.
     Ok(spool.open_result(id)?.map(Standing::Done))
-}
-
-/// The queue of one project, from the view if the daemon lives and the view is true, else by
-/// looking.
-pub(crate) struct Queue {
-    /// Runs now.
-    pub current: Option<Claim>,
-    /// Begun, and goes on later.
-    pub suspended: Option<Claim>,
-    /// Wait, in order; the suspended one is not among them.
-    pub waiting: Vec<JobId>,
-    /// Why they wait, as the daemon says.
-    pub hold: Option<HoldView>,
-}
-
-pub(crate) fn queue(spool: &Spool, daemon: bool) -> Result<Queue> {
-    let fresh = |view: &QueueView| {
-        let items = spool
-            .items_signature()
-            .map(|items: Signature| items.mtime());
-        items.is_ok_and(|items| view.items_mtime.as_ref() == Some(&items))
-    };
-    let view = if daemon { spool.read_view() } else { None };
-    let hold = view.as_ref().and_then(|view| view.hold.clone());
-    let mut begun = Vec::new();
-    let waiting = match view.filter(fresh) {
-        Some(view) => {
-            let ids = view
-                .queued_tasks
-                .iter()
-                .filter_map(|name| JobId::parse(name));
-            begun.extend(view.current_task.as_deref().and_then(JobId::parse));
-            if view.attempt.is_some() && begun.is_empty() {
-                begun.extend(ids.clone().next());
-            }
-            ids.collect()
-        }
-        None => {
-            begun = spool.marks(Leftovers::Leave)?.claims;
-            spool
-                .scan(Leftovers::Leave)?
-                .waiting
-                .into_iter()
-                .collect::<Vec<_>>()
-        }
-    };
-    let mut queue = Queue {
-        current: None,
-        suspended: None,
-        waiting,
-        hold,
-    };
-    for id in begun {
-        if spool.has_result(&id)? {
-            continue;
-        }
-        if let Ok(Some((claim, _))) = spool.read_claim(&id) {
-            queue.waiting.retain(|waiting| *waiting != id);
-            if daemon && claim.suspended.is_none() {
-                queue.current = Some(claim);
-            } else {
-                queue.suspended = Some(claim);
-            }
-        }
-    }
-    Ok(queue)
-}
-
-/// When a suspended job goes on, if its claim says so.
-pub(crate) fn retry_at(claim: &Claim) -> Option<Wall> {
-    claim
-        .suspended
-        .as_ref()
-        .and_then(|suspension| suspension.retry_at)
 }
 
 /// What looks like a path is no name that was mistyped.

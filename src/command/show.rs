@@ -1,17 +1,16 @@
 //! `show`: one job, wherever it stands.
 
 use super::Outcome;
-use super::overview::{hold_text, suspension_text};
-use super::projects::{self, NO_PROJECT, Queue, Scope, Standing};
+use super::brief::{check_end, retry_at, suspension_text};
+use super::projects::{NO_PROJECT, Scope, Standing};
+use super::queue::{Ground, Queue};
+use super::result::Finished;
 use crate::agent::dialect;
-use crate::agent::json::parse;
 use crate::cli::Format;
-use crate::error::{Exit, Result};
-use crate::excerpt::Excerpt;
+use crate::error::{Error, Exit, Result};
 use crate::job::{JobId, log_name};
-use crate::peek::{Key, Peek};
-use crate::record::Claim;
-use crate::render::{self, Pager, clean, clean_line, shorten};
+use crate::record::{Change, Check, Claim};
+use crate::render::{self, Pager, Style, clean, clean_line, shorten};
 use crate::spool::{Mark, Spool};
 use crate::time::{Wall, human};
 use serde::Serialize;
@@ -19,24 +18,12 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;
-/// What of a result is told.
-const MEMBERS: [Key<'_>; 11] = [
-    ("", "status"),
-    ("", "duration_seconds"),
-    ("worker_output", "summary"),
-    ("worker_output", "usage"),
-    ("worker_output", "cost_usd"),
-    ("", "artifacts"),
-    ("", "audit_score"),
-    ("", "audit_notes"),
-    ("", "permission_denials"),
-    ("", "error"),
-    ("", "error_kind"),
-];
+/// So many lines of a failed check's output are shown; its log has them all.
+const CHECK_LINES: usize = 12;
 
 #[derive(Serialize)]
 struct JobView<'a> {
@@ -47,6 +34,8 @@ struct JobView<'a> {
     started_at: Option<Wall>,
     attempt: Option<u32>,
     retry_at: Option<Wall>,
+    /// What keeps it from being started, in words.
+    obstacles: Vec<String>,
 }
 
 /// One job, wherever it stands.
@@ -56,64 +45,90 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
         Err(error) if error.exit == Exit::NotFound => return not_found(scope, id, format),
         Err(error) => return Err(error),
     };
-    let mut view = JobView {
-        job_id: id,
-        project: Some(&spool.project().name),
-        state: "done",
-        position: None,
-        started_at: None,
-        attempt: None,
-        retry_at: None,
-    };
-    let mut result = None;
+    let mut view = JobView::new(id, Some(&spool.project().name), "done");
     let mut text = String::new();
     match standing {
-        Standing::Done(file) => {
-            if format == Format::Text {
-                result_text(&mut text, &spool, id, &file);
-            }
-            result = Some(file);
-        }
+        Standing::Done(result) => return done(view, &spool, result, format),
         Standing::Running(claim) => {
             view.state = "running";
             (view.started_at, view.attempt) = (Some(claim.started_at), Some(claim.starts));
             running_text(&mut text, &spool, &claim);
         }
         Standing::Suspended(claim) => {
-            (view.attempt, view.retry_at) = (Some(claim.starts), projects::retry_at(&claim));
-            let held = spool.has_mark(id, Mark::Hold)?;
-            let queue = projects::queue(&spool, scope.daemon.is_some())?;
-            let remark = format!("Suspended: {}", suspension_text(&claim, Wall::now()));
-            waiting_text(&mut text, &mut view, &spool, &queue, held, Some(remark))?;
+            (view.attempt, view.retry_at) = (Some(claim.starts), retry_at(&claim));
+            let why = format!("Suspended: {}", suspension_text(&claim, Wall::now()));
+            waiting_text(&mut text, &mut view, scope, &spool, Some(why))?;
         }
-        Standing::Waiting { held } => {
-            let queue = projects::queue(&spool, scope.daemon.is_some())?;
-            let hold = queue
-                .hold
-                .as_ref()
-                .map(|hold| format!("Waits: {}", hold_text(hold, Wall::now())));
-            waiting_text(&mut text, &mut view, &spool, &queue, held, hold)?;
-        }
+        Standing::Waiting { .. } => waiting_text(&mut text, &mut view, scope, &spool, None)?,
     }
-    tell(format, &view, result, &text)?;
+    match format {
+        Format::Text => render::print(&text)?,
+        Format::Json => tell_json(&view, None)?,
+    }
     Ok(Exit::Done)
 }
 
-/// Prints the text, or the view as JSON with the result in it, which may be large and so is never
-/// held as a whole.
-fn tell(format: Format, view: &JobView<'_>, result: Option<File>, text: &str) -> Result<()> {
-    if format == Format::Text {
-        return render::print(text);
+impl<'a> JobView<'a> {
+    fn new(job_id: &'a JobId, project: Option<&'a str>, state: &'static str) -> JobView<'a> {
+        JobView {
+            job_id,
+            project,
+            state,
+            position: None,
+            started_at: None,
+            attempt: None,
+            retry_at: None,
+            obstacles: Vec::new(),
+        }
     }
+}
+
+/// A finished job. A result that cannot be read ends it all the same.
+fn done(view: JobView<'_>, spool: &Spool, mut result: File, format: Format) -> Outcome {
+    let unreadable = || {
+        let path = spool.result_path(view.job_id);
+        Error::new(format!(
+            "the result {} cannot be read; mend it, or remove it and run job-monitor retry {}",
+            path.display(),
+            view.job_id
+        ))
+    };
+    if format == Format::Json {
+        let reader = BufReader::new(&result);
+        let is_json = serde_json::from_reader::<_, IgnoredAny>(reader).is_ok();
+        let is_json = is_json && result.rewind().is_ok();
+        tell_json(&view, is_json.then_some(result))?;
+        return if is_json {
+            Ok(Exit::Done)
+        } else {
+            Err(unreadable())
+        };
+    }
+    let Some(result) = Finished::read(&result) else {
+        render::print(&format!("Status: unreadable\nJob: {}\n", view.job_id))?;
+        return Err(unreadable());
+    };
+    let mut text = String::new();
+    result_text(&mut text, spool, view.job_id, &result);
+    render::print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// The view with the result in it, which may be large and is passed on piece by piece.
+fn tell_json(view: &JobView<'_>, result: Option<File>) -> Result<()> {
     let view = render::json(view)?;
     let mut out = Pager::default();
-    let tell = || -> Result<()> {
+    let mut tell = || -> Result<()> {
         out.put(view.strip_suffix('}').unwrap_or(&view))?;
         out.put(",\"result\":")?;
-        match result.filter(is_json) {
+        match &result {
             Some(file) => {
-                let size = file.metadata().map_or(0, |meta| meta.len());
-                out.put_json(&Excerpt::new(file, size, u64::MAX))?;
+                let mut text = String::new();
+                let read = BufReader::new(file).read_to_string(&mut text);
+                read.map_err(|e| Error::io("read", "the result".as_ref(), e))?;
+                for line in text.split_inclusive('\n') {
+                    out.put_json(&line)?;
+                }
             }
             None => out.put("null")?,
         }
@@ -123,63 +138,64 @@ fn tell(format: Format, view: &JobView<'_>, result: Option<File>, text: &str) ->
     render::unless_gone(tell())
 }
 
-/// Whether a file is one whole JSON value, whatever its size.
-fn is_json(file: &File) -> bool {
-    let reader = BufReader::new(file);
-    serde_json::from_reader::<_, IgnoredAny>(reader).is_ok()
-}
-
-/// A job that does not run yet, or not again yet; `remark` says what it waits for.
+/// A job that does not run yet, or not again yet; `why` says so of the job itself.
 fn waiting_text(
     text: &mut String,
     view: &mut JobView<'_>,
+    scope: &Scope,
     spool: &Spool,
-    queue: &Queue,
-    held: bool,
-    remark: Option<String>,
+    why: Option<String>,
 ) -> Result<()> {
-    let id = view.job_id;
+    let (id, now) = (view.job_id, Wall::now());
+    let queue = Queue::look(spool, scope.daemon.is_some())?;
+    let held = spool.has_mark(id, Mark::Hold)?;
     view.state = if held { "held" } else { "waiting" };
-    let all: Vec<&JobId> = queue
-        .suspended
-        .iter()
-        .map(|claim| &claim.job_id)
-        .chain(&queue.waiting)
-        .collect();
-    view.position = all
-        .iter()
-        .position(|waiting| *waiting == id)
+    view.position = queue
+        .all()
+        .position(|waiting| waiting == id)
         .map(|at| at + 1);
     let _ = writeln!(text, "Status: waiting\nJob: {id}");
     if let Some(meta) = spool.document_meta(id)? {
         let _ = writeln!(text, "Created: {}\nSize: {} bytes", meta.mtime(), meta.size);
     }
     if let Some(position) = view.position {
-        let _ = writeln!(text, "Queue position: {position} of {}", all.len());
+        let _ = writeln!(
+            text,
+            "Queue position: {position} of {}",
+            queue.all().count()
+        );
     }
     if let Some(starts) = view.attempt {
         let _ = writeln!(text, "Attempts: {starts}");
     }
+    let project = &spool.project().name;
+    if let Some(entry) = scope.entries.iter().find(|e| e.project.name == *project) {
+        let (found, _) = Ground::of(scope).obstacles(scope, entry, &queue, now);
+        view.obstacles = found
+            .iter()
+            .map(|o| format!("{}: {}", o.word, o.text))
+            .collect();
+    }
+    let mut lines = Vec::new();
     if spool.has_mark(id, Mark::Cancel)? {
-        text.push_str("Cancelled: it is withdrawn when the monitor runs\n");
+        lines.push("Cancelled: it is withdrawn when the monitor runs".to_owned());
     } else if held {
-        let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
-    } else if let Some(remark) = remark {
-        let _ = writeln!(text, "{remark}");
+        lines.push(format!("Held: job-monitor release {id} lets it run"));
+    } else {
+        lines.extend(why);
+        lines.extend(view.obstacles.iter().cloned());
+    }
+    for line in lines {
+        let _ = writeln!(text, "{line}");
     }
     Ok(())
 }
 
 fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
-    let view = JobView {
-        job_id: id,
-        project: None,
-        state: "not_found",
-        position: None,
-        started_at: None,
-        attempt: None,
-        retry_at: None,
-    };
+    if format == Format::Json {
+        tell_json(&JobView::new(id, None, "not_found"), None)?;
+        return Ok(Exit::NotFound);
+    }
     let mut text = format!(
         "Status: not_found\nJob: {id}\nThe job was not found in any of the following locations:\n"
     );
@@ -195,153 +211,242 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     if let Some(nearest) = scope.nearest(id) {
         let _ = writeln!(text, "Did you mean {nearest}?");
     }
-    tell(format, &view, None, &text)?;
+    render::print(&text)?;
     Ok(Exit::NotFound)
 }
 
 fn running_text(text: &mut String, spool: &Spool, claim: &Claim) {
     let now = Wall::now();
-    let _ = writeln!(
-        text,
-        "Status: processing\nJob: {}\nStarted: {}",
-        claim.job_id, claim.started_at
-    );
-    let _ = writeln!(text, "Elapsed: {}", human(now.since(claim.started_at)));
-    let log = spool.open_log(&log_name(
-        &claim.job_id,
-        claim.starts,
-        dialect(claim.protocol).ending,
-    ));
-    let last = log
-        .ok()
-        .flatten()
-        .and_then(|file| file.metadata().ok()?.modified().ok());
-    if let Some(last) = last {
-        let _ = writeln!(
-            text,
-            "Last activity: {} ago",
-            human(now.since(Wall::from(last)))
-        );
+    let (id, started) = (&claim.job_id, claim.started_at);
+    let _ = writeln!(text, "Status: processing\nJob: {id}\nStarted: {started}");
+    let _ = writeln!(text, "Elapsed: {}", human(now.since(started)));
+    let name = log_name(id, claim.starts, dialect(claim.protocol).ending);
+    let log = spool.open_log(&name).ok().flatten();
+    let written = log.and_then(|file| file.metadata().ok()?.modified().ok());
+    if let Some(written) = written {
+        let ago = human(now.since(Wall::from(written)));
+        let _ = writeln!(text, "Last activity: {ago} ago");
     }
     if claim.starts > 1 {
         let _ = writeln!(text, "Attempt: {}", claim.starts);
     }
-}
-
-fn result_text(text: &mut String, spool: &Spool, id: &JobId, result: &File) {
-    let mut peek = Peek::default();
-    let Some(members) = peek.members(result, &MEMBERS) else {
-        let path = spool.result_path(id);
+    if let Some(check) = claim.checks.last() {
+        let tries = claim.checks.len();
         let _ = writeln!(
             text,
-            "Status: unknown\nJob: {id}\nError: the result {} cannot be read",
-            path.display()
+            "Checks: {tries} so far; the last {}",
+            check_end(check)
         );
-        return;
-    };
-    let member = |key: &str| {
-        let at = MEMBERS.iter().position(|(_, known)| *known == key)?;
-        members.get(at)?.as_deref()
-    };
-    let word = |key: &str| member(key).and_then(parse::<String>);
-    let number = |key: &str| member(key).and_then(parse::<f64>);
-    let status = word("status").unwrap_or_else(|| "unknown".to_owned());
-    let _ = writeln!(text, "Status: {}\nJob: {id}", clean(&status));
-    if let Some(seconds) = number("duration_seconds") {
+    }
+    let project = clean(&spool.project().name);
+    let _ = writeln!(text, "Project: {project}\nAgent: {}", clean(&claim.agent));
+}
+
+fn result_text(text: &mut String, spool: &Spool, id: &JobId, result: &Finished) {
+    let _ = writeln!(text, "Status: {}\nJob: {id}", result.word());
+    if let Some(seconds) = result.duration_seconds.get() {
         let _ = writeln!(text, "Duration: {seconds:.2} seconds");
     }
-    let summary = word("summary").or_else(|| {
-        // The predecessor's first version wrote the text alone.
-        let output = peek.members(result, &[("", "worker_output")])?;
-        parse::<String>(output.first()?.as_deref()?)
-    });
-    if let Some(summary) = summary {
-        let _ = writeln!(text, "Summary: {}", clean(summary.trim_end()));
+    if let Some(error) = result.error.get() {
+        let kind = result.error_kind.get();
+        let kind = kind.map_or(String::new(), |kind| format!(" ({})", clean_line(&kind)));
+        let _ = writeln!(text, "Error: {}{kind}", clean(&error));
     }
-    let usage = member("usage").and_then(parse::<Value>);
-    usage_text(text, usage.filter(Value::is_object), number("cost_usd"));
-    let list = |key: &str| {
-        member(key)
-            .and_then(parse::<Vec<Value>>)
-            .unwrap_or_default()
+    let of = |word: &str, told: Option<String>| {
+        told.map_or(String::new(), |told| format!("{word}: {told}\n"))
     };
-    let artifacts = list("artifacts");
-    if !artifacts.is_empty() {
-        text.push_str("Artifacts:\n");
-        for artifact in artifacts.iter().filter_map(Value::as_str) {
-            let _ = writeln!(text, "  {}", clean_line(artifact));
-        }
+    text.push_str(&of(
+        "Started",
+        result.started_at.get().map(|at| at.to_string()),
+    ));
+    text.push_str(&of(
+        "Ended",
+        result.completed_at.get().map(|at| at.to_string()),
+    ));
+    if let Some(agent) = result.agent.get() {
+        let more = [result.agent_version.get(), result.model.get()];
+        let words: Vec<String> = [Some(agent)].into_iter().chain(more).flatten().collect();
+        let project = clean(&spool.project().name);
+        let _ = writeln!(
+            text,
+            "Project: {project}\nAgent: {}",
+            clean_line(&words.join(" "))
+        );
     }
-    if let Some(score) = number("audit_score") {
-        let notes =
-            word("audit_notes").map_or(String::new(), |notes| format!(": {}", clean(&notes)));
+    text.push_str(&of(
+        "Continues",
+        result.continues.get().map(|id| clean_line(&id)),
+    ));
+    if let Some(score) = result.audit_score.get() {
+        let notes = result.audit_notes.get();
+        let notes = notes.map_or(String::new(), |notes| format!(": {}", clean(&notes)));
         let _ = writeln!(text, "Audit: {score} of 100{notes}");
     }
-    denials_text(text, &list("permission_denials"));
-    if let Some(error) = word("error") {
-        let kind = word("error_kind").map_or(String::new(), |kind| format!(" ({})", clean(&kind)));
-        let _ = writeln!(text, "Error: {}{kind}", clean(&error));
+    checks_text(text, &result.checks.get().unwrap_or_default());
+    change_text(text, id, result.git.get());
+    denials_text(text, result);
+    let servers = result
+        .failed_mcp_servers
+        .get()
+        .filter(|servers| !servers.is_empty());
+    text.push_str(&of(
+        "MCP servers missing",
+        servers.map(|s| clean_line(&s.join(", "))),
+    ));
+    let artifacts = result.artifacts.get().filter(|list| !list.is_empty());
+    if let Some(artifacts) = artifacts {
+        text.push_str("Artifacts:\n");
+        for artifact in artifacts {
+            let _ = writeln!(text, "  {}", clean_line(&artifact));
+        }
+    }
+    if let Some(summary) = result.worker_output.summary.get() {
+        let _ = writeln!(
+            text,
+            "Summary: {}",
+            clean(without_audit(&summary).trim_end())
+        );
+    }
+    usage_text(text, result);
+    if let Some(session) = result.session_id.get() {
+        let session = clean_line(&session);
+        let _ = writeln!(
+            text,
+            "Session: {session}\n  job-monitor reply {id} sends it more, job-monitor open {id} opens it"
+        );
     }
 }
 
-fn usage_text(text: &mut String, usage: Option<Value>, cost: Option<f64>) {
-    if usage.is_none() && cost.is_none() {
-        return;
+/// The answer without its closing audit block, which is told in words.
+fn without_audit(summary: &str) -> &str {
+    match summary.rfind("```json") {
+        Some(at) if summary[at..].contains("\"audit_score\"") => {
+            let rest = &summary[at + 7..];
+            let is_last = rest
+                .find("```")
+                .is_none_or(|end| rest[end + 3..].trim().is_empty());
+            if is_last { &summary[..at] } else { summary }
+        }
+        _ => summary,
     }
-    text.push_str("Usage:\n");
+}
+
+fn usage_text(text: &mut String, result: &Finished) {
+    let (usage, cost) = (result.worker_output.usage.get(), result.cost());
+    if usage.is_some() || cost.is_some() {
+        text.push_str("Usage:\n");
+    }
     if let Some(usage) = usage {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let cached = tokens("cache_creation_input_tokens") + tokens("cache_read_input_tokens");
-        let _ = write!(
-            text,
-            "  Tokens: {} in, {} out",
-            tokens("input_tokens"),
-            tokens("output_tokens")
-        );
-        let _ = match cached {
-            0 => writeln!(text),
-            cached => writeln!(text, ", {cached} cached"),
+        let cached = tokens("cache_creation_input_tokens")
+            .saturating_add(tokens("cache_read_input_tokens"))
+            .saturating_add(tokens("cached_input_tokens"));
+        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
+        let cached = match cached {
+            0 => String::new(),
+            cached => format!(", {cached} cached"),
         };
+        let _ = writeln!(text, "  Tokens: {input} in, {output} out{cached}");
     }
     if let Some(cost) = cost {
-        let _ = writeln!(text, "  Cost: ${cost:.4}");
+        let _ = writeln!(text, "  Cost: {cost}");
     }
+}
+
+fn checks_text(text: &mut String, checks: &[Check]) {
+    let Some(last) = checks.last() else { return };
+    let after = match checks.len() {
+        1 => String::new(),
+        tries => format!(" at try {tries}"),
+    };
+    let _ = writeln!(text, "Check: {}{after}", check_end(last));
+    if last.exit_code != Some(0) {
+        let lines: Vec<&str> = last.output.trim_end().lines().collect();
+        for line in &lines[lines.len().saturating_sub(CHECK_LINES)..] {
+            let _ = writeln!(text, "  {}", clean(line));
+        }
+    }
+}
+
+fn change_text(text: &mut String, id: &JobId, change: Option<Change>) {
+    let Some(change) = change else { return };
+    let files = match change.files {
+        Some(0) => "nothing".to_owned(),
+        Some(1) => "1 file".to_owned(),
+        Some(files) => format!("{files} files"),
+        None => return,
+    };
+    let minus = if Style::of_stdout().unicode {
+        "−"
+    } else {
+        "-"
+    };
+    let mut told = files;
+    if let (Some(more), Some(less)) = (change.insertions, change.deletions)
+        && more + less > 0
+    {
+        let _ = write!(told, ", +{more} {minus}{less}");
+    }
+    match change.commits {
+        None | Some(0) => {}
+        Some(1) => told.push_str(", 1 commit"),
+        Some(commits) => told.push_str(&format!(", {commits} commits")),
+    }
+    if let Some(branch) = &change.branch {
+        let _ = write!(told, " on {}", clean_line(branch));
+    }
+    let _ = match &change.patch {
+        Some(_) => writeln!(text, "Changed: {told}; job-monitor diff {id}"),
+        None => writeln!(text, "Changed: {told}"),
+    };
 }
 
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
-fn denials_text(text: &mut String, denials: &[Value]) {
+fn denials_text(text: &mut String, result: &Finished) {
+    let denials = result.permission_denials.get().unwrap_or_default();
     if denials.is_empty() {
         return;
     }
     text.push_str("Denied tools:\n");
-    for denial in denials.iter().take(DENIALS_SHOWN) {
+    let mut rules: Vec<String> = Vec::new();
+    for denial in &denials {
         let tool = denial
             .get("tool_name")
             .and_then(Value::as_str)
             .unwrap_or("unknown");
         let input = denial.get("tool_input");
-        let detail = [
+        let keys = [
             "command",
             "file_path",
             "notebook_path",
             "url",
             "query",
             "pattern",
-        ]
-        .iter()
-        .find_map(|key| input?.get(key)?.as_str());
-        let detail = detail.map_or(String::new(), |detail| {
-            format!(": {}", shorten(&clean_line(detail), 100))
-        });
-        let _ = writeln!(text, "  {}{detail}", clean_line(tool));
+        ];
+        let subject = keys
+            .iter()
+            .find_map(|key| input?.get(key)?.as_str())
+            .map(clean_line);
+        let program = subject.as_deref().and_then(|line| line.split(' ').next());
+        let rule = match (tool, program) {
+            ("Bash", Some(program)) => format!("Bash({program} *)"),
+            _ => clean_line(tool),
+        };
+        if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
+            let subject = subject.map_or(String::new(), |s| format!(": {}", shorten(&s, 100)));
+            let _ = writeln!(text, "  {}{subject}", clean_line(tool));
+            rules.push(rule);
+        }
     }
-    if denials.len() > DENIALS_SHOWN {
-        let _ = writeln!(text, "  and {} more", denials.len() - DENIALS_SHOWN);
+    if denials.len() > rules.len() {
+        let _ = writeln!(text, "  {} times in all", denials.len());
     }
-    text.push_str(
-        "  To allow such tools, give the agent in config.json \"args\", for example\n  \
-         [\"--allowedTools\", \"Bash(cargo *) Bash(git *)\"]. The project's own .claude/settings.json\n  \
-         allows nothing until its workspace is trusted: run claude in it once.\n",
+    let agent = clean_line(&result.agent.get().unwrap_or_else(|| "claude".to_owned()));
+    let args = serde_json::json!(["--allowedTools", rules.join(" ")]);
+    let _ = writeln!(
+        text,
+        "  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
+         (or in the project's .claude/settings.json, once its workspace is trusted: run claude in it)"
     );
 }

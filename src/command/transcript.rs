@@ -334,23 +334,25 @@ impl Reader {
         if let Some(ms) = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms)) {
             let _ = write!(text, ", {}", human(Duration::from_millis(ms as u64)));
         }
-        let _ = write!(text, ", {}", spent(&self.progress));
+        if let Some(spent) = spent(&self.progress) {
+            let _ = write!(text, ", {spent}");
+        }
         let good = result.good;
         each(Entry::Total { good, text });
     }
 }
 
 /// Tokens and money, as far as they are known: `12.3k tokens, $0.0064`.
-pub(super) fn spent(progress: &Progress) -> String {
+pub(super) fn spent(progress: &Progress) -> Option<String> {
     let tokens = match progress.tokens {
-        few @ 0..10_000 => format!("{few} tokens"),
-        some @ 10_000..1_000_000 => format!("{}k tokens", some / 1000),
-        many => format!("{:.1}M tokens", many as f64 / 1e6),
+        0 => None,
+        few @ 0..10_000 => Some(format!("{few} tokens")),
+        some @ 10_000..1_000_000 => Some(format!("{}k tokens", some / 1000)),
+        many => Some(format!("{:.1}M tokens", many as f64 / 1e6)),
     };
-    match progress.cost_usd {
-        Some(cost) => format!("{tokens}, ${cost:.4}"),
-        None => tokens,
-    }
+    let cost = progress.cost_usd.map(|cost| format!("${cost:.4}"));
+    let parts: Vec<String> = tokens.into_iter().chain(cost).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// The tokens that a usage object tells of, those read from a cache left out: each turn reads the

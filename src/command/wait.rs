@@ -1,27 +1,26 @@
 //! `wait`: until jobs are done; the exit status tells how they ended.
 
-use super::finished::Brief;
+use super::Outcome;
+use super::brief::suspension_text;
 use super::logs::Output;
-use super::overview::suspension_text;
 use super::projects::{self, Scope, Standing};
+use super::queue::{Ground, Queue};
+use super::result::{Ending, Finished};
 use super::terminal::LiveLine;
-use super::transcript::{Progress, spent, tokens};
-use super::{Outcome, overview};
+use super::transcript::spent;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
-use crate::record::Claim;
-use crate::render::{self, Style, clean_line};
+use crate::render::{self, Style};
 use crate::settings;
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use crate::watch::{self, Watcher};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-/// Between looks where nothing tells of a new result.
-const LOOK: Duration = Duration::from_secs(2);
-/// Between looks while a clock runs on the terminal.
+/// Between looks. A look costs a few system calls for each job, a watch on directories much code.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two states of the live line.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A job that is waited for.
@@ -30,211 +29,180 @@ struct Pending<'a> {
     id: &'a JobId,
     /// The output of the start that runs, by its number.
     output: Option<(u32, Output)>,
+    /// Whether it was said what it waits for.
+    noted: bool,
 }
 
 /// Waits for all of `ids`, at most `timeout`.
 pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> Outcome {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut pending = Vec::new();
-    for id in ids {
-        let (spool, _) = scope.job(id)?;
-        if let Some(own) = own_job()
-            && own.0 == spool.project().name
-        {
-            return Err(Error::new(format!(
-                "{} waits for {id} of its own project, which runs one job at a time: it would wait for ever",
-                own.1
-            )));
-        }
-        pending.push(Pending {
-            spool,
-            id,
-            output: None,
-        });
-    }
-    let (bell, ear) = watch::bell();
-    let mut watcher = Watcher::new().ok();
-    for job in &pending {
-        if let Some(watcher) = &mut watcher {
-            // Where it cannot be watched, looking now and then must do.
-            let _ = watcher.watch(job.spool.results_path(), &bell, |name| {
-                name.ends_with(".json")
-            });
-        }
-    }
+    let pending = ids.iter().map(|id| Pending::new(scope, id));
+    let mut pending = pending.collect::<Result<Vec<Pending<'_>>>>()?;
     let mut line = LiveLine::new();
-    let mut all_completed = true;
+    let mut exit = Exit::Done;
+    let mut shown = None;
     loop {
-        let daemon = daemon::running(&scope.places).is_some();
-        let now = Wall::now();
+        let is_tick = shown.is_none_or(|shown: Instant| shown.elapsed() >= TICK);
         let mut left = Vec::new();
-        let mut doing = None;
-        let mut running = 0;
+        let (mut doing, mut running) = (None, 0);
         for mut job in pending {
-            match projects::standing(&job.spool, job.id, daemon)? {
-                Some(Standing::Done(result)) => {
-                    line.clear();
-                    all_completed &= tell(job.id, &result)?;
+            let standing = job.standing(scope)?;
+            if let Standing::Done(result) = standing {
+                line.clear();
+                if !tell(job.id, &result)? {
+                    exit = Exit::NotCompleted;
                 }
-                Some(standing) => {
-                    // Of several jobs, the first that runs is the most interesting.
-                    let runs = matches!(standing, Standing::Running(_));
-                    running += usize::from(runs);
-                    if line.is_on() && (doing.is_none() || runs && running == 1) {
-                        doing = Some(job.doing(&standing, daemon, now)?);
-                    }
-                    left.push(job);
-                }
-                None => {
-                    let gone = format!("{} was withdrawn", job.id);
-                    return Err(Error::with(Exit::NotFound, gone));
-                }
+                continue;
             }
+            // Of several jobs, the first that runs is the most interesting.
+            let runs = matches!(standing, Standing::Running(_));
+            running += usize::from(runs);
+            if line.is_on() && is_tick && (doing.is_none() || runs && running == 1) {
+                doing = Some(job.doing(scope, &standing)?);
+            } else if !line.is_on() && !runs && !job.noted {
+                job.note(scope, &standing)?;
+            }
+            left.push(job);
         }
         pending = left;
         if pending.is_empty() {
-            return Ok(if all_completed {
-                Exit::Done
-            } else {
-                Exit::NotCompleted
-            });
+            return Ok(exit);
         }
         if let Some(doing) = doing {
+            let done = ids.len() - pending.len();
             let others = match ids.len() {
                 1 => String::new(),
-                all => format!("{} of {all} done, {running} running; ", all - pending.len()),
+                all => format!("{done} of {all} done, {running} running; "),
             };
             line.show(&format!("{others}{doing}"));
+            shown = Some(Instant::now());
         }
-        let now = Instant::now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
+        let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if rest.is_some_and(|rest| rest.is_zero()) {
             line.clear();
             let left: Vec<&str> = pending.iter().map(|job| job.id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }
-        let look = now + if line.is_on() { TICK } else { LOOK };
-        ear.wait(Some(deadline.map_or(look, |deadline| deadline.min(look))));
-        ear.pending().for_each(drop);
+        std::thread::sleep(rest.map_or(LOOK, |rest| rest.min(LOOK)));
     }
 }
 
 /// Tells how a job ended; whether it completed.
 fn tell(id: &JobId, result: &File) -> Result<bool> {
-    let brief = Brief::of(result);
+    let result = Finished::read(result);
+    let line = result
+        .as_ref()
+        .map_or("unreadable".to_owned(), Finished::line);
+    let ending = result.as_ref().map_or(Ending::Bad, Finished::ending);
     let style = Style::of_stdout();
-    let good = brief.is_completed();
     render::print(&match style.terminal {
-        true => format!("{} {id}: {}\n", style.mark(good), style.text(&brief.line())),
-        false => format!("{id}: {}\n", clean_line(&brief.status())),
+        true => format!("{} {id}: {}\n", ending.mark(style), style.text(&line)),
+        false => {
+            let word = result.as_ref().map_or(line, Finished::word);
+            format!("{id}: {word}\n")
+        }
     })?;
-    Ok(good)
+    Ok(result.is_some_and(|result| result.is_completed()))
 }
 
-impl Pending<'_> {
-    /// What becomes of the job just now, in a line.
-    fn doing(&mut self, standing: &Standing, daemon: bool, now: Wall) -> Result<String> {
-        let name = self.id.description();
-        Ok(match standing {
-            Standing::Running(claim) => {
-                let progress = self.progress(claim)?;
-                let elapsed = human(now.since(claim.started_at));
-                let action = progress.action.as_deref().unwrap_or("starts");
-                match progress.tokens == 0 && progress.cost_usd.is_none() {
-                    // A plain agent tells of neither.
-                    true => format!("{name} {elapsed}: {action}"),
-                    false => format!("{name} {elapsed}, {}: {action}", spent(&progress)),
-                }
-            }
-            Standing::Suspended(claim) => format!("{name} {}", suspension_text(claim, now)),
-            Standing::Waiting { held: true } => {
-                format!("{name} is held; job-monitor release lets it run")
-            }
-            Standing::Waiting { held: false } => {
-                let queue = projects::queue(&self.spool, daemon)?;
-                let ahead = usize::from(queue.suspended.is_some() || queue.current.is_some());
-                let place = queue.waiting.iter().position(|id| id == self.id);
-                let place = place.map_or(0, |place| place + ahead);
-                match queue.hold {
-                    Some(hold) => format!("{name} waits: {}", overview::hold_text(&hold, now)),
-                    None if place == 0 => format!("{name} is next"),
-                    None => format!("{name} waits; {place} ahead of it"),
-                }
-            }
-            Standing::Done(_) => format!("{name} is done"),
+impl<'a> Pending<'a> {
+    fn new(scope: &Scope, id: &'a JobId) -> Result<Pending<'a>> {
+        let (spool, _) = scope.job(id)?;
+        if let Some(own) = own_job_in(&spool) {
+            return Err(Error::new(format!(
+                "{own} waits for {id} of its own project, which runs one job at a time: it would wait for ever"
+            )));
+        }
+        Ok(Pending {
+            spool,
+            id,
+            output: None,
+            noted: false,
         })
     }
 
-    /// How far the running start has got, with what earlier ones spent.
-    fn progress(&mut self, claim: &Claim) -> Result<Progress> {
-        if self
-            .output
-            .as_ref()
-            .is_none_or(|(start, _)| *start != claim.starts)
-        {
-            let output = Output::open(&self.spool, self.id, claim.starts)?;
-            self.output = output.map(|output| (claim.starts, output));
+    fn standing(&self, scope: &Scope) -> Result<Standing> {
+        let daemon = daemon::running(&scope.places).is_some();
+        let standing = projects::standing(&self.spool, self.id, daemon)?;
+        standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{} was withdrawn", self.id)))
+    }
+
+    /// What becomes of the job just now, in a line.
+    fn doing(&mut self, scope: &Scope, standing: &Standing) -> Result<String> {
+        let (name, now) = (self.id.description(), Wall::now());
+        Ok(match standing {
+            Standing::Done(_) => format!("{name} is done"),
+            Standing::Suspended(claim) => format!("{name} {}", suspension_text(claim, now)),
+            Standing::Waiting { held: true } => {
+                format!(
+                    "{name} is held; job-monitor release {} lets it run",
+                    self.id
+                )
+            }
+            Standing::Waiting { held: false } => format!("{name} {}", self.place(scope)?),
+            Standing::Running(claim) => {
+                let known = self
+                    .output
+                    .take()
+                    .filter(|(start, _)| *start == claim.starts);
+                let open = || Output::open(&self.spool, self.id, claim.starts);
+                let output = match known {
+                    Some((_, output)) => Some(output),
+                    None => open()?,
+                };
+                self.output = output.map(|output| (claim.starts, output));
+                let elapsed = human(now.since(claim.started_at));
+                let Some((_, output)) = &mut self.output else {
+                    return Ok(format!("{name} {elapsed}: starts"));
+                };
+                let progress = output.progress();
+                let action = progress.action.as_deref().unwrap_or("nothing written yet");
+                match spent(progress) {
+                    None => format!("{name} {elapsed}: {action}"),
+                    Some(spent) => format!("{name} {elapsed}, {spent}: {action}"),
+                }
+            }
+        })
+    }
+
+    /// What a waiting job waits for.
+    fn place(&self, scope: &Scope) -> Result<String> {
+        let queue = Queue::look(&self.spool, scope.daemon.is_some())?;
+        let ahead =
+            queue.current.iter().count() + queue.all().take_while(|id| *id != self.id).count();
+        Ok(match (self.obstacle(scope, &queue), ahead) {
+            (Some(obstacle), _) => format!("waits: {obstacle}"),
+            (None, 0) => "is next".to_owned(),
+            (None, ahead) => format!("waits; {ahead} ahead of it"),
+        })
+    }
+
+    fn obstacle(&self, scope: &Scope, queue: &Queue) -> Option<String> {
+        let project = &self.spool.project().name;
+        let entry = scope.entries.iter().find(|e| e.project.name == *project)?;
+        let (found, _) = Ground::of(scope).obstacles(scope, entry, queue, Wall::now());
+        Some(found.into_iter().next()?.text)
+    }
+
+    /// Says once what keeps the job waiting, where no live line does.
+    fn note(&mut self, scope: &Scope, standing: &Standing) -> Result<()> {
+        self.noted = match standing {
+            Standing::Waiting { held: false } => {
+                let queue = Queue::look(&self.spool, scope.daemon.is_some())?;
+                self.obstacle(scope, &queue).is_some()
+            }
+            _ => true,
+        };
+        if self.noted {
+            render::note(&self.doing(scope, standing)?);
         }
-        let now = self
-            .output
-            .as_mut()
-            .map(|(_, output)| output.progress().clone());
-        Ok(with_earlier(now.unwrap_or_default(), claim))
+        Ok(())
     }
 }
 
-/// Adds what earlier starts spent. A session's cost is its running total, so that of each session
-/// the last word counts.
-fn with_earlier(mut progress: Progress, claim: &Claim) -> Progress {
-    let usage = claim.carried.usage.as_ref().map(ToString::to_string);
-    progress.tokens += usage.map_or(0, |usage| tokens(&usage));
-    let sessions = claim.attempts.iter().enumerate().filter(|(at, attempt)| {
-        let mut later = claim.attempts[at + 1..].iter();
-        let current = progress.cost_usd.is_some() && attempt.session_id == claim.session_id;
-        !current && later.all(|other| other.session_id != attempt.session_id)
-    });
-    let earlier = sessions.filter_map(|(_, attempt)| attempt.cost_usd);
-    progress.cost_usd = earlier.chain(progress.cost_usd).reduce(|a, b| a + b);
-    progress
-}
-
-/// The job inside of which we run, and its project.
-fn own_job() -> Option<(String, String)> {
-    settings::variable("JOB_MONITOR_PROJECT").zip(settings::variable("JOB_MONITOR_JOB_ID"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_each_session_the_last_word_on_its_cost_counts() {
-        let attempt = |session: &str, cost: f64| {
-            format!(
-                r#"{{"started_at":"2026-01-30T12:00:00Z","duration_seconds":1.0,"exit_code":1,"signal":null,
-                "error_kind":null,"error":null,"session_id":"{session}","cost_usd":{cost}}}"#
-            )
-        };
-        let attempts = [attempt("a", 1.0), attempt("a", 2.0), attempt("b", 4.0)].join(",");
-        let line = format!(
-            r#"{{"job_id":"job-20260130-120000-x","run":"","boot_id":"","starts":4,
-            "started_at":"2026-01-30T12:00:00Z","created_at":"2026-01-30T12:00:00Z","queue_position":1,
-            "document_sha256":"","agent":"claude","protocol":"claude","session_id":"b","resumed":true,
-            "attempts":[{attempts}],"retries":0,"interruptions":0,"suspended":null,"carried":{{
-            "usage":{{"input_tokens":5,"output_tokens":2}},"num_turns":null,"edited":[],
-            "permission_denials":[],"leftovers":0}}}}"#
-        );
-        let claim: Claim = serde_json::from_str(&line).unwrap();
-        let now = Progress {
-            tokens: 10,
-            ..Progress::default()
-        };
-        let sum = with_earlier(now.clone(), &claim);
-        assert_eq!((sum.tokens, sum.cost_usd), (17, Some(6.0)));
-        let told = Progress {
-            cost_usd: Some(8.0),
-            ..now
-        };
-        assert_eq!(with_earlier(told, &claim).cost_usd, Some(10.0));
-    }
+/// The job inside of which we run, if its project is this one.
+pub(super) fn own_job_in(spool: &Spool) -> Option<String> {
+    let project = settings::variable("JOB_MONITOR_PROJECT")?;
+    settings::variable("JOB_MONITOR_JOB_ID").filter(|_| project == spool.project().name)
 }

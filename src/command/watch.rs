@@ -1,94 +1,88 @@
-//! `watch`: all projects on one screen. It looks when something happens, and each second while a
-//! clock runs; what it sees becomes an [`Overview`], and that becomes lines.
+//! `watch`: all projects on one screen, drawn anew each second from a fresh look.
 
 use super::Outcome;
-use super::finished::{Brief, newest};
-use super::logs::Output;
-use super::overview::{hold_without_view, suspension_text};
-use super::projects::{self, Scope};
+use super::brief::{hold_short, retry_at, suspension_text};
+use super::logs::{Output, runs_check};
+use super::projects::Scope;
+use super::queue::{Ground, Queue};
+use super::result::{Ending, Finished, newest};
 use super::terminal::{self, Asks, Screen};
+use crate::board;
 use crate::document;
 use crate::error::{Exit, Result};
 use crate::job::{Attempt, JobId, Meta};
-use crate::record::{Claim, HoldView};
+use crate::record::Claim;
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, columns_of, fit};
-use crate::settings;
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
-use crate::watch::{self as events, Bell, Wake, Watcher};
+use crate::watch as events;
+use std::collections::HashMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant, SystemTime};
 
 /// What the timeline shows.
 const HISTORY: Duration = Duration::from_secs(6 * 3600);
-/// So many results of a project are read for it, the newest; more would not be told apart.
+/// Failures that are shown before all else.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+/// So many results of a project are read, the newest; more would not be told apart.
 const RESULTS_MAX: usize = 300;
-/// So many outcomes are listed where there is room.
-const OUTCOMES: usize = 3;
+/// So many outcomes of a project are listed at most.
+const OUTCOMES: usize = 5;
 /// So much of a running agent's output is read to see what it does.
 const TAIL: u64 = 256 << 10;
 /// Waiting jobs that are named; the others are counted.
 const WAITING_NAMED: usize = 8;
-/// Between looks while a clock runs.
+/// An agent that has been silent for so long is said to be.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
-/// Between looks at everything, which find what events do not tell; the timeline moves on, too.
-const LOOK: Duration = Duration::from_secs(60);
-/// The same where nothing can be watched.
-const LOOK_BLIND: Duration = Duration::from_secs(2);
-/// A busy monitor writes hundreds of files a second; nobody reads so fast.
-const FRAME: Duration = Duration::from_millis(100);
+
+/// The newest results of each project, which are read again only when its directory has changed.
+type Known = HashMap<String, (SystemTime, Vec<Ended>)>;
 
 /// Shows the screen until the person leaves it; off a terminal, one snapshot.
 pub(super) fn watch(named: Option<&str>) -> Outcome {
-    let scope = scope(named)?;
+    let mut scope = Scope::load(named)?;
+    if named.is_none() {
+        // That the person stands in one project does not hide the rest.
+        scope.entries = Registry::load(&scope.places.registry())?.entries().0;
+    }
     let style = Style::of_stdout();
+    let mut known = Known::new();
     if style.terminal && terminal::is_capable() {
-        return live(scope, named.is_none(), style);
+        return live(scope, named.is_none(), style, &mut known);
     }
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,
         false => terminal::COLUMNS,
     };
-    let mut sources = follow(&scope, Vec::new());
     let now = Wall::now();
-    let overview = overview(&scope, &mut sources, now);
-    let lines = lines(&overview, style, columns, None, now);
+    let lines = lines(&look(&scope, &mut known, now), style, columns, None, now);
     render::print(&(lines.join("\n") + "\n"))?;
     Ok(Exit::Done)
 }
 
-/// All projects unless one is named: that the person stands in one of them does not hide the rest.
-fn scope(named: Option<&str>) -> Result<Scope> {
-    let mut scope = Scope::load(named)?;
-    if named.is_none() {
-        scope.entries = Registry::load(&scope.places.registry())?.entries().0;
-    }
-    Ok(scope)
-}
-
-fn live(mut scope: Scope, all: bool, style: Style) -> Outcome {
+fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome {
     let (bell, ear) = events::bell();
     let asks = Asks::listen(&bell)?;
-    let mut watcher = Watcher::new().ok();
-    let look = if watcher.is_some() { LOOK } else { LOOK_BLIND };
-    let mut looked = Instant::now();
-    let mut sources: Vec<Source> = Vec::new();
     let mut screen = Screen::open();
     let mut size = screen.size();
-    let mut look_at_all = true;
     while !asks.quit() {
-        if look_at_all {
-            read_registry(&mut scope, all);
-            sources = follow(&scope, sources);
-            looked = Instant::now();
-            if let Some(watcher) = &mut watcher {
-                watch_all(watcher, &scope, &sources, &bell);
-            }
-            screen.forget();
+        // A registry that is broken, for a moment or longer, changes nothing.
+        if let Ok(registry) = Registry::load(&scope.places.registry()) {
+            let mut entries = registry.entries().0;
+            let is_shown = |entry: &Entry| {
+                let mut shown = scope.entries.iter();
+                shown.any(|shown| shown.project.name == entry.project.name)
+            };
+            entries.retain(|entry| all || is_shown(entry));
+            scope.entries = entries;
         }
         let now = Wall::now();
-        let overview = overview(&scope, &mut sources, now);
+        scope.daemon = crate::daemon::running(&scope.places);
+        let overview = look(&scope, known, now);
         if size != screen.size() {
             size = screen.size();
             screen.forget();
@@ -96,27 +90,8 @@ fn live(mut scope: Scope, all: bool, style: Style) -> Outcome {
         // The last column stays free: clearing what is behind a line would take it.
         let columns = size.0.saturating_sub(1);
         screen.draw(&lines(&overview, style, columns, Some(size.1), now));
-
-        let drawn = Instant::now();
-        let pause = if overview.has_clock() { TICK } else { look };
-        let heard = ear.wait(Some(drawn + pause));
-        if heard.is_some() && !asks.quit() {
-            std::thread::sleep(FRAME.saturating_sub(drawn.elapsed()));
-        }
-        look_at_all = looked.elapsed() >= look;
-        for wake in heard.into_iter().chain(ear.pending()) {
-            match wake {
-                Wake::Look { name, .. } if name == "registered.json" => look_at_all = true,
-                Wake::Look { name, .. } => {
-                    if let Some(id) = name.strip_suffix(".json").and_then(JobId::parse) {
-                        // An event has no project in it; ids are rare enough.
-                        sources.iter_mut().for_each(|source| source.result(&id));
-                    }
-                }
-                Wake::Everything => look_at_all = true,
-                Wake::Again => {}
-            }
-        }
+        ear.wait(Some(Instant::now() + TICK));
+        ear.pending().for_each(drop);
         if asks.pause() {
             screen.pause();
         }
@@ -124,244 +99,13 @@ fn live(mut scope: Scope, all: bool, style: Style) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Follows the registry. One that is broken, for a moment or longer, changes nothing.
-fn read_registry(scope: &mut Scope, all: bool) {
-    if let Ok(registry) = Registry::load(&scope.places.registry()) {
-        let mut entries = registry.entries().0;
-        let is_shown = |entry: &Entry| {
-            let mut shown = scope.entries.iter();
-            shown.any(|shown| shown.project.name == entry.project.name)
-        };
-        entries.retain(|entry| all || is_shown(entry));
-        scope.entries = entries;
-    }
-}
-
-/// Where something can happen that the screen shows. What cannot be watched is looked at with
-/// the rest.
-fn watch_all(watcher: &mut Watcher, scope: &Scope, sources: &[Source], bell: &Bell) {
-    let whole = |name: &str| !name.starts_with('.');
-    for source in sources {
-        if let Some(spool) = &source.spool {
-            let state = spool.project().path.join(spool.layout().state());
-            let _ = watcher.watch(spool.items_path(), bell, Spool::is_of_interest);
-            let _ = watcher.watch(spool.results_path(), bell, whole);
-            let _ = watcher.watch(&state, bell, whole);
-        }
-    }
-    let _ = watcher.watch(&scope.places.config, bell, |name| name == "registered.json");
-    // Holds; and the daemon's lock, which is closed when it ends.
-    let _ = watcher.watch(&scope.places.state, bell, whole);
-}
-
 // --- looking ---
-
-/// A project, and what is kept of it between looks.
-struct Source {
-    entry: Entry,
-    spool: Option<Spool>,
-    trouble: Option<String>,
-    /// What ended lately, newest first.
-    ended: Vec<Ended>,
-    running: Option<Followed>,
-}
-
-/// The start that runs.
-struct Followed {
-    id: JobId,
-    start: u32,
-    timeout: Option<Duration>,
-    output: Option<Output>,
-}
-
-/// The sources of all projects in question, looked at anew; what runs there is followed on.
-fn follow(scope: &Scope, mut before: Vec<Source>) -> Vec<Source> {
-    let source = |entry: &Entry| {
-        let known = before.iter().position(|source| source.entry == *entry);
-        let running = known.and_then(|at| before.swap_remove(at).running);
-        let mut source = Source {
-            entry: entry.clone(),
-            spool: None,
-            trouble: None,
-            ended: Vec::new(),
-            running,
-        };
-        source.open();
-        source
-    };
-    scope.entries.iter().map(source).collect()
-}
-
-fn overview(scope: &Scope, sources: &mut [Source], now: Wall) -> Overview {
-    let daemon = crate::daemon::running(&scope.places).is_some();
-    let panels = sources
-        .iter_mut()
-        .map(|source| source.panel(scope, daemon, now));
-    Overview {
-        daemon,
-        panels: panels.collect(),
-    }
-}
-
-impl Source {
-    fn open(&mut self) {
-        match Spool::open(&self.entry.project) {
-            Ok(spool) => {
-                (self.spool, self.trouble) = (Some(spool), None);
-                self.look_at_results();
-            }
-            Err(error) => (self.spool, self.trouble) = (None, Some(error.to_string())),
-        }
-    }
-
-    /// Finds the newest results, however many there are.
-    fn look_at_results(&mut self) {
-        let Some(spool) = &self.spool else { return };
-        let horizon = Wall(Wall::now().0 - HISTORY.as_millis() as i64);
-        let (mut ended, mut is_past) = (Vec::new(), false);
-        // Where the results cannot be listed there is nothing to be shown of them.
-        let _ = newest(
-            std::slice::from_ref(spool),
-            Some(RESULTS_MAX),
-            &mut |_, id| {
-                if !is_past || ended.len() < OUTCOMES {
-                    let one = Ended::read(spool, id);
-                    is_past |= one.as_ref().is_some_and(|one| one.at < horizon);
-                    ended.extend(one);
-                }
-                Ok(())
-            },
-        );
-        self.ended = ended;
-    }
-
-    /// Takes in a result that may be this project's.
-    fn result(&mut self, id: &JobId) {
-        let is_known = self.ended.iter().any(|ended| ended.id == *id);
-        if let Some(spool) = self.spool.as_ref().filter(|_| !is_known)
-            && let Some(ended) = Ended::read(spool, id.clone())
-        {
-            self.ended.insert(0, ended);
-            self.ended.truncate(RESULTS_MAX);
-        }
-    }
-
-    fn panel(&mut self, scope: &Scope, daemon: bool, now: Wall) -> Panel {
-        if self.spool.is_none() {
-            self.open();
-        }
-        let mut panel = Panel {
-            name: clean_line(&self.entry.project.name),
-            enabled: self.entry.enabled,
-            ended: self.ended.clone(),
-            ..Panel::default()
-        };
-        let looked = self.spool.as_ref().map(|spool| -> Result<_> {
-            let held = spool.marks(Leftovers::Leave)?.held;
-            Ok((projects::queue(spool, daemon)?, held))
-        });
-        match looked {
-            Some(Ok((queue, held))) => {
-                panel.hold = queue.hold.or_else(|| hold_without_view(&self.entry, scope));
-                panel.running = queue.current.map(|claim| self.running(scope, &claim));
-                panel.paused = queue.suspended.map(|claim| Paused {
-                    text: suspension_text(&claim, now),
-                    counts_down: projects::retry_at(&claim).is_some_and(|at| at > now),
-                    name: claim.job_id.description().to_owned(),
-                });
-                let (held, waiting): (Vec<_>, Vec<_>) =
-                    queue.waiting.into_iter().partition(|id| held.contains(id));
-                let named = waiting.iter().take(WAITING_NAMED);
-                panel.next = named.map(|id| id.description().to_owned()).collect();
-                (panel.waiting, panel.held) = (waiting.len(), held.len());
-            }
-            Some(Err(error)) => panel.trouble = Some(error.to_string()),
-            None => panel.trouble.clone_from(&self.trouble),
-        }
-        panel
-    }
-
-    fn running(&mut self, scope: &Scope, claim: &Claim) -> Running {
-        let spool = self.spool.as_ref();
-        let known = self.running.take();
-        let known = known.filter(|run| (&run.id, run.start) == (&claim.job_id, claim.starts));
-        let mut followed = known.unwrap_or_else(|| Followed {
-            id: claim.job_id.clone(),
-            start: claim.starts,
-            timeout: None,
-            output: None,
-        });
-        if followed.timeout.is_none() {
-            followed.timeout = spool.and_then(|s| time_limit(s, &self.entry, scope, claim));
-        }
-        if followed.output.is_none() {
-            let open = |spool| Output::open(spool, &claim.job_id, claim.starts).ok()?;
-            followed.output = spool.and_then(open);
-            if let Some(output) = &mut followed.output {
-                output.skip_to_last(TAIL);
-            }
-        }
-        let progress = followed.output.as_mut().map(Output::progress);
-        let action = progress.and_then(|progress| progress.action.clone());
-        let timeout = followed.timeout;
-        self.running = Some(followed);
-        Running {
-            name: claim.job_id.description().to_owned(),
-            start: claim.starts,
-            since: claim.started_at,
-            timeout,
-            action,
-        }
-    }
-}
-
-/// The time limit of a start: the project's, or what the document wants if that is less. The
-/// daemon keeps the text for us to read only once the agent runs; until then nobody knows.
-fn time_limit(spool: &Spool, entry: &Entry, scope: &Scope, claim: &Claim) -> Option<Duration> {
-    let (settings, _) = settings::load(&scope.places.settings()).ok()?;
-    let policy = entry.policy(&settings).ok()?;
-    let text = spool.kept_text(&claim.job_id, policy.max_document).ok()??;
-    // That it could be run was checked before it was.
-    let meta = Meta {
-        size: text.len() as u64,
-        mtime_ns: 0,
-        mode: 0,
-        uid: 0,
-    };
-    let wishes = document::check(&text, &meta, policy.max_document, true).map(|d| d.wishes);
-    Some(wishes.unwrap_or_default().tighten(&policy).ok()?.timeout)
-}
-
-impl Ended {
-    fn read(spool: &Spool, id: JobId) -> Option<Ended> {
-        let brief = Brief::of(&spool.open_result(&id).ok()??);
-        let at = brief.completed_at()?;
-        let span = |attempt: &Attempt| {
-            let begun = attempt.started_at;
-            (begun, begun.plus(attempt.duration()))
-        };
-        let mut spans: Vec<_> = brief.attempts().iter().map(span).collect();
-        if spans.is_empty() {
-            // The predecessor wrote no list of starts.
-            spans.extend(brief.started_at().map(|begun| (begun, at)));
-        }
-        Some(Ended {
-            id,
-            good: brief.is_completed(),
-            word: clean_line(&brief.error_kind().unwrap_or_else(|| brief.status())),
-            at,
-            duration: brief.duration(),
-            cost_usd: brief.cost_usd(),
-            spans,
-        })
-    }
-}
-
-// --- what is seen ---
 
 /// Everything on the screen.
 struct Overview {
     daemon: bool,
+    /// What today has cost, and the budget.
+    spent: (f64, Option<f64>),
     panels: Vec<Panel>,
 }
 
@@ -369,11 +113,11 @@ struct Overview {
 #[derive(Default)]
 struct Panel {
     name: String,
-    enabled: bool,
-    trouble: Option<String>,
-    hold: Option<HoldView>,
+    /// What keeps its jobs from running, with the number of its colour.
+    obstacles: Vec<(&'static str, String)>,
     running: Option<Running>,
-    paused: Option<Paused>,
+    /// A job between two starts, and what it waits for.
+    paused: Option<(String, String)>,
     /// Jobs that wait, without those with a hold mark; the first few by name.
     waiting: usize,
     next: Vec<String>,
@@ -388,39 +132,191 @@ struct Running {
     start: u32,
     since: Wall,
     timeout: Option<Duration>,
-    action: Option<String>,
-}
-
-/// A job between two starts.
-struct Paused {
-    name: String,
-    text: String,
-    counts_down: bool,
+    action: String,
 }
 
 #[derive(Clone)]
 struct Ended {
-    id: JobId,
-    good: bool,
-    /// What it came to: `completed`, or the kind of error.
-    word: String,
+    name: String,
+    ending: Ending,
+    /// What it came to, behind its name.
+    told: String,
     at: Wall,
-    duration: Option<Duration>,
-    cost_usd: Option<f64>,
     /// When its agent ran.
     spans: Vec<(Wall, Wall)>,
 }
 
-impl Overview {
-    /// Whether anything on the screen changes by the second.
-    fn has_clock(&self) -> bool {
-        self.panels.iter().any(|panel| {
-            let counts_down = |paused: &Paused| paused.counts_down;
-            panel.running.is_some()
-                || panel.paused.as_ref().is_some_and(counts_down)
-                || panel.hold.as_ref().is_some_and(|hold| hold.until.is_some())
+fn look(scope: &Scope, known: &mut Known, now: Wall) -> Overview {
+    let ground = Ground::of(scope);
+    let panel = |entry: &Entry| {
+        let mut panel = Panel {
+            name: clean_line(&entry.project.name),
+            ..Panel::default()
+        };
+        if let Err(error) = fill(&mut panel, scope, &ground, entry, known, now) {
+            panel.obstacles = vec![("31", clean_line(&error.to_string()))];
+        }
+        panel
+    };
+    let panels = scope.entries.iter().map(panel).collect();
+    let spent = board::read(&scope.places.state).ledger.spent(None, now);
+    let budget = ground.settings.as_ref().and_then(|s| s.daily_budget_usd());
+    Overview {
+        daemon: scope.daemon.is_some(),
+        spent: (spent, budget),
+        panels,
+    }
+}
+
+fn fill(
+    panel: &mut Panel,
+    scope: &Scope,
+    ground: &Ground,
+    entry: &Entry,
+    known: &mut Known,
+    now: Wall,
+) -> Result<()> {
+    let spool = Spool::open(&entry.project)?;
+    let changed = std::fs::metadata(spool.results_path()).and_then(|meta| meta.modified());
+    let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
+    let ended = match known.remove(&entry.project.name) {
+        Some((then, ended)) if then == changed => ended,
+        _ => ended(&spool, now)?,
+    };
+    panel.ended.clone_from(&ended);
+    known.insert(entry.project.name.clone(), (changed, ended));
+
+    let queue = Queue::look(&spool, scope.daemon.is_some())?;
+    let held = spool.marks(Leftovers::Leave)?.held;
+    let (found, hold) = ground.obstacles(scope, entry, &queue, now);
+    panel.obstacles = found
+        .iter()
+        .map(|obstacle| match (obstacle.word, &hold) {
+            ("Held", Some(hold)) => ("33", format!("‖ {}", hold_short(hold, now))),
+            ("Skipped", _) => ("31", format!("skipped: {}", obstacle.text)),
+            ("Disabled", _) => ("33", "disabled".to_owned()),
+            _ => ("33", format!("waits: {}", obstacle.text)),
+        })
+        .collect();
+    if let Some(claim) = &queue.current {
+        panel.running = Some(running(&spool, ground, entry, claim, now)?);
+    }
+    panel.paused = queue.suspended.as_ref().map(|claim| {
+        let text = match retry_at(claim) {
+            // The hold was told above.
+            None if hold.is_some() && claim.suspended.is_some() => "goes on then".to_owned(),
+            _ => suspension_text(claim, now),
+        };
+        (claim.job_id.description().to_owned(), text)
+    });
+    let (held, waiting): (Vec<_>, Vec<_>) =
+        queue.waiting.into_iter().partition(|id| held.contains(id));
+    let named = waiting.iter().take(WAITING_NAMED);
+    panel.next = named.map(|id| id.description().to_owned()).collect();
+    (panel.waiting, panel.held) = (waiting.len(), held.len());
+    Ok(())
+}
+
+/// The newest results, however many there are.
+fn ended(spool: &Spool, now: Wall) -> Result<Vec<Ended>> {
+    let horizon = Wall(now.0 - RECENT.as_millis() as i64);
+    let mut ended = Vec::new();
+    newest(std::slice::from_ref(spool), RESULTS_MAX, &mut |_, id| {
+        let one = Ended::read(spool, &id);
+        let is_past = one.as_ref().is_some_and(|one| one.at < horizon);
+        ended.extend(one);
+        Ok(
+            match is_past && ended.len() >= OUTCOMES || ended.len() >= RESULTS_MAX {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            },
+        )
+    })?;
+    ended.sort_by_key(|one| std::cmp::Reverse(one.at));
+    Ok(ended)
+}
+
+impl Ended {
+    fn read(spool: &Spool, id: &JobId) -> Option<Ended> {
+        let result = Finished::of(spool, id)?;
+        let at = result.completed_at.get()?;
+        let span = |attempt: &Attempt| {
+            let begun = attempt.started_at;
+            (begun, begun.plus(attempt.duration()))
+        };
+        let attempts = result.attempts.get().unwrap_or_default();
+        let mut spans: Vec<_> = attempts.iter().map(span).collect();
+        if spans.is_empty() {
+            // The predecessor wrote no list of starts.
+            spans.extend(result.started_at.get().map(|begun| (begun, at)));
+        }
+        let mut told = String::new();
+        if !result.is_completed() {
+            told = format!(" ({})", result.remark().unwrap_or_else(|| result.word()));
+        }
+        let change = result.change(Style::of_stdout());
+        let parts = [result.duration(), result.cost(), change]
+            .into_iter()
+            .flatten();
+        for part in parts.chain(result.notes()) {
+            told = format!("{told}, {part}");
+        }
+        let (name, ending) = (id.description().to_owned(), result.ending());
+        Some(Ended {
+            name,
+            ending,
+            told,
+            at,
+            spans,
         })
     }
+}
+
+fn running(
+    spool: &Spool,
+    ground: &Ground,
+    entry: &Entry,
+    claim: &Claim,
+    now: Wall,
+) -> Result<Running> {
+    let id = &claim.job_id;
+    let mut output = Output::open(spool, id, claim.starts)?;
+    let written = output.as_ref().and_then(Output::written);
+    let silent = now.since(written.unwrap_or(claim.started_at).max(claim.started_at));
+    let progress = output.as_mut().map(|output| {
+        output.skip_to_last(TAIL);
+        output.progress()
+    });
+    let action = progress.and_then(|progress| progress.action.clone());
+    let action = match action {
+        _ if runs_check(spool, id, claim.checks.len())? => "the check runs".to_owned(),
+        Some(action) if silent < SILENCE => action,
+        Some(action) => format!("{action} (nothing written for {})", human(silent)),
+        None => format!("nothing written for {}", human(silent)),
+    };
+    Ok(Running {
+        name: id.description().to_owned(),
+        start: claim.starts,
+        since: claim.started_at,
+        timeout: time_limit(spool, ground, entry, id),
+        action,
+    })
+}
+
+/// The time limit of a start: the project's, or what the document wants if that is less. The
+/// daemon keeps the text for us to read only once the agent runs; until then nobody knows.
+fn time_limit(spool: &Spool, ground: &Ground, entry: &Entry, id: &JobId) -> Option<Duration> {
+    let policy = entry.policy(ground.settings.as_ref()?).ok()?;
+    let text = spool.kept_text(id, policy.max_document).ok()??;
+    // That it could be run was checked before it was.
+    let meta = Meta {
+        size: text.len() as u64,
+        mtime_ns: 0,
+        mode: 0,
+        uid: 0,
+    };
+    let wishes = document::check(&text, &meta, policy.max_document, true).map(|d| d.wishes);
+    Some(wishes.unwrap_or_default().tighten(&policy).ok()?.timeout)
 }
 
 // --- lines ---
@@ -456,17 +352,6 @@ impl Row {
     }
 }
 
-/// How much is told of each project.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Detail {
-    /// A line.
-    Least,
-    /// What it does and what comes next, and the last outcome.
-    Some,
-    /// Several outcomes, and air.
-    Most,
-}
-
 /// The screen in so many columns and rows: as much as there is room for. Without a number of
 /// rows, a snapshot of whatever length.
 fn lines(
@@ -476,40 +361,72 @@ fn lines(
     rows: Option<usize>,
     now: Wall,
 ) -> Vec<String> {
-    let is_live = rows.is_some();
-    let rows = rows.unwrap_or(usize::MAX);
-    let longest = overview.panels.iter().map(|panel| width(&panel.name)).max();
+    let panels = &overview.panels;
+    let longest = panels.iter().map(|panel| width(&panel.name)).max();
     let margin = longest.unwrap_or(0).min(16).min(columns / 4) + 2;
-    let mut all = Vec::new();
-    for (detail, timed) in [
-        (Detail::Most, true),
-        (Detail::Some, true),
-        (Detail::Least, true),
-        (Detail::Least, false),
-    ] {
-        all = vec![heading(overview, is_live)];
-        for panel in &overview.panels {
-            if detail == Detail::Most {
-                all.push(Row::default());
-            }
-            all.extend(panel_rows(panel, style, margin, detail, now));
-        }
-        if timed && !overview.panels.is_empty() {
-            all.push(Row::default());
-            all.extend(timeline(overview, style, margin, columns, now));
-        }
-        if all.len() <= rows {
-            break;
+    let mut timeline = timeline(panels, style, margin, columns, now);
+    timeline.insert(0, Row::default());
+    if panels.is_empty() {
+        timeline.clear();
+    }
+    let room = rows.unwrap_or(usize::MAX);
+    let mut states: Vec<Vec<Row>> = panels.iter().map(|p| state_rows(p, style, now)).collect();
+    let count = |states: &[Vec<Row>]| 1 + states.iter().map(Vec::len).sum::<usize>();
+    if count(&states) + timeline.len() > room {
+        // Each project in one line; what is cut off is what matters least.
+        for rows in &mut states {
+            *rows = vec![one_line(std::mem::take(rows))];
         }
     }
-    if all.len() > rows && rows > 1 {
-        let hidden = all.len() + 1 - rows;
-        all.truncate(rows - 1);
+    if count(&states) + timeline.len() > room {
+        timeline.clear();
+    }
+    let free = room.saturating_sub(count(&states) + timeline.len());
+    let outcomes = outcomes(panels, free, now);
+    let mut all = vec![heading(overview, rows.is_some())];
+    for ((panel, mut rows), shown) in panels.iter().zip(states).zip(outcomes) {
+        let ended = panel.ended.iter().enumerate();
+        let ended = ended.filter(|(at, _)| shown.contains(at));
+        rows.extend(ended.map(|(_, one)| ended_row(one, style, now)));
+        for (at, row) in rows.iter_mut().enumerate() {
+            let name = if at == 0 { panel.name.as_str() } else { "" };
+            row.0.insert(0, ("1", cell(name, margin, style)));
+        }
+        all.extend(rows);
+    }
+    all.extend(timeline);
+    if all.len() > room && room > 1 {
+        let hidden = all.len() + 1 - room;
+        all.truncate(room - 1);
         let text = format!("and {hidden} more projects; -p NAME shows one, a taller window all");
         all.push(Row::default().and("2", text));
     }
-    let shown = all.iter().take(rows);
-    shown.map(|row| row.line(style, columns)).collect()
+    all.iter()
+        .take(room)
+        .map(|row| row.line(style, columns))
+        .collect()
+}
+
+/// Which outcomes of each project are shown in so many free rows: failures first, and then the
+/// newest of each, the second newest of each, and so on.
+fn outcomes(panels: &[Panel], free: usize, now: Wall) -> Vec<Vec<usize>> {
+    let mut all: Vec<(bool, usize, i64, usize)> = Vec::new();
+    for (at, panel) in panels.iter().enumerate() {
+        for (rank, ended) in panel.ended.iter().enumerate() {
+            let is_bad = ended.ending == Ending::Bad && now.since(ended.at) < RECENT;
+            all.push((!is_bad, rank, -ended.at.0, at));
+        }
+    }
+    all.sort_unstable();
+    let mut shown = vec![Vec::new(); panels.len()];
+    let mut left = free;
+    for (_, rank, _, at) in all {
+        if left > 0 && shown[at].len() < OUTCOMES {
+            shown[at].push(rank);
+            left -= 1;
+        }
+    }
+    shown
 }
 
 fn heading(overview: &Overview, is_live: bool) -> Row {
@@ -518,12 +435,17 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
         .iter()
         .filter(|panel| panel.running.is_some())
         .count();
-    let waiting: usize = panels.iter().map(|panel| panel.waiting).sum();
-    let paused = panels.iter().filter(|panel| panel.paused.is_some()).count();
+    let waiting = |panel: &Panel| panel.waiting + usize::from(panel.paused.is_some());
+    let waiting: usize = panels.iter().map(waiting).sum();
     let held: usize = panels.iter().map(|panel| panel.held).sum();
-    let mut text = format!("{} waiting", waiting + paused);
+    let mut text = format!("{waiting} waiting");
     if held > 0 {
         text.push_str(&format!(", {held} held"));
+    }
+    match overview.spent {
+        (spent, Some(budget)) => text.push_str(&format!(", ${spent:.2} of ${budget:.2} today")),
+        (spent, None) if spent > 0.0 => text.push_str(&format!(", ${spent:.2} today")),
+        _ => {}
     }
     let row = Row::default().and("1", "job-monitor");
     let row = match (panels.is_empty(), overview.daemon) {
@@ -542,133 +464,84 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
     }
 }
 
-fn panel_rows(panel: &Panel, style: Style, margin: usize, detail: Detail, now: Wall) -> Vec<Row> {
+/// What a project does, and what comes next.
+fn state_rows(panel: &Panel, style: Style, now: Wall) -> Vec<Row> {
     let mut rows = Vec::new();
     let (dot, pause) = if style.unicode {
         ("●", "‖")
     } else {
         ("*", "=")
     };
-    if let Some(trouble) = &panel.trouble {
-        rows.push(Row::default().and("31", clean_line(trouble)));
-    }
-    if !panel.enabled {
-        rows.push(Row::default().and("33", "disabled"));
-    }
-    if let Some(hold) = &panel.hold {
-        // The end comes first, since a long reason is cut off.
-        let until = hold.until.map_or(String::new(), |until| {
-            format!(
-                "until {} (in {}) ",
-                until.short(now),
-                human(until.since(now))
-            )
-        });
-        let reason = clean_line(&hold.reason);
-        rows.push(Row::default().and("33", until + &reason));
+    for (color, text) in &panel.obstacles {
+        rows.push(Row::default().and(color, text.replace('‖', pause)));
     }
     if let Some(running) = &panel.running {
         let elapsed = human(now.since(running.since));
-        let limit = running
-            .timeout
-            .map_or(String::new(), |t| format!(" of {}", human(t)));
+        let limit = running.timeout.map(|limit| format!(" of {}", human(limit)));
+        let limit = limit.unwrap_or_default();
         let start = match running.start {
             0 | 1 => String::new(),
             start => format!(", start {start}"),
         };
         let row = Row::default()
             .and("32", dot)
-            .and("1", format!(" {}", running.name))
-            .and("", format!("  {elapsed}{limit}{start}"));
-        rows.push(row);
-        let action = running.action.as_deref().unwrap_or("starts");
-        rows.push(Row::default().and("36", format!("  {action}")));
+            .and("1", format!(" {}", running.name));
+        rows.push(row.and("", format!("  {elapsed}{limit}{start}")));
+        rows.push(Row::default().and("36", format!("  {}", running.action)));
     }
-    if let Some(paused) = &panel.paused {
-        let row = Row::default()
-            .and("33", pause)
-            .and("1", format!(" {}", paused.name));
-        rows.push(row.and("", format!("  {}", clean_line(&paused.text))));
+    if let Some((name, text)) = &panel.paused {
+        let row = Row::default().and("33", pause).and("1", format!(" {name}"));
+        rows.push(row.and("", format!("  {}", clean_line(text))));
     }
     if rows.is_empty() {
         rows.push(Row::default().and("2", "idle"));
     }
-    let waits = waiting_text(panel, detail);
-    if detail == Detail::Least {
-        // All in one line; what is cut off is what matters least.
-        let rest = rows.split_off(1);
-        let waits = waits.map(|waits| Row::default().and("", waits));
-        for row in waits.into_iter().chain(rest) {
-            rows[0].0.push(("", "  ".to_owned()));
-            rows[0].0.extend(row.0);
-        }
-    } else {
-        rows.extend(waits.map(|waits| Row::default().and("", waits)));
-        let shown = if detail == Detail::Most { OUTCOMES } else { 1 };
-        rows.extend(
-            panel
-                .ended
-                .iter()
-                .take(shown)
-                .map(|ended| ended_row(ended, style, now)),
-        );
+    let mut parts = Vec::new();
+    if panel.held > 0 {
+        parts.push(format!("{} held", panel.held));
     }
-    for (at, row) in rows.iter_mut().enumerate() {
-        let name = if at == 0 { panel.name.as_str() } else { "" };
-        row.0.insert(0, ("1", cell(name, margin, style)));
+    if panel.waiting > 0 {
+        // The names may be cut off, the number must not.
+        let more = if panel.waiting > panel.next.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        let names = panel.next.join(", ");
+        parts.push(format!("{} waiting: {names}{more}", panel.waiting));
+    }
+    if !parts.is_empty() {
+        rows.push(Row::default().and("", parts.join(", ")));
     }
     rows
 }
 
-fn waiting_text(panel: &Panel, detail: Detail) -> Option<String> {
-    let mut parts = Vec::new();
-    if panel.waiting > 0 {
-        let named = match detail {
-            Detail::Least => String::new(),
-            _ if panel.waiting > panel.next.len() => format!(": {}, ...", panel.next.join(", ")),
-            _ => format!(": {}", panel.next.join(", ")),
-        };
-        parts.push(format!("{} waiting{named}", panel.waiting));
+/// All of a project in one line: its state, how many wait, then the rest.
+fn one_line(rows: Vec<Row>) -> Row {
+    let mut rows = rows.into_iter();
+    let mut line = rows.next().unwrap_or_default();
+    let rest: Vec<Row> = rows.collect();
+    for row in rest.into_iter().rev() {
+        line = line.and("", "  ");
+        line.0.extend(row.0);
     }
-    if panel.held > 0 {
-        parts.push(format!("{} held", panel.held));
-    }
-    // The names may be cut off, the number must not.
-    parts.reverse();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    line
 }
 
 fn ended_row(ended: &Ended, style: Style, now: Wall) -> Row {
-    let mut told = String::new();
-    if !ended.good {
-        told.push_str(&format!(" ({})", ended.word));
-    }
-    if let Some(duration) = ended.duration {
-        told.push_str(&format!(", {}", human(duration)));
-    }
-    if let Some(cost) = ended.cost_usd {
-        told.push_str(&format!(", ${cost:.4}"));
-    }
-    let (color, sign) = match (ended.good, style.unicode) {
-        (true, true) => ("32", "✓"),
-        (false, true) => ("31", "✗"),
-        (true, false) => ("32", "+"),
-        (false, false) => ("31", "x"),
+    let (color, sign) = ended.ending.sign(style);
+    let text = match ended.ending {
+        Ending::Cancelled => "2",
+        _ => "",
     };
     Row::default()
         .and(color, sign)
         .and("2", format!(" {} ", ended.at.short(now)))
-        .and("", format!("{}{told}", ended.id.description()))
+        .and(text, format!("{}{}", ended.name, ended.told))
 }
 
 /// Who ran when: a line of hours, and one for each project.
-fn timeline(
-    overview: &Overview,
-    style: Style,
-    margin: usize,
-    columns: usize,
-    now: Wall,
-) -> Vec<Row> {
+fn timeline(panels: &[Panel], style: Style, margin: usize, columns: usize, now: Wall) -> Vec<Row> {
     let cells = columns.saturating_sub(margin).max(1);
     let from = Wall(now.0 - HISTORY.as_millis() as i64);
     let at = |cell: usize| Wall(from.0 + (now.0 - from.0) * cell as i64 / cells as i64);
@@ -683,7 +556,7 @@ fn timeline(
     }
     let margin_of = |name: &str| Row::default().and("1", cell(name, margin, style));
     let mut rows = vec![margin_of("").and("2", hours.trim_end().to_owned())];
-    for panel in &overview.panels {
+    for panel in panels {
         let mut row = margin_of(&panel.name);
         for cell in 0..cells {
             let (color, sign) = moment(panel, style, at(cell), at(cell + 1), now);
@@ -705,7 +578,8 @@ fn moment(panel: &Panel, style: Style, from: Wall, to: Wall, now: Wall) -> (&'st
     let spans = || ended().flat_map(|ended| &ended.spans);
     let mut busy: u128 = spans().map(|&(begun, ended)| overlap(begun, ended)).sum();
     let touched = spans().any(|&(begun, ended)| begun < to && ended >= from);
-    let failed = ended().any(|ended| !ended.good && ended.at >= from && ended.at < to);
+    let failed =
+        ended().any(|ended| ended.ending == Ending::Bad && ended.at >= from && ended.at < to);
     let runs = panel
         .running
         .as_ref()
@@ -752,14 +626,17 @@ mod tests {
         Wall(NOW.0 - minutes * 60_000)
     }
 
-    fn ended(name: &str, good: bool, from: i64, to: i64) -> Ended {
+    fn ended(name: &str, ending: Ending, from: i64, to: i64) -> Ended {
+        let word = if ending == Ending::Bad {
+            " (timeout)"
+        } else {
+            ""
+        };
         Ended {
-            id: JobId::parse(&format!("job-20260130-143000-{name}")).unwrap(),
-            good,
-            word: if good { "completed" } else { "timeout" }.to_owned(),
+            name: name.to_owned(),
+            ending,
+            told: format!("{word}, 1m 05s, $0.5000"),
             at: ago(to),
-            duration: Some(Duration::from_secs(65)),
-            cost_usd: Some(0.5),
             spans: vec![(ago(from), ago(to))],
         }
     }
@@ -767,7 +644,6 @@ mod tests {
     fn panel(name: &str) -> Panel {
         Panel {
             name: name.to_owned(),
-            enabled: true,
             ..Panel::default()
         }
     }
@@ -786,7 +662,7 @@ mod tests {
             start: 2,
             since: ago(3),
             timeout: Some(Duration::from_secs(7200)),
-            action: Some("Bash cargo test".to_owned()),
+            action: "Bash cargo test".to_owned(),
         };
         let alpha = Panel {
             running: Some(running),
@@ -794,36 +670,29 @@ mod tests {
             next: vec!["next-one".to_owned(), "after-that".to_owned()],
             held: 3,
             ended: vec![
-                ended("bad", false, 70, 60),
-                ended("good", true, 180, 120),
-                ended("older", true, 300, 299),
-                ended("oldest", true, 500, 499),
+                ended("good", Ending::Good, 70, 60),
+                ended("bad", Ending::Bad, 180, 120),
+                ended("older", Ending::Cancelled, 300, 299),
+                ended("oldest", Ending::Good, 500, 499),
             ],
             ..panel("alpha")
         };
-        let hold = HoldView {
-            agent: None,
-            kind: "usage_limit".to_owned(),
-            reason: "limit reached".to_owned(),
-            until: Some(ago(-90)),
-        };
         let beta = Panel {
-            hold: Some(hold),
-            paused: Some(Paused {
-                name: "slow".to_owned(),
-                text: "waits for its agent".to_owned(),
-                counts_down: false,
-            }),
-            ended: vec![ended("other", true, 180, 120)],
+            obstacles: vec![(
+                "33",
+                "‖ usage limit until 20:53 (49m 00s): claude".to_owned(),
+            )],
+            paused: Some(("slow".to_owned(), "goes on then".to_owned())),
+            ended: vec![ended("other", Ending::Good, 180, 120)],
             ..panel("beta")
         };
         let trouble = Panel {
-            trouble: Some("cannot open /x: gone".to_owned()),
-            enabled: false,
+            obstacles: vec![("31", "cannot open /x: gone".to_owned())],
             ..panel("日本語のプロジェクト名")
         };
         Overview {
             daemon: true,
+            spent: (12.0, Some(20.0)),
             panels: vec![alpha, beta, trouble],
         }
     }
@@ -836,19 +705,26 @@ mod tests {
     fn a_large_screen_tells_everything() {
         let text = shown(&busy(), 80, None).join("\n");
         for part in [
-            "job-monitor  1 running, 13 waiting, 3 held\n",
+            "job-monitor  1 running, 13 waiting, 3 held, $12.00 of $20.00 today\n",
             "alpha             ● fix-it  3m 00s of 2h 00m, start 2\n",
             "                    Bash cargo test\n",
             "                  3 held, 12 waiting: next-one, after-that, ...\n",
-            " bad (timeout), 1m 05s, $0.5000\n",
-            "beta              until ",
-            " (in 1h 30m) limit reached\n",
-            "‖ slow  waits for its agent\n",
-            "日本語のプロジ…   cannot open /x: gone\n                  disabled\n",
+            "bad (timeout), 1m 05s, $0.5000\n",
+            "beta              ‖ usage limit until 20:53 (49m 00s): claude\n",
+            "‖ slow  goes on then\n",
+            "日本語のプロジ…   cannot open /x: gone\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
-        assert!(!text.contains("oldest"), "{text}");
+    }
+
+    #[test]
+    fn free_rows_are_filled_one_by_one_and_failures_come_first() {
+        let of = |free| outcomes(&busy().panels, free, NOW);
+        assert_eq!(of(0), [vec![], vec![], Vec::<usize>::new()]);
+        assert_eq!(of(1), [vec![1], vec![], vec![]]);
+        assert_eq!(of(3), [vec![1, 0], vec![0], vec![]]);
+        assert_eq!(of(99), [vec![1, 0, 2, 3], vec![0], vec![]]);
     }
 
     #[test]
@@ -897,22 +773,11 @@ mod tests {
             );
         }
         assert_eq!((alpha[cell(90)], beta[cell(90)]), ('·', '·'));
-        assert_eq!((alpha[cell(59)], beta[cell(59)]), ('✗', '·'));
+        assert_eq!(alpha[cell(119)], '✗');
         assert_eq!((alpha[71], beta[71]), ('▅', '·'));
         // The one that took a minute is seen, too.
         assert_eq!(alpha[cell(299)], '▂');
         let hours = text.iter().find(|line| line.contains(":00 ")).unwrap();
         assert_eq!(hours.matches(":00").count(), 6, "{hours}");
-    }
-
-    #[test]
-    fn a_clock_runs_only_while_something_does() {
-        assert!(busy().has_clock());
-        let idle = Overview {
-            daemon: true,
-            panels: vec![panel("alpha")],
-        };
-        assert!(!idle.has_clock());
-        assert!(shown(&idle, 80, None)[2].ends_with("idle"));
     }
 }

@@ -156,12 +156,10 @@ fn a_hold_is_counted_down() {
     desk.space.start();
     desk.resize(160, 24);
     desk.type_in("job-monitor watch");
-    let screen = desk.wait("the hold", |screen| screen.contains("limit reached"));
-    let line = line_with(&screen, "limit reached");
-    assert!(
-        line.contains("until 20") && line.contains("(in "),
-        "{screen}"
-    );
+    let screen = desk.wait("the hold", |screen| {
+        screen.contains("‖ usage limit until 20")
+    });
+    assert_eq!(screen.matches("usage limit").count(), 1, "{screen}");
     desk.space.stop();
     desk.wait("that nothing runs jobs", |screen| {
         screen.starts_with("job-monitor  the monitor is not running; ")

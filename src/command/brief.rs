@@ -1,0 +1,64 @@
+//! What several screens say in a few words: why nothing runs, and how far an agent has got.
+
+use crate::record::{Check, Claim, HoldView};
+use crate::render::clean_line;
+use crate::time::{Wall, human};
+
+/// A hold, its end first: `usage limit until 20:53 (49m): claude: limit reached`.
+pub(super) fn hold_line(hold: &HoldView, now: Wall) -> String {
+    let agent = hold.agent.as_ref().map(|agent| format!("{agent}: "));
+    let why = format!("{}{}", agent.unwrap_or_default(), hold.reason);
+    format!("{}: {}", hold_end(hold, now), clean_line(&why))
+}
+
+/// The same where there is little room: the reason only where a person needs it.
+pub(super) fn hold_short(hold: &HoldView, now: Wall) -> String {
+    match (&hold.agent, hold.until) {
+        (Some(agent), Some(_)) => format!("{}: {}", hold_end(hold, now), clean_line(agent)),
+        _ => hold_line(hold, now),
+    }
+}
+
+fn hold_end(hold: &HoldView, now: Wall) -> String {
+    let kind = clean_line(&hold.kind.replace('_', " "));
+    let Some(until) = hold.until else { return kind };
+    let left = human(until.since(now));
+    // Of a long time, nobody counts the seconds.
+    let left = match left.split_once("m ") {
+        Some((minutes, _)) if minutes.len() > 1 => format!("{minutes}m"),
+        _ => left,
+    };
+    format!("{kind} until {} ({left})", until.short(now))
+}
+
+/// Why a job that was begun does not run just now.
+pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
+    let Some(suspension) = &claim.suspended else {
+        return "was interrupted; on_interrupt says what follows when the monitor starts"
+            .to_owned();
+    };
+    let error = clean_line(&suspension.error);
+    match suspension.retry_at {
+        Some(at) if at > now => {
+            let left = human(at.since(now));
+            format!("tries again at {}, in {left}: {error}", at.short(now))
+        }
+        Some(_) => format!("goes on next: {error}"),
+        None => format!("waits for its agent: {error}"),
+    }
+}
+
+/// When a suspended job goes on, if its claim says so.
+pub(super) fn retry_at(claim: &Claim) -> Option<Wall> {
+    claim.suspended.as_ref()?.retry_at
+}
+
+/// How a check ended: `passed`, `failed with exit status 1`.
+pub(super) fn check_end(check: &Check) -> String {
+    match (check.exit_code, check.signal) {
+        (Some(0), _) => "passed".to_owned(),
+        (Some(code), _) => format!("failed with exit status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "did not end by itself".to_owned(),
+    }
+}
