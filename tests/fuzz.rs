@@ -17,7 +17,6 @@ use job_monitor::render::{self, Style};
 use job_monitor::settings::{self, Settings};
 use job_monitor::time::{Wall, human, parse_duration};
 use job_monitor::{cli, document};
-use serde_json::value::RawValue;
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -880,6 +879,8 @@ const RESULT: &str = r#"{
   "cost_usd": 0.5}], "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "ls"}}],
   "leftovers": 0, "document_sha256": null, "logs": ["jobs/logs/job-20260130-143000-x.jsonl"] }"#;
 
+/// Whatever lies where our files belong, each reading command ends by itself, says something and
+/// harms no terminal.
 #[test]
 fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
     const ID: &str = "job-20260130-143000-x";
