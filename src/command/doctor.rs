@@ -1,43 +1,31 @@
 //! `doctor`: what could stop jobs, each with a remedy that can be pasted.
 //!
-//! Everything is looked at as the daemon and its agents see it, which is not how the person's
-//! shell does: the service has an environment of its own. The checks of each project and agent
-//! run in threads of their own with a common deadline, so that a dead mount or a program that
-//! hangs is told of and delays nothing. Nothing is made or changed, and no value of a variable
-//! is ever shown.
+//! One check after the other, and each line is printed as it is known: where one hangs, the last line
+//! tells how far it came. Everything is looked at as the daemon and its agents see it, whose
+//! environment is not that of the person's shell. Nothing is made or changed, and no value of a
+//! variable is shown.
 
 mod agent;
-mod ask;
-mod machine;
-mod project;
-mod service;
+mod system;
 
-use super::{Outcome, projects, terminal};
+use super::{Outcome, projects};
 use crate::board;
 use crate::cli::Format;
-use crate::daemon;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
+use crate::holds::Hold;
 use crate::project::{AgentSpec, Policy, Project};
 use crate::registry::{Entry, Registry};
-use crate::render::{self, Style, clean_line, columns_of};
+use crate::render::{self, Style, clean_line};
 use crate::settings::{self, Places, Settings};
+use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
 use serde::Serialize;
-use serde_json::Map;
-use service::Service;
-use std::ffi::OsString;
-use std::fmt::Write;
+use serde_json::{Map, json};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use system::World;
 
-/// All checks together take at most about so long; longer than what any program is given, so that
-/// one that hangs is told of by name.
-const LIMIT: Duration = Duration::from_secs(20);
-
-/// Where messages and remedies begin, after level and check.
-const INDENT: usize = 22;
+/// So many documents that are left alone are named.
+const ODD_SHOWN: usize = 20;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,8 +39,10 @@ enum Level {
     Problem,
 }
 
+use Level::{Ok as Fine, Problem, Warning};
+
 /// What one check found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Finding {
     check: &'static str,
     project: Option<String>,
@@ -63,28 +53,34 @@ struct Finding {
     remedy: Option<String>,
 }
 
-impl Finding {
-    fn new(check: &'static str, level: Level, message: impl Into<String>) -> Finding {
+impl Level {
+    fn found(self, check: &'static str, message: impl Into<String>) -> Finding {
         Finding {
             check,
             project: None,
             agent: None,
-            level,
+            level: self,
             message: message.into(),
             remedy: None,
         }
     }
+}
 
-    fn ok(check: &'static str, message: impl Into<String>) -> Finding {
-        Finding::new(check, Level::Ok, message)
-    }
-
-    fn warning(check: &'static str, message: impl Into<String>) -> Finding {
-        Finding::new(check, Level::Warning, message)
-    }
-
-    fn problem(check: &'static str, message: impl Into<String>) -> Finding {
-        Finding::new(check, Level::Problem, message)
+impl Finding {
+    /// An error about a file. Where the error's own sentence ends with a command, that is the remedy,
+    /// else the editor.
+    fn error(check: &'static str, error: &Error, path: &Path) -> Finding {
+        let text = error.to_string();
+        let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
+        let message = message.split("; mend it").next().unwrap_or_default();
+        // Our errors end with the path as it is, which a shell would take for several words.
+        let remedy = advice.find(" /").map(|at| {
+            let (command, path) = advice.split_at(at + 1);
+            format!("{command}{}", quoted(path))
+        });
+        Problem
+            .found(check, message)
+            .remedy(remedy.unwrap_or_else(|| edit(path)))
     }
 
     fn remedy(mut self, remedy: impl Into<String>) -> Finding {
@@ -93,291 +89,298 @@ impl Finding {
     }
 }
 
-/// What several checks need to know.
-struct World {
-    places: Places,
-    service: Service,
-    /// From `.env`; empty where it cannot be read, which is a finding of its own.
-    credentials: Vec<(OsString, OsString)>,
+/// Tells findings as they come, and keeps them.
+struct Report {
+    format: Format,
+    style: Style,
+    heading: String,
+    findings: Vec<Finding>,
 }
 
-#[derive(Serialize)]
-struct Report {
-    findings: Vec<Finding>,
-    problems: usize,
-    warnings: usize,
+impl Report {
+    fn tell(&mut self, heading: &str, found: Vec<Finding>) -> Result<()> {
+        if self.format == Format::Text && !found.is_empty() {
+            let mut text = String::new();
+            if self.heading != heading {
+                text = self.style.paint("1", &clean_line(heading)) + "\n";
+                heading.clone_into(&mut self.heading);
+            }
+            let mut told: Vec<(&str, &str)> = Vec::new();
+            for finding in &found {
+                // The same of several projects is one line.
+                let what = (finding.check, finding.message.as_str());
+                if !told.contains(&what) {
+                    let alike = found
+                        .iter()
+                        .filter(|f| (f.check, f.message.as_str()) == what);
+                    text += &self.line(&alike.collect::<Vec<_>>());
+                    told.push(what);
+                }
+            }
+            render::print(&self.style.text(&text))?;
+        }
+        self.findings.extend(found);
+        Ok(())
+    }
+
+    fn line(&self, alike: &[&Finding]) -> String {
+        let Finding {
+            check,
+            level,
+            message,
+            ..
+        } = alike[0];
+        let level = match level {
+            Fine => self.style.paint("32", "ok     "),
+            Warning => self.style.paint("33", "warning"),
+            Problem => self.style.paint("31", "problem"),
+        };
+        let names: Vec<&str> = alike.iter().filter_map(|f| f.project.as_deref()).collect();
+        let whose = if names.is_empty() {
+            String::new()
+        } else {
+            names.join(", ") + ": "
+        };
+        let line = format!("  {level} {check:<11} {}\n", clean_line(&(whose + message)));
+        let remedies = alike.iter().filter_map(|finding| finding.remedy.as_ref());
+        remedies.fold(line, |text, remedy| {
+            text + &format!("{:22}{}\n", "", clean_line(remedy))
+        })
+    }
+
+    fn end(self) -> Outcome {
+        let count = |level| self.findings.iter().filter(|f| f.level == level).count();
+        let (problems, warnings) = (count(Problem), count(Warning));
+        let holds = self.findings.iter().filter(|f| f.check == "hold").count();
+        let all = json!({"findings": self.findings, "problems": problems, "warnings": warnings});
+        render::answer(self.format, &all, || {
+            let verdict = match (problems, holds) {
+                (0, 0) => "Nothing stops jobs".to_owned(),
+                (n, 0) => format!("Jobs are stopped by {}", counted(n, "problem")),
+                (0, n) => format!("Jobs are stopped by {}", counted(n, "hold")),
+                _ => format!(
+                    "Jobs are stopped by {} and {}",
+                    counted(problems, "problem"),
+                    counted(holds, "hold")
+                ),
+            };
+            format!("{verdict}; {} in all\n", counted(warnings, "warning"))
+        })?;
+        Ok(if problems == 0 {
+            Exit::Done
+        } else {
+            Exit::Failed
+        })
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(named: Option<&str>, format: Format) -> Outcome {
-    let places = Places::find()?;
-    let mut findings = Vec::new();
-    let settings = settings_finding(&places, &mut findings);
-    let (entries, chosen) = registry_finding(&places, named, &mut findings)?;
-    let credentials = credentials_finding(&places, &mut findings);
-    let world = Arc::new(World {
-        service: Service::look(daemon::running(&places)),
-        places,
-        credentials,
-    });
-    findings.extend(service::findings(&world.service));
-    let deadline = Instant::now() + LIMIT;
-    let mut tasks = vec![machine::check(&world, entries.len())];
-    if let Some(settings) = &settings {
-        for (agent, project) in agents(settings, &chosen) {
-            tasks.push(agent::check(&world, agent, project));
-        }
-        for entry in &chosen {
-            tasks.push(project_task(&world, settings, entry));
-        }
+    let mut report = Report {
+        format,
+        style: Style::of_stdout(),
+        heading: String::new(),
+        findings: Vec::new(),
+    };
+    let world = World::look(Places::find()?);
+    let (findings, settings) = settings_findings(&world.places);
+    report.tell("Monitor", findings)?;
+    let (findings, entries) = registry_findings(&world.places, named)?;
+    report.tell("Monitor", findings)?;
+    report.tell(
+        "Monitor",
+        vec![credentials_finding(&world), world.daemon_finding()],
+    )?;
+    report.tell("Monitor", system::service_findings())?;
+    report.tell("Monitor", system::machine_findings(&world.places, &entries))?;
+    let Some(settings) = settings else {
+        return report.end();
+    };
+    for (agent, project) in agents(&settings, &entries) {
+        let heading = format!("Agent {}", agent.name);
+        report.tell(&heading, agent::findings(&world, &agent, project.as_ref()))?;
     }
-    findings.extend(tasks.into_iter().flat_map(|task| task.end(deadline)));
-    findings.extend(hold_findings(&world.places));
-    if let Some(settings) = &settings {
-        findings.extend(budget_findings(&world.places, settings, &chosen));
-    }
-    report(findings, format)
+    let of_entry = |entry| project_findings(&world, &settings, entry);
+    report.tell("Projects", entries.iter().flat_map(of_entry).collect())?;
+    report.tell("Holds", hold_findings(&world.places, &settings, &entries))?;
+    report.end()
 }
 
-/// What would stop jobs of a project that was just registered, or hamper them; a line for each.
+/// What would stop jobs of a project that was just registered; a line for each.
 pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
-    let mut findings = Vec::new();
-    let settings = settings_finding(places, &mut findings);
-    let credentials = credentials_finding(places, &mut findings);
-    let world = Arc::new(World {
-        places: places.clone(),
-        service: Service::look(daemon::running(places)),
-        credentials,
-    });
-    let deadline = Instant::now() + LIMIT;
-    if let Some(policy) = settings.and_then(|settings| settings.policy(&Map::new()).ok()) {
-        let tasks = [
-            agent::check(&world, policy.agent.clone(), Some(project.clone())),
-            project::check(&world, project.clone(), policy),
-        ];
-        findings.extend(tasks.into_iter().flat_map(|task| task.end(deadline)));
+    let world = World::look(places.clone());
+    let mut findings = vec![credentials_finding(&world)];
+    if let (_, Some(settings)) = settings_findings(places)
+        && let Ok(policy) = settings.policy(&Map::new())
+    {
+        findings.extend(agent::findings(&world, &policy.agent, Some(project)));
     }
-    let bad = findings
-        .into_iter()
-        .filter(|finding| finding.level != Level::Ok);
-    bad.map(|finding| {
-        let word = match finding.level {
-            Level::Problem => "Problem",
-            _ => "Warning",
-        };
+    findings.retain(|finding| finding.level == Problem);
+    let line = |finding: Finding| {
         let remedy = finding.remedy.map(|remedy| format!("; run: {remedy}"));
         clean_line(&format!(
-            "{word}: {}{}",
+            "Problem: {}{}",
             finding.message,
             remedy.unwrap_or_default()
         ))
-    })
-    .collect()
+    };
+    findings.into_iter().map(line).collect()
 }
 
-// --- tasks ---
-
-/// Checks that run in a thread of their own.
-struct Task {
-    check: &'static str,
-    project: Option<String>,
-    agent: Option<String>,
-    findings: Receiver<Vec<Finding>>,
-}
-
-impl Task {
-    fn start(
-        check: &'static str,
-        project: Option<&str>,
-        agent: Option<&str>,
-        run: impl FnOnce() -> Vec<Finding> + Send + 'static,
-    ) -> Task {
-        let (sender, findings) = mpsc::channel();
-        std::thread::spawn(move || sender.send(run()));
-        Task {
-            check,
-            project: project.map(str::to_owned),
-            agent: agent.map(str::to_owned),
-            findings,
-        }
-    }
-
-    fn end(self, deadline: Instant) -> Vec<Finding> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut findings = self.findings.recv_timeout(left).unwrap_or_else(|_| {
-            let message = format!(
-                "gave no answer within {} s; a mount that hangs does that",
-                LIMIT.as_secs()
-            );
-            vec![Finding::problem(self.check, message)]
-        });
-        for finding in &mut findings {
-            finding.project.clone_from(&self.project);
-            finding.agent.clone_from(&self.agent);
-        }
-        findings
-    }
-}
-
-fn project_task(world: &Arc<World>, settings: &Settings, entry: &Entry) -> Task {
-    let name = entry.project.name.clone();
-    if !entry.enabled {
-        let remedy = format!("job-monitor enable {}", quoted(&name));
-        let finding = Finding::ok("project", "is disabled, so no job of it is started");
-        return Task::start("project", Some(&name), None, || {
-            vec![finding.remedy(remedy)]
-        });
-    }
-    match entry.policy(settings) {
-        Ok(policy) => project::check(world, entry.project.clone(), policy),
-        Err(error) => {
-            let remedy = edit(&world.places.registry());
-            let finding = Finding::problem("settings", error.to_string()).remedy(remedy);
-            Task::start("settings", Some(&name), None, || vec![finding])
-        }
-    }
-}
-
-/// The agents that the projects use, each once, with the first project that does; without any
-/// project, the one that the next would use.
+/// The agents that the projects use and that of the settings, each with the first project that does.
 fn agents(settings: &Settings, entries: &[Entry]) -> Vec<(AgentSpec, Option<Project>)> {
     let mut agents: Vec<(AgentSpec, Option<Project>)> = Vec::new();
-    let enabled = entries.iter().filter(|entry| entry.enabled);
-    for entry in enabled {
-        if let Ok(Policy { agent, .. }) = entry.policy(settings)
+    let used = entries.iter().filter(|entry| entry.enabled);
+    let used = used.map(|entry| (entry.policy(settings), Some(&entry.project)));
+    for (policy, project) in used.chain([(settings.policy(&Map::new()), None)]) {
+        if let Ok(Policy { agent, .. }) = policy
             && !agents.iter().any(|(known, _)| known.name == agent.name)
         {
-            agents.push((agent, Some(entry.project.clone())));
+            agents.push((agent, project.cloned()));
         }
-    }
-    if agents.is_empty()
-        && let Ok(policy) = settings.policy(&Map::new())
-    {
-        agents.push((policy.agent, None));
     }
     agents
 }
 
-// --- configuration ---
-
-fn settings_finding(places: &Places, findings: &mut Vec<Finding>) -> Option<Settings> {
+fn settings_findings(places: &Places) -> (Vec<Finding>, Option<Settings>) {
     let path = places.settings();
+    let shown = path.display();
     match settings::load(&path) {
+        Err(error) => (vec![Finding::error("settings", &error, &path)], None),
         Ok((settings, warnings)) => {
-            if warnings.is_empty() {
-                let there = match path.exists() {
-                    true => format!("{}", path.display()),
-                    false => format!("{} is not there, so the defaults hold", path.display()),
-                };
-                findings.push(Finding::ok("settings", there));
-            }
-            for warning in warnings {
-                findings.push(Finding::warning("settings", warning).remedy(edit(&path)));
-            }
-            Some(settings)
-        }
-        Err(error) => {
-            findings.push(Finding::problem("settings", without_advice(&error)).remedy(mend(&path)));
-            None
+            let finding = |text| Warning.found("settings", text).remedy(edit(&path));
+            let mut findings: Vec<Finding> = warnings.into_iter().map(finding).collect();
+            findings.push(match path.exists() {
+                true => Fine.found("settings", shown.to_string()),
+                false => Fine.found("settings", format!("the defaults; there is no {shown}")),
+            });
+            (findings, Some(settings))
         }
     }
 }
 
-/// All entries, and those that the command is about.
-fn registry_finding(
-    places: &Places,
-    named: Option<&str>,
-    findings: &mut Vec<Finding>,
-) -> Result<(Vec<Entry>, Vec<Entry>)> {
+/// What is wrong with the registry, and the entries that the command is about.
+fn registry_findings(places: &Places, named: Option<&str>) -> Result<(Vec<Finding>, Vec<Entry>)> {
     let path = places.registry();
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
-        Err(error) => {
-            findings.push(Finding::problem("registry", without_advice(&error)).remedy(mend(&path)));
-            return Ok(Default::default());
-        }
+        Err(error) => return Ok((vec![Finding::error("registry", &error, &path)], Vec::new())),
     };
     let (entries, warnings) = registry.entries();
-    for warning in &warnings {
-        findings.push(Finding::problem("registry", without_advice(warning)).remedy(edit(&path)));
-    }
-    let count = match entries.len() {
-        0 if warnings.is_empty() => {
-            let remedy = "job-monitor register PATH";
-            findings.push(
-                Finding::warning("registry", "no project is registered, so there is no work")
-                    .remedy(remedy),
+    let finding = |text| Problem.found("registry", text).remedy(edit(&path));
+    let mut findings: Vec<Finding> = warnings.into_iter().map(finding).collect();
+    let count = format!(
+        "{} in {}",
+        counted(entries.len(), "project"),
+        path.display()
+    );
+    findings.push(match entries.is_empty() {
+        true => Warning
+            .found("registry", count)
+            .remedy("job-monitor register PATH"),
+        false => Fine.found("registry", count),
+    });
+    Ok((findings, projects::choose(&registry, entries, named)?))
+}
+
+fn credentials_finding(world: &World) -> Finding {
+    let path = world.places.credentials();
+    let shown = path.display();
+    match &world.credentials {
+        Err(error) => Finding::error("credentials", error, &path),
+        Ok(all) if path.exists() => {
+            let message = format!(
+                "{shown} is safe and sets {}",
+                counted(all.len(), "variable")
             );
-            None
+            Fine.found("credentials", message)
         }
-        1 => Some("1 project".to_owned()),
-        count => Some(format!("{count} projects")),
+        Ok(_) => Fine.found("credentials", format!("none; there is no {shown}")),
+    }
+}
+
+/// All about one project.
+fn project_findings(world: &World, settings: &Settings, entry: &Entry) -> Vec<Finding> {
+    let name = &entry.project.name;
+    let mut findings = match entry.policy(settings) {
+        _ if !entry.enabled => {
+            let finding = Fine.found("project", "is disabled, so no job of it is started");
+            vec![finding.remedy(format!("job-monitor enable {}", quoted(name)))]
+        }
+        Err(error) => vec![Finding::error("settings", &error, &world.places.registry())],
+        Ok(policy) => {
+            let mut findings = spool_findings(&entry.project);
+            findings.extend(agent::project_findings(
+                world,
+                &policy.agent,
+                &entry.project,
+            ));
+            findings
+        }
     };
-    if let Some(count) = count {
-        let message = format!("{count} in {}", path.display());
-        findings.push(Finding::ok("registry", message));
+    for finding in &mut findings {
+        finding.project = Some(name.clone());
     }
-    let chosen = projects::choose(&registry, entries.clone(), named)?;
-    Ok((entries, chosen))
+    findings
 }
 
-fn credentials_finding(places: &Places, findings: &mut Vec<Finding>) -> Vec<(OsString, OsString)> {
-    let path = places.credentials();
-    match settings::credentials(&path) {
-        Ok(credentials) => {
-            let message = match (path.exists(), credentials.len()) {
-                (false, _) => format!("{} is not there, and need not be", path.display()),
-                (true, 1) => format!("{} is safe and sets 1 variable", path.display()),
-                (true, n) => format!("{} is safe and sets {n} variables", path.display()),
-            };
-            findings.push(Finding::ok("credentials", message));
-            credentials
+fn spool_findings(project: &Project) -> Vec<Finding> {
+    let items = project.path.join(project.layout.items());
+    let name = quoted(&project.name);
+    let scan = Spool::open(project).and_then(|spool| spool.scan(Leftovers::Leave));
+    let odd = match scan {
+        Ok(scan) => scan.odd,
+        Err(error) if error.is_not_found() => {
+            let finding = Problem.found("directories", error.to_string());
+            return vec![finding.remedy(match project.path.is_dir() {
+                true => format!("mkdir -p {}", quoted_path(&items)),
+                false => format!("job-monitor unregister {name}"),
+            })];
         }
-        Err(error) => {
-            let remedy = access_remedy(&path, 0o077).unwrap_or_else(|| edit(&path));
-            let message = without_advice(&error);
-            findings.push(Finding::problem("credentials", message).remedy(remedy));
-            Vec::new()
-        }
-    }
+        Err(error) => return vec![Finding::error("directories", &error, &items)],
+    };
+    let left_alone = odd.iter().take(ODD_SHOWN).map(|(file, why)| {
+        let path = quoted_path(&items.join(file));
+        let finding = Warning.found("documents", format!("{file} is left alone: {why}"));
+        finding.remedy(format!("job-monitor -p {name} submit {path} && rm {path}"))
+    });
+    left_alone
+        .chain([Fine.found("directories", "in order")])
+        .collect()
 }
 
-fn hold_findings(places: &Places) -> Vec<Finding> {
+/// What is held: by faults of agents, by the day's money, by the owner's own rules.
+fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec<Finding> {
     let now = Wall::now();
-    let records = board::read(&places.state);
-    let finding = |hold: &crate::holds::Hold| {
+    let mut records = board::read(&places.state);
+    for entry in entries.iter().filter(|entry| entry.enabled) {
+        if let Ok(policy) = entry.policy(settings) {
+            // So that what only settings and time decide is in force.
+            records.hold_of(
+                &entry.project.name,
+                &policy,
+                settings.daily_budget_usd(),
+                now,
+            );
+        }
+    }
+    let finding = |hold: &Hold| {
         let ends = match hold.until {
             Some(until) => format!(
-                "; it ends at {}, in {}",
+                "; until {}, in {}",
                 until.short(now),
                 human(until.since(now))
             ),
             None => String::new(),
         };
-        let message = format!("{}{ends}", hold.sentence());
-        // A limit ends by itself, and a program or file is judged by its own check.
-        let mut finding = match hold.needs_person() {
-            true => Finding::problem("hold", message).remedy("job-monitor release --all"),
-            false => Finding::warning("hold", message),
-        };
-        finding.agent = hold.agent.clone();
-        finding
+        let finding = Warning.found("hold", format!("{}{ends}", hold.sentence()));
+        finding.remedy("job-monitor release --all")
     };
     records.all(now).into_iter().map(finding).collect()
-}
-
-fn budget_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec<Finding> {
-    let ledger = board::read(&places.state).ledger;
-    let overall = settings.daily_budget_usd();
-    let finding = |entry: &Entry| {
-        let own = entry.policy(settings).ok()?.daily_budget_usd;
-        let name = &entry.project.name;
-        let (reason, _) = ledger.exhausted(name, own, overall, Wall::now())?;
-        let mut finding = Finding::warning("budget", reason).remedy(edit(&places.settings()));
-        finding.project = Some(name.clone());
-        Some(finding)
-    };
-    entries.iter().filter_map(finding).collect()
 }
 
 // --- remedies ---
@@ -397,252 +400,4 @@ fn quoted_path(path: &Path) -> String {
 
 fn edit(path: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted_path(path))
-}
-
-/// What mends a file that was not taken: its permissions, those of its directory, or its text.
-fn mend(path: &Path) -> String {
-    let places = [Some(path), path.parent()];
-    let refused = places.into_iter().flatten().find(|place| is_refused(place));
-    let remedy = refused.and_then(|place| access_remedy(place, 0o022));
-    remedy.unwrap_or_else(|| edit(path))
-}
-
-/// Whether others may write there, so that the daemon does not believe what it finds.
-fn is_refused(place: &Path) -> bool {
-    let stat = nix::sys::stat::stat(place);
-    stat.is_ok_and(|stat| crate::files::check_own(&stat, place).is_err())
-}
-
-/// What makes a file or directory the user's own, without the permissions of `forbidden`.
-fn access_remedy(path: &Path, forbidden: u32) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
-        return Some(format!("sudo chown \"$(id -un)\" {}", quoted_path(path)));
-    }
-    let who = match forbidden {
-        0o077 => "go-rwx",
-        _ => "go-w",
-    };
-    (meta.mode() & forbidden != 0).then(|| format!("chmod {who} {}", quoted_path(path)))
-}
-
-/// An error's sentence less the remedy in it, which is given in a line of its own.
-fn without_advice(error: &impl std::fmt::Display) -> String {
-    let text = error.to_string();
-    let advice = ["; run: ", "; mend it"];
-    match advice.iter().find_map(|advice| text.split_once(advice)) {
-        Some((matter, _)) => matter.to_owned(),
-        None => text,
-    }
-}
-
-// --- the report ---
-
-fn report(findings: Vec<Finding>, format: Format) -> Outcome {
-    let count = |level| findings.iter().filter(|f| f.level == level).count();
-    let report = Report {
-        problems: count(Level::Problem),
-        warnings: count(Level::Warning),
-        findings,
-    };
-    render::answer(format, &report, || {
-        let columns = terminal::size(std::io::stdout()).0;
-        text(&report, Style::of_stdout(), columns)
-    })?;
-    Ok(match report.problems {
-        0 => Exit::Done,
-        _ => Exit::Failed,
-    })
-}
-
-fn text(report: &Report, style: Style, columns: usize) -> String {
-    // Other programs want lines as they are, and a column of a few words is harder to read still.
-    let width = match style.terminal {
-        true if columns >= 2 * INDENT => columns - INDENT,
-        _ => usize::MAX,
-    };
-    let mut text = String::new();
-    let mut heading = String::new();
-    // What belongs together stands together, in the order in which it was first met.
-    let headings: Vec<String> = report.findings.iter().map(heading_of).collect();
-    let mut order: Vec<&String> = Vec::new();
-    for one in &headings {
-        if !order.contains(&one) {
-            order.push(one);
-        }
-    }
-    for group in order {
-        for (finding, _) in report
-            .findings
-            .iter()
-            .zip(&headings)
-            .filter(|(_, of)| *of == group)
-        {
-            if heading != *group {
-                let _ = writeln!(text, "{}", style.paint("1", &style.text(group)));
-                heading.clone_from(group);
-            }
-            let (word, color) = match finding.level {
-                Level::Ok => ("ok", "32"),
-                Level::Warning => ("warning", "33"),
-                Level::Problem => ("problem", "31"),
-            };
-            let _ = writeln!(
-                text,
-                "  {} {:<11} {}",
-                style.paint(color, &format!("{word:<7}")),
-                finding.check,
-                wrapped(&style.text(&clean_line(&finding.message)), width)
-            );
-            // Never broken: it is to be pasted.
-            if let Some(remedy) = &finding.remedy {
-                let _ = writeln!(text, "{:INDENT$}{}", "", style.text(&clean_line(remedy)));
-            }
-        }
-    }
-    let warnings = match report.warnings {
-        0 => String::new(),
-        1 => "1 warning".to_owned(),
-        n => format!("{n} warnings"),
-    };
-    let last = match (report.problems, report.warnings) {
-        (0, 0) => "Nothing stops jobs".to_owned(),
-        (0, _) => format!("Nothing stops jobs; {warnings}"),
-        (1, 0) => "1 problem stops jobs".to_owned(),
-        (n, 0) => format!("{n} problems stop jobs"),
-        (1, _) => format!("1 problem stops jobs; {warnings}"),
-        (n, _) => format!("{n} problems stop jobs; {warnings}"),
-    };
-    text.push_str(&last);
-    text.push('\n');
-    text
-}
-
-/// A message in lines of at most so many columns, those after the first indented. A word that is
-/// longer, a path say, stays whole.
-fn wrapped(message: &str, width: usize) -> String {
-    let mut text = String::new();
-    let mut left = width;
-    for word in message.split(' ') {
-        let columns: usize = word.chars().map(columns_of).sum();
-        if text.is_empty() {
-            left = left.saturating_sub(columns);
-        } else if columns < left {
-            text.push(' ');
-            left -= columns + 1;
-        } else {
-            let _ = write!(text, "\n{:INDENT$}", "");
-            left = width.saturating_sub(columns);
-        }
-        text.push_str(word);
-    }
-    text
-}
-
-fn heading_of(finding: &Finding) -> String {
-    match (&finding.project, &finding.agent) {
-        (Some(project), _) => format!("Project {}", clean_line(project)),
-        (None, Some(agent)) => format!("Agent {}", clean_line(agent)),
-        (None, None) => "Monitor".to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAIN: Style = Style {
-        color: false,
-        unicode: false,
-        ascii_only: true,
-        terminal: true,
-    };
-
-    #[test]
-    fn a_path_in_a_remedy_is_one_word_for_a_shell() {
-        assert_eq!(quoted("/a/b-c_1.md"), "/a/b-c_1.md");
-        assert_eq!(quoted("/a b"), "'/a b'");
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
-        assert_eq!(quoted("~/x"), "'~/x'");
-        assert_eq!(quoted(""), "''");
-    }
-
-    #[test]
-    fn what_belongs_together_stands_together_and_nothing_reaches_the_terminal_raw() {
-        let of = |project: &str, finding: Finding| Finding {
-            project: Some(project.to_owned()),
-            ..finding
-        };
-        let findings = vec![
-            Finding::ok("settings", "fine"),
-            of("alpha", Finding::ok("disk", "room")),
-            of(
-                "b\x1b[2J",
-                Finding::problem("directories", "gone\nat all").remedy("mount /x"),
-            ),
-            of("alpha", Finding::warning("budget", "used up")),
-        ];
-        let report = Report {
-            findings,
-            problems: 1,
-            warnings: 1,
-        };
-        let expected = "\
-Monitor
-  ok      settings    fine
-Project alpha
-  ok      disk        room
-  warning budget      used up
-Project b?[2J
-  problem directories gone at all
-                      mount /x
-1 problem stops jobs; 1 warning
-";
-        assert_eq!(text(&report, PLAIN, 80), expected);
-    }
-
-    #[test]
-    fn a_message_is_wrapped_between_words_and_a_remedy_never() {
-        let indent = " ".repeat(INDENT);
-        assert_eq!(
-            wrapped("one two three", 7),
-            format!("one two\n{indent}three")
-        );
-        assert_eq!(
-            wrapped("one two three", 6),
-            format!("one\n{indent}two\n{indent}three")
-        );
-        assert_eq!(
-            wrapped("a /very/long/path b", 5),
-            format!("a\n{indent}/very/long/path\n{indent}b")
-        );
-        assert_eq!(wrapped("one two three", usize::MAX), "one two three");
-        let report = Report {
-            findings: vec![Finding::problem("disk", "word ".repeat(40)).remedy("word ".repeat(40))],
-            problems: 1,
-            warnings: 0,
-        };
-        let lines = text(&report, PLAIN, 60);
-        let lines: Vec<_> = lines.lines().map(|line| line.chars().count()).collect();
-        assert_eq!(
-            lines.iter().filter(|columns| **columns > 60).count(),
-            1,
-            "{lines:?}"
-        );
-        assert!(text(&report, PLAIN, 43).lines().count() == 4);
-    }
-
-    #[test]
-    fn a_task_that_hangs_is_told_of_and_not_waited_for() {
-        let (stay, held) = mpsc::channel::<()>();
-        let task = Task::start("disk", Some("alpha"), None, move || {
-            let _ = held.recv();
-            Vec::new()
-        });
-        let findings = task.end(Instant::now() + Duration::from_millis(10));
-        assert_eq!(findings[0].level, Level::Problem);
-        assert_eq!(findings[0].project.as_deref(), Some("alpha"));
-        drop(stay);
-    }
 }

@@ -9,7 +9,7 @@ mod clock;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
-mod doctor_stats;
+mod doctor;
 mod hostile;
 mod intruders;
 mod launch;
@@ -28,6 +28,7 @@ mod saving;
 mod shells;
 mod slurm;
 mod space;
+mod stats;
 mod terminal;
 mod watching;
 mod ways_out;

@@ -1,293 +1,242 @@
-//! An agent: whether its program is found where it will be looked for, whether it runs, and
-//! whether it is logged in.
+//! An agent: whether its program is found where it will be looked for and runs, whether somebody is
+//! logged in, and what it finds in a project.
 
-use super::ask::{Answer, ask, set, variable};
-use super::service::path_remedy;
-use super::{Finding, Task, World, edit, quoted};
+use super::system::{Env, World, ask};
+use super::{Finding, Fine, Problem, Warning, edit, quoted, quoted_path};
+use crate::files;
 use crate::process::find_program;
 use crate::project::{AgentSpec, Project, Protocol};
 use crate::render::{clean_line, shorten};
 use crate::settings;
 use serde_json::Value;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// The longest interpreter line that Linux reads.
-const SHEBANG_MAX: u64 = 256;
 /// A shorter value of a variable is no secret, and may stand in a text by chance.
 const SECRET_MIN: usize = 6;
-/// So much of what a program complains of is shown.
-const COMPLAINT_MAX: usize = 200;
-/// Variables that log the CLI in, in the order in which they are mentioned.
-const KEYS: [&str; 3] = [
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-];
+/// So many characters are shown of what a program says.
+const SHOWN_MAX: usize = 200;
+/// The agents' own files: settings are small, Claude Code's keeps histories.
+const FILE_MAX: u64 = 256 << 20;
 
-/// The environment that an agent gets (SPEC 5), but for the marks of its job.
-pub(super) fn environment(world: &World, agent: &AgentSpec) -> Vec<(OsString, OsString)> {
-    let mut env = world.service.environment.clone();
-    for (name, value) in &world.credentials {
-        set(&mut env, name, value);
+/// How an agent tells whether somebody is logged in: a free and offline question, and the variables
+/// that make it unnecessary.
+fn login_of(protocol: Protocol) -> (&'static [&'static str], &'static [&'static str]) {
+    let claude = &[
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+    ];
+    match protocol {
+        Protocol::Claude => (&["auth", "status"], claude),
+        Protocol::Codex => (&["login", "status"], &["CODEX_API_KEY"]),
+        Protocol::Gemini | Protocol::Plain => (&[], &["GEMINI_API_KEY"]),
     }
-    for (name, value) in &agent.env {
-        set(&mut env, name.as_ref(), value.as_ref());
-    }
-    env
 }
 
-/// The checks of an agent, as one of its projects would start it.
-pub(super) fn check(world: &Arc<World>, agent: AgentSpec, project: Option<Project>) -> Task {
-    let world = Arc::clone(world);
-    let name = agent.name.clone();
-    Task::start("program", None, Some(&name), move || {
-        let root = project.map(|project| project.path);
-        let root = root.filter(|root| root.is_dir());
-        let check = Check {
-            env: environment(&world, &agent),
-            directory: root.unwrap_or_else(|| PathBuf::from("/")),
-            world: &world,
-            agent: &agent,
-        };
-        let mut findings = check.findings();
-        for finding in &mut findings {
-            finding.message = check.without_secrets(&finding.message);
+/// The environment that an agent gets (SPEC 5), but for the marks of its job.
+fn environment(world: &World, agent: &AgentSpec) -> Env {
+    let own = agent
+        .env
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    let given = world.credentials.iter().flatten().cloned().chain(own);
+    world.environment.iter().cloned().chain(given).collect()
+}
+
+fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
+    let found = env.iter().rfind(|(known, _)| known == name);
+    found.map(|(_, value)| value.as_os_str())
+}
+
+fn program_of(wanted: &str, path: &OsStr, root: &Path) -> Option<PathBuf> {
+    find_program(wanted.as_ref(), path, root).filter(|found| found.is_file())
+}
+
+/// The checks of an agent, as a project would start it.
+pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -> Vec<Finding> {
+    let env = environment(world, agent);
+    let root = at.map_or(Path::new("/"), |project| &project.path);
+    let root = if root.is_dir() { root } else { Path::new("/") };
+    let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
+    let path = variable(&env, "PATH").unwrap_or_default();
+    let Some(program) = program_of(&wanted, path, root) else {
+        return vec![not_found(world, &wanted, path, root)];
+    };
+    let shown = program.display();
+    if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
+        // It may queue, cost or ask: it is not started for a question.
+        return vec![Fine.found("program", format!("{shown}, which is not asked anything"))];
+    }
+    let mut findings = match ask(&program, &["--version"], root, &env) {
+        Ok(version) => vec![
+            Fine.found("program", format!("{shown}, {}", clean_line(&version))),
+            login_finding(world, agent, &program, &env),
+        ],
+        Err(why) => {
+            let remedy = format!("{} --version", quoted_path(&program));
+            vec![
+                Problem
+                    .found("program", format!("{shown} {why}"))
+                    .remedy(remedy),
+            ]
         }
-        findings
+    };
+    findings.extend(gemini_finding(agent, &env));
+    for finding in &mut findings {
+        finding.agent = Some(agent.name.clone());
+        finding.message = without_secrets(&finding.message, world, agent);
+    }
+    findings
+}
+
+fn not_found(world: &World, wanted: &str, path: &OsStr, root: &Path) -> Finding {
+    let whose = world.whose();
+    let message = format!(
+        "{wanted:?} is not on the PATH of {whose}: {}",
+        path.display()
+    );
+    let shell = settings::variable("PATH").unwrap_or_default();
+    let elsewhere = program_of(wanted, shell.as_ref(), root);
+    let Some(directory) = elsewhere.as_deref().and_then(Path::parent) else {
+        return Problem
+            .found("program", message)
+            .remedy(edit(&world.places.settings()));
+    };
+    let line = quoted(&format!("PATH={}:{}", directory.display(), path.display()));
+    let message = format!("{message}; this shell finds it in {}", directory.display());
+    Problem
+        .found("program", message)
+        .remedy(add_to_credentials(world, &line))
+}
+
+fn add_to_credentials(world: &World, line: &str) -> String {
+    let file = quoted_path(&world.places.credentials());
+    format!("(umask 077; echo {line} >> {file})")
+}
+
+/// Whether there are credentials; whether they are accepted, only a job shows.
+fn login_finding(world: &World, agent: &AgentSpec, program: &Path, env: &Env) -> Finding {
+    let (question, keys) = login_of(agent.protocol);
+    if let Some(key) = keys.iter().find(|key| variable(env, key).is_some()) {
+        return Fine.found("login", format!("{key} is set"));
+    }
+    if question.is_empty() {
+        return Fine.found("login", "the agent does not tell whether it is logged in");
+    }
+    if ask(program, question, Path::new("/"), env).is_ok() {
+        return Fine.found("login", "the agent is logged in");
+    }
+    let message = format!("no credentials in the environment of {}", world.whose());
+    // What an interactive shell exports does not reach a service.
+    match keys.iter().find(|key| settings::variable(key).is_some()) {
+        Some(key) => Problem
+            .found("login", format!("{message}; {key} is only in this shell's"))
+            .remedy(add_to_credentials(world, &format!("\"{key}=${key}\""))),
+        None => Problem
+            .found("login", message)
+            .remedy(quoted(&agent.command[0])),
+    }
+}
+
+/// What gemini's own settings make of jobs that nobody watches.
+fn gemini_finding(agent: &AgentSpec, env: &Env) -> Option<Finding> {
+    let home = variable(env, "HOME").filter(|_| agent.protocol == Protocol::Gemini)?;
+    let path = Path::new(home).join(".gemini/settings.json");
+    if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] == 1 {
+        return None;
+    }
+    let message = format!(
+        "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
+         hours; and by itself the agent edits files, but runs no command",
+        path.display()
+    );
+    Some(Warning.found("settings", message).remedy(edit(&path)))
+}
+
+/// What a file of the agent's says; nothing without the file, null if it is no JSON.
+fn json_of(path: &Path) -> Option<Value> {
+    let bytes = files::read_path(path, FILE_MAX).ok().flatten()?;
+    Some(serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+/// A text without the values that credentials and settings give to the agent.
+fn without_secrets(text: &str, world: &World, agent: &AgentSpec) -> String {
+    let given = world.credentials.iter().flatten();
+    let given = given.map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy()));
+    let own = agent
+        .env
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    // Where programs are looked for is the very matter of some messages.
+    let secrets = given
+        .chain(own)
+        .filter(|(name, value)| name != "PATH" && value.len() >= SECRET_MIN);
+    let text = secrets.fold(text.to_owned(), |text, (_, secret)| {
+        text.replace(&*secret, "***")
+    });
+    shorten(&text, SHOWN_MAX).into_owned()
+}
+
+/// What the agent finds in a project: the skill that a prompt calls, and its list of allowed tools.
+pub(super) fn project_findings(
+    world: &World,
+    agent: &AgentSpec,
+    project: &Project,
+) -> Vec<Finding> {
+    if agent.protocol != Protocol::Claude {
+        return Vec::new();
+    }
+    let trust = trust_finding(project, agent, &environment(world, agent));
+    skill_finding(project, agent)
+        .into_iter()
+        .chain(trust)
+        .collect()
+}
+
+/// A project without our own skill is served, too; one without the command that the owner's prompt
+/// calls gives the agent a riddle.
+fn skill_finding(project: &Project, agent: &AgentSpec) -> Option<Finding> {
+    let called = match &agent.prompt {
+        None => "task-coordination",
+        Some(prompt) => prompt.strip_prefix('/')?.split_whitespace().next()?,
+    };
+    let claude = project.path.join(".claude");
+    let skill = claude.join("skills").join(called).join("SKILL.md");
+    let command = claude.join("commands").join(format!("{called}.md"));
+    Some(if skill.is_file() || command.is_file() {
+        Fine.found("skill", format!("/{called} is there"))
+    } else if agent.prompt.is_some() {
+        let message = format!("the prompt calls /{called}, which the project does not have");
+        Warning.found("skill", message).remedy(edit(&skill))
+    } else {
+        let remedy = format!(
+            "job-monitor register --skills {}",
+            quoted_path(&project.path)
+        );
+        Fine.found("skill", "jobs are not audited; if they should be:")
+            .remedy(remedy)
     })
 }
 
-struct Check<'a> {
-    world: &'a World,
-    agent: &'a AgentSpec,
-    env: Vec<(OsString, OsString)>,
-    directory: PathBuf,
-}
-
-impl Check<'_> {
-    fn findings(&self) -> Vec<Finding> {
-        let wanted = self.agent.command[0].replace("{project}", &self.directory.to_string_lossy());
-        let path = variable(&self.env, "PATH").unwrap_or_default();
-        let found = find_program(wanted.as_ref(), path, &self.directory);
-        let Some(program) = found else {
-            return vec![self.not_found(&wanted, path)];
-        };
-        if let Some(fault) = self.unusable(&program, path) {
-            return vec![fault];
-        }
-        let shown = program.display();
-        let mut findings = Vec::new();
-        if self.agent.protocol != Protocol::Claude {
-            findings.push(Finding::ok("program", format!("{shown}")));
-        } else if self.agent.command.len() > 1 {
-            // A launcher may queue, cost or ask: it is not started for a question.
-            let message =
-                format!("{shown}; the agent behind it is not asked for version and login");
-            findings.push(Finding::ok("program", message));
-        } else {
-            findings.extend(self.claude(&program));
-        }
-        findings.extend(self.root_fault());
-        findings
+/// Whether the agent heeds the project's own list of allowed tools.
+fn trust_finding(project: &Project, agent: &AgentSpec, env: &Env) -> Option<Finding> {
+    let root = std::fs::canonicalize(&project.path).ok()?;
+    let settings = root.join(".claude/settings.json");
+    let own = json_of(&settings)?;
+    if own.is_null() {
+        let message = format!("the agent ignores {}, which is no JSON", settings.display());
+        return Some(Warning.found("trust", message).remedy(edit(&settings)));
     }
-
-    fn not_found(&self, wanted: &str, path: &OsStr) -> Finding {
-        let whose = self.world.service.whose;
-        let message = format!(
-            "{wanted:?} is not on the PATH of {whose}: {}",
-            path.display()
-        );
-        let shell = settings::variable("PATH").unwrap_or_default();
-        let elsewhere = find_program(wanted.as_ref(), shell.as_ref(), &self.directory);
-        if let Some(directory) = elsewhere.as_deref().and_then(Path::parent) {
-            let remedy = path_remedy(&self.world.places.credentials(), directory, path);
-            let message = format!("{message}; this shell finds it in {}", directory.display());
-            return Finding::problem("program", message).remedy(remedy);
-        }
-        let finding = Finding::problem("program", message);
-        match wanted {
-            "claude" => finding.remedy("npm install -g @anthropic-ai/claude-code"),
-            _ => finding.remedy(edit(&self.world.places.settings())),
-        }
+    own["permissions"]["allow"].get(0)?;
+    // The CLI keeps the answers to its question by the real path of the directory.
+    let home = variable(env, "CLAUDE_CONFIG_DIR").or_else(|| variable(env, "HOME"))?;
+    let answers = json_of(&Path::new(home).join(".claude.json")).unwrap_or_default();
+    if answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"] == true {
+        return Some(Fine.found("trust", "the workspace is trusted"));
     }
-
-    /// Why the program that was found cannot be started.
-    fn unusable(&self, program: &Path, path: &OsStr) -> Option<Finding> {
-        let shown = program.display();
-        let problem = |message: String| Finding::problem("program", message);
-        let settings = || edit(&self.world.places.settings());
-        let meta = match std::fs::metadata(program) {
-            Ok(meta) => meta,
-            Err(error) => {
-                let error = crate::error::Error::io("find", program, error);
-                return Some(problem(error.to_string()).remedy(settings()));
-            }
-        };
-        let executable = std::os::unix::fs::MetadataExt::mode(&meta) & 0o111 != 0;
-        if !meta.is_file() {
-            return Some(problem(format!("{shown} is not a program")).remedy(settings()));
-        }
-        if !executable {
-            let remedy = format!("chmod +x {}", super::quoted_path(program));
-            return Some(problem(format!("{shown} is not executable")).remedy(remedy));
-        }
-        let missing = missing_interpreter(program, path, &self.directory)?;
-        let message = format!(
-            "{shown} needs {missing}, which is not on the PATH of {}: {}",
-            self.world.service.whose,
-            path.display()
-        );
-        let shell = settings::variable("PATH").unwrap_or_default();
-        let elsewhere = find_program(missing.as_ref(), shell.as_ref(), &self.directory);
-        let elsewhere = elsewhere.filter(|_| !missing.contains('/'));
-        Some(match elsewhere.as_deref().and_then(Path::parent) {
-            Some(directory) => problem(message).remedy(path_remedy(
-                &self.world.places.credentials(),
-                directory,
-                path,
-            )),
-            None if missing.contains('/') => {
-                problem(format!("{shown} needs {missing}, which is not there")).remedy(settings())
-            }
-            None => problem(message).remedy(settings()),
-        })
-    }
-
-    fn ask(&self, program: &Path, args: &[&str]) -> Result<Answer, String> {
-        ask(program, args, &self.directory, Some(&self.env))
-    }
-
-    fn claude(&self, program: &Path) -> Vec<Finding> {
-        let shown = program.display();
-        let version = match self.ask(program, &["--version"]) {
-            Ok(answer) if answer.status.success() => clean_line(&answer.stdout),
-            Ok(answer) => {
-                let message = format!("{shown} does not run: {}", complaint(&answer));
-                return vec![self.broken(program, message)];
-            }
-            Err(why) => return vec![self.broken(program, format!("{shown} {why}"))],
-        };
-        let found = Finding::ok("program", format!("{shown}, {}", shorten(&version, 60)));
-        vec![found, self.login(program)]
-    }
-
-    fn broken(&self, program: &Path, message: String) -> Finding {
-        let remedy = format!("{} --version", super::quoted_path(program));
-        Finding::problem("program", message).remedy(remedy)
-    }
-
-    /// The CLI looks whether there are credentials; whether they are accepted, only a job shows.
-    fn login(&self, program: &Path) -> Finding {
-        let answer = match self.ask(program, &["auth", "status"]) {
-            Ok(answer) => answer,
-            Err(why) => return self.unclear(program, &why),
-        };
-        let told: Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
-        match told.get("loggedIn").and_then(Value::as_bool) {
-            Some(true) => {
-                let method = told.get("authMethod").and_then(Value::as_str);
-                let word = |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-                let by = method.filter(word).map(|method| format!(" ({method})"));
-                let message = format!("the agent is logged in{}", by.unwrap_or_default());
-                Finding::ok("login", message)
-            }
-            Some(false) => self.logged_out(),
-            None => self.unclear(program, &complaint(&answer)),
-        }
-    }
-
-    fn unclear(&self, program: &Path, why: &str) -> Finding {
-        let message = format!("the agent does not tell whether it is logged in: {why}");
-        let remedy = format!("{} auth status", super::quoted_path(program));
-        Finding::warning("login", message).remedy(remedy)
-    }
-
-    fn logged_out(&self) -> Finding {
-        let whose = self.world.service.whose;
-        let message = format!("the agent has no credentials in the environment of {whose}");
-        // What an interactive shell exports does not reach a service.
-        let exported = KEYS
-            .into_iter()
-            .find(|key| settings::variable(key).is_some() && variable(&self.env, key).is_none());
-        let Some(key) = exported else {
-            let home = variable(&self.env, "HOME").map(PathBuf::from);
-            let own = settings::variable("HOME").map(PathBuf::from);
-            let login = format!("{} auth login", quoted(&self.agent.command[0]));
-            return Finding::problem("login", message).remedy(match home {
-                Some(home) if Some(&home) != own.as_ref() => {
-                    format!("HOME={} {login}", super::quoted_path(&home))
-                }
-                _ => login,
-            });
-        };
-        let file = super::quoted_path(&self.world.places.credentials());
-        Finding::problem("login", format!("{message}; {key} is only in this shell's"))
-            .remedy(format!("(umask 077; echo \"{key}=${key}\" >> {file})"))
-    }
-
-    /// The CLI refuses to skip its permission checks for root, each time anew.
-    fn root_fault(&self) -> Option<Finding> {
-        let skips = |arg: &String| {
-            arg.contains("dangerously-skip-permissions") || arg.contains("bypassPermissions")
-        };
-        let refused = self.agent.protocol == Protocol::Claude
-            && nix::unistd::geteuid().is_root()
-            && self.agent.args.iter().any(skips)
-            && variable(&self.env, "IS_SANDBOX").is_none_or(|value| value != "1");
-        refused.then(|| {
-            let message = "its \"args\" skip permission checks, which the agent refuses to root";
-            Finding::problem("arguments", message).remedy(edit(&self.world.places.settings()))
-        })
-    }
-
-    /// A text without the values that credentials and settings give to the agent.
-    fn without_secrets(&self, text: &str) -> String {
-        let given = self
-            .world
-            .credentials
-            .iter()
-            .map(|(name, value)| (name.to_str(), value.to_str()));
-        let own = self.agent.env.iter();
-        let own = own.map(|(name, value)| (Some(name.as_str()), Some(value.as_str())));
-        let secrets = given.chain(own).filter_map(|(name, value)| {
-            // Where programs are looked for is the very matter of some messages.
-            value.filter(|value| value.len() >= SECRET_MIN && name != Some("PATH"))
-        });
-        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
-    }
-}
-
-fn complaint(answer: &Answer) -> String {
-    let said = clean_line(&answer.complaint());
-    format!("{} ({})", shorten(&said, COMPLAINT_MAX), answer.status)
-}
-
-/// The interpreter that a script names and that is not there.
-fn missing_interpreter(program: &Path, path: &OsStr, directory: &Path) -> Option<String> {
-    let mut head = Vec::new();
-    let file = File::open(program).ok()?;
-    file.take(SHEBANG_MAX).read_to_end(&mut head).ok()?;
-    let line = head.strip_prefix(b"#!")?.split(|&b| b == b'\n').next()?;
-    let words: Vec<&[u8]> = line
-        .split(|b| b.is_ascii_whitespace())
-        .filter(|word| !word.is_empty())
-        .collect();
-    let interpreter = Path::new(OsStr::from_bytes(words.first()?));
-    if !interpreter.is_file() {
-        return Some(interpreter.to_string_lossy().into_owned());
-    }
-    if interpreter.file_name() != Some(OsStr::new("env")) {
-        return None;
-    }
-    let is_option = |word: &&&[u8]| word.starts_with(b"-") || word.contains(&b'=');
-    let wanted = OsStr::from_bytes(words.iter().skip(1).find(|word| !is_option(word))?);
-    let found = find_program(wanted, path, directory);
-    found
-        .is_none()
-        .then(|| wanted.to_string_lossy().into_owned())
+    let message =
+        "its .claude/settings.json counts once the agent trusts the directory; start it there:";
+    let remedy = format!("cd {} && {}", quoted_path(&root), quoted(&agent.command[0]));
+    Some(Warning.found("trust", message).remedy(remedy))
 }

@@ -1,0 +1,219 @@
+//! `stats` sums up results, whoever wrote them.
+
+use crate::space::{Project, Space};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+fn result(project: &Project, id: &str, document: Value) {
+    fs::write(project.results(&format!("{id}.json")), document.to_string()).unwrap();
+}
+
+fn age(project: &Project, id: &str, days: u64) {
+    let file = fs::File::open(project.results(&format!("{id}.json"))).unwrap();
+    let at = SystemTime::now() - Duration::from_secs(days * 86_400);
+    file.set_modified(at).unwrap();
+}
+
+fn stats(space: &Space, args: &[&str]) -> Value {
+    let args: Vec<&str> = ["stats", "--json"].iter().chain(args).copied().collect();
+    let ran = space.run(&args);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    ran.json()
+}
+
+/// Three days of two projects, in a zone of their own.
+fn finished(space: &Space) -> (Project, Project) {
+    space.env("TZ", "EST5");
+    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+    let usage = |input: u64, output: u64| json!({"input_tokens": input, "output_tokens": output, "cache_read_input_tokens": 1000});
+    let done = |status: &str, at: &str, seconds: f64, output: Value| {
+        json!({"status": status, "completed_at": at, "duration_seconds": seconds,
+            "worker_output": output, "stdout": "x".repeat(5000)})
+    };
+    // Eleven at night of the 28th in this zone.
+    result(
+        &alpha,
+        "job-20260128-200000-a",
+        done(
+            "completed",
+            "2026-01-29T04:00:00Z",
+            60.0,
+            json!({"usage": usage(10, 20), "cost_usd": 0.5}),
+        ),
+    );
+    for (id, status, seconds) in [
+        ("job-20260129-100000-b", "completed", 10.0),
+        ("job-20260129-110000-c", "failed", 20.0),
+        ("job-20260129-120000-d", "completed", 600.0),
+        ("job-20260129-130000-e", "cancelled", 0.0),
+    ] {
+        let output = json!({"usage": usage(1, 2), "cost_usd": 0.25});
+        result(
+            &alpha,
+            id,
+            done(status, "2026-01-29T12:00:00-05:00", seconds, output),
+        );
+    }
+    let output = json!({"summary": "plain", "usage": null, "cost_usd": null});
+    result(
+        &beta,
+        "job-20260130-100000-f",
+        done("completed", "2026-01-30T12:00:00-05:00", 5.0, output),
+    );
+    (alpha, beta)
+}
+
+#[test]
+fn jobs_are_summed_by_project_and_local_day() {
+    let space = Space::new();
+    finished(&space);
+    let told = stats(&space, &[]);
+    let alpha = &told["projects"][0];
+    assert_eq!(alpha["name"], "alpha");
+    assert_eq!(
+        alpha["days"],
+        json!([
+            {"day": "2026-01-28", "jobs": 1, "completed": 1, "failed": 0, "cancelled": 0,
+                "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
+                "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5},
+            {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
+                "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
+                "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0},
+        ])
+    );
+    assert_eq!(alpha["total"]["jobs"], 5);
+    assert_eq!(alpha["total"]["median_seconds"], 40.0);
+    let beta = &told["projects"][1];
+    // Nobody told what it cost; that is not the same as nothing.
+    assert_eq!(beta["total"]["cost_usd"], Value::Null);
+    assert_eq!(told["total"]["jobs"], 6);
+    assert_eq!(told["total"]["cost_usd"], 1.5);
+    let one = stats(&space, &["-p", "beta"]);
+    assert_eq!(one["projects"].as_array().unwrap().len(), 1);
+    assert_eq!(one["total"]["jobs"], 1);
+}
+
+#[test]
+fn a_person_sees_a_table_with_a_bar_for_each_day() {
+    let space = Space::new();
+    finished(&space);
+    let text = space.run(&["stats"]).ok();
+    let expected = [
+        "               Jobs  Done   Median    Total  Tok in Tok out      Cost",
+        "alpha",
+        "  2026-01-28      1  100%   1m 00s   1m 00s    1.0k      20   $0.5000  ███",
+        "  2026-01-29      4   66%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
+        "  all days        5   75%      40s  11m 30s    5.0k      28   $1.5000",
+        "beta",
+        "  2026-01-30      1  100%     5.0s     5.0s       -       -         -  ███",
+        "all projects      6   80%      20s  11m 35s    5.0k      28   $1.5000",
+        "█ completed  ░ failed or cancelled",
+    ];
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    assert!(text.lines().all(|line| line.chars().count() <= 80));
+    space.env("LANG", "C");
+    let text = space.run(&["stats"]).ok();
+    assert!(
+        text.is_ascii() && text.contains("$1.0000  #####----"),
+        "{text}"
+    );
+}
+
+#[test]
+fn old_results_are_left_out_and_need_not_even_be_readable() {
+    let space = Space::new();
+    let (alpha, _) = finished(&space);
+    let days = |since: &str| {
+        let told = stats(&space, &["--since", since]);
+        let days = told["projects"][0]["days"].as_array().unwrap().clone();
+        days.iter()
+            .map(|day| day["day"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(days("2026-01-29"), ["2026-01-29"]);
+    assert_eq!(days("2026-01-28"), ["2026-01-28", "2026-01-29"]);
+    assert_eq!(days("2026-01-30"), Vec::<String>::new());
+    fs::write(alpha.results("job-20260101-100000-old.json"), "{").unwrap();
+    assert_eq!(
+        stats(&space, &["--since", "3d"])["projects"][0]["unreadable"],
+        1
+    );
+    age(&alpha, "job-20260101-100000-old", 5);
+    assert_eq!(
+        stats(&space, &["--since", "3d"])["projects"][0]["unreadable"],
+        0
+    );
+    // By itself a result that cannot be read is told of and counted nowhere.
+    let ran = space.run(&["stats", "--json"]);
+    assert!(
+        ran.stderr
+            .contains("results that cannot be read are left out: 1"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.json()["total"]["jobs"], 6);
+    let text = space.run(&["stats", "--since", "1h"]).ok();
+    assert!(text.starts_with("No job has finished since "), "{text}");
+}
+
+#[test]
+fn results_of_the_predecessor_and_mended_ones_count_for_what_they_tell() {
+    let space = Space::new();
+    let old = space.project_with("old", json!({"layout": "tasks"}));
+    let id = "task-clean-up-20260101-100000";
+    result(
+        &old,
+        id,
+        json!({"task_id": id, "status": "completed", "started_at": "2026-01-01T10:00:00",
+            "completed_at": "2026-01-01T10:00:30.123456", "worker_output": "all done"}),
+    );
+    result(
+        &old,
+        "task-x",
+        json!({"status": "completed", "duration_seconds": null}),
+    );
+    age(&old, "task-x", 3);
+    result(
+        &old,
+        "task-y",
+        json!({"status": 7, "completed_at": "2026-01-02T10:00:00",
+        "worker_output": {"usage": "much", "cost_usd": "dear"}}),
+    );
+    result(&old, "task-z", json!(["no object"]));
+    let told = stats(&space, &[]);
+    let project = &told["projects"][0];
+    assert_eq!(project["unreadable"], 1);
+    let days = project["days"].as_array().unwrap();
+    assert_eq!(days.len(), 3, "{days:?}");
+    assert_eq!(days[0]["day"], "2026-01-01");
+    assert_eq!(days[0]["median_seconds"], 30.123);
+    assert_eq!(
+        (&days[1]["day"], &days[1]["failed"]),
+        (&json!("2026-01-02"), &json!(1))
+    );
+    assert_eq!(project["total"]["completed"], 2);
+    assert_eq!(project["total"]["cost_usd"], Value::Null);
+}
+
+#[test]
+fn a_result_of_any_size_is_read() {
+    let space = Space::new();
+    let alpha = space.project("alpha");
+    for (number, size) in [1_usize, 65_000, 65_450, 65_536, 70_000, 8_000_000]
+        .iter()
+        .enumerate()
+    {
+        let id = format!("job-20260130-10000{number}-x");
+        let text = "\"\\ü\n".repeat(size / 5);
+        result(
+            &alpha,
+            &id,
+            json!({"a": text, "status": "completed", "completed_at": "2026-01-30T10:00:00Z",
+                "worker_output": {"summary": text, "cost_usd": 1.0}}),
+        );
+    }
+    let told = stats(&space, &[]);
+    assert_eq!(told["projects"][0]["unreadable"], 0);
+    assert_eq!(told["total"]["completed"], 6);
+    assert_eq!(told["total"]["cost_usd"], 6.0);
+}
