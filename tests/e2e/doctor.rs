@@ -446,7 +446,7 @@ fn a_day_s_budget_that_is_used_up_and_holds_in_force_stop_jobs() {
             "probe_at": null, "since": "2026-01-30T10:00:00Z"})
     };
     let past = hold("past", json!("2020-01-01T00:00:00Z"));
-    let holds = json!({"blind": {}, "list": [hold("one", json!("2199-01-01T00:00:00Z")), past]});
+    let holds = json!({"windows": {}, "list": [hold("one", json!("2199-01-01T00:00:00Z")), past]});
     fs::write(space.state().join("holds.json"), holds.to_string()).unwrap();
     let found = bad(&space, "hold");
     assert_eq!(found.len(), 2, "{found:?}");
