@@ -1,6 +1,7 @@
 //! The only reader of the process's environment, of `config.json` and of `.env`: where things
 //! are, and what holds for whom.
 
+use crate::agent;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::project::{AgentSpec, Layout, OnInterrupt, Policy, Protocol};
@@ -276,12 +277,12 @@ impl Settings {
             .get("agents")
             .and_then(|agents| agents.get(name));
         let Some(listed) = listed else {
-            if name != "claude" {
+            spec.protocol = agent::protocol_of(name);
+            if spec.protocol == Protocol::Plain {
                 return Err(Error::new(format!(
                     "setting \"agent\" is {name:?}, but \"agents\" of config.json has no agent of that name; add it there"
                 )));
             }
-            spec.protocol = Protocol::Claude;
             return Ok(spec);
         };
         let key = |part: &str| format!("agents.{name}.{part}");
@@ -298,17 +299,21 @@ impl Settings {
                 AGENT_KEYS.join(", ")
             )));
         }
-        spec.protocol = match object.get("protocol").map(|value| (value, value.as_str())) {
-            None if name == "claude" => Protocol::Claude,
-            None | Some((_, Some("plain"))) => Protocol::Plain,
-            Some((_, Some("claude"))) => Protocol::Claude,
-            Some((value, _)) => {
-                return Err(wrong(&key("protocol"), value, "\"claude\" or \"plain\""));
-            }
+        let protocol = match object.get("protocol").map(|value| (value, value.as_str())) {
+            None => None,
+            Some((_, Some("plain"))) => Some(Protocol::Plain),
+            Some((value, name)) => match agent::protocol_of(name.unwrap_or_default()) {
+                Protocol::Plain => {
+                    let expected = "\"claude\", \"codex\", \"gemini\" or \"plain\"";
+                    return Err(wrong(&key("protocol"), value, expected));
+                }
+                protocol => Some(protocol),
+            },
         };
         if let Some(value) = object.get("command") {
             spec.command = command_line(&key("command"), value)?;
         }
+        spec.protocol = protocol.unwrap_or(agent::protocol_of(&spec.command[0]));
         if let Some(value) = object.get("args") {
             spec.args = strings(&key("args"), value)?;
         }

@@ -20,7 +20,12 @@ pub(super) const DIALECT: Dialect = Dialect {
     sessions: Sessions::Chosen,
     silent_on: "",
     costs: true,
+    turns: true,
     skill_call: Some("/task-coordination\n\n"),
+    skills: &[
+        ".claude/skills/task-coordination/SKILL.md",
+        ".claude/commands/task-coordination.md",
+    ],
     slash_commands: true,
     prompt_max: None,
     // A tool that hits its time limit would be moved to the background and keep the CLI alive for ten
@@ -73,6 +78,7 @@ fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
     if let Some(left) = assignment.budget_left_usd {
         option("--max-budget-usd", format!("{left:.4}"));
     }
+    argv.extend(assignment.own_args());
 }
 
 fn login(get: &Lookup<'_>) -> Option<PathBuf> {

@@ -13,6 +13,11 @@ pub enum Event<'a> {
     Session(Session),
     /// The conversation goes on; `answered` when the model did it.
     Turn { answered: bool },
+    /// Which release and model it is, told apart from the session.
+    Program {
+        version: Option<String>,
+        model: Option<String>,
+    },
     /// It said something to the person, or a sub-agent (`below` is the call that began it) to it.
     Say {
         below: Option<String>,

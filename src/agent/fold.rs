@@ -138,9 +138,9 @@ impl Fold {
             return;
         };
         let mut lines = Lines::default();
-        let was = (self.at_work, self.result_lost);
+        let was = (self.at_work, self.result_lost, self.offline);
         lines.feed(bytes, |line| self.line(witness.read, line));
-        (self.at_work, self.result_lost) = was;
+        (self.at_work, self.result_lost, self.offline) = was;
     }
 
     /// The output is complete.
@@ -247,6 +247,10 @@ impl Fold {
         match event {
             Event::Session(session) => self.session(session),
             Event::Turn { answered } => self.turn(answered),
+            Event::Program { version, model } => {
+                self.report.agent_version = version.or(self.report.agent_version.take());
+                self.report.model = model.or(self.report.model.take());
+            }
             Event::Say {
                 below: None,
                 text,

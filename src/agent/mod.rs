@@ -4,8 +4,10 @@
 //! files or reads a clock; `runner` and `process` do.
 
 mod claude;
+mod codex;
 pub mod event;
 pub mod fold;
+mod gemini;
 pub mod json;
 pub mod lines;
 mod plain;
@@ -41,8 +43,12 @@ pub struct Dialect {
     pub silent_on: &'static str,
     /// Whether it tells what it costs, and so can be given a budget.
     pub costs: bool,
+    /// Whether it can be given a limit of turns.
+    pub turns: bool,
     /// What calls the skill `task-coordination` at the head of a prompt, where the agent knows skills.
     pub skill_call: Option<&'static str>,
+    /// Where a project keeps that skill for it; the first is where it is written.
+    pub skills: &'static [&'static str],
     /// Whether a slash at the head of a prompt is a command to it.
     pub slash_commands: bool,
     /// The longest prompt that it takes, in characters.
@@ -105,7 +111,12 @@ pub struct Witness {
 }
 
 /// Every dialect; [`Protocol::Plain`] is the last.
-pub static DIALECTS: [Dialect; 2] = [claude::DIALECT, plain::DIALECT];
+pub static DIALECTS: [Dialect; 4] = [
+    claude::DIALECT,
+    codex::DIALECT,
+    gemini::DIALECT,
+    plain::DIALECT,
+];
 
 /// The dialect of a protocol.
 pub fn dialect(protocol: Protocol) -> &'static Dialect {

@@ -39,6 +39,14 @@ pub struct Assignment<'a> {
     pub scratch: &'a OsStr,
 }
 
+impl Assignment<'_> {
+    /// The agent's own arguments, which a dialect puts where they win over its own.
+    pub fn own_args(&self) -> impl Iterator<Item = String> {
+        let args = self.policy.agent.args.iter();
+        args.map(|text| fill(text, self.project, self.job, self.start))
+    }
+}
+
 /// How a start begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opening {
@@ -116,6 +124,15 @@ pub fn plan<'a>(
 ) -> Result<Plan<'a>, Fault> {
     let agent = &assignment.policy.agent;
     let dialect = dialect(agent.protocol);
+    let (wishes, name) = (assignment.wishes, &agent.name);
+    if wishes.max_turns.is_some() && !dialect.turns
+        || wishes.max_budget_usd.is_some() && !dialect.costs
+    {
+        let error = format!(
+            "the agent {name} can be given neither max-turns nor max-budget-usd; remove them"
+        );
+        return Err(Fault::new(ErrorKind::Rejected, error));
+    }
     if assignment
         .budget_left_usd
         .is_some_and(|left| left < BUDGET_MIN)
@@ -136,9 +153,7 @@ pub fn plan<'a>(
     }
     let fill = |text: &String| fill(text, assignment.project, assignment.job, assignment.start);
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
-    // Ours stand before the agent's own `args`: an agent takes the last of a repeated option.
     (dialect.args)(assignment, &mut argv);
-    argv.extend(agent.args.iter().map(fill));
     let (env, uses_scratch) = environment(assignment, dialect, base, credentials);
     let answer = agent
         .answer
@@ -323,7 +338,7 @@ mod tests {
         let job = JobId::parse("job-20260130-143000-x").unwrap();
         let wishes = Wishes {
             model: Some("opus".into()),
-            max_turns: Some(3),
+            max_turns: dialect(policy.agent.protocol).turns.then_some(3),
             ..Wishes::default()
         };
         let os = |pairs: &[(&str, &str)]| -> Vec<(OsString, OsString)> {

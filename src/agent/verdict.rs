@@ -115,6 +115,10 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             None => return Verdict::Completed,
         },
         None => match forced(ended.by) {
+            // One that sleeps a limit out is silent, too.
+            Some(fault) if ended.by == Ending::Silent => (fold.dialect.fault)(case)
+                .filter(|told| told.kind == ErrorKind::UsageLimit)
+                .unwrap_or(fault),
             Some(fault) => fault,
             None if fold.dialect.read.is_none() && ended.code == Some(0) => {
                 if has_text || !case.require_answer {
@@ -453,6 +457,7 @@ mod tests {
                     "{agent} {name}: {}",
                     fault.error
                 );
+                assert_eq!(fault.session_unknown, reset == "afresh", "{agent} {name}");
                 let resets_at = reset.parse().ok();
                 assert_eq!(fault.resets_at.map(Wall::secs), resets_at, "{agent} {name}");
             }

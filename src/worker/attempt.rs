@@ -3,7 +3,7 @@
 
 use super::{Order, Step, Worker};
 use crate::agent::plan::{Assignment, Because, Opening, plan};
-use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
+use crate::agent::{Dialect, Ending, Fault, Sessions, Verdict, dialect};
 use crate::board::{Slot, stamp};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
@@ -160,8 +160,7 @@ impl Worker<'_> {
             start: claim.starts,
             opening: &opening,
             body: document.body,
-            has_skill: dialect(policy.agent.protocol).skill_call.is_some()
-                && has_task_skill(&self.spool.project().path),
+            has_skill: has_task_skill(dialect(policy.agent.protocol), &self.spool.project().path),
             budget_left_usd: budget_left,
             run: token.as_str(),
             scratch: scratch.as_os_str(),
@@ -473,11 +472,9 @@ fn opening(claim: &Claim, policy: &Policy) -> Result<Opening> {
     }
 }
 
-/// Whether the project has the skill that the built-in prompt of the claude protocol calls.
-fn has_task_skill(root: &Path) -> bool {
-    let dir = root.join(".claude");
-    dir.join("skills/task-coordination/SKILL.md").is_file()
-        || dir.join("commands/task-coordination.md").is_file()
+/// Whether the project has the skill that the built-in prompt calls.
+fn has_task_skill(dialect: &Dialect, root: &Path) -> bool {
+    dialect.skills.iter().any(|path| root.join(path).is_file())
 }
 
 /// Where a start's agent keeps temporary files: a short path, since sockets are made in it, and
