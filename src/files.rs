@@ -1,34 +1,37 @@
 //! Files and directories, the careful way. Every error names verb and path; nothing here
-//! follows a symbolic link in the last part of a path, and new files are the user's alone.
+//! follows a symbolic link below an open directory, and new files are the user's alone.
 //!
-//! A [`Dir`] holds a directory open, so that a directory swapped for a link or moved away while
-//! we work cannot redirect a write: the name is resolved once, by [`Dir::open`].
+//! A [`Dir`] holds a directory open, so that one that is swapped for a link or moved away while
+//! we work cannot redirect a write: its path is resolved once, by [`Dir::open`].
 
 use crate::error::{Error, Result};
 use crate::job::Meta;
-use nix::dir::Dir as Listing;
+use nix::dir::{Dir as Listing, Type};
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Permissions of every file we make, whatever the umask lets through.
 const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
+/// Why a link to a directory is none to us.
+const LINK: &str =
+    "it is a symbolic link, which is not followed; put the directory itself in its place";
 
 /// An open directory and the path under which messages name it.
 #[derive(Debug)]
 pub struct Dir {
     handle: File,
     path: PathBuf,
-    /// Its signature when that was first asked for, of which device and inode stay true.
-    place: OnceLock<Signature>,
 }
 
 /// Whether a write must have reached the disk before the call returns.
@@ -49,26 +52,11 @@ pub enum Make {
     Nothing,
 }
 
-/// What a directory listing says of an entry without looking at the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Dir,
-    /// A symbolic link.
-    Link,
-    /// FIFO, socket, device.
-    Special,
-    /// The file system does not say.
-    Unknown,
-}
-
 /// What matters of a file's inode.
 pub fn meta_of(stat: &FileStat) -> Meta {
     Meta {
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        mtime_ns: Signature::of(stat).mtime_ns,
         mode: stat.st_mode,
         uid: stat.st_uid,
     }
@@ -92,7 +80,7 @@ impl Signature {
         }
     }
 
-    /// The signature of the directory that `path` names now; a link to one counts.
+    /// The signature of what `path` names now; links are followed.
     pub fn at(path: &Path) -> Result<Signature> {
         let stat = nix::sys::stat::stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
         Ok(Signature::of(&stat))
@@ -104,80 +92,65 @@ impl Signature {
     }
 }
 
-/// Why a link to a directory is none to us.
-const LINK: &str =
-    "it is a symbolic link, which is not followed; put the directory itself in its place";
-
 impl Dir {
-    /// Opens a directory; a symbolic link in its place is an error.
+    /// Opens a directory, which may be reached by links. Messages name it by its real path.
     pub fn open(path: &Path) -> Result<Dir> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let handle = nix::fcntl::open(path, flags, Mode::empty())
-            .map_err(|e| Error::io("open directory", path, e.into()))?;
-        Ok(Dir {
-            handle: handle.into(),
-            path: path.to_owned(),
-            place: OnceLock::new(),
-        })
+        let failed = |e| Error::io("open directory", path, e);
+        let handle = nix::fcntl::open(path, DIRECTORY, Mode::empty());
+        let handle = File::from(handle.map_err(|e| failed(e.into()))?);
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+        let path = path.map_err(failed)?;
+        Ok(Dir { handle, path })
     }
 
     /// Opens a directory, first making it (0700) and what leads to it where missing.
     pub fn create(path: &Path) -> Result<Dir> {
-        match Dir::open(path) {
-            Err(error) if error.is_not_found() => {
-                let mut builder = std::fs::DirBuilder::new();
-                std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-                builder
-                    .recursive(true)
-                    .create(path)
-                    .map_err(|e| Error::io("create", path, e))?;
-                Dir::open(path)
+        if std::fs::symlink_metadata(path).is_err() {
+            let mut builder = std::fs::DirBuilder::new();
+            std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+            let made = builder.create(path);
+            made.map_err(|e| Error::io("create", path, e))?;
+        }
+        Dir::open(path)
+    }
+
+    /// Opens a directory in this one, which is no link; `make` says what becomes of one that is
+    /// missing (0755).
+    pub fn sub(&self, name: &str, make: Make) -> Result<Dir> {
+        let open = || {
+            openat(
+                &self.handle,
+                name,
+                DIRECTORY | OFlag::O_NOFOLLOW,
+                Mode::empty(),
+            )
+        };
+        let handle = match open() {
+            Err(nix::Error::ENOENT) if make == Make::Missing => {
+                match mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(nix::Error::EEXIST) => open(),
+                    Err(error) => return Err(self.failed("create", name, error)),
+                }
             }
             other => other,
-        }
-    }
-
-    /// Opens a directory below this one, making it (0755) where missing if `make`. No part of
-    /// `relative` may be a symbolic link.
-    pub fn descend(&self, relative: &str, make: Make) -> Result<Dir> {
-        let mut dir = Dir {
-            handle: self.duplicate()?,
-            path: self.path.clone(),
-            place: OnceLock::new(),
         };
-        for part in relative.split('/') {
-            let path = dir.path.join(part);
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let open = || openat(&dir.handle, part, flags, Mode::empty());
-            let opened = match open() {
-                Err(nix::Error::ENOENT) if make == Make::Missing => {
-                    match mkdirat(&dir.handle, part, Mode::from_bits_truncate(0o755)) {
-                        Ok(()) | Err(nix::Error::EEXIST) => open(),
-                        Err(error) => return Err(Error::io("create", &path, error.into())),
-                    }
-                }
-                other => other,
-            };
-            let handle = opened.map_err(|e| match dir.entry_is_link(part) {
+        let handle = handle.map_err(|error| {
+            let is_link = |stat: FileStat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK;
+            match self.look(name) {
                 // The system only says that it is no directory, which a person may not believe.
-                true => Error::io("open directory", &path, io::Error::other(LINK)),
-                false => Error::io("open directory", &path, e.into()),
-            })?;
-            dir = Dir {
-                handle: handle.into(),
-                path,
-                place: OnceLock::new(),
-            };
-        }
-        Ok(dir)
+                Ok(Some(stat)) if is_link(stat) => {
+                    self.failed("open directory", name, io::Error::other(LINK))
+                }
+                _ => self.failed("open directory", name, error),
+            }
+        })?;
+        Ok(Dir {
+            handle: handle.into(),
+            path: self.path_of(name),
+        })
     }
 
-    fn entry_is_link(&self, name: &str) -> bool {
-        let looked = fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        looked.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
-    }
-
-    /// The path as it was opened.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -187,22 +160,8 @@ impl Dir {
         self.path.join(name)
     }
 
-    /// Identity and modification time of the open directory itself.
-    pub fn signature(&self) -> Result<Signature> {
-        let stat = fstat(&self.handle).map_err(|e| Error::io("look at", &self.path, e.into()))?;
-        Ok(Signature::of(&stat))
-    }
-
-    /// Whether it was this very directory that was seen, changed since or not.
-    pub fn is_what(&self, seen: &FileStat) -> Result<bool> {
-        let place = match self.place.get() {
-            Some(place) => place,
-            None => {
-                let place = self.signature()?;
-                self.place.get_or_init(|| place)
-            }
-        };
-        Ok((place.device, place.inode) == (seen.st_dev, seen.st_ino))
+    fn failed(&self, verb: &str, name: &str, cause: impl Into<io::Error>) -> Error {
+        Error::io(verb, &self.path_of(name), cause.into())
     }
 
     /// Owner, mode and the like of the open directory itself.
@@ -210,26 +169,25 @@ impl Dir {
         fstat(&self.handle).map_err(|e| Error::io("look at", &self.path, e.into()))
     }
 
-    /// Calls `each` with the name and kind of every entry but `.` and `..`, in no order. Names
-    /// that are not UTF-8 are passed with replacement characters, which no name of ours has.
-    pub fn list(&self, each: &mut dyn FnMut(&str, Kind)) -> Result<()> {
+    /// Calls `each` with the name and the type (as in `st_mode`; 0 if the file system does not
+    /// tell) of every entry but `.` and `..`, in no order. Names that are not UTF-8 are passed
+    /// with replacement characters, which no name of ours has.
+    pub fn list(&self, each: &mut dyn FnMut(&str, u32)) -> Result<()> {
         let failed = |e: nix::Error| Error::io("list", &self.path, e.into());
         // A fresh description of the same directory: a listing has a position of its own.
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut listing =
-            Listing::openat(&self.handle, ".", flags, Mode::empty()).map_err(failed)?;
-        for entry in listing.iter() {
+        let listing = Listing::openat(&self.handle, ".", DIRECTORY, Mode::empty());
+        for entry in listing.map_err(failed)?.iter() {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
             }
             let kind = match entry.file_type() {
-                Some(nix::dir::Type::File) => Kind::File,
-                Some(nix::dir::Type::Directory) => Kind::Dir,
-                Some(nix::dir::Type::Symlink) => Kind::Link,
-                Some(_) => Kind::Special,
-                None => Kind::Unknown,
+                Some(Type::File) => libc::S_IFREG,
+                Some(Type::Directory) => libc::S_IFDIR,
+                Some(Type::Symlink) => libc::S_IFLNK,
+                Some(_) => libc::S_IFIFO,
+                None => 0,
             };
             each(&String::from_utf8_lossy(name), kind);
         }
@@ -241,7 +199,7 @@ impl Dir {
         match fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(nix::Error::ENOENT | nix::Error::ENAMETOOLONG) => Ok(None),
-            Err(error) => Err(Error::io("look at", &self.path_of(name), error.into())),
+            Err(error) => Err(self.failed("look at", name, error)),
         }
     }
 
@@ -250,78 +208,67 @@ impl Dir {
         Ok(self.look(name)?.is_some())
     }
 
-    /// Opens a file for reading. Neither links nor FIFOs are waited for or followed.
-    pub fn open_file(&self, name: &str) -> Result<File> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        match openat(&self.handle, name, flags, Mode::empty()) {
-            Ok(handle) => Ok(handle.into()),
-            Err(error) => Err(Error::io("open", &self.path_of(name), error.into())),
+    fn open_at(&self, name: &str, flags: OFlag) -> nix::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.handle, name, flags, PRIVATE).map(File::from)
+    }
+
+    /// Opens a file for reading; `None` if there is none. Links and FIFOs are neither followed nor
+    /// waited for.
+    pub fn open_file(&self, name: &str) -> Result<Option<File>> {
+        match self.open_at(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Ok(file) => Ok(Some(file)),
+            Err(nix::Error::ENOENT) => Ok(None),
+            Err(error) => Err(self.failed("open", name, error)),
         }
     }
 
     /// Reads a regular file of at most `max` bytes; `None` if there is none.
     pub fn read(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
-        match self.open_file(name) {
-            Ok(file) => read_whole(&file, &self.path_of(name), max).map(Some),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let file = self.open_file(name)?;
+        file.map(|file| read_whole(&file, &self.path_of(name), max))
+            .transpose()
     }
 
-    /// Makes a new file (0600), replacing nothing: a leftover or a planted link of that name is
-    /// removed first, never written through.
+    /// Makes a new file (0600) for reading and appending, replacing nothing: a leftover or a
+    /// planted link of that name is removed first, never written through.
     pub fn create_file(&self, name: &str) -> Result<File> {
-        let flags =
-            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let create = || openat(&self.handle, name, flags, PRIVATE);
-        let created = match create() {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL;
+        let created = match self.open_at(name, flags) {
             Err(nix::Error::EEXIST) => {
                 self.remove(name)?;
-                create()
+                self.open_at(name, flags)
             }
             other => other,
         };
-        created
-            .map(File::from)
-            .map_err(|e| Error::io("create", &self.path_of(name), e.into()))
+        created.map_err(|e| self.failed("create", name, e))
     }
 
     /// Makes a new file (0600) if nothing is there; whether it did.
     pub fn create_new(&self, name: &str, content: &[u8]) -> Result<bool> {
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let path = self.path_of(name);
-        match openat(&self.handle, name, flags, PRIVATE) {
-            Ok(handle) => {
-                let mut file = File::from(handle);
-                file.write_all(content)
-                    .map_err(|e| Error::io("write", &path, e))?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        match self.open_at(name, flags) {
+            Ok(mut file) => {
+                let written = file.write_all(content);
+                written.map_err(|e| self.failed("write", name, e))?;
                 Ok(true)
             }
             Err(nix::Error::EEXIST) => Ok(false),
-            Err(error) => Err(Error::io("create", &path, error.into())),
+            Err(error) => Err(self.failed("create", name, error)),
         }
     }
 
     /// Opens a file for appending, making it (0600) where missing. One that has a second name may be
     /// somebody's for whom we must not write.
     pub fn append_file(&self, name: &str) -> Result<File> {
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_APPEND
-            | OFlag::O_CREAT
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_NONBLOCK
-            | OFlag::O_CLOEXEC;
-        let path = self.path_of(name);
-        let file = openat(&self.handle, name, flags, PRIVATE)
-            .map(File::from)
-            .map_err(|e| Error::io("open", &path, e.into()))?;
-        let stat = fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+        let file = self.open_at(name, flags);
+        let file = file.map_err(|e| self.failed("open", name, e))?;
+        let stat = fstat(&file).map_err(|e| self.failed("look at", name, e))?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_nlink > 1 {
-            return Err(Error::new(format!(
-                "{} is not a regular file with one name; remove it",
-                path.display()
-            )));
+            let path = self.path_of(name);
+            let text = "is not a regular file with one name; remove it";
+            return Err(Error::new(format!("{} {text}", path.display())));
         }
         Ok(file)
     }
@@ -330,13 +277,12 @@ impl Dir {
     /// whether it did. The file is closed before it gets its name, so that whoever watches the
     /// directory sees it whole at once.
     pub fn add(&self, name: &str, content: &[u8]) -> Result<bool> {
-        let path = self.path_of(name);
         let temporary = format!(".{name}.{}.tmp", std::process::id());
         let mut file = self.create_file(&temporary)?;
         let written = file.write_all(content).and_then(|()| file.sync_all());
         drop(file);
         let put = written
-            .map_err(|e| Error::io("write", &path, e))
+            .map_err(|e| self.failed("write", name, e))
             .and_then(|()| self.rename_new(&temporary, name));
         match put {
             Ok(true) => self.sync()?,
@@ -358,7 +304,7 @@ impl Dir {
         match renamed {
             Ok(()) => Ok(true),
             Err(nix::Error::EEXIST) => Ok(false),
-            Err(error) => Err(Error::io("write", &self.path_of(to), error.into())),
+            Err(error) => Err(self.failed("write", to, error)),
         }
     }
 
@@ -366,37 +312,29 @@ impl Dir {
     /// temporary file beside it, rename, and for [`Durability::Durable`] fsync of both file and
     /// directory, without which default ext4 was seen to lose either in a power cut. A failed
     /// fsync is never repeated on the same file, since the kernel reports it once only.
-    /// Returns the new file, still open for reading and writing.
+    /// Returns the new file, still open for reading and appending.
     pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<File> {
-        self.replace_with(name, durability, &mut |file| file.write_all(content))
-    }
-
-    /// As [`Dir::replace`], with the content as `write` brings it.
-    pub fn replace_with(
-        &self,
-        name: &str,
-        durability: Durability,
-        write: &mut dyn FnMut(&mut File) -> io::Result<()>,
-    ) -> Result<File> {
         let temporary = format!(".{name}.tmp");
         let mut file = self.create_file(&temporary)?;
-        let failed = |verb, e| Error::io(verb, &self.path_of(name), e);
-        let mut put = || -> Result<()> {
-            write(&mut file).map_err(|e| failed("write", e))?;
+        let mut put = || -> io::Result<()> {
+            file.write_all(content)?;
             if durability == Durability::Durable {
-                file.sync_all().map_err(|e| failed("sync", e))?;
+                file.sync_all()?;
             }
-            renameat(&self.handle, temporary.as_str(), &self.handle, name)
-                .map_err(|e| failed("write", e.into()))
+            Ok(renameat(
+                &self.handle,
+                temporary.as_str(),
+                &self.handle,
+                name,
+            )?)
         };
-        match put() {
-            Ok(()) if durability == Durability::Durable => self.sync()?,
-            Ok(()) => {}
-            Err(error) => {
-                // The temporary file is of no use to anybody; the first error is the one to tell.
-                let _ = self.remove(&temporary);
-                return Err(error);
-            }
+        if let Err(error) = put() {
+            // The temporary file is of no use to anybody; the first error is the one to tell.
+            let _ = self.remove(&temporary);
+            return Err(self.failed("write", name, error));
+        }
+        if durability == Durability::Durable {
+            self.sync()?;
         }
         Ok(file)
     }
@@ -404,29 +342,22 @@ impl Dir {
     /// Moves an entry to another directory of the same file system, replacing nothing that
     /// matters: both names are ours.
     pub fn rename_to(&self, name: &str, to: &Dir, new_name: &str) -> Result<()> {
-        renameat(&self.handle, name, &to.handle, new_name)
-            .map_err(|e| Error::io("move", &self.path_of(name), e.into()))
+        let renamed = renameat(&self.handle, name, &to.handle, new_name);
+        renamed.map_err(|e| self.failed("move", name, e))
     }
 
     /// Removes a file if it is there.
     pub fn remove(&self, name: &str) -> Result<()> {
         match unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(nix::Error::ENOENT) => Ok(()),
-            Err(error) => Err(Error::io("remove", &self.path_of(name), error.into())),
+            Err(error) => Err(self.failed("remove", name, error)),
         }
     }
 
     /// Makes the directory's entries durable.
     pub fn sync(&self) -> Result<()> {
-        self.handle
-            .sync_all()
-            .map_err(|e| Error::io("sync", &self.path, e))
-    }
-
-    fn duplicate(&self) -> Result<File> {
-        self.handle
-            .try_clone()
-            .map_err(|e| Error::io("open", &self.path, e))
+        let synced = self.handle.sync_all();
+        synced.map_err(|e| Error::io("sync", &self.path, e))
     }
 }
 
@@ -439,21 +370,15 @@ impl AsFd for Dir {
 /// Reads an open regular file from its beginning; more than `max` bytes is an error.
 pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
     let stat = fstat(file).map_err(|e| Error::io("look at", path, e.into()))?;
+    let wrong = |what: &str| Err(Error::new(format!("{} is {what}", path.display())));
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(Error::new(format!(
-            "{} is not a regular file",
-            path.display()
-        )));
+        return wrong("not a regular file");
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let too_large = || Error::new(format!("{} is larger than {max} bytes", path.display()));
-    if size > max {
-        return Err(too_large());
-    }
-    let content =
-        read_range(file, 0, size, max.saturating_add(1)).map_err(|e| Error::io("read", path, e))?;
+    let content = read_range(file, 0, size, max.saturating_add(1));
+    let content = content.map_err(|e| Error::io("read", path, e))?;
     if content.len() as u64 > max {
-        return Err(too_large());
+        return wrong(&format!("larger than {max} bytes"));
     }
     Ok(content)
 }
@@ -468,17 +393,12 @@ pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Ve
     let mut room = expected.saturating_add(1).min(most);
     while room > 0 {
         content.resize(length + room, 0);
-        match file.read_at(&mut content[length..], start + length as u64) {
-            Ok(more) => {
-                length += more;
-                if more < room {
-                    break;
-                }
-                room = length.min(most - length);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        let more = file.read_at(&mut content[length..], start + length as u64)?;
+        length += more;
+        if more < room {
+            break;
         }
+        room = length.min(most - length);
     }
     content.truncate(length);
     Ok(content)
@@ -487,10 +407,8 @@ pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Ve
 /// Reads a file by path, at most `max` bytes; `None` if there is none. Links are followed: a user
 /// may keep settings elsewhere.
 pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
-    match open_path(path)? {
-        Some(file) => read_whole(&file, path, max).map(Some),
-        None => Ok(None),
-    }
+    let file = open_path(path)?;
+    file.map(|file| read_whole(&file, path, max)).transpose()
 }
 
 /// As [`read_path`], a file that has us run what it says: it must be the user's own, and the
@@ -521,13 +439,13 @@ pub fn open_path(path: &Path) -> Result<Option<File>> {
 /// Whether a file or directory is the user's (or root's) own and cannot be written by others, as
 /// sshd and cron ask of theirs; the user's private group may write.
 pub fn check_own(stat: &FileStat, path: &Path) -> Result<()> {
-    let path = path.display();
-    check_owner(stat, &path)?;
+    check_owner(stat, path)?;
     let group_may = private_group() == Some(stat.st_gid);
     if stat.st_mode & 0o002 != 0 || (stat.st_mode & 0o020 != 0 && !group_may) {
+        let (path, mode) = (path.display(), stat.st_mode & 0o777);
         return Err(Error::new(format!(
-            "{path} can be written by others (mode {:03o}); run: chmod go-w {path}",
-            stat.st_mode & 0o777
+            "{path} can be written by others (mode {mode:03o}); run: chmod go-w {path} (where that \
+             changes nothing, mount its file system with umask=077)"
         )));
     }
     Ok(())
@@ -535,24 +453,23 @@ pub fn check_own(stat: &FileStat, path: &Path) -> Result<()> {
 
 /// As [`check_own`], of a file with secrets in it, which nobody else may even read.
 pub fn check_secret(stat: &FileStat, path: &Path) -> Result<()> {
-    let path = path.display();
-    check_owner(stat, &path)?;
+    check_owner(stat, path)?;
     if stat.st_mode & 0o077 != 0 {
+        let (path, mode) = (path.display(), stat.st_mode & 0o777);
         return Err(Error::new(format!(
-            "{path} is open to others (mode {:03o}); run: chmod 600 {path}",
-            stat.st_mode & 0o777
+            "{path} is open to others (mode {mode:03o}); run: chmod 600 {path}"
         )));
     }
     Ok(())
 }
 
-fn check_owner(stat: &FileStat, path: &std::path::Display<'_>) -> Result<()> {
+fn check_owner(stat: &FileStat, path: &Path) -> Result<()> {
     if stat.st_uid == 0 || stat.st_uid == nix::unistd::geteuid().as_raw() {
         return Ok(());
     }
+    let (path, uid) = (path.display(), stat.st_uid);
     Err(Error::new(format!(
-        "{path} belongs to another user (uid {}); run: sudo chown \"$(id -un)\" {path}",
-        stat.st_uid
+        "{path} belongs to another user (uid {uid}); run: sudo chown \"$(id -un)\" {path}"
     )))
 }
 
@@ -571,25 +488,18 @@ pub fn private_group() -> Option<u32> {
 /// The last `max` bytes of an open file, as text.
 pub fn tail(file: &File, path: &Path, max: u64) -> Result<String> {
     let read = || -> io::Result<Vec<u8>> {
-        match file.metadata()?.len() {
-            0 => Ok(Vec::new()),
-            size => read_range(file, size.saturating_sub(max), size, max),
-        }
+        let size = file.metadata()?.len();
+        read_range(file, size.saturating_sub(max), size, max)
     };
     let bytes = read().map_err(|e| Error::io("read", path, e))?;
-    // The cut may have gone through a character: drop its rest rather than show a replacement.
-    let start = bytes
-        .iter()
-        .take(3)
-        .take_while(|&&byte| byte & 0xc0 == 0x80)
-        .count();
-    let start = if bytes.len() as u64 == max { start } else { 0 };
-    Ok(String::from_utf8_lossy(&bytes[start..]).into_owned())
+    let text = String::from_utf8_lossy(&bytes);
+    // The cut may have gone through a character: its rest is dropped rather than shown as such.
+    let is_cut = bytes.len() as u64 == max;
+    let shown = text.trim_start_matches(|c| is_cut && c == char::REPLACEMENT_CHARACTER);
+    Ok(shown.to_owned())
 }
 
 /// A file name as text, if it is UTF-8.
 pub fn name_of(path: &Path) -> Option<&str> {
-    path.file_name()
-        .map(OsStr::as_bytes)
-        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+    path.file_name().and_then(OsStr::to_str)
 }

@@ -127,6 +127,23 @@ pub fn is_id(text: &str, layout: Layout) -> bool {
         && text.len() + ".md".len() <= NAME_MAX
 }
 
+/// The ids of which this may be that of a copy, as sync tools and editors make them beside a file:
+/// what stands before a dot, or before `_LOCAL_` and the like and a number.
+pub fn originals(id: &str) -> impl Iterator<Item = &str> {
+    let is_of_merge = |rest: &str| {
+        let words = ["_LOCAL_", "_BASE_", "_REMOTE_", "_BACKUP_"];
+        let number = words.iter().find_map(|word| rest.strip_prefix(word));
+        number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let cuts = id.char_indices().filter(move |&(at, letter)| match letter {
+        '.' => true,
+        '_' => is_of_merge(&id[at..]),
+        _ => false,
+    });
+    let stems = cuts.map(|(at, _)| &id[..at]);
+    stems.filter(|stem| is_id(stem, Layout::Jobs) || is_id(stem, Layout::Tasks))
+}
+
 impl Ord for JobId {
     fn cmp(&self, other: &JobId) -> Ordering {
         order(&self.0, &other.0)
@@ -512,6 +529,24 @@ mod tests {
             "data-export"
         );
         assert_eq!(id("task-anything").description(), "anything");
+    }
+
+    #[test]
+    fn a_copy_is_known_by_what_its_name_begins_with() {
+        let originals = |id: &'static str| originals(id).collect::<Vec<_>>();
+        let x = "job-20260130-143000-x";
+        for copy in [
+            "job-20260130-143000-x.sync-conflict-20260130-150000-ABCDEFG",
+            "job-20260130-143000-x.orig",
+            "job-20260130-143000-x.conflict1",
+            "job-20260130-143000-x_LOCAL_4711",
+            "job-20260130-143000-x_BASE_1",
+        ] {
+            assert_eq!(originals(copy), [x], "{copy}");
+        }
+        assert_eq!(originals("job-20260130-143000-x_LOCAL_HOST"), [""; 0]);
+        assert_eq!(originals("job-20260130-143000-x.y.z").len(), 2);
+        assert_eq!(originals("task-x.orig"), ["task-x"]);
     }
 
     #[test]

@@ -79,12 +79,13 @@ pub fn start(
 ) -> Result<std::result::Result<Running, SpawnFault>> {
     let logs = spool.create_logs(id, number, plan.dialect.ending)?;
     let stdin = prompt_file(&plan.prompt)?;
+    let root = spool.root()?;
     let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
     let launch = Launch {
         program,
         argv: &argv,
         env: &plan.env,
-        directory: spool.root(),
+        directory: &root,
         stdin: &stdin,
         stdout: &logs.out,
         stderr: &logs.err,

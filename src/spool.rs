@@ -3,32 +3,34 @@
 //! commands look, and leave documents and marks.
 
 use crate::error::{Error, Result, one_line};
-use crate::files::{self, Dir, Durability, Kind, Make, Signature, meta_of};
+use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
 use crate::job::{self, JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, Identity, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::stat;
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC,
-    TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
-};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{self, FsType, fstatfs};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
 const CLAIM_MAX: u64 = 64 << 20;
 /// The view holds one name for each waiting job.
 const VIEW_MAX: u64 = 256 << 20;
-/// The file in `state/` whose lock says that a daemon serves the project.
+/// A document is submitted again only up to this size.
+const TEXT_MAX: u64 = 1 << 30;
+/// The file in `state/` whose lock says that a daemon works on the project.
 const LOCK: &str = ".lock";
+/// The view of the queue.
+const VIEW: &str = "queue_state.json";
 /// The project's log.
 const JOURNAL: &str = "monitor.log";
 /// The project's log is rotated at this size; one old file is kept (SPEC 8).
@@ -71,19 +73,29 @@ pub enum Leftovers {
     Leave,
 }
 
-/// One project's directories, open.
+/// One project's directories. They are opened when something is done in them, and stay open until
+/// [`Spool::rest`], so that what belongs together happens in one place wherever that is moved.
 #[derive(Debug)]
 pub struct Spool {
     project: Project,
-    root: Dir,
+    open: RefCell<Option<Rc<Dirs>>>,
+}
+
+#[derive(Debug)]
+struct Dirs {
+    /// The project's directory by its real name.
+    root: PathBuf,
+    /// What all the others are in.
+    base: Dir,
     items: Dir,
     results: Dir,
     state: Dir,
     logs: Dir,
+    /// The project's log and its size, once something was written there.
     journal: RefCell<Option<(File, u64)>>,
 }
 
-/// Proof that no other daemon serves the project; held as long as the value lives.
+/// Proof that no other daemon works on the project; held as long as the value lives.
 #[derive(Debug)]
 pub struct SpoolLock {
     _lock: Flock<File>,
@@ -94,8 +106,19 @@ pub struct SpoolLock {
 pub struct Scan {
     /// Documents without a result, in order.
     pub waiting: BTreeSet<JobId>,
-    /// Entries that look like jobs but are not, with what is wrong.
+    /// Entries that a person may take for jobs but are none, with what is wrong.
     pub odd: Vec<(String, String)>,
+}
+
+/// What a name in the documents' directory stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A document without a result.
+    Waiting(JobId),
+    /// Something that a person may take for a job but is none, with what is wrong.
+    Odd(String),
+    /// Nothing, a finished job's document, or something that is nobody's business here.
+    Nothing,
 }
 
 /// What is in `state/`, besides the view.
@@ -137,40 +160,74 @@ pub struct LogFiles {
     pub names: [String; 2],
 }
 
-impl Spool {
-    /// Opens a project's directories. A missing project, or one without the directory of documents,
-    /// is an error (`is_not_found`) and nothing is made in its place: it may be an empty mount
-    /// point. The other directories are ours, and made where missing.
-    pub fn open(project: &Project) -> Result<Spool> {
-        Spool::open_with(project, Make::Nothing)
-    }
-
-    /// Opens a project's directories, making those that are missing.
-    pub fn create(project: &Project) -> Result<Spool> {
-        Spool::open_with(project, Make::Missing)
-    }
-
-    fn open_with(project: &Project, items: Make) -> Result<Spool> {
-        let root = open_root(&project.path)?;
+impl Dirs {
+    /// A missing project, or one without the directory of documents, is an error (`is_not_found`)
+    /// unless `make`, and nothing is made in its place: it may be an empty mount point. The other
+    /// directories are ours, and made where missing.
+    fn open(project: &Project, make: Make) -> Result<Dirs> {
         let layout = project.layout;
-        let spool = Spool {
-            items: root.descend(layout.items(), items)?,
-            results: root.descend(layout.results(), Make::Missing)?,
-            state: root.descend(layout.state(), Make::Missing)?,
-            logs: root.descend(layout.logs(), Make::Missing)?,
-            root,
-            journal: RefCell::new(None),
-            project: project.clone(),
+        let top = Dir::open(&project.path)?;
+        let root = top.path().to_owned();
+        let checked = |dir: Dir| files::check_own(&dir.stat()?, dir.path()).map(|()| dir);
+        let base = match layout.items().rsplit_once('/') {
+            // Whoever can write there can put another in the place of each of ours.
+            Some((above, _)) => checked(top.sub(above, make)?)?,
+            None => top,
         };
-        // Whoever can write what all of them are in can put another in the place of each.
-        let above = layout.items().rsplit_once('/');
-        let above = above.map(|(above, _)| spool.root.descend(above, Make::Nothing));
-        let above = above.transpose()?;
-        let below = [&spool.items, &spool.results, &spool.state, &spool.logs];
-        for dir in above.iter().chain(below) {
-            files::check_own(&dir.stat()?, dir.path())?;
-        }
+        let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
+        Ok(Dirs {
+            items: sub(layout.items(), make)?,
+            results: sub(layout.results(), Make::Missing)?,
+            state: sub(layout.state(), Make::Missing)?,
+            logs: sub(layout.logs(), Make::Missing)?,
+            root,
+            base,
+            journal: RefCell::new(None),
+        })
+    }
+}
+
+impl Spool {
+    /// A project's directories, none of which is opened yet.
+    pub fn new(project: &Project) -> Spool {
+        let (project, open) = (project.clone(), RefCell::new(None));
+        Spool { project, open }
+    }
+
+    /// A project's directories, opened to see whether they are there.
+    pub fn open(project: &Project) -> Result<Spool> {
+        let spool = Spool::new(project);
+        spool.dirs()?;
         Ok(spool)
+    }
+
+    /// Makes those of a project's directories that are missing, and keeps Git away from them, so that
+    /// neither an agent nor a person commits, stashes or cleans the spool by accident.
+    pub fn create(project: &Project) -> Result<Spool> {
+        let dirs = Dirs::open(project, Make::Missing)?;
+        if project.layout == Layout::Jobs {
+            dirs.base.create_new(".gitignore", b"*\n")?;
+        }
+        let open = RefCell::new(Some(Rc::new(dirs)));
+        let project = project.clone();
+        Ok(Spool { project, open })
+    }
+
+    /// Closes all directories. The next method that needs one finds it by its path, so before a
+    /// claim this makes sure that the agent works in the place that the registry names; and an idle
+    /// project holds no descriptor and keeps no file system from being unmounted.
+    pub fn rest(&self) {
+        self.open.take();
+    }
+
+    fn dirs(&self) -> Result<Rc<Dirs>> {
+        let mut open = self.open.borrow_mut();
+        if let Some(dirs) = &*open {
+            return Ok(Rc::clone(dirs));
+        }
+        let dirs = Rc::new(Dirs::open(&self.project, Make::Nothing)?);
+        *open = Some(Rc::clone(&dirs));
+        Ok(dirs)
     }
 
     /// The project.
@@ -179,8 +236,8 @@ impl Spool {
     }
 
     /// The project's directory by its real name, without symbolic links.
-    pub fn root(&self) -> &Path {
-        self.root.path()
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(self.dirs()?.root.clone())
     }
 
     /// How its directories are arranged.
@@ -188,106 +245,62 @@ impl Spool {
         self.project.layout
     }
 
+    fn path(&self, relative: &str, name: &str) -> PathBuf {
+        self.project.path.join(relative).join(name)
+    }
+
+    /// The directory of documents, to be watched.
+    pub fn items_path(&self) -> PathBuf {
+        self.project.path.join(self.layout().items())
+    }
+
+    /// The directory of results, to be watched.
+    pub fn results_path(&self) -> PathBuf {
+        self.project.path.join(self.layout().results())
+    }
+
     /// Whether a project that was served before has nothing in `state/` to know it by.
     pub fn has_lost_state(&self) -> Result<bool> {
-        Ok(!self.state.has(LOCK)? && self.logs.has(JOURNAL)?)
+        let dirs = self.dirs()?;
+        Ok(!dirs.state.has(LOCK)? && dirs.logs.has(JOURNAL)?)
     }
 
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
-        let file = self.state.append_file(LOCK)?;
+        let file = self.dirs()?.state.append_file(LOCK)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(SpoolLock { _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
                 "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
             ))),
-            Err((_, error)) => Err(Error::io("lock", &self.state.path_of(LOCK), error.into())),
-        }
-    }
-
-    /// Fails where a path leads to another directory than the one that is open here: it, the project,
-    /// or what leads to it was moved, replaced, mounted over or unmounted, of which no event tells.
-    /// An agent that is started then works in somebody else's project.
-    pub fn check_place(&self) -> Result<()> {
-        for dir in [&self.items, &self.results, &self.state, &self.logs] {
-            let path = dir.path();
-            let seen = stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
-            if !dir.is_what(&seen)? {
-                let path = path.display();
-                return Err(Error::new(format!(
-                    "{path} is not the directory that it was"
-                )));
+            Err((_, error)) => {
+                let path = self.path(self.layout().state(), LOCK);
+                Err(Error::io("lock", &path, error.into()))
             }
         }
-        Ok(())
     }
 
-    /// Opens those of our own directories anew that were replaced or removed in the project's
-    /// directory, wherever that is now: what is decided of a job that runs belongs where the next look
-    /// will find it. Whether `state/` is among them, and so without what was written there.
-    pub fn reopen(&mut self) -> Result<bool> {
-        let layout = self.project.layout;
-        if let Some(results) = self.successor(&self.results, layout.results())? {
-            self.results = results;
-        }
-        if let Some(logs) = self.successor(&self.logs, layout.logs())? {
-            self.logs = logs;
-            self.journal.take();
-        }
-        let state = self.successor(&self.state, layout.state())?;
-        let is_new = state.is_some();
-        if let Some(state) = state {
-            self.state = state;
-        }
-        Ok(is_new)
-    }
-
-    /// Whether the project's directory itself has been deleted, and nobody can make anything in it.
-    pub fn is_deleted(&self) -> bool {
-        self.root.stat().is_ok_and(|stat| stat.st_nlink == 0)
-    }
-
-    fn successor(&self, dir: &Dir, relative: &str) -> Result<Option<Dir>> {
-        if let Some(seen) = self.root.look(relative)?
-            && dir.is_what(&seen)?
-        {
-            return Ok(None);
-        }
-        let successor = self.root.descend(relative, Make::Missing)?;
-        files::check_own(&successor.stat()?, successor.path())?;
-        Ok(Some(successor))
-    }
-
-    /// Identity and age of the documents' directory as it is open here.
+    /// Identity and age of the documents' directory.
     pub fn items_signature(&self) -> Result<Signature> {
-        self.items.signature()
+        Ok(Signature::of(&self.dirs()?.items.stat()?))
     }
 
     /// Whether the documents lie on another machine, or on a file system of somebody's own making:
     /// one that may not answer, and may not tell of changes.
     pub fn is_remote(&self) -> bool {
         const ZFS_SUPER_MAGIC: FsType = FsType(0x2fc1_2fc1);
-        const LOCAL: [FsType; 7] = [
-            EXT4_SUPER_MAGIC,
-            TMPFS_MAGIC,
-            BTRFS_SUPER_MAGIC,
-            XFS_SUPER_MAGIC,
-            F2FS_SUPER_MAGIC,
-            OVERLAYFS_SUPER_MAGIC,
+        let local = [
+            statfs::EXT4_SUPER_MAGIC,
+            statfs::TMPFS_MAGIC,
+            statfs::BTRFS_SUPER_MAGIC,
+            statfs::XFS_SUPER_MAGIC,
+            statfs::F2FS_SUPER_MAGIC,
+            statfs::OVERLAYFS_SUPER_MAGIC,
             ZFS_SUPER_MAGIC,
         ];
-        fstatfs(&self.items).map_or(true, |stat| !LOCAL.contains(&stat.filesystem_type()))
-    }
-
-    /// The path that is to be watched.
-    pub fn items_path(&self) -> &Path {
-        self.items.path()
-    }
-
-    /// The directory of results, to be watched.
-    pub fn results_path(&self) -> &Path {
-        self.results.path()
+        let stat = self.dirs().ok().and_then(|dirs| fstatfs(&dirs.items).ok());
+        stat.is_none_or(|stat| !local.contains(&stat.filesystem_type()))
     }
 
     // --- documents ---
@@ -296,111 +309,120 @@ impl Spool {
     /// lists the results anyway; everybody else looks each document's up, and holds only those that
     /// have none.
     pub fn scan(&self, leftovers: Leftovers) -> Result<Scan> {
-        let mut scan = Scan::default();
-        let mut documents = Vec::new();
-        let mut failed = None;
-        self.items.list(&mut |name, kind| {
-            let what = match Name::of(name, self.layout()) {
-                Name::Other => return,
-                Name::Bad => {
-                    let form = self.layout().form();
-                    format!("its name is not that of a job; rename it to {form}")
-                }
-                Name::Job(id) => match (odd_kind(kind), leftovers) {
-                    (Some(what), _) => what.to_owned(),
-                    (None, Leftovers::Remove) => return documents.push(id),
-                    (None, Leftovers::Leave) => {
-                        match self.has_result(&id) {
-                            Ok(true) => {}
-                            Ok(false) => drop(scan.waiting.insert(id)),
-                            Err(error) => failed = Some(error),
-                        }
-                        return;
-                    }
+        let dirs = self.dirs()?;
+        let (mut scan, mut documents) = (Scan::default(), Vec::new());
+        let (mut left, mut failed) = (Vec::new(), None);
+        dirs.items.list(&mut |name, kind| {
+            if is_abandoned(name) {
+                left.push(name.to_owned());
+            }
+            match self.meaning(name, kind) {
+                Look::Odd(what) => scan.odd.push((name.to_owned(), what)),
+                Look::Waiting(id) if leftovers == Leftovers::Remove => documents.push(id),
+                Look::Waiting(id) => match self.has_result(&id) {
+                    Ok(true) => {}
+                    Ok(false) => documents.push(id),
+                    Err(error) => failed = Some(error),
                 },
-            };
-            scan.odd.push((name.to_owned(), what));
+                Look::Nothing => {}
+            }
         })?;
         if let Some(error) = failed {
             return Err(error);
         }
         if leftovers == Leftovers::Remove {
+            sweep(&dirs.items, &left, leftovers)?;
             documents.sort_unstable();
-            scan.waiting = self.without_result(documents)?;
+            documents = without_result(&dirs.results, documents)?;
+        }
+        for id in documents {
+            match self.copied(id.as_str())? {
+                Some(what) => scan.odd.push((id.file_name(), what)),
+                None => drop(scan.waiting.insert(id)),
+            }
         }
         Ok(scan)
     }
 
-    /// Those of the documents, which are in order, that have no result: lists the results once, and
-    /// removes temporary files among them.
-    fn without_result(&self, documents: Vec<JobId>) -> Result<BTreeSet<JobId>> {
-        let mut done = vec![false; documents.len()];
-        let mut left = Vec::new();
-        self.results.list(&mut |name, _| {
-            if let Some(stem) = name.strip_suffix(".json")
-                && let Ok(at) = documents.binary_search_by(|id| job::order(id.as_str(), stem))
-            {
-                done[at] = true;
-            } else if name.starts_with('.') && name.ends_with(".json.tmp") {
-                left.push(name.to_owned());
-            }
-        })?;
-        sweep(&self.results, &left, Leftovers::Remove)?;
-        let mut done = done.into_iter();
-        let waiting = documents.into_iter().filter(|_| done.next() == Some(false));
-        Ok(waiting.collect())
+    /// Looks at one name in the documents' directory, as an event brings it.
+    pub fn look_at(&self, name: &str) -> Result<Look> {
+        let Some(stat) = self.dirs()?.items.look(name)? else {
+            return Ok(Look::Nothing);
+        };
+        match self.meaning(name, stat.st_mode) {
+            Look::Waiting(id) if self.has_result(&id)? => Ok(Look::Nothing),
+            Look::Waiting(id) => Ok(match self.copied(id.as_str())? {
+                Some(what) => Look::Odd(what),
+                None => Look::Waiting(id),
+            }),
+            other => Ok(other),
+        }
     }
 
-    /// Looks at one name in the documents' directory, as an event brings it.
-    pub fn look_at(&self, name: &str) -> Result<Option<JobId>> {
-        match Name::of(name, self.layout()) {
-            Name::Job(id) if self.items.has(name)? && !self.has_result(&id)? => Ok(Some(id)),
-            _ => Ok(None),
+    /// What a name and a type amount to, whatever else there is in the project.
+    fn meaning(&self, name: &str, mode: u32) -> Look {
+        match (Name::of(name, self.layout()), odd_type(mode)) {
+            (Name::Other, _) if name.ends_with(".md") && !name.starts_with('.') => {
+                let path = self.path(self.layout().items(), name);
+                let path = path.display();
+                Look::Odd(format!("not a job's name; job-monitor submit {path}"))
+            }
+            (Name::Other, _) => Look::Nothing,
+            (Name::Bad, _) => Look::Odd(format!(
+                "its name is not that of a job; rename it to {}",
+                self.layout().form()
+            )),
+            (Name::Job(_), Some(what)) => Look::Odd(what.to_owned()),
+            (Name::Job(id), None) => Look::Waiting(id),
         }
+    }
+
+    /// What to say of a document or result that is a copy of a known job's.
+    fn copied(&self, id: &str) -> Result<Option<String>> {
+        let dirs = self.dirs()?;
+        for original in job::originals(id) {
+            if dirs.items.has(&format!("{original}.md"))?
+                || dirs.results.has(&format!("{original}.json"))?
+                || dirs.state.has(&format!("{original}.claim"))?
+            {
+                let what = "it is a copy of the job";
+                let text = format!("{what} {original}; remove it, or rename it to run it");
+                return Ok(Some(text));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a document, at most `max + 1` bytes, provided that nobody has it open for writing.
     pub fn take(&self, id: &JobId, max: u64) -> Result<Taken> {
         let name = id.file_name();
-        let path = self.items.path_of(&name);
-        let file = match self.items.open_file(&name) {
-            Ok(file) => file,
-            Err(error) if error.is_not_found() => return Ok(Taken::Gone),
+        let path = || self.path(self.layout().items(), &name);
+        let alien = |mode| Taken::Alien(odd_type(mode).unwrap_or_default().to_owned());
+        let file = match self.dirs()?.items.open_file(&name) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Taken::Gone),
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
-                let kind = match error.errno {
-                    Some(libc::ELOOP) => Kind::Link,
-                    Some(libc::ENXIO) => Kind::Special,
-                    _ => return Ok(Taken::Unreadable(error)),
-                };
-                return Ok(Taken::Alien(odd_kind(kind).unwrap_or_default().to_owned()));
+                return Ok(match error.errno {
+                    Some(libc::ELOOP) => alien(libc::S_IFLNK),
+                    Some(libc::ENXIO) => alien(libc::S_IFIFO),
+                    _ => Taken::Unreadable(error),
+                });
             }
         };
-        let stat =
-            nix::sys::stat::fstat(&file).map_err(|e| Error::io("look at", &path, e.into()))?;
+        let stat = fstat(&file).map_err(|e| Error::io("look at", &path(), e.into()))?;
         let mut meta = meta_of(&stat);
         if files::private_group() == Some(stat.st_gid) {
             // That opens it to nobody.
             meta.mode &= !0o020;
         }
-        match meta.mode & libc::S_IFMT {
-            libc::S_IFREG => {}
-            libc::S_IFDIR => {
-                return Ok(Taken::Alien(
-                    odd_kind(Kind::Dir).unwrap_or_default().to_owned(),
-                ));
-            }
-            _ => {
-                return Ok(Taken::Alien(
-                    odd_kind(Kind::Special).unwrap_or_default().to_owned(),
-                ));
-            }
+        if odd_type(meta.mode).is_some() {
+            return Ok(alien(meta.mode));
         }
         if meta.uid != 0 && meta.uid != nix::unistd::geteuid().as_raw() {
-            return Ok(Taken::Alien(format!(
-                "it belongs to another user (uid {}); copy it as your own",
-                meta.uid
-            )));
+            let uid = meta.uid;
+            let what = format!("it belongs to another user (uid {uid}); copy it as your own");
+            return Ok(Taken::Alien(what));
         }
         if has_writer(&file) {
             return Ok(Taken::Writing(meta));
@@ -410,31 +432,29 @@ impl Spool {
         match files::read_range(&file, 0, meta.size, max.saturating_add(1)) {
             Ok(bytes) => Ok(Taken::Read(meta, bytes)),
             // One bad sector must not stop the project.
-            Err(error) => Ok(Taken::Unreadable(Error::io("read", &path, error))),
+            Err(error) => Ok(Taken::Unreadable(Error::io("read", &path(), error))),
         }
     }
 
     /// What `ls` would say of a document: `None` if it is not there.
     pub fn document_meta(&self, id: &JobId) -> Result<Option<Meta>> {
-        Ok(self.items.look(&id.file_name())?.map(|stat| meta_of(&stat)))
+        let stat = self.dirs()?.items.look(&id.file_name())?;
+        Ok(stat.map(|stat| meta_of(&stat)))
     }
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.
     pub fn submit(&self, id: &JobId, text: &[u8]) -> Result<bool> {
-        if self.has_result(id)? {
-            return Ok(false);
-        }
-        self.items.add(&id.file_name(), text)
+        Ok(!self.has_result(id)? && self.dirs()?.items.add(&id.file_name(), text)?)
     }
 
     /// The text of a document that lies in the spool or in the archive.
     pub fn document_text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
-        let name = id.file_name();
-        if let Some(text) = self.items.read(&name, u64::MAX - 1)? {
+        let (dirs, name) = (self.dirs()?, id.file_name());
+        if let Some(text) = dirs.items.read(&name, TEXT_MAX)? {
             return Ok(Some(text));
         }
-        match Dir::open(&self.project.path.join(self.layout().archive())) {
-            Ok(archive) => archive.read(&name, u64::MAX - 1),
+        match self.archive_dir(Make::Nothing) {
+            Ok(archive) => archive.read(&name, TEXT_MAX),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -444,9 +464,8 @@ impl Spool {
     pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
         let mut last: Option<String> = None;
         let mut take = |name: &str, _| {
-            let stem = name
-                .strip_suffix(".md")
-                .or_else(|| name.strip_suffix(".json"));
+            let stem = name.strip_suffix(".md");
+            let stem = stem.or_else(|| name.strip_suffix(".json"));
             if let Some(id) = stem.and_then(JobId::exact)
                 && let Some(stamp) = id.stamp().filter(|stamp| *stamp < horizon)
                 && last.as_deref().is_none_or(|last| last < stamp)
@@ -454,28 +473,34 @@ impl Spool {
                 last = Some(stamp.to_owned());
             }
         };
-        self.items.list(&mut take)?;
-        self.results.list(&mut take)?;
+        let dirs = self.dirs()?;
+        dirs.items.list(&mut take)?;
+        dirs.results.list(&mut take)?;
         Ok(last)
+    }
+
+    fn archive_dir(&self, make: Make) -> Result<Dir> {
+        let name = last_part(self.layout().archive());
+        self.dirs()?.base.sub(name, make)
     }
 
     /// Moves a finished job's document out of the spool.
     pub fn archive(&self, id: &JobId) -> Result<()> {
-        let name = id.file_name();
-        if !self.items.has(&name)? {
+        let (dirs, name) = (self.dirs()?, id.file_name());
+        if !dirs.items.has(&name)? {
             return Ok(());
         }
-        let archive = self.root.descend(self.layout().archive(), Make::Missing)?;
-        self.items.rename_to(&name, &archive, &name)
+        let archive = self.archive_dir(Make::Missing)?;
+        dirs.items.rename_to(&name, &archive, &name)
     }
 
     // --- claims and marks ---
 
     /// What is in `state/`.
     pub fn marks(&self, leftovers: Leftovers) -> Result<Marks> {
-        let mut marks = Marks::default();
-        let mut left = Vec::new();
-        self.state.list(&mut |name, _| {
+        let dirs = self.dirs()?;
+        let (mut marks, mut left) = (Marks::default(), Vec::new());
+        dirs.state.list(&mut |name, _| {
             let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::exact);
             if name.starts_with('.') && name.ends_with(".tmp") {
                 left.push(name.to_owned());
@@ -490,7 +515,7 @@ impl Spool {
             }
         })?;
         marks.claims.sort_unstable();
-        sweep(&self.state, &left, leftovers)?;
+        sweep(&dirs.state, &left, leftovers)?;
         Ok(marks)
     }
 
@@ -498,73 +523,69 @@ impl Spool {
     /// so; it is never taken for permission to start.
     pub fn read_claim(&self, id: &JobId) -> Result<Option<(Claim, Option<Identity>)>> {
         let name = claim_name(id);
-        let Some(bytes) = self.state.read(&name, CLAIM_MAX)? else {
+        let Some(bytes) = self.dirs()?.state.read(&name, CLAIM_MAX)? else {
             return Ok(None);
         };
-        let broken = |why: String| {
-            Error::new(format!(
-                "the claim {} is broken: {why}",
-                self.state.path_of(&name).display()
-            ))
-        };
-        let (claim, process) = Claim::parse(&bytes).map_err(broken)?;
-        if claim.job_id != *id {
-            return Err(broken("it names another job".to_owned()));
+        match Claim::parse(&bytes) {
+            Ok((claim, process)) if claim.job_id == *id => Ok(Some((claim, process))),
+            other => {
+                let path = self.path(self.layout().state(), &name);
+                let why = other.err();
+                let why = why.unwrap_or_else(|| "it names another job".to_owned());
+                let path = path.display();
+                Err(Error::new(format!("the claim {path} is broken: {why}")))
+            }
         }
-        Ok(Some((claim, process)))
     }
 
     /// Makes a claim durable. What is returned takes the process's line.
     pub fn write_claim(&self, claim: &Claim) -> Result<File> {
-        self.state.replace(
-            &claim_name(&claim.job_id),
-            &claim.to_line(),
-            Durability::Durable,
-        )
+        let (name, line) = (claim_name(&claim.job_id), claim.to_line());
+        let state = &self.dirs()?.state;
+        state.replace(&name, &line, Durability::Durable)
     }
 
     /// Adds the process to the claim just written. Not synced: after a power cut there is none.
     pub fn note_process(&self, claim: &mut File, id: &JobId, identity: Identity) -> Result<()> {
-        let line = Claim::process_line(identity);
-        let appended = claim
-            .seek(SeekFrom::End(0))
-            .and_then(|_| claim.write_all(&line));
-        appended.map_err(|e| Error::io("write", &self.state.path_of(&claim_name(id)), e))
+        let written = claim.write_all(&Claim::process_line(identity));
+        let path = self.path(self.layout().state(), &claim_name(id));
+        written.map_err(|e| Error::io("write", &path, e))
     }
 
     /// Takes the claim away, if it is there.
     pub fn remove_claim(&self, id: &JobId) -> Result<()> {
-        self.state.remove(&claim_name(id))
+        self.dirs()?.state.remove(&claim_name(id))
     }
 
     /// Puts a broken claim aside, where it can be looked at.
     pub fn park_claim(&self, id: &JobId) -> Result<()> {
-        let name = claim_name(id);
-        self.state
-            .rename_to(&name, &self.state, &format!("{name}.broken"))
+        let (state, name) = (&self.dirs()?.state, claim_name(id));
+        state.rename_to(&name, state, &format!("{name}.broken"))
     }
 
     /// Whether a mark is there.
     pub fn has_mark(&self, id: &JobId, mark: Mark) -> Result<bool> {
-        self.state.has(&mark.name(id))
+        self.dirs()?.state.has(&mark.name(id))
     }
 
     /// Leaves a mark, and wakes the daemon.
     pub fn mark(&self, id: &JobId, mark: Mark) -> Result<()> {
-        self.state.create_new(&mark.name(id), b"")?;
-        self.state.sync()?;
+        let state = &self.dirs()?.state;
+        state.create_new(&mark.name(id), b"")?;
+        state.sync()?;
         self.poke()
     }
 
     /// Takes a mark away, if it is there.
     pub fn unmark(&self, id: &JobId, mark: Mark) -> Result<()> {
-        self.state.remove(&mark.name(id))
+        self.dirs()?.state.remove(&mark.name(id))
     }
 
     /// Wakes the daemon to look at the marks.
     pub fn poke(&self) -> Result<()> {
-        self.items.create_new(POKE, b"")?;
-        self.items.remove(POKE)
+        let items = &self.dirs()?.items;
+        items.create_new(POKE, b"")?;
+        items.remove(POKE)
     }
 
     /// Whether an event with this name is a poke.
@@ -582,43 +603,38 @@ impl Spool {
 
     /// Whether anything is where the job's result belongs; readable or not, it ends the job.
     pub fn has_result(&self, id: &JobId) -> Result<bool> {
-        self.results.has(&result_name(id))
+        self.dirs()?.results.has(&result_name(id))
     }
 
     /// Publishes a result: the moment the job is done.
     pub fn publish(&self, outcome: &Outcome) -> Result<()> {
-        let name = result_name(&outcome.job_id);
-        let mut write = |file: &mut File| {
-            let mut out = BufWriter::new(file);
-            outcome.write_document(self.layout(), &mut out)?;
-            out.flush()
-        };
-        let written = self
-            .results
-            .replace_with(&name, Durability::Durable, &mut write);
-        written.map(drop)
+        let (name, mut text) = (result_name(&outcome.job_id), Vec::new());
+        let written = outcome.write_document(self.layout(), &mut text);
+        written.map_err(|e| Error::io("write", &self.result_path(&outcome.job_id), e))?;
+        let results = &self.dirs()?.results;
+        results.replace(&name, &text, Durability::Durable).map(drop)
     }
 
     /// The path of a result, for messages and hooks.
     pub fn result_path(&self, id: &JobId) -> PathBuf {
-        self.results.path_of(&result_name(id))
+        self.path(self.layout().results(), &result_name(id))
     }
 
     /// Calls `each` with the id of every finished job and when its result was written, in nanoseconds
     /// since 1970; in no order.
     pub fn finished(&self, each: &mut dyn FnMut(&str, i128)) -> Result<()> {
+        let results = &self.dirs()?.results;
         let mut failed = None;
-        self.results.list(&mut |name, _| {
-            if let Some(id) = name.strip_suffix(".json")
-                && job::is_id(id, self.layout())
-                && failed.is_none()
-            {
-                match self.results.look(name) {
-                    Ok(Some(stat)) => each(id, meta_of(&stat).mtime_ns),
-                    // It has gone meanwhile.
-                    Ok(None) => {}
-                    Err(error) => failed = Some(error),
-                }
+        results.list(&mut |name, _| {
+            let id = name.strip_suffix(".json");
+            let Some(id) = id.filter(|id| job::is_id(id, self.layout())) else {
+                return;
+            };
+            match (self.copied(id), results.look(name)) {
+                (Ok(None), Ok(Some(stat))) => each(id, meta_of(&stat).mtime_ns),
+                // A copy of a result counts for nothing, and one may have gone meanwhile.
+                (Ok(_), Ok(_)) => {}
+                (Err(error), _) | (_, Err(error)) => failed = Some(error),
             }
         })?;
         failed.map_or(Ok(()), Err)
@@ -626,7 +642,7 @@ impl Spool {
 
     /// Opens a result for reading; `None` if there is none.
     pub fn open_result(&self, id: &JobId) -> Result<Option<File>> {
-        open_if_there(&self.results, &result_name(id))
+        self.dirs()?.results.open_file(&result_name(id))
     }
 
     // --- the view ---
@@ -635,14 +651,13 @@ impl Spool {
     pub fn write_view(&self, view: &QueueView) -> Result<()> {
         let mut text = serde_json::to_vec_pretty(view).expect("the view is representable in JSON");
         text.push(b'\n');
-        self.state
-            .replace("queue_state.json", &text, Durability::Relaxed)
-            .map(drop)
+        let state = &self.dirs()?.state;
+        state.replace(VIEW, &text, Durability::Relaxed).map(drop)
     }
 
     /// Reads the view, if there is one that can be read.
     pub fn read_view(&self) -> Option<QueueView> {
-        let bytes = self.state.read("queue_state.json", VIEW_MAX).ok()??;
+        let bytes = self.dirs().ok()?.state.read(VIEW, VIEW_MAX).ok()??;
         serde_json::from_slice(&bytes).ok()
     }
 
@@ -651,14 +666,18 @@ impl Spool {
     /// Keeps the text that runs as `logs/<id>.md`.
     pub fn keep_text(&self, id: &JobId, text: &[u8]) -> Result<()> {
         let name = id.file_name();
-        let mut file = self.logs.create_file(&name)?;
-        file.write_all(text)
-            .map_err(|e| Error::io("write", &self.logs.path_of(&name), e))
+        let written = self.create_log(&name)?.write_all(text);
+        written.map_err(|e| Error::io("write", &self.log_path(&name), e))
     }
 
     /// The text that ran, if it was kept.
     pub fn kept_text(&self, id: &JobId, max: u64) -> Result<Option<Vec<u8>>> {
-        self.logs.read(&id.file_name(), max)
+        self.dirs()?.logs.read(&id.file_name(), max)
+    }
+
+    /// Makes a log file that is read and appended to, in place of whatever has its name.
+    pub fn create_log(&self, name: &str) -> Result<File> {
+        self.dirs()?.logs.create_file(name)
     }
 
     /// Makes the log files of the `start`-th start (from 1); `output` is the ending of standard
@@ -666,24 +685,24 @@ impl Spool {
     pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
         let names = [log_name(id, start, output), log_name(id, start, "err")];
         // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
-        let err = self.logs.create_file(&names[1])?;
-        let out = self.logs.create_file(&names[0])?;
+        let err = self.create_log(&names[1])?;
+        let out = self.create_log(&names[0])?;
         Ok(LogFiles { out, err, names })
     }
 
-    /// Removes what lies where a start's standard output will be.
-    pub fn clear_output(&self, id: &JobId, start: u32, output: &str) -> Result<()> {
-        self.logs.remove(&log_name(id, start, output))
+    /// Removes a log, if it is there.
+    pub fn remove_log(&self, name: &str) -> Result<()> {
+        self.dirs()?.logs.remove(name)
     }
 
     /// Opens a log file for reading.
     pub fn open_log(&self, name: &str) -> Result<Option<File>> {
-        open_if_there(&self.logs, name)
+        self.dirs()?.logs.open_file(name)
     }
 
     /// The path of a log, for messages.
     pub fn log_path(&self, name: &str) -> PathBuf {
-        self.logs.path_of(name)
+        self.path(self.layout().logs(), name)
     }
 
     /// Writes lines to the daemon's standard error and to the project's log. A log that cannot
@@ -695,46 +714,63 @@ impl Spool {
             log::log!(*level, "{message}");
             let _ = writeln!(text, "{now} {level:<5} {}", one_line(message));
         }
-        if let Err(error) = self.append_journal(text.as_bytes()) {
+        let appended = self.dirs().and_then(|dirs| append(&dirs, text.as_bytes()));
+        if let Err(error) = appended {
             log::debug!("{error}");
         }
     }
+}
 
-    fn append_journal(&self, text: &[u8]) -> Result<()> {
-        let name = JOURNAL;
-        let failed = |e| Error::io("write", &self.logs.path_of(name), e);
-        let open = || -> Result<(File, u64)> {
-            let file = self.logs.append_file(name)?;
-            let size = file.metadata().map_err(failed)?.len();
-            Ok((file, size))
-        };
-        let mut journal = self.journal.borrow_mut();
-        let (mut file, mut size) = match journal.take() {
-            Some(open) => open,
-            None => open()?,
-        };
-        if size >= JOURNAL_MAX {
-            self.logs.rename_to(name, &self.logs, "monitor.log.1")?;
-            (file, size) = open()?;
-        }
-        file.write_all(text).map_err(failed)?;
-        *journal = Some((file, size + text.len() as u64));
-        Ok(())
+/// Appends to the project's log, which is kept open from line to line.
+fn append(dirs: &Dirs, text: &[u8]) -> Result<()> {
+    let failed = |e| Error::io("write", &dirs.logs.path_of(JOURNAL), e);
+    let open = || -> Result<(File, u64)> {
+        let file = dirs.logs.append_file(JOURNAL)?;
+        let size = file.metadata().map_err(failed)?.len();
+        Ok((file, size))
+    };
+    let mut journal = dirs.journal.borrow_mut();
+    let (mut file, mut size) = journal.take().map_or_else(open, Ok)?;
+    if size >= JOURNAL_MAX {
+        dirs.logs.rename_to(JOURNAL, &dirs.logs, "monitor.log.1")?;
+        (file, size) = open()?;
     }
+    file.write_all(text).map_err(failed)?;
+    *journal = Some((file, size + text.len() as u64));
+    Ok(())
+}
+
+/// Those of the documents, which are in order, that have no result: lists the results once, and
+/// removes temporary files among them.
+fn without_result(results: &Dir, documents: Vec<JobId>) -> Result<Vec<JobId>> {
+    let mut done = vec![false; documents.len()];
+    let mut left = Vec::new();
+    results.list(&mut |name, _| {
+        if let Some(stem) = name.strip_suffix(".json")
+            && let Ok(at) = documents.binary_search_by(|id| job::order(id.as_str(), stem))
+        {
+            done[at] = true;
+        } else if name.starts_with('.') && name.ends_with(".json.tmp") {
+            left.push(name.to_owned());
+        }
+    })?;
+    sweep(results, &left, Leftovers::Remove)?;
+    let mut done = done.into_iter();
+    let waiting = documents.into_iter().filter(|_| done.next() == Some(false));
+    Ok(waiting.collect())
+}
+
+/// Whether a name is that of a temporary file that [`Dir::add`] made in a process that is gone.
+fn is_abandoned(name: &str) -> bool {
+    let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
+    let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
+    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn sweep(dir: &Dir, left: &[String], leftovers: Leftovers) -> Result<()> {
     match leftovers {
         Leftovers::Remove => left.iter().try_for_each(|name| dir.remove(name)),
         Leftovers::Leave => Ok(()),
-    }
-}
-
-fn open_if_there(dir: &Dir, name: &str) -> Result<Option<File>> {
-    match dir.open_file(name) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -746,20 +782,17 @@ fn result_name(id: &JobId) -> String {
     format!("{id}.json")
 }
 
-/// The project's root may be reached by links; only what is below it must not be.
-fn open_root(path: &Path) -> Result<Dir> {
-    let real = std::fs::canonicalize(path).map_err(|e| Error::io("open directory", path, e))?;
-    Dir::open(&real)
+fn last_part(relative: &str) -> &str {
+    relative.rsplit('/').next().unwrap_or(relative)
 }
 
-fn odd_kind(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::File | Kind::Unknown => None,
-        Kind::Dir => Some("it is a directory, but a job is a regular file; move it away"),
-        Kind::Link => Some("it is a symbolic link, which is not followed; copy the file itself"),
-        Kind::Special => {
-            Some("it is a FIFO, socket or device, but a job is a regular file; remove it")
-        }
+/// What is wrong with a document of this type; nothing, if the type is not known.
+fn odd_type(mode: u32) -> Option<&'static str> {
+    match mode & libc::S_IFMT {
+        libc::S_IFREG | 0 => None,
+        libc::S_IFDIR => Some("it is a directory, but a job is a regular file; move it away"),
+        libc::S_IFLNK => Some("it is a symbolic link, which is not followed; copy the file itself"),
+        _ => Some("it is a FIFO, socket or device, but a job is a regular file; remove it"),
     }
 }
 

@@ -103,8 +103,8 @@ impl Worker<'_> {
             Next::Publish(status) => {
                 let mut outcome = self.outcome(&claim, status, fault.as_ref());
                 if let Some(Finished { report, stderr, .. }) = finished {
-                    let real = self.spool.root();
-                    let roots = [self.spool.project().path.as_path(), real];
+                    let real = self.spool.root().unwrap_or_default();
+                    let roots = [self.spool.project().path.as_path(), &real];
                     outcome::take_report(&mut outcome, &claim, report, stderr, &roots);
                 }
                 return self.publish(outcome);
@@ -246,21 +246,9 @@ impl Worker<'_> {
     /// Brings a decision to disk, or keeps it until that is possible.
     pub(super) fn write_now(&mut self, unwritten: Unwritten) -> Step {
         self.view.stale = true;
-        let written = match (self.reopen(), &unwritten) {
-            (Err(error), _) if self.spool.is_deleted() => {
-                let text = format!(
-                    "[{}] {}.md has gone with its project, and so has its outcome: {error}",
-                    self.name(),
-                    unwritten.job()
-                );
-                self.say(Level::Error, text);
-                // Another may have taken its place, of which nobody would tell for a minute.
-                self.missed = true;
-                return Step::Again;
-            }
-            (Err(error), _) => Err(error),
-            (Ok(()), Unwritten::Result(outcome)) => self.spool.publish(outcome),
-            (Ok(()), Unwritten::Claim(claim)) => self.spool.write_claim(claim).map(drop),
+        let written = match &unwritten {
+            Unwritten::Result(outcome) => self.spool.publish(outcome),
+            Unwritten::Claim(claim) => self.spool.write_claim(claim).map(drop),
         };
         if written.is_ok() {
             // Once only: a decision that could not be written is taken again after a restart.
@@ -280,6 +268,7 @@ impl Worker<'_> {
             }
             (Err(error), unwritten) => {
                 self.unwritten.push_back(unwritten);
+                self.spool.rest();
                 let text = format!(
                     "[{}] {error}; what was decided is kept and written as soon as that is possible; nothing is \
                      started until then",
@@ -379,7 +368,8 @@ impl Worker<'_> {
         };
         self.write_lines();
         let id = &outcome.job_id;
-        if let Err(error) = self.spool.check_place() {
+        self.spool.rest();
+        if let Err(error) = self.spool.root() {
             // Its directory is not where the registry says; what is there now is another's.
             let text = format!(
                 "[{}] on_finish for {id}.md is not run: {error}",

@@ -9,7 +9,7 @@ use crate::digest::sha256_hex;
 use crate::document::{self, Document};
 use crate::error::{Error, Result};
 use crate::files::Signature;
-use crate::job::{Attempt, ErrorKind, JobId, Meta, Status};
+use crate::job::{Attempt, ErrorKind, JobId, Meta, Status, log_name};
 use crate::outcome;
 use crate::process::{self, SpawnFault, Token};
 use crate::project::Policy;
@@ -21,7 +21,6 @@ use crate::spool::{Mark, Taken};
 use crate::time::Wall;
 use log::Level;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -108,7 +107,7 @@ impl Worker<'_> {
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Step> {
-        self.spool.check_place()?;
+        self.take_place()?;
         let policy = &*match document.wishes.tighten(policy) {
             Ok(policy) => policy,
             Err(reason) => {
@@ -118,7 +117,7 @@ impl Worker<'_> {
         };
         let id = before.job_id.clone();
         let opening = opening(&before, policy)?;
-        let token = Token::new(self.spool.root())
+        let token = Token::new(&self.spool.root()?)
             .map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
         let mut claim = before.clone();
         claim.run = token.as_str().to_owned();
@@ -186,7 +185,7 @@ impl Worker<'_> {
         };
         let login = (plan.dialect.login)(&get);
         self.used
-            .extend(login.map(|path| stamp(self.spool.root().join(path))));
+            .extend(login.map(|path| stamp(self.spool.project().path.join(path))));
         let wanted = &plan.argv[0];
         let Some(program) =
             process::find_program(wanted.as_ref(), path, &self.spool.project().path)
@@ -200,8 +199,8 @@ impl Worker<'_> {
         self.used.push(stamp(program.clone()));
         // An output that lies there already is of another run: of a job whose result was deleted, or
         // of one whose name ends like ours. After a crash it would be read back as this one's.
-        self.spool
-            .clear_output(&id, claim.starts, dialect(claim.protocol).ending)?;
+        let output = log_name(&id, claim.starts, dialect(claim.protocol).ending);
+        self.spool.remove_log(&output)?;
         claim.started_at = Wall::now();
         let claim_file = match self.spool.write_claim(&claim) {
             Ok(file) => file,
@@ -228,7 +227,6 @@ impl Worker<'_> {
         self.say_lifted(lifted, "its agent has started");
         self.waiting.remove(&id);
         self.running = Some(id.clone());
-        self.is_unclaimed = false;
         self.view.stale = true;
         let how = match claim.starts {
             1 => String::new(),
@@ -260,9 +258,6 @@ impl Worker<'_> {
         let mut unkept = unkept;
         let mut last_reaped = Instant::now();
         let finished = running.attend(policy, || {
-            if let Some(file) = self.claim_anew(&claim) {
-                claim_file = Some(file);
-            }
             if let (Some(mut file), Some(identity)) = (claim_file.take(), process::identity_of(pid))
             {
                 let noted = self.spool.note_process(&mut file, &id, identity);
@@ -278,28 +273,6 @@ impl Worker<'_> {
         self.running = None;
         drop(slot);
         Ok(self.conclude(claim, finished, policy))
-    }
-
-    /// Where `state/` was lost while the agent runs, its claim goes with it: it is written again, or the
-    /// job would be started a second time after a crash.
-    fn claim_anew(&mut self, claim: &Claim) -> Option<File> {
-        let written = match self.reopen() {
-            Ok(()) if !self.is_unclaimed => return None,
-            Ok(()) => self.spool.write_claim(claim),
-            Err(error) => Err(error),
-        };
-        match written {
-            Ok(file) => {
-                self.is_unclaimed = false;
-                self.view.stale = true;
-                Some(file)
-            }
-            Err(error) => {
-                let text = format!("[{}] {error}", self.name());
-                self.say_once("unclaimed", Level::Warn, text);
-                None
-            }
-        }
     }
 
     /// Keeps a copy of the text that runs; where that fails, `unkept` stays for another try.
@@ -388,11 +361,13 @@ impl Worker<'_> {
         fault: SpawnFault,
     ) -> Result<Step> {
         match fault {
-            SpawnFault::Missing(_) if Signature::at(&self.spool.root().join(".")).is_err() => {
+            SpawnFault::Missing(_)
+                if Signature::at(&self.spool.project().path.join(".")).is_err() =>
+            {
                 // The project was moved or unmounted: that is no fault of the agent's, and must not
                 // hold it for all the others.
                 let what = "the project's directory cannot be entered";
-                let error = Error::new(format!("{}: {what}", self.spool.root().display()));
+                let error = Error::new(format!("{}: {what}", self.spool.project().path.display()));
                 Err(self.unclaimed(before, error))
             }
             SpawnFault::Missing(error) => {

@@ -2,9 +2,9 @@
 
 use super::{Unwritten, Worker};
 use crate::error::Result;
-use crate::job::{JobId, Name};
+use crate::job::JobId;
 use crate::queue::Arrival;
-use crate::spool::{Leftovers, Mark, Spool};
+use crate::spool::{Leftovers, Look, Mark, Spool};
 use crate::watch::Wake;
 use log::Level;
 use std::sync::PoisonError;
@@ -19,7 +19,7 @@ impl Worker<'_> {
         if self.orders.is_remote() && self.told.contains("observer") {
             return;
         }
-        let path = self.spool.items_path().to_owned();
+        let path = self.spool.items_path();
         let mut watcher = self
             .context
             .watcher
@@ -80,7 +80,6 @@ impl Worker<'_> {
     /// the watch is in place, watching again is harmless; it heals a directory that was replaced.
     pub(super) fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
         self.watch();
-        self.spool.check_place()?;
         let scan = self.spool.scan(leftovers)?;
         for (name, what) in scan.odd {
             self.tell_of_oddity(&name, &what);
@@ -118,8 +117,8 @@ impl Worker<'_> {
     pub(super) fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
         let known = self.spool.look_at(name)?;
         match known {
-            Some(id) if self.is_begun(&id) => {}
-            Some(id) => {
+            Look::Waiting(id) if self.is_begun(&id) => {}
+            Look::Waiting(id) => {
                 let arrival = if whole {
                     Arrival::Whole
                 } else {
@@ -131,28 +130,18 @@ impl Worker<'_> {
                 }
                 self.view.stale = true;
             }
-            None => match JobId::parse(name) {
-                Some(id) => {
-                    if self.waiting.remove(&id) {
-                        self.view.stale = true;
-                        if !self.spool.has_result(&id)? {
-                            self.say(
-                                Level::Info,
-                                format!("[{}] Job withdrawn: {name}", self.name()),
-                            );
-                        }
+            Look::Odd(what) => self.tell_of_oddity(name, &what),
+            Look::Nothing => {
+                if let Some(id) = JobId::parse(name)
+                    && self.waiting.remove(&id)
+                {
+                    self.view.stale = true;
+                    if !self.spool.has_result(&id)? {
+                        let text = format!("[{}] Job withdrawn: {name}", self.name());
+                        self.say(Level::Info, text);
                     }
                 }
-                None => {
-                    if Name::of(name, self.spool.layout()) == Name::Bad {
-                        let form = self.spool.layout().form();
-                        self.tell_of_oddity(
-                            name,
-                            &format!("its name is not that of a job; rename it to {form}"),
-                        );
-                    }
-                }
-            },
+            }
         }
         Ok(())
     }

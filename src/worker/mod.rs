@@ -20,7 +20,7 @@ use crate::project::Project;
 use crate::queue::{BACKOFF_MAX, Readiness, Waiting};
 use crate::record::{Claim, Outcome};
 use crate::settings::Places;
-use crate::spool::{Leftovers, Mark, Marks, Spool, SpoolLock, Taken};
+use crate::spool::{Leftovers, Look, Mark, Marks, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Watcher};
 use log::Level;
@@ -113,11 +113,7 @@ struct Worker<'a> {
     spool: Spool,
     /// Whether claims may have been lost together with all of `state/`.
     has_lost_state: bool,
-    _lock: SpoolLock,
-    /// Whether `state/` was made anew and is not taken for this daemon yet.
-    is_unlocked: bool,
-    /// Whether the claim of the job that runs was lost with `state/` and is not written again yet.
-    is_unclaimed: bool,
+    lock: Option<SpoolLock>,
     waiting: Waiting,
     marks: Marks,
     /// Jobs that were begun and not finished, the first of them ours to go on with.
@@ -151,7 +147,7 @@ impl Drop for Worker<'_> {
         let watcher = self.context.watcher.lock();
         watcher
             .unwrap_or_else(PoisonError::into_inner)
-            .unwatch(self.spool.items_path());
+            .unwatch(&self.spool.items_path());
     }
 }
 
@@ -198,9 +194,7 @@ impl<'a> Worker<'a> {
             ear,
             spool,
             has_lost_state,
-            _lock: lock,
-            is_unlocked: false,
-            is_unclaimed: false,
+            lock: Some(lock),
             waiting: Waiting::default(),
             marks: Marks::default(),
             claims: Vec::new(),
@@ -255,6 +249,10 @@ impl<'a> Worker<'a> {
                         }
                         false => until,
                     };
+                    if self.claims.is_empty() && self.unwritten.is_empty() {
+                        self.lock = None;
+                        self.spool.rest();
+                    }
                     if !self.is_to_leave() {
                         let heard = self.hear(Some(until));
                         if self.unwritten.is_empty() {
@@ -275,16 +273,11 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// As the spool's; a new `state/` is taken for this daemon like the one before.
-    fn reopen(&mut self) -> Result<()> {
-        if self.spool.reopen()? {
-            self.is_unlocked = true;
-            self.is_unclaimed = true;
-        }
-        if self.is_unlocked {
-            self._lock = self.spool.lock()?;
-            self.is_unlocked = false;
-        }
+    /// Takes the project, in the place that its path leads to now.
+    fn take_place(&mut self) -> Result<()> {
+        self.lock = None;
+        self.spool.rest();
+        self.lock = Some(self.spool.lock()?);
         Ok(())
     }
 
@@ -397,7 +390,7 @@ impl<'a> Worker<'a> {
             if let Some(at) = self.claims.iter().position(|claim| claim.job_id == id) {
                 let claim = self.claims.remove(at);
                 self.publish_cancelled(&id, Some(claim));
-            } else if self.spool.look_at(&id.file_name())?.is_some() {
+            } else if self.spool.look_at(&id.file_name())? != Look::Nothing {
                 self.publish_cancelled(&id, None);
             } else {
                 self.spool.unmark(&id, Mark::Cancel)?;
