@@ -369,7 +369,7 @@ impl Board {
         self.save(HOLDS, &inner.records.holds);
         ring_all(&inner);
         if let Some(main) = &inner.main {
-            main.ring(Wake::Again);
+            main.ring(Wake::Everything);
         }
         news
     }
@@ -439,19 +439,24 @@ impl Board {
         self.lifted(&inner, lifted)
     }
 
-    /// Lifts the holds whose files have changed. Returns them, and the files that others wait for.
-    pub fn mend(&self) -> (Vec<Hold>, Vec<PathBuf>) {
+    /// Lifts the holds whose files have changed. Returns them.
+    pub fn mend(&self) -> Vec<Hold> {
         let mut inner = self.inner();
         let has_changed = |old: &Stamp| stamp(old.path.clone()) != *old;
         let lifted = inner.records.holds.mend(has_changed);
+        self.lifted(&inner, lifted)
+    }
+
+    /// The files whose change would end a hold.
+    pub fn files_of_holds(&self) -> Vec<PathBuf> {
+        let inner = self.inner();
         let stamps = inner
             .records
             .holds
             .list
             .iter()
             .flat_map(|hold| &hold.stamps);
-        let files = stamps.map(|stamp| stamp.path.clone()).collect();
-        (self.lifted(&inner, lifted), files)
+        stamps.map(|stamp| stamp.path.clone()).collect()
     }
 
     /// Takes the request of `release --all`, if there is one.

@@ -1,4 +1,4 @@
-//! The main thread: one instance, signals, the registry followed live, one worker for each
+//! The main thread: one instance, signals, registry and settings followed live, one worker for each
 //! enabled project, and the slow look that heals what inotify cannot tell.
 
 use crate::board::{self, Board, Limits};
@@ -6,20 +6,21 @@ use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
 use crate::holds::Hold;
 use crate::process;
-use crate::project::Project;
+use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
-use crate::roster;
 use crate::service;
 use crate::settings::{self, Places, Settings};
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Order, Orders};
+use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(60);
 /// A project that does not come up must not keep the others from being reported ready.
 const READY_MAX: Duration = Duration::from_secs(20);
+/// A file of settings that is missing for so short is being replaced by an editor.
+const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// A worker's stack; most of it is never touched, and so costs nothing.
 const STACK: usize = 512 << 10;
 /// After a panic, which is our mistake and would only repeat itself.
@@ -86,24 +89,14 @@ pub fn run(places: Places) -> Result<()> {
         ear,
         workers: Vec::new(),
         settings: None,
-        unread: false,
         entries: None,
+        had: [false; 2],
+        missing: None,
         told: BTreeSet::new(),
-        followed: None,
-        is_watched: true,
-        coming_up: Arc::new(AtomicU32::new(0)),
+        watched: BTreeSet::new(),
+        is_deaf: false,
     }
     .run()
-}
-
-fn say_lifted(lifted: Vec<Hold>, why: &str) {
-    for hold in lifted {
-        log::info!("the hold of {} is lifted: {why}", hold.whom());
-    }
-}
-
-fn is_config(name: &str) -> bool {
-    matches!(name, "registered.json" | "config.json" | ".env")
 }
 
 /// One daemon for each user: no agent inherits the lock, so it dies with us. Only an agent that is
@@ -165,19 +158,18 @@ struct Daemon {
     workers: Vec<Handle>,
     /// The last good settings; without any, nothing is started.
     settings: Option<Settings>,
-    /// Whether one of them could not be read the last time: it may be the system's fault, of which
-    /// no event tells when it is over.
-    unread: bool,
     /// The last good registry, if there has been one.
     entries: Option<Vec<Entry>>,
+    /// Whether settings and registry were there the last time.
+    had: [bool; 2],
+    /// Since when one of them is not.
+    missing: Option<Instant>,
     /// What has been said of settings and registry, so that it is said once.
     told: BTreeSet<String>,
-    /// The directory of settings and registry as it was before they were last read.
-    followed: Option<Signature>,
-    /// Whether its changes are told by events, as far as has been said.
-    is_watched: bool,
-    /// Workers that have not watched their project yet.
-    coming_up: Arc<AtomicU32>,
+    /// Directories whose events are heard, besides those of projects.
+    watched: BTreeSet<PathBuf>,
+    /// Whether one of them cannot be watched, which has been said.
+    is_deaf: bool,
 }
 
 /// A worker's thread and the means to reach it.
@@ -185,8 +177,6 @@ struct Handle {
     project: Project,
     orders: Arc<Orders>,
     bell: Bell,
-    /// Set by the thread as its last act but the ring; what it does then takes no time.
-    has_left: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -206,302 +196,232 @@ impl Daemon {
         let mut ready = false;
         let mut tick = started + TICK;
         while SIGNALS.load(Ordering::SeqCst) == 0 {
-            if !ready
-                && (self.coming_up.load(Ordering::SeqCst) == 0 || started.elapsed() >= READY_MAX)
-            {
+            let is_up = |worker: &Handle| worker.orders.is_up();
+            if !ready && (self.workers.iter().all(is_up) || started.elapsed() >= READY_MAX) {
                 ready = true;
                 service::ready();
             }
-            let until = if ready {
-                tick
-            } else {
-                tick.min(started + READY_MAX)
-            };
-            let woken = self.ear.wait(Some(until));
-            if woken.is_some() {
-                self.hear(woken);
+            let replaced = self.missing.map(|since| since + REPLACE_MAX);
+            let all = [
+                Some(tick),
+                (!ready).then_some(started + READY_MAX),
+                replaced,
+            ];
+            let woken = self.ear.wait(all.into_iter().flatten().min());
+            let mut is_changed = replaced.is_some_and(|at| at <= Instant::now());
+            for wake in woken.into_iter().chain(self.ear.pending()) {
+                is_changed |= wake != Wake::Again;
             }
-            if Instant::now() >= tick {
+            let is_slow_look = Instant::now() >= tick;
+            if is_slow_look {
                 tick = Instant::now() + TICK;
-                self.slow_look();
             }
-            self.bury();
+            self.look(is_changed, is_slow_look);
         }
         self.stop();
         Ok(())
     }
 
-    fn hear(&mut self, first: Option<Wake>) {
-        let mut follow = false;
-        for wake in first.into_iter().chain(self.ear.pending()) {
-            match wake {
-                Wake::Everything => follow = true,
-                Wake::Look { name, .. } if is_config(&name) => follow = true,
-                Wake::Look { .. } | Wake::Again => {}
-            }
+    /// Looks at what the daemon waits for, besides documents.
+    fn look(&mut self, is_changed: bool, is_slow_look: bool) {
+        if !self.bury() && !is_changed && !is_slow_look {
+            return;
         }
-        self.mend();
-        self.release_if_asked();
-        if follow {
-            self.follow();
-        }
-    }
-
-    fn release_if_asked(&self) {
         if self.context.board.take_release_request() {
             say_lifted(self.context.board.release(None), "released by hand");
         }
-    }
-
-    /// Lifts the holds whose files have changed, and hears of the changes of the others'.
-    fn mend(&mut self) {
-        let (lifted, files) = self.context.board.mend();
+        self.follow();
+        let lifted = self.context.board.mend();
         say_lifted(lifted, "its credentials or its program have changed");
-        let mut watcher = self
-            .context
-            .watcher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for dir in files.iter().filter_map(|file| file.parent()) {
-            // What is not there is looked for once a minute.
-            if dir != self.context.places.config {
-                let _ = watcher.watch(dir, &self.bell, |_| true);
-            }
+        self.watch_own();
+        if is_slow_look {
+            self.workers.iter().for_each(Handle::look_slowly);
         }
     }
 
-    /// Brings the workers in line with settings and registry as they are now. What is broken
-    /// leaves the last good state in force.
+    /// Brings the workers in line with settings and registry as they are now. What is broken, or is
+    /// just being replaced, leaves the last good state in force.
     fn follow(&mut self) {
+        if self.is_being_replaced() {
+            return;
+        }
+        let mut said = Vec::new();
+        self.read_settings(&mut said);
+        self.read_registry(&mut said);
+        let mut wanted = Vec::new();
+        for entry in self.entries.iter().flatten() {
+            let name = &entry.project.name;
+            match self
+                .settings
+                .as_ref()
+                .map(|settings| entry.policy(settings))
+            {
+                _ if !entry.enabled => {
+                    let text = format!("Project '{name}' is disabled, skipping");
+                    said.push((Level::Info, text));
+                }
+                Some(Ok(policy)) => wanted.push((entry.project.clone(), policy)),
+                Some(Err(error)) => {
+                    said.push((Level::Error, format!("{error}; the project is skipped")));
+                }
+                None => {}
+            }
+        }
+        for (level, text) in said.iter().filter(|(_, text)| !self.told.contains(text)) {
+            log::log!(*level, "{text}");
+        }
+        self.told = said.into_iter().map(|(_, text)| text).collect();
+        self.employ(wanted);
+    }
+
+    /// Whether settings or registry were there and have been missing only for a moment.
+    fn is_being_replaced(&mut self) -> bool {
         let places = &self.context.places;
-        self.followed = Signature::at(&places.config).ok();
-        let mut said = BTreeSet::new();
-        let mut say = |text: String| {
-            said.insert(text);
-        };
-        let mut unread = false;
-        match settings::load(&places.settings()) {
+        let there = [places.settings(), places.registry()].map(|path| path.exists());
+        let is_lost = std::iter::zip(self.had, there).any(|(had, there)| had && !there);
+        let since = *self.missing.get_or_insert_with(Instant::now);
+        if is_lost && since.elapsed() < REPLACE_MAX {
+            return true;
+        }
+        (self.had, self.missing) = (there, None);
+        false
+    }
+
+    fn read_settings(&mut self, said: &mut Vec<(Level, String)>) {
+        match settings::load(&self.context.places.settings()) {
             Ok((settings, warnings)) => {
-                warnings.into_iter().for_each(&mut say);
-                let slots = settings.max_parallel().unwrap_or_default();
+                said.extend(warnings.into_iter().map(|text| (Level::Warn, text)));
                 self.context.board.configure(Limits {
-                    slots,
+                    slots: settings.max_parallel().unwrap_or_default(),
                     daily_budget_usd: settings.daily_budget_usd(),
                     breaker: 3,
                 });
+                if self.settings.as_ref().is_some_and(|old| *old != settings) {
+                    log::info!("the settings have changed; they hold from the next start on");
+                }
                 self.settings = Some(settings);
             }
             Err(error) => {
-                unread = true;
-                say(match self.settings {
-                    Some(_) => format!("{error}; the settings before stay in force"),
-                    None => format!("{error}; meanwhile no job is started"),
-                });
+                let so = match self.settings {
+                    Some(_) => "the settings before stay in force",
+                    None => "meanwhile no job is started",
+                };
+                said.push((Level::Error, format!("{error}; {so}")));
             }
-        }
-        match Registry::load(&places.registry()) {
-            Ok(registry) => {
-                let (entries, warnings) = registry.entries();
-                warnings.into_iter().for_each(&mut say);
-                self.entries = Some(entries);
-            }
-            Err(error) => {
-                unread = true;
-                say(match self.entries {
-                    Some(_) => format!("{error}; the projects before stay in force"),
-                    None => format!("{error}; meanwhile no project is served"),
-                });
-            }
-        }
-        self.unread = unread;
-        let mut wanted = Vec::new();
-        if let Some(settings) = &self.settings {
-            for entry in self.entries.iter().flatten() {
-                if !entry.enabled {
-                    say(format!(
-                        "Project '{}' is disabled, skipping",
-                        entry.project.name
-                    ));
-                    continue;
-                }
-                match entry.policy(settings) {
-                    Ok(policy) => wanted.push((entry.project.clone(), policy)),
-                    Err(error) => say(format!("{error}; the project is skipped")),
-                }
-            }
-        }
-        for text in said.difference(&self.told) {
-            let level = if text.ends_with("skipping") {
-                log::Level::Info
-            } else {
-                log::Level::Error
-            };
-            log::log!(level, "{text}");
-        }
-        self.told = said;
-        let serving: Vec<&Project> = self.workers.iter().map(|worker| &worker.project).collect();
-        let projects: Vec<&Project> = wanted.iter().map(|(project, _)| project).collect();
-        let changes = roster::changes(&serving, &projects);
-        for at in changes.keep {
-            let worker = &self.workers[at];
-            if let Some((_, policy)) = wanted
-                .iter()
-                .find(|(project, _)| *project == worker.project)
-            {
-                worker.orders.set_policy(policy.clone());
-            }
-            worker.order(Order::Serve);
-        }
-        for at in changes.drain {
-            self.workers[at].order(Order::Drain);
-        }
-        for at in changes.start {
-            let (project, policy) = wanted[at].clone();
-            log::info!(
-                "Project '{}' configured: {}",
-                project.name,
-                project.path.display()
-            );
-            self.start(project, Orders::new(policy));
         }
     }
 
-    fn start(&mut self, project: Project, orders: Orders) {
+    fn read_registry(&mut self, said: &mut Vec<(Level, String)>) {
+        match Registry::load(&self.context.places.registry()) {
+            Ok(registry) => {
+                let (entries, warnings) = registry.entries();
+                said.extend(warnings.into_iter().map(|text| (Level::Error, text)));
+                self.entries = Some(entries);
+            }
+            Err(error) => {
+                let so = match self.entries {
+                    Some(_) => "the projects before stay in force",
+                    None => "meanwhile no project is served",
+                };
+                said.push((Level::Error, format!("{error}; {so}")));
+            }
+        }
+    }
+
+    /// Lets go whom nobody wants, or not so, and starts whoever is missing. Where another worker is
+    /// still at the same name or place, the new one waits until that has left.
+    fn employ(&mut self, wanted: Vec<(Project, Policy)>) {
+        for worker in &self.workers {
+            match wanted
+                .iter()
+                .find(|(project, _)| *project == worker.project)
+            {
+                Some((_, policy)) => worker.serve(policy),
+                None => worker.order(Order::Drain),
+            }
+        }
+        for (project, policy) in wanted {
+            let is_at = |other: &Project| other.name == project.name || other.path == project.path;
+            if !self.workers.iter().any(|worker| is_at(&worker.project)) {
+                let path = project.path.display();
+                log::info!("Project '{}' configured: {path}", project.name);
+                self.start(project, policy);
+            }
+        }
+    }
+
+    fn start(&mut self, project: Project, policy: Policy) {
         let (bell, ear) = watch::bell();
-        let orders = Arc::new(orders);
-        let has_left = Arc::new(AtomicBool::new(false));
-        self.coming_up.fetch_add(1, Ordering::SeqCst);
-        let thread = {
-            let (context, orders, bell) =
-                (Arc::clone(&self.context), Arc::clone(&orders), bell.clone());
-            let (project, main, coming_up, has_left) = (
-                project.clone(),
-                self.bell.clone(),
-                Arc::clone(&self.coming_up),
-                Arc::clone(&has_left),
-            );
-            std::thread::Builder::new()
-                .name(project.name.clone())
-                .stack_size(STACK)
-                .spawn(move || {
-                    let mut ready = Some(|| {
-                        coming_up.fetch_sub(1, Ordering::SeqCst);
-                        main.ring(Wake::Again);
-                    });
-                    while orders.order() == Order::Serve {
-                        let ready = ready.take();
-                        let life = AssertUnwindSafe(|| {
-                            worker::serve(&context, &project, &orders, &bell, &ear, || {
-                                if let Some(ready) = ready {
-                                    ready();
-                                }
-                            });
-                        });
-                        if catch_unwind(life).is_ok() {
-                            break;
-                        }
-                        log::error!(
-                            "[{}] a mistake of the monitor's own (please report the panic above); the project is served again soon",
-                            project.name
-                        );
-                        let until = Instant::now() + PANIC_PAUSE;
-                        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
-                    }
-                    // So that our handle is buried. The thread itself is not over before the ring is
-                    // heard, and nobody would ring again.
-                    has_left.store(true, Ordering::SeqCst);
-                    main.ring(Wake::Again);
-                })
+        let orders = Arc::new(Orders::new(policy));
+        let life = {
+            let (context, orders, bell) = (self.context.clone(), orders.clone(), bell.clone());
+            let (project, main) = (project.clone(), self.bell.clone());
+            move || live(&context, &project, &orders, &bell, &ear, &main)
         };
-        match thread {
+        let thread = std::thread::Builder::new().name(project.name.clone());
+        match thread.stack_size(STACK).spawn(life) {
             Ok(thread) => self.workers.push(Handle {
                 project,
                 orders,
                 bell,
-                has_left,
                 thread,
             }),
             Err(error) => {
-                self.coming_up.fetch_sub(1, Ordering::SeqCst);
-                log::error!(
-                    "[{}] cannot start a thread: {}; trying again in a minute",
-                    project.name,
-                    plain(&error)
-                );
+                let (name, why) = (&project.name, plain(&error));
+                log::error!("[{name}] cannot start a thread: {why}; trying again in a minute");
             }
         }
     }
 
-    /// Takes leave of workers whose thread has ended. One that is wanted, or whose place is, gets
-    /// a successor.
-    fn bury(&mut self) {
-        let (ended, alive): (Vec<_>, Vec<_>) = std::mem::take(&mut self.workers)
-            .into_iter()
-            .partition(|worker| {
-                worker.has_left.load(Ordering::SeqCst) || worker.thread.is_finished()
-            });
-        self.workers = alive;
-        if ended.is_empty() {
-            return;
-        }
-        for worker in ended {
+    /// Takes leave of workers that have left; whether there were any.
+    fn bury(&mut self) -> bool {
+        let left = self
+            .workers
+            .extract_if(.., |worker| worker.orders.has_left());
+        let left: Vec<Handle> = left.collect();
+        let any = !left.is_empty();
+        for worker in left {
             let _ = worker.thread.join();
         }
-        if SIGNALS.load(Ordering::SeqCst) == 0 {
-            self.follow();
-        }
+        any
     }
 
-    /// Once a minute: what changed without a word is looked at again.
-    fn slow_look(&mut self) {
-        self.release_if_asked();
-        let has_changed =
-            |daemon: &Daemon| Signature::at(&daemon.context.places.config).ok() != daemon.followed;
-        // What is written in place does not show in the directory.
-        let blind = !self.is_watched;
-        if blind || has_changed(self) {
-            self.watch_own();
-        }
-        // Following wakes every worker, so a disabled project is no reason for it.
-        let enabled = self.entries.iter().flatten().filter(|entry| entry.enabled);
-        if blind || self.unread || self.workers.len() < enabled.count() || has_changed(self) {
-            self.follow();
-        }
-        for worker in &self.workers {
-            let items = worker.project.path.join(worker.project.layout.items());
-            // A file system on another machine may not answer: its worker looks for itself, so that
-            // nobody else waits.
-            let is_known = || worker.orders.seen() == Signature::at(&items).ok();
-            if worker.orders.is_remote() || !is_known() {
-                worker.bell.ring(Wake::Everything);
-            }
-        }
-        self.mend();
-    }
-
-    /// Watches settings, registry and releases. Harmless where the watch is in place; heals a
-    /// directory that was replaced or mounted over.
+    /// Hears of changes of settings, registry, releases, and of the files that end a hold. Harmless
+    /// where a watch is in place; heals a directory that was replaced or mounted over.
     fn watch_own(&mut self) {
         let places = &self.context.places;
+        let mut files = self.context.board.files_of_holds();
+        files.extend([places.settings(), places.registry(), places.credentials()]);
+        if places.config.is_symlink() {
+            files.push(places.config.clone());
+        }
+        let state = places.state.canonicalize().ok();
+        let dirs = files.iter().flat_map(|file| whereabouts(file));
+        let dirs = dirs.filter_map(|dir| dir.canonicalize().ok());
+        let dirs: BTreeSet<PathBuf> = dirs.chain(state.clone()).collect();
         let watcher = self.context.watcher.lock();
         let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
-        let mut is_watched = true;
-        for (dir, interest) in [
-            (&places.config, is_config as watch::Interest),
-            (&places.state, board::is_release),
-        ] {
+        for dir in self.watched.difference(&dirs) {
+            watcher.unwatch(dir);
+        }
+        let mut is_deaf = false;
+        for dir in &dirs {
+            // In STATE we write ourselves; settings may be links to anything.
+            let interest: watch::Interest = match state.as_ref() == Some(dir) {
+                true => board::is_release,
+                false => |_: &str| true,
+            };
             if let Err(error) = watcher.watch(dir, &self.bell, interest) {
-                is_watched = false;
-                if self.is_watched {
+                is_deaf = true;
+                if !self.is_deaf {
+                    let (dir, why) = (dir.display(), watch::reason(&error));
                     log::warn!(
-                        "{} cannot be watched: {}; changes there are seen once a minute",
-                        dir.display(),
-                        watch::reason(&error)
+                        "{dir} cannot be watched: {why}; changes there are seen once a minute"
                     );
                 }
             }
         }
-        self.is_watched = is_watched;
+        (self.watched, self.is_deaf) = (dirs, is_deaf);
     }
 
     /// Tells all first, so that their graces run side by side, and waits for each. A person who
@@ -509,28 +429,27 @@ impl Daemon {
     fn stop(mut self) {
         log::info!("Stopping");
         service::stopping();
-        for worker in &self.workers {
-            worker.order(Order::Stop);
-        }
+        self.workers
+            .iter()
+            .for_each(|worker| worker.order(Order::Stop));
         let mut insisted = None;
         while !self.workers.is_empty() {
             // Each worker rings when it leaves.
             self.ear.wait(Some(Instant::now() + STOP_LOOK));
             self.ear.pending().for_each(drop);
             self.workers.retain(|worker| !worker.thread.is_finished());
-            if SIGNALS.load(Ordering::SeqCst) > 1 {
-                let since = *insisted.get_or_insert_with(Instant::now);
-                if since.elapsed() > INSIST_MAX {
-                    log::error!(
-                        "these projects did not stop in time and are left as they are: {}",
-                        self.workers
-                            .iter()
-                            .map(|worker| worker.project.name.as_str())
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    );
-                    return;
-                }
+            if SIGNALS.load(Ordering::SeqCst) > 1
+                && insisted.get_or_insert_with(Instant::now).elapsed() > INSIST_MAX
+            {
+                let names = self
+                    .workers
+                    .iter()
+                    .map(|worker| worker.project.name.as_str());
+                let names = names.collect::<Vec<_>>().join(", ");
+                log::error!(
+                    "these projects did not stop in time and are left as they are: {names}"
+                );
+                return;
             }
         }
         log::info!("Stopped");
@@ -539,7 +458,78 @@ impl Daemon {
 
 impl Handle {
     fn order(&self, order: Order) {
-        self.orders.give(order);
-        self.bell.ring(Wake::Again);
+        if self.orders.give(order) {
+            self.bell.ring(Wake::Again);
+        }
+    }
+
+    fn serve(&self, policy: &Policy) {
+        if self.orders.set_policy(policy) {
+            self.bell.ring(Wake::Again);
+        }
+        self.order(Order::Serve);
+    }
+
+    /// Has the worker look at a directory that changed without a word, or whose changes it does not
+    /// hear. Where a look may take for ever, only the worker looks, so that nobody else waits.
+    fn look_slowly(&self) {
+        let items = self.project.path.join(self.project.layout.items());
+        let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
+        if !self.orders.seen().is_some_and(is_known) {
+            self.bell.ring(Wake::Everything);
+        }
+    }
+}
+
+/// A worker's thread: serves until it is told to leave, whatever mistake of ours ends a life.
+fn live(
+    context: &Context,
+    project: &Project,
+    orders: &Orders,
+    bell: &Bell,
+    ear: &Ear,
+    main: &Bell,
+) {
+    while orders.order() == Order::Serve {
+        let life = AssertUnwindSafe(|| {
+            worker::serve(context, project, orders, bell, ear, || {
+                orders.set_up();
+                main.ring(Wake::Again);
+            });
+        });
+        if catch_unwind(life).is_ok() {
+            break;
+        }
+        log::error!(
+            "[{}] a mistake of the monitor's own (please report the panic above); the project is served again soon",
+            project.name
+        );
+        let until = Instant::now() + PANIC_PAUSE;
+        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
+    }
+    // The thread itself is not over before the ring is heard, and nobody would ring again.
+    orders.set_left();
+    main.ring(Wake::Again);
+}
+
+/// The directories whose events tell of a change of a file: its own, or the nearest that is there, and
+/// that of the file to which it is a link.
+fn whereabouts(file: &Path) -> Vec<PathBuf> {
+    let above = file.ancestors().skip(1).find(|dir| dir.is_dir());
+    let real = file
+        .is_symlink()
+        .then(|| file.canonicalize().ok())
+        .flatten();
+    let target = real.as_deref().and_then(Path::parent);
+    above
+        .into_iter()
+        .chain(target)
+        .map(Path::to_owned)
+        .collect()
+}
+
+fn say_lifted(lifted: Vec<Hold>, why: &str) {
+    for hold in lifted {
+        log::info!("the hold of {} is lifted: {why}", hold.whom());
     }
 }

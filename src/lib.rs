@@ -33,7 +33,7 @@
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
 //!                witness  excerpt  files
-//! --- decisions: queue  roster  holds  outcome  agent/  document
+//! --- decisions: queue  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  time  error
 //! ```
 //!
@@ -81,7 +81,6 @@ pub mod queue;
 pub mod record;
 pub mod registry;
 pub mod render;
-pub mod roster;
 pub mod runner;
 pub mod service;
 pub mod settings;

@@ -16,7 +16,7 @@ const NAMED_MAX: usize = 20;
 impl Worker<'_> {
     pub(super) fn watch(&mut self) {
         // A file system that does not answer would stop the one thread that hears for everybody.
-        if self.orders.is_remote() && self.told.contains("observer") {
+        if self.spool.is_remote() && self.told.contains("observer") {
             return;
         }
         let path = self.spool.items_path();

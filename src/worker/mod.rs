@@ -186,7 +186,6 @@ impl<'a> Worker<'a> {
         let spool = Spool::open(project)?;
         let has_lost_state = spool.has_lost_state()?;
         let lock = spool.lock()?;
-        orders.set_remote(spool.is_remote());
         Ok(Worker {
             context,
             orders,

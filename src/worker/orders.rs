@@ -1,87 +1,104 @@
-//! What the main thread and others may ask of a worker, and know of it, while it works.
+//! What the main thread wants of a worker, and what it must know of it.
 
 use crate::files::Signature;
 use crate::project::Policy;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the main thread wants of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// Run the jobs.
-    Serve = 0,
+    #[default]
+    Serve,
     /// Let the running job end, start no other, and leave.
-    Drain = 1,
+    Drain,
     /// End the running agent, keep its claim, and leave.
-    Stop = 2,
+    Stop,
 }
 
-/// The orders of one worker, as others may change them.
-#[derive(Debug)]
-pub struct Orders {
-    order: AtomicU8,
-    policy: Mutex<Arc<Policy>>,
-    remote: AtomicBool,
-    seen: Mutex<Option<Signature>>,
+/// The orders of one worker. Whoever changes what is wanted rings its bell afterwards.
+#[derive(Debug, Default)]
+pub struct Orders(Mutex<Desk>);
+
+#[derive(Debug, Default)]
+struct Desk {
+    order: Order,
+    policy: Arc<Policy>,
+    is_up: bool,
+    has_left: bool,
+    seen: Option<Signature>,
 }
 
 impl Orders {
     /// Orders to serve.
     pub fn new(policy: Policy) -> Orders {
-        Orders {
-            order: AtomicU8::new(Order::Serve as u8),
-            policy: Mutex::new(Arc::new(policy)),
-            remote: AtomicBool::new(true),
-            seen: Mutex::default(),
+        let orders = Orders::default();
+        orders.set_policy(&policy);
+        orders
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is wanted; whether that is new. A stop is never taken back.
+    pub fn give(&self, order: Order) -> bool {
+        let mut desk = self.desk();
+        let is_new = desk.order != order && desk.order != Order::Stop;
+        if is_new {
+            desk.order = order;
         }
-    }
-
-    /// The documents' directory as it was when the worker had taken in all that it heard of it;
-    /// `None` while it has not, or hears nothing.
-    pub fn seen(&self) -> Option<Signature> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether only the worker may touch the project's files, since that may take for ever. So it
-    /// is until the worker has seen them.
-    pub fn is_remote(&self) -> bool {
-        self.remote.load(Ordering::SeqCst)
-    }
-
-    /// Changes what is wanted; the bell must be rung afterwards. A stop is never taken back.
-    pub fn give(&self, order: Order) {
-        let stop = Order::Stop as u8;
-        let change = |old| (old != stop).then_some(order as u8);
-        // It fails only where the order to stop stands.
-        let _ = self
-            .order
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
-    }
-
-    /// Changes what holds from the next start on.
-    pub fn set_policy(&self, policy: Policy) {
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        is_new
     }
 
     /// What is wanted now.
     pub fn order(&self) -> Order {
-        match self.order.load(Ordering::SeqCst) {
-            0 => Order::Serve,
-            1 => Order::Drain,
-            _ => Order::Stop,
+        self.desk().order
+    }
+
+    /// Changes what holds from the next start on; whether that is new.
+    pub fn set_policy(&self, policy: &Policy) -> bool {
+        let mut desk = self.desk();
+        let is_new = *desk.policy != *policy;
+        if is_new {
+            desk.policy = Arc::new(policy.clone());
         }
+        is_new
     }
 
-    pub(super) fn set_remote(&self, remote: bool) {
-        self.remote.store(remote, Ordering::SeqCst);
+    /// What holds from the next start on.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.desk().policy.clone()
     }
 
-    pub(super) fn set_seen(&self, items: Option<Signature>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = items;
+    /// Whether the worker has looked at its project, or found that it cannot.
+    pub fn is_up(&self) -> bool {
+        self.desk().is_up
     }
 
-    pub(super) fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.policy.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The worker has looked at its project, or found that it cannot.
+    pub fn set_up(&self) {
+        self.desk().is_up = true;
+    }
+
+    /// Whether the worker's thread is about to end.
+    pub fn has_left(&self) -> bool {
+        self.desk().has_left
+    }
+
+    /// The worker's thread is about to end.
+    pub fn set_left(&self) {
+        self.desk().has_left = true;
+    }
+
+    /// The documents' directory as it was when the worker had taken in all that it heard of it;
+    /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
+    pub fn seen(&self) -> Option<Signature> {
+        self.desk().seen
+    }
+
+    /// Says what was seen.
+    pub fn set_seen(&self, items: Option<Signature>) {
+        self.desk().seen = items;
     }
 }

@@ -123,7 +123,8 @@ impl Worker<'_> {
         // taken in claims to be of no age.
         let items = self.spool.items_signature().ok();
         let items = items.filter(|_| self.ear.is_quiet());
-        self.orders.set_seen(items.filter(|_| self.is_watched));
+        let is_told = self.is_watched && !self.spool.is_remote();
+        self.orders.set_seen(items.filter(|_| is_told));
         let suspended_ids = suspended.into_iter().map(|claim| claim.job_id.file_name());
         let waiting: Vec<String> = suspended_ids
             .filter(|_| running.is_none())

@@ -1,10 +1,9 @@
-//! Holds and the roster, each by itself: every sequence to a stated depth.
+//! Holds by themselves: every sequence to a stated depth.
 
 use job_monitor::agent::Fault;
 use job_monitor::holds::{Entrant, Failure, Gate, Hold, Holds};
 use job_monitor::job::ErrorKind;
-use job_monitor::project::{AgentSpec, Layout, Project, Protocol};
-use job_monitor::roster;
+use job_monitor::project::{AgentSpec, Protocol};
 use job_monitor::time::Wall;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -163,77 +162,4 @@ fn no_hold_lasts_for_ever_and_none_is_passed_by() {
         states = following;
     }
     println!("{} states of holds in {steps} steps", met.len());
-}
-
-/// All lists of projects with different names, of two names and two places.
-fn lists() -> Vec<Vec<Project>> {
-    let project = |name: &str, path: &str| Project {
-        name: name.into(),
-        path: path.into(),
-        layout: Layout::Jobs,
-    };
-    let mut lists = vec![vec![]];
-    let names = ["p", "q", "r"];
-    let places = ["/1", "/2", "/3"];
-    for name in names {
-        let mut longer = Vec::new();
-        for list in &lists {
-            longer.push(list.clone());
-            for place in places {
-                let free = |other: &Project| other.path != std::path::Path::new(place);
-                if list.iter().all(free) {
-                    longer.push([&list[..], &[project(name, place)]].concat());
-                }
-            }
-        }
-        lists = longer;
-    }
-    lists
-}
-
-#[test]
-fn workers_come_to_what_the_registry_says_and_never_share_a_name_or_a_place() {
-    let lists = lists();
-    for before in &lists {
-        for wanted in &lists {
-            let mut serving = before.clone();
-            // Workers leave one after the other, and in whatever order their jobs end.
-            for round in 0.. {
-                assert!(round < 10, "{before:?} does not become {wanted:?}");
-                let refs: Vec<&Project> = serving.iter().collect();
-                let wish: Vec<&Project> = wanted.iter().collect();
-                let changes = roster::changes(&refs, &wish);
-                let mut all: Vec<usize> = [&changes.keep[..], &changes.drain].concat();
-                all.sort_unstable();
-                assert!(
-                    all.into_iter().eq(0..serving.len()),
-                    "a worker is forgotten"
-                );
-                for &at in &changes.keep {
-                    assert!(wanted.contains(&serving[at]));
-                }
-                if changes.drain.is_empty() && changes.start.is_empty() {
-                    break;
-                }
-                let started = changes.start.iter().map(|&at| wanted[at].clone());
-                let mut next = serving.clone();
-                next.extend(started);
-                for (at, one) in next.iter().enumerate() {
-                    for other in &next[at + 1..] {
-                        let apart = one.name != other.name && one.path != other.path;
-                        assert!(apart, "{one:?} beside {other:?}");
-                    }
-                }
-                if let Some(&leaving) = changes.drain.get(round % changes.drain.len().max(1)) {
-                    next.remove(leaving);
-                }
-                serving = next;
-            }
-            let same = serving.iter().all(|project| wanted.contains(project));
-            assert!(
-                same && serving.len() == wanted.len(),
-                "{before:?} became {serving:?}"
-            );
-        }
-    }
 }

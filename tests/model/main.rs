@@ -1,4 +1,4 @@
-//! The decisions of the program (`queue`, `holds`, `roster`) against a model of the spool: every
+//! The decisions of the program (`queue`, `holds`) against a model of the spool: every
 //! sequence of arrivals, edits, marks, outcomes, faults and crashes between durable steps to a
 //! stated depth, and random ones far beyond it.
 //!
