@@ -34,7 +34,7 @@
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
 //!                witness  excerpt  files
 //! --- decisions: queue  holds  outcome  agent/  document
-//! --- words:     record  job  project  digest  time  error
+//! --- words:     record  job  project  digest  text  time  error
 //! ```
 //!
 //! Faces parse, ask and show. The daemon's threads hold the state of affairs. Each hand touches
@@ -86,6 +86,7 @@ pub mod service;
 pub mod settings;
 pub mod skills;
 pub mod spool;
+pub mod text;
 pub mod time;
 pub mod watch;
 pub mod witness;

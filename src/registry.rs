@@ -190,6 +190,16 @@ impl Registry {
         Ok(())
     }
 
+    /// Gives a project that has moved its new directory.
+    pub fn relocate(&mut self, name: &str, path: &Path) -> Result<()> {
+        let Some(mut entry) = self.projects.read::<Object>(name) else {
+            return Err(self.unknown(name));
+        };
+        entry.set("path", &path.to_str().ok_or_else(|| not_text(path))?);
+        self.projects.set(name, &Indented(&entry, 4));
+        Ok(())
+    }
+
     /// Takes a project out.
     pub fn remove(&mut self, name: &str) -> Result<()> {
         if self.projects.remove(name) {

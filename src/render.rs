@@ -134,6 +134,15 @@ pub fn columns_of(c: char) -> usize {
     }
 }
 
+/// A text as a shell reads it as one word.
+pub fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// Writes an answer to standard output: the text, or the value as one JSON document.
 pub fn answer(format: Format, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
     match format {

@@ -1,43 +1,51 @@
-//! The command line as values: what was typed, and nothing done about it. No file, clock or
-//! environment is touched here, so help works on a broken system too.
+//! The command line as values: what was typed, and nothing done about it. No file and no
+//! environment is touched here, so help works on a broken system, too.
 //!
-//! One table, `table.rs`, holds every command and option. This parser, the help, the manual
-//! page and the shell completions all read it, so that they cannot disagree.
+//! `commands.txt` holds one help text for each command. `--help` prints it, the manual page embeds
+//! it, and the completions read commands and options out of it.
 
-mod complaint;
-mod completions;
 mod help;
 mod man;
 mod parse;
-mod table;
 
-pub(crate) use complaint::distance;
-pub use completions::completions;
-pub use help::help;
+pub use help::{CommandHelp, commands, help};
 pub use man::man_page;
 pub use parse::parse;
-pub use table::{COMMANDS, CommandSpec, Completes, GLOBALS, Group, Operand, OptionSpec, Value};
 
-use crate::job::JobId;
 use crate::project::Layout;
+use crate::time::Wall;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// One run of the program, as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// The project that `-p` names: a registered name, or a path in a registered project.
-    pub project: Option<String>,
-    /// How the answer is wanted. `Json` only ever comes with a command that reads.
+    /// The projects that it is about.
+    pub projects: Which,
+    /// How the answer is wanted. `Json` comes only with a command that reads.
     pub format: Format,
     /// What is to be done.
     pub command: Command,
 }
 
+/// Which projects a command is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// The one around the current directory, else the only one, else all.
+    #[default]
+    Around,
+    /// The one of this name, or around this path.
+    Named(String),
+    /// All of them.
+    All,
+}
+
 /// For whom an answer is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For a person.
+    #[default]
     Text,
     /// For a program: one JSON document.
     Json,
@@ -45,42 +53,58 @@ pub enum Format {
 
 /// What is to be done, with everything that was said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // The table says what commands and options mean.
+#[allow(missing_docs)] // The help texts say what commands and options mean.
 pub enum Command {
-    /// Nothing was typed at all. The caller prints `help(None)` to standard error and exits
-    /// with status 2: a person sees what there is, and a script notices its mistake.
+    /// Nothing was typed at all. The caller prints the help to standard error and exits with
+    /// status 2: a person sees what there is, and a script notices its mistake.
     Nothing,
     Queue,
     /// No limit means all jobs.
     Status {
         limit: Option<usize>,
+        since: Option<Since>,
+        failed: bool,
     },
     Show {
-        id: JobId,
+        job: Option<JobName>,
     },
     Logs {
-        id: JobId,
+        job: Option<JobName>,
         follow: bool,
         raw: bool,
+        tail: Option<usize>,
+    },
+    Diff {
+        job: Option<JobName>,
+        stat: bool,
     },
     Wait {
-        ids: Vec<JobId>,
+        jobs: Jobs,
         timeout: Option<Duration>,
     },
-    /// `since` is a date, `2026-01-30`, or a duration, `7d`; it was checked to be one of them.
     Stats {
-        since: Option<String>,
+        since: Option<Since>,
     },
     Watch,
+    Config,
     Submit {
-        description: Option<String>,
-        source: Source,
-        then: AfterSubmit,
+        texts: Vec<Source>,
+        wishes: Wishes,
+    },
+    Reply {
+        job: JobName,
+        text: Source,
+        wishes: Wishes,
+    },
+    Open {
+        job: Option<JobName>,
+    },
+    Edit {
+        job: JobName,
     },
     Cancel {
         jobs: Jobs,
     },
-    /// Never [`Jobs::All`].
     Retry {
         jobs: Jobs,
     },
@@ -90,6 +114,10 @@ pub enum Command {
     Release {
         jobs: Jobs,
     },
+    Clean {
+        older_than: Duration,
+        dry_run: bool,
+    },
     List,
     Register {
         path: PathBuf,
@@ -98,20 +126,18 @@ pub enum Command {
         run_existing: bool,
         skills: bool,
     },
-    Unregister {
-        name: String,
-    },
-    Enable {
-        name: String,
-    },
-    Disable {
-        name: String,
-    },
+    Unregister,
+    Enable,
+    Disable,
     Daemon,
     Restart,
     Doctor,
     Completions {
         shell: Shell,
+    },
+    /// The words of a command line that is being typed, the last one unfinished.
+    Complete {
+        words: Vec<OsString>,
     },
     Man,
     /// The topic is the name of a command; without one, the whole program is meant.
@@ -119,6 +145,66 @@ pub enum Command {
         topic: Option<&'static str>,
     },
     Version,
+}
+
+/// A job as it was typed: its id, or a part of it. It has only letters that ids have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobName(String);
+
+impl JobName {
+    /// The longest that is taken for an id, in bytes.
+    const MAX: usize = 200;
+
+    /// Takes a word that may name a job. An ending `.md` does not count.
+    pub fn parse(word: &str) -> Option<JobName> {
+        let fits = word.len() <= JobName::MAX
+            && word.bytes().any(|byte| byte.is_ascii_alphanumeric())
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        fits.then(|| JobName(word.to_owned()))
+    }
+
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Which jobs a command is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jobs {
+    /// These, at least one.
+    These(Vec<JobName>),
+    /// Every job for which the command makes sense.
+    All,
+    /// Those that failed lately.
+    Failed(Option<Since>),
+}
+
+/// Since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// The beginning of a local day.
+    Day(Wall),
+    /// So long ago.
+    Ago(Duration),
+    /// The beginning of today.
+    Today,
+}
+
+impl Since {
+    /// The time that it means at `now`.
+    pub fn start(self, now: Wall) -> Wall {
+        match self {
+            Since::Day(start) => start,
+            Since::Ago(ago) => Wall(
+                now.0
+                    .saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
+            ),
+            Since::Today => Wall::parse(&format!("{}T00:00:00", now.day())).unwrap_or(now),
+        }
+    }
 }
 
 /// Where the text of a new job comes from.
@@ -132,24 +218,33 @@ pub enum Source {
     Editor,
 }
 
+/// What is said of a new job beside its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// The words at the end of its id.
+    pub description: Option<String>,
+    /// The agent that carries it out, by its name in the settings.
+    pub agent: Option<String>,
+    /// The model that the agent uses.
+    pub model: Option<String>,
+    /// Wall time of one attempt.
+    pub timeout: Option<Duration>,
+    /// Whether it is held from the start.
+    pub hold: bool,
+    /// What is done once it is in.
+    pub then: AfterSubmit,
+}
+
 /// What `submit` does once the job is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AfterSubmit {
     /// Print the id and return.
+    #[default]
     Return,
     /// Wait as `wait` does.
     Wait,
     /// Show what the agent does until the job is done, then end as `wait` does.
     Follow,
-}
-
-/// Which jobs a command is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Jobs {
-    /// These, at least one.
-    These(Vec<JobId>),
-    /// Every job for which the command makes sense.
-    All,
 }
 
 /// A shell that we can write completions for.
@@ -161,134 +256,11 @@ pub enum Shell {
     Fish,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::ffi::OsString;
-
-    const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
-
-    fn in_groff(text: &str) -> String {
-        text.replace('-', "\\-")
-    }
-
-    #[test]
-    fn parser_help_manual_and_completions_know_every_row_of_the_table() {
-        let (overview, manual) = (help(None), man_page());
-        for spec in COMMANDS {
-            let page = help(Some(spec.name));
-            assert!(page.contains(&format!("job-monitor {}", spec.name)));
-            assert!(overview.contains(spec.name), "{}", spec.name);
-            assert!(manual.contains(&in_groff(&format!("\n.B {}", spec.name))));
-            for shell in SHELLS {
-                assert!(
-                    completions(shell).contains(spec.name),
-                    "{shell:?} {}",
-                    spec.name
-                );
-            }
-            for option in spec.options.iter().chain(GLOBALS) {
-                let offered = spec
-                    .offered_options()
-                    .any(|offered| offered.long == option.long);
-                let long = format!("--{}", option.long);
-                assert_eq!(
-                    page.contains(&format!("{long} ")),
-                    offered,
-                    "{} {long}",
-                    spec.name
-                );
-                assert!(manual.contains(&in_groff(&long)), "{long}");
-                assert!(completions(Shell::Bash).contains(&long), "{long}");
-                assert!(completions(Shell::Zsh).contains(&long), "{long}");
-                assert!(completions(Shell::Fish).contains(&format!(" -l {}", option.long)));
-            }
-        }
-    }
-
-    #[test]
-    fn a_project_can_be_chosen_where_that_makes_a_difference() {
-        for (name, offers) in [
-            ("queue", true),
-            ("cancel", true),
-            ("list", true),
-            ("doctor", true),
-            ("enable", false),
-            ("register", false),
-            ("daemon", false),
-            ("help", false),
-        ] {
-            assert_eq!(help(Some(name)).contains("--project"), offers, "{name}");
-        }
-    }
-
-    #[test]
-    fn every_row_parses_with_each_of_its_options() {
-        let sample = |value: Value| match (value.name, value.completes) {
-            (_, Completes::Jobs | Completes::OpenJobs) => "job-20260130-143000-x",
-            (_, Completes::Words(words)) => words[0],
-            ("N" | "TEXT" | "NAME", _) => "7",
-            ("DURATION" | "D", _) => "1h30m",
-            ("COMMAND", _) => "queue",
-            _ => "somewhere",
-        };
-        for spec in COMMANDS {
-            let operand = spec.operand.value().map(sample);
-            for option in spec.offered_options().map(Some).chain([None]) {
-                let mut words = vec![spec.name.to_owned()];
-                words.extend(option.map(|option| format!("--{}", option.long)));
-                let value = option.and_then(|option| option.value);
-                words.extend(value.map(|value| sample(value).to_owned()));
-                if option.is_none_or(|option| option.long != "all") {
-                    words.extend(operand.map(str::to_owned));
-                }
-                let parsed = parse(words.iter().map(OsString::from));
-                let parsed = parsed.unwrap_or_else(|error| panic!("{words:?}: {error}"));
-                assert_ne!(parsed.command, Command::Nothing, "{words:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn examples_are_command_lines_that_parse() {
-        for (line, _) in COMMANDS.iter().flat_map(|spec| spec.examples) {
-            let start = line.find("job-monitor ").expect("it is about this program");
-            let words = line[start..].split_whitespace().skip(1);
-            let words = words.take_while(|word| !["|", "&&"].contains(word));
-            parse(words.map(OsString::from)).unwrap_or_else(|error| panic!("{line}: {error}"));
-        }
-    }
-
-    #[test]
-    fn help_and_the_prompt_after_it_fit_a_terminal_of_80_columns_and_24_lines() {
-        let overview = help(None);
-        assert!(overview.lines().count() < 24, "{overview}");
-        let pages = COMMANDS.iter().map(|spec| help(Some(spec.name)));
-        for line in pages
-            .chain([overview])
-            .flat_map(|page| page.lines().map(str::to_owned).collect::<Vec<_>>())
-        {
-            assert!(line.chars().count() <= 79, "{line}");
-            assert_eq!(line.trim_end(), line);
-        }
-    }
-
-    #[test]
-    fn the_table_is_plain_text_that_every_format_can_carry() {
-        for spec in COMMANDS {
-            let options = spec.options.iter().chain(GLOBALS).map(|option| option.help);
-            let examples = spec
-                .examples
-                .iter()
-                .flat_map(|(line, purpose)| [*line, *purpose]);
-            let texts = options.chain(examples).chain(spec.details.iter().copied());
-            for text in texts.chain([spec.summary]).chain(spec.joined) {
-                let plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-                assert!(
-                    plain && !text.contains("  ") && !text.contains('@'),
-                    "{text}"
-                );
-            }
-        }
+/// The completion script for a shell: a stub that asks `job-monitor complete`.
+pub fn completions(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => include_str!("complete.bash"),
+        Shell::Zsh => include_str!("complete.zsh"),
+        Shell::Fish => include_str!("complete.fish"),
     }
 }

@@ -1,373 +1,590 @@
-//! From arguments to an [`Invocation`]. What is common to all commands is done here by the
-//! table; the methods of [`Typed`] are what its rows pick their values with.
+//! From arguments to an [`Invocation`].
 
-use super::complaint::{
-    is_invisible, not_an_id, shown, unknown_command, unknown_option, unwanted_value, usage,
+use super::{
+    AfterSubmit, Command, Format, Invocation, JobName, Jobs, Shell, Since, Source, Which, Wishes,
+    commands,
 };
-use super::table::{self, CommandSpec, GLOBALS, Operand, OptionSpec, Value};
-use super::{AfterSubmit, COMMANDS, Command, Format, Invocation, Jobs, Shell, Source, help};
-use crate::error::{Error, Result};
-use crate::job::JobId;
+use crate::error::{Error, Exit, Result, is_harmful};
 use crate::project::Layout;
-use crate::time::{self, Wall};
-use lexopt::Arg;
+use crate::text::nearest;
+use crate::time::{Wall, parse_duration};
+use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-/// A command line sorted by the table, before its command makes sense of it.
-pub(super) struct Typed {
-    spec: &'static CommandSpec,
-    options: Vec<(&'static OptionSpec, OsString)>,
-    operands: Vec<OsString>,
-}
-
 /// How many jobs `status` tells of unless asked otherwise.
 const STATUS_LIMIT: usize = 20;
+/// The longest piece of an argument that a message repeats, in characters.
+const SHOWN_MAX: usize = 60;
+/// Commands that read, and so can answer in JSON.
+const READERS: [&str; 7] = [
+    "queue", "status", "show", "stats", "config", "list", "doctor",
+];
+const A_DURATION: &str = "a duration such as 90s, 30m, 2h or 1h30m";
 
-/// Reads the arguments, the program's own name not among them. Every error is a sentence
-/// without control characters and has the exit status of wrong usage, 2.
+/// What was typed, before it is seen to make sense together.
+#[derive(Default)]
+struct Typed {
+    command: Option<&'static str>,
+    operands: Vec<OsString>,
+    projects: Which,
+    help: bool,
+    version: bool,
+    json: bool,
+    all: bool,
+    failed: bool,
+    follow: bool,
+    raw: bool,
+    stat: bool,
+    dry_run: bool,
+    run_existing: bool,
+    skills: bool,
+    limit: Option<usize>,
+    tail: Option<usize>,
+    since: Option<Since>,
+    timeout: Option<Duration>,
+    older_than: Option<Duration>,
+    name: Option<String>,
+    layout: Option<Layout>,
+    wishes: Wishes,
+}
+
+/// Reads the arguments, the program's own name not among them. Every error is a sentence without
+/// control characters and has the exit status of wrong usage, 2.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
     let args: Vec<OsString> = args.into_iter().collect();
-    match sort(&args) {
-        // Whoever asks for help gets it, however garbled the rest.
-        Err(_) if asks_for_help(&args) => {
-            let topic = args.iter().find_map(|word| command_named(word.to_str()?));
-            Ok(Invocation::plain(Command::Help {
-                topic: topic.map(|spec| spec.name),
-            }))
-        }
-        sorted => sorted,
-    }
-}
-
-fn asks_for_help(args: &[OsString]) -> bool {
     let mut before_operands = args.iter().take_while(|word| *word != "--");
-    before_operands.any(|word| word == "-h" || word == "--help")
+    match read(&args) {
+        // Whoever asks for help gets it, however garbled the rest.
+        Err(_) if before_operands.any(|word| word == "-h" || word == "--help") => {
+            let topic = args.iter().find_map(|word| command_named(word.to_str()?));
+            Ok(plain(Command::Help { topic }))
+        }
+        read => read,
+    }
 }
 
-/// Goes through the arguments once, sorting options from operands, and builds the command.
-fn sort(args: &[OsString]) -> Result<Invocation> {
-    if args.is_empty() {
-        return Ok(Invocation::plain(Command::Nothing));
+fn plain(command: Command) -> Invocation {
+    Invocation {
+        projects: Which::Around,
+        format: Format::Text,
+        command,
     }
-    let mut parser = lexopt::Parser::from_args(args);
-    let mut spec: Option<&'static CommandSpec> = None;
-    let mut options: Vec<(&'static OptionSpec, OsString)> = Vec::new();
-    let mut operands: Vec<OsString> = Vec::new();
-    while let Some(arg) = parser.next().map_err(unwanted_value)? {
-        let option = match arg {
-            Arg::Short(letter) => find_option(spec, |option| option.short == Some(letter))
-                .ok_or_else(|| unknown_option(spec, &format!("-{letter}")))?,
-            Arg::Long(name) => find_option(spec, |option| option.long == name)
-                .ok_or_else(|| unknown_option(spec, &format!("--{name}")))?,
-            Arg::Value(word) if spec.is_some() => {
-                operands.push(word);
-                continue;
+}
+
+fn read(args: &[OsString]) -> Result<Invocation> {
+    match args.first() {
+        None => return Ok(plain(Command::Nothing)),
+        Some(first) if first == "complete" => {
+            return Ok(plain(Command::Complete {
+                words: args[1..].to_vec(),
+            }));
+        }
+        Some(_) => {}
+    }
+    let mut parser = Parser::from_args(args);
+    let mut typed = Typed::default();
+    while let Some(arg) = parser.next().map_err(|e| usage(e.to_string()))? {
+        match arg {
+            Arg::Value(word) if typed.command.is_none() => typed.take_command(word)?,
+            Arg::Value(word) => typed.operands.push(word),
+            Arg::Short(letter) => {
+                let long = typed.long_of(letter);
+                let long = long.ok_or_else(|| typed.unknown_option(&format!("-{letter}")))?;
+                typed.take_option(long, &mut parser)?;
             }
-            Arg::Value(word) => {
-                let first = spec.insert(first_word(&word)?);
-                if word != first.name {
-                    operands.push(word); // An id alone: `show` is understood.
+            Arg::Long(long) => {
+                let long = long.to_owned();
+                typed.take_option(&long, &mut parser)?;
+            }
+        }
+    }
+    if typed.help {
+        return Ok(plain(Command::Help {
+            topic: typed.command,
+        }));
+    }
+    if typed.version {
+        return Ok(plain(Command::Version));
+    }
+    typed.understand()
+}
+
+fn command_named(name: &str) -> Option<&'static str> {
+    let name = match name {
+        "pause" => "disable",
+        "resume" => "enable",
+        name => name,
+    };
+    commands()
+        .map(|command| command.name)
+        .find(|command| *command == name)
+}
+
+impl Typed {
+    /// The first word: a command, or the id of a job to show.
+    fn take_command(&mut self, word: OsString) -> Result<()> {
+        let text = word.to_string_lossy();
+        self.command = command_named(&text);
+        if self.command.is_some() {
+            return Ok(());
+        }
+        let begins = |start: &str| {
+            text.get(..start.len())
+                .is_some_and(|t| t.eq_ignore_ascii_case(start))
+        };
+        let like_an_id =
+            begins("job-") || begins("task-") || text.starts_with(|c: char| c.is_ascii_digit());
+        if like_an_id && JobName::parse(&text).is_some() {
+            self.command = Some("show");
+            self.operands.push(word);
+            return Ok(());
+        }
+        if like_an_id
+            || text.contains(['/', '.'])
+            || text.contains(is_harmful)
+            || word.to_str().is_none()
+        {
+            return Err(not_an_id(&word));
+        }
+        Err(unknown_command(&word))
+    }
+
+    fn long_of(&self, letter: char) -> Option<&'static str> {
+        Some(match (letter, self.command) {
+            ('p', _) => "project",
+            ('a', _) => "all-projects",
+            ('h', _) => "help",
+            ('V', _) => "version",
+            ('f', _) => "follow",
+            ('d', _) => "description",
+            ('n', Some("logs")) => "tail",
+            ('n', _) => "limit",
+            _ => return None,
+        })
+    }
+
+    fn take_option(&mut self, long: &str, parser: &mut Parser) -> Result<()> {
+        let command = self.command.unwrap_or_default();
+        match (command, long) {
+            (_, "help") => self.help = true,
+            (_, "version") => self.version = true,
+            (_, "json") => self.json = true,
+            (_, "project") => self.projects = Which::Named(text(parser, long, "PROJECT")?),
+            (_, "all-projects") | ("enable" | "disable", "all") => self.projects = Which::All,
+            ("status" | "wait" | "cancel" | "hold" | "release", "all") => self.all = true,
+            ("status", "limit") => self.limit = Some(number(parser, long)?),
+            ("status" | "stats" | "retry", "since") => {
+                let form = "a date such as 2026-01-30, today, or a duration such as 7d";
+                self.since = Some(parsed(parser, long, "D", form, since)?);
+            }
+            ("status" | "retry", "failed") => self.failed = true,
+            ("logs", "follow") => self.follow = true,
+            ("logs", "raw") => self.raw = true,
+            ("logs", "tail") => self.tail = Some(number(parser, long)?),
+            ("diff", "stat") => self.stat = true,
+            ("wait", "timeout") => self.timeout = Some(duration(parser, long)?),
+            ("clean", "older-than") => self.older_than = Some(duration(parser, long)?),
+            ("clean", "dry-run") => self.dry_run = true,
+            ("register", "name") => self.name = Some(text(parser, long, "NAME")?),
+            ("register", "layout") => {
+                let layouts = [Layout::Jobs, Layout::Tasks];
+                let named = |text: &str| layouts.into_iter().find(|layout| layout.as_str() == text);
+                self.layout = Some(parsed(parser, long, "LAYOUT", "jobs or tasks", named)?);
+            }
+            ("register", "run-existing") => self.run_existing = true,
+            ("register", "skills") => self.skills = true,
+            ("register", "no-restart") => {}
+            ("submit" | "reply", _) => return self.take_wish(long, parser),
+            _ => return Err(self.unknown_option(&format!("--{long}"))),
+        }
+        Ok(())
+    }
+
+    fn take_wish(&mut self, long: &str, parser: &mut Parser) -> Result<()> {
+        let reply = self.command == Some("reply");
+        match long {
+            "description" => self.wishes.description = Some(text(parser, long, "TEXT")?),
+            "agent" if !reply => self.wishes.agent = Some(text(parser, long, "AGENT")?),
+            "model" => self.wishes.model = Some(text(parser, long, "MODEL")?),
+            "timeout" => self.wishes.timeout = Some(duration(parser, long)?),
+            "hold" => self.wishes.hold = true,
+            "wait" if self.wishes.then == AfterSubmit::Follow => {}
+            "wait" => self.wishes.then = AfterSubmit::Wait,
+            "follow" => self.wishes.then = AfterSubmit::Follow,
+            _ => return Err(self.unknown_option(&format!("--{long}"))),
+        }
+        Ok(())
+    }
+
+    fn unknown_option(&self, typed: &str) -> Error {
+        let of = self
+            .command
+            .map(|name| format!(" of {name}"))
+            .unwrap_or_default();
+        let help = self
+            .command
+            .map(|name| format!("{name} "))
+            .unwrap_or_default();
+        let own = commands().filter(|help| self.command.is_none_or(|name| help.name == name));
+        let names: Vec<_> = own
+            .flat_map(|help| help.options().map(|(long, _)| long))
+            .chain(["help", "version"])
+            .collect();
+        let shown = shown(OsStr::new(typed));
+        let long = typed.trim_start_matches('-');
+        if self.command.is_none() && names.contains(&long) {
+            return usage(format!("{shown} goes after the command that it belongs to"));
+        }
+        let guess = nearest(long, names).filter(|_| typed.starts_with("--"));
+        let guess = guess
+            .map(|name| format!("did you mean \"--{name}\"? "))
+            .unwrap_or_default();
+        usage(format!(
+            "unknown option {shown}{of}; {guess}job-monitor {help}--help lists all"
+        ))
+    }
+
+    /// Puts together what was typed.
+    fn understand(mut self) -> Result<Invocation> {
+        let Some(name) = self.command else {
+            return Err(usage("no command; job-monitor --help lists all"));
+        };
+        let format = match self.json {
+            true if READERS.contains(&name) => Format::Json,
+            true => {
+                let readers = READERS.join(", ");
+                return Err(usage(format!(
+                    "{name} has no --json; these have: {readers}"
+                )));
+            }
+            false => Format::Text,
+        };
+        let command = self.reading(name).or_else(|| self.steering(name));
+        let command = command.unwrap_or_else(|| self.managing(name))?;
+        if let Some(extra) = self.operands.first() {
+            return Err(usage(format!(
+                "unexpected argument {}; usage: {}",
+                shown(extra),
+                usage_of(name)
+            )));
+        }
+        Ok(Invocation {
+            projects: self.projects,
+            format,
+            command,
+        })
+    }
+
+    fn reading(&mut self, name: &str) -> Option<Result<Command>> {
+        let (since, follow, raw, tail) = (self.since, self.follow, self.raw, self.tail);
+        Some(match name {
+            "queue" => Ok(Command::Queue),
+            "status" => self.limit().map(|limit| Command::Status {
+                limit,
+                since,
+                failed: self.failed,
+            }),
+            "show" => self.job().map(|job| Command::Show { job }),
+            "logs" => self.job().map(|job| Command::Logs {
+                job,
+                follow,
+                raw,
+                tail,
+            }),
+            "diff" => self.job().map(|job| Command::Diff {
+                job,
+                stat: self.stat,
+            }),
+            "wait" => self.jobs().map(|jobs| Command::Wait {
+                jobs,
+                timeout: self.timeout,
+            }),
+            "stats" => Ok(Command::Stats { since }),
+            "watch" => Ok(Command::Watch),
+            "config" => Ok(Command::Config),
+            "list" => Ok(Command::List),
+            "doctor" => Ok(Command::Doctor),
+            _ => return None,
+        })
+    }
+
+    fn steering(&mut self, name: &str) -> Option<Result<Command>> {
+        let wishes = std::mem::take(&mut self.wishes);
+        Some(match name {
+            "submit" => {
+                let texts: Vec<_> = self.operands.drain(..).map(source).collect();
+                let texts = if texts.is_empty() {
+                    vec![Source::Editor]
+                } else {
+                    texts
+                };
+                match (texts.len(), wishes.then) {
+                    (2.., AfterSubmit::Follow) => Err(usage(
+                        "--follow shows one job; use --wait for several files",
+                    )),
+                    _ => Ok(Command::Submit { texts, wishes }),
                 }
-                continue;
             }
-        };
-        let value = match option.value {
-            Some(value) => value_of(&mut parser, option, value)?,
-            None => OsString::new(),
-        };
-        options.push((option, value));
+            "reply" => self.needed_job().map(|job| {
+                let text = self.next().map_or(Source::Editor, source);
+                Command::Reply { job, text, wishes }
+            }),
+            "open" => self.job().map(|job| Command::Open { job }),
+            "edit" => self.needed_job().map(|job| Command::Edit { job }),
+            "cancel" => self.jobs().map(|jobs| Command::Cancel { jobs }),
+            "retry" => self.jobs().map(|jobs| Command::Retry { jobs }),
+            "hold" => self.jobs().map(|jobs| Command::Hold { jobs }),
+            "release" => self.jobs().map(|jobs| Command::Release { jobs }),
+            "clean" => self
+                .older_than
+                .map(|older_than| Command::Clean {
+                    older_than,
+                    dry_run: self.dry_run,
+                })
+                .ok_or_else(|| {
+                    usage(format!(
+                        "clean needs --older-than DURATION; usage: {}",
+                        usage_of("clean")
+                    ))
+                }),
+            _ => return None,
+        })
     }
-    let given = |long| options.iter().any(|(option, _)| option.long == long);
-    if given("help") {
-        let topic = spec.map(|spec| spec.name);
-        return Ok(Invocation::plain(Command::Help { topic }));
+
+    fn managing(&mut self, name: &'static str) -> Result<Command> {
+        Ok(match name {
+            "register" => Command::Register {
+                path: self.needed("a directory")?.into(),
+                name: self.name.take(),
+                layout: self.layout,
+                run_existing: self.run_existing,
+                skills: self.skills,
+            },
+            "unregister" | "enable" | "disable" => {
+                if let Some(word) = self.next() {
+                    let text = utf8(&word, "the project's name")?;
+                    if self.projects != Which::Around {
+                        return Err(usage(format!(
+                            "{name} takes one project; it is named twice"
+                        )));
+                    }
+                    self.projects = Which::Named(text.to_owned());
+                }
+                match name {
+                    "enable" => Command::Enable,
+                    "disable" => Command::Disable,
+                    _ if matches!(self.projects, Which::Named(_)) => Command::Unregister,
+                    _ => return Err(self.lacks("a project's name")),
+                }
+            }
+            "daemon" => Command::Daemon,
+            "restart" => Command::Restart,
+            "completions" => {
+                let word = self.needed("one of bash, zsh, fish")?;
+                let shell = match word.to_str() {
+                    Some("bash") => Shell::Bash,
+                    Some("zsh") => Shell::Zsh,
+                    Some("fish") => Shell::Fish,
+                    _ => {
+                        let text = format!(
+                            "no completions for {}; SHELL is bash, zsh or fish",
+                            shown(&word)
+                        );
+                        return Err(usage(text));
+                    }
+                };
+                Command::Completions { shell }
+            }
+            "man" => Command::Man,
+            _ => {
+                let topic = self.next().map(|word| {
+                    word.to_str()
+                        .and_then(command_named)
+                        .ok_or_else(|| unknown_command(&word))
+                });
+                Command::Help {
+                    topic: topic.transpose()?,
+                }
+            }
+        })
     }
-    if given("version") {
-        return Ok(Invocation::plain(Command::Version));
+
+    fn limit(&self) -> Result<Option<usize>> {
+        match (self.limit, self.all) {
+            (Some(_), true) => Err(usage("--limit and --all exclude each other")),
+            (None, false) if self.since.is_none() => Ok(Some(STATUS_LIMIT)),
+            (limit, _) => Ok(limit),
+        }
     }
-    let Some(spec) = spec else {
-        return Err(usage("no command; job-monitor --help lists all"));
+
+    fn next(&mut self) -> Option<OsString> {
+        (!self.operands.is_empty()).then(|| self.operands.remove(0))
+    }
+
+    fn lacks(&self, noun: &str) -> Error {
+        let name = self.command.unwrap_or_default();
+        usage(format!("{name} needs {noun}; usage: {}", usage_of(name)))
+    }
+
+    fn needed(&mut self, noun: &str) -> Result<OsString> {
+        self.next().ok_or_else(|| self.lacks(noun))
+    }
+
+    fn job(&mut self) -> Result<Option<JobName>> {
+        self.next().map(|word| job(&word)).transpose()
+    }
+
+    fn needed_job(&mut self) -> Result<JobName> {
+        job(&self.needed("a job id")?)
+    }
+
+    fn jobs(&mut self) -> Result<Jobs> {
+        let words = std::mem::take(&mut self.operands);
+        let retry = self.command == Some("retry");
+        let instead = if retry { "--failed" } else { "--all" };
+        match (self.all || retry && self.failed, words.is_empty()) {
+            (true, true) if retry => Ok(Jobs::Failed(self.since)),
+            (true, true) => Ok(Jobs::All),
+            (true, false) => Err(usage(format!("{instead} and job ids exclude each other"))),
+            (false, true) => Err(self.lacks(&format!("a job id, or {instead}"))),
+            (false, false) => words
+                .iter()
+                .map(|word| job(word))
+                .collect::<Result<_>>()
+                .map(Jobs::These),
+        }
+    }
+}
+
+fn source(word: OsString) -> Source {
+    if word == "-" {
+        Source::Stdin
+    } else {
+        Source::File(word.into())
+    }
+}
+
+fn job(word: &OsStr) -> Result<JobName> {
+    word.to_str()
+        .and_then(JobName::parse)
+        .ok_or_else(|| not_an_id(word))
+}
+
+fn since(text: &str) -> Option<Since> {
+    let day = || {
+        let day = Wall::parse(&format!("{text}T00:00:00"));
+        day.filter(|_| text.len() == 10).map(Since::Day)
     };
-    Typed {
-        spec,
-        options,
-        operands,
+    match text {
+        "today" => Some(Since::Today),
+        text => parse_duration(text).map(Since::Ago).or_else(day),
     }
-    .understand()
 }
 
-/// The command that a first word stands for: its name, or a job id for `show`.
-fn first_word(word: &OsStr) -> Result<&'static CommandSpec> {
-    let text = word.to_string_lossy();
-    let first = match JobId::parse(&text) {
-        Some(_) => table::SHOW,
-        None => &text,
-    };
-    if let Some(spec) = command_named(first) {
-        return Ok(spec);
-    }
-    let lower = text.to_ascii_lowercase();
-    let like_an_id = lower.starts_with("job-") || lower.starts_with("task-");
-    let like_a_path = text.contains(['/', '.']) || text.chars().any(is_invisible);
-    if like_an_id || like_a_path || word.to_str().is_none() {
-        return Err(not_an_id(word));
-    }
-    Err(unknown_command(word))
-}
-
-fn command_named(name: &str) -> Option<&'static CommandSpec> {
-    COMMANDS.iter().find(|spec| spec.name == name)
-}
-
-/// Finds an option of the command, if that is known by now, or of the whole program.
-fn find_option(
-    spec: Option<&'static CommandSpec>,
-    is_it: impl Fn(&OptionSpec) -> bool,
-) -> Option<&'static OptionSpec> {
-    let own = spec.map_or(&[][..], |spec| spec.options);
-    own.iter().chain(GLOBALS).find(|option| is_it(option))
-}
-
-/// The value of an option. One that stands apart must not look like an option: it is a
-/// forgotten value far more often than a value. `--name=-x` says it anyway.
-fn value_of(parser: &mut lexopt::Parser, option: &OptionSpec, value: Value) -> Result<OsString> {
+/// The value of an option. One that stands apart must not look like an option: it is a forgotten
+/// value far more often than a value. `--name=-x` says it anyway.
+fn value(parser: &mut Parser, long: &str, word: &str) -> Result<OsString> {
     if let Some(attached) = parser.optional_value() {
         return Ok(attached);
     }
     match parser.value() {
         Ok(next) if next == "-" || !next.as_encoded_bytes().starts_with(b"-") => Ok(next),
-        _ => Err(usage(format!(
-            "--{} needs a value: --{} {}",
-            option.long, option.long, value.name
-        ))),
+        _ => Err(usage(format!("--{long} needs a value: --{long} {word}"))),
     }
 }
 
-impl Invocation {
-    fn plain(command: Command) -> Invocation {
-        Invocation {
-            project: None,
-            format: Format::Text,
-            command,
-        }
-    }
+fn text(parser: &mut Parser, long: &str, word: &str) -> Result<String> {
+    let value = value(parser, long, word)?;
+    utf8(&value, &format!("the value of --{long}")).map(str::to_owned)
 }
 
-impl Typed {
-    /// Checks what the table says of every command, then lets the command's row do the rest.
-    fn understand(self) -> Result<Invocation> {
-        let Typed { spec, operands, .. } = &self;
-        let format = match self.flag("json") {
-            true if spec.json => Format::Json,
-            true => return Err(self.no_json()),
-            false => Format::Text,
-        };
-        let (least, most) = match spec.operand {
-            Operand::None => (0, 0),
-            Operand::AtMostOne(_) => (0, 1),
-            Operand::One(_) => (1, 1),
-            Operand::Several(_) => (1, usize::MAX),
-            Operand::SeveralOrAll(_) => (usize::from(!self.flag("all")), usize::MAX),
-        };
-        if operands.len() < least {
-            return Err(self.no_operand());
-        }
-        if let Some(extra) = operands.get(most) {
-            return Err(usage(format!(
-                "unexpected argument {}; usage: {}",
-                shown(extra),
-                help::synopsis(spec)
-            )));
-        }
-        Ok(Invocation {
-            project: self.text("project")?,
-            format,
-            command: (spec.build)(&self)?,
-        })
-    }
-
-    fn no_operand(&self) -> Error {
-        let Typed { spec, .. } = self;
-        let noun = spec.operand.value().map(|value| value.completes.noun());
-        let or_all = match spec.operand {
-            Operand::SeveralOrAll(_) => ", or --all",
-            _ => "",
-        };
-        let noun = noun.unwrap_or_default();
-        usage(format!(
-            "{} needs {noun}{or_all}; usage: {}",
-            spec.name,
-            help::synopsis(spec)
-        ))
-    }
-
-    fn no_json(&self) -> Error {
-        let readers = COMMANDS.iter().filter(|spec| spec.json);
-        let names: Vec<_> = readers.map(|spec| spec.name).collect();
-        let name = self.spec.name;
-        usage(format!(
-            "{name} has no --json; these have: {}",
-            names.join(", ")
-        ))
-    }
-
-    pub(super) fn flag(&self, long: &str) -> bool {
-        self.value(long).is_some()
-    }
-
-    /// The value of an option; the last one if it was given repeatedly.
-    fn value(&self, long: &str) -> Option<&OsStr> {
-        let mut from_last = self.options.iter().rev();
-        from_last
-            .find(|(option, _)| option.long == long)
-            .map(|(_, value)| value.as_os_str())
-    }
-
-    pub(super) fn text(&self, long: &str) -> Result<Option<String>> {
-        let value = self
-            .value(long)
-            .map(|value| utf8(value, &format!("the value of --{long}")));
-        Ok(value.transpose()?.map(str::to_owned))
-    }
-
-    /// The value of an option as `read` understands it; `form` says what it should be.
-    fn parsed<T>(
-        &self,
-        long: &str,
-        form: &str,
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>> {
-        let understood = |value: &OsStr| {
-            let read = value.to_str().and_then(&read);
-            read.ok_or_else(|| usage(format!("--{long} needs {form}, not {}", shown(value))))
-        };
-        self.value(long).map(understood).transpose()
-    }
-
-    pub(super) fn limit(&self) -> Result<Option<usize>> {
-        let limit = self.parsed("limit", "a whole number", |text| text.parse().ok())?;
-        match (limit, self.flag("all")) {
-            (Some(_), true) => Err(usage("--limit and --all exclude each other")),
-            (None, true) => Ok(None),
-            (limit, false) => Ok(limit.or(Some(STATUS_LIMIT))),
-        }
-    }
-
-    pub(super) fn timeout(&self) -> Result<Option<Duration>> {
-        let form = "a duration such as 90s, 30m, 2h or 1h30m";
-        self.parsed("timeout", form, time::parse_duration)
-    }
-
-    pub(super) fn since(&self) -> Result<Option<String>> {
-        let form = "a date such as 2026-01-30 or a duration such as 7d";
-        self.parsed("since", form, |text| {
-            // Midnight in UTC: whether a date exists does not depend on the zone.
-            let date = text.len() == 10 && Wall::parse(&format!("{text}T00:00:00Z")).is_some();
-            (date || time::parse_duration(text).is_some()).then(|| text.to_owned())
-        })
-    }
-
-    pub(super) fn layout(&self) -> Result<Option<Layout>> {
-        let layouts = [Layout::Jobs, Layout::Tasks];
-        self.parsed("layout", "jobs or tasks", |text| {
-            layouts.into_iter().find(|layout| layout.as_str() == text)
-        })
-    }
-
-    /// The only operand; the table has seen to it that there is one.
-    pub(super) fn operand(&self) -> &OsStr {
-        self.operands
-            .first()
-            .map_or(OsStr::new(""), |operand| operand)
-    }
-
-    pub(super) fn name(&self) -> Result<String> {
-        utf8(self.operand(), "the project's name").map(str::to_owned)
-    }
-
-    pub(super) fn id(&self) -> Result<JobId> {
-        id(self.operand())
-    }
-
-    pub(super) fn ids(&self) -> Result<Vec<JobId>> {
-        self.operands.iter().map(|word| id(word)).collect()
-    }
-
-    pub(super) fn jobs(&self) -> Result<Jobs> {
-        match (self.flag("all"), self.operands.is_empty()) {
-            (true, true) => Ok(Jobs::All),
-            (true, false) => Err(usage("--all and job ids exclude each other")),
-            (false, _) => self.ids().map(Jobs::These),
-        }
-    }
-
-    pub(super) fn source(&self) -> Source {
-        match self.operands.first() {
-            Some(dash) if dash == "-" => Source::Stdin,
-            Some(file) => Source::File(file.into()),
-            None => Source::Editor,
-        }
-    }
-
-    pub(super) fn after_submit(&self) -> AfterSubmit {
-        match (self.flag("follow"), self.flag("wait")) {
-            (true, _) => AfterSubmit::Follow,
-            (false, true) => AfterSubmit::Wait,
-            (false, false) => AfterSubmit::Return,
-        }
-    }
-
-    pub(super) fn shell(&self) -> Result<Shell> {
-        match self.operand().to_str() {
-            Some("bash") => Ok(Shell::Bash),
-            Some("zsh") => Ok(Shell::Zsh),
-            Some("fish") => Ok(Shell::Fish),
-            _ => Err(usage(format!(
-                "no completions for {}; SHELL is bash, zsh or fish",
-                shown(self.operand())
-            ))),
-        }
-    }
-
-    pub(super) fn topic(&self) -> Result<Option<&'static str>> {
-        let Some(word) = self.operands.first() else {
-            return Ok(None);
-        };
-        let spec = word.to_str().and_then(command_named);
-        spec.map(|spec| Some(spec.name))
-            .ok_or_else(|| unknown_command(word))
-    }
+/// The value of an option as `read` understands it; `form` says what it should be.
+fn parsed<T>(
+    parser: &mut Parser,
+    long: &str,
+    word: &str,
+    form: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T> {
+    let value = value(parser, long, word)?;
+    let read = value.to_str().and_then(read);
+    read.ok_or_else(|| usage(format!("--{long} needs {form}, not {}", shown(&value))))
 }
 
-fn id(word: &OsStr) -> Result<JobId> {
-    word.to_str()
-        .and_then(JobId::parse)
-        .ok_or_else(|| not_an_id(word))
+fn number(parser: &mut Parser, long: &str) -> Result<usize> {
+    parsed(parser, long, "N", "a whole number", |text| {
+        text.parse().ok()
+    })
+}
+
+fn duration(parser: &mut Parser, long: &str) -> Result<Duration> {
+    parsed(parser, long, "DURATION", A_DURATION, parse_duration)
 }
 
 fn utf8<'a>(word: &'a OsStr, what: &str) -> Result<&'a str> {
-    let text = word.to_str();
-    text.ok_or_else(|| usage(format!("{what} is not valid UTF-8: {}", shown(word))))
+    word.to_str()
+        .ok_or_else(|| usage(format!("{what} is not valid UTF-8: {}", shown(word))))
+}
+
+fn usage(text: impl Into<String>) -> Error {
+    Error::with(Exit::Usage, text)
+}
+
+fn usage_of(name: &str) -> String {
+    let help = commands().find(|command| command.name == name);
+    format!(
+        "job-monitor {}",
+        help.map(|help| help.usage()).unwrap_or_default()
+    )
+}
+
+fn not_an_id(word: &OsStr) -> Error {
+    usage(format!(
+        "not a job id: {}; a job id looks like job-20260130-143000-fix-bug",
+        shown(word)
+    ))
+}
+
+fn unknown_command(word: &OsStr) -> Error {
+    let guess = nearest(
+        &word.to_string_lossy(),
+        commands().map(|command| command.name),
+    );
+    let guess = guess
+        .map(|name| format!("did you mean \"{name}\"? "))
+        .unwrap_or_default();
+    usage(format!(
+        "unknown command {}; {guess}job-monitor --help lists all",
+        shown(word)
+    ))
+}
+
+/// An argument as a message may repeat it: quoted, cut, and with nothing in it that could move a
+/// cursor, change a colour or turn the direction of writing.
+fn shown(word: &OsStr) -> String {
+    let quoted = format!("{word:?}");
+    match quoted.char_indices().nth(SHOWN_MAX) {
+        Some((cut, _)) => format!("{}...\"", &quoted[..cut]),
+        None => quoted,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Exit;
+    use crate::cli::CommandHelp;
     use std::os::unix::ffi::OsStringExt;
 
     const A: &str = "job-20260130-143000-a";
-    const B: &str = "job-20260130-143000-b";
 
     fn parsed(line: &str) -> Result<Invocation> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     fn command(line: &str) -> Command {
-        parsed(line)
-            .unwrap_or_else(|error| panic!("{line}: {error}"))
-            .command
+        let parsed = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        parsed.command
     }
 
     fn complaint(line: &str) -> String {
@@ -376,291 +593,264 @@ mod tests {
         error.to_string()
     }
 
-    fn job(text: &str) -> JobId {
-        JobId::parse(text).expect("it is a job id")
+    fn name(text: &str) -> JobName {
+        JobName::parse(text).expect("it may name a job")
     }
 
+    /// What the help says of an option is what the parser makes of it, for every command and option.
     #[test]
-    fn commands_without_arguments() {
-        assert_eq!(command(""), Command::Nothing);
-        assert_eq!(command("queue"), Command::Queue);
-        assert_eq!(command("list"), Command::List);
-        assert_eq!(command("watch"), Command::Watch);
-        assert_eq!(command("daemon"), Command::Daemon);
-        assert_eq!(command("restart"), Command::Restart);
-        assert_eq!(command("doctor"), Command::Doctor);
-        assert_eq!(command("man"), Command::Man);
-        assert_eq!(command("--version"), Command::Version);
-        assert_eq!(command("-V"), Command::Version);
-        assert!(complaint("queue x").contains("unexpected argument \"x\""));
-        assert!(complaint("-p x").contains("no command"));
-    }
-
-    #[test]
-    fn an_id_alone_shows_the_job() {
-        for line in [
-            A.to_owned(),
-            format!("{A}.md"),
-            format!("show {A}"),
-            format!("-- {A}"),
-        ] {
-            assert_eq!(command(&line), Command::Show { id: job(A) });
+    fn the_help_and_the_parser_know_the_same_options() {
+        let all: std::collections::BTreeSet<_> =
+            commands().flat_map(CommandHelp::options).collect();
+        for help in commands() {
+            assert!(command_named(help.name).is_some());
+            assert!(
+                help.text.starts_with("Usage: job-monitor "),
+                "{}",
+                help.name
+            );
+            assert!(
+                help.text
+                    .lines()
+                    .all(|line| line.len() <= 79 && line.trim_end() == line)
+            );
+            for &(long, value) in &all {
+                let sample = match value {
+                    Some("N") => " 7",
+                    Some("D" | "DURATION") => " 1h30m",
+                    Some("LAYOUT") => " tasks",
+                    Some(_) => " x",
+                    None => "",
+                };
+                let operand = match (help.operand(), long) {
+                    (Some("ID"), "all" | "failed") | (Some("PROJECT"), "project") | (None, _) => "",
+                    (Some("SHELL"), _) => " bash",
+                    (Some("COMMAND"), _) => " queue",
+                    (Some("PROJECT"), _) if long != "all" || help.name == "unregister" => " x",
+                    (Some("PROJECT"), _) => "",
+                    (Some(_), _) => " x",
+                };
+                let needed = if help.name == "clean" && long != "older-than" {
+                    " --older-than 1d"
+                } else {
+                    ""
+                };
+                let line = format!("{}{needed} --{long}{sample}{operand}", help.name);
+                let known = match parsed(&line) {
+                    Ok(_) => true,
+                    Err(error) if error.to_string().starts_with("unknown option") => false,
+                    Err(error) if error.to_string().contains("has no --json") => false,
+                    Err(error) if error.to_string().contains("named twice") => true,
+                    Err(error) => panic!("{line}: {error}"),
+                };
+                // Those of the program are taken everywhere, and listed where they mean something.
+                let listed = help.options().any(|option| option == (long, value));
+                let global = ["project", "all-projects"].contains(&long);
+                assert!(known == listed || known && global, "{line}");
+            }
         }
-        assert_eq!(command("task-x"), Command::Show { id: job("task-x") });
-        assert!(complaint(&format!("{A} {B}")).contains("unexpected argument"));
-        assert!(complaint("show").starts_with("show needs a job id; usage: job-monitor show ID"));
-    }
-
-    #[test]
-    fn global_options_stand_on_both_sides_of_the_command() {
-        for line in [
-            "-p web --json queue",
-            "queue -p web --json",
-            "--json queue --project=web",
-            "-pweb queue --json",
-        ] {
-            let invocation = parsed(line).expect(line);
-            assert_eq!(invocation.project.as_deref(), Some("web"), "{line}");
-            assert_eq!(invocation.format, Format::Json, "{line}");
-            assert_eq!(invocation.command, Command::Queue, "{line}");
+        let overview = super::super::help(None);
+        assert!(overview.lines().count() < 24 && overview.lines().all(|line| line.len() < 80));
+        for help in commands() {
+            assert!(overview.contains(help.name), "{}", help.name);
         }
-        assert_eq!(
-            parsed("-p a queue -p b").expect("twice").project.as_deref(),
-            Some("b")
-        );
-        assert_eq!(parsed("queue").expect("plain").format, Format::Text);
-        assert!(
-            complaint(&format!("cancel --json {A}"))
-                .starts_with("cancel has no --json; these have: queue,")
-        );
-        assert!(complaint("queue -p").contains("--project needs a value: --project PROJECT"));
-        assert!(complaint("-p --json queue").contains("--project needs a value"));
-        assert!(complaint("queue --json=yes").contains("\"--json\" takes no value"));
-        assert!(complaint("--all status").contains("goes after the command"));
     }
 
     #[test]
-    fn status_tells_of_twenty_jobs_unless_asked_otherwise() {
-        assert_eq!(command("status"), Command::Status { limit: Some(20) });
-        assert_eq!(command("status --all"), Command::Status { limit: None });
-        assert_eq!(
-            command("status --limit 5"),
-            Command::Status { limit: Some(5) }
-        );
-        assert_eq!(command("status -n5"), Command::Status { limit: Some(5) });
-        assert!(complaint("status --limit -5").contains("needs a value"));
-        assert!(complaint("status --limit=x").contains("needs a whole number, not \"x\""));
-        assert!(complaint("status --all --limit 5").contains("exclude each other"));
+    fn examples_are_command_lines_that_parse() {
+        let pages = commands().flat_map(|help| help.text.lines());
+        let examples = pages.filter(|line| {
+            line.starts_with("  ") && line.contains(" job-monitor ")
+                || line.starts_with("  job-monitor ")
+        });
+        let mut count = 0;
+        for line in examples {
+            let start = line.find("job-monitor ").expect("it is about this program");
+            let words = line[start..].split_whitespace().skip(1);
+            let words = words.take_while(|word| !["|", "&&"].contains(word));
+            parse(words.map(OsString::from)).unwrap_or_else(|error| panic!("{line}: {error}"));
+            count += 1;
+        }
+        assert!(count > 10);
     }
 
     #[test]
-    fn submit_takes_a_file_standard_input_or_an_editor() {
-        let submit = |source, then| Command::Submit {
-            description: None,
-            source,
-            then,
-        };
-        assert_eq!(
-            command("submit"),
-            submit(Source::Editor, AfterSubmit::Return)
-        );
-        assert_eq!(
-            command("submit - --wait"),
-            submit(Source::Stdin, AfterSubmit::Wait)
-        );
-        assert_eq!(
-            command("submit --follow --wait x.md"),
-            submit(Source::File("x.md".into()), AfterSubmit::Follow)
-        );
-        assert_eq!(
-            command("submit -- -x"),
-            submit(Source::File("-x".into()), AfterSubmit::Return)
-        );
-        let described = |line| match command(line) {
-            Command::Submit { description, .. } => description,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(described("submit -d fix x.md").as_deref(), Some("fix"));
-        assert_eq!(
-            described("submit --description=-x x.md").as_deref(),
-            Some("-x")
-        );
-        assert!(complaint("submit a b").contains("unexpected argument \"b\""));
-    }
-
-    #[test]
-    fn wait_and_logs() {
-        let ids = vec![job(A), job(B)];
-        let timeout = Some(Duration::from_secs(5400));
-        assert_eq!(
-            command(&format!("wait {A} {B}.md --timeout 1h30m")),
-            Command::Wait { ids, timeout }
-        );
-        assert!(complaint("wait").contains("wait needs a job id"));
-        assert!(complaint(&format!("wait --timeout soon {A}")).contains("duration such as 90s"));
-        let logs = |follow, raw| Command::Logs {
-            id: job(A),
+    fn command_lines_mean_what_they_say() {
+        let show = |job: Option<&str>| Command::Show { job: job.map(name) };
+        let logs = |follow, raw, tail| Command::Logs {
+            job: Some(name(A)),
             follow,
             raw,
+            tail,
         };
-        assert_eq!(command(&format!("logs {A}")), logs(false, false));
-        assert_eq!(command(&format!("logs -f {A}")), logs(true, false));
-        assert_eq!(
-            command(&format!("logs {A} --raw --follow")),
-            logs(true, true)
-        );
-    }
-
-    #[test]
-    fn jobs_are_named_or_all_where_all_makes_sense() {
-        let these = || Jobs::These(vec![job(A), job(B)]);
-        assert_eq!(
-            command(&format!("cancel {A} {B}")),
-            Command::Cancel { jobs: these() }
-        );
-        assert_eq!(
-            command(&format!("retry {A} {B}")),
-            Command::Retry { jobs: these() }
-        );
-        assert_eq!(
-            command(&format!("hold {A} {B}")),
-            Command::Hold { jobs: these() }
-        );
-        assert_eq!(
-            command(&format!("release {A} {B}")),
-            Command::Release { jobs: these() }
-        );
-        assert_eq!(command("cancel --all"), Command::Cancel { jobs: Jobs::All });
-        assert_eq!(command("hold --all"), Command::Hold { jobs: Jobs::All });
-        assert_eq!(
-            command("release --all"),
-            Command::Release { jobs: Jobs::All }
-        );
-        assert!(complaint("retry --all").contains("unknown option \"--all\" of retry"));
-        assert!(complaint("cancel").contains("cancel needs a job id, or --all"));
-        assert!(complaint(&format!("cancel --all {A}")).contains("exclude each other"));
-    }
-
-    #[test]
-    fn projects_are_managed_by_name() {
-        let name = || "web".to_owned();
-        assert_eq!(
-            command("unregister web"),
-            Command::Unregister { name: name() }
-        );
-        assert_eq!(command("enable web"), Command::Enable { name: name() });
-        assert_eq!(command("disable web"), Command::Disable { name: name() });
-        let plain = Command::Register {
-            path: ".".into(),
-            name: None,
-            layout: None,
-            run_existing: false,
-            skills: false,
+        let status = |limit, since, failed| Command::Status {
+            limit,
+            since,
+            failed,
         };
-        assert_eq!(command("register ."), plain);
-        assert_eq!(command("register --no-restart ."), plain);
-        let full = Command::Register {
-            path: "/srv/web".into(),
-            name: Some(name()),
-            layout: Some(Layout::Tasks),
-            run_existing: true,
-            skills: true,
+        let submit = |texts: &[Source], then| Command::Submit {
+            texts: texts.to_vec(),
+            wishes: Wishes {
+                then,
+                ..Wishes::default()
+            },
         };
-        assert_eq!(
-            command("register /srv/web --name web --layout tasks --run-existing --skills"),
-            full
-        );
-        assert!(
-            complaint("register . --layout x").contains("--layout needs jobs or tasks, not \"x\"")
-        );
-        assert!(complaint("register").contains("register needs a directory"));
-    }
-
-    #[test]
-    fn stats_start_at_a_date_or_so_long_ago() {
-        let since = |text: &str| Command::Stats {
-            since: Some(text.to_owned()),
-        };
-        assert_eq!(command("stats"), Command::Stats { since: None });
-        assert_eq!(command("stats --since 2026-01-30"), since("2026-01-30"));
-        assert_eq!(command("stats --since 7d"), since("7d"));
-        for bad in [
-            "2026-13-30",
-            "2026-01-30T00:00:00",
-            "yesterday",
-            "7",
-            "2026-1-3",
+        let file = |path: &str| Source::File(path.into());
+        let hour = Duration::from_secs(3600);
+        for (line, expected) in [
+            ("", Command::Nothing),
+            ("-V", Command::Version),
+            (A, show(Some(A))),
+            ("show", show(None)),
+            ("20260130-143000", show(Some("20260130-143000"))),
+            ("show rotate", show(Some("rotate"))),
+            ("status", status(Some(20), None, false)),
+            ("status --all", status(None, None, false)),
+            ("status -n5 --failed", status(Some(5), None, true)),
+            (
+                "status --since 1h",
+                status(None, Some(Since::Ago(hour)), false),
+            ),
+            (
+                "status --since today",
+                status(None, Some(Since::Today), false),
+            ),
+            (&format!("logs -f {A} --raw -n3"), logs(true, true, Some(3))),
+            ("submit", submit(&[Source::Editor], AfterSubmit::Return)),
+            (
+                "submit - --wait",
+                submit(&[Source::Stdin], AfterSubmit::Wait),
+            ),
+            (
+                "submit --follow --wait x.md",
+                submit(&[file("x.md")], AfterSubmit::Follow),
+            ),
+            (
+                "submit a b",
+                submit(&[file("a"), file("b")], AfterSubmit::Return),
+            ),
+            ("submit -- -x", submit(&[file("-x")], AfterSubmit::Return)),
+            (
+                "wait --all --timeout 1h",
+                Command::Wait {
+                    jobs: Jobs::All,
+                    timeout: Some(hour),
+                },
+            ),
+            (
+                "retry --failed",
+                Command::Retry {
+                    jobs: Jobs::Failed(None),
+                },
+            ),
+            (
+                "hold a b",
+                Command::Hold {
+                    jobs: Jobs::These(vec![name("a"), name("b")]),
+                },
+            ),
+            (
+                "clean --older-than 1h",
+                Command::Clean {
+                    older_than: hour,
+                    dry_run: false,
+                },
+            ),
+            ("pause web", Command::Disable),
+            ("resume --all", Command::Enable),
+            (
+                "complete bash -p",
+                Command::Complete {
+                    words: vec!["bash".into(), "-p".into()],
+                },
+            ),
+            (
+                "wait --nonsense -h",
+                Command::Help {
+                    topic: Some("wait"),
+                },
+            ),
+            (
+                "help quue --help",
+                Command::Help {
+                    topic: Some("help"),
+                },
+            ),
+            (
+                &format!("{A} --help"),
+                Command::Help {
+                    topic: Some("show"),
+                },
+            ),
         ] {
-            assert!(
-                complaint(&format!("stats --since {bad}")).contains("a date such as"),
-                "{bad}"
-            );
+            assert_eq!(command(line), expected, "{line}");
+        }
+        for (line, projects) in [
+            ("-p web --json queue", Which::Named("web".to_owned())),
+            ("queue --json --project=web", Which::Named("web".to_owned())),
+            ("queue -pweb --json", Which::Named("web".to_owned())),
+            ("disable web", Which::Named("web".to_owned())),
+            ("disable .", Which::Named(".".to_owned())),
+            ("disable", Which::Around),
+            ("disable --all", Which::All),
+            ("hold -a --all", Which::All),
+        ] {
+            assert_eq!(parsed(line).expect(line).projects, projects, "{line}");
         }
     }
 
     #[test]
-    fn help_is_there_for_whoever_asks() {
-        let help = |topic| Command::Help { topic };
-        for line in [
-            "--help",
-            "-h",
-            "help",
-            "--nonsense --help",
-            "help --nonsense -h zzz",
+    fn what_is_not_understood_is_told_with_the_way_out() {
+        for (line, said) in [
+            (
+                "queue x",
+                "unexpected argument \"x\"; usage: job-monitor queue",
+            ),
+            ("-p x", "no command"),
+            ("queue -p", "--project needs a value: --project PROJECT"),
+            ("-p --json queue", "--project needs a value"),
+            ("queue --json=yes", "--json"),
+            ("--limit status", "goes after the command"),
+            (
+                "cancel --json a",
+                "cancel has no --json; these have: queue,",
+            ),
+            ("status --limit=x", "needs a whole number, not \"x\""),
+            ("status --all --limit 5", "exclude each other"),
+            ("status --since yesterday", "a date such as"),
+            ("submit --follow a b", "--follow shows one job"),
+            (
+                "wait",
+                "wait needs a job id, or --all; usage: job-monitor wait",
+            ),
+            ("wait --timeout soon a", "duration such as 90s"),
+            ("retry --all", "unknown option \"--all\" of retry"),
+            ("cancel --all a", "exclude each other"),
+            (
+                "register . --layout x",
+                "--layout needs jobs or tasks, not \"x\"",
+            ),
+            ("register", "register needs a directory"),
+            ("unregister", "unregister needs a project's name"),
+            ("-p a disable b", "it is named twice"),
+            ("clean", "clean needs --older-than DURATION"),
+            ("completions ksh", "bash, zsh or fish"),
+            ("quue", "did you mean \"queue\"?"),
+            ("logs --folow a", "did you mean \"--follow\"?"),
+            (
+                "frobnicate",
+                "unknown command \"frobnicate\"; job-monitor --help lists all",
+            ),
+            (
+                "../x",
+                "not a job id: \"../x\"; a job id looks like job-20260130-143000-fix-bug",
+            ),
+            ("show /etc/passwd", "not a job id"),
+            ("cancel ..", "not a job id"),
+            ("a\u{7}b", "not a job id"),
         ] {
-            assert!(matches!(command(line), Command::Help { .. }), "{line}");
-        }
-        assert_eq!(command("help wait"), help(Some("wait")));
-        for line in [
-            "wait --help",
-            "--help wait",
-            "wait --nonsense -h",
-            "wait -d --help",
-            "-p x wait -h --json=3",
-        ] {
-            assert_eq!(command(line), help(Some("wait")), "{line}");
-        }
-        assert_eq!(command(&format!("{A} --help")), help(Some("show")));
-        assert_eq!(command("help quue --help"), help(Some("help")));
-        assert!(complaint("help quue").contains("did you mean \"queue\"?"));
-        assert!(complaint("queue -- --help").contains("unexpected argument"));
-    }
-
-    #[test]
-    fn completions_are_for_three_shells() {
-        assert_eq!(
-            command("completions bash"),
-            Command::Completions { shell: Shell::Bash }
-        );
-        assert_eq!(
-            command("completions zsh"),
-            Command::Completions { shell: Shell::Zsh }
-        );
-        assert_eq!(
-            command("completions fish"),
-            Command::Completions { shell: Shell::Fish }
-        );
-        assert!(complaint("completions ksh").contains("bash, zsh or fish"));
-        assert!(complaint("completions").contains("one of bash, zsh, fish"));
-    }
-
-    #[test]
-    fn what_is_no_job_id_is_called_so() {
-        for line in [
-            "../x",
-            "/etc/passwd",
-            "job-2026",
-            "JOB-20260130-143000-a",
-            "task-",
-            "a\u{7}b",
-            "cancel zzz",
-        ] {
-            let expected = "; a job id looks like job-20260130-143000-fix-bug";
             let text = complaint(line);
-            assert!(
-                text.starts_with("not a job id: \"") && text.ends_with(expected),
-                "{text}"
-            );
+            assert!(text.contains(said), "{line}: {text}");
         }
     }
 
@@ -668,28 +858,22 @@ mod tests {
     fn only_paths_may_be_other_than_utf8() {
         let odd = || OsString::from_vec(b"a\xff".to_vec());
         let with = |words: &[&str]| parse(words.iter().map(OsString::from).chain([odd()]));
-        let path = std::path::PathBuf::from(odd());
-        assert!(
-            matches!(with(&["register"]).unwrap().command, Command::Register { path: p, .. } if p == path)
-        );
-        let submitted = with(&["submit"]).unwrap().command;
-        assert!(matches!(submitted, Command::Submit { source: Source::File(p), .. } if p == path));
+        assert!(with(&["register"]).is_ok() && with(&["submit"]).is_ok());
         for words in [
             &[][..],
             &["queue", "-p"],
             &["unregister"],
             &["cancel"],
             &["help"],
-            &["submit", "-d"],
             &["--json"],
         ] {
             let error = with(words).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("\"a\\xff\""), "{error}");
+            assert!(error.contains("\"a\\xFF\""), "{error}");
         }
     }
 
-    /// Arguments put together from pieces that have meant trouble somewhere, by a generator
-    /// that does the same in every run.
+    /// Arguments put together from pieces that have meant trouble somewhere, by a generator that
+    /// does the same in every run.
     #[test]
     fn no_argument_makes_it_panic_or_reaches_the_terminal_raw() {
         const PIECES: &[&[u8]] = &[
@@ -701,7 +885,7 @@ mod tests {
             b"queue",
             b"submit",
             b"cancel",
-            b"job-20260130-143000-",
+            b"job-2026",
             b"\x1b[2J",
             b"\n",
             b"\r",
@@ -733,7 +917,7 @@ mod tests {
                 .wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as usize % bound
         };
-        for _ in 0..20_000 {
+        for _ in 0..5_000 {
             let args: Vec<OsString> = (0..below(5))
                 .map(|_| {
                     let pieces = (0..below(4)).flat_map(|_| PIECES[below(PIECES.len())].to_vec());
@@ -742,7 +926,10 @@ mod tests {
                 .collect();
             if let Err(error) = parse(args.iter().cloned()) {
                 let text = error.to_string();
-                assert!(!text.chars().any(is_invisible), "{args:?}: {text:?}");
+                assert!(
+                    !text.contains(|c| is_harmful(c) || c == '\n'),
+                    "{args:?}: {text:?}"
+                );
                 assert_eq!(error.exit, Exit::Usage);
                 assert!(text.len() < 600, "{text}");
             }

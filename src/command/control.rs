@@ -2,206 +2,258 @@
 //! the rest, now or when it is started.
 
 use super::brief::{retry_at, suspension_text};
-use super::projects::{Scope, Standing};
 use super::result::Finished;
+use super::scope::{Scope, Standing, standing};
 use super::submit;
 use crate::board;
-use crate::cli::Jobs;
+use crate::cli::{Jobs, Since};
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
 use crate::render;
 use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::time::Duration;
+
+/// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
+const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
+
+/// What became of a job: a sentence, or nothing where all jobs were meant and it was not.
+type Done = Result<Option<String>>;
 
 /// Ends running jobs and withdraws waiting ones.
 pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    let none = "No job runs or waits\n";
-    each_or(none, scope, jobs, |spool, id, standing| match standing {
-        Standing::Done(result) => Err(already_done(id, result)),
-        Standing::Running(_) => {
-            spool.mark(id, Mark::Cancel)?;
-            Ok(Some(format!(
-                "Cancelling {id}: its processes are being ended"
-            )))
+    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
+        match standing {
+            Standing::Done(result) => return Err(already_done(id, result)),
+            _ => spool.mark(id, Mark::Cancel)?,
         }
-        Standing::Suspended(_) | Standing::Waiting { .. } => {
-            spool.mark(id, Mark::Cancel)?;
-            let when = if scope.daemon.is_some() {
-                ""
-            } else {
-                " when the monitor runs"
-            };
-            Ok(Some(format!("Cancelled {id}: it is withdrawn{when}")))
-        }
-    })
+        let name = &spool.project().name;
+        Ok(Some(match (standing, scope.delay(name)) {
+            (Standing::Running(_), _) => format!("Cancelling {id}: its processes are being ended"),
+            (_, Some(delay)) => format!("Cancelled {id}; it stays in the queue {delay}"),
+            (_, None) => format!("Cancelled {id}: it is withdrawn"),
+        }))
+    };
+    match each(scope, jobs, &mut act)? {
+        0 => render::print("No job runs or waits\n"),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps waiting jobs from being started.
 pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each_or(
-        "No job waits\n",
-        scope,
-        jobs,
-        |spool, id, standing| match standing {
+    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
+        match standing {
             Standing::Done(result) => Err(already_done(id, result)),
             Standing::Running(_) if *jobs == Jobs::All => Ok(None),
             Standing::Running(_) => Err(Error::new(format!(
                 "{id} is running; job-monitor cancel {id} ends it"
             ))),
-            Standing::Waiting { held: true } => Ok(Some(format!("{id} is held already"))),
-            Standing::Suspended(_) | Standing::Waiting { .. } => {
+            _ if spool.has_mark(id, Mark::Hold)? => Ok(Some(format!("{id} is held already"))),
+            _ => {
                 spool.mark(id, Mark::Hold)?;
                 Ok(Some(format!(
                     "Held {id}; job-monitor release {id} lets it run"
                 )))
             }
-        },
-    )
+        }
+    };
+    match each(scope, jobs, &mut act)? {
+        0 => render::print("No job waits\n"),
+        _ => Ok(()),
+    }
 }
 
-/// Lets held jobs run; of a job that waits for its agent, lifts the agent's hold.
+/// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
 pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    if *jobs == Jobs::All {
+    let all = *jobs == Jobs::All;
+    if all {
         board::ask_release(&scope.places.state)?;
     }
-    let mut released = 0;
-    each(scope, jobs, |spool, id, standing| match standing {
-        Standing::Done(result) => Err(already_done(id, result)),
-        Standing::Waiting { held: true } => {
-            spool.unmark(id, Mark::Hold)?;
-            spool.poke()?;
-            released += 1;
-            Ok(Some(format!("Released {id}")))
-        }
-        Standing::Suspended(claim)
-            if retry_at(claim).is_some() && !spool.has_mark(id, Mark::Hold)? =>
-        {
-            let how = suspension_text(claim, Wall::now());
-            Ok((*jobs != Jobs::All).then(|| format!("{id} is not held; it {how}")))
-        }
-        Standing::Suspended(claim) => {
-            spool.unmark(id, Mark::Hold)?;
-            let waits_for_agent = claim
-                .suspended
-                .as_ref()
-                .is_some_and(|suspension| suspension.retry_at.is_none());
-            if waits_for_agent && *jobs != Jobs::All {
-                spool.mark(id, Mark::Release)?;
+    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
+        let now = Wall::now();
+        let delay = scope.delay(&spool.project().name);
+        let delay = delay
+            .map(|delay| format!("; it waits {delay}"))
+            .unwrap_or_default();
+        match standing {
+            Standing::Done(result) => Err(already_done(id, result)),
+            _ if spool.has_mark(id, Mark::Hold)? => {
+                spool.unmark(id, Mark::Hold)?;
+                spool.poke()?;
+                Ok(Some(format!("Released {id}{delay}")))
             }
-            spool.poke()?;
-            released += 1;
-            Ok(Some(format!("Released {id}")))
+            _ if all => Ok(None),
+            Standing::Running(_) => Ok(Some(format!("{id} is running already"))),
+            Standing::Suspended(claim)
+                if claim.suspended.is_none() || retry_at(claim).is_some() =>
+            {
+                Ok(Some(format!(
+                    "{id} is not held; it {}",
+                    suspension_text(claim, now)
+                )))
+            }
+            // It may wait for its agent without having been begun.
+            _ => {
+                spool.mark(id, Mark::Release)?;
+                Ok(Some(format!(
+                    "{id} is not held; if its agent or project is, that hold is lifted{delay}"
+                )))
+            }
         }
-        _ if *jobs == Jobs::All => Ok(None),
-        Standing::Running(_) => Ok(Some(format!("{id} is running already"))),
-        // It may wait for its agent without having been begun; then its agent's hold is lifted.
-        _ => {
-            spool.mark(id, Mark::Release)?;
-            Ok(Some(format!(
-                "{id} is not held; if its agent was, it is tried again"
-            )))
-        }
-    })?;
-    if *jobs == Jobs::All {
+    };
+    let released = each(scope, jobs, &mut act)?;
+    if all {
         let jobs = match released {
             0 => "No job was held".to_owned(),
             1 => "Released 1 job".to_owned(),
             n => format!("Released {n} jobs"),
         };
-        render::print(&format!("{jobs}; every agent's hold is lifted\n"))?;
+        render::print(&format!(
+            "{jobs}; holds of agents and projects are lifted\n"
+        ))?;
     }
     Ok(())
 }
 
 /// Submits the texts of jobs again, under new ids.
 pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    each(scope, jobs, |spool, id, standing| match standing {
-        Standing::Done(_) => {
-            let text = spool
-                .kept_text(id, 1 << 30)?
-                .map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?
-                .ok_or_else(|| {
-                    Error::new(format!(
-                        "the text of {id} is gone; write and submit it again"
-                    ))
-                })?;
-            Ok(Some(
-                submit::put(spool, id.description(), &text)?.to_string(),
+    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
+        let Standing::Done(_) = standing else {
+            return Err(Error::new(format!(
+                "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
+            )));
+        };
+        let kept = spool.kept_text(id, 1 << 30)?;
+        let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
+        let gone = || {
+            Error::new(format!(
+                "the text of {id} is gone; write and submit it again"
             ))
+        };
+        let new = submit::put(spool, id.description(), &text.ok_or_else(gone)?, false)?;
+        if let Some(delay) = scope.disabled(&spool.project().name) {
+            render::note(&format!("{new} waits {delay}"));
         }
-        _ => Err(Error::new(format!(
-            "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
-        ))),
-    })
-}
-
-/// As [`each`]; where it was done to no job, that is said.
-fn each_or(
-    none: &str,
-    scope: &Scope,
-    jobs: &Jobs,
-    mut act: impl FnMut(&Spool, &JobId, &Standing) -> Result<Option<String>>,
-) -> Result<()> {
-    let mut is_none = true;
-    each(scope, jobs, |spool, id, standing| {
-        let acted = act(spool, id, standing);
-        is_none &= matches!(acted, Ok(None));
-        acted
-    })?;
-    match is_none {
-        true => render::print(none),
-        false => Ok(()),
+        Ok(Some(new.to_string()))
+    };
+    match each(scope, jobs, &mut act)? {
+        0 => render::print("No job failed that was not handed in again\n"),
+        _ => Ok(()),
     }
 }
 
-/// Does the same to each job; with several, one that cannot be done does not keep the others from
-/// it, and the last error decides the exit status.
+/// Does the same to each job and counts them. With several, one that cannot be done does not keep
+/// the others from it, and the last error decides the exit status.
 fn each(
     scope: &Scope,
     jobs: &Jobs,
-    mut act: impl FnMut(&Spool, &JobId, &Standing) -> Result<Option<String>>,
-) -> Result<()> {
-    let mut failed = None;
-    let mut one = |found: Result<(Spool, Standing)>, id: &JobId| {
-        let acted = found.and_then(|(spool, standing)| act(&spool, id, &standing));
-        match acted {
-            Ok(Some(text)) => render::print(&format!("{text}\n")),
-            Ok(None) => Ok(()),
+    act: &mut dyn FnMut(&Spool, &JobId, &Standing) -> Done,
+) -> Result<usize> {
+    let mut failed: Option<Error> = None;
+    let mut done = 0;
+    let mut one = |found: Result<(Spool, JobId, Standing)>| -> Result<()> {
+        match found.and_then(|(spool, id, standing)| act(&spool, &id, &standing)) {
+            Ok(Some(text)) => {
+                done += 1;
+                render::print(&format!("{text}\n"))?;
+            }
+            Ok(None) => {}
             Err(error) => {
                 if let Some(before) = failed.replace(error) {
-                    render::note(&Error::to_string(&before));
+                    render::note(&before.to_string());
                 }
-                Ok(())
             }
         }
+        Ok(())
     };
     match jobs {
-        Jobs::These(ids) => {
-            for id in ids {
-                one(scope.job(id), id)?;
+        Jobs::These(names) => {
+            for name in names {
+                let id = scope.resolve(name);
+                one(id.and_then(|id| {
+                    scope
+                        .job(&id)
+                        .map(|(spool, standing)| (spool, id, standing))
+                }))?;
             }
         }
         Jobs::All => {
-            let spool = scope.spool()?;
-            let begun = spool.marks(Leftovers::Leave)?.claims;
-            let ids: std::collections::BTreeSet<JobId> = spool
-                .scan(Leftovers::Leave)?
-                .waiting
-                .into_iter()
-                .chain(begun)
-                .collect();
-            for id in ids {
-                let found = super::projects::standing(&spool, &id, scope.daemon.is_some())?;
-                if let Some(standing) =
-                    found.filter(|standing| !matches!(standing, Standing::Done(_)))
-                {
-                    one(Ok((Spool::open(spool.project())?, standing)), &id)?;
+            for (spool, id, standing) in open_jobs(scope)? {
+                one(Ok((spool, id, standing)))?;
+            }
+        }
+        Jobs::Failed(since) => {
+            let since = since.unwrap_or(Since::Ago(FAILED_SINCE)).start(Wall::now());
+            for spool in scope.whole()? {
+                for (id, result) in failed_jobs(&spool, since)? {
+                    one(Ok((
+                        Spool::open(spool.project())?,
+                        id,
+                        Standing::Done(result),
+                    )))?;
                 }
             }
         }
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(done), Err)
+}
+
+/// The jobs that run or wait, in the projects of which all are meant.
+pub(super) fn open_jobs(scope: &Scope) -> Result<Vec<(Spool, JobId, Standing)>> {
+    let mut jobs = Vec::new();
+    for spool in scope.whole()? {
+        let begun = spool.marks(Leftovers::Leave)?.claims;
+        let waiting = spool.scan(Leftovers::Leave)?.waiting;
+        let ids: BTreeSet<JobId> = waiting.into_iter().chain(begun).collect();
+        for id in ids {
+            match standing(&spool, &id, scope.daemon.is_some())? {
+                None | Some(Standing::Done(_)) => {}
+                Some(standing) => jobs.push((Spool::open(spool.project())?, id, standing)),
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+/// The jobs that failed since then, oldest first, unless a later job of the same description shows
+/// that somebody handed them in again.
+fn failed_jobs(spool: &Spool, since: Wall) -> Result<Vec<(JobId, File)>> {
+    let mut last: BTreeMap<String, JobId> = BTreeMap::new();
+    let mut later = |id: JobId| {
+        let last = last
+            .entry(id.description().to_owned())
+            .or_insert_with(|| id.clone());
+        *last = id.max(last.clone());
+    };
+    let mut recent = BTreeSet::new();
+    spool.finished(&mut |id, written| {
+        if let Some(id) = JobId::exact(id) {
+            if written >= i128::from(since.0) * 1_000_000 {
+                recent.insert(id.clone());
+            }
+            later(id);
+        }
+    })?;
+    spool
+        .scan(Leftovers::Leave)?
+        .waiting
+        .into_iter()
+        .for_each(&mut later);
+    let mut failed = Vec::new();
+    for id in recent
+        .into_iter()
+        .filter(|id| last.get(id.description()) == Some(id))
+    {
+        if let Some(result) = spool.open_result(&id)?
+            && Finished::read(&result).is_some_and(|told| told.word() == "failed")
+        {
+            failed.push((id, result));
+        }
+    }
+    Ok(failed)
 }
 
 fn already_done(id: &JobId, result: &File) -> Error {

@@ -8,14 +8,14 @@
 mod agent;
 mod system;
 
-use super::{Outcome, projects};
+use super::{Outcome, scope};
 use crate::board;
-use crate::cli::Format;
+use crate::cli::{Format, Which};
 use crate::error::{Error, Exit, Result};
 use crate::holds::Hold;
 use crate::project::{AgentSpec, Policy, Project};
 use crate::registry::{Entry, Registry};
-use crate::render::{self, Style, clean_line};
+use crate::render::{self, Style, clean_line, quoted};
 use crate::settings::{self, Places, Settings};
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
@@ -179,7 +179,7 @@ fn counted(n: usize, what: &str) -> String {
 }
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
-pub(super) fn doctor(named: Option<&str>, format: Format) -> Outcome {
+pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     let mut report = Report {
         format,
         style: Style::of_stdout(),
@@ -189,7 +189,7 @@ pub(super) fn doctor(named: Option<&str>, format: Format) -> Outcome {
     let world = World::look(Places::find()?);
     let (findings, settings) = settings_findings(&world.places);
     report.tell("Monitor", findings)?;
-    let (findings, entries) = registry_findings(&world.places, named)?;
+    let (findings, entries) = registry_findings(&world.places, which)?;
     report.tell("Monitor", findings)?;
     report.tell(
         "Monitor",
@@ -264,7 +264,7 @@ fn settings_findings(places: &Places) -> (Vec<Finding>, Option<Settings>) {
 }
 
 /// What is wrong with the registry, and the entries that the command is about.
-fn registry_findings(places: &Places, named: Option<&str>) -> Result<(Vec<Finding>, Vec<Entry>)> {
+fn registry_findings(places: &Places, which: &Which) -> Result<(Vec<Finding>, Vec<Entry>)> {
     let path = places.registry();
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
@@ -284,7 +284,7 @@ fn registry_findings(places: &Places, named: Option<&str>) -> Result<(Vec<Findin
             .remedy("job-monitor register PATH"),
         false => Fine.found("registry", count),
     });
-    Ok((findings, projects::choose(&registry, entries, named)?))
+    Ok((findings, scope::choose(&registry, entries, which)?.0))
 }
 
 fn credentials_finding(world: &World) -> Finding {
@@ -386,14 +386,6 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
 // --- remedies ---
 
 /// A text as one word for a shell.
-pub(super) fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
-}
-
 fn quoted_path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }

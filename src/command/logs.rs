@@ -2,8 +2,8 @@
 
 use super::Outcome;
 use super::brief::{check_end, suspension_text};
-use super::projects::{self, Scope, Standing};
 use super::result::Finished;
+use super::scope::{self, Scope, Standing};
 use super::terminal;
 use super::transcript::{Entry, Progress, Reader, Writer};
 use crate::agent::{self, Dialect, dialect};
@@ -328,7 +328,7 @@ impl<'a> Telling<'a> {
     fn tell(&mut self, daemon: impl Fn() -> bool) -> Outcome {
         let mut waits_told = None;
         loop {
-            let Some(standing) = projects::standing(self.spool, self.id, daemon())? else {
+            let Some(standing) = scope::standing(self.spool, self.id, daemon())? else {
                 let gone = format!("{} was withdrawn", self.id);
                 return Err(Error::with(Exit::NotFound, gone));
             };

@@ -3,13 +3,16 @@
 //! files, and leave marks.
 
 mod brief;
+mod clean;
+mod complete;
 mod control;
 mod doctor;
 mod logs;
 mod manage;
-mod projects;
 mod queue;
 mod result;
+mod scope;
+mod session;
 mod show;
 mod stats;
 mod status;
@@ -19,12 +22,14 @@ mod transcript;
 mod wait;
 mod watch;
 
-use crate::cli::{self, Command, Invocation};
+use crate::cli::{self, Command, Invocation, Jobs, Since, Which};
 use crate::daemon;
 use crate::error::{Error, Exit, Result, plain};
 use crate::process;
 use crate::render;
 use crate::settings::Places;
+use crate::time::Wall;
+use scope::Scope;
 use std::process::ExitCode;
 
 /// What a command came to.
@@ -34,10 +39,8 @@ pub(crate) type Outcome = Result<Exit>;
 pub fn main() -> ExitCode {
     let prepared = process::prepare()
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))));
-    let outcome = prepared
-        .and_then(|()| cli::parse(std::env::args_os().skip(1)))
-        .and_then(run);
-    match outcome {
+    let parsed = prepared.and_then(|()| cli::parse(std::env::args_os().skip(1)));
+    match parsed.and_then(run) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
             render::note(&error.to_string());
@@ -46,72 +49,111 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(invocation: Invocation) -> Outcome {
-    let Invocation {
-        project,
+fn run(
+    Invocation {
+        projects,
         format,
         command,
-    } = invocation;
-    let scope = || projects::Scope::load(project.as_deref());
-    match command {
+    }: Invocation,
+) -> Outcome {
+    let scope = || Scope::load(&projects);
+    // All projects are shown wherever the person stands, unless one is named.
+    let everywhere = match &projects {
+        Which::Around => Which::All,
+        named => named.clone(),
+    };
+    let start = |since: Option<Since>| since.map(|since| since.start(Wall::now()));
+    let done = match command {
         Command::Nothing => {
-            // As it stands, since it fills a screen.
             render::say(&cli::help(None));
             return Ok(Exit::Usage);
         }
-        Command::Help { topic } => render::print(&cli::help(topic))?,
-        Command::Version => {
-            render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n"))?
-        }
-        Command::Man => render::print(&cli::man_page())?,
-        Command::Completions { shell } => render::print(&cli::completions(shell))?,
-        Command::Daemon => daemon::run(Places::find()?)?,
-        Command::Queue => queue::queue(&scope()?, format)?,
-        Command::List => queue::list(&scope()?, format)?,
-        Command::Status { limit } => {
-            let wanted = status::Wanted {
-                limit,
-                ..status::Wanted::default()
-            };
-            status::status(&scope()?, &wanted, format)?;
-        }
-        Command::Show { id } => return show::job(&scope()?, &id, format),
-        Command::Logs { id, follow, raw } => {
-            let manner = logs::Manner {
-                follow,
-                raw,
-                tail: None,
-            };
-            return logs::logs(&scope()?, &id, manner);
-        }
-        Command::Watch => return watch::watch(project.as_deref()),
-        Command::Submit {
-            description,
-            source,
-            then,
+        Command::Help { topic } => render::print(&cli::help(topic)),
+        Command::Version => render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Man => render::print(&cli::man_page()),
+        Command::Completions { shell } => render::print(cli::completions(shell)),
+        Command::Complete { words } => complete::complete(&words),
+        Command::Daemon => daemon::run(Places::find()?),
+        Command::Queue => queue::queue(&scope()?, format),
+        Command::List => queue::list(&Scope::load(&everywhere)?, format),
+        Command::Status {
+            limit,
+            since,
+            failed,
         } => {
-            return submit::submit(&scope()?, description.as_deref(), &source, then);
+            let asked = status::Wanted {
+                limit,
+                since: start(since),
+                failed,
+            };
+            status::status(&scope()?, &asked, format)
         }
-        Command::Wait { ids, timeout } => return wait::wait(&scope()?, &ids, timeout),
-        Command::Cancel { jobs } => control::cancel(&scope()?, &jobs)?,
-        Command::Hold { jobs } => control::hold(&scope()?, &jobs)?,
-        Command::Release { jobs } => control::release(&scope()?, &jobs)?,
-        Command::Retry { jobs } => control::retry(&scope()?, &jobs)?,
+        Command::Stats { since } => stats::stats(&scope()?, start(since), format),
+        Command::Config => return Err(Error::new("config is not there yet")),
+        Command::Diff { .. } => return Err(Error::new("diff is not there yet")),
+        Command::Watch => return watch::watch(&everywhere),
+        Command::Doctor => return doctor::doctor(&projects, format),
+        Command::Show { job } => {
+            let scope = scope()?;
+            return show::job(&scope, &scope.resolve_or_latest(job.as_ref())?, format);
+        }
+        Command::Logs {
+            job,
+            follow,
+            raw,
+            tail,
+        } => {
+            let scope = scope()?;
+            let id = scope.resolve_or_latest(job.as_ref())?;
+            return logs::logs(&scope, &id, logs::Manner { follow, raw, tail });
+        }
+        Command::Wait { jobs, timeout } => {
+            let scope = scope()?;
+            let ids = match &jobs {
+                Jobs::These(names) => names
+                    .iter()
+                    .map(|name| scope.resolve(name))
+                    .collect::<Result<_>>()?,
+                _ => control::open_jobs(&scope)?
+                    .into_iter()
+                    .map(|(_, id, _)| id)
+                    .collect::<Vec<_>>(),
+            };
+            return wait::wait(&scope, &ids, timeout);
+        }
+        Command::Submit { texts, wishes } => return submit::submit(&scope()?, &texts, &wishes),
+        Command::Reply { job, text, wishes } => {
+            return submit::reply(&scope()?, &job, &text, &wishes);
+        }
+        Command::Open { job } => return session::open(&scope()?, job.as_ref()),
+        Command::Edit { job } => submit::edit(&scope()?, &job),
+        Command::Cancel { jobs } => control::cancel(&scope()?, &jobs),
+        Command::Hold { jobs } => control::hold(&scope()?, &jobs),
+        Command::Release { jobs } => control::release(&scope()?, &jobs),
+        Command::Retry { jobs } => control::retry(&scope()?, &jobs),
+        Command::Clean {
+            older_than,
+            dry_run,
+        } => clean::clean(&scope()?, older_than, dry_run),
         Command::Register {
             path,
             name,
             layout,
             run_existing,
             skills,
-        } => {
-            manage::register(&path, name, layout, run_existing, skills)?;
-        }
-        Command::Unregister { name } => manage::unregister(&name)?,
-        Command::Enable { name } => manage::enable(&name, true)?,
-        Command::Disable { name } => manage::enable(&name, false)?,
-        Command::Restart => manage::restart()?,
-        Command::Stats { since } => stats::stats(&scope()?, since.as_deref(), format)?,
-        Command::Doctor => return doctor::doctor(project.as_deref(), format),
-    }
-    Ok(Exit::Done)
+        } => manage::register(
+            &path,
+            manage::Registration {
+                name,
+                layout,
+                run_existing,
+                skills,
+            },
+        ),
+        Command::Unregister => manage::unregister(&projects),
+        Command::Enable => manage::enable(&projects, true),
+        Command::Disable => manage::enable(&projects, false),
+        Command::Restart => manage::restart(),
+    };
+    done.map(|()| Exit::Done)
 }

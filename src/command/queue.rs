@@ -1,8 +1,7 @@
 //! `queue` and `list`: what waits, what runs, and what is in the way.
 
 use super::brief::{hold_line, retry_at, suspension_text};
-use super::doctor;
-use super::projects::Scope;
+use super::scope::Scope;
 use crate::board;
 use crate::cli::Format;
 use crate::error::Result;
@@ -141,7 +140,7 @@ impl Ground {
             });
         }
         if !entry.enabled {
-            let name = clean_line(&doctor::quoted(&entry.project.name));
+            let name = clean_line(&render::quoted(&entry.project.name));
             let text = format!("no job is started until job-monitor enable {name}");
             found.push(Obstacle {
                 word: "Disabled",

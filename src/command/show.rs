@@ -2,9 +2,9 @@
 
 use super::Outcome;
 use super::brief::{check_end, retry_at, suspension_text};
-use super::projects::{NO_PROJECT, Scope, Standing};
 use super::queue::{Ground, Queue};
 use super::result::Finished;
+use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
 use crate::error::{Error, Exit, Result};

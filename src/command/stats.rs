@@ -1,15 +1,15 @@
 //! `stats`: what the finished jobs came to, by project and day. What a result does not tell is not
 //! counted.
 
-use super::projects::Scope;
 use super::result::Finished;
+use super::scope::Scope;
 use super::terminal;
 use crate::cli::Format;
-use crate::error::{Error, Exit, Result};
+use crate::error::Result;
 use crate::job::JobId;
 use crate::render::{self, Style, clean_line, fit};
 use crate::spool::Spool;
-use crate::time::{Wall, human, parse_duration};
+use crate::time::{Wall, human};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -69,8 +69,7 @@ struct Totals {
 }
 
 /// Prints what the finished jobs of the projects in question came to.
-pub(super) fn stats(scope: &Scope, since: Option<&str>, format: Format) -> Result<()> {
-    let since = since.map(beginning).transpose()?;
+pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Result<()> {
     let mut projects = Vec::new();
     let mut all = Totals::default();
     for spool in scope.spools() {
@@ -103,25 +102,6 @@ pub(super) fn stats(scope: &Scope, since: Option<&str>, format: Format) -> Resul
     render::answer(format, &statistics, || {
         let columns = terminal::size(io::stdout()).0;
         table(&statistics, Style::of_stdout(), columns)
-    })
-}
-
-/// The time that `--since` means: the beginning of a local day, or so long ago.
-pub(crate) fn beginning(since: &str) -> Result<Wall> {
-    let now = Wall::now();
-    if let Some(ago) = parse_duration(since) {
-        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
-        return Ok(Wall(now.0.saturating_sub(ago)));
-    }
-    let day = match since {
-        "today" => now.day(),
-        day => day.to_owned(),
-    };
-    Wall::parse(&format!("{day}T00:00:00")).ok_or_else(|| {
-        let text = format!(
-            "--since needs \"today\", a date such as 2026-01-30 or a duration such as 7d, not {since:?}"
-        );
-        Error::with(Exit::Usage, text)
     })
 }
 

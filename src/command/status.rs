@@ -1,7 +1,7 @@
 //! `status`: the finished jobs, newest first, with what a person wants to know in the morning.
 
-use super::projects::Scope;
 use super::result::{Ending, Finished, newest};
+use super::scope::Scope;
 use super::terminal;
 use crate::board;
 use crate::cli::Format;

@@ -3,16 +3,15 @@
 use super::Outcome;
 use super::brief::suspension_text;
 use super::logs::Output;
-use super::projects::{self, Scope, Standing};
 use super::queue::{Ground, Queue};
 use super::result::{Ending, Finished};
+use super::scope::{self, Scope, Standing, refuse_own_wait};
 use super::terminal::LiveLine;
 use super::transcript::spent;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
 use crate::render::{self, Style};
-use crate::settings;
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use std::fs::File;
@@ -109,11 +108,7 @@ fn tell(id: &JobId, result: &File) -> Result<bool> {
 impl<'a> Pending<'a> {
     fn new(scope: &Scope, id: &'a JobId) -> Result<Pending<'a>> {
         let (spool, _) = scope.job(id)?;
-        if let Some(own) = own_job_in(&spool) {
-            return Err(Error::new(format!(
-                "{own} waits for {id} of its own project, which runs one job at a time: it would wait for ever"
-            )));
-        }
+        refuse_own_wait(&spool.project().name)?;
         Ok(Pending {
             spool,
             id,
@@ -124,7 +119,7 @@ impl<'a> Pending<'a> {
 
     fn standing(&self, scope: &Scope) -> Result<Standing> {
         let daemon = daemon::running(&scope.places).is_some();
-        let standing = projects::standing(&self.spool, self.id, daemon)?;
+        let standing = scope::standing(&self.spool, self.id, daemon)?;
         standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{} was withdrawn", self.id)))
     }
 
@@ -199,10 +194,4 @@ impl<'a> Pending<'a> {
         }
         Ok(())
     }
-}
-
-/// The job inside of which we run, if its project is this one.
-pub(super) fn own_job_in(spool: &Spool) -> Option<String> {
-    let project = settings::variable("JOB_MONITOR_PROJECT")?;
-    settings::variable("JOB_MONITOR_JOB_ID").filter(|_| project == spool.project().name)
 }

@@ -3,11 +3,12 @@
 use super::Outcome;
 use super::brief::{hold_short, retry_at, suspension_text};
 use super::logs::{Output, runs_check};
-use super::projects::Scope;
 use super::queue::{Ground, Queue};
 use super::result::{Ending, Finished, newest};
+use super::scope::Scope;
 use super::terminal::{self, Asks, Screen};
 use crate::board;
+use crate::cli::Which;
 use crate::document;
 use crate::error::{Exit, Result};
 use crate::job::{Attempt, JobId, Meta};
@@ -43,16 +44,12 @@ const TICK: Duration = Duration::from_secs(1);
 type Known = HashMap<String, (SystemTime, Vec<Ended>)>;
 
 /// Shows the screen until the person leaves it; off a terminal, one snapshot.
-pub(super) fn watch(named: Option<&str>) -> Outcome {
-    let mut scope = Scope::load(named)?;
-    if named.is_none() {
-        // That the person stands in one project does not hide the rest.
-        scope.entries = Registry::load(&scope.places.registry())?.entries().0;
-    }
+pub(super) fn watch(which: &Which) -> Outcome {
+    let scope = Scope::load(which)?;
     let style = Style::of_stdout();
     let mut known = Known::new();
     if style.terminal && terminal::is_capable() {
-        return live(scope, named.is_none(), style, &mut known);
+        return live(scope, *which == Which::All, style, &mut known);
     }
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,

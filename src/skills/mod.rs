@@ -2,8 +2,7 @@
 //! person, too.
 
 use crate::error::{Error, Result};
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use crate::files::{Dir, Durability};
 use std::path::{Path, PathBuf};
 
 /// Name and text of each.
@@ -16,23 +15,23 @@ pub const SKILLS: [(&str, &str); 2] = [
 ];
 
 /// Writes the skills into a project, never over an existing file. Each path, and whether it was
-/// written.
+/// written. Only Claude Code is known to look for skills in a project.
 pub fn install(project: &Path) -> Result<Vec<(PathBuf, bool)>> {
     let mut files = Vec::new();
     for (name, text) in SKILLS {
-        let dir = project.join(".claude/skills").join(name);
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
-        let path = dir.join("SKILL.md");
-        let written = match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(mut file) => {
-                file.write_all(text.as_bytes())
-                    .map_err(|e| Error::io("write", &path, e))?;
-                true
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(Error::io("create", &path, error)),
-        };
-        files.push((path, written));
+        let path = project.join(".claude/skills").join(name);
+        std::fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+        let dir = Dir::open(&path)?;
+        let file = "SKILL.md";
+        let present = dir.read(file, text.len() as u64)?;
+        // What is only the beginning of ours is a copy that was cut short.
+        let half =
+            |present: &[u8]| present.len() < text.len() && text.as_bytes().starts_with(present);
+        let write = present.as_deref().is_none_or(half);
+        if write {
+            dir.replace(file, text.as_bytes(), Durability::Durable)?;
+        }
+        files.push((path.join(file), write));
     }
     Ok(files)
 }

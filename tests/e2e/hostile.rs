@@ -4,7 +4,7 @@
 
 use crate::recovery::claim;
 use crate::space::{Project, Space, job_monitor, lacks, spawn};
-use job_monitor::cli::{COMMANDS, Completes};
+use job_monitor::cli::commands;
 use serde_json::json;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -219,47 +219,42 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
         lines.push(vec![id.to_owned()]);
         lines.push(vec![id.to_owned(), "--json".to_owned()]);
     }
-    for spec in COMMANDS {
-        if matches!(spec.name, "restart" | "daemon" | "watch") {
+    for help in commands() {
+        if matches!(help.name, "restart" | "daemon" | "watch" | "open") {
             continue;
         }
-        let values = match spec.operand.value().map(|value| value.completes) {
+        let values = match help.operand() {
             None => vec![vec![]],
             // The project is needed for what comes next.
-            _ if matches!(spec.name, "unregister" | "disable") => vec![vec![bad.clone()]],
-            Some(Completes::Jobs | Completes::OpenJobs) => [ID, NEXT, LAST, WAITING, &bad]
+            Some("PROJECT") if help.name != "enable" => vec![vec![bad.clone()]],
+            Some("PROJECT") => vec![vec!["alpha".to_owned()], vec![bad.clone()]],
+            Some("ID") => [ID, NEXT, LAST, WAITING, &bad]
                 .map(|id| vec![id.to_owned()])
                 .to_vec(),
-            Some(Completes::Projects) => vec![vec!["alpha".to_owned()], vec![bad.clone()]],
-            Some(Completes::Files) => {
-                vec![vec![path("task")], vec![path("text")], vec![path(&bad)]]
-            }
-            Some(Completes::Directories) => {
-                vec![vec![path("alpha")], vec![path(&bad)], vec![bad.clone()]]
-            }
+            Some("FILE") => vec![vec![path("task")], vec![path("text")], vec![path(&bad)]],
+            Some("PATH") => vec![vec![path("alpha")], vec![path(&bad)], vec![bad.clone()]],
             Some(_) => vec![vec![bad.clone()]],
         };
         for value in values {
-            let mut line = vec![spec.name.to_owned()];
-            if spec.name == "submit" {
-                line = ["-p", "alpha", "submit"].map(str::to_owned).to_vec();
-            }
-            if spec.name == "wait" {
+            let mut line = match help.name {
+                "submit" => ["-p", "alpha", "submit"].map(str::to_owned).to_vec(),
+                "clean" => ["clean", "--dry-run", "-a", "--older-than", "1d"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                name => vec![name.to_owned()],
+            };
+            if help.name == "wait" {
                 line.extend(["--timeout".to_owned(), "1s".to_owned()]);
             }
             line.extend(value);
             lines.push(line.clone());
-            if spec.json {
-                lines.push([line.clone(), vec!["--json".to_owned()]].concat());
-            }
-            for option in spec.options.iter().filter(|option| option.value.is_some()) {
-                lines.push(
-                    [
-                        line.clone(),
-                        vec![format!("--{}", option.long), bad.clone()],
-                    ]
-                    .concat(),
-                );
+            for (long, value) in help.options() {
+                let option = format!("--{long}");
+                match value {
+                    Some(_) => lines.push([line.clone(), vec![option, bad.clone()]].concat()),
+                    None if long == "json" => lines.push([line.clone(), vec![option]].concat()),
+                    None => {}
+                }
             }
         }
     }

@@ -6,7 +6,7 @@
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
 use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
-use job_monitor::cli::COMMANDS;
+use job_monitor::cli::commands as every_command;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -89,7 +89,7 @@ fn complete_in(shell: &'static str) {
     let mut shell = Asked::new(&world, shell);
 
     // Commands and their options.
-    let commands: BTreeSet<String> = COMMANDS.iter().map(|spec| spec.name.to_owned()).collect();
+    let commands: BTreeSet<String> = every_command().map(|help| help.name.to_owned()).collect();
     assert_eq!(set(shell.offers(&[], "")), commands);
     assert_eq!(shell.offers(&[], "ca"), ["cancel"]);
     assert_eq!(shell.offers(&["help"], "unr"), ["unregister"]);
@@ -324,7 +324,7 @@ fn the_manual_page_renders_without_a_warning() {
             _ => plain.push(letter),
         }
     }
-    for spec in COMMANDS {
+    for spec in every_command() {
         let begins = |line: &str| line.trim_start().split(' ').next() == Some(spec.name);
         assert!(
             plain.lines().any(begins),
