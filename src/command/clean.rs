@@ -2,7 +2,7 @@
 
 use super::scope::Scope;
 use crate::error::Result;
-use crate::files::{Dir, Make};
+use crate::files::Dir;
 use crate::job::JobId;
 use crate::project::Project;
 use crate::render::{self, clean_line};
@@ -59,7 +59,6 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<Remove
         .chain(marks.claims);
     known.extend(open.map(|id| id.to_string()));
     let Project { path, layout, .. } = spool.project();
-    let root = Dir::open(path)?;
     let mut removed = Removed {
         jobs: old.len(),
         ..Removed::default()
@@ -71,7 +70,7 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<Remove
         layout.logs(),
         layout.results(),
     ] {
-        let Ok(dir) = root.descend(place, Make::Nothing) else {
+        let Ok(dir) = Dir::open(&path.join(place)) else {
             continue;
         };
         let mut names = Vec::new();

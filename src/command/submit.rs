@@ -5,7 +5,7 @@ use super::{Outcome, logs, wait};
 use crate::cli::{AfterSubmit, JobName, Source, Wishes};
 use crate::document;
 use crate::error::{Error, Exit, Result, plain};
-use crate::files::{Dir, Durability, Make};
+use crate::files::{Dir, Durability};
 use crate::job::{JobId, Meta};
 use crate::project::{Layout, Project};
 use crate::record::Claim;
@@ -230,8 +230,7 @@ pub(super) fn edit(scope: &Scope, job: &JobName) -> Result<()> {
         let changed = prepare(&scope.places, entry, &draft.text, &Wishes::default(), None)
             .and_then(|(_, text)| {
                 waits(begun()?)?;
-                let dir =
-                    Dir::open(spool.root())?.descend(spool.layout().items(), Make::Nothing)?;
+                let dir = Dir::open(&spool.items_path())?;
                 dir.replace(&id.file_name(), &text, Durability::Durable)
                     .map(drop)
             });
