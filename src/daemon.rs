@@ -292,9 +292,9 @@ impl Daemon {
             Ok((settings, warnings)) => {
                 said.extend(warnings.into_iter().map(|text| (Level::Warn, text)));
                 self.context.board.configure(Limits {
-                    slots: settings.max_parallel().unwrap_or_default(),
+                    slots: settings.max_parallel(),
                     daily_budget_usd: settings.daily_budget_usd(),
-                    breaker: 3,
+                    breaker: settings.breaker(),
                 });
                 if self.settings.as_ref().is_some_and(|old| *old != settings) {
                     log::info!("the settings have changed; they hold from the next start on");

@@ -127,6 +127,8 @@ pub struct AgentSpec {
     pub answer: Option<String>,
     /// Whether a blank answer is a failure also under protocol plain.
     pub require_answer: bool,
+    /// Whether it tells what it costs, and so can be given a budget; its dialect says so.
+    pub costs: bool,
 }
 
 impl AgentSpec {
@@ -141,6 +143,7 @@ impl AgentSpec {
             env: Vec::new(),
             answer: None,
             require_answer: false,
+            costs: true,
         }
     }
 }
@@ -177,6 +180,24 @@ pub struct Span {
     pub from: u16,
     /// The first minute that is no longer in it.
     pub to: u16,
+}
+
+impl Span {
+    /// Reads `22:00-07:00`; the end may be `24:00`.
+    pub fn parse(text: &str) -> Option<Span> {
+        let minute = |text: &str| {
+            let (hour, minute) = text.trim().split_once(':')?;
+            let number = |digits: &str, most: u16| {
+                let fine = digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit());
+                digits.parse().ok().filter(|&n: &u16| fine && n <= most)
+            };
+            let minute = number(minute, 59).filter(|_| minute.len() == 2)?;
+            Some(number(hour, 24)? * 60 + minute)
+        };
+        let (from, to) = text.split_once('-')?;
+        let (from, to) = (minute(from)?, minute(to)?);
+        (from < 1440 && to <= 1440 && from != to).then_some(Span { from, to })
+    }
 }
 
 /// From which share of a usage window on no job is started (SPEC 2); `None` = no ceiling.

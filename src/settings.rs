@@ -4,13 +4,17 @@
 use crate::agent;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::project::{AgentSpec, Layout, OnInterrupt, Policy, Protocol};
+use crate::project::{AgentSpec, Ceiling, Layout, Policy, Protocol, Span};
+use crate::text;
 use crate::time::parse_duration;
 use nix::sys::stat::fstat;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No settings file of ours is larger; a larger one is damage.
@@ -92,278 +96,500 @@ pub fn variable(name: &str) -> Option<String> {
 }
 
 /// The settings as they stand in `config.json`, checked.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     values: Map<String, Value>,
+    agents: Arc<Vec<AgentSpec>>,
+    max_parallel: Option<usize>,
+    daily_budget_usd: Option<f64>,
+    breaker: usize,
 }
 
 /// What is odd about settings, one sentence each; nothing of it stops anything.
 pub type Warnings = Vec<String>;
 
-/// Keys that may stand in `config.json` only.
-const GLOBAL_KEYS: &[&str] = &["agents", "max_parallel"];
+/// Settings that may stand in `config.json` only, with their defaults as one would write them.
+pub const GLOBAL_KEYS: &[(&str, &str)] =
+    &[("agents", "{}"), ("max_parallel", "null"), ("breaker", "3")];
 
-/// Keys that may stand in `config.json` and, for one project, in its registry entry.
-const KEYS: &[&str] = &[
-    "agent",
-    "timeout",
-    "silence_timeout",
-    "grace",
-    "linger",
-    "settle",
-    "retries",
-    "on_interrupt",
-    "max_budget_usd",
-    "daily_budget_usd",
-    "max_document",
-    "max_output",
-    "archive",
-    "on_finish",
+/// Settings that may stand in `config.json` and, for one project, in its entry of the registry.
+pub const KEYS: &[(&str, &str)] = &[
+    ("agent", "\"claude\""),
+    ("timeout", "\"2h\""),
+    ("silence_timeout", "\"15m\""),
+    ("grace", "\"10s\""),
+    ("linger", "\"30s\""),
+    ("settle", "\"200ms\""),
+    ("retries", "2"),
+    ("on_interrupt", "\"resume\""),
+    ("max_budget_usd", "null"),
+    ("daily_budget_usd", "null"),
+    ("gate", "null"),
+    ("check", "null"),
+    ("check_timeout", "\"15m\""),
+    ("check_rounds", "2"),
+    ("on_failure", "\"continue\""),
+    ("hours", "null"),
+    ("usage_ceiling", "null"),
+    ("git", "true"),
+    ("max_document", "\"1 MiB\""),
+    ("max_output", "\"1 GiB\""),
+    ("archive", "false"),
+    ("on_finish", "null"),
+    ("on_hold", "null"),
 ];
 
 /// Keys of an entry of `agents`.
-const AGENT_KEYS: &[&str] = &["command", "args", "protocol", "prompt", "env"];
+pub const AGENT_KEYS: &[&str] = &[
+    "command",
+    "args",
+    "protocol",
+    "prompt",
+    "env",
+    "answer",
+    "require_answer",
+];
 
-/// Reads `config.json`; a missing file is an empty one.
+/// Whether a key of a registry entry is a setting of ours; the entry's own keys are not.
+pub fn is_project_setting(key: &str) -> bool {
+    KEYS.iter().any(|(name, _)| *name == key)
+}
+
+/// A warning for a key that is none of `known`, which may be a limit that was mistyped.
+pub fn unknown_setting(place: &str, key: &str) -> String {
+    let names = KEYS.iter().chain(GLOBAL_KEYS).map(|(name, _)| *name);
+    match text::nearest(key, names) {
+        Some(near) => {
+            format!("{place}: unknown setting {key:?} is ignored; did you mean {near:?}?")
+        }
+        None => format!("{place}: unknown setting {key:?} is ignored"),
+    }
+}
+
+/// Reads `config.json`; a missing file is an empty one. What holds for everybody must make sense
+/// by itself, so that a mistake is told by its file.
 pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
+    let shown = path.display();
     let values = match files::read_own(path, SETTINGS_MAX)? {
         None => Map::new(),
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-            Error::new(format!(
-                "{} is not a JSON object: {e}; mend it",
-                path.display()
-            ))
-        })?,
+        Some(bytes) => serde_json::from_slice(without_mark(&bytes))
+            .map_err(|e| Error::new(format!("{shown} is not a JSON object: {e}; mend it")))?,
     };
     let known =
-        |key: &&String| !KEYS.contains(&key.as_str()) && !GLOBAL_KEYS.contains(&key.as_str());
-    let warnings = values
-        .keys()
-        .filter(known)
-        .map(|key| format!("{}: unknown setting {key:?} is ignored", path.display()))
+        |key: &str| is_project_setting(key) || GLOBAL_KEYS.iter().any(|(name, _)| *name == key);
+    let unknown = values.keys().filter(|key| !known(key));
+    let warnings = unknown
+        .map(|key| unknown_setting(&shown.to_string(), key))
         .collect();
-    let settings = Settings { values };
-    // What holds for everybody must make sense by itself, so that a mistake is told by its file.
-    let sound = settings
-        .policy(&Map::new())
-        .and_then(|_| settings.check_agents())
-        .and_then(|()| settings.max_parallel());
-    sound.map_err(|e| e.context(&path.display().to_string()))?;
-    Ok((settings, warnings))
+    let settings = Settings::new(values).and_then(|settings| {
+        settings.policy(&Map::new())?;
+        Ok(settings)
+    });
+    Ok((
+        settings.map_err(|e| e.context(&shown.to_string()))?,
+        warnings,
+    ))
+}
+
+/// A text without the byte order mark that some editors put in front.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::new(Map::new()).expect("the defaults are sound")
+    }
 }
 
 impl Settings {
-    /// The most agents at once over all projects.
-    pub fn max_parallel(&self) -> Result<Option<usize>> {
-        let value = self
-            .values
-            .get("max_parallel")
-            .filter(|value| !value.is_null());
-        value
-            .map(|value| {
-                let parsed = value.as_u64().and_then(|n| usize::try_from(n).ok());
-                parsed
-                    .filter(|&n| n > 0)
-                    .ok_or_else(|| wrong("max_parallel", value, "a whole number from 1"))
+    /// Takes the object that `config.json` holds.
+    pub fn new(values: Map<String, Value>) -> Result<Settings> {
+        let find = |key| find(&values, key);
+        let (mut max_parallel, mut daily_budget_usd, mut breaker) = (None, None, 3);
+        set(&mut max_parallel, find("max_parallel"), |setting| {
+            setting.or_none(|setting| match setting.count()? {
+                0 => Err(setting.wrong("a whole number from 1")),
+                most => Ok(most as usize),
             })
-            .transpose()
+        })?;
+        set(&mut daily_budget_usd, find("daily_budget_usd"), |setting| {
+            setting.or_none(Setting::money)
+        })?;
+        set(&mut breaker, find("breaker"), |setting| {
+            Ok(setting.count()? as usize)
+        })?;
+        let agents = Arc::new(agents(values.get("agents"))?);
+        Ok(Settings {
+            values,
+            agents,
+            max_parallel,
+            daily_budget_usd,
+            breaker,
+        })
+    }
+
+    /// The most agents at once over all projects.
+    pub fn max_parallel(&self) -> Option<usize> {
+        self.max_parallel
     }
 
     /// The daily budget that holds over all projects.
     pub fn daily_budget_usd(&self) -> Option<f64> {
-        self.values.get("daily_budget_usd").and_then(Value::as_f64)
+        self.daily_budget_usd
+    }
+
+    /// After how many jobs in a row that fail alike their agent is held; 0 = never.
+    pub fn breaker(&self) -> usize {
+        self.breaker
+    }
+
+    /// What the file says of a setting.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
     }
 
     /// What holds for a project whose registry entry has these keys of ours.
     pub fn policy(&self, own: &Map<String, Value>) -> Result<Policy> {
-        let own_or_global = |key: &str| {
-            own.get(key)
-                .or_else(|| self.values.get(key))
-                .filter(|v| !v.is_null())
-        };
-        let span = |key: &str, default: Duration| match own_or_global(key) {
-            None => Ok(default),
-            Some(value) => {
-                let parsed = value.as_str().and_then(parse_duration);
-                parsed.ok_or_else(|| {
-                    wrong(
-                        key,
-                        value,
-                        "a duration such as \"90s\", \"30m\" or \"1h30m\"",
-                    )
-                })
-            }
-        };
-        let bytes = |key: &str, default: u64| {
-            own_or_global(key).map_or(Ok(default), |value| size(key, value))
-        };
-        let money = |key: &str, value: Option<&Value>| match value {
-            None => Ok(None),
-            Some(value) => match value.as_f64() {
-                Some(amount) if amount > 0.0 => Ok(Some(amount)),
-                _ => Err(wrong(key, value, "an amount above 0")),
-            },
-        };
-        let agent = match own_or_global("agent") {
-            None => "claude",
-            Some(value) => value
-                .as_str()
-                .ok_or_else(|| wrong("agent", value, "the name of an agent"))?,
-        };
-        let hour = Duration::from_secs(3600);
-        let silence = span("silence_timeout", hour / 2)?;
-        let on_interrupt = match own_or_global("on_interrupt") {
-            None => OnInterrupt::Resume,
-            Some(value) => OnInterrupt::deserialize_from(value)
-                .ok_or_else(|| wrong("on_interrupt", value, "\"resume\", \"rerun\" or \"fail\""))?,
-        };
-        let archive = match own_or_global("archive") {
-            None => false,
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| wrong("archive", value, "true or false"))?,
-        };
-        let retries = own_or_global("retries").map_or(Ok(2), |value| count("retries", value))?;
-        let on_finish = match own_or_global("on_finish") {
-            None => None,
-            Some(value) => Some(command_line("on_finish", value)?),
-        };
-        let timeout = span("timeout", 2 * hour)?;
-        if timeout.is_zero() {
-            return Err(Error::new(
-                "setting \"timeout\" must be above 0; leave it out for 2h",
-            ));
-        }
-        Ok(Policy {
-            agent: self.agent(agent)?,
-            timeout,
-            silence_timeout: (!silence.is_zero()).then_some(silence),
-            grace: span("grace", Duration::from_secs(10))?,
-            linger: span("linger", Duration::from_secs(30))?,
-            settle: span("settle", Duration::from_millis(200))?,
-            retries: u32::try_from(retries).unwrap_or(u32::MAX),
-            on_interrupt,
-            max_budget_usd: money("max_budget_usd", own_or_global("max_budget_usd"))?,
-            daily_budget_usd: money(
-                "daily_budget_usd",
-                own.get("daily_budget_usd").filter(|v| !v.is_null()),
-            )?,
-            max_document: bytes("max_document", 1 << 20)?,
-            max_output: bytes("max_output", 1 << 30)?,
-            archive,
-            on_finish,
-            ..Policy::default()
-        })
-    }
-
-    /// Whether each agent can be understood, also one that only some projects name: else they would
-    /// be told of a mistake in their own entry.
-    fn check_agents(&self) -> Result<()> {
-        match self.values.get("agents") {
-            None | Some(Value::Null) => Ok(()),
-            Some(Value::Object(agents)) => {
-                let mut each = agents.keys().map(|name| self.agent(name).map(drop));
-                each.find(Result::is_err).unwrap_or(Ok(()))
-            }
-            Some(_) => Err(no_object("agents")),
-        }
-    }
-
-    /// An agent by name; `claude` is built in, and settings may replace parts of it.
-    fn agent(&self, name: &str) -> Result<AgentSpec> {
-        let mut spec = AgentSpec::new(name, Protocol::Plain);
-        let listed = self
-            .values
-            .get("agents")
-            .and_then(|agents| agents.get(name));
-        let Some(listed) = listed else {
-            spec.protocol = agent::protocol_of(name);
-            if spec.protocol == Protocol::Plain {
-                return Err(Error::new(format!(
-                    "setting \"agent\" is {name:?}, but \"agents\" of config.json has no agent of that name; add it there"
-                )));
-            }
-            return Ok(spec);
-        };
-        let key = |part: &str| format!("agents.{name}.{part}");
-        let object = listed
-            .as_object()
-            .ok_or_else(|| no_object(&format!("agents.{name}")))?;
-        if let Some(unknown) = object
-            .keys()
-            .find(|key| !AGENT_KEYS.contains(&key.as_str()))
-        {
+        if let Some((key, _)) = GLOBAL_KEYS.iter().find(|(key, _)| own.contains_key(*key)) {
             return Err(Error::new(format!(
-                "setting {:?} is unknown; an agent has {}",
-                key(unknown),
-                AGENT_KEYS.join(", ")
+                "setting {key:?} holds for all projects; move it to config.json"
             )));
         }
-        let protocol = match object.get("protocol").map(|value| (value, value.as_str())) {
-            None => None,
-            Some((_, Some("plain"))) => Some(Protocol::Plain),
-            Some((value, name)) => match agent::protocol_of(name.unwrap_or_default()) {
-                Protocol::Plain => {
-                    let expected = "\"claude\", \"codex\", \"gemini\" or \"plain\"";
-                    return Err(wrong(&key("protocol"), value, expected));
-                }
-                protocol => Some(protocol),
-            },
+        let mut policy = Policy::default();
+        self.set_clocks(own, &mut policy)?;
+        self.set_rules(own, &mut policy)?;
+        let mut agent = policy.agent.name.clone();
+        set(&mut agent, self.find(own, "agent"), Setting::text)?;
+        let named = self.agents.iter().find(|spec| spec.name == agent);
+        policy.agent = named.cloned().ok_or_else(|| {
+            Error::new(format!(
+                "setting \"agent\" is {agent:?}, but \"agents\" of config.json has no agent of that name; add it there"
+            ))
+        })?;
+        policy.agents = Arc::clone(&self.agents);
+        let daily = policy.daily_budget_usd.or(self.daily_budget_usd);
+        let budget = match (policy.max_budget_usd, daily) {
+            (Some(_), _) => "max_budget_usd",
+            (_, Some(_)) => "daily_budget_usd",
+            _ => return Ok(policy),
         };
-        if let Some(value) = object.get("command") {
-            spec.command = command_line(&key("command"), value)?;
+        if !policy.agent.costs {
+            return Err(Error::new(format!(
+                "setting {budget:?} cannot be kept, since the agent {agent:?} does not tell what it costs; leave it out, or choose another agent"
+            )));
         }
-        spec.protocol = protocol.unwrap_or(agent::protocol_of(&spec.command[0]));
-        if let Some(value) = object.get("args") {
-            spec.args = strings(&key("args"), value)?;
-        }
-        if let Some(value) = object.get("prompt") {
-            match value.as_str() {
-                Some(prompt) if prompt.contains("{content}") => {
-                    spec.prompt = Some(prompt.to_owned())
-                }
-                _ => {
-                    return Err(wrong(
-                        &key("prompt"),
-                        value,
-                        "a text that contains {content}",
-                    ));
-                }
-            }
-        }
-        if let Some(value) = object.get("env") {
-            let variables = value.as_object().ok_or_else(|| no_object(&key("env")))?;
-            for (variable, value) in variables {
-                let text = value
-                    .as_str()
-                    .filter(|text| !text.contains('\0') && is_variable(variable));
-                let text = text.ok_or_else(|| {
-                    // The value may be a secret: only its name is told.
-                    Error::new(format!(
-                        "setting {:?} must be a text",
-                        key(&format!("env.{variable}"))
-                    ))
-                })?;
-                spec.env.push((variable.clone(), text.to_owned()));
-            }
-        }
-        Ok(spec)
+        let telling = self.agents.iter().filter(|spec| spec.costs);
+        policy.agents = Arc::new(telling.cloned().collect());
+        Ok(policy)
+    }
+
+    fn find<'a>(&'a self, own: &'a Map<String, Value>, key: &str) -> Option<Setting<'a>> {
+        find(own, key).or_else(|| find(&self.values, key))
+    }
+
+    fn set_clocks(&self, own: &Map<String, Value>, policy: &mut Policy) -> Result<()> {
+        let find = |key| self.find(own, key);
+        set(&mut policy.timeout, find("timeout"), Setting::limit)?;
+        let silence = find("silence_timeout");
+        set(&mut policy.silence_timeout, silence, |setting| {
+            Ok(Some(setting.span()?).filter(|span| !span.is_zero()))
+        })?;
+        set(&mut policy.grace, find("grace"), Setting::span)?;
+        set(&mut policy.linger, find("linger"), Setting::span)?;
+        set(&mut policy.settle, find("settle"), Setting::span)?;
+        set(
+            &mut policy.check_timeout,
+            find("check_timeout"),
+            Setting::limit,
+        )?;
+        set(&mut policy.hours, find("hours"), Setting::hours)
+    }
+
+    fn set_rules(&self, own: &Map<String, Value>, policy: &mut Policy) -> Result<()> {
+        let find = |key| self.find(own, key);
+        let command = |setting: &Setting<'_>| setting.or_none(Setting::command);
+        let money = |setting: &Setting<'_>| setting.or_none(Setting::money);
+        set(&mut policy.retries, find("retries"), Setting::count)?;
+        set(
+            &mut policy.check_rounds,
+            find("check_rounds"),
+            Setting::count,
+        )?;
+        set(&mut policy.on_interrupt, find("on_interrupt"), |setting| {
+            setting.word("\"resume\", \"rerun\" or \"fail\"")
+        })?;
+        set(&mut policy.on_failure, find("on_failure"), |setting| {
+            setting.word("\"continue\" or \"hold\"")
+        })?;
+        set(&mut policy.max_budget_usd, find("max_budget_usd"), money)?;
+        // That of config.json is the budget of all projects together.
+        let daily = self::find(own, "daily_budget_usd");
+        set(&mut policy.daily_budget_usd, daily, money)?;
+        set(
+            &mut policy.usage_ceiling,
+            find("usage_ceiling"),
+            Setting::ceiling,
+        )?;
+        set(
+            &mut policy.max_document,
+            find("max_document"),
+            Setting::size,
+        )?;
+        set(&mut policy.max_output, find("max_output"), Setting::size)?;
+        set(&mut policy.archive, find("archive"), Setting::flag)?;
+        set(&mut policy.git, find("git"), Setting::flag)?;
+        set(&mut policy.gate, find("gate"), command)?;
+        set(&mut policy.check, find("check"), command)?;
+        set(&mut policy.on_finish, find("on_finish"), command)?;
+        set(&mut policy.on_hold, find("on_hold"), command)
     }
 }
 
-impl OnInterrupt {
-    fn deserialize_from(value: &Value) -> Option<OnInterrupt> {
-        serde_json::from_value(value.clone()).ok()
+/// The agents of the settings, and those that are built in.
+fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
+    let mut all = Vec::new();
+    if let Some(listed) = listed {
+        let entries = listed.as_object().ok_or_else(|| no_object("agents"))?;
+        for (name, entry) in entries {
+            all.push(agent(name, entry)?);
+        }
     }
+    for dialect in agent::DIALECTS
+        .iter()
+        .filter(|dialect| dialect.read.is_some())
+    {
+        if all.iter().all(|spec| spec.name != dialect.name) {
+            all.push(agent(dialect.name, &Value::Object(Map::new()))?);
+        }
+    }
+    Ok(all)
 }
 
-/// Whether a key of a registry entry is a setting of ours; the entry's own keys are not.
-pub fn is_project_setting(key: &str) -> bool {
-    KEYS.contains(&key)
+/// One agent. Without a protocol it has that of its command's own name; an entry that changes one of
+/// those built in, say by a launcher in front of it, keeps the protocol of that.
+fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
+    let place = format!("agents.{name}");
+    let entry = entry.as_object().ok_or_else(|| no_object(&place))?;
+    if let Some(key) = entry.keys().find(|key| !AGENT_KEYS.contains(&key.as_str())) {
+        return Err(Error::new(format!(
+            "setting {:?} is unknown; an agent has {}",
+            format!("{place}.{key}"),
+            AGENT_KEYS.join(", ")
+        )));
+    }
+    let find = |key: &str| {
+        let value = entry.get(key)?;
+        let key = format!("{place}.{key}").into();
+        Some(Setting { key, value })
+    };
+    let mut spec = AgentSpec::new(name, Protocol::Plain);
+    set(&mut spec.command, find("command"), Setting::command)?;
+    spec.protocol = match agent::protocol_of(&spec.command[0]) {
+        Protocol::Plain => agent::protocol_of(name),
+        own => own,
+    };
+    set(&mut spec.protocol, find("protocol"), |setting| {
+        setting.word("\"claude\", \"codex\", \"gemini\" or \"plain\"")
+    })?;
+    set(&mut spec.args, find("args"), Setting::texts)?;
+    set(&mut spec.prompt, find("prompt"), |setting| {
+        let template = setting
+            .text()
+            .ok()
+            .filter(|text| text.contains("{content}"));
+        setting
+            .read(template, "a text that contains {content}")
+            .map(Some)
+    })?;
+    set(&mut spec.answer, find("answer"), |setting| {
+        match spec.protocol {
+            Protocol::Plain => setting.text().map(Some),
+            _ => Err(setting.wrong("left out, since this agent tells its answer itself")),
+        }
+    })?;
+    set(
+        &mut spec.require_answer,
+        find("require_answer"),
+        Setting::flag,
+    )?;
+    set(&mut spec.env, find("env"), Setting::variables)?;
+    spec.costs = agent::dialect(spec.protocol).costs;
+    Ok(spec)
 }
 
-fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
-    Error::new(format!("setting {key:?} is {value}, but must be {wanted}"))
+/// One setting where it stands.
+struct Setting<'a> {
+    key: Cow<'a, str>,
+    value: &'a Value,
+}
+
+fn find<'a>(values: &'a Map<String, Value>, key: &str) -> Option<Setting<'a>> {
+    let (key, value) = values.get_key_value(key)?;
+    let key = Cow::Borrowed(key.as_str());
+    Some(Setting { key, value })
+}
+
+/// Takes a setting into its place, if it stands anywhere.
+fn set<'a, T>(
+    place: &mut T,
+    found: Option<Setting<'a>>,
+    read: impl Fn(&Setting<'a>) -> Result<T>,
+) -> Result<()> {
+    if let Some(setting) = found {
+        *place = read(&setting)?;
+    }
+    Ok(())
+}
+
+/// What a value can be read as; the error names the key and what it must be.
+impl Setting<'_> {
+    fn wrong(&self, wanted: &str) -> Error {
+        let value: String = self.value.to_string().chars().take(100).collect();
+        Error::new(format!(
+            "setting {:?} is {value}, but must be {wanted}",
+            self.key
+        ))
+    }
+
+    fn read<T>(&self, read: Option<T>, wanted: &str) -> Result<T> {
+        read.ok_or_else(|| self.wrong(wanted))
+    }
+
+    /// `null` switches off what is off by default.
+    fn or_none<T>(&self, read: impl Fn(&Self) -> Result<T>) -> Result<Option<T>> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
+        read(self).map(Some)
+    }
+
+    fn span(&self) -> Result<Duration> {
+        let span = self.value.as_str().and_then(parse_duration);
+        self.read(span, "a duration such as \"90s\", \"30m\" or \"1h30m\"")
+    }
+
+    fn limit(&self) -> Result<Duration> {
+        let span = Some(self.span()?).filter(|span| !span.is_zero());
+        self.read(span, "a duration above 0")
+    }
+
+    fn count(&self) -> Result<u32> {
+        let count = self.value.as_u64().and_then(|n| u32::try_from(n).ok());
+        self.read(count, "a whole number from 0")
+    }
+
+    fn money(&self) -> Result<f64> {
+        let amount = self.value.as_f64().filter(|amount| *amount > 0.0);
+        self.read(amount, "an amount above 0, without quotes")
+    }
+
+    fn flag(&self) -> Result<bool> {
+        self.read(self.value.as_bool(), "true or false")
+    }
+
+    fn text(&self) -> Result<String> {
+        let fine = |text: &&str| !text.is_empty() && !text.contains('\0');
+        let text = self.value.as_str().filter(fine);
+        self.read(text.map(str::to_owned), "a text")
+    }
+
+    fn word<T: DeserializeOwned>(&self, wanted: &str) -> Result<T> {
+        self.read(serde_json::from_value(self.value.clone()).ok(), wanted)
+    }
+
+    /// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
+    fn size(&self) -> Result<u64> {
+        let of_text = |text: &str| {
+            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+            let unit = match text[digits..].trim() {
+                "" | "B" => 1,
+                "KiB" | "K" => 1 << 10,
+                "MiB" | "M" => 1 << 20,
+                "GiB" | "G" => 1_u64 << 30,
+                _ => return None,
+            };
+            text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+        };
+        let bytes = match self.value {
+            Value::String(text) => of_text(text),
+            value => value.as_u64(),
+        };
+        let bytes = bytes.filter(|&bytes| bytes > 0);
+        self.read(bytes, "a size such as \"512 KiB\" or \"1 MiB\"")
+    }
+
+    fn texts(&self) -> Result<Vec<String>> {
+        let fine = |item: &Value| {
+            let text = item.as_str().filter(|text| !text.contains('\0'))?;
+            Some(text.to_owned())
+        };
+        let list = self.value.as_array();
+        let list = list.and_then(|list| list.iter().map(fine).collect());
+        self.read(list, "a list of texts")
+    }
+
+    fn command(&self) -> Result<Vec<String>> {
+        let list = self.texts().ok();
+        let list = list.filter(|list| list.first().is_some_and(|program| !program.is_empty()));
+        self.read(list, "a list of texts, the program first")
+    }
+
+    fn hours(&self) -> Result<Vec<Span>> {
+        let spans: Option<Vec<Span>> = match self.value {
+            Value::Null => Some(Vec::new()),
+            Value::Array(list) if !list.is_empty() => {
+                let span = |item: &Value| Span::parse(item.as_str()?);
+                list.iter().map(span).collect()
+            }
+            value => value.as_str().and_then(Span::parse).map(|span| vec![span]),
+        };
+        self.read(spans, "a span such as \"22:00-07:00\", or a list of such")
+    }
+
+    fn ceiling(&self) -> Result<Ceiling> {
+        let share = |value: &Value| value.as_f64().filter(|&share| share > 0.0 && share <= 1.0);
+        let ceiling = match self.value {
+            Value::Null => Some(Ceiling::default()),
+            Value::Object(windows) if !windows.is_empty() => {
+                let named = windows
+                    .iter()
+                    .map(|(name, value)| Some((name.clone(), share(value)?)));
+                let named = named.collect::<Option<Vec<_>>>();
+                named.map(|named| Ceiling { every: None, named })
+            }
+            value => share(value).map(|share| Ceiling {
+                every: Some(share),
+                named: Vec::new(),
+            }),
+        };
+        self.read(
+            ceiling,
+            "a share above 0 and at most 1, or an object such as {\"five_hour\": 0.8}",
+        )
+    }
+
+    /// Environment variables. A value may be a secret: only its name is told.
+    fn variables(&self) -> Result<Vec<(String, String)>> {
+        let object = self.value.as_object().ok_or_else(|| no_object(&self.key))?;
+        let variable = |(name, value): (&String, &Value)| {
+            let wrong = |what: &str| {
+                Error::new(format!(
+                    "setting {:?} {what}",
+                    format!("{}.{name}", self.key)
+                ))
+            };
+            let text = value
+                .as_str()
+                .filter(|text| !text.contains('\0') && is_variable(name));
+            let text = text.ok_or_else(|| wrong("must be a text"))?;
+            match is_of_home(text) {
+                true => Err(wrong(OF_HOME)),
+                false => Ok((name.clone(), text.to_owned())),
+            }
+        };
+        object.iter().map(variable).collect()
+    }
 }
 
 /// What stands in the object's place is not told: there may be secrets in it.
@@ -371,57 +597,21 @@ fn no_object(key: &str) -> Error {
     Error::new(format!("setting {key:?} must be an object"))
 }
 
-fn count(key: &str, value: &Value) -> Result<u64> {
-    value
-        .as_u64()
-        .ok_or_else(|| wrong(key, value, "a whole number from 0"))
+/// The layout that a registry entry names.
+pub fn layout_of(own: &Map<String, Value>) -> Result<Layout> {
+    let mut layout = Layout::Jobs;
+    set(&mut layout, find(own, "layout"), |setting| {
+        setting.word("\"jobs\" or \"tasks\"")
+    })?;
+    Ok(layout)
 }
 
-/// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
-fn size(key: &str, value: &Value) -> Result<u64> {
-    let parsed = match value {
-        Value::String(text) => {
-            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-            let unit = match text[digits..].trim() {
-                "" | "B" => Some(1),
-                "KiB" | "K" => Some(1 << 10),
-                "MiB" | "M" => Some(1 << 20),
-                "GiB" | "G" => Some(1_u64 << 30),
-                _ => None,
-            };
-            text[..digits]
-                .parse::<u64>()
-                .ok()
-                .zip(unit)
-                .and_then(|(number, unit)| number.checked_mul(unit))
-        }
-        _ => value.as_u64(),
-    };
-    parsed
-        .filter(|&bytes| bytes > 0)
-        .ok_or_else(|| wrong(key, value, "a size such as \"512 KiB\" or \"1 MiB\""))
+/// Whether only a shell would make a path of it: to a program it names a directory `~`.
+fn is_of_home(value: &str) -> bool {
+    value == "~" || value.starts_with("~/")
 }
 
-fn strings(key: &str, value: &Value) -> Result<Vec<String>> {
-    let list = value.as_array().and_then(|list| {
-        list.iter()
-            .map(|item| {
-                item.as_str()
-                    .filter(|s| !s.contains('\0'))
-                    .map(str::to_owned)
-            })
-            .collect()
-    });
-    list.ok_or_else(|| wrong(key, value, "a list of texts"))
-}
-
-fn command_line(key: &str, value: &Value) -> Result<Vec<String>> {
-    let list = strings(key, value)?;
-    match list.first() {
-        Some(program) if !program.is_empty() => Ok(list),
-        _ => Err(wrong(key, value, "a list of texts, the program first")),
-    }
-}
+const OF_HOME: &str = "begins with ~, which no shell is there to replace; write the whole path";
 
 /// Reads `.env`, as often as an agent is started. It must be the user's own and closed to
 /// others, as ssh wants its keys; a missing file is empty. Errors never quote a value.
@@ -436,69 +626,59 @@ pub fn credentials(path: &Path) -> Result<Vec<(OsString, OsString)>> {
         .map_err(|(line, what)| Error::new(format!("{} line {line} {what}", path.display())))
 }
 
+/// The variables of an environment.
+pub type Variables = Vec<(OsString, OsString)>;
+
 /// `KEY=VALUE` lines, `#` comments, optional `export `, optional quotes. The error is the number
 /// of the line and what is wrong with it.
-pub fn parse_env(
-    bytes: &[u8],
-) -> std::result::Result<Vec<(OsString, OsString)>, (usize, &'static str)> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        (
-            bytes[..e.valid_up_to()]
-                .iter()
-                .filter(|&&b| b == b'\n')
-                .count()
-                + 1,
-            "is not UTF-8 text; save it as UTF-8",
-        )
-    })?;
+pub fn parse_env(bytes: &[u8]) -> std::result::Result<Variables, (usize, &'static str)> {
     let mut variables = Vec::new();
-    for (number, line) in text
-        .lines()
-        .enumerate()
-        .map(|(at, line)| (at + 1, line.trim()))
-    {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let assignment = match line.strip_prefix("export") {
-            Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-            _ => line,
-        };
-        let (key, value) = assignment
-            .split_once('=')
-            .ok_or((number, "has no '='; write KEY=VALUE"))?;
-        let key = key.trim_end();
-        if !is_variable(key) {
-            return Err((
-                number,
-                "does not begin with a variable's name; write KEY=VALUE",
-            ));
-        }
-        let value = value.trim_start();
-        let value = match value.chars().next() {
-            Some(quote @ ('"' | '\'')) => {
-                let inner = &value[1..];
-                let end = inner
-                    .find(quote)
-                    .ok_or((number, "has a quote that does not end; close it"))?;
-                let after = inner[end + 1..].trim_start();
-                if !(after.is_empty() || after.starts_with('#')) {
-                    return Err((
-                        number,
-                        "has text after the closing quote; put the whole value between the quotes",
-                    ));
-                }
-                &inner[..end]
-            }
-            // As in a shell, a comment needs a space in front of it.
-            _ => value.find(" #").map_or(value, |at| &value[..at]).trim_end(),
-        };
-        if value.contains('\0') {
-            return Err((number, "has a NUL byte in it; remove it"));
-        }
-        variables.push((OsString::from(key), OsString::from(value)));
+    for (at, line) in without_mark(bytes).split(|byte| *byte == b'\n').enumerate() {
+        let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8 text; save it as UTF-8");
+        let variable = line.and_then(|line| parse_line(line.trim()));
+        variables.extend(variable.map_err(|what| (at + 1, what))?);
     }
     Ok(variables)
+}
+
+fn parse_line(line: &str) -> std::result::Result<Option<(OsString, OsString)>, &'static str> {
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let assignment = match line.strip_prefix("export") {
+        Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
+        _ => line,
+    };
+    let (key, value) = assignment
+        .split_once('=')
+        .ok_or("has no '='; write KEY=VALUE")?;
+    let (key, value) = (key.trim_end(), value.trim_start());
+    if !is_variable(key) {
+        return Err("does not begin with a variable's name; write KEY=VALUE");
+    }
+    let value = match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => {
+            let (inner, after) = value[1..]
+                .split_once(quote)
+                .ok_or("has a quote that does not end; close it")?;
+            let after = after.trim_start();
+            if !(after.is_empty() || after.starts_with('#')) {
+                return Err(
+                    "has text after the closing quote; put the whole value between the quotes",
+                );
+            }
+            inner
+        }
+        // As in a shell, a comment needs a space in front of it.
+        _ => value.find(" #").map_or(value, |at| &value[..at]).trim_end(),
+    };
+    if value.contains('\0') {
+        return Err("has a NUL byte in it; remove it");
+    }
+    if is_of_home(value) {
+        return Err(OF_HOME);
+    }
+    Ok(Some((OsString::from(key), OsString::from(value))))
 }
 
 fn is_variable(name: &str) -> bool {
@@ -508,39 +688,28 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// Variables by which an enclosing agent session or service manager would be mistaken for ours.
-fn is_enclosing(name: &str) -> bool {
-    matches!(
-        name,
-        "CLAUDECODE"
-            | "CLAUDE_CODE_SESSION_ID"
-            | "CLAUDE_CODE_ENTRYPOINT"
-            | "CLAUDE_CODE_SSE_PORT"
-            | "CLAUDE_CODE_SDK_READS_SESSION_STATE"
-            | "CLAUDE_AGENT_SDK_VERSION"
-            | "CLAUDE_PID"
-            | "NOTIFY_SOCKET"
-            | "WATCHDOG_USEC"
-            | "WATCHDOG_PID"
-            | "LISTEN_FDS"
-            | "LISTEN_PID"
-            | "LISTEN_FDNAMES"
-    ) || name.starts_with("JOB_MONITOR_")
-}
+const ENCLOSING: &[&str] = &[
+    "CLAUDECODE",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_SSE_PORT",
+    "CLAUDE_CODE_SDK_READS_SESSION_STATE",
+    "CLAUDE_AGENT_SDK_VERSION",
+    "CLAUDE_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// The environment that agents start from: ours less the marks of whatever encloses us.
-pub fn base_environment() -> Vec<(OsString, OsString)> {
+pub fn base_environment() -> Variables {
+    let is_ours = |name: &str| !ENCLOSING.contains(&name) && !name.starts_with("JOB_MONITOR_");
     env::vars_os()
-        .filter(|(name, _)| name.to_str().is_none_or(|name| !is_enclosing(name)))
+        .filter(|(name, _)| name.to_str().is_none_or(is_ours))
         .collect()
-}
-
-/// The policy of a project, with the layout that its entry names.
-pub fn layout_of(own: &Map<String, Value>) -> Result<Layout> {
-    match own.get("layout").filter(|value| !value.is_null()) {
-        None => Ok(Layout::Jobs),
-        Some(value) => serde_json::from_value(value.clone())
-            .map_err(|_| wrong("layout", value, "\"jobs\" or \"tasks\"")),
-    }
 }
 
 #[cfg(test)]
@@ -548,33 +717,105 @@ mod tests {
     use super::*;
 
     fn policy(config: &str, own: &str) -> Result<Policy> {
-        let settings = Settings {
-            values: serde_json::from_str(config).unwrap(),
-        };
+        let settings = Settings::new(serde_json::from_str(config).unwrap())?;
         settings.policy(&serde_json::from_str(own).unwrap())
     }
 
     #[test]
-    fn defaults_are_those_of_the_contract() {
-        let policy = policy("{}", "{}").unwrap();
-        assert_eq!(policy.agent.command, ["claude"]);
-        assert_eq!(policy.agent.protocol, Protocol::Claude);
-        assert_eq!(policy.timeout, Duration::from_secs(7200));
-        assert_eq!(policy.silence_timeout, Some(Duration::from_secs(1800)));
-        assert_eq!((policy.retries, policy.archive), (2, false));
-        assert_eq!((policy.max_document, policy.max_output), (1 << 20, 1 << 30));
+    fn the_defaults_that_are_told_are_those_in_force() {
+        let all = GLOBAL_KEYS.iter().chain(KEYS);
+        let told: Vec<_> = all
+            .map(|(key, value)| format!("{key:?}: {value}"))
+            .collect();
+        let told = Settings::new(serde_json::from_str(&format!("{{{}}}", told.join(","))).unwrap());
+        let (told, silent) = (told.unwrap(), Settings::default());
+        let own = Map::new();
+        assert_eq!(told.policy(&own).unwrap(), silent.policy(&own).unwrap());
+        assert_eq!(told.breaker(), silent.breaker());
+        let policy = silent.policy(&own).unwrap();
+        let built_in: Vec<_> = policy
+            .agents
+            .iter()
+            .map(|spec| spec.name.as_str())
+            .collect();
+        assert_eq!(built_in, ["claude", "codex", "gemini"]);
+        assert_eq!(
+            Policy {
+                agents: Arc::default(),
+                ..policy
+            },
+            Policy::default()
+        );
     }
 
     #[test]
     fn a_project_s_own_setting_wins() {
-        let config = r#"{"timeout": "1h", "silence_timeout": "0", "agent": "x",
-            "agents": {"x": {"command": ["prog", "-a"], "env": {"A": "b"}}}}"#;
-        let policy = policy(config, r#"{"timeout": "5m", "max_document": "2 KiB"}"#).unwrap();
+        let config = r#"{"timeout": "1h", "silence_timeout": "0", "agent": "x", "gate": ["g"], "max_parallel": 2,
+            "hours": "22:00-07:00", "agents": {"x": {"command": ["prog", "-a"], "env": {"A": "b"}}}}"#;
+        let own = r#"{"timeout": "5m", "max_document": "2 KiB", "gate": null, "hours": ["1:30-24:00", "00:00-01:00"],
+            "usage_ceiling": {"five_hour": 0.8}, "check": ["make", "test"], "on_failure": "hold", "git": false}"#;
+        let policy = policy(config, own).unwrap();
         assert_eq!(policy.timeout, Duration::from_secs(300));
-        assert_eq!(policy.silence_timeout, None);
+        assert_eq!((policy.silence_timeout, policy.gate), (None, None));
         assert_eq!(policy.agent.protocol, Protocol::Plain);
         assert_eq!(policy.agent.env, [("A".to_owned(), "b".to_owned())]);
-        assert_eq!(policy.max_document, 2048);
+        assert_eq!((policy.max_document, policy.git), (2048, false));
+        assert_eq!(
+            policy.check,
+            Some(vec!["make".to_owned(), "test".to_owned()])
+        );
+        assert_eq!(policy.on_failure, crate::project::OnFailure::Hold);
+        assert_eq!(policy.usage_ceiling.named, [("five_hour".to_owned(), 0.8)]);
+        let (late, night) = (Span { from: 90, to: 1440 }, Span { from: 0, to: 60 });
+        assert_eq!(policy.hours, [late, night]);
+    }
+
+    /// Values of every type, of which each setting takes those that its row says.
+    #[test]
+    fn a_value_of_the_wrong_type_or_out_of_range_is_a_mistake_wherever_it_stands() {
+        const VALUES: &str = r#"null, true, "20", "5m", "0", "", "22:00-07:00", 0, 2, 0.5, -1, 5000000000, [], ["a"], [""], [1], ["a\u0000"], {}, {"a": 0.5}, {"a": 2}"#;
+        let values: Vec<Value> = serde_json::from_str(&format!("[{VALUES}]")).unwrap();
+        let rows = [
+            ("timeout check_timeout", r#""5m""#),
+            ("silence_timeout grace linger settle", r#""5m", "0""#),
+            ("retries check_rounds breaker", "0, 2"),
+            ("max_parallel", "null, 2"),
+            (
+                "max_budget_usd daily_budget_usd",
+                "null, 2, 0.5, 5000000000",
+            ),
+            ("archive git", "true"),
+            ("on_interrupt on_failure agent", ""),
+            ("gate check on_finish on_hold", r#"null, ["a"]"#),
+            ("hours", r#"null, "22:00-07:00""#),
+            ("usage_ceiling", r#"null, 0.5, {"a": 0.5}"#),
+            ("max_document max_output", r#""20", 2, 5000000000"#),
+            ("agents", "{}"),
+        ];
+        let mut seen = 0;
+        for (keys, taken) in rows {
+            let taken: Vec<Value> = serde_json::from_str(&format!("[{taken}]")).unwrap();
+            for key in keys.split(' ') {
+                seen += 1;
+                let is_own = is_project_setting(key);
+                assert!(is_own || GLOBAL_KEYS.iter().any(|(name, _)| *name == key));
+                for value in &values {
+                    let object = format!("{{{key:?}: {value}}}");
+                    let tries = [policy(&object, "{}"), policy("{}", &object)];
+                    for (tried, place) in tries.into_iter().zip(["config.json", "an entry"]) {
+                        let is_fine = taken.contains(value) && (is_own || place == "config.json");
+                        match tried {
+                            Ok(_) => assert!(is_fine, "{object} is taken in {place}"),
+                            Err(e) => {
+                                assert!(!is_fine, "{place}: {e}");
+                                assert!(e.to_string().contains(&format!("setting \"{key}")), "{e}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(seen, KEYS.len() + GLOBAL_KEYS.len());
     }
 
     #[test]
@@ -583,6 +824,10 @@ mod tests {
             (
                 r#"{"timeout": 5}"#,
                 "\"timeout\" is 5, but must be a duration",
+            ),
+            (
+                r#"{"daily_budget_usd": "20"}"#,
+                "an amount above 0, without quotes",
             ),
             (r#"{"agent": "nobody"}"#, "is \"nobody\", but \"agents\""),
             (
@@ -598,14 +843,41 @@ mod tests {
                 "the program first",
             ),
             (r#"{"agents": {"claude": {"prompt": "x"}}}"#, "{content}"),
+            (
+                r#"{"agents": {"claude": {"protocol": "grok"}}}"#,
+                "\"gemini\" or \"plain\"",
+            ),
+            (
+                r#"{"agents": {"x": {"require_answer": 1}}}"#,
+                "true or false",
+            ),
+            (
+                r#"{"agents": {"claude": {"answer": "a"}}}"#,
+                "tells its answer itself",
+            ),
+            (
+                r#"{"agents": {"x": {"env": {"CODEX_HOME": "~/c"}}}}"#,
+                "agents.x.env.CODEX_HOME\" begins with ~",
+            ),
             (r#"{"max_output": "many"}"#, "a size"),
-            (r#"{"max_budget_usd": 0}"#, "above 0"),
+            (r#"{"hours": "22:00-22:00"}"#, "22:00-07:00"),
+            (r#"{"hours": ["22:00-07:00", "7-8"]}"#, "a list of such"),
+            (r#"{"usage_ceiling": 80}"#, "at most 1"),
+            (
+                r#"{"max_budget_usd": 1, "agent": "codex"}"#,
+                "does not tell what it costs",
+            ),
+            (
+                r#"{"daily_budget_usd": 1, "agent": "x", "agents": {"x": {}}}"#,
+                "does not tell what it costs",
+            ),
         ] {
             let error = policy(config, "{}").unwrap_err().to_string();
             assert!(error.contains(wanted), "{config}: {error}");
         }
         for secret in [
             r#"{"agents": {"claude": {"env": {"KEY": ["s3cret"]}}}}"#,
+            r#"{"agents": {"claude": {"env": {"KEY": "~/s3cret"}}}}"#,
             r#"{"agents": {"claude": {"env": ["KEY=s3cret"]}}}"#,
             r#"{"agents": {"claude": [{"env": {"KEY": "s3cret"}}]}}"#,
         ] {
@@ -616,8 +888,46 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_without_a_protocol_has_that_of_its_own_command() {
+        for (name, entry, wanted) in [
+            ("opus", r#"{"command": ["claude"]}"#, Protocol::Claude),
+            (
+                "opus",
+                r#"{"command": ["/opt/bin/claude", "-x"]}"#,
+                Protocol::Claude,
+            ),
+            ("fast", r#"{"command": ["codex"]}"#, Protocol::Codex),
+            ("gemini", "{}", Protocol::Gemini),
+            (
+                "claude",
+                r#"{"command": ["srun", "claude"]}"#,
+                Protocol::Claude,
+            ),
+            ("claude", r#"{"command": ["gemini"]}"#, Protocol::Gemini),
+            (
+                "cluster",
+                r#"{"command": ["srun", "claude"]}"#,
+                Protocol::Plain,
+            ),
+            (
+                "opus",
+                r#"{"command": ["claude"], "protocol": "plain"}"#,
+                Protocol::Plain,
+            ),
+        ] {
+            let config = format!(r#"{{"agent": {name:?}, "agents": {{{name:?}: {entry}}}}}"#);
+            let agent = policy(&config, "{}").unwrap().agent;
+            assert_eq!(agent.protocol, wanted, "{config}");
+            assert_eq!(agent.costs, wanted == Protocol::Claude);
+        }
+        let policy = policy(r#"{"daily_budget_usd": 5, "agents": {"x": {}}}"#, "{}").unwrap();
+        assert!(policy.agents.iter().all(|spec| spec.name == "claude"));
+    }
+
+    #[test]
     fn credentials_are_read_as_a_shell_would() {
-        let text = "# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
+        let text =
+            "\u{feff}# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
         let pairs: Vec<_> = parse_env(text.as_bytes())
             .unwrap()
             .into_iter()
@@ -627,23 +937,24 @@ mod tests {
             pairs,
             ["A=1", "B=two words", "C=#x", "D=a'b", "E=", "_f=a#b"]
         );
+        assert_eq!(parse_env("\u{feff}A=1".as_bytes()).unwrap().len(), 1);
     }
 
     #[test]
     fn broken_credentials_name_the_line_and_never_the_value() {
         for (text, line) in [
-            ("A=1\nsecret", 2),
-            ("1A=x", 1),
-            ("A='x", 1),
-            ("A=\"x\" y", 1),
-            ("\n\n=x", 3),
-            ("A=\0", 1),
+            (&b"A=1\nsecret"[..], 2),
+            (b"1A=x", 1),
+            (b"A='x", 1),
+            (b"A=\"x\" y", 1),
+            (b"\n\n=x", 3),
+            (b"A=\0", 1),
+            (b"A=1\nB=\xff", 2),
+            (b"A=1\n\nCLAUDE_CONFIG_DIR=~/.claude-work", 3),
+            (b"HOME='~'", 1),
         ] {
-            assert_eq!(parse_env(text.as_bytes()).unwrap_err().0, line, "{text:?}");
+            let (at, what) = parse_env(text).unwrap_err();
+            assert_eq!(at, line, "{what}");
         }
-        assert_eq!(
-            parse_env(b"A=1\nB=\xff").unwrap_err(),
-            (2, "is not UTF-8 text; save it as UTF-8")
-        );
     }
 }

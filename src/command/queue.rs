@@ -102,7 +102,7 @@ impl Ground {
     pub(super) fn of(scope: &Scope) -> Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
-        let most = settings.as_ref().and_then(|s| s.max_parallel().ok()?);
+        let most = settings.as_ref().and_then(|s| s.max_parallel());
         let busy = || {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
             let is_busy = |entry: &Entry| {
