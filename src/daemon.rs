@@ -64,7 +64,7 @@ pub fn running(places: &Places) -> Option<i32> {
 
 /// Runs the monitor until it is told to stop.
 pub fn run(places: Places) -> Result<()> {
-    process::prepare_daemon(settings::variable(settings::DELEGATED).is_some())
+    process::prepare_daemon()
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))))?;
     service::init_logging();
     let state = Dir::create(&places.state)?;

@@ -11,20 +11,18 @@
 //! or as a group whose leader we have not reaped yet; so a number that has been given to
 //! somebody else in the meantime is never hit.
 
-mod group;
-mod start;
+mod spawn;
 mod sweep;
 
-pub use group::enter as enter_group;
-pub use sweep::{reap_orphans, sweep_abandoned, sweep_job, sweep_project};
+pub use sweep::{reap_orphans, sweep_project};
 
 use crate::digest::{hex, sha256_hex};
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::record::Identity;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +38,9 @@ use nix::unistd::Pid;
 /// How long survivors are looked for and killed before we give up and say so. SPEC 5 promises
 /// that none is alive 5 s after the result.
 const SWEEP_MAX: Duration = Duration::from_secs(4);
+
+/// How late the end of a group, or a person's haste, is noticed while its grace runs.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// Runs between the agent's start and the end of its sweep, over all projects.
 static RUNS: AtomicU32 = AtomicU32::new(0);
@@ -162,6 +163,7 @@ pub struct Agent {
     directory: PathBuf,
     /// Whether it was seen to have ended.
     has_ended: Cell<bool>,
+    identity: OnceCell<Identity>,
     exit: Option<Exit>,
 }
 
@@ -175,32 +177,22 @@ pub fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// To be called next in the daemon: no death by a broken lease, orphans come to us, and nothing
-/// that we inherited leaks into agents. `delegated` says whether our control group was left to us.
-pub fn prepare_daemon(delegated: bool) -> io::Result<()> {
+/// To be called next in the daemon: no death by a broken lease, orphans come to us, nothing that we
+/// inherited leaks into agents, and as many descriptors are ours as we may have.
+pub fn prepare_daemon() -> io::Result<()> {
     // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
     unsafe { signal(Signal::SIGIO, SigHandler::SigIgn)? };
-    // SAFETY: prctl with PR_SET_CHILD_SUBREAPER takes one integer and touches no memory.
-    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+    let (first, last, flags) = (3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: both calls take integers only, and close nothing.
+    let failed = unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0
+            || libc::syscall(libc::SYS_close_range, first, last, flags) != 0
+    };
+    if failed {
         return Err(io::Error::last_os_error());
     }
     sweep::prepare();
-    if delegated {
-        group::prepare();
-    }
-    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
-        if let Some(fd) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-            && fd > 2
-        {
-            // SAFETY: F_SETFD on a number touches no memory; a number that is no longer open
-            // (that of the listing itself) merely fails.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-    }
-    Ok(())
+    spawn::raise_limit()
 }
 
 /// From now on no agent is given its grace: the person asked twice.
@@ -208,21 +200,70 @@ pub fn hurry() {
     HURRY.store(true, Ordering::Relaxed);
 }
 
-/// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is taken
-/// relative to `directory`.
-pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Option<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        return Some(directory.join(name));
-    }
-    let executable = |candidate: &PathBuf| {
-        std::fs::metadata(candidate).is_ok_and(|meta| {
-            meta.is_file()
-                && std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o111 != 0
-        })
+/// Why a program cannot be started.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoProgram {
+    /// A sentence that names what is missing.
+    pub why: String,
+    /// Whether the command is relative to the project, so that only this project lacks it.
+    pub is_projects: bool,
+}
+
+/// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is relative to
+/// `directory`. A script is there only if its interpreter is, also behind `env`.
+pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, NoProgram> {
+    let has_slash = name.as_bytes().contains(&b'/');
+    let is_projects = has_slash && !Path::new(name).is_absolute();
+    let missing = |why| NoProgram { why, is_projects };
+    let on_path = |name: &OsStr| {
+        let mut places = std::env::split_paths(path);
+        places.find_map(|dir| Some(directory.join(dir).join(name)).filter(|at| is_executable(at)))
     };
-    std::env::split_paths(path)
-        .map(|dir| directory.join(dir).join(name))
-        .find(executable)
+    let found = match has_slash {
+        true => Some(directory.join(name)).filter(|at| is_executable(at)),
+        false => on_path(name),
+    };
+    let (shown, path_shown) = (name.display(), path.display());
+    let program = found.ok_or_else(|| {
+        missing(match has_slash {
+            true => format!(
+                "the program {} cannot be executed",
+                directory.join(name).display()
+            ),
+            false => format!("the program {shown} is not on the PATH {path_shown}"),
+        })
+    })?;
+    let needs = |what: &str| missing(format!("{} needs {what}", program.display()));
+    match interpreter_of(&program) {
+        Some((at, _)) if !is_executable(Path::new(&at)) => {
+            Err(needs(&format!("{at}, which is not there")))
+        }
+        Some((_, Some(called))) if on_path(called.as_ref()).is_none() => Err(needs(&format!(
+            "{called}, which is not on the PATH {path_shown}"
+        ))),
+        _ => Ok(program),
+    }
+}
+
+fn is_executable(program: &Path) -> bool {
+    let mode = |meta: &std::fs::Metadata| std::os::unix::fs::MetadataExt::mode(meta);
+    std::fs::metadata(program).is_ok_and(|meta| meta.is_file() && mode(&meta) & 0o111 != 0)
+}
+
+/// What the first line of a script names: its interpreter, and what that is asked to look up on the
+/// PATH if it is `env`.
+fn interpreter_of(program: &Path) -> Option<(String, Option<String>)> {
+    let mut line = [0; 256];
+    let length = File::open(program)
+        .and_then(|mut file| file.read(&mut line))
+        .ok()?;
+    let line = String::from_utf8_lossy(line[..length].strip_prefix(b"#!")?).into_owned();
+    let mut words = line.lines().next()?.split_whitespace();
+    let interpreter = words.next()?.to_owned();
+    let called = words.find(|word| !word.starts_with('-') && !word.contains('='));
+    let is_env = interpreter.ends_with("/env");
+    let called = called.filter(|called| is_env && !called.contains('/'));
+    Some((interpreter, called.map(str::to_owned)))
 }
 
 impl Agent {
@@ -231,13 +272,14 @@ impl Agent {
     /// environment under [`RUN_VARIABLE`].
     pub fn spawn(launch: &Launch<'_>, token: &Token) -> Result<Agent, SpawnFault> {
         RUNS.fetch_add(1, Ordering::SeqCst);
-        match start::start(launch) {
+        match spawn::spawn(launch) {
             Ok((pid, pidfd)) => Ok(Agent {
                 pid,
                 pidfd,
                 token: token.clone(),
                 directory: launch.directory.to_owned(),
                 has_ended: Cell::new(false),
+                identity: OnceCell::new(),
                 exit: None,
             }),
             Err(error) => {
@@ -264,6 +306,16 @@ impl Agent {
         self.pid.as_raw()
     }
 
+    /// How to recognise it after a crash. Asked again until it could be read once.
+    pub fn identity(&self) -> Option<Identity> {
+        if self.identity.get().is_none()
+            && let Some(identity) = identity_of(self.pid.as_raw())
+        {
+            let _ = self.identity.set(identity);
+        }
+        self.identity.get().copied()
+    }
+
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
     /// yet, so its number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
@@ -273,9 +325,9 @@ impl Agent {
         self.has_ended.get()
     }
 
-    /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace`, SIGKILL.
+    /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace` for all of the
+    /// group, also when its leader dies first, then SIGKILL.
     pub fn stop(&self, grace: Duration) {
-        let slice = Duration::from_millis(100);
         let deadline = Instant::now() + grace;
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
             // It fails only when nobody of the group is left, which is what we want.
@@ -283,8 +335,12 @@ impl Agent {
         }
         while !HURRY.load(Ordering::Relaxed) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.wait(left.min(slice)) {
+            let has_ended = self.wait(left.min(SLICE));
+            if left.is_zero() || (has_ended && !sweep::has_members(self.pid.as_raw())) {
                 break;
+            }
+            if has_ended {
+                std::thread::sleep(left.min(SLICE));
             }
         }
         let _ = killpg(self.pid, Signal::SIGKILL);
@@ -302,14 +358,21 @@ impl Agent {
             let _ = killpg(self.pid, Signal::SIGKILL);
             self.wait(SWEEP_MAX);
         }
-        let leftovers = sweep::sweep_orphans(&self.token, self.pid, &self.directory);
+        // No other process can have its number before it is reaped below.
+        let run = (self.token.clone(), self.identity());
+        RUNS.fetch_sub(1, Ordering::SeqCst);
+        // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
+        let leftovers = match reap_orphans() {
+            true => sweep_project(&self.directory, &[run]).0,
+            false => 0,
+        };
+        reap_orphans();
         let exit = match waitpid(self.pid, None) {
             Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
             // Real-time signals have no name in nix; the wait has reaped the process all the same.
             _ => Exit::Signal(0),
         };
-        RUNS.fetch_sub(1, Ordering::SeqCst);
         self.exit = Some(exit);
         (exit, leftovers)
     }
@@ -325,17 +388,15 @@ impl Drop for Agent {
 
 /// How to recognise a process again; to be asked before it is reaped.
 pub fn identity_of(pid: i32) -> Option<Identity> {
-    sweep::stat_of(pid).map(|stat| Identity {
-        pid,
-        start_time: stat.start_time,
-    })
+    let start_time = sweep::stat_of(pid).ok()?.start_time;
+    Some(Identity { pid, start_time })
 }
 
 /// The identifier of this boot of the machine; start times are comparable only within one.
 ///
 /// # Errors
 /// When it cannot be read. It is read until it was once.
-pub fn boot_id() -> error::Result<&'static str> {
+pub fn boot_id() -> Result<&'static str, Error> {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = BOOT_ID.get() {
         return Ok(id);

@@ -187,14 +187,13 @@ impl Worker<'_> {
         self.used
             .extend(login.map(|path| stamp(self.spool.project().path.join(path))));
         let wanted = &plan.argv[0];
-        let Some(program) =
-            process::find_program(wanted.as_ref(), path, &self.spool.project().path)
-        else {
-            let text = format!(
-                "the program {wanted:?} is not on the PATH {}; install it or mend the settings",
-                path.display()
-            );
-            return self.hold_before_start(before, policy, ErrorKind::AgentMissing, &text);
+        let program = match process::find_program(wanted.as_ref(), path, &self.spool.project().path)
+        {
+            Ok(program) => program,
+            Err(missing) => {
+                let kind = ErrorKind::AgentMissing;
+                return self.hold_before_start(before, policy, kind, &missing.why);
+            }
         };
         self.used.push(stamp(program.clone()));
         // An output that lies there already is of another run: of a job whose result was deleted, or

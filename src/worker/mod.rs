@@ -15,7 +15,6 @@ use crate::board::Board;
 use crate::error::Result;
 use crate::holds::Stamp;
 use crate::job::JobId;
-use crate::process;
 use crate::project::Project;
 use crate::queue::{BACKOFF_MAX, Readiness, Waiting};
 use crate::record::{Claim, Outcome};
@@ -70,7 +69,6 @@ pub fn serve(
     let mut pause = TROUBLE_PAUSE;
     let mut ready = Some(ready);
     context.board.join(&project.name, bell);
-    let _group = process::enter_group();
     while orders.order() == Order::Serve {
         let mut is_in_order = false;
         let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {

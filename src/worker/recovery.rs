@@ -190,7 +190,10 @@ impl Worker<'_> {
             return Ok(());
         };
         let same_boot = claim.boot_id == process::boot_id()?;
-        let (killed, gone) = process::sweep_abandoned(&token, process.filter(|_| same_boot));
+        let (killed, gone) = process::sweep_project(
+            &self.spool.root()?,
+            &[(token.clone(), process.filter(|_| same_boot))],
+        );
         remove_scratch(&token);
         self.say_of_survivors(&claim.job_id, killed, gone);
         Ok(())
@@ -199,7 +202,7 @@ impl Worker<'_> {
     /// Ends what runs whose claims are lost have left: what they ran may be the very job that is
     /// next, and there are never two agents in one project.
     pub(super) fn end_unclaimed(&mut self) {
-        let (killed, gone) = process::sweep_project(&self.spool.root().unwrap_or_default());
+        let (killed, gone) = process::sweep_project(&self.spool.root().unwrap_or_default(), &[]);
         self.say_of_survivors_of("jobs whose claims are lost", killed, gone);
     }
 
@@ -232,7 +235,7 @@ impl Worker<'_> {
         );
         self.say(Level::Error, text);
         // Whatever it ran must not work beside the project's next job.
-        let (killed, gone) = process::sweep_job(&self.spool.root()?, id.as_str());
+        let (killed, gone) = process::sweep_project(&self.spool.root()?, &[]);
         self.say_of_survivors(id, killed, gone);
         self.spool.mark(id, Mark::Hold)?;
         self.marks.held.insert(id.clone());

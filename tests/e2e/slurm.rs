@@ -486,7 +486,7 @@ fn lacking(harness: &Path) -> Option<String> {
     let programs = ["slurmctld", "slurmd", "srun", "munged"];
     let missing = programs.into_iter().find(|program| {
         let path = std::ffi::OsStr::new(&path);
-        job_monitor::process::find_program(program.as_ref(), path, Path::new("/")).is_none()
+        job_monitor::process::find_program(program.as_ref(), path, Path::new("/")).is_err()
     })?;
     Some(format!("{missing} is not installed"))
 }

@@ -50,7 +50,7 @@ fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
 }
 
 fn program_of(wanted: &str, path: &OsStr, root: &Path) -> Option<PathBuf> {
-    find_program(wanted.as_ref(), path, root).filter(|found| found.is_file())
+    find_program(wanted.as_ref(), path, root).ok()
 }
 
 /// The checks of an agent, as a project would start it.

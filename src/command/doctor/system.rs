@@ -143,7 +143,7 @@ fn systemd(program: &str, args: &[&str]) -> Result<String, String> {
     let path = settings::variable("PATH").unwrap_or_default();
     let root = Path::new("/");
     let found = find_program(program.as_ref(), path.as_ref(), root);
-    let found = found.ok_or_else(|| format!("there is no {program} here"))?;
+    let found = found.map_err(|_| format!("there is no {program} here"))?;
     let env = std::env::vars_os().collect();
     ask(&found, args, root, &env).map_err(|why| format!("{program} {why}"))
 }
