@@ -435,7 +435,7 @@ fn marks<'a>(project: &'a str, job: &'a str, run: &'a str) -> [(&'a str, &'a str
 }
 
 #[test]
-fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_that_job() {
+fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_the_project() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null");
     let project = space.project("alpha");
@@ -443,7 +443,7 @@ fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_that_job() {
     let (ours, theirs) = (token("alpha"), token("elsewhere/alpha"));
     let rows = [
         (ID, ours.as_str(), false),
-        (NEXT, ours.as_str(), true),
+        (NEXT, ours.as_str(), false),
         // Another daemon may serve a project of that name, with a job of that name.
         (ID, theirs.as_str(), true),
         // What on_finish started is nobody's leftover.
@@ -456,7 +456,7 @@ fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_that_job() {
     project.submit(ID, "x");
     lay_claim(&project, ID, "garbage");
     space.start();
-    space.wait_log("processes of job-20260101-120000-hello.md had survived; they were ended (1)");
+    space.wait_log("processes of job-20260101-120000-hello.md had survived; they were ended (2)");
     for (process, marks, spared) in &mut all {
         let is_alive = process.try_wait().unwrap().is_none();
         assert_eq!(is_alive, *spared, "{marks:?}");
