@@ -2,7 +2,8 @@
 
 use crate::job::{JobId, Meta};
 use crate::project::Policy;
-use crate::time::{Wall, parse_duration};
+use crate::text;
+use crate::time::{Wall, parse_duration, parse_when};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -50,26 +51,37 @@ impl Wishes {
             return Ok(Cow::Borrowed(policy));
         }
         let agent = match &self.agent {
-            None => policy.agent.clone(),
-            Some(name) => (policy.agents.iter().chain([&policy.agent]))
+            Some(name) => (policy.agents.iter())
                 .find(|agent| agent.name == *name)
-                .ok_or_else(|| {
-                    format!(
-                        "front matter \"agent\" is {name:?}, but there is no agent of that name; \
-                         name one that the settings have, and submit it again"
-                    )
-                })?
-                .clone(),
+                .ok_or_else(|| no_agent(name, policy))?,
+            None => &policy.agent,
         };
         let budget = [policy.max_budget_usd, self.max_budget_usd];
+        let max_budget_usd = budget.into_iter().flatten().reduce(f64::min);
+        if max_budget_usd.is_some() && !agent.costs {
+            return Err(format!(
+                "the agent {:?} does not tell what it costs, so that max-budget-usd cannot be kept; \
+                 leave one of them out and submit it again",
+                agent.name
+            ));
+        }
         Ok(Cow::Owned(Policy {
-            agent,
+            agent: agent.clone(),
             timeout: self.timeout.unwrap_or(policy.timeout).min(policy.timeout),
             retries: self.retries.unwrap_or(policy.retries).min(policy.retries),
-            max_budget_usd: budget.into_iter().flatten().reduce(f64::min),
+            max_budget_usd,
             ..policy.clone()
         }))
     }
+}
+
+fn no_agent(name: &str, policy: &Policy) -> String {
+    let names = policy.agents.iter().map(|agent| agent.name.as_str());
+    format!(
+        "front matter \"agent\" is {name:?}, but the settings allow a document only {}; \
+         name one of them and submit it again",
+        names.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Checks a document's content, of which at most `max + 1` bytes need have been read. The error
@@ -102,7 +114,7 @@ pub fn check<'a>(
         )
     })?;
     let (front, body) = split(text);
-    let wishes = front.map_or(Ok(Wishes::default()), read_front)?;
+    let wishes = read_front(&front)?;
     if body.trim().is_empty() {
         return Err(
             "the document has nothing but white space; write what is to be done".to_owned(),
@@ -111,85 +123,176 @@ pub fn check<'a>(
     Ok(Document { wishes, body })
 }
 
-/// Splits the front matter off: a first line of `---`, then everything up to the next such line.
-/// Without an end there is no front matter, but a text that begins with a ruler.
-fn split(text: &str) -> (Option<&str>, &str) {
+/// The keys of front matter that are ours.
+const KEYS: [&str; 8] = [
+    "timeout",
+    "model",
+    "max-turns",
+    "max-budget-usd",
+    "retries",
+    "agent",
+    "not-before",
+    "continues",
+];
+
+/// With what a key begins that was probably meant as a limit, and which of ours that is. The first
+/// that a key begins with is the one that is named.
+const LIMITS: [(&str, &str); 9] = [
+    ("max-budget", "max-budget-usd"),
+    ("max-cost", "max-budget-usd"),
+    ("max-", "max-turns"),
+    ("budget", "max-budget-usd"),
+    ("cost", "max-budget-usd"),
+    ("limit", "max-turns"),
+    ("retr", "retries"),
+    ("timeo", "timeout"),
+    ("time-limit", "timeout"),
+];
+
+/// A line of front matter: the key in our spelling, and the value.
+type Line<'a> = (String, &'a str);
+
+/// Splits the front matter off: the block between `---` at the very top and `---` or `...`, if all of
+/// it reads like front matter and a key of it concerns us. Else it is text that begins with a rule,
+/// and all of it is the agent's.
+fn split(text: &str) -> (Vec<Line<'_>>, &str) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines = text.split_inclusive('\n');
-    let Some(first) = lines.next().filter(|line| line.trim_end() == "---") else {
-        return (None, text);
-    };
-    let mut end = first.len();
-    for line in lines {
-        if line.trim_end() == "---" {
-            return (Some(&text[first.len()..end]), &text[end + line.len()..]);
-        }
+    let mut front = Vec::new();
+    let mut is_open = false;
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
         end += line.len();
+        match line.trim_end() {
+            "---" if !is_open => is_open = true,
+            "" => {}
+            "---" | "..." if is_open => {
+                let concerns_us = |(key, _): &Line<'_>| nearest(key).is_some();
+                return match front.iter().any(concerns_us) {
+                    true => (front, &text[end..]),
+                    false => (Vec::new(), text),
+                };
+            }
+            line if is_open && (is_comment(line) || is_continuation(line)) => {}
+            line if is_open => match key_line(line) {
+                Some(line) => front.push(line),
+                None => break,
+            },
+            _ => break,
+        }
     }
-    (None, text)
+    (Vec::new(), text)
 }
 
-/// A wish that cannot be read rejects the document: what was meant as a limit must not be lost.
-fn read_front(front: &str) -> Result<Wishes, String> {
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
+}
+
+fn is_continuation(line: &str) -> bool {
+    line.starts_with([' ', '\t']) || line == "-" || line.starts_with("- ")
+}
+
+/// Reads `key: value`. Without a space behind the colon it may be anything, such as an address: then
+/// it is a key only if it is one that concerns us.
+fn key_line(line: &str) -> Option<Line<'_>> {
+    let (key, value) = line.split_once(':')?;
+    let key = unquoted(key).to_lowercase().replace('_', "-");
+    let is_key = value.is_empty() || value.starts_with([' ', '\t']) || nearest(&key).is_some();
+    let value = value.split(" #").next().unwrap_or_default();
+    (is_key && !key.is_empty()).then_some((key, unquoted(value)))
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches(['"', '\''])
+}
+
+/// The key of ours that this one is, or is a slip away from, or that limits what it seems to limit.
+fn nearest(key: &str) -> Option<&'static str> {
+    let close = |slips: usize| {
+        KEYS.into_iter()
+            .find(|ours| text::distance(key, ours) <= slips)
+    };
+    let longest = KEYS.into_iter().map(str::len).max();
+    if key.len() > longest.unwrap_or_default() + 1 {
+        return of_limit(key);
+    }
+    close(0).or_else(|| close(1)).or_else(|| of_limit(key))
+}
+
+fn of_limit(key: &str) -> Option<&'static str> {
+    let limit = LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
+    limit.map(|(_, ours)| ours)
+}
+
+/// Reads what the keys of ours ask for. What cannot be read rejects the document, and so does a key
+/// that looks like one of ours: no limit is ever lost silently.
+fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
     let mut wishes = Wishes::default();
-    for line in front.lines() {
-        // Nested or unknown matter is somebody else's business.
-        let Some((key, value)) = line
-            .split_once(':')
-            .filter(|_| !line.starts_with([' ', '\t', '#']))
-        else {
-            continue;
-        };
-        let value = value.split(" #").next().unwrap_or_default().trim();
-        let value = value.trim_matches(|c| c == '"' || c == '\'');
-        let wrong = |wanted: &str| {
-            format!(
-                "front matter {:?} must be {wanted}; mend it and submit it again",
-                key.trim()
-            )
-        };
-        match key.trim() {
-            "timeout" => {
-                let timeout = parse_duration(value).filter(|timeout| !timeout.is_zero());
-                wishes.timeout = Some(timeout.ok_or_else(|| wrong("a duration such as 30m"))?);
-            }
-            "model" => {
-                let fine = |model: &&str| {
-                    !model.is_empty()
-                        && !model.starts_with('-')
-                        && !model.contains(char::is_control)
-                };
-                wishes.model = Some(
-                    Some(value)
-                        .filter(fine)
-                        .ok_or_else(|| wrong("the name of a model"))?
-                        .to_owned(),
-                );
-            }
-            "max-turns" => {
-                let turns = value.parse().ok().filter(|&turns| turns > 0);
-                wishes.max_turns = Some(turns.ok_or_else(|| wrong("a whole number from 1"))?);
-            }
-            "max-budget-usd" => {
-                let amount = value
-                    .parse()
-                    .ok()
-                    .filter(|&amount: &f64| amount > 0.0 && amount.is_finite());
-                wishes.max_budget_usd = Some(amount.ok_or_else(|| wrong("an amount above 0"))?);
-            }
-            "retries" => {
-                wishes.retries = Some(value.parse().map_err(|_| wrong("a whole number from 0"))?)
-            }
-            _ => {}
+    let mut seen = Vec::new();
+    for (key, value) in front {
+        let Some(ours) = nearest(key) else { continue };
+        if key != ours {
+            return Err(format!(
+                "front matter {key:?} is no limit that there is; the nearest is {ours:?}; mend it and submit it again"
+            ));
         }
+        if seen.contains(&ours) {
+            return Err(format!(
+                "front matter {ours:?} stands there twice; leave one and submit it again"
+            ));
+        }
+        seen.push(ours);
+        read_wish(ours, value, &mut wishes).ok_or_else(|| {
+            format!(
+                "front matter {ours:?} must be {}; mend it and submit it again",
+                form(ours)
+            )
+        })?;
     }
     Ok(wishes)
+}
+
+fn read_wish(key: &str, value: &str, wishes: &mut Wishes) -> Option<()> {
+    let word = || {
+        let is_fine = !value.starts_with('-') && !value.contains(char::is_control);
+        (is_fine && !value.is_empty()).then(|| value.to_owned())
+    };
+    match key {
+        "timeout" => {
+            wishes.timeout = Some(parse_duration(value).filter(|timeout| !timeout.is_zero())?);
+        }
+        "model" => wishes.model = Some(word()?),
+        "max-turns" => wishes.max_turns = Some(value.parse().ok().filter(|&turns| turns > 0)?),
+        "max-budget-usd" => {
+            let is_fine = |amount: &f64| *amount > 0.0 && amount.is_finite();
+            wishes.max_budget_usd = Some(value.parse().ok().filter(is_fine)?);
+        }
+        "retries" => wishes.retries = Some(value.parse().ok()?),
+        "agent" => wishes.agent = Some(word()?),
+        "not-before" => wishes.not_before = Some(parse_when(value)?),
+        _ => wishes.continues = Some(JobId::parse(value)?),
+    }
+    Some(())
+}
+
+/// What the value of a key must be.
+fn form(key: &str) -> &'static str {
+    match key {
+        "timeout" => "a duration such as 30m",
+        "model" => "the name of a model",
+        "max-turns" => "a whole number from 1",
+        "max-budget-usd" => "an amount above 0",
+        "retries" => "a whole number from 0",
+        "agent" => "the name of an agent",
+        "not-before" => "a time such as 2026-12-01 22:00, or one with an offset from UTC",
+        _ => "the id of a finished job",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::project::{AgentSpec, Protocol};
+    use std::sync::Arc;
 
     fn meta(mode: u32) -> Meta {
         Meta {
@@ -206,7 +309,7 @@ mod tests {
 
     #[test]
     fn front_matter_is_read_and_kept_from_the_agent() {
-        let text = "---\ntimeout: 30m\nmodel: \"opus\" # the best\nmax-turns: 5\nretries: 0\nmax-budget-usd: 1.5\nother: x\nnested:\n  timeout: 1s\n---\n# Do it\n";
+        let text = "---\ntimeout: 30m\nmodel: \"opus\" # the best\nmax-turns: 5\nretries: 0\nmax-budget-usd: 1.5\nother: x\nnested:\n  timeout: 1s\n- max-turns: 1\n\n# retries: 9\nagent: codex\nnot-before: 2026-12-01T22:00:00Z\ncontinues: job-20260130-143000-x\n---\n# Do it\n";
         let document = read(text).unwrap();
         assert_eq!(document.body, "# Do it\n");
         let wishes = Wishes {
@@ -215,30 +318,129 @@ mod tests {
             max_turns: Some(5),
             max_budget_usd: Some(1.5),
             retries: Some(0),
-            ..Wishes::default()
+            agent: Some("codex".to_owned()),
+            not_before: Wall::parse("2026-12-01T22:00:00Z"),
+            continues: JobId::parse("job-20260130-143000-x"),
         };
         assert_eq!(document.wishes, wishes);
-        assert_eq!(read("---\r\ntimeout: 1s\r\n---\r\nx").unwrap().body, "x");
-        assert_eq!(
-            read("no front\n---\nx\n---\n").unwrap().body,
-            "no front\n---\nx\n---\n"
-        );
-        assert_eq!(read("---\nnever ends\n").unwrap().body, "---\nnever ends\n");
+        for front in [
+            "---\r\nretries: 1\r\n---\r\n",
+            "\u{feff}---\nretries: 1\n...\n",
+            "\u{feff}\n--- \nRetries: 1\n... \n",
+            "---\nRETRIES:1\n---\n",
+            "---\n\"retries\": '1'\ntitle: a: b\nsee also: http://x\n---\n",
+        ] {
+            let text = format!("{front}x\n---\ny");
+            let document = read(&text).unwrap();
+            assert_eq!(document.body, "x\n---\ny", "{front:?}");
+            assert_eq!(document.wishes.retries, Some(1), "{front:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_front_matter_is_text_and_all_of_it_the_agent_s() {
+        for text in [
+            "no front\n---\nretries: 1\n---\n",
+            "---\nnever ends: 1\nretries: 1\n",
+            "---\nDo this first.\n---\nThen that.\n",
+            "---\nretries: 1\nDo this first.\n---\nThen that.\n",
+            "---\ntitle: a plan\ntags: [x, y]\n---\nThen that.\n",
+            "---\nretries: 1\nhttp://example.org\n---\nThen that.\n",
+            "---\n---\nretries: 1\n---\n",
+            "---\n  retries: 1\n---\nx\n",
+            "--- a rule\nretries: 1\n---\n",
+            "----\nretries: 1\n---\n",
+        ] {
+            let document = read(text).unwrap();
+            assert_eq!(document.body, text);
+            assert_eq!(document.wishes, Wishes::default());
+        }
     }
 
     #[test]
     fn a_limit_that_cannot_be_read_is_not_lost() {
-        for front in [
-            "timeout: soon",
-            "timeout: 0",
-            "max-turns: many",
-            "max-budget-usd: -1",
-            "retries: x",
-            "model: -x",
+        for (front, wanted) in [
+            ("timeout: soon", "a duration"),
+            ("timeout: 0", "a duration"),
+            ("timeout:", "a duration"),
+            ("timeout: # later", "a duration"),
+            ("Timeout: 5", "a duration"),
+            ("max_turns: many", "a whole number from 1"),
+            ("max-turns: 0", "a whole number from 1"),
+            ("MAX_BUDGET_USD: -1", "an amount above 0"),
+            ("max-budget-usd: $5", "an amount above 0"),
+            ("max-budget-usd: inf", "an amount above 0"),
+            ("retries: x", "a whole number from 0"),
+            ("model: -x", "the name of a model"),
+            ("agent: ''", "the name of an agent"),
+            ("not-before: tonight", "a time such as"),
+            ("continues: ../x", "the id of a finished job"),
+            ("retries: 1\nRetries: 2", "twice"),
+            ("max-budget: 5", "max-budget-usd"),
+            ("max-cost: 5", "max-budget-usd"),
+            ("max_steps: 5", "max-turns"),
+            ("max turns: 5", "max-turns"),
+            ("maxturns: 5", "max-turns"),
+            ("timeuot: 5m", "timeout"),
+            ("timeouts: 5m", "timeout"),
+            ("timeout-minutes: 5", "timeout"),
+            ("time_limit: 5m", "timeout"),
+            ("budget: 5", "max-budget-usd"),
+            ("cost-limit: 5", "max-budget-usd"),
+            ("limit: 5", "max-turns"),
+            ("retry: 5", "retries"),
+            ("modl: x", "model"),
+            ("no-before: 2026-12-01", "not-before"),
+            ("continue: x", "continues"),
         ] {
-            let error = read(&format!("---\n{front}\n---\nx")).unwrap_err();
-            assert!(error.contains("front matter"), "{front}: {error}");
+            for text in [
+                format!("---\ntitle: x\n{front}\n---\nx"),
+                format!("\n---\n{front}\nnote: y\n...\nx"),
+            ] {
+                let error = read(&text).unwrap_err();
+                assert!(error.starts_with("front matter \""), "{front}: {error}");
+                assert!(error.contains(wanted), "{front}: {error}");
+            }
         }
+    }
+
+    #[test]
+    fn wishes_only_tighten() {
+        let mut policy = Policy {
+            max_budget_usd: Some(2.0),
+            ..Policy::default()
+        };
+        let mute = AgentSpec {
+            costs: false,
+            ..AgentSpec::new("mute", Protocol::Plain)
+        };
+        policy.agents = Arc::new(vec![policy.agent.clone(), mute]);
+        let tight = |front: &str, policy: &Policy| {
+            let text = format!("---\n{front}\n---\nx");
+            let wishes = read(&text).unwrap().wishes;
+            wishes.tighten(policy).map(Cow::into_owned)
+        };
+        let wide = tight("timeout: 9h\nretries: 9\nmax-budget-usd: 9", &policy).unwrap();
+        assert_eq!(wide, policy);
+        let narrow = tight("timeout: 9s\nretries: 1\nmax-budget-usd: 1", &policy).unwrap();
+        assert_eq!(
+            (narrow.timeout, narrow.retries),
+            (Duration::from_secs(9), 1)
+        );
+        assert_eq!(narrow.max_budget_usd, Some(1.0));
+        assert!(
+            tight("agent: mute", &policy)
+                .unwrap_err()
+                .contains("does not tell what it costs")
+        );
+        assert!(
+            tight("agent: nobody", &policy)
+                .unwrap_err()
+                .contains("only claude, mute")
+        );
+        policy.max_budget_usd = None;
+        assert_eq!(tight("agent: mute", &policy).unwrap().agent.name, "mute");
+        assert!(tight("agent: mute\nmax-budget-usd: 1", &policy).is_err());
     }
 
     #[test]

@@ -38,56 +38,46 @@ impl Wall {
 
     /// Reads RFC 3339; a text without an offset, as the predecessor wrote, is local time.
     pub fn parse(text: &str) -> Option<Wall> {
-        let number = |range: std::ops::Range<usize>| -> Option<i64> {
-            let part = text.get(range)?;
-            part.bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| part.parse().ok())?
+        let number = |at: usize, digits: usize| {
+            let part = text.get(at..at + digits)?;
+            let is_number = part.bytes().all(|b| b.is_ascii_digit());
+            is_number.then(|| part.parse::<i32>().ok())?
         };
-        let sign = |at: usize, wanted: &str| {
-            wanted.contains(char::from(*text.as_bytes().get(at).unwrap_or(&b' ')))
-        };
-        if !(sign(4, "-") && sign(7, "-") && sign(10, "Tt ") && sign(13, ":") && sign(16, ":")) {
-            return None;
-        }
-        let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-        let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-        if !(1..=12).contains(&month)
-            || !(1..=31).contains(&day)
-            || hour > 23
-            || minute > 59
-            || second > 60
+        let is = |at: usize, signs: &str| text[at..].starts_with(|c| signs.contains(c));
+        let numbers = [number(0, 4), number(5, 2), number(8, 2)];
+        let [year, month, day] = numbers.map(|part| part.unwrap_or(-1));
+        let numbers = [number(11, 2), number(14, 2), number(17, 2)];
+        let [hour, minute, second] = numbers.map(|part| part.unwrap_or(-1));
+        let are_in_range = (0..=23).contains(&hour)
+            && (0..=59).contains(&minute)
+            && (0..=60).contains(&second)
+            && [year, month, day].iter().all(|part| *part >= 0);
+        // Where all numbers are digits, the signs between them begin at whole characters.
+        if !are_in_range
+            || !(is(4, "-") && is(7, "-") && is(10, "Tt ") && is(13, ":") && is(16, ":"))
         {
             return None;
         }
-        let naive = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+        let day_began = days_since_1970(year, month, day)? * 86_400;
+        let naive = day_began + i64::from(hour * 3600 + minute * 60 + second);
         let mut rest = &text[19..];
         let mut ms = 0;
         if let Some(fraction) = rest.strip_prefix('.') {
             let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            if digits == 0 {
-                return None;
-            }
-            ms = format!("{:0<3}", &fraction[..digits.min(3)]).parse().ok()?;
+            ms = format!(
+                "{:0<3}",
+                fraction.get(..digits.min(3)).filter(|_| digits > 0)?
+            )
+            .parse()
+            .ok()?;
             rest = &fraction[digits..];
         }
-        let offset = match rest {
-            "" => local_offset(naive - local_offset(naive)),
-            "Z" | "z" => 0,
-            _ => {
-                let at = text.len() - rest.len();
-                let (hours, minutes) = (number(at + 1..at + 3)?, number(at + 4..at + 6)?);
-                if rest.len() != 6 || !sign(at + 3, ":") || hours > 23 || minutes > 59 {
-                    return None;
-                }
-                match rest.as_bytes()[0] {
-                    b'+' => hours * 3600 + minutes * 60,
-                    b'-' => -hours * 3600 - minutes * 60,
-                    _ => return None,
-                }
-            }
+        let secs = match rest {
+            "" => instants(naive, local_offset)[0],
+            "Z" | "z" => naive,
+            _ => naive - offset(rest)?,
         };
-        Some(Wall((naive - offset) * 1000 + ms))
+        Some(Wall(secs * 1000 + ms))
     }
 
     /// The local calendar day, `2026-11-20`.
@@ -117,11 +107,9 @@ impl Wall {
         (local.rem_euclid(86_400) / 60) as u16
     }
 
-    /// The coming local midnight.
+    /// The coming local midnight; where the clock leaves it out, the first moment after it.
     pub fn midnight(self) -> Wall {
-        let local = self.secs() + local_offset(self.secs());
-        let next = (local.div_euclid(86_400) + 1) * 86_400;
-        Wall::from_secs(next - local_offset(next - local_offset(self.secs())))
+        Wall::from_secs(midnight(self.secs(), local_offset))
     }
 }
 
@@ -137,23 +125,17 @@ impl From<SystemTime> for Wall {
 /// RFC 3339 with milliseconds and the local offset.
 impl fmt::Display for Wall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offset = local_offset(self.secs());
-        let local = self.secs() + offset;
-        let (year, month, day) = civil_from_days(local.div_euclid(86_400));
-        let second = local.rem_euclid(86_400);
+        let tm = local(self.secs());
+        let (year, month) = (i64::from(tm.tm_year) + 1900, tm.tm_mon + 1);
         write!(
             f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            self.0.rem_euclid(1000)
+            "{year:04}-{month:02}-{:02}T{:02}",
+            tm.tm_mday, tm.tm_hour
         )?;
-        let (sign, minutes) = if offset < 0 {
-            ('-', -offset / 60)
-        } else {
-            ('+', offset / 60)
-        };
+        let ms = self.0.rem_euclid(1000);
+        write!(f, ":{:02}:{:02}.{ms:03}", tm.tm_min, tm.tm_sec)?;
+        let sign = if tm.tm_gmtoff < 0 { '-' } else { '+' };
+        let minutes = tm.tm_gmtoff.abs() / 60;
         write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 }
@@ -168,6 +150,18 @@ impl<'de> serde::Deserialize<'de> for Wall {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Wall, D::Error> {
         let text = String::deserialize(deserializer)?;
         Wall::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("not a time: {text:?}")))
+    }
+}
+
+/// Reads a time as people write it: a local date, with or without a time of day, or RFC 3339.
+pub fn parse_when(text: &str) -> Option<Wall> {
+    if text.len() == 10 {
+        return Wall::parse(&format!("{text} 00:00:00"));
+    }
+    let (start, rest) = text.split_at_checked(16)?;
+    match rest.starts_with(':') {
+        true => Wall::parse(text),
+        false => Wall::parse(&format!("{start}:00{rest}")),
     }
 }
 
@@ -210,62 +204,76 @@ pub fn human(duration: Duration) -> String {
     }
 }
 
-/// Seconds east of UTC that the local time zone had at `secs` since 1970.
-fn local_offset(secs: i64) -> i64 {
-    // SAFETY: `tm` is plain data for which all zeroes are valid; both pointers are to live
-    // locals, and localtime_r keeps none of them.
+/// What clock and calendar show here at `secs` since 1970.
+fn local(secs: i64) -> libc::tm {
+    // SAFETY: `tm` is plain data for which all zeroes are valid, and they stay where the year is too
+    // large for it; both pointers are to live locals, and localtime_r keeps none of them.
     unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&secs, &mut tm).is_null() {
-            return 0;
-        }
-        tm.tm_gmtoff
+        libc::localtime_r(&secs, &mut tm);
+        tm
     }
 }
 
-/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar. Counted in eras of
-/// 400 years that begin on 1 March, so that the leap day is the last of its year.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+/// Seconds east of UTC that the local time zone has at `secs` since 1970.
+fn local_offset(secs: i64) -> i64 {
+    local(secs).tm_gmtoff
 }
 
-/// The inverse of [`days_from_civil`].
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
+/// `None` for a day that no calendar has.
+fn days_since_1970(year: i32, month: i32, day: i32) -> Option<i64> {
+    // SAFETY: `tm` is plain data for which all zeroes are valid; timegm keeps no pointer to it.
+    let (secs, tm) = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (year - 1900, month - 1, day);
+        (libc::timegm(&mut tm), tm)
     };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
+    // It counts on where there is no such day.
+    (tm.tm_mon == month - 1 && tm.tm_mday == day).then_some(secs / 86_400)
+}
+
+/// Reads the offset of RFC 3339, `+02:00`, in seconds.
+fn offset(text: &str) -> Option<i64> {
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let number = |part: &str, most: i64| {
+        let is_number = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse().ok().filter(|&n: &i64| is_number && n <= most)
+    };
+    let secs = number(hours, 23)? * 3600 + number(minutes, 59)? * 60;
+    match text.as_bytes()[0] {
+        b'+' => Some(secs),
+        b'-' => Some(-secs),
+        _ => None,
+    }
+}
+
+/// When local clocks show `naive`, which is counted as if they were in UTC: once, or twice when they
+/// are set back. Where they leave it out, both are as long after the change as it would have been.
+fn instants(naive: i64, offset: impl Fn(i64) -> i64) -> [i64; 2] {
+    let (before, after) = (offset(naive - 86_400), offset(naive + 86_400));
+    let first = naive - before;
+    let last = naive - after;
+    match (offset(first) == before, offset(last) == after) {
+        (true, true) => [first, last],
+        (false, true) => [last, last],
+        _ => [first, first],
+    }
+}
+
+fn midnight(now: i64, offset: impl Fn(i64) -> i64) -> i64 {
+    let naive = ((now + offset(now)).div_euclid(86_400) + 1) * 86_400;
+    let [first, last] = instants(naive, offset);
+    // A clock that was set back over midnight has had the first already: no wait ends in the past.
+    if first > now {
+        first
+    } else {
+        last.max(now + 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_convert_both_ways_over_four_centuries() {
-        for days in (-200_000..200_000).step_by(37) {
-            let (year, month, day) = civil_from_days(days);
-            assert_eq!(days_from_civil(year, month, day), days);
-        }
-        assert_eq!(civil_from_days(days_from_civil(2024, 2, 29)), (2024, 2, 29));
-        assert_eq!(days_from_civil(1970, 1, 1), 0);
-        assert_eq!(days_from_civil(2000, 3, 1), 11_017);
-    }
 
     #[test]
     fn a_time_survives_being_written_and_read() {
@@ -281,6 +289,13 @@ mod tests {
         for bad in [
             "",
             "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00.ä",
+            "2026-0ä-1T00:00:00Z",
+            "2026-01ä1T00:00:00Z",
+            "2026-01-0äT00:00:00",
             "2026-01-01",
             "2026-01-01T00:00:00?01:00",
             "2026-01-01T00:00:00+01:00garbage",
@@ -305,12 +320,103 @@ mod tests {
         assert_eq!(Wall(now.midnight().0 - 1).day(), now.day());
     }
 
+    /// A clock that is set forward or back by so much at an instant, from an offset.
+    fn zone(change: i64, before: i64, by: i64) -> impl Fn(i64) -> i64 {
+        move |secs| if secs < change { before } else { before + by }
+    }
+
+    #[test]
+    fn a_midnight_that_the_clock_leaves_out_is_the_first_moment_after_it() {
+        const HOUR: i64 = 3600;
+        // 2026-09-06 00:00 in Santiago, which was four hours behind and goes to three.
+        let change = Wall::parse("2026-09-06T04:00:00Z").unwrap().secs();
+        for (what, now, offset, wanted) in [
+            (
+                "left out",
+                change - HOUR / 2,
+                zone(change, -4 * HOUR, HOUR),
+                change,
+            ),
+            (
+                "the evening before",
+                change - 25 * HOUR,
+                zone(change, -4 * HOUR, HOUR),
+                change - 24 * HOUR,
+            ),
+            (
+                "the day after",
+                change,
+                zone(change, -4 * HOUR, HOUR),
+                change + 23 * HOUR,
+            ),
+            (
+                "set back to 23:00",
+                change - 1,
+                zone(change, -4 * HOUR, -HOUR),
+                change + HOUR,
+            ),
+            (
+                "in the hour again",
+                change + 60,
+                zone(change, -4 * HOUR, -HOUR),
+                change + HOUR,
+            ),
+            (
+                "twice, before",
+                change - HOUR,
+                zone(change + HOUR, -4 * HOUR, -HOUR),
+                change,
+            ),
+            (
+                "twice, over it",
+                change + 60,
+                zone(change + 60, -4 * HOUR, -HOUR),
+                change + HOUR,
+            ),
+            (
+                "in the morning",
+                change + 9 * HOUR,
+                zone(change + 7 * HOUR, -4 * HOUR, HOUR),
+                change + 23 * HOUR,
+            ),
+        ] {
+            assert_eq!(midnight(now, offset) - change, wanted - change, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_point_of_time_is_read_as_people_write_it() {
+        let utc = |text| Wall::parse(text).unwrap();
+        for (text, wanted) in [
+            ("2026-12-01T22:00:00+01:00", utc("2026-12-01T21:00:00Z")),
+            ("2026-12-01T22:00+01:00", utc("2026-12-01T21:00:00Z")),
+            ("2026-12-01 22:00Z", utc("2026-12-01T22:00:00Z")),
+            ("2026-12-01 22:00", utc("2026-12-01T22:00:00")),
+            ("2026-12-01t22:00:30", utc("2026-12-01T22:00:30")),
+            ("2026-12-01", utc("2026-12-01T00:00:00")),
+        ] {
+            assert_eq!(parse_when(text), Some(wanted), "{text}");
+        }
+        for bad in [
+            "",
+            "22:00",
+            "tonight",
+            "2026-12-01 22",
+            "2026-12-32",
+            "2026-12-01 2200",
+            "2026-12-01T22:0ö",
+        ] {
+            assert_eq!(parse_when(bad), None, "{bad}");
+        }
+    }
+
     #[test]
     fn durations_are_read_as_people_write_them() {
         let ms = |text| parse_duration(text).map(|d| d.as_millis());
         assert_eq!(ms("90s"), Some(90_000));
         assert_eq!(ms("1h30m"), Some(5_400_000));
         assert_eq!(ms("200ms"), Some(200));
+        assert_eq!(ms("30d"), Some(2_592_000_000));
         assert_eq!(ms("0"), Some(0));
         for bad in [
             "",
