@@ -43,7 +43,7 @@ impl Wall {
             let is_number = part.bytes().all(|b| b.is_ascii_digit());
             is_number.then(|| part.parse::<i32>().ok())?
         };
-        let is = |at: usize, signs: &str| text[at..].starts_with(|c| signs.contains(c));
+        let is = |(at, signs): (usize, &str)| text[at..].starts_with(|c| signs.contains(c));
         let numbers = [number(0, 4), number(5, 2), number(8, 2)];
         let [year, month, day] = numbers.map(|part| part.unwrap_or(-1));
         let numbers = [number(11, 2), number(14, 2), number(17, 2)];
@@ -54,7 +54,9 @@ impl Wall {
             && [year, month, day].iter().all(|part| *part >= 0);
         // Where all numbers are digits, the signs between them begin at whole characters.
         if !are_in_range
-            || !(is(4, "-") && is(7, "-") && is(10, "Tt ") && is(13, ":") && is(16, ":"))
+            || ![(4, "-"), (7, "-"), (10, "Tt "), (13, ":"), (16, ":")]
+                .into_iter()
+                .all(is)
         {
             return None;
         }

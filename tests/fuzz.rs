@@ -437,6 +437,8 @@ fn settings_are_a_policy_that_can_be_kept_or_a_sentence() {
             "prompt": "do {content}", "env": {"KEY": "v"}}}, "timeout": "1h30m", "silence_timeout": "0"}"#,
         r#"{"retries": 2, "max_document": "2 KiB", "max_output": 1, "daily_budget_usd": 0.5, "max_parallel": 3,
             "on_interrupt": "rerun", "archive": true, "on_finish": ["notify"], "settle": "200ms"}"#,
+        r#"{"hours": ["22:00-07:00", "9:30-24:00"], "usage_ceiling": {"five_hour": 0.8}, "check": ["make"],
+            "check_timeout": "5m", "check_rounds": 1, "on_failure": "hold", "breaker": 0, "git": false}"#,
     ]);
     fuzz("settings", &seeds, |bytes, _| {
         let path = scratch.put("config.json", bytes);
@@ -462,6 +464,7 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
         "---\ntimeout: 30m\nmodel: opus\nmax-turns: 5\nmax-budget-usd: 1.5\nretries: 1\n---\nDo it.\n",
         "---\nother: [x]\n  timeout: 1s\n# timeout: 2s\n---\n---\nDo it.\n",
         "\u{feff}---\r\ntimeout: \"1h\" # c\r\n---\r\nx",
+        "\n---\nAgent: codex\nNOT_BEFORE: 2026-12-01T22:00\ncontinues: job-20260130-143000-x\n...\nx",
     ]);
     let path = Path::new("/nowhere/config.json");
     let (settings, _) = settings::load(path).unwrap();
@@ -491,7 +494,13 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
                 ..policy.clone()
             },
         ] {
-            let after = wishes.tighten(before).unwrap().into_owned();
+            let after = match wishes.tighten(before) {
+                Ok(after) => after.into_owned(),
+                Err(error) => {
+                    assert!(is_calm(&error) && wishes.agent.is_some(), "{error:?}");
+                    continue;
+                }
+            };
             assert!(after.timeout <= before.timeout && after.retries <= before.retries);
             if let Some(limit) = before.max_budget_usd {
                 assert!(after.max_budget_usd.is_some_and(|after| after <= limit));
