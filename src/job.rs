@@ -215,7 +215,7 @@ impl<'de> Deserialize<'de> for JobId {
 }
 
 /// What matters of a document's inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// In bytes.
     pub size: u64,
@@ -302,6 +302,8 @@ pub enum Course {
     Hold,
     /// A passing fault: try again after a pause, up to `retries` times.
     Retry,
+    /// The agent fell over: as before, where its session can be resumed; else the job is over.
+    Resume,
     /// The job is over.
     End,
 }
@@ -328,7 +330,7 @@ error_kinds! {
     /// The attempt used up its wall time.
     Timeout = "timeout" => End,
     /// The agent wrote nothing for too long.
-    Silent = "silent" => End,
+    Silent = "silent" => Resume,
     /// The agent wrote too much.
     OutputLimit = "output_limit" => End,
     /// The turns allowed are used up.
@@ -346,13 +348,13 @@ error_kinds! {
     /// The answer is longer than the model may write.
     MaxOutputTokens = "max_output_tokens" => End,
     /// The agent ended without saying how.
-    NoResult = "no_result" => End,
+    NoResult = "no_result" => Resume,
     /// The agent ended well but said nothing.
     EmptyAnswer = "empty_answer" => End,
     /// The agent ended with an exit status of its own.
     ExitCode = "exit_code" => End,
     /// A signal that is not ours ended the agent.
-    Signal = "signal" => End,
+    Signal = "signal" => Resume,
     /// A hook of the project refused the prompt, stopped the turn or would not let it end.
     Blocked = "blocked" => End,
     /// The agent ended its turn while something of its own was to wake it later.

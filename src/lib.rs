@@ -33,7 +33,7 @@
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  spool  registry  service  watch  process  settings  skills
 //!                witness  excerpt  files
-//! --- decisions: queue  holds  outcome  agent/  document
+//! --- decisions: decide  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  text  time  error
 //! ```
 //!
@@ -67,6 +67,7 @@ pub mod board;
 pub mod cli;
 pub mod command;
 pub mod daemon;
+pub mod decide;
 pub mod digest;
 pub mod document;
 pub mod error;
@@ -77,7 +78,6 @@ pub mod job;
 pub mod outcome;
 pub mod process;
 pub mod project;
-pub mod queue;
 pub mod record;
 pub mod registry;
 pub mod render;

@@ -4,7 +4,7 @@ use crate::agent::{Fault, Report, dialect, sum_usage};
 use crate::job::{Attempt, JobId, Status, log_name};
 use crate::project::Project;
 use crate::record::Text;
-use crate::record::{Carried, Claim, Outcome, WorkerOutput};
+use crate::record::{Carried, Claim, Inherited, Outcome, WorkerOutput};
 use crate::time::Wall;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub fn of_claim(
         Vec::new()
     };
     let (usage, carried) = (claim.carried.usage.clone(), &claim.carried);
-    let cost_usd = cost_of(&claim.attempts);
+    let cost_usd = cost_of(&claim.attempts, claim.inherited.as_ref());
     Outcome {
         job_id: id.clone(),
         status,
@@ -72,6 +72,7 @@ pub fn of_claim(
         checks: claim.checks.clone(),
         git: None,
         continues: claim.continues.clone(),
+        failed_mcp_servers: carried.failed_mcp_servers.clone(),
     }
 }
 
@@ -87,20 +88,23 @@ fn log_paths(project: &Project, id: &JobId, claim: &Claim) -> Vec<String> {
         .collect()
 }
 
-/// A job's cost: the last running total of each session, summed (SPEC 7).
-pub fn cost_of(attempts: &[Attempt]) -> Option<f64> {
+/// A job's cost: the last running total of each session, summed, less what one had cost before the job
+/// (SPEC 7).
+pub fn cost_of(attempts: &[Attempt], inherited: Option<&Inherited>) -> Option<f64> {
     let mut sessions: Vec<(Option<&str>, f64)> = Vec::new();
     for attempt in attempts {
         let Some(total) = attempt.cost_usd else {
             continue;
         };
         let session = attempt.session_id.as_deref();
+        let before = inherited.filter(|before| Some(before.session_id.as_str()) == session);
+        let cost = (total - before.map_or(0.0, |before| before.cost_usd)).max(0.0);
         match sessions.iter_mut().find(|(known, _)| *known == session) {
-            Some((_, last)) => *last = total,
-            None => sessions.push((session, total)),
+            Some((_, last)) => *last = cost,
+            None => sessions.push((session, cost)),
         }
     }
-    (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, total)| total).sum()))
+    (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, cost)| cost).sum()))
 }
 
 /// Puts the last attempt's output into a result, on top of what earlier ones brought. Paths below
@@ -136,7 +140,7 @@ pub fn take_report(
         summary: report.answer.map(Text::new),
         raw_output: text.clone(),
         usage: sum_usage(claim.carried.usage.clone(), report.usage),
-        cost_usd: cost_of(&claim.attempts),
+        cost_usd: cost_of(&claim.attempts, claim.inherited.as_ref()),
     });
     outcome.stdout = text;
     outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
@@ -145,6 +149,7 @@ pub fn take_report(
     (outcome.agent_version, outcome.model) = (report.agent_version, report.model);
     outcome.num_turns = sum_turns(claim.carried.num_turns, report.num_turns);
     unite(&mut outcome.permission_denials, report.permission_denials);
+    unite(&mut outcome.failed_mcp_servers, report.failed_servers);
 }
 
 /// Keeps for the result what an attempt brought that is not the last.
@@ -153,6 +158,7 @@ pub fn carry(carried: &mut Carried, report: Report) {
     carried.num_turns = sum_turns(carried.num_turns, report.num_turns);
     unite(&mut carried.edited, report.edited);
     unite(&mut carried.permission_denials, report.permission_denials);
+    unite(&mut carried.failed_mcp_servers, report.failed_servers);
 }
 
 fn sum_turns(before: Option<u64>, now: Option<u64>) -> Option<u64> {
@@ -199,15 +205,20 @@ mod tests {
 
     #[test]
     fn a_job_costs_the_last_running_total_of_each_session() {
-        assert_eq!(cost_of(&[]), None);
-        assert_eq!(cost_of(&[attempt("a", None)]), None);
+        assert_eq!(cost_of(&[], None), None);
+        assert_eq!(cost_of(&[attempt("a", None)], None), None);
         let attempts = [
             attempt("a", Some(0.1)),
             attempt("a", Some(0.3)),
             attempt("b", Some(0.1)),
             attempt("a", None),
         ];
-        assert_eq!(cost_of(&attempts), Some(0.4));
+        assert_eq!(cost_of(&attempts, None), Some(0.4));
+        let before = Inherited {
+            session_id: "a".to_owned(),
+            cost_usd: 0.2,
+        };
+        assert_eq!(cost_of(&attempts, Some(&before)), Some(0.2));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for Object {
 }
 
 /// A process as it can be recognised again after a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its number, which may have been given to another process since.
     pub pid: i32,
@@ -93,10 +93,8 @@ pub struct Identity {
     pub start_time: u64,
 }
 
-/// A claim: the job is ours to run, and this is how far it got. Durable before every start.
-///
-/// The file's first line is this document; a second line, appended once the process exists, is
-/// its [`Identity`]. Appending costs no second file, and a line torn by a crash is merely absent.
+/// A claim: the job is ours to run, and this is how far it got. Durable before every start, and written
+/// again when the process is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Claim {
     /// The job.
@@ -105,6 +103,9 @@ pub struct Claim {
     pub run: String,
     /// The boot in which it happened.
     pub boot_id: String,
+    /// The process of the latest start, once it is known.
+    #[serde(default)]
+    pub process: Option<Identity>,
     /// The number of starts, the latest included.
     pub starts: u32,
     /// When the latest start happened.
@@ -133,12 +134,44 @@ pub struct Claim {
     pub carried: Carried,
     /// Why nothing runs just now; null while the agent does.
     pub suspended: Option<Suspension>,
+    /// Whether the agent did its work, and the check is to prove it.
+    #[serde(default)]
+    pub checking: bool,
+    /// Whether the latest start was ended because a person stopped the daemon.
+    #[serde(default)]
+    pub stopped: bool,
     /// Checks that ended.
     #[serde(default)]
     pub checks: Vec<Check>,
     /// The finished job whose session this one resumes.
     #[serde(default)]
     pub continues: Option<JobId>,
+    /// That session.
+    #[serde(default)]
+    pub inherited: Option<Inherited>,
+    /// The work tree as it was before the first start; null where git does not keep it.
+    #[serde(default)]
+    pub git: Option<Snapshot>,
+}
+
+/// A session that another job began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// Its id.
+    pub session_id: String,
+    /// Its running total before this job, in US dollars.
+    pub cost_usd: f64,
+}
+
+/// A git work tree as it was at a moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The branch; null when the head is detached.
+    pub branch: Option<String>,
+    /// The commit; null in a repository without one.
+    pub head: Option<String>,
+    /// The tree of all files that git does not ignore.
+    pub tree: String,
 }
 
 /// One run of the `check`, as it stands in `checks` of a result.
@@ -189,6 +222,9 @@ pub struct Carried {
     pub edited: Vec<String>,
     /// Tools refused so far.
     pub permission_denials: Vec<Value>,
+    /// MCP servers that failed to start so far.
+    #[serde(default)]
+    pub failed_mcp_servers: Vec<String>,
     /// Processes swept so far.
     pub leftovers: u32,
 }
@@ -219,6 +255,7 @@ impl Claim {
             job_id,
             run: String::new(),
             boot_id: String::new(),
+            process: None,
             starts: 0,
             started_at: created_at,
             created_at,
@@ -233,50 +270,29 @@ impl Claim {
             interruptions: 0,
             carried: Carried::default(),
             suspended: None,
+            checking: false,
+            stopped: false,
             checks: Vec::new(),
             continues: None,
+            inherited: None,
+            git: None,
         }
     }
 
-    /// The first line of the file.
+    /// The file's content.
     pub fn to_line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("a claim is representable in JSON");
         line.push(b'\n');
         line
     }
 
-    /// Reads a claim and the process that runs, if the file names one. The first line must be
-    /// whole; the second counts only if it is.
-    pub fn parse(bytes: &[u8]) -> Result<(Claim, Option<Identity>), String> {
-        #[derive(Deserialize)]
-        struct Process {
-            pid: i32,
-            start_time: u64,
-        }
-        let mut lines = bytes.split_inclusive(|&b| b == b'\n');
-        let first = lines
+    /// Reads the file's content. Older writers added a second line, which said nothing that is needed here.
+    pub fn parse(bytes: &[u8]) -> Result<Claim, String> {
+        let line = bytes
+            .split(|&byte| byte == b'\n')
             .next()
-            .filter(|line| line.ends_with(b"\n"))
-            .ok_or("its first line is not whole")?;
-        let claim = serde_json::from_slice(first).map_err(|e| e.to_string())?;
-        let process = lines
-            .next()
-            .filter(|line| line.ends_with(b"\n"))
-            .and_then(|line| serde_json::from_slice::<Process>(line).ok())
-            .map(|process| Identity {
-                pid: process.pid,
-                start_time: process.start_time,
-            });
-        Ok((claim, process))
-    }
-
-    /// The line that names the process, to be appended.
-    pub fn process_line(identity: Identity) -> Vec<u8> {
-        format!(
-            "{{\"pid\":{},\"start_time\":{}}}\n",
-            identity.pid, identity.start_time
-        )
-        .into_bytes()
+            .unwrap_or_default();
+        serde_json::from_slice(line).map_err(|e| e.to_string())
     }
 }
 
@@ -345,6 +361,8 @@ pub struct Outcome {
     pub git: Option<Change>,
     /// The job whose session this one resumed.
     pub continues: Option<JobId>,
+    /// MCP servers that failed to start.
+    pub failed_mcp_servers: Vec<String>,
 }
 
 /// The predecessor's nest for what the agent brought.
@@ -470,51 +488,5 @@ mod tests {
         let changed = r#"{"z":true,"a":{"y":[1, 2],"b":1e400},"new":"x"}"#;
         assert_eq!(serde_json::to_string(&object).unwrap(), changed);
         assert!(serde_json::from_str::<Object>("[]").is_err());
-    }
-
-    fn claim() -> Claim {
-        Claim {
-            job_id: JobId::parse("job-20260130-143000-x").unwrap(),
-            run: "0".repeat(32),
-            boot_id: "b".into(),
-            starts: 1,
-            started_at: Wall(1_000),
-            created_at: Wall(0),
-            queue_position: 1,
-            document_sha256: String::new(),
-            agent: "claude".into(),
-            protocol: Protocol::Claude,
-            session_id: None,
-            resumed: false,
-            attempts: vec![],
-            retries: 0,
-            interruptions: 0,
-            carried: Carried::default(),
-            suspended: None,
-            checks: Vec::new(),
-            continues: None,
-        }
-    }
-
-    #[test]
-    fn a_claim_is_read_whole_or_not_at_all_and_its_process_line_may_be_torn() {
-        let claim = claim();
-        let identity = Identity {
-            pid: 42,
-            start_time: 4711,
-        };
-        let mut bytes = claim.to_line();
-        let first = bytes.len();
-        bytes.extend(Claim::process_line(identity));
-        for end in 0..=bytes.len() {
-            match Claim::parse(&bytes[..end]) {
-                Ok((read, process)) => {
-                    assert!(end >= first);
-                    assert_eq!(read, claim);
-                    assert_eq!(process, (end == bytes.len()).then_some(identity));
-                }
-                Err(_) => assert!(end < first),
-            }
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::agent::plan::Plan;
 use crate::agent::{
-    Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
+    Case, Dialect, Ended, Ending, Fault, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
 };
 use crate::error::{Error, Result};
 use crate::excerpt::Excerpt;
@@ -78,7 +78,7 @@ pub fn start(
     token: &Token,
 ) -> Result<std::result::Result<Running, SpawnFault>> {
     let logs = spool.create_logs(id, number, plan.dialect.ending)?;
-    let stdin = prompt_file(&plan.prompt)?;
+    let stdin = memory_file(&plan.prompt)?;
     let root = spool.root()?;
     let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
     let launch = Launch {
@@ -112,18 +112,23 @@ pub fn start(
     }))
 }
 
-/// A file in memory: the agent can read it as it likes, and nothing is left of it.
-fn prompt_file(prompt: &str) -> Result<File> {
+/// A file in memory: whoever is started can read it as it likes, and nothing is left of it.
+pub fn memory_file(text: &str) -> Result<File> {
     let failed = |e| Error::io("make", Path::new("standard input"), e);
     let file =
-        File::from(memfd_create(c"prompt", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?);
-    file.write_all_at(prompt.as_bytes(), 0).map_err(failed)?;
+        File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?);
+    file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
     Ok(file)
 }
 
 impl Running {
-    /// Attends the attempt to its end. `look` is called now and then, and may ask for the end.
-    pub fn attend(self, policy: &Policy, mut look: impl FnMut() -> Option<Ending>) -> Finished {
+    /// Attends the attempt to its end. `look` is called now and then with what was heard, and may ask for
+    /// the end.
+    pub fn attend(
+        self,
+        policy: &Policy,
+        mut look: impl FnMut(&Agent, &Report) -> Option<Ending>,
+    ) -> Finished {
         let Running {
             agent,
             logs,
@@ -157,15 +162,17 @@ impl Running {
             final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
             offline_since = fold.is_offline().then(|| offline_since.unwrap_or(now));
             let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
-            let end = look().or_else(|| match (final_since, policy.silence_timeout) {
-                (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
-                _ if over(policy.timeout, started) => Some(Ending::Timeout),
-                _ if offline_since.is_some_and(|since| over(OFFLINE_MAX, since)) => {
-                    Some(Ending::Offline)
+            let end = look(&agent, &fold.report).or_else(|| {
+                match (final_since, policy.silence_timeout) {
+                    (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
+                    _ if over(policy.timeout, started) => Some(Ending::Timeout),
+                    _ if offline_since.is_some_and(|since| over(OFFLINE_MAX, since)) => {
+                        Some(Ending::Offline)
+                    }
+                    _ if written > policy.max_output => Some(Ending::OutputLimit),
+                    (None, Some(limit)) => over(limit, heard.1).then_some(Ending::Silent),
+                    _ => None,
                 }
-                _ if written > policy.max_output => Some(Ending::OutputLimit),
-                (None, Some(limit)) => over(limit, heard.1).then_some(Ending::Silent),
-                _ => None,
             });
             if let Some(end) = end {
                 agent.stop(policy.grace);
@@ -218,11 +225,21 @@ pub fn read_back(
     Ok(listener.conclude(out, ended, stderr.unwrap_or_default(), 0, duration))
 }
 
-/// Whether the verdict on a read-back attempt stands by itself: its output holds a final result.
-pub fn is_settled(finished: &Finished) -> bool {
-    match &finished.verdict {
-        Verdict::Completed => true,
-        Verdict::Fault(fault) => fault.kind != crate::job::ErrorKind::Interrupted,
+impl Finished {
+    /// An attempt whose process the system did not start.
+    pub fn never_ran(fault: Fault) -> Finished {
+        Finished {
+            ended: Ended {
+                code: None,
+                signal: None,
+                by: Ending::Itself,
+            },
+            verdict: Verdict::Fault(fault),
+            report: Report::default(),
+            stderr: String::new(),
+            leftovers: 0,
+            duration: Duration::ZERO,
+        }
     }
 }
 

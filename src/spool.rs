@@ -6,7 +6,7 @@ use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
 use crate::job::{self, JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
-use crate::record::{Claim, Identity, Outcome, QueueView};
+use crate::record::{Claim, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
@@ -521,13 +521,13 @@ impl Spool {
 
     /// Reads a claim and, if it names one, its process. An unreadable one is an error that says
     /// so; it is never taken for permission to start.
-    pub fn read_claim(&self, id: &JobId) -> Result<Option<(Claim, Option<Identity>)>> {
+    pub fn read_claim(&self, id: &JobId) -> Result<Option<Claim>> {
         let name = claim_name(id);
         let Some(bytes) = self.dirs()?.state.read(&name, CLAIM_MAX)? else {
             return Ok(None);
         };
         match Claim::parse(&bytes) {
-            Ok((claim, process)) if claim.job_id == *id => Ok(Some((claim, process))),
+            Ok(claim) if claim.job_id == *id => Ok(Some(claim)),
             other => {
                 let path = self.path(self.layout().state(), &name);
                 let why = other.err();
@@ -538,18 +538,16 @@ impl Spool {
         }
     }
 
-    /// Makes a claim durable. What is returned takes the process's line.
-    pub fn write_claim(&self, claim: &Claim) -> Result<File> {
+    /// Makes a claim durable.
+    pub fn write_claim(&self, claim: &Claim) -> Result<()> {
         let (name, line) = (claim_name(&claim.job_id), claim.to_line());
         let state = &self.dirs()?.state;
-        state.replace(&name, &line, Durability::Durable)
+        state.replace(&name, &line, Durability::Durable).map(drop)
     }
 
-    /// Adds the process to the claim just written. Not synced: after a power cut there is none.
-    pub fn note_process(&self, claim: &mut File, id: &JobId, identity: Identity) -> Result<()> {
-        let written = claim.write_all(&Claim::process_line(identity));
-        let path = self.path(self.layout().state(), &claim_name(id));
-        written.map_err(|e| Error::io("write", &path, e))
+    /// Whether the job has a claim.
+    pub fn has_claim(&self, id: &JobId) -> Result<bool> {
+        self.dirs()?.state.has(&claim_name(id))
     }
 
     /// Takes the claim away, if it is there.

@@ -214,6 +214,7 @@ fn every_kind_of_error_is_told_with_what_follows() {
         let word = match kind.course() {
             Course::Hold => "hold",
             Course::Retry => "retry",
+            Course::Resume => "resume",
             Course::End if *kind == ErrorKind::Cancelled => "cancelled",
             Course::End => "failed",
         };

@@ -64,7 +64,7 @@ impl Queue {
         }
         for id in begun {
             if !spool.has_result(&id)?
-                && let Ok(Some((claim, _))) = spool.read_claim(&id)
+                && let Ok(Some(claim)) = spool.read_claim(&id)
             {
                 queue.waiting.retain(|waiting| *waiting != id);
                 match daemon && claim.suspended.is_none() {

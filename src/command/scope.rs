@@ -317,7 +317,7 @@ pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option
         return Ok(Some(Standing::Done(result)));
     }
     // A claim that cannot be read is told of by the daemon, and its job is as good as held.
-    if let Ok(Some((claim, _))) = spool.read_claim(id) {
+    if let Ok(Some(claim)) = spool.read_claim(id) {
         let claim = Box::new(claim);
         return Ok(Some(match daemon && claim.suspended.is_none() {
             true => Standing::Running(claim),

@@ -215,11 +215,7 @@ pub(super) fn edit(scope: &Scope, job: &JobName) -> Result<()> {
             ))),
         }
     };
-    let begun = || {
-        spool
-            .read_claim(&id)
-            .map(|claim| claim.map(|(claim, _)| claim))
-    };
+    let begun = || spool.read_claim(&id);
     waits(begun()?)?;
     let was_held = spool.has_mark(&id, Mark::Hold)?;
     spool.mark(&id, Mark::Hold)?;

@@ -247,9 +247,9 @@ fn lay_out(world: &World) -> i32 {
         .next()
         .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
         .unwrap();
-    let text = claim(SURVIVED, json!({"run": token}));
-    let process = format!("{{\"pid\":{pid},\"start_time\":{start_time}}}\n");
-    lay(project, SURVIVED, &format!("{text}{process}"));
+    let process = json!({"pid": pid, "start_time": start_time});
+    let text = claim(SURVIVED, json!({"run": token, "process": process}));
+    lay(project, SURVIVED, &text);
     let scratch = format!("tmp/job-monitor-{}", &token[..16]);
     fs::create_dir(world.space.root().join(scratch)).unwrap();
 

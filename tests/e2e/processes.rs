@@ -326,7 +326,7 @@ fn what_a_killed_daemon_s_agent_left_is_found_by_token_and_by_the_agent_s_identi
 /// bystander in its session, then the daemon as the leader of another, with a bystander there.
 const NAMESPACE: &str = r#"
 start_time() { sed 's/.*) //' "/proc/$1/stat" | cut -d' ' -f20; }
-plant() { echo "{\"pid\":$2,\"start_time\":$(start_time "$3")}" >> "alpha/jobs/state/job-20260101-12000$1-x.claim"; }
+plant() { sed -i "s/}\$/,\"process\":{\"pid\":$2,\"start_time\":$(start_time "$3")}}/" "alpha/jobs/state/job-20260101-12000$1-x.claim"; }
 case ${0##*/} in
 first)
     sleep 600 & echo $! >> bystanders
@@ -456,7 +456,7 @@ fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_the_project(
     project.submit(ID, "x");
     lay_claim(&project, ID, "garbage");
     space.start();
-    space.wait_log("processes of job-20260101-120000-hello.md had survived; they were ended (2)");
+    space.wait_log("processes of an earlier run had survived; they were ended (2)");
     for (process, marks, spared) in &mut all {
         let is_alive = process.try_wait().unwrap().is_none();
         assert_eq!(is_alive, *spared, "{marks:?}");

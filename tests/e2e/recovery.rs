@@ -326,7 +326,7 @@ fn an_agent_whose_claim_is_lost_with_the_state_directory_is_ended_before_another
         "it was left alone"
     );
     assert!(others.iter().all(|&pid| is_alive(pid)), "it was not ours");
-    space.wait_log("processes of jobs whose claims are lost had survived; they were ended");
+    space.wait_log("processes of an earlier run had survived; they were ended");
     for project in [&project, &other] {
         fs::write(project.path.join("go"), "").unwrap();
         assert_eq!(project.wait_result(ID)["status"], "completed");
@@ -413,12 +413,9 @@ fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled()
         project.submit(&id, "x");
         fs::write(project.logs(&format!("{id}.md")), "x").unwrap();
         fs::write(project.logs(&format!("{id}.out")), "").unwrap();
-        let claim = claim(&id, keys);
-        lay_claim(
-            &project,
-            &id,
-            &format!("{claim}{{\"pid\":{pid},\"start_time\":{start_time}}}\n"),
-        );
+        let mut keys = keys;
+        keys["process"] = json!({"pid": pid, "start_time": start_time});
+        lay_claim(&project, &id, &claim(&id, keys));
         space.start();
         assert_eq!(project.wait_result(&id)["error_kind"], "interrupted");
         assert_eq!(space.stop(), 0);
@@ -441,12 +438,8 @@ fn a_claim_without_logs_and_process_is_of_a_start_that_never_was() {
     // The logs are made between claim and start, so the first was not started. The second was,
     // whoever has tidied its logs away since.
     lay_claim(&project, ID, &claim(ID, json!({})));
-    let process = "{\"pid\":1,\"start_time\":1}\n";
-    lay_claim(
-        &project,
-        NEXT,
-        &format!("{}{process}", claim(NEXT, json!({}))),
-    );
+    let process = json!({"process": {"pid": 1, "start_time": 1}});
+    lay_claim(&project, NEXT, &claim(NEXT, process));
     space.start();
     let result = project.wait_result(ID);
     assert_eq!(result["status"], "completed", "{result}");

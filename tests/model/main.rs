@@ -1,10 +1,10 @@
-//! The decisions of the program (`queue`, `holds`) against a model of the spool: every
+//! The decisions of the program (`decide`, `holds`) against a model of the spool: every
 //! sequence of arrivals, edits, marks, outcomes, faults and crashes between durable steps to a
 //! stated depth, and random ones far beyond it.
 //!
-//! `world` is what is outside: disk, agent, clock, people. `worker` does to it what `src/worker`
-//! does, in the same order, with the program's own decisions. Each effect of the daemon is a place
-//! to be killed at, to fail at, and to fail at although it happened. In every world that is
+//! `world` is what is outside: disk, agent, check, clock, people. `daemon` performs on it the steps that the
+//! program's own `decide` gives, and decides nothing. Each effect of the daemon is a place to be killed at,
+//! to fail at, and to fail at although it happened. In every world that is
 //! reached: one result for each job and never another one; no second start but those that SPEC 7
 //! allows; never two agents; first things first; and when nothing disturbs any more, every job
 //! comes to its result and nothing is left over.
@@ -15,8 +15,8 @@
 //! n seconds in each of five settings; a failure is shortened and told with its seed, with which
 //! `JOB_MONITOR_FUZZ_SEED` begins again.
 
+mod daemon;
 mod desk;
-mod worker;
 mod world;
 
 use job_monitor::project::{OnInterrupt, Protocol};
@@ -227,6 +227,7 @@ fn settings(jobs: usize) -> impl Iterator<Item = Setting> {
             protocol,
             on_interrupt,
             retries: 1,
+            check_rounds: None,
         })
 }
 
@@ -290,6 +291,24 @@ fn what_another_run_left_is_not_taken_for_this_one_s() {
     for setting in settings(2) {
         explore(setting, &[&RUNNING[..], &again].concat(), 3);
         explore(setting, &twice, 4);
+    }
+}
+
+#[test]
+fn whatever_happens_to_a_job_that_is_checked_it_comes_to_one_result() {
+    let done = [Act::Ends(Some(Said::Done)), Act::Turn(Fate::Fine)];
+    for setting in settings(1) {
+        let setting = Setting {
+            check_rounds: Some(1),
+            ..setting
+        };
+        explore(setting, &[&RUNNING[..], &done].concat(), 4);
+        let fails = [
+            Act::Turn(Fate::Fine),
+            Act::CheckEnds(false),
+            Act::Turn(Fate::Fine),
+        ];
+        explore(setting, &[&RUNNING[..], &done, &fails].concat(), 4);
     }
 }
 

@@ -1,12 +1,12 @@
 //! The outside of the daemon: disk, agent, clock, people. And the record of what truly happened,
 //! which the daemon never sees and against which each of its effects is checked.
 
-use crate::worker::Daemon;
+use crate::daemon::Daemon;
 use job_monitor::agent::Fault;
+use job_monitor::decide::{Arrival, INTERRUPTIONS_MAX};
 use job_monitor::holds::Holds;
 use job_monitor::job::{ErrorKind, JobId, Meta, Status};
 use job_monitor::project::{OnInterrupt, Protocol};
-use job_monitor::queue::{Arrival, INTERRUPTIONS_MAX};
 use job_monitor::record::Claim;
 use job_monitor::time::Wall;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,8 @@ pub struct Setting {
     pub protocol: Protocol,
     pub on_interrupt: OnInterrupt,
     pub retries: u32,
+    /// Whether there is a check, and how often the agent is sent back.
+    pub check_rounds: Option<u32>,
 }
 
 /// What outlasts a crash of the daemon.
@@ -58,6 +60,8 @@ pub struct Disk {
     pub kept: BTreeMap<JobId, u32>,
     pub logs: BTreeMap<String, Log>,
     pub holds: Holds,
+    /// What the daemon remembers of finished jobs.
+    pub finished: BTreeSet<JobId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +127,10 @@ struct Run {
     cut_off: bool,
     /// And its log went with it.
     log_lost: bool,
+    /// A person stopped the daemon meanwhile.
+    stopped: bool,
+    /// How its checks ended.
+    checks: Vec<bool>,
 }
 
 /// What a person or the world did to a job.
@@ -131,6 +139,8 @@ struct Asked {
     cancel: bool,
     /// The claim was damaged: a start after that is asked for, by `release`.
     damaged: bool,
+    repeats: u32,
+    rounds: u32,
     interruptions: u32,
 }
 
@@ -187,6 +197,8 @@ pub enum Act {
     /// The agent writes its last word and exits, or lingers.
     Ends(Option<Said>),
     Lingers(Said),
+    /// The check ends, well or not.
+    CheckEnds(bool),
     Kill,
     /// With whatever was not synced, or without.
     PowerCut {
@@ -202,7 +214,7 @@ pub enum Act {
     /// Another project's job meets a limit, or gets its work done.
     OtherLimit,
     OtherWorks,
-    /// A person deletes a result, which asks for the job to be run again.
+    /// Somebody takes a result away, which must not bring the job back.
     Unpublish(usize),
 }
 
@@ -212,6 +224,11 @@ pub struct World {
     pub disk: Disk,
     pub daemon: Option<Daemon>,
     pub agent: Option<Agent>,
+    /// The job whose check runs, and how that ended.
+    pub check: Option<JobId>,
+    pub check_said: Option<bool>,
+    /// Whether another project's job was answered lately.
+    pub others_answered: bool,
     pub boot: u32,
     /// What inotify holds for the daemon.
     pub events: Vec<(JobId, Arrival)>,
@@ -238,6 +255,9 @@ impl World {
             disk: Disk::default(),
             daemon: None,
             agent: None,
+            check: None,
+            check_said: None,
+            others_answered: false,
             boot: 0,
             events: Vec::new(),
             poked: false,
@@ -273,8 +293,13 @@ impl World {
     fn is_waiting(&self, id: &JobId) -> bool {
         let has_text = |document: &Document| document.version > 0;
         self.disk.documents.get(id).is_some_and(has_text)
-            && !self.disk.results.contains_key(id)
+            && self.is_open(id)
             && !self.disk.claims.contains_key(id)
+    }
+
+    /// Whether a job is not finished, as far as the daemon can know.
+    pub fn is_open(&self, id: &JobId) -> bool {
+        !self.disk.results.contains_key(id) && !self.disk.finished.contains(id)
     }
 
     /// Everything that can happen next, for an exploration of everything.
@@ -316,6 +341,9 @@ impl World {
             }
             acts.push(Act::Stop);
         }
+        if self.check.is_some() {
+            acts.extend([Act::CheckEnds(true), Act::CheckEnds(false), Act::Stop]);
+        }
         if self.daemon.is_some() {
             acts.push(Act::Kill);
         }
@@ -335,11 +363,12 @@ impl World {
         is_whole && still && !self.disk.results.contains_key(id)
     }
 
-    /// Whether a person could now delete the job's result and so ask for it again. With a claim
-    /// or a mark that was left over they would ask for what these say, and get that.
+    /// Whether the job's result can be taken away, and the daemon knows better. With a claim or a mark that
+    /// was left over it would do what these say.
     pub fn may_be_unpublished(&self, n: usize) -> bool {
         let id = &ids()[n];
         self.disk.results.contains_key(id)
+            && self.disk.finished.contains(id)
             && !self.disk.claims.contains_key(id)
             && !self.disk.cancelled.contains(id)
             && !self.disk.held.contains(id)
@@ -383,10 +412,11 @@ impl World {
                 }
             }
             Act::Lingers(said) => self.say(Some(said)),
+            Act::CheckEnds(well) => self.check_said = self.check.as_ref().map(|_| well),
             Act::Kill => self.go_down(),
             Act::PowerCut { lossy } => {
                 self.go_down();
-                self.agent = None;
+                (self.agent, self.check) = (None, None);
                 self.boot += 1;
                 if lossy {
                     self.disk.logs.clear();
@@ -399,6 +429,11 @@ impl World {
             Act::Stop => {
                 if let Some(mut daemon) = self.daemon.take() {
                     self.fate = Fate::Fine;
+                    if let Some(agent) = &self.agent
+                        && let Some(run) = self.runs.iter_mut().find(|run| run.token == agent.run)
+                    {
+                        run.stopped = true;
+                    }
                     daemon
                         .stop(self)
                         .expect("nothing disturbs an orderly stop of the model");
@@ -430,12 +465,11 @@ impl World {
             Act::OtherWorks => {
                 let now = self.wall();
                 self.disk.holds.answered("p", AGENT, now);
+                self.others_answered = true;
             }
             Act::Unpublish(n) if !self.may_be_unpublished(n) => {}
             Act::Unpublish(n) => {
                 self.disk.results.remove(&id(n));
-                self.runs.retain(|run| run.id != id(n));
-                self.asked.remove(&id(n));
                 self.ring(id(n), Arrival::Whole);
             }
         }
@@ -508,13 +542,18 @@ impl World {
     /// Whether what a start amounts to is not on disk yet.
     fn is_undecided(&self, run: &Run) -> bool {
         let runs = match self.disk.claims.get(&run.id) {
-            Some(ClaimFile::Whole(claim)) => claim.run == run.token && claim.suspended.is_none(),
+            Some(ClaimFile::Whole(claim)) => {
+                claim.run == run.token && claim.suspended.is_none() && !claim.checking
+            }
             _ => false,
         };
         runs && !self.disk.results.contains_key(&run.id)
     }
 
+    /// Memory goes, and with it a probe that was under way.
     fn forget_events(&mut self) {
+        let now = self.wall();
+        self.disk.holds.end_probe("p", false, now);
         self.events.clear();
         self.poked = false;
     }
@@ -552,6 +591,30 @@ impl World {
         self.effect(|_| ())
     }
 
+    pub fn start_check(&mut self, id: &JobId) -> Done {
+        self.effect(|_| ())?;
+        let last = self.runs.iter().rev().find(|run| run.id == *id);
+        let proves = last.is_some_and(|run| run.said == Some(Said::Done));
+        if !proves || self.agent.is_some() || self.disk.results.contains_key(id) {
+            self.wrong(format!("{id} is checked, and there is nothing to prove"));
+        }
+        (self.check, self.check_said) = (Some(id.clone()), None);
+        Ok(())
+    }
+
+    /// The daemon has taken in how a check ended.
+    pub fn note_check(&mut self, id: &JobId, well: bool) {
+        if let Some(run) = self.runs.iter_mut().rev().find(|run| run.id == *id) {
+            run.checks.push(well);
+        }
+    }
+
+    /// The agent and its processes are gone; what its log says.
+    pub fn end_agent(&mut self) -> Option<Said> {
+        let agent = self.agent.take()?;
+        self.disk.logs.get(&agent.log).and_then(|log| log.said)
+    }
+
     pub fn spawn(&mut self, claim: &Claim, log: String, version: u32) -> Done {
         self.effect(|_| ())?;
         let id = claim.job_id.clone();
@@ -586,6 +649,8 @@ impl World {
             said: None,
             cut_off: false,
             log_lost: false,
+            stopped: false,
+            checks: Vec::new(),
         });
         self.agent = Some(Agent {
             id,
@@ -604,7 +669,7 @@ impl World {
         };
         let asked = self.asked.entry(id.clone()).or_default();
         if std::mem::take(&mut asked.damaged) {
-            asked.interruptions = 0;
+            (asked.interruptions, asked.repeats, asked.rounds) = (0, 0, 0);
             return Ok(());
         }
         if last.version != version {
@@ -612,12 +677,29 @@ impl World {
         }
         let legible = !last.cut_off || (setting.protocol == Protocol::Claude && !last.log_lost);
         match last.said.filter(|_| legible) {
+            Some(Said::Done) if last.checks.last() == Some(&false) => {
+                asked.rounds += 1;
+                let enough = asked.rounds > setting.check_rounds.unwrap_or(0);
+                let text = format!("that is round {}", asked.rounds);
+                if enough { Err(text) } else { Ok(()) }
+            }
             Some(Said::Done) => Err("it had completed".to_owned()),
             Some(Said::Refused) => Err("it had failed for good".to_owned()),
             Some(Said::NoSuchSession) if last.resumed => Ok(()),
             Some(Said::NoSuchSession) => Err("its session was its own".to_owned()),
             Some(Said::Limit | Said::NotLoggedIn | Said::Overloaded) => Ok(()),
-            None if !last.cut_off => Err("nobody had interrupted it".to_owned()),
+            None if !last.cut_off => {
+                asked.repeats += 1;
+                let falls_over = setting.protocol == Protocol::Claude;
+                match falls_over && asked.repeats <= setting.retries {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "nobody had interrupted it: repeat {}",
+                        asked.repeats
+                    )),
+                }
+            }
+            None if last.stopped && setting.on_interrupt != OnInterrupt::Fail => Ok(()),
             None => {
                 asked.interruptions += 1;
                 let never = match setting.on_interrupt {
@@ -636,7 +718,7 @@ impl World {
 
     /// A job begins only when none before it could, and none that was begun is unfinished.
     fn check_order(&mut self, id: &JobId) {
-        let begun = |other: &&JobId| *other != id && !self.disk.results.contains_key(*other);
+        let begun = |other: &&JobId| *other != id && self.is_open(other);
         if let Some(other) = self.disk.claims.keys().find(begun) {
             let text = format!("{id} begins while {other} is unfinished");
             return self.wrong(text);
@@ -671,14 +753,21 @@ impl World {
             _ => false,
         };
         let fits = match (status, kind) {
-            (Status::Completed, None) => truth == Some(Said::Done),
+            (Status::Completed, None) => {
+                let proved = self.setting.check_rounds.is_none()
+                    || last.is_some_and(|run| run.checks.last() == Some(&true));
+                truth == Some(Said::Done) && proved
+            }
+            (Status::Failed, Some(ErrorKind::CheckFailed)) => {
+                last.is_some_and(|run| run.checks.last() == Some(&false))
+            }
             (Status::Cancelled, Some(ErrorKind::Cancelled)) => asked.cancel,
             (Status::Failed, Some(kind)) => match truth {
-                Some(Said::Done) => false,
                 Some(Said::Overloaded) if kind == ErrorKind::Overloaded => true,
                 Some(Said::Refused) => kind == ErrorKind::Refused,
                 Some(Said::NoSuchSession) if kind == ErrorKind::AgentError => true,
                 None if kind == ErrorKind::NoResult => last.is_some() && !cut_off,
+                Some(Said::Done) if last.is_none_or(|run| run.checks.is_empty()) => false,
                 _ => never_ran_though(kind),
             },
             _ => false,
@@ -750,7 +839,7 @@ impl World {
         for id in disk.documents.keys().chain(begun) {
             let given_up = world.asked.get(id).is_some_and(|asked| asked.damaged)
                 && !disk.documents.contains_key(id);
-            if !disk.results.contains_key(id) && !given_up {
+            if !disk.results.contains_key(id) && !disk.finished.contains(id) && !given_up {
                 return Err(format!("{id} has no result at the end: {world:#?}"));
             }
         }
@@ -764,7 +853,7 @@ impl World {
     /// Nothing is left of jobs that are done but their results and logs.
     fn is_tidy(&self) -> Result<(), String> {
         let disk = &self.disk;
-        let over = |id: &&JobId| disk.results.contains_key(*id);
+        let over = |id: &&JobId| !self.is_open(id);
         let marks = disk
             .cancelled
             .iter()
@@ -798,6 +887,7 @@ impl World {
             if self.agent.as_ref().is_some_and(|agent| !agent.gone) {
                 self.apply(Act::Ends(Some(Said::Done)));
             }
+            self.apply(Act::CheckEnds(true));
             // Also what the daemon holds, because it found a damaged claim.
             for n in 0..self.setting.jobs {
                 if self.disk.held.contains(&ids()[n]) && self.daemon.is_some() {
@@ -816,6 +906,7 @@ impl World {
         let heard = self.events.is_empty() && !self.poked;
         heard
             && self.agent.is_none()
+            && self.check.is_none()
             && self.daemon.as_ref().is_some_and(Daemon::is_idle)
             && self.disk.held.is_empty()
     }

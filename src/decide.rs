@@ -1,0 +1,1127 @@
+//! The states of a job, which step is next, and what follows an attempt: decisions over plain data, with
+//! the time as an argument. `worker` performs the steps; `tests/model` drives these very functions.
+
+use crate::agent::plan::{Because, Opening};
+use crate::agent::{Fault, Sessions, Verdict, dialect};
+use crate::job::{Course, ErrorKind, JobId, Meta, Status};
+use crate::project::{AgentSpec, OnInterrupt, Policy};
+use crate::record::{Check, Claim, Suspension};
+use crate::time::{Wall, human};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// A job that was interrupted so often is not started again: a job that brings the daemon down must not
+/// do so for ever (SPEC 7).
+pub const INTERRUPTIONS_MAX: u32 = 3;
+/// A document may be empty for so long before that is reported.
+pub const EMPTY_REPORT: Duration = Duration::from_secs(60);
+/// The longest pause before a repeat.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(7200);
+/// A job that meets nothing but an ill service for so long fails.
+pub const ILL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest pause between two looks at a document that somebody has open for writing.
+const WRITER_PAUSE: Duration = Duration::from_secs(5);
+/// For what an event will change, where the file system tells of events.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A job that is not finished with, as its project's worker knows it: the table of states in the crate's
+/// documentation, row by row.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Its document lies in the spool.
+    Waiting(Standing),
+    /// Its agent runs.
+    Running(Box<Claim>),
+    /// Its agent did its work, which the check is to prove.
+    Checking(Box<Claim>),
+    /// Its claim says that an agent runs, and none does: the daemon or the machine went down, or the start
+    /// came to nothing.
+    Interrupted(Box<Claim>),
+    /// It goes on later.
+    Suspended(Box<Claim>),
+    /// Its result is there; `on_finish` is still to be run with these variables.
+    Done(Vec<(&'static str, String)>),
+}
+
+impl State {
+    /// What a claim on disk says of a job that nobody attends.
+    pub fn of(claim: Claim) -> State {
+        let claim = Box::new(claim);
+        match &claim.suspended {
+            _ if claim.checking => State::Checking(claim),
+            Some(_) => State::Suspended(claim),
+            None => State::Interrupted(claim),
+        }
+    }
+
+    /// The claim, if the job has one.
+    pub fn claim(&self) -> Option<&Claim> {
+        match self {
+            State::Waiting(_) | State::Done(_) => None,
+            State::Running(claim)
+            | State::Checking(claim)
+            | State::Interrupted(claim)
+            | State::Suspended(claim) => Some(claim),
+        }
+    }
+}
+
+/// How a document came into the spool, as far as an event told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Renamed in: whole at once.
+    Whole,
+    /// Written in place, linked, or found by a scan: whole once it has settled.
+    Unknown,
+}
+
+/// What is known of a waiting document.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    arrival: Arrival,
+    /// Its place in the queue when it came, from 1.
+    accepted: u64,
+    /// Not to be looked at before this.
+    look_at: Option<Instant>,
+    /// Until then those behind it wait for it to settle.
+    goes_first: Option<Instant>,
+    /// Its own `not-before`.
+    not_before: Option<Wall>,
+    /// What it looked like when it had not settled, and since when.
+    seen: Option<(Meta, Instant)>,
+    told: bool,
+}
+
+/// Whether a document counts yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is whole.
+    Ready,
+    /// It may be whole later; it has been put off.
+    NotYet,
+    /// As before, and it has been so long enough that the person should be told, once.
+    Overdue,
+}
+
+/// Both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For pauses.
+    pub instant: Instant,
+    /// For what stands in documents.
+    pub wall: Wall,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A cancelled job that does not run: publish that.
+    Withdraw(JobId),
+    /// The job whose agent or check runs is cancelled: end it.
+    End,
+    /// Run `on_finish` for a job that is done.
+    Tell(JobId),
+    /// See what an interrupted job has left.
+    Recover(JobId),
+    /// Run the job's check.
+    Check(JobId),
+    /// Start the job's agent, once its document counts and nobody holds it.
+    Start(JobId),
+    /// Wait until then, or until something rings.
+    Wait(Until),
+}
+
+/// The end of a wait: the first of the two; neither is a wait for a ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Until {
+    /// On the monotonic clock.
+    pub instant: Option<Instant>,
+    /// By the calendar.
+    pub wall: Option<Wall>,
+}
+
+/// All jobs of a project that are not finished with, in order: a cache of its directories.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs {
+    all: BTreeMap<JobId, State>,
+    /// Those that do not wait.
+    begun: BTreeSet<JobId>,
+    /// The job whose agent or check runs just now.
+    pub attended: Option<JobId>,
+    /// Jobs with a cancel mark.
+    pub cancelled: BTreeSet<JobId>,
+    /// Jobs with a hold mark.
+    pub held: BTreeSet<JobId>,
+}
+
+/// The next step. `closed` is until when no agent may be started, as the board said.
+pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
+    let mut cancelled = jobs.cancelled.iter();
+    let is_idle = |id: &&JobId| {
+        jobs.attended.as_ref() != Some(*id) && !matches!(jobs.get(id), None | Some(State::Done(_)))
+    };
+    if let Some(id) = cancelled.find(is_idle) {
+        return Step::Withdraw(id.clone());
+    }
+    if let Some(id) = &jobs.attended {
+        return match jobs.cancelled.contains(id) {
+            true => Step::End,
+            false => Step::Wait(Until::default()),
+        };
+    }
+    let first = |wanted: fn(&State) -> bool| {
+        let mut begun = jobs.begun.iter();
+        begun.find(|id| jobs.get(id).is_some_and(wanted)).cloned()
+    };
+    if let Some(id) = first(|state| matches!(state, State::Done(_))) {
+        return Step::Tell(id);
+    }
+    if let Some(id) = first(|state| matches!(state, State::Interrupted(_))) {
+        return Step::Recover(id);
+    }
+    // A job that was begun keeps its place at the head, and its project waits for it.
+    if let Some(claim) = jobs.begun().next().and_then(State::claim) {
+        let id = claim.job_id.clone();
+        let due = claim
+            .suspended
+            .as_ref()
+            .and_then(|suspension| suspension.retry_at);
+        // What is further away than any pause is due: the clock was set back.
+        let is_ahead = |at: &Wall| *at > now.wall && at.since(now.wall) <= BACKOFF_MAX;
+        return match (due.filter(is_ahead), closed) {
+            (wall @ Some(_), _) => Step::Wait(Until {
+                wall,
+                instant: None,
+            }),
+            (None, Some(until)) => Step::Wait(until),
+            _ if claim.checking => Step::Check(id),
+            _ if jobs.held.contains(&id) => Step::Wait(Until::default()),
+            _ => Step::Start(id),
+        };
+    }
+    match (jobs.first(now), closed) {
+        (Ok(_), Some(until)) => Step::Wait(until),
+        (Ok(id), None) => Step::Start(id.clone()),
+        (Err(until), _) => Step::Wait(until),
+    }
+}
+
+impl Jobs {
+    /// A job, unless it is unknown or finished with.
+    pub fn get(&self, id: &JobId) -> Option<&State> {
+        self.all.get(id)
+    }
+
+    /// The claim of a job that has one.
+    pub fn claim(&self, id: &JobId) -> Option<&Claim> {
+        self.get(id)?.claim()
+    }
+
+    /// Changes a job's state; all that is derived from it changes with it.
+    pub fn set(&mut self, id: JobId, state: State) {
+        match state {
+            State::Waiting(_) => self.begun.remove(&id),
+            _ => self.begun.insert(id.clone()),
+        };
+        self.all.insert(id, state);
+    }
+
+    /// Forgets a job: it is finished with, or its document is gone. Returns what it was.
+    pub fn remove(&mut self, id: &JobId) -> Option<State> {
+        self.begun.remove(id);
+        self.all.remove(id)
+    }
+
+    /// Takes a whole scan over: what waited and is gone is dropped, what is new is added, what is known of
+    /// the rest is kept. Returns what is new, and what is gone.
+    pub fn replace(&mut self, scanned: BTreeSet<JobId>) -> (Vec<JobId>, Vec<JobId>) {
+        let gone = self.waiting().filter(|(id, _)| !scanned.contains(id));
+        let gone: Vec<JobId> = gone.map(|(id, _)| id.clone()).collect();
+        for id in &gone {
+            self.remove(id);
+        }
+        let new = scanned.into_iter().filter(|id| !self.all.contains_key(id));
+        let new: Vec<JobId> = new.collect();
+        for id in &new {
+            self.note(id.clone(), Arrival::Unknown);
+        }
+        (new, gone)
+    }
+
+    /// A document has appeared or changed; that of a job that was begun matters no more. Returns whether
+    /// it is new.
+    pub fn note(&mut self, id: JobId, arrival: Arrival) -> bool {
+        let mut standing = Standing {
+            arrival,
+            accepted: self.len() as u64 + 1,
+            look_at: None,
+            goes_first: None,
+            not_before: None,
+            seen: None,
+            told: false,
+        };
+        let is_new = match self.get(&id) {
+            None => true,
+            Some(State::Waiting(old)) => {
+                (standing.accepted, standing.goes_first) = (old.accepted, old.goes_first);
+                false
+            }
+            Some(_) => return false,
+        };
+        self.set(id, State::Waiting(standing));
+        is_new
+    }
+
+    /// Puts a waiting job off; others go before it.
+    pub fn put_off(&mut self, id: &JobId, until: Instant) {
+        if let Some(State::Waiting(standing)) = self.all.get_mut(id) {
+            standing.look_at = Some(until);
+        }
+    }
+
+    /// Puts a waiting job off until the time that its document names; others go before it.
+    pub fn defer(&mut self, id: &JobId, until: Wall) {
+        if let Some(State::Waiting(standing)) = self.all.get_mut(id) {
+            standing.not_before = Some(until);
+        }
+    }
+
+    /// The first waiting job that may go, or when one may.
+    fn first(&self, now: Now) -> Result<&JobId, Until> {
+        let mut until = Until::default();
+        let free = self.waiting().filter(|(id, _)| !self.held.contains(*id));
+        for (id, standing) in free {
+            if let Some(at) = standing.not_before.filter(|at| *at > now.wall) {
+                until.wall = Some(until.wall.map_or(at, |other| other.min(at)));
+            } else if let Some(at) = standing.look_at.filter(|at| *at > now.instant) {
+                until.instant = Some(until.instant.map_or(at, |other| other.min(at)));
+                if standing.goes_first.is_some_and(|end| end > now.instant) {
+                    return Err(until);
+                }
+            } else {
+                return Ok(id);
+            }
+        }
+        Err(until)
+    }
+
+    /// The waiting jobs in order.
+    pub fn waiting(&self) -> impl Iterator<Item = (&JobId, &Standing)> {
+        self.all.iter().filter_map(|(id, state)| match state {
+            State::Waiting(standing) => Some((id, standing)),
+            _ => None,
+        })
+    }
+
+    /// The jobs that do not wait, in order.
+    pub fn begun(&self) -> impl Iterator<Item = &State> {
+        self.begun.iter().filter_map(|id| self.get(id))
+    }
+
+    /// How many jobs wait.
+    pub fn len(&self) -> usize {
+        self.all.len() - self.begun.len()
+    }
+
+    /// Whether nothing is left to be done.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The place that a job had in the queue when it came, from 1.
+    pub fn accepted_at(&self, id: &JobId) -> u64 {
+        match self.get(id) {
+            Some(State::Waiting(standing)) => standing.accepted,
+            _ => 1,
+        }
+    }
+
+    /// Whether a document as it looks now counts (SPEC 3): whole when renamed in, else unchanged for
+    /// `settle`; never while somebody writes it; never while empty.
+    pub fn readiness(
+        &mut self,
+        id: &JobId,
+        meta: &Meta,
+        writer: bool,
+        settle: Duration,
+        now: Now,
+    ) -> Readiness {
+        let Some(State::Waiting(standing)) = self.all.get_mut(id) else {
+            return Readiness::NotYet;
+        };
+        let since = match standing.seen {
+            Some((seen, since)) if seen == *meta => since,
+            _ => now.instant,
+        };
+        standing.seen = Some((*meta, since));
+        let unchanged = now.instant.saturating_duration_since(since);
+        if meta.size == 0 {
+            // The event of its first write will bring it back; until then only a word is due.
+            let overdue = unchanged >= EMPTY_REPORT && !standing.told;
+            standing.told |= overdue;
+            standing.look_at = Some(match standing.told {
+                true => now.instant + LONG,
+                false => since + EMPTY_REPORT,
+            });
+            standing.goes_first = None;
+            return if overdue {
+                Readiness::Overdue
+            } else {
+                Readiness::NotYet
+            };
+        }
+        if writer {
+            // Not every file system tells when it is closed.
+            let pause = unchanged.clamp(settle.min(WRITER_PAUSE), WRITER_PAUSE);
+            standing.look_at = Some(now.instant + pause);
+            standing.goes_first = None;
+            return Readiness::NotYet;
+        }
+        // A modification time of long ago settles it at once, as at the daemon's start; one of the
+        // future says nothing, and then the monotonic clock decides.
+        let quiet = unchanged.max(now.wall.since(meta.mtime()));
+        if standing.arrival == Arrival::Whole || quiet >= settle {
+            return Readiness::Ready;
+        }
+        standing.look_at = Some(now.instant + (settle - quiet));
+        standing.goes_first.get_or_insert(now.instant + settle);
+        Readiness::NotYet
+    }
+}
+
+/// What follows an attempt, an interruption or a check.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// The job is done.
+    Publish(Status),
+    /// The check is to prove the agent's word.
+    Check,
+    /// The job keeps its claim, and goes on later: at a time, or when nobody holds its agent.
+    Suspend(Suspension),
+}
+
+/// Decides what follows an attempt (SPEC 7), and counts what it costs the job. `others_answered` says
+/// whether the service answered another job of that agent since this one's fault before.
+pub fn after_attempt(
+    verdict: &Verdict,
+    claim: &mut Claim,
+    policy: &Policy,
+    others_answered: bool,
+    now: Wall,
+) -> Next {
+    let fault = match verdict {
+        Verdict::Completed if policy.check.is_some() => return Next::Check,
+        Verdict::Completed => return Next::Publish(Status::Completed),
+        Verdict::Fault(fault) => fault,
+    };
+    let suspend = |retry_at, afresh| {
+        Next::Suspend(Suspension {
+            kind: fault.kind,
+            error: fault.error.clone(),
+            retry_at,
+            afresh,
+        })
+    };
+    if fault.session_unknown && claim.resumed {
+        return suspend(Some(now), true);
+    }
+    let mut charge = || {
+        let has_left = claim.retries < policy.retries;
+        let pause = backoff(claim.retries);
+        claim.retries += u32::from(has_left);
+        has_left.then_some(pause)
+    };
+    let has_sessions = dialect(policy.agent.protocol).sessions != Sessions::None;
+    let next = match fault.kind.course() {
+        Course::Hold if !is_of_service(fault.kind) => Some(suspend(None, false)),
+        Course::Hold if others_answered && charge().is_none() => None,
+        Course::Hold => (!is_ill_too_long(claim, now)).then(|| suspend(None, false)),
+        // A session that was to begin with a start that failed does not exist.
+        Course::Retry => charge().map(|pause| suspend(Some(now.plus(pause)), !claim.resumed)),
+        Course::Resume if has_sessions => {
+            charge().map(|pause| suspend(Some(now.plus(pause)), false))
+        }
+        Course::Resume | Course::End => None,
+    };
+    next.unwrap_or(Next::Publish(match fault.kind {
+        ErrorKind::Cancelled => Status::Cancelled,
+        _ => Status::Failed,
+    }))
+}
+
+/// Whether the service is ill, rather than closed to us: its holds have probes that tell.
+fn is_of_service(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Network | ErrorKind::Overloaded | ErrorKind::RateLimited
+    )
+}
+
+/// When the job's last attempt but the present one ended, if it was a fault.
+pub fn fault_before(claim: &Claim) -> Option<Wall> {
+    let last = claim
+        .attempts
+        .last()
+        .filter(|last| last.error_kind.is_some())?;
+    Some(last.started_at.plus(last.duration()))
+}
+
+/// Whether a job met nothing but an ill service for too long.
+fn is_ill_too_long(claim: &Claim, now: Wall) -> bool {
+    let ill = claim.attempts.iter().rev();
+    let ill = ill.take_while(|attempt| attempt.error_kind.is_some_and(is_of_service));
+    ill.last()
+        .is_some_and(|first| now.since(first.started_at) >= ILL_MAX)
+}
+
+/// The pause before the n-th repeat (from 0): 30 s, 2 min, 8 min …, at most 2 h.
+pub fn backoff(retries: u32) -> Duration {
+    Duration::from_secs(30 * 4_u64.pow(retries.min(4))).min(BACKOFF_MAX)
+}
+
+/// Decides what follows an interruption of a job whose output holds no final result, and counts it,
+/// unless a person asked for it. The fault is told where that ends the job.
+pub fn after_interruption(claim: &mut Claim, policy: &Policy, now: Wall) -> (Next, Fault) {
+    claim.interruptions += u32::from(!claim.stopped);
+    claim.stopped = false;
+    let suspend = |afresh| {
+        Next::Suspend(Suspension {
+            kind: ErrorKind::Interrupted,
+            error: "the monitor or the machine went down while the job ran".to_owned(),
+            retry_at: Some(now),
+            afresh,
+        })
+    };
+    let has_sessions = dialect(claim.protocol).sessions != Sessions::None;
+    let next = match policy.on_interrupt {
+        _ if claim.interruptions > INTERRUPTIONS_MAX => Next::Publish(Status::Failed),
+        OnInterrupt::Rerun => suspend(true),
+        OnInterrupt::Resume if has_sessions => suspend(false),
+        OnInterrupt::Resume | OnInterrupt::Fail => Next::Publish(Status::Failed),
+    };
+    let error = match claim.interruptions {
+        0 | 1 => "the monitor or the machine went down while the job ran; job-monitor retry runs it again"
+            .to_owned(),
+        n => format!("the monitor or the machine went down {n} times while the job ran"),
+    };
+    (next, Fault::new(ErrorKind::Interrupted, error))
+}
+
+/// What becomes of a claim whose agent never ran, because the daemon went down or the start failed: the
+/// job stands where it stood before. `None`: it waits again.
+pub fn undone(mut claim: Claim, now: Wall) -> Option<Claim> {
+    claim.starts -= 1;
+    claim.suspended = Some(Suspension {
+        kind: ErrorKind::Interrupted,
+        error: "the monitor or the machine went down before the job went on".to_owned(),
+        retry_at: Some(now),
+        afresh: !claim.resumed,
+    });
+    (claim.starts > 0).then_some(claim)
+}
+
+/// Decides what follows the check that the claim counts already. The fault is told where it did not
+/// succeed.
+pub fn after_check(claim: &Claim, policy: &Policy, now: Wall) -> (Next, Option<Fault>) {
+    let Some(check) = claim
+        .checks
+        .last()
+        .filter(|check| check.exit_code != Some(0))
+    else {
+        return (Next::Publish(Status::Completed), None);
+    };
+    let command = policy.check.as_deref().unwrap_or_default().join(" ");
+    let said = check
+        .output
+        .trim()
+        .lines()
+        .last()
+        .map_or(String::new(), |line| format!(": {line}"));
+    let error = format!("the check `{command}` {}{said}", how(check, policy));
+    let next = match claim.checks.len() as u64 > u64::from(policy.check_rounds) {
+        true => Next::Publish(Status::Failed),
+        false => Next::Suspend(Suspension {
+            kind: ErrorKind::CheckFailed,
+            error: error.clone(),
+            retry_at: Some(now),
+            afresh: false,
+        }),
+    };
+    (next, Some(Fault::new(ErrorKind::CheckFailed, error)))
+}
+
+/// How a check ended, in words.
+fn how(check: &Check, policy: &Policy) -> String {
+    match (check.exit_code, check.signal) {
+        (Some(code), _) => format!("failed with exit status {code}"),
+        _ if check.duration_seconds >= policy.check_timeout.as_secs_f64() => {
+            format!(
+                "was ended, since it took longer than {}",
+                human(policy.check_timeout)
+            )
+        }
+        (None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
+    }
+}
+
+/// How the next start of a job begins: in the session of the one before, or of the job that it continues,
+/// unless there is none to go on with. `session` is the name of a new one.
+pub fn opening(claim: &Claim, policy: &Policy, session: String) -> Opening {
+    let dialect = dialect(policy.agent.protocol);
+    let old = match &claim.suspended {
+        Some(suspension) if suspension.afresh || claim.protocol != policy.agent.protocol => None,
+        _ => claim
+            .session_id
+            .clone()
+            .filter(|_| dialect.sessions != Sessions::None),
+    };
+    let failed = claim
+        .checks
+        .last()
+        .filter(|check| check.exit_code != Some(0));
+    let check = failed.map(|check| Because::Check {
+        command: policy.check.as_deref().unwrap_or_default().join(" "),
+        how: how(check, policy),
+        output: check.output.clone(),
+    });
+    match (old, &claim.suspended) {
+        (None, _) => Opening::Fresh {
+            session: Some(session).filter(|_| dialect.sessions == Sessions::Chosen),
+            because: check,
+        },
+        (Some(session), None) => Opening::Resume {
+            session,
+            because: Because::Reply,
+        },
+        (Some(session), Some(suspension)) => Opening::Resume {
+            session,
+            // The agent that was sent back has not been told yet, if none ran since the check.
+            because: check
+                .filter(|_| !has_run_since(claim, failed))
+                .unwrap_or(Because::Ended(suspension.kind)),
+        },
+    }
+}
+
+fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
+    let ran = |kind: Option<ErrorKind>| kind != Some(ErrorKind::SpawnFailed);
+    let last = claim
+        .attempts
+        .iter()
+        .rev()
+        .find(|attempt| ran(attempt.error_kind));
+    last.zip(check)
+        .is_some_and(|(last, check)| last.started_at > check.started_at)
+}
+
+/// The claim of a job's next start.
+pub fn begun(
+    before: &Claim,
+    agent: &AgentSpec,
+    opening: &Opening,
+    run: &str,
+    boot_id: &str,
+) -> Claim {
+    let mut claim = before.clone();
+    claim.run = run.to_owned();
+    claim.boot_id = boot_id.to_owned();
+    claim.starts += 1;
+    claim.agent = agent.name.clone();
+    claim.protocol = agent.protocol;
+    (claim.resumed, claim.session_id) = match opening {
+        Opening::Fresh { session, .. } => (false, session.clone()),
+        Opening::Resume { session, .. } => (true, Some(session.clone())),
+    };
+    (claim.suspended, claim.process) = (None, None);
+    claim
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::Protocol;
+
+    const WALL: Wall = Wall(1_795_173_825_000);
+    const SETTLE: Duration = Duration::from_millis(200);
+
+    fn id(name: &str) -> JobId {
+        JobId::parse(&format!("job-20260130-143000-{name}")).unwrap()
+    }
+
+    fn at(start: Instant, after: Duration) -> Now {
+        Now {
+            instant: start + after,
+            wall: WALL.plus(after),
+        }
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<JobId> {
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A document of so many bytes, written so long after [`WALL`].
+    fn meta(size: u64, written: Duration) -> Meta {
+        Meta {
+            size,
+            mtime_ns: i128::from(WALL.plus(written).0) * 1_000_000,
+            mode: 0o100_600,
+            uid: 0,
+        }
+    }
+
+    /// One waiting job and a clock for both times.
+    struct Desk {
+        jobs: Jobs,
+        job: JobId,
+        start: Instant,
+    }
+
+    impl Desk {
+        fn new(arrival: Arrival) -> Desk {
+            let mut jobs = Jobs::default();
+            jobs.note(id("a"), arrival);
+            Desk {
+                jobs,
+                job: id("a"),
+                start: Instant::now(),
+            }
+        }
+
+        fn look(&mut self, meta: &Meta, writer: bool, after: Duration) -> Readiness {
+            let now = at(self.start, after);
+            self.jobs.readiness(&self.job, meta, writer, SETTLE, now)
+        }
+
+        /// How long after the start the job is due again.
+        fn due(&self) -> Option<Duration> {
+            match self.jobs.first(at(self.start, Duration::ZERO)) {
+                Err(until) => until.instant.map(|at| at - self.start),
+                Ok(_) => None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_that_was_renamed_in_is_whole_at_once() {
+        let mut desk = Desk::new(Arrival::Whole);
+        assert_eq!(desk.look(&meta(1, ms(0)), false, ms(0)), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_document_written_in_place_counts_once_it_has_settled() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        assert_eq!(desk.look(&meta(1, ms(0)), false, ms(50)), Readiness::NotYet);
+        assert_eq!(desk.due(), Some(SETTLE));
+        assert_eq!(desk.look(&meta(1, ms(0)), false, SETTLE), Readiness::Ready);
+    }
+
+    #[test]
+    fn what_is_still_being_written_begins_to_settle_anew() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        desk.look(&meta(1, ms(0)), false, ms(0));
+        assert_eq!(
+            desk.look(&meta(2, ms(190)), false, SETTLE),
+            Readiness::NotYet
+        );
+        assert_eq!(desk.due(), Some(ms(390)));
+        assert_eq!(
+            desk.look(&meta(2, ms(190)), false, ms(390)),
+            Readiness::Ready
+        );
+    }
+
+    #[test]
+    fn a_document_of_long_ago_needs_not_settle_again() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        let mut old = meta(1, ms(0));
+        old.mtime_ns -= 3_600_000_000_000;
+        assert_eq!(desk.look(&old, false, ms(0)), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_modification_time_of_the_future_is_settled_by_the_other_clock() {
+        let mut desk = Desk::new(Arrival::Unknown);
+        let future = meta(1, Duration::from_secs(3600));
+        assert_eq!(desk.look(&future, false, ms(0)), Readiness::NotYet);
+        assert_eq!(desk.look(&future, false, ms(199)), Readiness::NotYet);
+        assert_eq!(desk.look(&future, false, ms(200)), Readiness::Ready);
+    }
+
+    #[test]
+    fn nobody_s_half_written_document_counts_however_it_came() {
+        for arrival in [Arrival::Whole, Arrival::Unknown] {
+            let mut desk = Desk::new(arrival);
+            let text = meta(1, ms(0));
+            assert_eq!(desk.look(&text, true, ms(0)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(SETTLE));
+            // The longer it lasts the less often it is looked at, within reason.
+            assert_eq!(desk.look(&text, true, ms(3000)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(ms(6000)));
+            let late = Duration::from_secs(3600);
+            assert_eq!(desk.look(&text, true, late), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(late + WRITER_PAUSE));
+            assert_eq!(
+                desk.look(&text, false, late + WRITER_PAUSE),
+                Readiness::Ready
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_document_never_counts_and_is_told_once_after_a_minute() {
+        for arrival in [Arrival::Whole, Arrival::Unknown] {
+            let mut desk = Desk::new(arrival);
+            let empty = meta(0, ms(0));
+            assert_eq!(desk.look(&empty, false, ms(0)), Readiness::NotYet);
+            assert_eq!(desk.due(), Some(EMPTY_REPORT));
+            assert_eq!(desk.look(&empty, false, EMPTY_REPORT), Readiness::Overdue);
+            assert_eq!(
+                desk.look(&empty, false, 2 * EMPTY_REPORT),
+                Readiness::NotYet
+            );
+            // Its first write is an event, and then everything is forgotten.
+            let job = desk.job.clone();
+            assert!(!desk.jobs.note(job, Arrival::Unknown));
+            let late = 3 * EMPTY_REPORT;
+            assert_eq!(desk.look(&meta(1, late), false, late), Readiness::NotYet);
+            let settled = late + SETTLE;
+            assert_eq!(desk.look(&meta(1, late), false, settled), Readiness::Ready);
+        }
+    }
+
+    #[test]
+    fn the_first_is_the_least_that_is_neither_held_nor_put_off() {
+        let start = Instant::now();
+        let now = at(start, ms(0));
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["c", "a", "b"]));
+        assert_eq!(jobs.first(now), Ok(&id("a")));
+        jobs.held = ids(&["a"]);
+        assert_eq!(jobs.first(now), Ok(&id("b")));
+        jobs.readiness(&id("b"), &meta(1, ms(0)), true, SETTLE, now);
+        assert_eq!(jobs.first(now), Ok(&id("c")));
+        assert!(jobs.remove(&id("c")).is_some() && jobs.remove(&id("c")).is_none());
+        let until = |instant| Until {
+            instant,
+            wall: None,
+        };
+        assert_eq!(jobs.first(now), Err(until(Some(start + SETTLE))));
+        assert_eq!(jobs.first(at(start, SETTLE)), Ok(&id("b")));
+        // A held job that is put off wakes nobody, and neither does one without a document.
+        jobs.held = ids(&["a", "b"]);
+        assert_eq!(jobs.first(now), Err(until(None)));
+        let readiness = jobs.readiness(&id("x"), &meta(1, ms(0)), false, SETTLE, now);
+        assert_eq!(readiness, Readiness::NotYet);
+    }
+
+    #[test]
+    fn those_behind_wait_for_the_first_to_settle_and_no_longer() {
+        let start = Instant::now();
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["a", "b"]));
+        let mut look = |name: &str, written, after| {
+            let now = at(start, after);
+            jobs.readiness(&id(name), &meta(1, written), false, SETTLE, now);
+            jobs.note(id(name), Arrival::Unknown);
+            jobs.readiness(&id(name), &meta(1, written), false, SETTLE, now);
+            jobs.first(now).cloned()
+        };
+        assert!(look("a", ms(0), ms(0)).is_err());
+        // It is written again and again: the others have waited for long enough.
+        assert!(look("a", ms(190), ms(190)).is_err());
+        assert_eq!(look("a", ms(200), ms(200)), Ok(id("b")));
+    }
+
+    #[test]
+    fn others_go_before_a_job_that_is_not_to_start_yet() {
+        let now = at(Instant::now(), ms(0));
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["a", "b"]));
+        let tomorrow = WALL.plus(Duration::from_secs(86_400));
+        jobs.defer(&id("a"), tomorrow);
+        assert_eq!(jobs.first(now), Ok(&id("b")));
+        jobs.remove(&id("b"));
+        let wall = Some(tomorrow);
+        assert_eq!(
+            jobs.first(now),
+            Err(Until {
+                wall,
+                instant: None
+            })
+        );
+    }
+
+    #[test]
+    fn a_scan_drops_what_is_gone_and_forgets_nothing_of_the_rest() {
+        let now = at(Instant::now(), ms(0));
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["a", "b"]));
+        jobs.readiness(&id("a"), &meta(1, ms(0)), true, SETTLE, now);
+        let (new, gone) = jobs.replace(ids(&["a", "c"]));
+        assert_eq!((new, gone), (vec![id("c")], vec![id("b")]));
+        assert_eq!(jobs.first(now), Ok(&id("c")));
+    }
+
+    #[test]
+    fn a_job_keeps_the_place_that_it_had_when_it_came() {
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["b", "c"]));
+        assert!(jobs.note(id("d"), Arrival::Whole));
+        assert!(!jobs.note(id("b"), Arrival::Unknown));
+        jobs.remove(&id("c"));
+        let places = ["b", "d"].map(|name| jobs.accepted_at(&id(name)));
+        assert_eq!((places, jobs.len()), ([1, 3], 2));
+    }
+
+    fn policy(retries: u32, on_interrupt: OnInterrupt) -> Policy {
+        Policy {
+            retries,
+            on_interrupt,
+            ..Policy::default()
+        }
+    }
+
+    fn claim(protocol: Protocol) -> Claim {
+        let agent = AgentSpec::new("a", protocol);
+        let mut claim = Claim::new(id("a"), WALL, 1, String::new(), &agent);
+        claim.starts = 1;
+        claim
+    }
+
+    fn follows(fault: Fault, claim: &mut Claim, retries: u32, others: bool) -> Next {
+        let mut policy = policy(retries, OnInterrupt::Resume);
+        policy.agent.protocol = claim.protocol;
+        after_attempt(&Verdict::Fault(fault), claim, &policy, others, WALL)
+    }
+
+    #[test]
+    fn every_kind_of_fault_leads_to_what_its_course_says() {
+        for &kind in ErrorKind::ALL {
+            for protocol in [Protocol::Claude, Protocol::Plain] {
+                let suspended = |retry_at, afresh| {
+                    Next::Suspend(Suspension {
+                        kind,
+                        error: "why".into(),
+                        retry_at,
+                        afresh,
+                    })
+                };
+                let later = Some(WALL.plus(backoff(0)));
+                let expected = match kind.course() {
+                    Course::Hold => suspended(None, false),
+                    Course::Retry => suspended(later, true),
+                    Course::Resume if protocol == Protocol::Claude => suspended(later, false),
+                    _ if kind == ErrorKind::Cancelled => Next::Publish(Status::Cancelled),
+                    Course::Resume | Course::End => Next::Publish(Status::Failed),
+                };
+                let mut claim = claim(protocol);
+                let next = follows(Fault::new(kind, "why"), &mut claim, 1, false);
+                assert_eq!(next, expected, "{kind}");
+                let costs = matches!(kind.course(), Course::Retry | Course::Resume);
+                let is_charged = costs && matches!(next, Next::Suspend(_));
+                assert_eq!(claim.retries, u32::from(is_charged), "{kind}");
+            }
+        }
+        let mut policy = policy(0, OnInterrupt::Resume);
+        let done = |policy: &Policy| {
+            let claim = &mut claim(Protocol::Claude);
+            after_attempt(&Verdict::Completed, claim, policy, false, WALL)
+        };
+        assert_eq!(done(&policy), Next::Publish(Status::Completed));
+        policy.check = Some(vec!["true".into()]);
+        assert_eq!(done(&policy), Next::Check);
+    }
+
+    #[test]
+    fn an_ill_service_costs_a_job_only_what_others_did_not_meet() {
+        let ill = || Fault::new(ErrorKind::Network, "");
+        let mut claim = claim(Protocol::Claude);
+        for others in [false, true, false, true, false] {
+            let next = follows(ill(), &mut claim, 2, others);
+            assert!(matches!(next, Next::Suspend(_)), "{next:?}");
+        }
+        assert_eq!(claim.retries, 2);
+        let failed = Next::Publish(Status::Failed);
+        assert_eq!(follows(ill(), &mut claim, 2, true), failed);
+        // Not for ever, though.
+        let attempt = |began: Wall, error_kind| crate::job::Attempt {
+            started_at: began,
+            duration_seconds: 1.0,
+            exit_code: Some(1),
+            signal: None,
+            error_kind,
+            error: None,
+            session_id: None,
+            cost_usd: None,
+        };
+        let long_ago = Wall(WALL.0 - ILL_MAX.as_millis() as i64);
+        claim
+            .attempts
+            .push(attempt(long_ago, Some(ErrorKind::Overloaded)));
+        claim.attempts.push(attempt(WALL, Some(ErrorKind::Network)));
+        assert_eq!(
+            fault_before(&claim),
+            Some(WALL.plus(Duration::from_secs(1)))
+        );
+        assert_eq!(follows(ill(), &mut claim, 2, false), failed);
+        claim
+            .attempts
+            .insert(1, attempt(long_ago, Some(ErrorKind::UsageLimit)));
+        let next = follows(ill(), &mut claim, 2, false);
+        assert!(matches!(next, Next::Suspend(_)), "{next:?}");
+    }
+
+    #[test]
+    fn a_passing_fault_is_met_so_often_and_no_more() {
+        let mut claim = claim(Protocol::Claude);
+        for kind in [ErrorKind::SpawnFailed, ErrorKind::Silent] {
+            let next = follows(Fault::new(kind, ""), &mut claim, 2, false);
+            assert!(matches!(next, Next::Suspend(_)), "{next:?}");
+        }
+        let next = follows(Fault::new(ErrorKind::Signal, ""), &mut claim, 2, false);
+        assert_eq!(next, Next::Publish(Status::Failed));
+    }
+
+    #[test]
+    fn a_session_that_is_not_known_is_left_once_and_costs_no_retry() {
+        let unknown = Fault {
+            session_unknown: true,
+            ..Fault::new(ErrorKind::AgentError, "")
+        };
+        let mut claim = claim(Protocol::Claude);
+        claim.resumed = true;
+        match follows(unknown.clone(), &mut claim, 0, false) {
+            Next::Suspend(suspension) => {
+                assert_eq!((suspension.retry_at, suspension.afresh), (Some(WALL), true));
+            }
+            other => panic!("{other:?}"),
+        }
+        claim.resumed = false;
+        let next = follows(unknown, &mut claim, 9, false);
+        assert_eq!((next, claim.retries), (Next::Publish(Status::Failed), 0));
+    }
+
+    #[test]
+    fn the_pauses_grow_fourfold_up_to_two_hours() {
+        let pauses = [0, 1, 2, 3, 4, 5, u32::MAX].map(|n| backoff(n).as_secs());
+        assert_eq!(pauses, [30, 120, 480, 1920, 7200, 7200, 7200]);
+    }
+
+    #[test]
+    fn an_interruption_is_followed_by_what_the_settings_want() {
+        use OnInterrupt::{Fail, Rerun, Resume};
+        for (protocol, on_interrupt, afresh) in [
+            (Protocol::Claude, Resume, Some(false)),
+            (Protocol::Claude, Rerun, Some(true)),
+            (Protocol::Claude, Fail, None),
+            (Protocol::Plain, Resume, None),
+            (Protocol::Plain, Rerun, Some(true)),
+            (Protocol::Plain, Fail, None),
+        ] {
+            let mut claim = claim(protocol);
+            // An orderly stop does not count.
+            claim.stopped = true;
+            for interruptions in 0..=4 {
+                let policy = policy(9, on_interrupt);
+                let (next, fault) = after_interruption(&mut claim, &policy, WALL);
+                assert_eq!(claim.interruptions, interruptions);
+                assert_eq!(fault.error.contains("4 times"), interruptions == 4);
+                match afresh.filter(|_| interruptions <= INTERRUPTIONS_MAX) {
+                    None => assert_eq!(next, Next::Publish(Status::Failed)),
+                    Some(afresh) => match next {
+                        Next::Suspend(suspension) => {
+                            assert_eq!(suspension.kind, ErrorKind::Interrupted);
+                            assert_eq!(
+                                (suspension.retry_at, suspension.afresh),
+                                (Some(WALL), afresh)
+                            );
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_check_that_fails_sends_the_agent_back_so_often_and_is_told_once() {
+        let policy = Policy {
+            check: Some(vec!["make".into(), "test".into()]),
+            check_rounds: 1,
+            ..Policy::default()
+        };
+        let check = |exit_code| Check {
+            started_at: WALL,
+            duration_seconds: 1.0,
+            exit_code: Some(exit_code),
+            signal: None,
+            output: "1 failed\n".into(),
+        };
+        let mut claim = claim(Protocol::Claude);
+        claim.session_id = Some("s".into());
+        claim.checks.push(check(2));
+        let (next, fault) = after_check(&claim, &policy, WALL);
+        let error = "the check `make test` failed with exit status 2: 1 failed";
+        assert_eq!(fault.map(|fault| fault.error).as_deref(), Some(error));
+        let Next::Suspend(suspension) = next else {
+            panic!("{next:?}");
+        };
+        claim.suspended = Some(suspension);
+        let because = |claim: &Claim| match opening(claim, &policy, "new".into()) {
+            Opening::Resume { because, .. } => because,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(because(&claim), Because::Check { .. }));
+        // Once the agent was told and fell over, it is that which it must know.
+        claim.attempts.push(crate::job::Attempt {
+            started_at: WALL.plus(Duration::from_secs(5)),
+            duration_seconds: 1.0,
+            exit_code: None,
+            signal: Some(9),
+            error_kind: Some(ErrorKind::Signal),
+            error: None,
+            session_id: None,
+            cost_usd: None,
+        });
+        assert_eq!(because(&claim), Because::Ended(ErrorKind::CheckFailed));
+        claim.checks.push(check(2));
+        let (next, _) = after_check(&claim, &policy, WALL);
+        assert_eq!(next, Next::Publish(Status::Failed));
+        claim.checks.push(check(0));
+        let (next, fault) = after_check(&claim, &policy, WALL);
+        assert_eq!((next, fault), (Next::Publish(Status::Completed), None));
+    }
+
+    #[test]
+    fn a_begun_job_keeps_the_head_and_a_cancelled_one_goes_at_once() {
+        let now = at(Instant::now(), ms(0));
+        let mut jobs = Jobs::default();
+        jobs.replace(ids(&["a", "c"]));
+        let mut begun = claim(Protocol::Claude);
+        begun.job_id = id("b");
+        begun.suspended = Some(Suspension {
+            kind: ErrorKind::UsageLimit,
+            error: String::new(),
+            retry_at: None,
+            afresh: false,
+        });
+        jobs.set(id("b"), State::of(begun.clone()));
+        assert_eq!(decide(&jobs, None, now), Step::Start(id("b")));
+        let closed = Until {
+            wall: Some(WALL.plus(SETTLE)),
+            instant: None,
+        };
+        assert_eq!(decide(&jobs, Some(closed), now), Step::Wait(closed));
+        jobs.cancelled = ids(&["c"]);
+        assert_eq!(decide(&jobs, Some(closed), now), Step::Withdraw(id("c")));
+        jobs.set(id("b"), State::Running(Box::new(begun)));
+        jobs.attended = Some(id("b"));
+        assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("c")));
+        jobs.cancelled = ids(&["b"]);
+        assert_eq!(decide(&jobs, None, now), Step::End);
+    }
+}
