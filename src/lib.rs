@@ -31,7 +31,7 @@
 //! main
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
-//! --- hands:     board  spool  registry  service  watch  process  settings  skills
+//! --- hands:     board  git  spool  registry  service  watch  process  settings  skills
 //!                witness  excerpt  files
 //! --- decisions: decide  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  text  time  error
@@ -73,6 +73,7 @@ pub mod document;
 pub mod error;
 pub mod excerpt;
 pub mod files;
+pub mod git;
 pub mod holds;
 pub mod job;
 pub mod outcome;

@@ -1,0 +1,268 @@
+//! The record of what a job changed in its git work tree (SPEC 8): snapshots taken with an index of
+//! our own, and the patch between two of them. No ref, no commit and no index of the user's is
+//! touched; what `git add` writes are objects that nobody refers to, which git removes in time.
+
+use crate::digest::sha256_hex;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::job::RUN_VARIABLE;
+use crate::process::{Agent, Exit, Launch, SpawnFault, Token, find_program};
+use crate::record::{Change, Snapshot};
+use crate::spool::Spool;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A snapshot or a patch has so long (SPEC 8).
+const LIMIT: Duration = Duration::from_secs(20);
+/// A larger patch is not kept (SPEC 8).
+const PATCH_MAX: u64 = 10 << 20;
+/// How late a patch that grows too large is noticed.
+const SLICE: Duration = Duration::from_millis(50);
+/// So much of what git says is read.
+const WORDS_MAX: u64 = 64 << 10;
+/// No program of the user's is run but the filters that the files' content depends on.
+const CONFIG: [&str; 8] = [
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.splitIndex=false",
+    "-c",
+    "advice.addEmbeddedRepo=false",
+];
+const DIFF: [&str; 5] = ["diff-tree", "-r", "-M", "--no-relative", "--no-ext-diff"];
+
+/// The project's work tree as it is now; `None` where git keeps none, or there is no git.
+///
+/// # Errors
+/// Where it cannot be told or takes too long, with a sentence for the log.
+pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
+    let mut git = match Git::new(spool)? {
+        Some(git) => git,
+        None => return Ok(None),
+    };
+    let dir = match git.ask(&["rev-parse", "--absolute-git-dir"]) {
+        Err(error) if error.to_string().contains("not a git repository") => return Ok(None),
+        dir => PathBuf::from(dir?.unwrap_or_default()),
+    };
+    let branch = git.ask(&["symbolic-ref", "-q", "--short", "HEAD"])?;
+    let head = git.ask(&["rev-parse", "-q", "--verify", "HEAD^{commit}"])?;
+    let name = &sha256_hex(git.root.as_os_str().as_bytes())[..16];
+    let index = dir.join(format!("job-monitor-{name}"));
+    let _ = std::fs::remove_file(index.with_extension("lock"));
+    copy_index(&dir.join("index"), &index)?;
+    git.env
+        .push(("GIT_INDEX_FILE".into(), index.clone().into()));
+    // What cannot be read, and a nested repository without a commit, is left out of all snapshots.
+    let added = git.limited(&["add", "-A", "--ignore-errors"]);
+    let tree = added.and_then(|_| git.ask(&["write-tree"]));
+    let _ = std::fs::remove_file(&index);
+    let tree = tree?.ok_or_else(|| Error::new("git write-tree failed"))?;
+    Ok(Some(Snapshot { branch, head, tree }))
+}
+
+/// What lies between two snapshots, of which the later one is missing if the work tree is gone. The
+/// patch is written to an empty file, which stays empty where there is none; where it belongs is
+/// for the caller to say.
+///
+/// # Errors
+/// Where git cannot tell or takes too long, with a sentence for the log; [`heads`] is known still.
+pub fn change(
+    spool: &Spool,
+    before: &Snapshot,
+    after: Option<&Snapshot>,
+    patch: &File,
+) -> Result<Change> {
+    let mut change = heads(before, after);
+    let (Some(git), Some(after)) = (Git::new(spool)?, after) else {
+        return Ok(change);
+    };
+    if before.head != after.head
+        && let Some(head) = &after.head
+    {
+        let base = before.head.iter().map(|head| format!("^{head}"));
+        let range: Vec<String> = base.chain([head.clone()]).collect();
+        let mut args = vec!["rev-list", "--count"];
+        args.extend(range.iter().map(String::as_str));
+        // The commit of the start may be gone, if somebody has cleaned the repository.
+        let count = git.ask(&args).ok().flatten();
+        change.commits = count.and_then(|count| count.parse().ok());
+    } else {
+        change.commits = Some(0);
+    }
+    let trees = [before.tree.as_str(), after.tree.as_str()];
+    let stat = git.limited(&[&DIFF[..], &["--shortstat"], &trees].concat())?;
+    let number = |word: &str| {
+        let part = stat.split(',').find(|part| part.contains(word));
+        let number = part.and_then(|part| part.split_whitespace().next()?.parse().ok());
+        Some(number.unwrap_or(0))
+    };
+    change.files = number("file");
+    change.insertions = number("insertion");
+    change.deletions = number("deletion");
+    if change.files != Some(0) {
+        let args = [
+            &DIFF[..],
+            &["-p", "--binary", "--full-index", "--no-textconv"],
+            &trees,
+        ];
+        let written = git.run(&git.with_spool_left_out(&args.concat()), patch);
+        let size = patch.metadata().map_or(0, |meta| meta.len());
+        if written.is_err() || size > PATCH_MAX {
+            let _ = patch.set_len(0);
+        }
+        if size <= PATCH_MAX {
+            written?;
+        }
+    }
+    Ok(change)
+}
+
+/// What is known of a change without asking git.
+pub fn heads(before: &Snapshot, after: Option<&Snapshot>) -> Change {
+    Change {
+        branch: after.and_then(|after| after.branch.clone()),
+        head_before: before.head.clone(),
+        head_after: after.and_then(|after| after.head.clone()),
+        ..Change::default()
+    }
+}
+
+/// As git would have found the user's index, with the time at which that was written: an entry that
+/// is as young is compared by its content.
+fn copy_index(from: &Path, to: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(to);
+    let copy = || {
+        std::fs::copy(from, to)?;
+        let modified = std::fs::metadata(from)?.modified()?;
+        File::options().write(true).open(to)?.set_modified(modified)
+    };
+    match copy() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        copied => copied.map_err(|e| Error::io("copy", from, e)),
+    }
+}
+
+/// Calls of git that belong together and have one limit of time.
+struct Git {
+    program: PathBuf,
+    root: PathBuf,
+    env: Vec<(OsString, OsString)>,
+    token: Token,
+    deadline: Instant,
+    /// Keeps the spool out: documents, results and logs are no work of the agent's.
+    paths: Vec<String>,
+}
+
+impl Git {
+    fn new(spool: &Spool) -> Result<Option<Git>> {
+        let root = spool.root()?;
+        let has_git = |dir: &Path| dir.join(".git").symlink_metadata().is_ok();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Most projects without git are told without a process.
+        let (true, Ok(program)) = (
+            root.ancestors().any(has_git),
+            find_program(OsStr::new("git"), &path, &root),
+        ) else {
+            return Ok(None);
+        };
+        let token = Token::new(&root).map_err(|e| Error::io("make", Path::new("a token"), e))?;
+        let is_ours = |name: &OsStr| {
+            name.as_bytes().starts_with(b"GIT_") || name == "LC_ALL" || name == RUN_VARIABLE
+        };
+        let mut env: Vec<_> = std::env::vars_os()
+            .filter(|(name, _)| !is_ours(name))
+            .collect();
+        env.push(("LC_ALL".into(), "C".into()));
+        env.push((RUN_VARIABLE.into(), token.as_str().into()));
+        let layout = spool.layout();
+        let spool = [
+            layout.items(),
+            layout.results(),
+            layout.state(),
+            layout.logs(),
+            layout.archive(),
+        ];
+        let paths = spool.map(|dir| format!(":(exclude){dir}"));
+        Ok(Some(Git {
+            program,
+            root,
+            env,
+            token,
+            deadline: Instant::now() + LIMIT,
+            paths: [":/".to_owned()].into_iter().chain(paths).collect(),
+        }))
+    }
+
+    fn with_spool_left_out<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        let paths = self.paths.iter().map(String::as_str);
+        args.iter().copied().chain(["--"]).chain(paths).collect()
+    }
+
+    /// What git answers of everything but the spool.
+    fn limited(&self, args: &[&str]) -> Result<String> {
+        let answer = self.ask(&self.with_spool_left_out(args))?;
+        Ok(answer.unwrap_or_default())
+    }
+
+    /// One line of an answer; `None` where git says no by its exit status.
+    fn ask(&self, args: &[&str]) -> Result<Option<String>> {
+        let out = memory()?;
+        let said_yes = self.run(args, &out)?;
+        let text = files::tail(&out, Path::new("git"), WORDS_MAX)?;
+        Ok(said_yes.then(|| text.trim().to_owned()))
+    }
+
+    /// Runs git to its end; whether its exit status is 0, or else 1.
+    fn run(&self, args: &[&str], out: &File) -> Result<bool> {
+        let words = ["git"].iter().chain(&CONFIG).chain(args);
+        let argv: Vec<OsString> = words.map(OsString::from).collect();
+        let env = self
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let null =
+            File::open("/dev/null").map_err(|e| Error::io("open", Path::new("/dev/null"), e))?;
+        let err = memory()?;
+        let launch = Launch {
+            program: &self.program,
+            argv: &argv,
+            env: &env.collect::<Vec<_>>(),
+            directory: &self.root,
+            stdin: &null,
+            stdout: out,
+            stderr: &err,
+        };
+        let agent = Agent::spawn(&launch, &self.token).map_err(|fault| {
+            let (SpawnFault::Missing(error) | SpawnFault::Passing(error)) = fault;
+            Error::io("execute", &self.program, error)
+        })?;
+        while !agent.wait(SLICE) {
+            let is_large = out.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
+            if is_large || Instant::now() >= self.deadline {
+                drop(agent);
+                let text = format!("git {} took longer than {} s", args[0], LIMIT.as_secs());
+                return Err(Error::new(text));
+            }
+        }
+        match agent.reap().0 {
+            Exit::Code(code @ (0 | 1)) => Ok(code == 0),
+            _ => {
+                let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;
+                let last = said.lines().last().unwrap_or("was killed");
+                Err(Error::new(format!("git {}: {last}", args[0])))
+            }
+        }
+    }
+}
+
+/// A file that is nowhere but in memory.
+fn memory() -> Result<File> {
+    let made = memfd_create(c"git", MFdFlags::MFD_CLOEXEC).map(File::from);
+    made.map_err(|e| Error::io("make", Path::new("a file in memory"), e.into()))
+}
