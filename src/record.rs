@@ -174,17 +174,6 @@ pub struct Snapshot {
     pub tree: String,
 }
 
-/// A git work tree as it was at a moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The branch; null when the head is detached.
-    pub branch: Option<String>,
-    /// The commit; null in a repository without one.
-    pub head: Option<String>,
-    /// The tree of all files that git does not ignore.
-    pub tree: String,
-}
-
 /// One run of the `check`, as it stands in `checks` of a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
