@@ -1,15 +1,24 @@
-//! What the README and the skills say is what the program does: a command, a setting, a kind of
-//! error or an exit status that is missing there, or only there, fails here.
+//! What README, docs, manual and skills say is what the program does: a command, a setting, a kind of
+//! error or an exit status that is missing there, or only there, fails here; and every screen of the
+//! README is played.
 
-use job_monitor::cli::{CommandHelp, commands};
+mod common;
+// What the end-to-end tests need of their harness and this one does not.
+#[allow(dead_code, unused_imports)]
+#[path = "e2e/space.rs"]
+mod space;
+
 use job_monitor::error::Exit;
 use job_monitor::job::{Course, ErrorKind};
-use job_monitor::settings::{self, is_project_setting};
+use job_monitor::settings;
 use job_monitor::skills::SKILLS;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use space::{Space, wait_for};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -23,57 +32,35 @@ fn readme() -> String {
     read("README.md")
 }
 
-/// The README's text from a heading to the next one of the same or a higher level.
-fn section(readme: &str, heading: &str) -> String {
-    let level = heading.chars().take_while(|c| *c == '#').count();
-    let mut lines = readme.lines().skip_while(|line| *line != heading);
-    assert_eq!(lines.next(), Some(heading), "the README has this heading");
-    let is_next = |line: &&str| {
-        let signs = line.chars().take_while(|c| *c == '#').count();
-        (1..=level).contains(&signs) && line[signs..].starts_with(' ')
-    };
-    // A comment of a shell block looks like a heading.
+/// README and docs, by path.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut pages: Vec<PathBuf> = ["README.md", "tests/README.md", "benches/README.md"]
+        .map(|name| root().join(name))
+        .into();
+    for dir in ["docs", "docs/recipes"] {
+        let files = fs::read_dir(root().join(dir)).unwrap();
+        let files = files.map(|entry| entry.unwrap().path());
+        pages.extend(files.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
+    }
+    let text = |path: PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
+    pages.into_iter().map(text).collect()
+}
+
+/// The texts in backquotes, those of fenced blocks not counted.
+fn quoted(text: &str) -> Vec<String> {
     let mut in_block = false;
-    let body: Vec<&str> = lines
-        .take_while(|line| {
+    let prose: String = text
+        .lines()
+        .filter(|line| {
             in_block ^= line.starts_with("```");
-            in_block || !is_next(line)
+            !in_block && !line.starts_with("```")
         })
+        .map(|line| format!("{line} "))
         .collect();
-    body.join("\n")
-}
-
-/// The cells of a section's table rows, the heads left out.
-fn rows(section: &str) -> Vec<Vec<String>> {
-    let lines: Vec<&str> = section.lines().collect();
-    let is_row = |at: &usize| lines[*at].starts_with('|') && !lines[*at].starts_with("|---");
-    let is_head = |at: &usize| {
-        lines
-            .get(at + 1)
-            .is_some_and(|next| next.starts_with("|---"))
-    };
-    (0..lines.len())
-        .filter(|at| is_row(at) && !is_head(at))
-        .map(|at| {
-            let row = lines[at].trim().trim_matches('|');
-            row.split(" | ")
-                .map(|cell| cell.trim().to_owned())
-                .collect()
-        })
-        .collect()
-}
-
-/// The texts in backquotes.
-fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.split('`').skip(1).step_by(2)
-}
-
-/// The first words in backquotes of each row's first cell.
-fn names(section: &str) -> BTreeSet<String> {
-    let rows = rows(section);
-    let words = rows.iter().flat_map(|row| quoted(&row[0]));
-    words
-        .filter_map(|quoted| quoted.split_whitespace().next())
+    prose
+        .split('`')
+        .skip(1)
+        .step_by(2)
         .map(str::to_owned)
         .collect()
 }
@@ -93,65 +80,92 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-#[test]
-fn every_command_is_in_the_table_and_none_that_there_is_not() {
-    let readme = readme();
-    let commands: BTreeSet<String> = commands().map(|row| row.name.to_owned()).collect();
-    let mut told = names(&section(&readme, "## Commands"));
-    told.retain(|name| name.chars().all(|c| c.is_ascii_lowercase()));
-    assert!(told.is_subset(&commands), "{told:?}");
+/// The terms of a section of the manual, each with its explanation.
+fn terms(section: &str) -> BTreeMap<String, String> {
+    let manual = read("src/cli/manual.txt");
+    let (_, rest) = manual
+        .split_once(&format!("# {section}\n"))
+        .unwrap_or_else(|| panic!("the manual has a section {section}"));
+    let section = format!("\n{}", rest.split("\n# ").next().unwrap());
+    let items = section.split("\n* ").skip(1);
+    let items = items.filter_map(|item| item.split_once('\n'));
+    items
+        .flat_map(|(terms, text)| terms.split(", ").map(move |term| (term, text)))
+        .map(|(term, text)| (term.to_owned(), text.trim().to_owned()))
+        .collect()
+}
+
+fn names(terms: &BTreeMap<String, String>) -> BTreeSet<&str> {
+    terms.keys().map(String::as_str).collect()
 }
 
 #[test]
-fn every_option_that_a_command_line_of_the_readme_has_exists() {
+fn the_readme_is_read_in_one_go() {
     let readme = readme();
-    let known: BTreeSet<String> = commands()
-        .flat_map(CommandHelp::options)
-        .map(|(long, _)| format!("--{long}"))
-        .collect();
-    let table = section(&readme, "## Commands");
-    let options = quoted(&table).flat_map(str::split_whitespace);
-    let mut seen = 0;
-    for option in options.filter(|word| word.starts_with("--")) {
-        assert!(
-            known.contains(option),
-            "{option} is an option of no command"
-        );
-        seen += 1;
+    assert!(readme.lines().count() <= 300);
+    for line in readme.lines() {
+        assert!(line.chars().count() <= 130, "{line}");
     }
-    assert!(seen > 5, "the table has options");
 }
 
-#[test]
-fn commands_that_answer_in_json_are_named() {
-    let readme = readme();
-    let table = section(&readme, "## Commands");
-    let line = table
-        .split("\n\n")
-        .find(|part| part.contains("`--json`"))
-        .expect("a paragraph on --json");
-    let sentence = line
-        .split(". ")
-        .find(|part| part.contains("`--json`"))
+/// A command line as it stands in a text, with something in the place of its placeholders.
+fn command_line(text: &str) -> Vec<String> {
+    let line = text
+        .split(['|', ';', '#'])
+        .next()
+        .unwrap()
+        .split("&&")
+        .next()
         .unwrap();
-    let has_json = |row: &CommandHelp| row.options().any(|(long, _)| long == "json");
-    for row in commands().filter(|row| has_json(row) && row.name != "config") {
-        assert!(
-            sentence.contains(&format!("`{}`", row.name)),
-            "{}",
-            row.name
-        );
+    let word = |word: &str| match word {
+        "ID" | "ID..." => "job-20261120-132413-x".to_owned(),
+        "PATH" => "/shop".to_owned(),
+        "WORD" => "x".to_owned(),
+        "NAME" => "shop".to_owned(),
+        word => word.to_owned(),
+    };
+    line.split_whitespace().skip(1).map(word).collect()
+}
+
+#[test]
+fn every_command_line_is_accepted() {
+    let mut seen = 0;
+    let skills = SKILLS.map(|(name, text)| (PathBuf::from(name), text.to_owned()));
+    for (path, text) in pages().into_iter().chain(skills) {
+        let typed = ["sh", "console"]
+            .into_iter()
+            .flat_map(|kind| blocks(&text, kind));
+        let typed: Vec<String> = typed
+            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let typed = typed.iter().filter_map(|line| {
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            line.find("job-monitor ")
+                .filter(|at| *at == 0 || line[..*at].ends_with("| "))
+                .map(|at| line[at..].to_owned())
+        });
+        let spans = quoted(&text)
+            .into_iter()
+            .filter(|span| span.starts_with("job-monitor "));
+        for line in typed.chain(spans) {
+            if line.contains("COMMAND") {
+                continue;
+            }
+            let parsed = job_monitor::cli::parse(command_line(&line).into_iter().map(Into::into));
+            assert!(
+                parsed.is_ok(),
+                "{}: {line}: {:?}",
+                path.display(),
+                parsed.err()
+            );
+            seen += 1;
+        }
     }
+    assert!(seen > 40, "{seen} command lines were found");
 }
 
 #[test]
 fn every_exit_status_is_told() {
-    let readme = readme();
-    let table = section(&readme, "## Commands");
-    let told: BTreeSet<u8> = rows(&table)
-        .iter()
-        .filter_map(|row| row[0].parse().ok())
-        .collect();
     let all = [
         Exit::Done,
         Exit::Failed,
@@ -161,103 +175,118 @@ fn every_exit_status_is_told() {
         Exit::AlreadyRunning,
         Exit::TimedOut,
     ];
-    assert_eq!(told, all.iter().map(|exit| *exit as u8).collect());
+    let all = all.map(|exit| (exit as u8).to_string());
+    let told = terms("EXIT STATUS");
+    assert_eq!(names(&told), all.iter().map(String::as_str).collect());
 }
 
 #[test]
-fn every_setting_is_in_the_table_and_none_that_there_is_not() {
-    let readme = readme();
-    let keys = settings::KEYS.iter().chain(settings::GLOBAL_KEYS);
-    let known = keys.map(|(key, _)| (*key).to_owned()).collect();
-    assert_eq!(names(&section(&readme, "## Settings")), known);
-    let agents = section(&readme, "## Agents");
-    let (own, _) = agents.split_once("### ").unwrap();
-    let known = settings::AGENT_KEYS.iter().map(|key| (*key).to_owned());
-    assert_eq!(names(own), known.collect());
-}
-
-#[test]
-fn every_example_of_settings_is_one() {
-    let readme = readme();
-    let dir = std::env::temp_dir().join(format!("job-monitor-readme-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("config.json");
-    let mut agents = BTreeSet::new();
-    for block in blocks(&readme, "json") {
-        let value: Value = serde_json::from_str(&block).unwrap_or_else(|e| panic!("{e}: {block}"));
-        if let Some(projects) = value.get("projects") {
-            let entries = projects.as_object().unwrap().values();
-            for key in entries.flat_map(|entry| entry.as_object().unwrap().keys()) {
-                let own = ["path", "enabled", "registered_at"].contains(&key.as_str());
-                assert!(own || is_project_setting(key), "{key}");
-            }
-            continue;
-        }
-        fs::write(&path, &block).unwrap();
-        let (settings, warnings) = settings::load(&path).unwrap_or_else(|e| panic!("{e}: {block}"));
-        assert!(warnings.is_empty(), "{warnings:?}");
-        agents.insert(settings.policy(&Map::new()).unwrap().agent.name);
+fn every_setting_is_told_and_none_that_there_is_not() {
+    let told = terms("SETTINGS");
+    let known = settings::KEYS.iter().chain(settings::GLOBAL_KEYS);
+    let known = known.map(|(name, _)| *name);
+    assert_eq!(names(&told), known.collect());
+    let agents = &told["agents"];
+    let page = read("docs/agents.md");
+    for key in settings::AGENT_KEYS {
+        assert!(agents.contains(key), "{key} in the manual");
+        assert!(
+            page.contains(&format!("\n| `{key}` |")),
+            "{key} in docs/agents.md"
+        );
     }
-    fs::remove_dir_all(&dir).unwrap();
-    let wanted = ["aider", "claude", "codex", "gemini", "opencode"];
-    assert_eq!(agents, wanted.map(str::to_owned).into());
 }
 
 #[test]
 fn every_kind_of_error_is_told_with_what_follows() {
-    let readme = readme();
-    let table = rows(&section(&readme, "## When an attempt fails"));
-    let told: Vec<&str> = table.iter().map(|row| row[0].trim_matches('`')).collect();
-    let known: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect();
-    assert_eq!(told, known);
-    for (row, kind) in table.iter().zip(ErrorKind::ALL) {
+    let told = terms("WHEN AN ATTEMPT FAILS");
+    let known = ErrorKind::ALL.iter().map(|kind| kind.as_str());
+    assert_eq!(names(&told), known.collect());
+    for kind in ErrorKind::ALL {
+        let text = &told[kind.as_str()];
         let word = match kind.course() {
-            Course::Hold => "hold",
-            Course::Retry => "retry",
-            Course::Resume => "resume",
-            Course::End if *kind == ErrorKind::Cancelled => "cancelled",
-            Course::End => "failed",
+            Course::Hold => "Hold",
+            Course::Retry | Course::Resume => "Retry",
+            Course::End if matches!(kind, ErrorKind::Cancelled | ErrorKind::Interrupted) => "",
+            Course::End => "Failed",
         };
-        assert!(row[2].starts_with(word), "{kind}: {}", row[2]);
+        assert!(text.starts_with(word), "{kind}: {text}");
     }
 }
 
 #[test]
-fn front_matter_in_the_examples_is_front_matter() {
+fn every_example_of_settings_is_one() {
+    let dir = std::env::temp_dir().join(format!("job-monitor-readme-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let mut examples: Vec<String> = pages()
+        .iter()
+        .flat_map(|(_, text)| blocks(text, "json"))
+        .collect();
+    for entry in fs::read_dir(root().join("docs/recipes")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            examples.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+    let path = dir.join("config.json");
+    assert!(examples.len() > 8);
+    for example in examples {
+        fs::write(&path, &example).unwrap();
+        let (settings, warnings) =
+            settings::load(&path).unwrap_or_else(|e| panic!("{e}: {example}"));
+        assert!(warnings.is_empty(), "{warnings:?}");
+        settings
+            .policy(&Map::new())
+            .unwrap_or_else(|e| panic!("{e}: {example}"));
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_front_matter_of_the_examples_is_front_matter() {
     let meta = job_monitor::job::Meta {
         size: 0,
         mtime_ns: 0,
         mode: 0o600,
         uid: 0,
     };
+    let manual = read("src/cli/manual.txt");
+    let lines = manual.lines().filter_map(|line| line.strip_prefix("    "));
+    let mut examples = vec![
+        lines
+            .skip_while(|line| *line != "---")
+            .map(|line| format!("{line}\n"))
+            .collect(),
+    ];
     let writer = SKILLS
         .iter()
         .find(|(name, _)| *name == "job-document-writer")
         .unwrap()
         .1;
-    let mut seen = 0;
-    for text in [readme().as_str(), writer] {
-        let examples = blocks(text, "markdown");
-        for example in examples.iter().filter(|text| text.starts_with("---")) {
-            let example = format!("{example}\n# Something to do\n");
-            let document =
-                job_monitor::document::check(example.as_bytes(), &meta, 1 << 20, true).unwrap();
-            let wishes = document.wishes;
-            assert!(wishes.timeout.is_some() && wishes.model.is_some());
-            assert!(wishes.max_turns.is_some() && wishes.max_budget_usd.is_some());
-            assert!(wishes.retries.is_some());
-            seen += 1;
-        }
+    examples.extend(
+        blocks(writer, "markdown")
+            .into_iter()
+            .filter(|text| text.starts_with("---")),
+    );
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let example = format!("{example}\n# Something to do\n");
+        let document = job_monitor::document::check(example.as_bytes(), &meta, 1 << 20, true);
+        let wishes = document
+            .unwrap_or_else(|e| panic!("{e:?}: {example}"))
+            .wishes;
+        assert!(wishes.timeout.is_some() && wishes.model.is_some());
+        assert!(wishes.max_turns.is_some() && wishes.max_budget_usd.is_some());
+        assert!(wishes.retries.is_some());
     }
-    assert_eq!(seen, 2);
 }
 
 #[test]
 fn requirements_and_targets_are_those_of_the_project() {
     let readme = readme();
     let manifest = read("Cargo.toml");
-    let version = manifest
-        .lines()
+    let mut lines = manifest.lines();
+    let version = lines
         .find_map(|line| line.strip_prefix("rust-version = "))
         .unwrap();
     assert!(readme.contains(&format!("({} or later)", version.trim_matches('"'))));
@@ -266,57 +295,177 @@ fn requirements_and_targets_are_those_of_the_project() {
         .lines()
         .find_map(|line| line.strip_prefix(".PHONY:"))
         .unwrap();
-    let mut words = readme.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let mut seen = BTreeSet::new();
-    while let Some(word) = words.next() {
-        if word == "make" {
-            seen.extend(words.next());
-        }
-    }
     for target in ["install", "uninstall", "demo", "test"] {
-        assert!(seen.contains(target), "make {target} is told");
+        assert!(
+            readme.contains(&format!("make {target}")),
+            "make {target} is told"
+        );
         assert!(targets.split_whitespace().any(|word| word == target));
     }
 }
 
 #[test]
-fn paths_and_links_of_the_readme_exist() {
-    let readme = readme();
-    for block in blocks(&section(&readme, "## The source"), "text") {
+fn paths_and_links_exist() {
+    for block in blocks(&read("docs/maintainers.md"), "text") {
         for line in block.lines() {
             let (paths, _) = line.split_once("  ").unwrap();
             let mut dir = "";
             for path in paths.split_whitespace() {
                 // `src/daemon.rs worker/ runner.rs`: the first names the directory of the others.
-                let path = match path.rsplit_once('/') {
-                    _ if path.starts_with("src/") || path.starts_with("tests/") => {
-                        dir = path.split_inclusive('/').next().unwrap();
+                let path = match path.split_once('/') {
+                    Some((first @ ("src" | "tests"), _)) => {
+                        dir = first;
                         path.to_owned()
                     }
-                    _ => format!("{dir}{path}"),
+                    _ if path.starts_with("benches") || path.starts_with("docs") => path.to_owned(),
+                    _ => format!("{dir}/{path}"),
                 };
                 assert!(root().join(&path).exists(), "{path}");
             }
         }
     }
-    for target in readme.split("](").skip(1) {
-        let target = target.split(')').next().unwrap();
-        match target.strip_prefix('#') {
-            Some(anchor) => assert!(
-                readme
-                    .lines()
-                    .filter(|line| line.starts_with('#'))
-                    .any(|line| {
-                        let words = line.trim_start_matches('#').trim().to_lowercase();
-                        words.replace(' ', "-") == anchor
-                    }),
+    for (page, text) in pages() {
+        for target in text.split("](").skip(1) {
+            let target = target.split(')').next().unwrap();
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if target.starts_with("https://") {
+                continue;
+            }
+            let path = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
+            assert!(path.exists(), "{}: {target}", page.display());
+            let of_anchor = |line: &str| {
+                let words = line.trim_start_matches('#').trim().to_lowercase();
+                line.starts_with('#') && words.replace(' ', "-") == anchor
+            };
+            assert!(
+                anchor.is_empty() || fs::read_to_string(path).unwrap().lines().any(of_anchor),
                 "#{anchor}"
-            ),
-            None => assert!(
-                target.starts_with("https://") || root().join(target).exists(),
-                "{target}"
-            ),
+            );
         }
+    }
+}
+
+// --- the screens ---
+
+/// Claude Code as the README's example has it: it forgets `make lint`, and adds it when it is sent back.
+const CLAUDE: &str = r###"
+case "$*" in *--version*) echo '2.1.328 (Claude Code)'; exit ;; auth*) exit 0 ;; esac
+for word; do case $last in --session-id|--resume) session=$word ;; esac; last=$word; done
+prompt=$(cat)
+event() { echo "$1"; }
+event '{"type":"system","subtype":"init","session_id":"'$session'","model":"claude-opus-5-5","claude_code_version":"2.1.328"}'
+case $prompt in
+*'who may merge'*) echo 'Two maintainers may merge.' >> CONTRIBUTING.md; said='CONTRIBUTING.md says now who may merge.' ;;
+*'make check'*'does not name make lint'*) echo 'Style: make lint' >> CONTRIBUTING.md; said='I had forgotten make lint; CONTRIBUTING.md names it now.' ;;
+*) printf '# Contributing
+
+Build: make
+Test: make check
+' > CONTRIBUTING.md; said='CONTRIBUTING.md says how to build, test and propose a change.' ;;
+esac
+event '{"type":"assistant","message":{"id":"m1","content":[{"type":"tool_use","id":"t1","name":"Write","input":{"file_path":"'$PWD'/CONTRIBUTING.md","content":"x"}}],"usage":{"input_tokens":100,"output_tokens":20}},"session_id":"'$session'"}'
+event '{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t1","content":"File created successfully"}]},"session_id":"'$session'"}'
+event '{"type":"assistant","message":{"id":"m2","content":[{"type":"text","text":"'"$said"'"}],"usage":{"input_tokens":100,"output_tokens":20}},"session_id":"'$session'"}'
+event '{"type":"result","subtype":"success","is_error":false,"num_turns":2,"result":"'"$said"'","total_cost_usd":0.0024,"usage":{"input_tokens":200,"output_tokens":40},"session_id":"'$session'"}'
+"###;
+
+/// What `make check` does in that example.
+const MAKEFILE: &str = "check:\n\t@for word in 'make check' 'make lint'; do \\\n\t\
+    grep -q \"$$word\" CONTRIBUTING.md || { echo \"CONTRIBUTING.md does not name $$word\"; exit 1; }; done\n";
+
+/// A text less what differs from one run to the next: numbers, and the blanks that align them.
+fn words_of(text: &str, home: &Path) -> Vec<String> {
+    let text = text.replace(home.to_str().unwrap(), "/home/you");
+    let word = |word: &str| {
+        let mut plain = String::new();
+        for c in word.chars() {
+            match c {
+                '0'..='9' if plain.ends_with('0') => {}
+                '0'..='9' => plain.push('0'),
+                c => plain.push(c),
+            }
+        }
+        plain.replace("0.0", "0")
+    };
+    let line = |line: &str| {
+        line.split_whitespace()
+            .map(word)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    text.lines().map(line).collect()
+}
+
+/// Whether what is shown stands in what was printed; a line of three dots is for any lines.
+fn shows(shown: &[String], printed: &[String]) -> bool {
+    match shown.split_first() {
+        None => printed.is_empty(),
+        Some((dots, rest)) if dots == "..." => {
+            (0..=printed.len()).any(|at| shows(rest, &printed[at..]))
+        }
+        Some((line, rest)) => printed.first() == Some(line) && shows(rest, &printed[1..]),
+    }
+}
+
+#[test]
+fn every_screen_of_the_readme_is_what_the_program_shows() {
+    let space = Space::new();
+    space.claude(CLAUDE);
+    let bin = space.root().join("bin");
+    symlink(space::job_monitor(), bin.join("job-monitor")).unwrap();
+    let home = space.home();
+    let shop = home.join("shop");
+    fs::create_dir(&shop).unwrap();
+    fs::write(shop.join("Makefile"), MAKEFILE).unwrap();
+    let readme = readme();
+    let document = &blocks(&readme, "markdown")[0];
+    fs::write(home.join("contributing.md"), document).unwrap();
+    let check: Value = serde_json::from_str(&blocks(&readme, "json")[0]).unwrap();
+    space.set(check);
+    let shell = |line: &str| {
+        let line = line.replace("/tmp/", &format!("{}/", home.display()));
+        let output = Command::new("sh")
+            .args(["-c", &line])
+            .current_dir(&shop)
+            .env_clear()
+            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+            .env("HOME", &home)
+            .env("LANG", "C.UTF-8")
+            .env("MONITOR_SYSTEM_ROOT", space.config())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    shell(
+        "git init --quiet && git add Makefile && git -c user.name=you -c user.email=@ commit --quiet -m first",
+    );
+    space.start();
+    for block in blocks(&readme, "console") {
+        for screen in block.split("$ ").filter(|screen| !screen.is_empty()) {
+            let (command, shown) = screen.split_once('\n').unwrap_or((screen, ""));
+            let printed = shell(command);
+            let (wanted, got) = (words_of(shown, &home), words_of(&printed, &home));
+            let shown: Vec<String> = wanted.into_iter().filter(|line| !line.is_empty()).collect();
+            let got: Vec<String> = got.into_iter().filter(|line| !line.is_empty()).collect();
+            assert!(shows(&shown, &got), "$ {command}\n{printed}");
+            if printed.trim().starts_with("job-") && !printed.contains(':') {
+                let result = shop.join(format!("jobs/results/{}.json", printed.trim()));
+                wait_for("the job's result", || result.exists().then_some(()));
+            }
+        }
+    }
+    let told = terms("RESULTS");
+    let results = fs::read_dir(shop.join("jobs/results")).unwrap();
+    for result in results.map(|entry| entry.unwrap().path()) {
+        let result: Map<String, Value> =
+            serde_json::from_slice(&fs::read(result).unwrap()).unwrap();
+        let keys: BTreeSet<&str> = result.keys().map(String::as_str).collect();
+        assert_eq!(keys, names(&told));
     }
 }
 
@@ -381,18 +530,4 @@ fn the_audit_block_of_the_skill_is_the_one_that_is_read() {
     assert_eq!(audit.score, block["audit_score"].as_f64());
     assert_eq!(audit.notes.as_deref(), block["audit_notes"].as_str());
     assert_eq!(audit.artifacts.len(), 2);
-}
-
-#[test]
-fn the_command_lines_of_the_skills_are_accepted() {
-    for (name, text) in SKILLS {
-        let lines = blocks(text, "sh");
-        for line in lines.iter().flat_map(|block| block.lines()) {
-            let mut words = line.split_whitespace();
-            assert_eq!(words.next(), Some("job-monitor"), "{name}: {line}");
-            let parsed = job_monitor::cli::parse(words.map(Into::into));
-            assert!(parsed.is_ok(), "{name}: {line}: {:?}", parsed.err());
-        }
-    }
-    assert!(!blocks(SKILLS[1].1, "sh").is_empty());
 }

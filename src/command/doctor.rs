@@ -72,6 +72,7 @@ impl Finding {
     fn error(check: &'static str, error: &Error, path: &Path) -> Finding {
         let text = error.to_string();
         let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
+        let advice = advice.split(" (").next().unwrap_or_default();
         let message = message.split("; mend it").next().unwrap_or_default();
         // Our errors end with the path as it is, which a shell would take for several words.
         let remedy = advice.find(" /").map(|at| {

@@ -6,7 +6,7 @@
 //! `$JOB_MONITOR_API_STUB`, else `../shared/tools/messages_api_stub.py`. Without them the tests
 //! are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `claude`.
 
-use crate::recipes::launcher;
+use crate::recipes::recipe;
 use crate::space::{Project, Space, is_alive, lacks, wait_until};
 use job_monitor::time::Wall;
 use nix::sys::signal::Signal;
@@ -460,7 +460,7 @@ fn a_cancel_in_mid_tool_leaves_no_process() {
 // --- in a sandbox ---
 
 #[test]
-fn the_cli_works_in_bubblewrap_as_the_readme_puts_it_there_and_keeps_its_session_outside() {
+fn the_cli_works_in_bubblewrap_as_the_recipe_puts_it_there_and_keeps_its_session_outside() {
     let Some(real) = Real::new("tool-write", &["--command", LONG]) else {
         return;
     };
@@ -568,10 +568,10 @@ impl Real {
         self.space.env("PATH", &format!("{}:{path}", bin.display()));
     }
 
-    /// Puts the README's launcher in front of the CLI.
+    /// Puts a recipe's launcher in front of the CLI.
     fn sandbox(&self, program: &str) {
         let home = self.space.home();
-        let recipe = launcher(program).to_string();
+        let recipe = recipe(program).to_string();
         let recipe = recipe.replace("/home/you", home.to_str().unwrap());
         let recipe: Value = serde_json::from_str(&recipe).unwrap();
         let text = fs::read_to_string(self.space.config().join("config.json")).unwrap();

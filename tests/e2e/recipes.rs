@@ -1,30 +1,26 @@
-//! The README's recipes for other agents: each is taken out of the README as it stands there, and
-//! run with a stand-in of the agent's name on `PATH` that behaves as the agent was seen to.
+//! The recipes of `docs/recipes`, each as it is: settings for other agents with a stand-in of the
+//! agent's name on `PATH` that behaves as the agent was seen to, and scripts in a git repository.
 
-use crate::space::{BOUND, Project, Space};
+use crate::space::{Project, Space};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-pub const README: &str = include_str!("../../README.md");
-
-/// The settings that the README gives for an agent.
-fn recipe(agent: &str) -> Value {
-    settings_in_readme()
-        .find(|settings| settings["agent"] == agent)
-        .unwrap_or_else(|| panic!("the README has a recipe for {agent}"))
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docs/recipes")
+        .join(name)
 }
 
-/// The settings that the README gives for a launcher in front of `claude`.
-pub fn launcher(program: &str) -> Value {
-    let is_it = |settings: &Value| {
-        let command = settings["agents"]["claude"]["command"].as_array();
-        command.is_some_and(|words| words.contains(&program.into()))
-    };
-    settings_in_readme()
-        .find(is_it)
-        .unwrap_or_else(|| panic!("the README has a recipe for {program}"))
+/// A script among the recipes.
+pub fn script(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Settings among the recipes.
+pub fn recipe(name: &str) -> Value {
+    serde_json::from_str(&script(&format!("{name}.json"))).expect("a recipe is JSON")
 }
 
 /// The same settings with a `plain` agent in the place of `claude`.
@@ -39,159 +35,68 @@ pub fn in_front_of(launcher: &Value, program: &Path) -> Value {
     settings
 }
 
-fn settings_in_readme() -> impl Iterator<Item = Value> {
-    let fences = README.split("\n```json\n").skip(1);
-    let blocks = fences.map(|rest| rest.split("\n```").next().unwrap());
-    blocks.map(|block| serde_json::from_str::<Value>(block).expect("valid JSON"))
-}
-
-/// A document that begins with what an agent could take for a command of its own.
+/// A document that begins with what an agent could take for a command of its own, and what the agent
+/// gets: the recipes put a line before it.
 const DOCUMENT: &str = "/help me, and !touch pwned\n\n@/etc/hostname stays as it is: ü\n";
-
-/// What the agent must get: the recipes put a line before the document.
 const PROMPT: &str =
     "Carry out this job:\n\n/help me, and !touch pwned\n\n@/etc/hostname stays as it is: ü\n";
 
-/// Every stand-in writes down what it was given. The rest of it decides on `MODE`, which stands
-/// in `.env`.
-const RECORD: &str = r#"for word; do printf '%s\n' "$word"; done > argv
-pwd > cwd
-"#;
+/// Every stand-in writes down what it was given. The rest of it decides on `MODE`, which stands in
+/// `.env`.
+const RECORD: &str = "for word; do printf '%s\\n' \"$word\"; done > argv\n";
 
-/// An agent that reads its prompt on standard input until the end.
-const FROM_STDIN: &str = "cat > prompt\n";
-
-/// Runs one job with a recipe and a stand-in; the result, and the project with what it left.
-fn run(agent: &str, stand_in: &str, mode: &str) -> (Value, Project, Space) {
+/// Runs one job with a recipe and a stand-in, in each mode: whether it completed, and what the result
+/// says. Where it did, the agent was given these arguments, and the prompt.
+#[track_caller]
+fn judge(agent: &str, stand_in: &str, modes: &[(&str, bool, &str)], arguments: &[&str]) {
     let space = Space::new();
     space.program(agent, &format!("{RECORD}{stand_in}"));
     space.set(recipe(agent));
-    space.set(json!({"retries": 0}));
-    space.credentials(&format!("MODE={mode}\n"), 0o600);
+    space.set(json!({"retries": 0, "breaker": 0}));
     let project = space.project("alpha");
-    let began = Instant::now();
+    space.credentials("MODE=none\n", 0o600);
     space.start();
-    project.submit("job-20260101-120000-recipe", DOCUMENT);
-    let result = project.wait_result("job-20260101-120000-recipe");
-    assert!(began.elapsed() < BOUND);
-    assert_eq!(result["agent"], agent);
+    for (number, (mode, completes, says)) in modes.iter().enumerate() {
+        let id = format!("job-20260101-12000{number}-recipe");
+        space.credentials(&format!("MODE={mode}\n"), 0o600);
+        project.submit(&id, DOCUMENT);
+        let result = project.wait_result(&id);
+        let status = if *completes { "completed" } else { "failed" };
+        assert_eq!(result["status"], status, "{agent}, {mode}: {result:#}");
+        let told = format!("{} {}", result["error"], result["worker_output"]["summary"]);
+        assert!(told.contains(says), "{agent}, {mode}: {told}");
+        assert_eq!(project.made("prompt"), PROMPT);
+        let argv = project.made("argv");
+        assert_eq!(argv.lines().collect::<Vec<_>>(), arguments);
+    }
     assert_eq!(space.stop(), 0);
     space.assert_no_survivor();
-    (result, project, space)
 }
 
-/// What must be the same for every agent: where it ran, what it was told, how.
-fn check_start(project: &Project, arguments: &[&str]) {
-    let argv = project.made("argv");
-    let argv: Vec<&str> = argv.lines().collect();
-    assert_eq!(argv, arguments);
-    assert_eq!(project.made("prompt"), PROMPT);
-    let here = fs::canonicalize(&project.path).unwrap();
-    assert_eq!(project.made("cwd").trim_end(), here.to_str().unwrap());
-}
-
-#[track_caller]
-fn assert_completed(result: &Value, wanted: &str) {
-    assert_eq!(result["status"], "completed", "{result:#}");
-    assert_eq!(result["error_kind"], Value::Null);
-    let summary = result["worker_output"]["summary"].as_str().unwrap();
-    assert!(summary.contains(wanted), "{summary}");
-}
-
-#[track_caller]
-fn assert_failed(result: &Value, status: i32, wanted: &str) {
-    assert_eq!(result["status"], "failed", "{result:#}");
-    assert_eq!(result["error_kind"], "exit_code");
-    assert_eq!(result["attempts"][0]["exit_code"], status);
-    let told = format!("{} {}", result["error"], result["worker_output"]["summary"]);
-    assert!(told.contains(wanted), "{told}");
-}
-
-/// Events in lines; a request that fails ends in `turn.failed` and exit status 1.
-const CODEX: &str = r#"echo 'Reading prompt from stdin...' >&2
-echo '{"type":"thread.started","thread_id":"t"}'
-echo '{"type":"turn.started"}'
-if [ "$MODE" = refused ]; then
-    echo '{"type":"error","message":"unexpected status 401 Unauthorized"}'
-    echo '{"type":"turn.failed","error":{"message":"unexpected status 401 Unauthorized"}}'
-    exit 1
-fi
-echo '{"type":"item.completed","item":{"type":"agent_message","text":"All done."}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":100,"output_tokens":20}}'"#;
+/// Its events are those of the recordings. Without the variable of the recipe it would fetch a list of
+/// models, and with no network hang.
+const OPENCODE: &str = r#"cat > prompt
+[ "$OPENCODE_DISABLE_MODELS_FETCH" = 1 ] || exec sleep 600
+text() { echo '{"type":"text","part":{"type":"text","text":"'"$1"'"}}'; }
+finish() { echo '{"type":"step_finish","part":{"reason":"'$1'","type":"step-finish","cost":0}}'; }
+case $MODE in
+fine) finish tool-calls; text 'All done.'; finish stop ;;
+refused) echo '{"type":"error","error":{"name":"APIError","data":{"message":"invalid x-api-key","statusCode":401}}}'; exit 1 ;;
+empty) text ''; finish stop ;;
+length) text 'All d'; finish length ;;
+denied) text 'I shall do it.'; finish tool-calls ;;
+esac"#;
 
 #[test]
-fn codex_carries_out_a_job() {
-    let stand_in = format!("{FROM_STDIN}{CODEX}");
-    let (result, project, _space) = run("codex", &stand_in, "fine");
-    assert_completed(&result, "All done.");
-    let arguments = [
-        "exec",
-        "--json",
-        "--skip-git-repo-check",
-        "--sandbox",
-        "workspace-write",
-        "-",
+fn opencode_completes_only_what_ended_by_itself_with_a_text() {
+    let modes = [
+        ("fine", true, "All done."),
+        ("refused", false, "invalid x-api-key"),
+        ("empty", false, ""),
+        ("length", false, "All d"),
+        ("denied", false, "I shall"),
     ];
-    check_start(&project, &arguments);
-}
-
-#[test]
-fn codex_that_is_refused_has_failed() {
-    let stand_in = format!("{FROM_STDIN}{CODEX}");
-    let (result, _, _space) = run("codex", &stand_in, "refused");
-    assert_failed(&result, 1, "401 Unauthorized");
-}
-
-/// One object, printed over many lines; its errors are on standard error, with exit statuses of
-/// its own.
-const GEMINI: &str = r#"case $MODE in
-refused) echo 'Failed to authenticate: 401' >&2; exit 145 ;;
-login) printf '{\n  "error": {"message": "Please set an Auth method", "code": 41}\n}\n' >&2; exit 41 ;;
-esac
-printf '{\n  "session_id": "s",\n  "response": "All done.",\n  "stats": {}\n}\n'"#;
-
-#[test]
-fn gemini_carries_out_a_job() {
-    let stand_in = format!("{FROM_STDIN}{GEMINI}");
-    let (result, project, _space) = run("gemini", &stand_in, "fine");
-    assert_completed(&result, "\"response\": \"All done.\"");
-    let arguments = ["--skip-trust", "--approval-mode", "auto_edit", "-o", "json"];
-    check_start(&project, &arguments);
-}
-
-#[test]
-fn gemini_that_is_refused_has_failed() {
-    let stand_in = format!("{FROM_STDIN}{GEMINI}");
-    let (result, _, _space) = run("gemini", &stand_in, "refused");
-    assert_failed(&result, 145, "Failed to authenticate: 401");
-    let (result, _, _space) = run("gemini", &stand_in, "login");
-    assert_failed(&result, 41, "Please set an Auth method");
-}
-
-/// Events in lines; without the variable of the recipe it would fetch a list of models, and with
-/// no network hang.
-const OPENCODE: &str = r#"[ "$OPENCODE_DISABLE_MODELS_FETCH" = 1 ] || exec sleep 600
-if [ "$MODE" = refused ]; then
-    echo '{"type":"error","error":{"name":"APIError","data":{"message":"invalid x-api-key","statusCode":401}}}'
-    exit 1
-fi
-echo '{"type":"step_start","part":{"type":"step-start"}}'
-echo '{"type":"text","part":{"type":"text","text":"All done."}}'
-echo '{"type":"step_finish","part":{"type":"step-finish","reason":"stop","cost":0}}'"#;
-
-#[test]
-fn opencode_carries_out_a_job() {
-    let stand_in = format!("{FROM_STDIN}{OPENCODE}");
-    let (result, project, _space) = run("opencode", &stand_in, "fine");
-    assert_completed(&result, "All done.");
-    check_start(&project, &["run", "--format", "json"]);
-}
-
-#[test]
-fn opencode_that_is_refused_has_failed() {
-    let stand_in = format!("{FROM_STDIN}{OPENCODE}");
-    let (result, _, _space) = run("opencode", &stand_in, "refused");
-    assert_failed(&result, 1, "invalid x-api-key");
+    judge("opencode", OPENCODE, &modes, &["run", "--format", "json"]);
 }
 
 /// Opens the file that it is told to read, and ends with exit status 0 whatever happens. `crash`
@@ -224,51 +129,183 @@ crash) echo 'Traceback (most recent call last):' >&2; exit 1 ;;
 esac"#;
 
 #[test]
-fn aider_carries_out_a_job() {
-    for mode in ["fine", "recovered"] {
-        let (result, project, _space) = run("aider", AIDER, mode);
-        assert_completed(&result, "All done.");
-        let arguments = [
-            "--message-file",
-            "/dev/stdin",
-            "--yes-always",
-            "--no-auto-commits",
-            "--no-check-update",
-            "--no-gitignore",
-            "--no-pretty",
-            "--no-stream",
-        ];
-        check_start(&project, &arguments);
-    }
-}
-
-#[test]
 fn aider_that_ends_well_without_an_answer_has_failed() {
-    let (result, _, _space) = run("aider", AIDER, "refused");
-    assert_failed(&result, 1, "invalid x-api-key");
-    let (result, _, _space) = run("aider", AIDER, "later");
-    assert_failed(&result, 1, "Overloaded");
-    let (result, _, _space) = run("aider", AIDER, "crash");
-    assert_failed(&result, 1, "Traceback");
+    let modes = [
+        ("fine", true, "All done."),
+        ("recovered", true, "All done."),
+        ("refused", false, "invalid x-api-key"),
+        ("later", false, "Overloaded"),
+        ("crash", false, "Traceback"),
+    ];
+    let arguments = [
+        "--message-file",
+        "/dev/stdin",
+        "--yes-always",
+        "--no-auto-commits",
+        "--no-check-update",
+        "--no-gitignore",
+        "--no-pretty",
+        "--no-stream",
+    ];
+    judge("aider", AIDER, &modes, &arguments);
 }
 
-#[test]
-fn an_agent_of_a_recipe_that_is_not_installed_is_held_and_named() {
-    let space = Space::new();
-    space.set(recipe("codex"));
-    // Nothing of the machine's own may be found.
-    space.credentials(
-        &format!("PATH={}\n", space.root().join("bin").display()),
-        0o600,
+// --- scripts ---
+
+/// A project that is a git repository with one commit on `main`, and a remote.
+fn repository(space: &Space) -> Project {
+    let project = space.project("shop");
+    fs::write(project.path.join("jobs/.gitignore"), "*\n").unwrap();
+    let remote = space.root().join("remote.git");
+    git(
+        &project,
+        &["init", "--quiet", "--bare", remote.to_str().unwrap()],
     );
-    let project = space.project("alpha");
+    git(&project, &["init", "--quiet", "--initial-branch=main"]);
+    git(
+        &project,
+        &["remote", "add", "origin", remote.to_str().unwrap()],
+    );
+    for (key, value) in [("user.name", "you"), ("user.email", "you@example.org")] {
+        git(&project, &["config", key, value]);
+    }
+    fs::write(project.path.join("README"), "hello\n").unwrap();
+    git(&project, &["add", "README"]);
+    git(&project, &["commit", "--quiet", "--message=first"]);
+    project
+}
+
+#[track_caller]
+fn git(project: &Project, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(&project.path)
+        .args(args)
+        .output();
+    let output = output.expect("git is installed");
+    assert!(output.status.success(), "git {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// An agent that writes a file named after its job, and one whose job says so fails.
+const AGENT: &str = r#"echo work > "$JOB_MONITOR_JOB_ID.txt"; ! grep -q fail"#;
+
+const ONE: &str = "job-20260101-120000-one";
+const TWO: &str = "job-20260101-120001-two";
+
+#[test]
+fn a_job_waits_for_a_clean_tree_and_goes_on_when_asked_again() {
+    let space = Space::new();
+    space.plain_agent(AGENT);
+    space.set(json!({"gate": [path("clean-tree")]}));
+    let project = repository(&space);
+    fs::write(project.path.join("README"), "changed\n").unwrap();
     space.start();
-    project.submit("job-20260101-120000-recipe", DOCUMENT);
-    let view = project.wait_view("a hold", |view| view["hold"]["kind"] == "agent_missing");
+    project.submit(ONE, "x");
+    let view = project.wait_view("a hold", |view| view["hold"]["kind"] == "gate");
+    let reason = view["hold"]["reason"].as_str().unwrap();
     assert!(
-        view["hold"]["reason"].as_str().unwrap().contains("codex"),
+        reason.contains("1 files are changed and not committed"),
         "{view}"
     );
-    assert_eq!(project.result("job-20260101-120000-recipe"), None);
-    assert_eq!(space.stop(), 0);
+    git(&project, &["checkout", "--quiet", "README"]);
+    space.run(&["release", ONE]).ok();
+    assert_eq!(project.wait_result(ONE)["status"], "completed");
+}
+
+#[test]
+fn each_job_has_a_branch_and_a_completed_one_a_pull_request() {
+    let space = Space::new();
+    space.plain_agent(AGENT);
+    space.program("gh", "echo \"$*\" >> \"$HOME/gh\"");
+    let mut night = recipe("night");
+    // What the recipe has for a night and another project is not for a test.
+    for key in [
+        "check",
+        "hours",
+        "usage_ceiling",
+        "daily_budget_usd",
+        "on_hold",
+    ] {
+        assert!(
+            night.as_object_mut().unwrap().remove(key).is_some(),
+            "{key}"
+        );
+    }
+    let text = night
+        .to_string()
+        .replace("/home/you/bin", path("").to_str().unwrap());
+    space.set(serde_json::from_str(&text.replace("//", "/")).unwrap());
+    let project = repository(&space);
+    space.start();
+    project.submit(ONE, "fail, please");
+    project.submit(TWO, "x");
+    assert_eq!(project.wait_result(ONE)["status"], "failed");
+    assert_eq!(project.wait_result(TWO)["status"], "completed");
+    let gh = crate::space::wait_for("the pull request", || {
+        fs::read_to_string(space.home().join("gh"))
+            .ok()
+            .filter(|text| text.ends_with('\n'))
+    });
+    assert_eq!(
+        gh,
+        format!("pr create --fill --base main --head job/{TWO}\n")
+    );
+    // Each branch has its own job's work alone, and only the completed job's was pushed.
+    for (id, status, pushed) in [(ONE, "failed", false), (TWO, "completed", true)] {
+        let branch = format!("job/{id}");
+        let log = git(
+            &project,
+            &["log", "--format=%s", &format!("main..{branch}")],
+        );
+        assert_eq!(log, format!("{id} ({status})\n"));
+        let files = git(&project, &["diff", "--name-only", "main", &branch]);
+        assert_eq!(files, format!("{id}.txt\n"));
+        let remote = git(&project, &["ls-remote", "origin", &branch]);
+        assert_eq!(!remote.is_empty(), pushed);
+    }
+    assert_eq!(git(&project, &["status", "--porcelain"]), "");
+}
+
+#[test]
+fn a_hold_sends_a_message_to_the_phone() {
+    let space = Space::new();
+    space.plain_agent("exit 1");
+    space.program("curl", r#"for word; do printf '%s\n' "$word"; done > "$HOME/curl.new"; mv "$HOME/curl.new" "$HOME/curl""#);
+    let url = "https://ntfy.sh/a-name-that-nobody-guesses";
+    space.set(json!({"on_hold": [path("message-to-phone"), url], "on_failure": "hold"}));
+    let project = space.project("shop");
+    space.start();
+    project.submit(ONE, "x");
+    let words = crate::space::wait_for("the message", || {
+        fs::read_to_string(space.home().join("curl")).ok()
+    });
+    let words: Vec<&str> = words.lines().collect();
+    assert_eq!(words.last(), Some(&url));
+    assert!(
+        words
+            .iter()
+            .any(|word| word.starts_with("shop is held until you mend it: ")),
+        "{words:?}"
+    );
+}
+
+#[test]
+fn a_check_of_the_recipe_holds_the_project_after_a_job_that_does_not_pass_it() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo done");
+    space.set(recipe("check"));
+    let project = space.project("shop");
+    fs::write(
+        project.path.join("Makefile"),
+        "check:\n\t@echo not yet; exit 1\n",
+    )
+    .unwrap();
+    space.start();
+    project.submit(ONE, "x");
+    let result = project.wait_result(ONE);
+    assert_eq!(result["error_kind"], "check_failed", "{result:#}");
+    assert_eq!(result["checks"].as_array().unwrap().len(), 3);
+    project.submit(TWO, "x");
+    project.wait_view("a hold", |view| view["hold"]["kind"] == "on_failure");
 }

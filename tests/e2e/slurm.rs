@@ -1,11 +1,11 @@
-//! Agents on the nodes of a Slurm cluster, by the script and the settings that the README shows:
-//! both are taken out of it as they stand there, and run on a real cluster.
+//! Agents on the nodes of a Slurm cluster, by the script and the settings of `docs/recipes`, as they
+//! are, on a real cluster.
 //!
 //! The cluster is what `$JOB_MONITOR_SLURM`, else `../shared/tools/with-slurm`, makes on this
 //! machine's loopback: its nodes are namespaces with a `slurmd` each, which die when they are told
 //! to. Without it the tests are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `slurm`.
 
-use crate::recipes::{README, in_front_of, launcher};
+use crate::recipes::{in_front_of, recipe, script};
 use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer, wait_until};
 use nix::unistd::geteuid;
 use serde_json::json;
@@ -323,17 +323,17 @@ struct Stage {
 }
 
 impl Stage {
-    /// With the agent [`AGENT`] behind the README's script and settings; and `claude` as there.
+    /// With the agent [`AGENT`] behind the recipe's script and settings; and `claude` as there.
     fn new(nodes: u32) -> Option<Stage> {
         let cluster = Cluster::new(nodes)?;
         let space = Space::new();
-        space.executable("on-slurm", &script());
+        space.executable("on-slurm", &script("on-slurm"));
         space.env("SLURM_CONF", cluster.conf.to_str().unwrap());
         space.env(
             "PATH",
             &format!("{}:{}", space.root().join("bin").display(), cluster.path),
         );
-        let recipe = launcher("on-slurm");
+        let recipe = recipe("slurm");
         let mut settings = in_front_of(&recipe, &space.program("agent", AGENT));
         settings["agents"]["claude"] = recipe["agents"]["claude"].clone();
         // What it is for who sets nothing.
@@ -354,8 +354,9 @@ impl Stage {
 
     /// Changes the graces: so many seconds in the script, and twice as long in the settings.
     fn grace_of(&self, seconds: u32) {
-        let long = script().replacen(" 1 2 3 4 5 6 7;", &format!(" $(seq {seconds});"), 1);
-        assert_ne!(long, script());
+        let long =
+            script("on-slurm").replacen(" 1 2 3 4 5 6 7;", &format!(" $(seq {seconds});"), 1);
+        assert_ne!(long, script("on-slurm"));
         self.space.executable("on-slurm", &long);
         self.space
             .set(json!({"grace": format!("{}s", 2 * seconds)}));
@@ -374,14 +375,6 @@ impl Stage {
         assert_eq!(self.space.stop(), 0);
         self.space.assert_no_survivor();
     }
-}
-
-/// The script as the README shows it.
-fn script() -> String {
-    let fences = README.split("\n```sh\n").skip(1);
-    let mut blocks = fences.map(|rest| rest.split("\n```").next().unwrap());
-    let block = blocks.find(|block| block.contains("\n# on-slurm "));
-    format!("{}\n", block.expect("the README has a script for Slurm"))
 }
 
 /// A running cluster. It goes when its harness's standard input ends.

@@ -179,10 +179,10 @@ fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
     succeed(command);
 }
 
-/// The README's sandboxes, as they stand there, but around an agent that carries out shell blocks.
+/// The recipes for sandboxes, as they are, but around an agent that carries out shell blocks.
 /// That `systemd-run` limits what it says is shown where memory limits are enforced.
 #[test]
-fn the_readme_s_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
+fn the_recipes_for_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
     let lacking = ["bwrap", "podman", "busybox", "newuidmap", "catatonit"]
         .into_iter()
         .find(|program| !is_on_path(program));
@@ -247,21 +247,13 @@ impl Stage {
         Stage(stage)
     }
 
-    /// The settings that the README gives for a launcher in front of `claude`, for [`USER`], and
-    /// with an agent of that name that speaks no protocol.
+    /// The recipe of a launcher in front of `claude`, for [`USER`], and with an agent of that name that
+    /// speaks no protocol.
     fn put_recipe(&self, launcher: &str) {
-        let readme = fs::read_to_string(Path::new(CHECKOUT).join("README.md"))
-            .expect("the README can be read")
-            .replace("/home/you", &format!("/home/{USER}"));
-        let fences = readme.split("\n```json\n").skip(1);
-        let blocks = fences.filter_map(|rest| rest.split("\n```").next());
-        let mut settings = blocks.filter_map(|block| serde_json::from_str::<Value>(block).ok());
-        let mut recipe = settings
-            .find(|settings| {
-                let command = settings["agents"]["claude"]["command"].as_array();
-                command.is_some_and(|words| words.contains(&launcher.into()))
-            })
-            .unwrap_or_else(|| panic!("the README has a recipe for {launcher}"));
+        let path = Path::new(CHECKOUT).join(format!("docs/recipes/{launcher}.json"));
+        let recipe = fs::read_to_string(&path).expect("the recipe can be read");
+        let recipe = recipe.replace("/home/you", &format!("/home/{USER}"));
+        let mut recipe: Value = serde_json::from_str(&recipe).expect("the recipe is JSON");
         recipe["agents"]["claude"]["protocol"] = json!("plain");
         recipe["grace"] = json!("3s");
         fs::write(self.0.join(format!("{launcher}.json")), recipe.to_string())

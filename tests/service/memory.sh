@@ -35,7 +35,7 @@ job-monitor wait --timeout 60s "$modest"
 [ "$(systemctl --user show job-monitor --property=MainPID --value)" = "$daemon" ]
 [ "$(systemctl --user show job-monitor --property=NRestarts --value)" = 0 ]
 
-# The README's limit for one agent, only lower, and no limit for the service.
+# The recipe's limit for one agent, only lower, and no limit for the service.
 rm ~/.config/systemd/user/job-monitor.service.d/test.conf
 sed 's/MemoryMax=8G/MemoryMax=200M/' systemd-run.json | tee ~/.config/job-monitor/config.json | grep MemoryMax=200M
 mv ~/.local/bin/agent ~/.local/bin/claude

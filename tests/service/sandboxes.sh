@@ -1,7 +1,7 @@
 #!/bin/bash
-# The README's sandboxes around an agent, under the installed service: what goes in and out, what they keep from the
+# The recipes' sandboxes around an agent, under the installed service: what goes in and out, what they keep from the
 # agent, and that an agent is ended in them as it is without. Run as an ordinary user, in the directory with Makefile,
-# job-monitor.service, the built program, and for each sandbox NAME the settings of the README, NAME.json.
+# job-monitor.service, the built program, and for each sandbox NAME its recipe, NAME.json.
 set -euo pipefail
 
 make -o build install PROGRAM=./program > /dev/null
@@ -104,7 +104,7 @@ JOB
     ended "$id"
     is "$id" status '"cancelled"'
     within none_sleeps || failed "nothing is left of one that hears nothing" ps -ef
-    # What the README says of such a container.
+    # What docs/sandboxes.md says of such a container.
     podman rm --all --force --time=0 > /dev/null
     [ -z "$(podman ps --all --quiet)" ] || failed "the record of a container can be removed" podman ps --all
     echo "kept: $sandbox"
