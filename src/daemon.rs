@@ -230,10 +230,11 @@ impl Daemon {
         if self.context.board.take_release_request() {
             say_lifted(self.context.board.release(None), "released by hand");
         }
+        // Watching comes first: what changes after the look is heard of.
+        self.watch_own();
         self.follow();
         let lifted = self.context.board.mend();
         say_lifted(lifted, "its credentials or its program have changed");
-        self.watch_own();
         if is_slow_look {
             self.workers.iter().for_each(Handle::look_slowly);
         }

@@ -272,6 +272,8 @@ impl Holds {
                 let at = (probes as usize).min(ILL_PAUSES.len() - 1);
                 now.plus(Duration::from_secs(ILL_PAUSES[at]))
             }
+            // A service may take a moment to know of a login that has just been mended.
+            Class::Login if probes == 0 && self.mended.contains_key(agent) => now.plus(LOOK_PAUSE),
             Class::Login | Class::Own(_) => now.plus(PROBE_PAUSE),
         };
         hold.probe_at = Some(probe_at);

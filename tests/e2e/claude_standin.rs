@@ -46,7 +46,7 @@ if [ -e start.$n ]; then . ./start.$n; fi
 play text
 "#;
 
-fn stand_in(space: &Space) {
+pub fn stand_in(space: &Space) {
     space.claude(&STAND_IN.replace("FIXTURES", FIXTURES));
 }
 
@@ -59,7 +59,7 @@ fn one_project() -> (Space, Project) {
 }
 
 /// What the n-th start of the stand-in does instead of playing `text`.
-fn script(project: &Project, start: u32, body: &str) {
+pub fn script(project: &Project, start: u32, body: &str) {
     fs::write(project.path.join(format!("start.{start}")), body).unwrap();
 }
 
@@ -83,7 +83,7 @@ fn variable(project: &Project, start: u32, name: &str) -> Option<String> {
     Some(line[name.len() + 1..].to_owned())
 }
 
-fn starts(project: &Project) -> usize {
+pub fn starts(project: &Project) -> usize {
     let names = project.names(&project.path);
     names
         .iter()
@@ -91,7 +91,7 @@ fn starts(project: &Project) -> usize {
         .count()
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
@@ -99,7 +99,7 @@ fn now() -> u64 {
 }
 
 /// The seconds from now to a point of time that a document tells, as `date` reads it.
-fn ahead(time: &Value) -> i64 {
+pub fn ahead(time: &Value) -> i64 {
     let text = time.as_str().expect("a time");
     let date = std::process::Command::new("date")
         .args(["-d", text, "+%s"])

@@ -10,6 +10,7 @@ mod clock;
 mod common;
 mod damage;
 mod doctor;
+mod holds;
 mod hostile;
 mod intruders;
 mod launch;

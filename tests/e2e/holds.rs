@@ -1,0 +1,274 @@
+//! Holds: who waits, who tries whether things are mended, and what ends the waiting.
+
+use crate::claude_standin::{now, script, stand_in, starts};
+use crate::space::{Project, Space, replace, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+const LAST: &str = "job-20260101-120002-last";
+
+fn wait_hold(project: &Project, kind: &str) -> Value {
+    let what = format!("held by {kind}");
+    project.wait_view(&what, |view| view["hold"]["kind"] == kind)["hold"].clone()
+}
+
+/// Two projects of one stand-in for claude.
+fn two_projects() -> (Space, Project, Project) {
+    let space = Space::new();
+    stand_in(&space);
+    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+    (space, alpha, beta)
+}
+
+/// Makes the probe of every hold due that was put before the daemon was stopped.
+fn make_probes_due(space: &Space) {
+    let path = space.state().join("holds.json");
+    let mut holds: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for hold in holds["list"].as_array_mut().unwrap() {
+        for key in ["probe_at", "until"] {
+            if hold[key] != Value::Null {
+                hold[key] = json!("2026-01-01T00:00:00.000Z");
+            }
+        }
+    }
+    replace(&path, holds.to_string().as_bytes());
+}
+
+#[test]
+fn slots_are_served_in_turn() {
+    let space = Space::new();
+    let order = space.root().join("order");
+    space.plain_agent(&format!(
+        "cat > /dev/null; echo $JOB_MONITOR_PROJECT >> {}; sleep 0.02",
+        order.display()
+    ));
+    space.set(json!({"max_parallel": 1}));
+    let projects = ["a", "b", "c", "d", "e"].map(|name| space.project(name));
+    let ids: Vec<String> = (0..8).map(|n| format!("job-20260101-12000{n}-x")).collect();
+    for project in &projects {
+        for id in &ids {
+            project.submit(id, "x");
+        }
+    }
+    space.start();
+    for project in &projects {
+        project.wait_result(&ids[7]);
+    }
+    let ran = fs::read_to_string(order).unwrap();
+    let ran: Vec<&str> = ran.lines().collect();
+    assert_eq!(ran.len(), 40);
+    // As long as all want, nobody is ahead of another by more than two.
+    let ahead = |upto: usize| {
+        let counts = projects.each_ref().map(|project| {
+            let mine = ran[..upto].iter().filter(|name| **name == project.name);
+            mine.count()
+        });
+        counts.iter().max().unwrap() - counts.iter().min().unwrap()
+    };
+    assert!((1..=30).all(|upto| ahead(upto) <= 2), "{ran:?}");
+}
+
+#[test]
+fn a_document_that_is_rejected_uses_no_probe_up_and_any_answer_ends_the_hold() {
+    let (space, alpha, beta) = two_projects();
+    script(&alpha, 1, "play api-401-no-retry");
+    space.start();
+    alpha.submit(ID, "x");
+    wait_hold(&alpha, "not_authenticated");
+    beta.submit(LAST, "x");
+    wait_hold(&beta, "not_authenticated");
+    space.run(&["-p", "alpha", "cancel", ID]).ok();
+    assert_eq!(alpha.wait_result(ID)["status"], "cancelled");
+    space.stop();
+    alpha.submit(NEXT, "  \n");
+    alpha.submit(LAST, "x");
+    // That it fails proves the login all the same.
+    script(&alpha, 2, "play max-turns");
+    make_probes_due(&space);
+    // Its own project must make the probe.
+    space.edit_registry(|projects| projects["beta"]["enabled"] = json!(false));
+    space.start();
+    assert_eq!(alpha.wait_result(NEXT)["error_kind"], "rejected");
+    assert_eq!(alpha.wait_result(LAST)["error_kind"], "max_turns");
+    space.wait_log("is lifted: its service answers");
+    space.edit_registry(|projects| projects["beta"]["enabled"] = json!(true));
+    assert_eq!(beta.wait_result(LAST)["status"], "completed");
+}
+
+#[test]
+fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_comes() {
+    // Where the file is, and whether it is mended while the attempt still fails.
+    for (variable, early) in [("HOME", false), ("ENV", false), ("AGENT", true)] {
+        let space = Space::new();
+        stand_in(&space);
+        let project = space.project("alpha");
+        let dir = match variable {
+            "HOME" => space.home().join(".claude"),
+            _ => space.root().join("elsewhere"),
+        };
+        match variable {
+            "ENV" => space.credentials(&format!("CLAUDE_CONFIG_DIR={}\n", dir.display()), 0o600),
+            "AGENT" => {
+                space.set(json!({"agents": {"claude": {"env": {"CLAUDE_CONFIG_DIR": dir}}}}))
+            }
+            _ => {}
+        }
+        let login = dir.join(".credentials.json");
+        let waits = "until [ -e go ]; do sleep 0.02; done; play api-401-no-retry";
+        script(
+            &project,
+            1,
+            if early {
+                waits
+            } else {
+                "play api-401-no-retry"
+            },
+        );
+        space.start();
+        project.submit(ID, "x");
+        let mend = || {
+            fs::create_dir_all(&dir).unwrap();
+            replace(&login, b"{}");
+        };
+        if early {
+            wait_until("the start", || starts(&project) == 1);
+            mend();
+            fs::write(project.path.join("go"), "").unwrap();
+        } else {
+            wait_hold(&project, "not_authenticated");
+            mend();
+        }
+        let result = project.wait_result(ID);
+        assert_eq!(result["status"], "completed", "{variable}");
+        assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+        space.wait_log("is lifted: its credentials or its program have changed");
+    }
+}
+
+#[test]
+fn after_a_limit_one_job_tries_before_all_others_start() {
+    let (space, alpha, beta) = two_projects();
+    let reset = now() + 2;
+    let limit = format!("play subscription-limit-5h -e 's/1795173825/{reset}/g'");
+    script(&alpha, 1, &limit);
+    // Whoever probes waits until it is seen that the other does not start.
+    let probes = "until [ -e go ]; do sleep 0.02; done; play text";
+    script(&alpha, 2, probes);
+    script(&beta, 1, probes);
+    space.start();
+    alpha.submit(ID, "x");
+    wait_hold(&alpha, "usage_limit");
+    beta.submit(ID, "x");
+    wait_hold(&beta, "usage_limit");
+    wait_until("a probe", || starts(&alpha) + starts(&beta) == 2);
+    // Looks at all there is change nothing for the other.
+    let other = if starts(&alpha) == 2 { &beta } else { &alpha };
+    other.submit(NEXT, "x");
+    other.wait_view("another job", |view| view["queue_size"] == 2);
+    assert_eq!(starts(&alpha) + starts(&beta), 2);
+    for project in [&alpha, &beta] {
+        fs::write(project.path.join("go"), "").unwrap();
+    }
+    for project in [&alpha, &beta] {
+        assert_eq!(project.wait_result(ID)["status"], "completed");
+    }
+}
+
+#[test]
+fn an_ill_service_holds_its_agent_everywhere_until_anybody_is_answered() {
+    let (space, alpha, beta) = two_projects();
+    script(&beta, 1, "until [ -e go ]; do sleep 0.02; done; play text");
+    script(&alpha, 1, "play connection-refused-max-retries-1");
+    space.start();
+    beta.submit(ID, "x");
+    wait_until("the other's start", || starts(&beta) == 1);
+    alpha.submit(ID, "x");
+    let hold = wait_hold(&alpha, "network");
+    assert_ne!(hold["until"], Value::Null);
+    let all = space.run(&["status", "--json"]).json();
+    assert_eq!(all["holds"][0]["kind"], "network");
+    assert_eq!(all["holds"][0]["agent"], "claude");
+    // It ends well before the probe is due.
+    fs::write(beta.path.join("go"), "").unwrap();
+    let result = alpha.wait_result(ID);
+    assert_eq!(result["status"], "completed");
+    assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+}
+
+// --- the configuration ---
+
+/// Puts a link in a file's or directory's place, to where it lies from now on.
+fn move_and_link(path: &Path, to: &Path) {
+    fs::rename(path, to).unwrap();
+    symlink(to, path).unwrap();
+}
+
+#[test]
+fn links_in_the_configuration_are_followed() {
+    for what in ["config.json", "registered.json", "everything"] {
+        let space = Space::new();
+        space.plain_agent("cat > /dev/null; echo first > first");
+        let project = space.project("alpha");
+        let other = space.project_with("beta", json!({"enabled": false}));
+        let dotfiles = space.root().join("dotfiles");
+        fs::create_dir(&dotfiles).unwrap();
+        let place = match what {
+            "everything" => space.config(),
+            file => space.config().join(file),
+        };
+        move_and_link(&place, &dotfiles.join("target"));
+        space.start();
+        project.submit(ID, "x");
+        project.wait_result(ID);
+        let real = |file: &str| match what {
+            "everything" => dotfiles.join("target").join(file),
+            _ if what == file => dotfiles.join("target"),
+            _ => space.config().join(file),
+        };
+        let edit = |file: &str, old: &str, new: &str| {
+            let text = fs::read_to_string(real(file)).unwrap();
+            assert!(text.contains(old), "{text}");
+            replace(&real(file), text.replace(old, new).as_bytes());
+        };
+        space.program("second", "cat > /dev/null; echo second > second");
+        edit("config.json", "bin/agent", "bin/second");
+        space.wait_log("the settings have changed");
+        edit("registered.json", "\"enabled\": false", "\"enabled\": true");
+        other.submit(ID, "x");
+        other.wait_made("second");
+        assert!(place.is_symlink(), "{what}");
+    }
+}
+
+#[test]
+fn settings_that_are_missing_for_a_moment_are_those_before() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; sleep 0.1");
+    let project = space.project("alpha");
+    space.start();
+    for file in ["config.json", "registered.json"] {
+        let path = space.config().join(file);
+        let aside = space.config().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        let id = format!("job-20260101-120000-{}", file.replace('.', "-"));
+        project.submit(&id, "x");
+        assert_eq!(project.wait_result(&id)["status"], "completed");
+        fs::rename(&aside, &path).unwrap();
+    }
+    space.set(json!({"grace": "2s"}));
+    space.wait_log("the settings have changed");
+    assert_eq!(space.log().matches("the settings have changed").count(), 1);
+    assert!(!space.log().contains("no project"), "{}", space.log());
+    // One that stays away is gone.
+    fs::remove_file(space.config().join("registered.json")).unwrap();
+    wait_until("the project's end", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", space.pid())).unwrap();
+        let name = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("comm"));
+        let mut names = threads.flatten().flat_map(name);
+        !names.any(|name| name == "alpha\n")
+    });
+}
