@@ -5,12 +5,11 @@ use super::brief::{check_end, suspension_text};
 use super::result::Finished;
 use super::scope::{self, Scope, Standing};
 use super::terminal;
-use super::transcript::{Entry, Progress, Reader, Writer};
-use crate::agent::{self, Dialect, dialect};
+use super::transcript::Transcript;
+use crate::agent::{self, Dialect};
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::{Attempt, JobId, log_name};
-use crate::project::Protocol;
 use crate::record::{Check, Claim};
 use crate::render::{self, Style, put};
 use crate::spool::Spool;
@@ -27,7 +26,7 @@ use std::time::Duration;
 const BLOCK: usize = 64 << 10;
 /// Between looks at an output that grows.
 const LOOK: Duration = Duration::from_millis(200);
-/// One-line entries are not made longer than this for readers that are no terminal.
+/// Single lines are not made longer than this for readers that are no terminal.
 const COLUMNS_PIPED: usize = 160;
 
 /// How a job is told.
@@ -46,7 +45,17 @@ pub(super) fn logs(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
     tell(scope, id, manner).map(|_| Exit::Done)
 }
 
-/// Tells the job until it is done, and ends as `wait` does.
+fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
+    let (spool, _) = scope.job(id)?;
+    let mut telling = Telling::new(&spool, id, manner);
+    match telling.tell(|| daemon::running(&scope.places).is_some()) {
+        // A reader that has gone has seen what it wanted.
+        Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(Exit::Done),
+        told => told,
+    }
+}
+
+/// Follows a job that was just submitted, and ends as `wait` does.
 pub(super) fn follow(scope: &Scope, id: &JobId) -> Outcome {
     let note = format!("the job goes on; job-monitor logs -f {id}");
     // Without a handler, the interruption would end us as well, only without a word.
@@ -61,21 +70,10 @@ pub(super) fn follow(scope: &Scope, id: &JobId) -> Outcome {
     tell(scope, id, manner)
 }
 
-fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
-    let (spool, _) = scope.job(id)?;
-    let mut telling = Telling::new(&spool, id, manner);
-    match telling.tell(|| daemon::running(&scope.places).is_some()) {
-        // A reader that has gone has seen what it wanted.
-        Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(Exit::Done),
-        told => told,
-    }
-}
-
 /// The output of one start, read as it grows.
 pub(super) struct Output {
     file: File,
-    /// What it tells.
-    reader: Reader,
+    pub dialect: Option<&'static Dialect>,
     /// The rest of a line of which the beginning was left out is still to come.
     in_mid_line: bool,
 }
@@ -87,17 +85,17 @@ impl Output {
             if let Some(file) = spool.open_log(&log_name(id, start, ending))? {
                 let mut head = vec![0; BLOCK];
                 let length = file.read_at(&mut head, 0).unwrap_or(0);
-                let dialect = agent::recognise(ending, &head[..length]);
+                let dialect = Some(agent::recognise(ending, &head[..length]));
                 return Ok(Some(Output::of(file, dialect)));
             }
         }
         Ok(None)
     }
 
-    fn of(file: File, dialect: &'static Dialect) -> Output {
+    fn of(file: File, dialect: Option<&'static Dialect>) -> Output {
         Output {
             file,
-            reader: Reader::new(dialect),
+            dialect,
             in_mid_line: false,
         }
     }
@@ -116,7 +114,7 @@ impl Output {
     }
 
     /// Reads a block of what is new since the last time; `false` if nothing is.
-    pub(super) fn read_on(&mut self, each: &mut dyn FnMut(Entry)) -> Result<bool> {
+    pub(super) fn read_on(&mut self, to: &mut Transcript) -> Result<bool> {
         let mut block = [0; BLOCK];
         let length = read(&mut self.file, &mut block)?;
         let mut bytes = &block[..length];
@@ -125,154 +123,150 @@ impl Output {
             bytes = end.map_or(&[], |end| &bytes[end + 1..]);
             self.in_mid_line = end.is_none();
         }
-        self.reader.feed(bytes, each);
+        to.feed(bytes);
         Ok(length > 0)
-    }
-
-    /// How far the agent has got, by all that is written.
-    pub(super) fn progress(&mut self) -> &Progress {
-        // What cannot be read now may be read at the next look.
-        while self.read_on(&mut |_| {}).unwrap_or(false) {}
-        &self.reader.progress
     }
 }
 
-/// What is known of a job's starts, wherever it stands.
-#[derive(Default)]
-struct History {
-    now: Now,
-    /// Starts so far.
-    starts: u32,
-    /// Those that are over, as far as anybody wrote it down.
-    attempts: Vec<Attempt>,
+/// What is known of a job, wherever it stands.
+struct Story {
+    starts: Vec<Start>,
     /// Checks that are over.
     checks: Vec<Check>,
-    /// The latest start happened then, and went on with the session of the one before or not.
-    latest: Option<(Wall, bool)>,
     /// Whether the latest start's output may still grow.
     open: bool,
+    now: Now,
+}
+
+#[derive(Default)]
+struct Start {
+    began: Option<Wall>,
+    session: Option<String>,
+    /// How it ended, as far as anybody wrote it down.
+    end: String,
 }
 
 enum Now {
-    /// It is over: how, in a line.
-    Done { completed: bool, line: String },
+    /// It is over: how, and in a line.
+    Done(Exit, String),
     /// An agent runs.
-    Running { since: Wall },
+    Running(Wall),
     /// Nothing runs: why not.
     Waits(String),
 }
 
-impl Default for Now {
-    fn default() -> Now {
-        Now::Waits("waits, and nothing has run yet; job-monitor queue says for what".to_owned())
-    }
-}
-
-impl History {
-    fn of(spool: &Spool, id: &JobId, standing: &Standing, now: Wall) -> Result<History> {
-        Ok(match standing {
-            Standing::Done(result) => History::of_result(spool, id, result)?,
-            Standing::Running(claim) => {
-                let since = claim.started_at;
-                History::of_claim(claim, Now::Running { since })
-            }
-            Standing::Suspended(claim) => {
-                History::of_claim(claim, Now::Waits(suspension_text(claim, now)))
-            }
-            Standing::Waiting { held: false } => History::default(),
-            Standing::Waiting { held: true } => {
-                let why = "is held, and nothing has run yet; job-monitor release lets it run";
-                History {
-                    now: Now::Waits(why.to_owned()),
-                    ..History::default()
-                }
-            }
-        })
-    }
-
-    fn of_claim(claim: &Claim, now: Now) -> History {
-        History {
-            now,
-            starts: claim.starts,
-            attempts: claim.attempts.clone(),
-            checks: claim.checks.clone(),
-            latest: Some((claim.started_at, claim.resumed)),
-            // Of an interrupted start nobody knows yet how it ended.
-            open: claim.suspended.is_none(),
-        }
-    }
-
-    fn of_result(spool: &Spool, id: &JobId, result: &File) -> Result<History> {
-        let told = Finished::read(result).unwrap_or_default();
-        let attempts = told.attempts.get().unwrap_or_default();
-        let mut starts = attempts.len() as u32;
-        // The predecessor wrote no list of starts.
-        while attempts.is_empty() && Output::open(spool, id, starts + 1)?.is_some() {
-            starts += 1;
-        }
-        Ok(History {
-            now: Now::Done {
-                completed: told.is_completed(),
-                line: told.line(),
-            },
-            starts,
-            attempts,
-            checks: told.checks.get().unwrap_or_default(),
-            ..History::default()
-        })
-    }
-
-    /// How the `start`-th start began.
-    fn beginning(&self, start: u32, now: Wall) -> String {
-        let at = start as usize - 1;
-        let session = |at: usize| self.attempts.get(at)?.session_id.as_deref();
-        let (began, resumed) = match self.attempts.get(at) {
-            Some(attempt) => {
-                let resumed = at > 0 && session(at).is_some() && session(at) == session(at - 1);
-                (Some(attempt.started_at), resumed)
-            }
-            None => (
-                self.latest.map(|(at, _)| at),
-                self.latest.is_some_and(|(_, is)| is),
-            ),
-        };
-        let began = began.map_or(String::new(), |began| format!(", {}", began.short(now)));
-        let how = match (start, resumed) {
-            (1, _) => "",
-            (_, true) => ", resumed",
-            (_, false) => ", afresh",
-        };
-        format!("start {start}{began}{how}")
-    }
-
-    /// How it ended, unless the line on where the job stands is about to tell.
-    fn end(&self, start: u32) -> Option<String> {
-        let attempt = self.attempts.get(start as usize - 1)?;
-        let after = human(attempt.duration());
+impl Start {
+    fn over(attempt: &Attempt) -> Start {
         let why = match (attempt.error_kind, &attempt.error) {
             (Some(kind), Some(error)) => format!(": {kind}: {error}"),
             _ => String::new(),
         };
-        (start < self.starts).then(|| format!("start {start} ended after {after}{why}"))
-    }
-
-    /// Whether the `number`-th check followed the `start`-th start.
-    fn is_check_of(&self, number: u32, start: u32) -> bool {
-        let check = self.checks.get(number as usize - 1);
-        let next = self
-            .attempts
-            .get(start as usize)
-            .map(|next| next.started_at);
-        let next = next.or(self
-            .latest
-            .map(|(at, _)| at)
-            .filter(|_| start < self.starts));
-        match (check, next) {
-            (Some(check), Some(next)) => check.started_at < next,
-            // One that still runs is that of the latest start.
-            _ => start == self.starts,
+        Start {
+            began: Some(attempt.started_at),
+            session: attempt.session_id.clone(),
+            end: format!("ended after {}{why}", human(attempt.duration())),
         }
     }
+}
+
+impl Story {
+    fn of(spool: &Spool, id: &JobId, standing: &Standing, now: Wall) -> Result<Story> {
+        Ok(match standing {
+            Standing::Done(result) => Story::of_result(spool, id, result)?,
+            Standing::Running(claim) => Story::of_claim(claim, Now::Running(claim.started_at)),
+            Standing::Suspended(claim) => {
+                Story::of_claim(claim, Now::Waits(suspension_text(claim, now)))
+            }
+            Standing::Waiting { held } => {
+                let why = match held {
+                    true => "is held, and nothing has run yet; job-monitor release lets it run",
+                    false => "waits, and nothing has run yet; job-monitor queue says for what",
+                };
+                Story::new(Vec::new(), Vec::new(), Now::Waits(why.to_owned()))
+            }
+        })
+    }
+
+    fn new(starts: Vec<Start>, checks: Vec<Check>, now: Now) -> Story {
+        Story {
+            starts,
+            checks,
+            open: false,
+            now,
+        }
+    }
+
+    fn of_claim(claim: &Claim, now: Now) -> Story {
+        let mut starts: Vec<Start> = claim.attempts.iter().map(Start::over).collect();
+        if starts.len() < claim.starts as usize {
+            starts.push(Start {
+                began: Some(claim.started_at),
+                session: claim.session_id.clone(),
+                end: String::new(),
+            });
+        }
+        Story {
+            // Of an interrupted start nobody knows yet how it ended.
+            open: claim.suspended.is_none(),
+            ..Story::new(starts, claim.checks.clone(), now)
+        }
+    }
+
+    fn of_result(spool: &Spool, id: &JobId, result: &File) -> Result<Story> {
+        let told = Finished::read(result).unwrap_or_default();
+        let attempts = told.attempts.get().unwrap_or_default();
+        let mut starts: Vec<Start> = attempts.iter().map(Start::over).collect();
+        // The predecessor wrote no list of starts.
+        while attempts.is_empty() && Output::open(spool, id, starts.len() as u32 + 1)?.is_some() {
+            starts.push(Start::default());
+        }
+        let exit = match told.is_completed() {
+            true => Exit::Done,
+            false => Exit::NotCompleted,
+        };
+        let checks = told.checks.get().unwrap_or_default();
+        Ok(Story::new(starts, checks, Now::Done(exit, told.line())))
+    }
+
+    /// How a start began.
+    fn beginning(&self, at: usize, now: Wall) -> String {
+        let start = &self.starts[at];
+        let began = start.began.map(|began| format!(", {}", began.short(now)));
+        let before = at.checked_sub(1).and_then(|at| self.starts.get(at));
+        let how = match before {
+            None => "",
+            Some(before) if before.session.is_some() && before.session == start.session => {
+                ", resumed"
+            }
+            Some(_) => ", afresh",
+        };
+        format!("start {}{}{how}", at + 1, began.unwrap_or_default())
+    }
+
+    /// The next check that followed a start.
+    fn check_of(&self, check: usize, start: usize) -> Option<&Check> {
+        let next = self.starts.get(start + 1).and_then(|next| next.began);
+        let check = self.checks.get(check)?;
+        next.is_none_or(|next| check.started_at < next)
+            .then_some(check)
+    }
+}
+
+/// The telling of one job.
+struct Telling<'a> {
+    spool: &'a Spool,
+    id: &'a JobId,
+    manner: Manner,
+    transcript: Transcript,
+    /// The start that is told, and the check that is told next.
+    start: usize,
+    check: usize,
+    stage: Stage,
+    output: Option<Output>,
+    /// Whether the terminal, or the wish for readable lines, forbids the bytes as they are.
+    as_lines: bool,
+    /// What is kept back until it is known which lines are the last.
+    kept: Option<Vec<u8>>,
 }
 
 /// How much of a start was told.
@@ -282,24 +276,8 @@ enum Stage {
     Begun,
     /// All but the checks that follow it.
     Over,
-}
-
-/// The telling of one job.
-struct Telling<'a> {
-    spool: &'a Spool,
-    id: &'a JobId,
-    manner: Manner,
-    style: Style,
-    writer: Writer,
-    /// The start that is being told, from 1.
-    start: u32,
-    stage: Stage,
-    output: Option<Output>,
-    /// The check that is told next, from 1, and whether it was told that it runs.
-    check: u32,
-    check_runs: bool,
-    /// What is kept back until it is known which lines are the last.
-    kept: Option<Vec<u8>>,
+    /// And that one of them runs.
+    Checking,
 }
 
 impl<'a> Telling<'a> {
@@ -313,13 +291,12 @@ impl<'a> Telling<'a> {
             spool,
             id,
             manner,
-            style,
-            writer: Writer::new(style, columns),
-            start: 1,
+            transcript: Transcript::new(style, columns),
+            start: 0,
+            check: 0,
             stage: Stage::New,
             output: None,
-            check: 1,
-            check_runs: false,
+            as_lines: style.terminal || !manner.raw,
             kept: manner.tail.map(|_| Vec::new()),
         }
     }
@@ -333,31 +310,26 @@ impl<'a> Telling<'a> {
                 return Err(Error::with(Exit::NotFound, gone));
             };
             let now = Wall::now();
-            let history = History::of(self.spool, self.id, &standing, now)?;
-            self.catch_up(&history, now)?;
-            match &history.now {
-                Now::Done { completed, line } => {
-                    self.seam(line)?;
-                    self.let_go()?;
-                    return Ok(match completed {
-                        true => Exit::Done,
-                        false => Exit::NotCompleted,
-                    });
+            let story = Story::of(self.spool, self.id, &standing, now)?;
+            self.catch_up(&story, now)?;
+            match story.now {
+                Now::Done(exit, line) => {
+                    self.seam(&line)?;
+                    return self.let_go().map(|()| exit);
                 }
-                Now::Running { since } if !self.manner.follow => {
-                    let since = human(now.since(*since));
+                Now::Running(since) if !self.manner.follow => {
+                    let since = human(now.since(since));
                     self.seam(&format!("running for {since}; -f follows"))?;
                 }
-                Now::Running { .. } => {}
                 // The words count down; once for each start is enough.
-                Now::Waits(_) if waits_told == Some(history.starts) => {}
-                Now::Waits(why) => {
-                    match history.starts {
+                Now::Waits(why) if waits_told != Some(story.starts.len()) => {
+                    match story.starts.len() {
                         0 => render::note(&format!("{} {why}", self.id)),
                         _ => self.seam(&format!("paused: {why}"))?,
                     }
-                    waits_told = Some(history.starts);
+                    waits_told = Some(story.starts.len());
                 }
+                _ => {}
             }
             self.let_go()?;
             if !self.manner.follow {
@@ -369,39 +341,38 @@ impl<'a> Telling<'a> {
     }
 
     /// Tells all that was written and not told yet.
-    fn catch_up(&mut self, history: &History, now: Wall) -> Result<()> {
-        while self.start <= history.starts {
-            let is_open = history.open && self.start == history.starts;
-            let checks = history.checks.len();
-            let runs_check = is_open && runs_check(self.spool, self.id, checks)?;
+    fn catch_up(&mut self, story: &Story, now: Wall) -> Result<()> {
+        while let Some(start) = story.starts.get(self.start) {
+            let is_last = self.start + 1 == story.starts.len();
+            let is_open = story.open && is_last;
+            let checks = is_open && runs_check(self.spool, self.id, story.checks.len())?;
             if self.stage == Stage::New {
-                self.seam(&history.beginning(self.start, now))?;
+                self.seam(&story.beginning(self.start, now))?;
                 self.stage = Stage::Begun;
             }
             if self.stage == Stage::Begun {
                 if self.output.is_none() {
-                    self.output = Output::open(self.spool, self.id, self.start)?;
-                    if let Some(output) = self.output.as_mut().filter(|_| self.manner.raw) {
-                        output.reader = Reader::new(dialect(Protocol::Plain));
-                    }
+                    let output = Output::open(self.spool, self.id, self.start as u32 + 1)?;
+                    self.begin(output);
                 }
                 self.tell_output()?;
-                if is_open && !runs_check {
+                if is_open && !checks {
                     return Ok(());
                 }
                 self.end_output()?;
                 self.stage = Stage::Over;
             }
-            self.tell_checks(history)?;
-            if runs_check && !self.check_runs {
-                self.seam(&format!("check {} runs", self.check))?;
-                self.check_runs = true;
+            self.tell_checks(story)?;
+            if checks && self.stage == Stage::Over {
+                self.seam(&format!("check {} runs", self.check + 1))?;
+                self.stage = Stage::Checking;
             }
             if is_open {
                 return Ok(());
             }
-            if let Some(end) = history.end(self.start) {
-                self.seam(&end)?;
+            // How the last one ended, the line on where the job stands tells.
+            if !is_last {
+                self.seam(&format!("start {} {}", self.start + 1, start.end))?;
             }
             self.stage = Stage::New;
             self.start += 1;
@@ -409,18 +380,37 @@ impl<'a> Telling<'a> {
         Ok(())
     }
 
+    fn begin(&mut self, output: Option<Output>) {
+        if let Some(output) = &output {
+            match self.manner.raw {
+                true => self.transcript.begin(None),
+                false => self.transcript.begin(output.dialect),
+            }
+        }
+        self.output = output;
+    }
+
     fn tell_output(&mut self) -> Result<()> {
         let Some(mut output) = self.output.take() else {
             return Ok(());
         };
-        // A terminal is never given the bytes as they are.
-        if self.manner.raw && !self.style.terminal {
-            copy(&mut output.file, |bytes| self.put(bytes))?;
-        } else {
-            let mut text = String::new();
-            while output.read_on(&mut |entry| self.writer.entry(&entry, &mut text))? {
-                self.put(text.as_bytes())?;
-                text.clear();
+        let mut block = [0; BLOCK];
+        loop {
+            let more = match self.as_lines {
+                true => {
+                    let more = output.read_on(&mut self.transcript)?;
+                    let text = self.transcript.take();
+                    self.put(text.as_bytes())?;
+                    more
+                }
+                false => {
+                    let length = read(&mut output.file, &mut block)?;
+                    self.put(&block[..length])?;
+                    length > 0
+                }
+            };
+            if !more {
+                break;
             }
         }
         self.output = Some(output);
@@ -429,55 +419,45 @@ impl<'a> Telling<'a> {
 
     /// Tells the end of an output: half a line, and what was written to standard error.
     fn end_output(&mut self) -> Result<()> {
-        let mut text = String::new();
-        if let Some(mut output) = self.output.take() {
-            let mut write = |entry| self.writer.entry(&entry, &mut text);
-            output.reader.finish(&mut write);
-            self.put(text.as_bytes())?;
-        }
-        let errors = log_name(self.id, self.start, "err");
-        match self.spool.open_log(&errors)? {
-            Some(file) if !self.manner.raw && file.metadata().is_ok_and(|meta| meta.len() > 0) => {
-                self.seam("standard error")?;
-                self.tell_plain(file)
-            }
-            _ => Ok(()),
-        }
+        self.transcript.finish();
+        self.output = None;
+        let errors = log_name(self.id, self.start as u32 + 1, "err");
+        let errors = self.spool.open_log(&errors)?;
+        let errors = errors.filter(|file| file.metadata().is_ok_and(|meta| meta.len() > 0));
+        self.tell_file("standard error", errors)
     }
 
     /// Tells the checks that followed this start, as far as they have ended.
-    fn tell_checks(&mut self, history: &History) -> Result<()> {
-        while let Some(check) = history.checks.get(self.check as usize - 1)
-            && history.is_check_of(self.check, self.start)
-        {
-            let after =
-                human(Duration::try_from_secs_f64(check.duration_seconds).unwrap_or_default());
-            let how = check_end(check);
-            self.seam(&format!("check {} {how} after {after}", self.check))?;
+    fn tell_checks(&mut self, story: &Story) -> Result<()> {
+        while let Some(check) = story.check_of(self.check, self.start) {
+            let took = Duration::try_from_secs_f64(check.duration_seconds).unwrap_or_default();
+            let (how, number) = (check_end(check), self.check + 1);
+            let title = format!("check {number} {how} after {}", human(took));
             let log = self.spool.open_log(&check_name(self.id, self.check))?;
-            if let Some(file) = log.filter(|_| !self.manner.raw) {
-                self.tell_plain(file)?;
-            }
+            self.tell_file(&title, log)?;
             self.check += 1;
-            self.check_runs = false;
+            self.stage = Stage::Over;
         }
         Ok(())
     }
 
-    fn tell_plain(&mut self, file: File) -> Result<()> {
-        self.output = Some(Output::of(file, dialect(Protocol::Plain)));
-        self.tell_output()?;
-        self.output = None;
+    fn tell_file(&mut self, title: &str, file: Option<File>) -> Result<()> {
+        if let Some(file) = file.filter(|_| !self.manner.raw) {
+            self.seam(title)?;
+            self.begin(Some(Output::of(file, None)));
+            self.tell_output()?;
+            self.transcript.finish();
+            self.output = None;
+        }
         Ok(())
     }
 
     fn seam(&mut self, text: &str) -> Result<()> {
-        if self.manner.raw {
-            return Ok(());
+        if !self.manner.raw {
+            self.transcript.seam(text);
         }
-        let mut line = String::new();
-        self.writer.seam(text, &mut line);
-        self.put(line.as_bytes())
+        let text = self.transcript.take();
+        self.put(text.as_bytes())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -500,17 +480,17 @@ impl<'a> Telling<'a> {
     }
 }
 
-/// The log of a job's n-th check.
-fn check_name(id: &JobId, number: u32) -> String {
-    match number {
-        0 | 1 => format!("{id}.check"),
-        _ => format!("{id}.check.{number}"),
+/// The log of a job's check, by its place in the list of them.
+fn check_name(id: &JobId, at: usize) -> String {
+    match at {
+        0 => format!("{id}.check"),
+        _ => format!("{id}.check.{}", at + 1),
     }
 }
 
 /// Whether a check has begun that is not among those that are over.
 pub(super) fn runs_check(spool: &Spool, id: &JobId, over: usize) -> Result<bool> {
-    Ok(spool.open_log(&check_name(id, over as u32 + 1))?.is_some())
+    Ok(spool.open_log(&check_name(id, over))?.is_some())
 }
 
 /// Where the last `lines` lines of a text begin.
@@ -524,17 +504,6 @@ fn start_of_last(text: &[u8], lines: usize) -> usize {
     }
 }
 
-/// Passes on the rest of a file.
-fn copy(file: &mut File, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut block = [0; BLOCK];
-    loop {
-        match read(file, &mut block)? {
-            0 => return Ok(()),
-            length => put(&block[..length])?,
-        }
-    }
-}
-
 fn read(file: &mut File, block: &mut [u8]) -> Result<usize> {
     let read = file.read(block);
     read.map_err(|e| Error::io("read", Path::new("the agent's output"), e))
@@ -545,17 +514,11 @@ fn read(file: &mut File, block: &mut [u8]) -> Result<usize> {
 fn reader_is_there() -> Result<()> {
     let out = io::stdout();
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
-    let gone = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|events| events > 0);
-    let gone = gone
-        && fds[0]
-            .revents()
-            .is_some_and(|e| e.contains(PollFlags::POLLERR));
-    match gone {
-        false => Ok(()),
-        true => Err(Error::io(
-            "write",
-            Path::new("standard output"),
-            io::ErrorKind::BrokenPipe.into(),
-        )),
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let seen = fds[0].revents().filter(|_| polled.is_ok());
+    if seen.is_some_and(|seen| seen.contains(PollFlags::POLLERR)) {
+        let gone = io::ErrorKind::BrokenPipe.into();
+        return Err(Error::io("write", Path::new("standard output"), gone));
     }
+    Ok(())
 }

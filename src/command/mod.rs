@@ -6,6 +6,7 @@ mod brief;
 mod clean;
 mod complete;
 mod control;
+mod diff;
 mod doctor;
 mod logs;
 mod manage;
@@ -90,7 +91,10 @@ fn run(
         }
         Command::Stats { since } => stats::stats(&scope()?, start(since), format),
         Command::Config => return Err(Error::new("config is not there yet")),
-        Command::Diff { .. } => return Err(Error::new("diff is not there yet")),
+        Command::Diff { job, stat } => {
+            let scope = scope()?;
+            diff::diff(&scope, &scope.resolve_or_latest(job.as_ref())?, stat)
+        }
         Command::Watch => return watch::watch(&everywhere),
         Command::Doctor => return doctor::doctor(&projects, format),
         Command::Show { job } => {

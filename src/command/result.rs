@@ -165,6 +165,15 @@ impl Finished {
         Finished::read(&spool.open_result(id).ok()??)
     }
 
+    /// What stands in for a result that cannot be read.
+    pub(super) fn unreadable() -> Finished {
+        let status = RawValue::from_string("\"unreadable\"".to_owned()).ok();
+        Finished {
+            status: Member(status, PhantomData),
+            ..Finished::default()
+        }
+    }
+
     /// How it ended, in the document's own word.
     pub(super) fn word(&self) -> String {
         clean_line(&self.status.get().unwrap_or_else(|| "unknown".to_owned()))
@@ -241,11 +250,8 @@ impl Finished {
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
     pub(super) fn change(&self, style: Style) -> Option<String> {
-        let change = self.git.get()?;
-        let minus = if style.unicode { "−" } else { "-" };
-        let (more, less) = (change.insertions?, change.deletions?);
-        let is_change = change.files.unwrap_or(more + less) > 0;
-        is_change.then(|| format!("+{more} {minus}{less}"))
+        let change = self.git.get().filter(|change| change.files != Some(0))?;
+        lines_changed(&change, style)
     }
 
     /// How the job ended, in a line.
@@ -265,6 +271,32 @@ impl Finished {
         }
         line
     }
+}
+
+fn lines_changed(change: &Change, style: Style) -> Option<String> {
+    let minus = if style.unicode { "−" } else { "-" };
+    Some(format!(
+        "+{} {minus}{}",
+        change.insertions?, change.deletions?
+    ))
+}
+
+/// What a job changed: `3 files, +12 −3, 1 commit on main`.
+pub(super) fn change_line(change: &Change, style: Style) -> Option<String> {
+    let count = |number: u64, one: &str| match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {one}s"),
+    };
+    let files = change.files?;
+    if files == 0 && change.commits.unwrap_or(0) == 0 {
+        return Some("nothing".to_owned());
+    }
+    let mut parts = vec![count(files, "file")];
+    parts.extend(lines_changed(change, style));
+    let commits = change.commits.filter(|commits| *commits > 0);
+    parts.extend(commits.map(|commits| count(commits, "commit")));
+    let branch = change.branch.as_ref().map(|branch| format!(" on {branch}"));
+    Some(parts.join(", ") + &branch.unwrap_or_default())
 }
 
 /// Goes through the finished jobs of some projects, those first whose results were written last, until

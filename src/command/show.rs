@@ -2,21 +2,20 @@
 
 use super::Outcome;
 use super::brief::{check_end, retry_at, suspension_text};
-use super::queue::{Ground, Queue};
-use super::result::Finished;
+use super::queue::Seen;
+use super::result::{Finished, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
 use crate::error::{Error, Exit, Result};
 use crate::job::{JobId, log_name};
-use crate::record::{Change, Check, Claim};
+use crate::record::{Check, Claim};
 use crate::render::{self, Pager, Style, clean, clean_line, shorten};
-use crate::spool::{Mark, Spool};
+use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
-use std::fmt::Write;
+use serde_json::{Value, json};
+use std::fmt::{Display, Write};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 
@@ -25,19 +24,6 @@ const DENIALS_SHOWN: usize = 10;
 /// So many lines of a failed check's output are shown; its log has them all.
 const CHECK_LINES: usize = 12;
 
-#[derive(Serialize)]
-struct JobView<'a> {
-    job_id: &'a JobId,
-    project: Option<&'a str>,
-    state: &'static str,
-    position: Option<usize>,
-    started_at: Option<Wall>,
-    attempt: Option<u32>,
-    retry_at: Option<Wall>,
-    /// What keeps it from being started, in words.
-    obstacles: Vec<String>,
-}
-
 /// One job, wherever it stands.
 pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     let (spool, standing) = match scope.job(id) {
@@ -45,22 +31,25 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
         Err(error) if error.exit == Exit::NotFound => return not_found(scope, id, format),
         Err(error) => return Err(error),
     };
-    let mut view = JobView::new(id, Some(&spool.project().name), "done");
-    let mut text = String::new();
-    match standing {
-        Standing::Done(result) => return done(view, &spool, result, format),
+    let mut view = json!({"job_id": id, "project": spool.project().name, "state": "done",
+        "position": null, "started_at": null, "attempt": null, "retry_at": null, "obstacles": []});
+    let text = match standing {
+        Standing::Done(result) => return done(&view, &spool, id, result, format),
         Standing::Running(claim) => {
-            view.state = "running";
-            (view.started_at, view.attempt) = (Some(claim.started_at), Some(claim.starts));
-            running_text(&mut text, &spool, &claim);
+            view["state"] = json!("running");
+            view["started_at"] = json!(claim.started_at);
+            view["attempt"] = json!(claim.starts);
+            running_text(&spool, &claim)
         }
         Standing::Suspended(claim) => {
-            (view.attempt, view.retry_at) = (Some(claim.starts), retry_at(&claim));
-            let why = format!("Suspended: {}", suspension_text(&claim, Wall::now()));
-            waiting_text(&mut text, &mut view, scope, &spool, Some(why))?;
+            view["attempt"] = json!(claim.starts);
+            view["retry_at"] = json!(retry_at(&claim));
+            waiting_text(&mut view, Seen::around(scope, &spool)?, id, Some(&claim))?
         }
-        Standing::Waiting { .. } => waiting_text(&mut text, &mut view, scope, &spool, None)?,
-    }
+        Standing::Waiting { .. } => {
+            waiting_text(&mut view, Seen::around(scope, &spool)?, id, None)?
+        }
+    };
     match format {
         Format::Text => render::print(&text)?,
         Format::Json => tell_json(&view, None)?,
@@ -68,69 +57,50 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     Ok(Exit::Done)
 }
 
-impl<'a> JobView<'a> {
-    fn new(job_id: &'a JobId, project: Option<&'a str>, state: &'static str) -> JobView<'a> {
-        JobView {
-            job_id,
-            project,
-            state,
-            position: None,
-            started_at: None,
-            attempt: None,
-            retry_at: None,
-            obstacles: Vec::new(),
-        }
-    }
-}
-
 /// A finished job. A result that cannot be read ends it all the same.
-fn done(view: JobView<'_>, spool: &Spool, mut result: File, format: Format) -> Outcome {
-    let unreadable = || {
-        let path = spool.result_path(view.job_id);
-        Error::new(format!(
-            "the result {} cannot be read; mend it, or remove it and run job-monitor retry {}",
-            path.display(),
-            view.job_id
-        ))
+fn done(view: &Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
+    let is_told = match format {
+        Format::Json => {
+            let whole = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file));
+            let whole = whole.is_ok() && file.rewind().is_ok();
+            tell_json(view, Some(file).filter(|_| whole))?;
+            whole
+        }
+        Format::Text => {
+            let result = Finished::read(&file);
+            render::print(&match &result {
+                Some(result) => result_text(spool, id, result),
+                None => format!("Status: unreadable\nJob: {id}\n"),
+            })?;
+            result.is_some()
+        }
     };
-    if format == Format::Json {
-        let reader = BufReader::new(&result);
-        let is_json = serde_json::from_reader::<_, IgnoredAny>(reader).is_ok();
-        let is_json = is_json && result.rewind().is_ok();
-        tell_json(&view, is_json.then_some(result))?;
-        return if is_json {
-            Ok(Exit::Done)
-        } else {
-            Err(unreadable())
-        };
+    if is_told {
+        return Ok(Exit::Done);
     }
-    let Some(result) = Finished::read(&result) else {
-        render::print(&format!("Status: unreadable\nJob: {}\n", view.job_id))?;
-        return Err(unreadable());
-    };
-    let mut text = String::new();
-    result_text(&mut text, spool, view.job_id, &result);
-    render::print(&text)?;
-    Ok(Exit::Done)
+    let path = spool.result_path(id);
+    let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
+    let path = path.display();
+    Err(Error::new(format!(
+        "the result {path} cannot be read; {way_out}"
+    )))
 }
 
 /// The view with the result in it, which may be large and is passed on piece by piece.
-fn tell_json(view: &JobView<'_>, result: Option<File>) -> Result<()> {
+fn tell_json(view: &Value, result: Option<File>) -> Result<()> {
     let view = render::json(view)?;
     let mut out = Pager::default();
     let mut tell = || -> Result<()> {
         out.put(view.strip_suffix('}').unwrap_or(&view))?;
         out.put(",\"result\":")?;
+        let mut text = String::new();
         match &result {
-            Some(file) => {
-                let mut text = String::new();
-                let read = BufReader::new(file).read_to_string(&mut text);
-                read.map_err(|e| Error::io("read", "the result".as_ref(), e))?;
-                for line in text.split_inclusive('\n') {
-                    out.put_json(&line)?;
-                }
-            }
-            None => out.put("null")?,
+            Some(file) => BufReader::new(file).read_to_string(&mut text).map(drop),
+            None => text.write_str("null").map_err(std::io::Error::other),
+        }
+        .map_err(|e| Error::io("read", "the result".as_ref(), e))?;
+        for line in text.split_inclusive('\n') {
+            out.put_json(&line)?;
         }
         out.put("}\n")?;
         out.flush()
@@ -138,62 +108,43 @@ fn tell_json(view: &JobView<'_>, result: Option<File>) -> Result<()> {
     render::unless_gone(tell())
 }
 
-/// A job that does not run yet, or not again yet; `why` says so of the job itself.
-fn waiting_text(
-    text: &mut String,
-    view: &mut JobView<'_>,
-    scope: &Scope,
-    spool: &Spool,
-    why: Option<String>,
-) -> Result<()> {
-    let (id, now) = (view.job_id, Wall::now());
-    let queue = Queue::look(spool, scope.daemon.is_some())?;
-    let held = spool.has_mark(id, Mark::Hold)?;
-    view.state = if held { "held" } else { "waiting" };
-    view.position = queue
+/// A job that does not run yet, or not again yet.
+fn waiting_text(view: &mut Value, seen: Seen, id: &JobId, claim: Option<&Claim>) -> Result<String> {
+    let held = seen.marks.held.contains(id);
+    let position = seen
         .all()
         .position(|waiting| waiting == id)
         .map(|at| at + 1);
-    let _ = writeln!(text, "Status: waiting\nJob: {id}");
-    if let Some(meta) = spool.document_meta(id)? {
+    view["state"] = json!(if held { "held" } else { "waiting" });
+    view["position"] = json!(position);
+    view["obstacles"] = json!(seen.obstacle_lines());
+    let mut text = format!("Status: waiting\nJob: {id}\n");
+    if let Some(meta) = seen.spool.document_meta(id)? {
         let _ = writeln!(text, "Created: {}\nSize: {} bytes", meta.mtime(), meta.size);
     }
-    if let Some(position) = view.position {
-        let _ = writeln!(
-            text,
-            "Queue position: {position} of {}",
-            queue.all().count()
-        );
+    if let Some(position) = position {
+        let _ = writeln!(text, "Queue position: {position} of {}", seen.all().count());
     }
-    if let Some(starts) = view.attempt {
-        let _ = writeln!(text, "Attempts: {starts}");
+    if let Some(claim) = claim {
+        let _ = writeln!(text, "Attempts: {}", claim.starts);
     }
-    let project = &spool.project().name;
-    if let Some(entry) = scope.entries.iter().find(|e| e.project.name == *project) {
-        let (found, _) = Ground::of(scope).obstacles(scope, entry, &queue, now);
-        view.obstacles = found
-            .iter()
-            .map(|o| format!("{}: {}", o.word, o.text))
-            .collect();
-    }
-    let mut lines = Vec::new();
-    if spool.has_mark(id, Mark::Cancel)? {
-        lines.push("Cancelled: it is withdrawn when the monitor runs".to_owned());
+    if seen.marks.cancelled.contains(id) {
+        text.push_str("Cancelled: it is withdrawn when the monitor runs\n");
     } else if held {
-        lines.push(format!("Held: job-monitor release {id} lets it run"));
+        let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
     } else {
-        lines.extend(why);
-        lines.extend(view.obstacles.iter().cloned());
+        let why = claim.map(|claim| format!("Suspended: {}", suspension_text(claim, Wall::now())));
+        for line in why.into_iter().chain(seen.obstacle_lines()) {
+            let _ = writeln!(text, "{line}");
+        }
     }
-    for line in lines {
-        let _ = writeln!(text, "{line}");
-    }
-    Ok(())
+    Ok(text)
 }
 
 fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     if format == Format::Json {
-        tell_json(&JobView::new(id, None, "not_found"), None)?;
+        let view = json!({"job_id": id, "project": null, "state": "not_found", "position": null});
+        tell_json(&view, None)?;
         return Ok(Exit::NotFound);
     }
     let mut text = format!(
@@ -215,106 +166,117 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     Ok(Exit::NotFound)
 }
 
-fn running_text(text: &mut String, spool: &Spool, claim: &Claim) {
-    let now = Wall::now();
-    let (id, started) = (&claim.job_id, claim.started_at);
-    let _ = writeln!(text, "Status: processing\nJob: {id}\nStarted: {started}");
-    let _ = writeln!(text, "Elapsed: {}", human(now.since(started)));
-    let name = log_name(id, claim.starts, dialect(claim.protocol).ending);
-    let log = spool.open_log(&name).ok().flatten();
-    let written = log.and_then(|file| file.metadata().ok()?.modified().ok());
-    if let Some(written) = written {
-        let ago = human(now.since(Wall::from(written)));
-        let _ = writeln!(text, "Last activity: {ago} ago");
+/// Adds a line if there is something to tell.
+fn tell(text: &mut String, word: &str, told: Option<impl Display>) {
+    if let Some(told) = told {
+        let told = told.to_string();
+        let gap = if told.starts_with('\n') { "" } else { " " };
+        let _ = writeln!(text, "{word}:{gap}{}", clean(&told));
     }
-    if claim.starts > 1 {
-        let _ = writeln!(text, "Attempt: {}", claim.starts);
-    }
-    if let Some(check) = claim.checks.last() {
-        let tries = claim.checks.len();
-        let _ = writeln!(
-            text,
-            "Checks: {tries} so far; the last {}",
-            check_end(check)
-        );
-    }
-    let project = clean(&spool.project().name);
-    let _ = writeln!(text, "Project: {project}\nAgent: {}", clean(&claim.agent));
 }
 
-fn result_text(text: &mut String, spool: &Spool, id: &JobId, result: &Finished) {
-    let _ = writeln!(text, "Status: {}\nJob: {id}", result.word());
-    if let Some(seconds) = result.duration_seconds.get() {
-        let _ = writeln!(text, "Duration: {seconds:.2} seconds");
-    }
-    if let Some(error) = result.error.get() {
-        let kind = result.error_kind.get();
-        let kind = kind.map_or(String::new(), |kind| format!(" ({})", clean_line(&kind)));
-        let _ = writeln!(text, "Error: {}{kind}", clean(&error));
-    }
-    let of = |word: &str, told: Option<String>| {
-        told.map_or(String::new(), |told| format!("{word}: {told}\n"))
-    };
-    text.push_str(&of(
-        "Started",
-        result.started_at.get().map(|at| at.to_string()),
-    ));
-    text.push_str(&of(
-        "Ended",
-        result.completed_at.get().map(|at| at.to_string()),
-    ));
+fn running_text(spool: &Spool, claim: &Claim) -> String {
+    let (now, id, started) = (Wall::now(), &claim.job_id, claim.started_at);
+    let mut text = format!("Status: processing\nJob: {id}\nStarted: {started}\n");
+    tell(&mut text, "Elapsed", Some(human(now.since(started))));
+    let log = spool.open_log(&log_name(id, claim.starts, dialect(claim.protocol).ending));
+    let written = log
+        .ok()
+        .flatten()
+        .and_then(|file| file.metadata().ok()?.modified().ok());
+    let ago = written.map(|at| format!("{} ago", human(now.since(Wall::from(at)))));
+    tell(&mut text, "Last activity", ago);
+    tell(
+        &mut text,
+        "Attempt",
+        Some(claim.starts).filter(|starts| *starts > 1),
+    );
+    checks_text(&mut text, &claim.checks);
+    tell(&mut text, "Project", Some(&spool.project().name));
+    tell(&mut text, "Agent", Some(&claim.agent));
+    text
+}
+
+fn result_text(spool: &Spool, id: &JobId, result: &Finished) -> String {
+    let mut text = format!("Status: {}\nJob: {id}\n", result.word());
+    let to = &mut text;
+    let seconds = result.duration_seconds.get();
+    tell(
+        to,
+        "Duration",
+        seconds.map(|seconds| format!("{seconds:.2} seconds")),
+    );
+    let kind = result.error_kind.get().map(|kind| format!(" ({kind})"));
+    let kind = kind.unwrap_or_default();
+    tell(
+        to,
+        "Error",
+        result.error.get().map(|error| format!("{error}{kind}")),
+    );
+    tell(to, "Started", result.started_at.get());
+    tell(to, "Ended", result.completed_at.get());
     if let Some(agent) = result.agent.get() {
         let more = [result.agent_version.get(), result.model.get()];
         let words: Vec<String> = [Some(agent)].into_iter().chain(more).flatten().collect();
-        let project = clean(&spool.project().name);
-        let _ = writeln!(
-            text,
-            "Project: {project}\nAgent: {}",
-            clean_line(&words.join(" "))
+        tell(to, "Project", Some(&spool.project().name));
+        tell(to, "Agent", Some(words.join(" ")));
+    }
+    tell(to, "Continues", result.continues.get());
+    proof_text(to, id, result);
+    let artifacts = result.artifacts.get().filter(|list| !list.is_empty());
+    tell(
+        to,
+        "Artifacts",
+        artifacts.map(|list| format!("\n  {}", list.join("\n  "))),
+    );
+    let summary = result.worker_output.summary.get();
+    tell(
+        to,
+        "Summary",
+        summary
+            .as_deref()
+            .map(|text| without_audit(text).trim_end()),
+    );
+    usage_text(to, result);
+    if let Some(session) = result.session_id.get() {
+        let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
+        tell(to, "Session", Some(format!("{session}\n  {hint}")));
+    }
+    text
+}
+
+/// How well it went, as far as others than the agent tell.
+fn proof_text(to: &mut String, id: &JobId, result: &Finished) {
+    let notes = result.audit_notes.get().map(|notes| format!(": {notes}"));
+    let notes = notes.unwrap_or_default();
+    tell(
+        to,
+        "Audit",
+        result
+            .audit_score
+            .get()
+            .map(|score| format!("{score} of 100{notes}")),
+    );
+    checks_text(to, &result.checks.get().unwrap_or_default());
+    if let Some(change) = result.git.get() {
+        let line = change_line(&change, Style::of_stdout());
+        let hint = change.patch.map(|_| format!("; job-monitor diff {id}"));
+        tell(
+            to,
+            "Changed",
+            line.map(|line| line + &hint.unwrap_or_default()),
         );
     }
-    text.push_str(&of(
-        "Continues",
-        result.continues.get().map(|id| clean_line(&id)),
-    ));
-    if let Some(score) = result.audit_score.get() {
-        let notes = result.audit_notes.get();
-        let notes = notes.map_or(String::new(), |notes| format!(": {}", clean(&notes)));
-        let _ = writeln!(text, "Audit: {score} of 100{notes}");
-    }
-    checks_text(text, &result.checks.get().unwrap_or_default());
-    change_text(text, id, result.git.get());
-    denials_text(text, result);
+    denials_text(to, result);
     let servers = result
         .failed_mcp_servers
         .get()
         .filter(|servers| !servers.is_empty());
-    text.push_str(&of(
+    tell(
+        to,
         "MCP servers missing",
-        servers.map(|s| clean_line(&s.join(", "))),
-    ));
-    let artifacts = result.artifacts.get().filter(|list| !list.is_empty());
-    if let Some(artifacts) = artifacts {
-        text.push_str("Artifacts:\n");
-        for artifact in artifacts {
-            let _ = writeln!(text, "  {}", clean_line(&artifact));
-        }
-    }
-    if let Some(summary) = result.worker_output.summary.get() {
-        let _ = writeln!(
-            text,
-            "Summary: {}",
-            clean(without_audit(&summary).trim_end())
-        );
-    }
-    usage_text(text, result);
-    if let Some(session) = result.session_id.get() {
-        let session = clean_line(&session);
-        let _ = writeln!(
-            text,
-            "Session: {session}\n  job-monitor reply {id} sends it more, job-monitor open {id} opens it"
-        );
-    }
+        servers.map(|servers| servers.join(", ")),
+    );
 }
 
 /// The answer without its closing audit block, which is told in words.
@@ -338,67 +300,31 @@ fn usage_text(text: &mut String, result: &Finished) {
     }
     if let Some(usage) = usage {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let cached = tokens("cache_creation_input_tokens")
-            .saturating_add(tokens("cache_read_input_tokens"))
-            .saturating_add(tokens("cached_input_tokens"));
-        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
-        let cached = match cached {
+        let cached = ["cache_creation", "cache_read", "cached"]
+            .map(|kind| tokens(&format!("{kind}_input_tokens")));
+        let cached = match cached.into_iter().fold(0, u64::saturating_add) {
             0 => String::new(),
             cached => format!(", {cached} cached"),
         };
+        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
         let _ = writeln!(text, "  Tokens: {input} in, {output} out{cached}");
     }
-    if let Some(cost) = cost {
-        let _ = writeln!(text, "  Cost: {cost}");
-    }
+    tell(text, "  Cost", cost);
 }
 
 fn checks_text(text: &mut String, checks: &[Check]) {
     let Some(last) = checks.last() else { return };
-    let after = match checks.len() {
+    let tries = match checks.len() {
         1 => String::new(),
         tries => format!(" at try {tries}"),
     };
-    let _ = writeln!(text, "Check: {}{after}", check_end(last));
+    let _ = writeln!(text, "Check: {}{tries}", check_end(last));
     if last.exit_code != Some(0) {
         let lines: Vec<&str> = last.output.trim_end().lines().collect();
         for line in &lines[lines.len().saturating_sub(CHECK_LINES)..] {
             let _ = writeln!(text, "  {}", clean(line));
         }
     }
-}
-
-fn change_text(text: &mut String, id: &JobId, change: Option<Change>) {
-    let Some(change) = change else { return };
-    let files = match change.files {
-        Some(0) => "nothing".to_owned(),
-        Some(1) => "1 file".to_owned(),
-        Some(files) => format!("{files} files"),
-        None => return,
-    };
-    let minus = if Style::of_stdout().unicode {
-        "−"
-    } else {
-        "-"
-    };
-    let mut told = files;
-    if let (Some(more), Some(less)) = (change.insertions, change.deletions)
-        && more + less > 0
-    {
-        let _ = write!(told, ", +{more} {minus}{less}");
-    }
-    match change.commits {
-        None | Some(0) => {}
-        Some(1) => told.push_str(", 1 commit"),
-        Some(commits) => told.push_str(&format!(", {commits} commits")),
-    }
-    if let Some(branch) = &change.branch {
-        let _ = write!(told, " on {}", clean_line(branch));
-    }
-    let _ = match &change.patch {
-        Some(_) => writeln!(text, "Changed: {told}; job-monitor diff {id}"),
-        None => writeln!(text, "Changed: {told}"),
-    };
 }
 
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
@@ -411,31 +337,18 @@ fn denials_text(text: &mut String, result: &Finished) {
     text.push_str("Denied tools:\n");
     let mut rules: Vec<String> = Vec::new();
     for denial in &denials {
-        let tool = denial
-            .get("tool_name")
-            .and_then(Value::as_str)
-            .unwrap_or("unknown");
-        let input = denial.get("tool_input");
-        let keys = [
-            "command",
-            "file_path",
-            "notebook_path",
-            "url",
-            "query",
-            "pattern",
-        ];
-        let subject = keys
-            .iter()
-            .find_map(|key| input?.get(key)?.as_str())
-            .map(clean_line);
+        let word = |of: &Value| of.as_str().map(clean_line);
+        let tool = word(&denial["tool_name"]).unwrap_or_else(|| "unknown".to_owned());
+        let keys = ["command", "file_path", "url", "query", "pattern"];
+        let subject = keys.iter().find_map(|key| word(&denial["tool_input"][key]));
         let program = subject.as_deref().and_then(|line| line.split(' ').next());
-        let rule = match (tool, program) {
-            ("Bash", Some(program)) => format!("Bash({program} *)"),
-            _ => clean_line(tool),
+        let rule = match program.filter(|_| tool == "Bash") {
+            Some(program) => format!("Bash({program} *)"),
+            None => tool.clone(),
         };
         if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
             let subject = subject.map_or(String::new(), |s| format!(": {}", shorten(&s, 100)));
-            let _ = writeln!(text, "  {}{subject}", clean_line(tool));
+            let _ = writeln!(text, "  {tool}{subject}");
             rules.push(rule);
         }
     }
@@ -443,7 +356,7 @@ fn denials_text(text: &mut String, result: &Finished) {
         let _ = writeln!(text, "  {} times in all", denials.len());
     }
     let agent = clean_line(&result.agent.get().unwrap_or_else(|| "claude".to_owned()));
-    let args = serde_json::json!(["--allowedTools", rules.join(" ")]);
+    let args = json!(["--allowedTools", rules.join(" ")]);
     let _ = writeln!(
         text,
         "  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \

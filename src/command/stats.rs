@@ -46,7 +46,7 @@ struct Day {
 }
 
 /// What the jobs of a day, of a project, or all of them came to. What no result tells is null.
-#[derive(Clone, Default, Serialize)]
+#[derive(Default, Serialize)]
 struct Totals {
     jobs: u64,
     completed: u64,
@@ -64,29 +64,38 @@ struct Totals {
     checked: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checked_at_once: Option<u64>,
-    #[serde(skip)]
-    seconds: Vec<f32>,
 }
+
+/// What one job came to.
+struct Count {
+    word: String,
+    seconds: Option<f64>,
+    cost: Option<f64>,
+    /// Input, cached and output.
+    tokens: [Option<u64>; 3],
+    /// Whether it had a check, and passed it at once.
+    check: Option<bool>,
+}
+
+type Days = BTreeMap<String, Vec<Count>>;
 
 /// Prints what the finished jobs of the projects in question came to.
 pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Result<()> {
     let mut projects = Vec::new();
-    let mut all = Totals::default();
+    let mut all = Vec::new();
     for spool in scope.spools() {
         let (days, unreadable) = count(&spool, since)?;
-        let mut total = Totals::default();
-        days.values().for_each(|day| total.merge(day));
-        all.merge(&total);
-        let days = days.into_iter().map(|(day, totals)| Day {
-            day,
-            totals: totals.rounded(),
-        });
+        let day = |(day, counts): (&String, &Vec<Count>)| Day {
+            day: day.clone(),
+            totals: Totals::of(counts),
+        };
         projects.push(ProjectStatistics {
             name: spool.project().name.clone(),
-            days: days.collect(),
-            total: total.rounded(),
+            days: days.iter().map(day).collect(),
+            total: Totals::of(days.values().flatten()),
             unreadable,
         });
+        all.extend(days.into_values().flatten());
     }
     let unreadable: u64 = projects.iter().map(|project| project.unreadable).sum();
     if unreadable > 0 {
@@ -97,7 +106,7 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
     let statistics = Statistics {
         since,
         projects,
-        total: all.rounded(),
+        total: Totals::of(&all),
     };
     render::answer(format, &statistics, || {
         let columns = terminal::size(io::stdout()).0;
@@ -108,8 +117,8 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
 // --- counting ---
 
 /// Counts the results of one project by local day, and those that cannot be read.
-fn count(spool: &Spool, since: Option<Wall>) -> Result<(BTreeMap<String, Totals>, u64)> {
-    let mut days: BTreeMap<String, Totals> = BTreeMap::new();
+fn count(spool: &Spool, since: Option<Wall>) -> Result<(Days, u64)> {
+    let mut days = Days::new();
     let mut unreadable = 0;
     spool.finished(&mut |id, written_ns| {
         let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
@@ -123,118 +132,96 @@ fn count(spool: &Spool, since: Option<Wall>) -> Result<(BTreeMap<String, Totals>
         // If it does not say when its job ended, that was when it was written.
         let ended = result.completed_at.get().unwrap_or(written);
         if since.is_none_or(|since| ended >= since) {
-            days.entry(ended.day()).or_default().add(&result);
+            days.entry(ended.day())
+                .or_default()
+                .push(Count::of(&result));
         }
     })?;
     Ok((days, unreadable))
 }
 
-impl Totals {
-    fn add(&mut self, result: &Finished) {
-        self.jobs += 1;
-        match result.word().as_str() {
-            "completed" => self.completed += 1,
-            "cancelled" => self.cancelled += 1,
-            // A result ends its job; one that does not say how did not end well.
-            _ => self.failed += 1,
-        }
-        let told = result.seconds().or_else(|| {
+impl Count {
+    fn of(result: &Finished) -> Count {
+        let span = || {
             let (from, to) = (result.started_at.get()?, result.completed_at.get()?);
             Some(to.since(from).as_secs_f64())
-        });
-        // A job that had no start says nothing of how long jobs take.
-        if let Some(seconds) = told.filter(|seconds| *seconds > 0.0) {
-            self.seconds.push(seconds as f32);
-            self.total_seconds += seconds;
-        }
-        let cost = result.worker_output.cost_usd.get();
-        add(
-            &mut self.cost_usd,
-            cost.filter(|cost| *cost >= 0.0),
-            |a, b| a + b,
-        );
-        if let Some(usage) = result.worker_output.usage.get() {
-            // A forged number, too large or below 0, becomes the nearest that there is.
-            let tokens = |key: &str| usage.get(key)?.as_f64().map(|tokens| tokens as u64);
-            let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"];
-            add(
-                &mut self.input_tokens,
-                tokens("input_tokens"),
-                u64::saturating_add,
-            );
-            add(
-                &mut self.output_tokens,
-                tokens("output_tokens"),
-                u64::saturating_add,
-            );
-            for key in cached {
-                add(&mut self.cached_tokens, tokens(key), u64::saturating_add);
-            }
-        }
-        if let Some(first) = result
-            .checks
-            .get()
-            .and_then(|checks| checks.into_iter().next())
-        {
-            let at_once = u64::from(first.exit_code == Some(0));
-            add(&mut self.checked, Some(1), u64::saturating_add);
-            add(
-                &mut self.checked_at_once,
-                Some(at_once),
-                u64::saturating_add,
-            );
-        }
-    }
-
-    fn merge(&mut self, other: &Totals) {
-        self.jobs += other.jobs;
-        self.completed += other.completed;
-        self.failed += other.failed;
-        self.cancelled += other.cancelled;
-        self.seconds.extend(&other.seconds);
-        self.total_seconds += other.total_seconds;
-        add(&mut self.cost_usd, other.cost_usd, |a, b| a + b);
-        for (sum, more) in [
-            (&mut self.input_tokens, other.input_tokens),
-            (&mut self.cached_tokens, other.cached_tokens),
-            (&mut self.output_tokens, other.output_tokens),
-            (&mut self.checked, other.checked),
-            (&mut self.checked_at_once, other.checked_at_once),
-        ] {
-            add(sum, more, u64::saturating_add);
-        }
-    }
-
-    /// With what follows from the numbers, and without the noise of adding binary fractions.
-    fn rounded(mut self) -> Totals {
-        let round = |number: f64, parts: f64| (number * parts).round() / parts;
-        self.seconds.sort_unstable_by(f32::total_cmp);
-        let middle = self.seconds.len() / 2;
-        let upper = self.seconds.get(middle).map(|seconds| f64::from(*seconds));
-        let lower = match self.seconds.len() % 2 {
-            1 => upper,
-            _ => self
-                .seconds
-                .get(middle.wrapping_sub(1))
-                .map(|seconds| f64::from(*seconds)),
         };
-        self.median_seconds = lower.zip(upper).map(|(a, b)| round((a + b) / 2.0, 1e3));
-        // What a person took back tells nothing of how well jobs go.
-        let judged = self.completed + self.failed;
-        let rate = self.completed as f64 / judged as f64;
-        self.success_rate = (judged > 0).then(|| round(rate, 1e4));
-        self.total_seconds = round(self.total_seconds, 1e3);
-        self.cost_usd = self.cost_usd.map(|cost| round(cost, 1e6));
-        self.seconds = Vec::new();
-        self
+        let usage = result.worker_output.usage.get().unwrap_or_default();
+        // A forged number, too large or below 0, becomes the nearest that there is.
+        let tokens = |key: &str| usage.get(key)?.as_f64().map(|tokens| tokens as u64);
+        let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"].map(tokens);
+        let cached = sum(cached.into_iter());
+        let checks = result.checks.get().unwrap_or_default();
+        Count {
+            word: result.word(),
+            // A job that had no start says nothing of how long jobs take.
+            seconds: result
+                .seconds()
+                .or_else(span)
+                .filter(|seconds| *seconds > 0.0),
+            cost: result
+                .worker_output
+                .cost_usd
+                .get()
+                .filter(|cost| *cost >= 0.0),
+            tokens: [tokens("input_tokens"), cached, tokens("output_tokens")],
+            check: checks.first().map(|check| check.exit_code == Some(0)),
+        }
     }
 }
 
-fn add<T>(sum: &mut Option<T>, more: Option<T>, add: impl FnOnce(T, T) -> T) {
-    *sum = match (sum.take(), more) {
-        (Some(sum), Some(more)) => Some(add(sum, more)),
-        (sum, more) => sum.or(more),
-    };
+/// The sum of what is known; `None` where nothing is.
+fn sum(numbers: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    numbers.flatten().reduce(u64::saturating_add)
+}
+
+impl Totals {
+    fn of<'a>(counts: impl IntoIterator<Item = &'a Count>) -> Totals {
+        let counts: Vec<&Count> = counts.into_iter().collect();
+        let number = |word: &str| counts.iter().filter(|count| count.word == word).count() as u64;
+        let tokens = |at: usize| sum(counts.iter().map(|count| count.tokens[at]));
+        let round = |number: f64, parts: f64| (number * parts).round() / parts;
+        let (jobs, completed, cancelled) = (
+            counts.len() as u64,
+            number("completed"),
+            number("cancelled"),
+        );
+        // A result ends its job; one that does not say how did not end well. What a person took back
+        // tells nothing of how well jobs go.
+        let judged = jobs - cancelled;
+        let rate = completed as f64 / judged as f64;
+        let mut seconds: Vec<f64> = counts.iter().filter_map(|count| count.seconds).collect();
+        seconds.sort_unstable_by(f64::total_cmp);
+        let middle = seconds.len() / 2;
+        let pair = [
+            seconds.get(middle.wrapping_sub(1 - seconds.len() % 2)),
+            seconds.get(middle),
+        ];
+        let cost = counts
+            .iter()
+            .filter_map(|count| count.cost)
+            .reduce(|a, b| a + b);
+        let checks = |at_once: bool| {
+            let checks = counts.iter().filter_map(|count| count.check);
+            sum(checks.map(|passed| Some(u64::from(passed || !at_once))))
+        };
+        Totals {
+            jobs,
+            completed,
+            failed: judged - completed,
+            cancelled,
+            success_rate: (judged > 0).then(|| round(rate, 1e4)),
+            median_seconds: pair[0].zip(pair[1]).map(|(a, b)| round((a + b) / 2.0, 1e3)),
+            total_seconds: round(seconds.iter().sum::<f64>().abs(), 1e3),
+            input_tokens: tokens(0),
+            cached_tokens: tokens(1),
+            output_tokens: tokens(2),
+            // Below a ten-thousandth of a cent is the noise of adding binary fractions.
+            cost_usd: cost.map(|cost| round(cost, 1e6)),
+            checked: checks(false),
+            checked_at_once: checks(true),
+        }
+    }
 }
 
 // --- showing ---
@@ -302,8 +289,7 @@ fn row(name: &str, cells: [String; 8], with_checks: bool) -> String {
 
 fn totals_row(name: &str, totals: &Totals, with_checks: bool) -> String {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let mut input = totals.input_tokens;
-    add(&mut input, totals.cached_tokens, u64::saturating_add);
+    let input = sum([totals.input_tokens, totals.cached_tokens].into_iter());
     // Rounded down: 100% is said only where none failed.
     let done = (totals.completed * 100).checked_div(totals.completed + totals.failed);
     let checks = totals.checked_at_once.zip(totals.checked);
@@ -388,11 +374,10 @@ mod tests {
     use super::*;
 
     fn totals(results: &[&str]) -> Totals {
-        let mut totals = Totals::default();
-        for text in results {
-            totals.add(&serde_json::from_str(text).unwrap());
-        }
-        totals
+        let counts = results
+            .iter()
+            .map(|text| Count::of(&serde_json::from_str(text).unwrap()));
+        Totals::of(&counts.collect::<Vec<_>>())
     }
 
     #[test]
@@ -404,7 +389,7 @@ mod tests {
             r#"{"status": {"a": "completed"}, "worker_output": {"usage": [1], "cost_usd": "$1"}}"#,
             r#"{"worker_output": {"usage": {"input_tokens": null, "output_tokens": true}}}"#,
         ] {
-            let totals = totals(&[text]).rounded();
+            let totals = totals(&[text]);
             assert_eq!((totals.jobs, totals.failed), (1, 1), "{text}");
             assert_eq!(
                 (totals.cost_usd, totals.input_tokens),
@@ -425,8 +410,7 @@ mod tests {
             r#"{"status": "cancelled", "duration_seconds": 0}"#,
             r#"{"status": "completed", "worker_output": {"cost_usd": 0.2, "usage": {"input_tokens": 4}},
                 "started_at": "2026-01-30T10:00:00Z", "completed_at": "2026-01-30T10:00:08Z"}"#,
-        ])
-        .rounded();
+        ]);
         assert_eq!((totals.jobs, totals.completed, totals.cancelled), (3, 2, 1));
         assert_eq!(totals.input_tokens, Some(7));
         assert_eq!(
@@ -446,8 +430,7 @@ mod tests {
     fn forged_numbers_of_tokens_do_not_overflow() {
         let forged = r#"{"worker_output": {"usage": {"input_tokens": 18446744073709551615,
             "output_tokens": -5, "cache_read_input_tokens": 1e300}}}"#;
-        let mut all = totals(&[forged, forged]);
-        all.merge(&totals(&[forged]));
+        let all = totals(&[forged, forged, forged]);
         assert_eq!(
             (all.input_tokens, all.output_tokens),
             (Some(u64::MAX), Some(0))
@@ -472,7 +455,7 @@ mod tests {
                 .map(|status| format!(r#"{{"status": "{status}"}}"#))
                 .collect();
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            assert_eq!(totals(&texts).rounded().success_rate, rate, "{statuses:?}");
+            assert_eq!(totals(&texts).success_rate, rate, "{statuses:?}");
         }
     }
 

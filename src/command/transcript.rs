@@ -1,61 +1,23 @@
-//! What an agent's output tells a person: bytes become entries ([`Reader`]), entries become lines
-//! ([`Writer`]). Pure, and in bounded memory whatever the agent wrote; `logs` prints the lines,
-//! `wait` and `watch` show only what the agent does just now.
-//!
-//! As in `agent::stream`, every field is read leniently, and events of unknown kinds are skipped.
+//! What an agent's output tells a person: events become lines. Pure, and in bounded memory whatever
+//! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
-use crate::agent::event::{Event, LastResult};
+use crate::agent::event::{Event, LastResult, Session};
 use crate::agent::fold::events;
 use crate::agent::json::{each_item, members, parse, text as parse_text, word};
 use crate::agent::lines::{Line, Lines};
 use crate::agent::{Dialect, Read};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// So many calls whose answers are still to come are remembered, with where they stand.
+/// So many calls whose answers are still to come are remembered; with more, all are forgotten.
 const CALLS_MAX: usize = 200;
-/// So many messages are remembered, to count the tokens of each once: one message comes as
-/// several events.
-const MESSAGES_MAX: usize = 32;
 /// What is kept of a text that will be shown in one line.
 const HEADLINE_MAX: usize = 400;
 /// Sub-agents of sub-agents are not indented further than this.
 const DEPTH_MAX: usize = 4;
-
-/// Something that the agent did, said, or met.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Entry {
-    /// A session began, with this model and version.
-    Session { model: String, version: String },
-    /// It said something to the person; deeper ones are sub-agents.
-    Say { depth: usize, text: String },
-    /// It thought.
-    Think { depth: usize, text: String },
-    /// It called a tool on something.
-    Call {
-        depth: usize,
-        tool: String,
-        subject: String,
-    },
-    /// What a tool answered. `call` names it where another call stands in between.
-    Answer {
-        depth: usize,
-        call: Option<String>,
-        text: String,
-        failed: bool,
-    },
-    /// Something happened around it: a retry, a compaction.
-    Notice(String),
-    /// It met a failure.
-    Trouble(String),
-    /// It is through, for now.
-    Total { good: bool, text: String },
-    /// A piece of output that is no event; ends in a newline or not, as it was written.
-    Plain(String),
-}
 
 /// How far the agent has got.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,148 +30,156 @@ pub(super) struct Progress {
     pub cost_usd: Option<f64>,
 }
 
-/// Reads the output of one start.
-pub(super) struct Reader {
-    dialect: &'static Dialect,
-    /// What is known so far.
-    pub progress: Progress,
+/// Reads the output of one start after the other, and writes lines for a person.
+pub(super) struct Transcript {
+    style: Style,
+    /// The columns to fit single lines into.
+    width: usize,
+    /// What was told and not taken yet.
+    out: String,
+    /// What stands above the next line, which decides whether a blank one comes between.
+    above: Above,
+    /// Whether the last line may still go on.
+    open: bool,
+    heard: Heard,
+}
+
+/// What is known of one start.
+#[derive(Default)]
+struct Heard {
+    progress: Progress,
+    /// `None` for what is no event stream.
+    dialect: Option<&'static Dialect>,
     lines: Lines,
     /// Of a plain agent: the beginning of a character, or of the end of a line.
     held: Vec<u8>,
-    /// The directory it works in; paths below it are shown without.
-    cwd: String,
-    session: Option<(String, String)>,
-    calls: VecDeque<Call>,
-    messages: VecDeque<String>,
+    session: Session,
+    /// Depth and words of calls by their ids.
+    calls: HashMap<String, (usize, String)>,
+    /// The message whose tokens were counted last: one message comes as several events.
+    message: String,
     /// The tokens of turns whose result has come, which supersedes what was counted meanwhile.
     settled: u64,
     /// The call that stands last, if nothing else came since.
-    last: Option<String>,
+    last: String,
     /// The last thing said or complained of, which the result repeats.
     said: String,
     /// Whether what was said last may go on.
     speaking: bool,
 }
 
-struct Call {
-    id: String,
-    depth: usize,
-    tool: String,
-    subject: String,
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Above {
+    #[default]
+    Nothing,
+    Text,
+    Lines,
 }
 
-impl Reader {
-    pub(super) fn new(dialect: &'static Dialect) -> Reader {
-        Reader {
-            dialect,
-            progress: Progress::default(),
-            lines: Lines::default(),
-            held: Vec::new(),
-            cwd: String::new(),
-            session: None,
-            calls: VecDeque::new(),
-            messages: VecDeque::new(),
-            settled: 0,
-            last: None,
-            said: String::new(),
-            speaking: false,
+impl Transcript {
+    pub(super) fn new(style: Style, width: usize) -> Transcript {
+        Transcript {
+            style,
+            width,
+            out: String::new(),
+            above: Above::Nothing,
+            open: false,
+            heard: Heard::default(),
         }
+    }
+
+    /// Another output begins; without a dialect, it is printed as it is.
+    pub(super) fn begin(&mut self, dialect: Option<&'static Dialect>) {
+        self.heard = Heard {
+            dialect,
+            ..Heard::default()
+        };
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.heard.progress
     }
 
     /// Takes the next bytes.
-    pub(super) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Entry)) {
-        let Some(read) = self.dialect.read else {
-            return self.plain(bytes, each);
-        };
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.feed(bytes, |line| self.line(read, line, each));
-        self.lines = lines;
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        let mut lines = std::mem::take(&mut self.heard.lines);
+        match self.heard.dialect.and_then(|dialect| dialect.read) {
+            Some(read) => lines.feed(bytes, |line| self.take_line(read, line)),
+            None => self.plain(bytes),
+        }
+        self.heard.lines = lines;
     }
 
     /// The output is complete.
-    pub(super) fn finish(&mut self, each: &mut dyn FnMut(Entry)) {
-        if let Some(read) = self.dialect.read {
-            let mut lines = std::mem::take(&mut self.lines);
-            lines.finish(|line| self.line(read, line, each));
+    pub(super) fn finish(&mut self) {
+        if let Some(read) = self.heard.dialect.and_then(|dialect| dialect.read) {
+            let mut lines = std::mem::take(&mut self.heard.lines);
+            lines.finish(|line| self.take_line(read, line));
         }
-        let held = std::mem::take(&mut self.held);
-        if !held.is_empty() {
-            each(Entry::Plain(String::from_utf8_lossy(&held).into_owned()));
-        }
+        let held = std::mem::take(&mut self.heard.held);
+        self.print(&String::from_utf8_lossy(&held));
+    }
+
+    /// The lines since the last time.
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Adds a line that separates starts and tells their ends.
+    pub(super) fn seam(&mut self, text: &str) {
+        let rule = if self.style.unicode {
+            "───"
+        } else {
+            "---"
+        };
+        let line = format!("{rule} {}", self.style.text(&clean_line(text)));
+        self.start(Above::Text);
+        let _ = writeln!(self.out, "{}", self.style.paint("1;34", &line));
+        self.above = Above::Lines;
     }
 
     /// A plain agent prints as it likes; what it prints is shown when it comes, not line by line.
-    fn plain(&mut self, bytes: &[u8], each: &mut dyn FnMut(Entry)) {
-        self.held.extend_from_slice(bytes);
-        let whole = self.held.len() - unfinished(&self.held);
-        let rest = self.held.split_off(whole);
-        let bytes = std::mem::replace(&mut self.held, rest);
+    fn plain(&mut self, bytes: &[u8]) {
+        self.heard.held.extend_from_slice(bytes);
+        let whole = self.heard.held.len() - unfinished(&self.heard.held);
+        let rest = self.heard.held.split_off(whole);
+        let bytes = std::mem::replace(&mut self.heard.held, rest);
         let text = String::from_utf8_lossy(&bytes);
-        let last = text
-            .rsplit(['\n', '\r'])
-            .find(|line| !line.trim().is_empty());
-        if let Some(last) = last {
-            self.progress.action = Some(headline(last));
+        let mut lines = text.rsplit(['\n', '\r']);
+        if let Some(last) = lines.find(|line| !line.trim().is_empty()) {
+            self.heard.progress.action = Some(headline(last));
         }
-        if !text.is_empty() {
-            each(Entry::Plain(text.replace("\r\n", "\n").replace('\r', "\n")));
-        }
+        self.print(&text.replace("\r\n", "\n").replace('\r', "\n"));
     }
 
-    fn line(&mut self, read: Read, line: Line<'_>, each: &mut dyn FnMut(Entry)) {
-        let (what, results) = match line {
-            Line::TooLong(_) => ("a line too long to be shown", self.dialect.results),
-            _ => ("the output breaks off", self.dialect.results),
-        };
-        events(line, read, results, &mut |event| {
-            self.event(event, what, each)
-        });
+    fn take_line(&mut self, read: Read, line: Line<'_>) {
+        let results = self
+            .heard
+            .dialect
+            .map_or(&[][..], |dialect| dialect.results);
+        events(line, read, results, &mut |event| self.event(event));
     }
 
-    fn event(&mut self, event: Event<'_>, lost: &str, each: &mut dyn FnMut(Entry)) {
-        let goes_on = std::mem::replace(&mut self.speaking, false);
+    fn event(&mut self, event: Event<'_>) {
+        let goes_on = std::mem::replace(&mut self.heard.speaking, false);
         match event {
-            Event::Session(session) => {
-                self.cwd = session.cwd.unwrap_or_default();
-                let who = (
-                    session.model.unwrap_or_default(),
-                    session.version.unwrap_or_default(),
-                );
-                // Each turn opens with one of its own.
-                if self.session.as_ref() != Some(&who) && who != Default::default() {
-                    let (model, version) = who.clone();
-                    each(Entry::Session { model, version });
-                    self.session = Some(who);
-                }
-            }
+            Event::Session(session) => self.session(session),
             Event::Say {
                 below,
                 text,
                 goes_on: more,
             } => {
-                let depth = self.depth_below(below.as_deref());
-                if !(more && goes_on) {
-                    self.said.clear();
-                }
-                self.said.push_str(&text);
-                self.progress.action = Some(headline(&self.said));
-                self.speaking = more;
-                self.last = None;
-                if !text.trim().is_empty() {
-                    each(match more && goes_on {
-                        true => Entry::Plain(text),
-                        false => Entry::Say { depth, text },
-                    });
-                }
+                self.heard.speaking = more;
+                self.say(below, &text, more, more && goes_on);
             }
             Event::Think { below, text } => {
-                self.progress.action = Some("thinking".to_owned());
-                self.last = None;
-                let depth = self.depth_below(below.as_deref());
-                each(Entry::Think {
+                let depth = self.depth_below(below);
+                self.act("thinking");
+                self.line(
                     depth,
-                    text: headline(&text),
-                });
+                    "2",
+                    format!("(thinks) {}", headline(&text)).trim_end(),
+                );
             }
             Event::Call {
                 below,
@@ -217,113 +187,127 @@ impl Reader {
                 tool,
                 input,
                 ..
-            } => {
-                let depth = self.depth_below(below.as_deref());
-                let (tool, subject) = (clean_line(&tool), subject(input, &self.cwd));
-                self.progress.action = Some(label(&tool, &subject));
-                self.call(id, depth, &tool, &subject);
-                each(Entry::Call {
-                    depth,
-                    tool,
-                    subject,
-                });
-            }
+            } => self.call(below, id, &tool, input),
             Event::Answer {
                 id,
                 content,
                 failed,
-            } => self.answer(&id, content, failed, each),
-            Event::Tokens { message, usage } => self.count(message, usage),
-            Event::Trouble { text, .. } if !text.is_empty() && text != self.said => {
-                self.progress.action = Some(headline(&text));
-                self.said.clone_from(&text);
-                self.last = None;
-                each(Entry::Trouble(text));
+            } => self.answer(&id, content, failed),
+            Event::Tokens { message, usage } if message != self.heard.message => {
+                self.heard.message = message;
+                self.heard.progress.tokens =
+                    self.heard.progress.tokens.saturating_add(tokens(usage));
             }
-            Event::Feedback(said) => self.notice(&format!("a hook: {said}"), each),
-            Event::Notice(text) | Event::Offline(text) => self.notice(&text, each),
-            Event::Result(result) => self.result(*result, each),
-            Event::Plain(text) => each(Entry::Plain(format!("{text}\n"))),
-            Event::Lost { start, .. } => self.notice(&format!("{lost}: {}", headline(start)), each),
+            Event::Trouble { text, .. } if !text.is_empty() && text != self.heard.said => {
+                self.act(&text);
+                self.text(0, "31", &text);
+                self.heard.said = text;
+            }
+            Event::Feedback(text) => self.notice(&format!("a hook: {text}")),
+            Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
+            Event::Result(result) => self.result(*result),
+            Event::Plain(text) => self.print(&format!("{text}\n")),
+            Event::Lost { start, .. } => {
+                self.notice(&format!(
+                    "a line that is cut or too long: {}",
+                    headline(start)
+                ));
+            }
             _ => {}
         }
     }
 
-    fn depth_below(&self, id: Option<&str>) -> usize {
-        let Some(id) = id else { return 0 };
-        let call = self.calls.iter().find(|call| call.id == id);
-        call.map_or(1, |call| call.depth + 1).min(DEPTH_MAX)
-    }
-
-    fn call(&mut self, id: String, depth: usize, tool: &str, subject: &str) {
-        if self.calls.len() == CALLS_MAX {
-            self.calls.pop_front();
+    fn session(&mut self, session: Session) {
+        let who =
+            |of: &Session| [&of.model, &of.version].map(|word| word.clone().unwrap_or_default());
+        let line = clean_line(&who(&session).join(" "));
+        // Each turn opens with one of its own.
+        if who(&self.heard.session) != who(&session) && !line.is_empty() {
+            self.line(0, "2", &line);
         }
-        self.last = Some(id.clone());
-        self.calls.push_back(Call {
-            id,
-            depth,
-            tool: tool.to_owned(),
-            subject: subject.to_owned(),
-        });
+        self.heard.session = session;
     }
 
-    /// Counts a message's tokens, until a result tells them rightly.
-    fn count(&mut self, message: String, usage: &str) {
-        if !self.messages.contains(&message) {
-            if self.messages.len() == MESSAGES_MAX {
-                self.messages.pop_front();
-            }
-            self.messages.push_back(message);
-            self.progress.tokens += tokens(usage);
+    fn say(&mut self, below: Option<String>, text: &str, more: bool, goes_on: bool) {
+        let depth = self.depth_below(below);
+        if !goes_on {
+            self.heard.said.clear();
         }
+        self.heard.said.push_str(text);
+        self.act(&self.heard.said.clone());
+        if text.trim().is_empty() && !goes_on {
+            return;
+        }
+        if !more {
+            return self.text(depth, "", text);
+        }
+        if !goes_on {
+            self.start(Above::Text);
+        }
+        self.out.push_str(&self.style.text(&clean(text)));
+        (self.above, self.open) = (Above::Text, !text.ends_with('\n'));
     }
 
-    fn answer(&mut self, id: &str, content: &str, failed: bool, each: &mut dyn FnMut(Entry)) {
-        let at = self.calls.iter().position(|call| call.id == id);
-        let call = at.and_then(|at| self.calls.remove(at));
-        let is_next = self.last.as_deref() == Some(id);
-        let tool = call.as_ref().map_or("", |call| &call.tool);
+    fn call(&mut self, below: Option<String>, id: String, tool: &str, input: &str) {
+        let depth = self.depth_below(below);
+        let cwd = self.heard.session.cwd.as_deref().unwrap_or_default();
+        let tool = clean_line(tool);
+        let label = format!("{tool} {}", subject(input, cwd))
+            .trim_end()
+            .to_owned();
+        self.act(&label);
+        let dot = if self.style.unicode { "●" } else { "*" };
+        // Bold for the tool alone: the line is fitted first, then painted.
+        let line = self.fitted(depth, &format!("{dot} {label}"));
+        let (head, rest) = line.split_at(line.len().min(dot.len() + 1 + tool.len()));
+        let line = format!("{}{rest}", self.style.paint("1", head));
+        self.start(Above::Lines);
+        let _ = writeln!(self.out, "{}{line}", indent(depth));
+        if self.heard.calls.len() == CALLS_MAX {
+            self.heard.calls.clear();
+        }
+        self.heard.last.clone_from(&id);
+        self.heard.calls.insert(id, (depth, label));
+    }
+
+    fn answer(&mut self, id: &str, content: &str, failed: bool) {
+        let (depth, label) = self.heard.calls.remove(id).unwrap_or_default();
+        let tool = label.split(' ').next().unwrap_or_default();
         let text = answer(tool, &text_of(content));
-        self.last = None;
-        each(Entry::Answer {
-            depth: call.as_ref().map_or(0, |call| call.depth),
-            call: call
-                .filter(|_| !is_next)
-                .map(|call| label(&call.tool, &call.subject)),
-            text,
-            failed,
-        });
+        let of = match self.heard.last == id {
+            true => String::new(),
+            false => format!("{}: ", fit(&label, self.width / 3, self.style)),
+        };
+        let hook = if self.style.unicode { "└" } else { "`-" };
+        let (color, error) = if failed { ("31", "error: ") } else { ("2", "") };
+        self.heard.last.clear();
+        self.line(depth, color, &format!("  {hook} {of}{error}{text}"));
     }
 
-    fn notice(&mut self, text: &str, each: &mut dyn FnMut(Entry)) {
+    fn notice(&mut self, text: &str) {
         let text = headline(text);
         if !text.is_empty() {
-            self.progress.action = Some(text.clone());
-            self.last = None;
-            each(Entry::Notice(text));
+            self.act(&text);
+            self.line(0, "33", &format!("! {text}"));
         }
     }
 
-    fn result(&mut self, result: LastResult, each: &mut dyn FnMut(Entry)) {
-        let text = match result.good {
-            true => result.answer.unwrap_or_default(),
-            false => result.complaint,
+    fn result(&mut self, result: LastResult) {
+        let good = result.good;
+        let text = if good {
+            result.answer.unwrap_or_default()
+        } else {
+            result.complaint
         };
-        if !text.trim().is_empty() && text.trim() != self.said.trim() {
-            each(match result.good {
-                true => Entry::Say { depth: 0, text },
-                false => Entry::Trouble(text),
-            });
+        if !text.trim().is_empty() && text.trim() != self.heard.said.trim() {
+            self.text(0, if good { "" } else { "31" }, &text);
         }
-        let usage = result.usage.map(|usage| usage.to_string());
-        self.settled += tokens(&usage.unwrap_or_default());
-        self.progress.tokens = self.settled;
-        self.messages.clear();
-        self.last = None;
-        self.progress.cost_usd = result.cost_usd.or(self.progress.cost_usd);
-
-        let mut text = match (result.good, result.signs.subtype.as_deref()) {
+        let usage = result.usage.map_or(0, |usage| tokens(&usage.to_string()));
+        self.heard.settled = self.heard.settled.saturating_add(usage);
+        self.heard.progress.tokens = self.heard.settled;
+        self.heard.message.clear();
+        self.heard.progress.cost_usd = result.cost_usd.or(self.heard.progress.cost_usd);
+        let mut text = match (good, result.signs.subtype.as_deref()) {
             (true, _) => "done".to_owned(),
             (false, None | Some("success")) => "failed".to_owned(),
             (false, Some(other)) => clean_line(other),
@@ -334,12 +318,77 @@ impl Reader {
         if let Some(ms) = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms)) {
             let _ = write!(text, ", {}", human(Duration::from_millis(ms as u64)));
         }
-        if let Some(spent) = spent(&self.progress) {
+        if let Some(spent) = spent(&self.heard.progress) {
             let _ = write!(text, ", {spent}");
         }
-        let good = result.good;
-        each(Entry::Total { good, text });
+        self.start(Above::Text);
+        let _ = writeln!(self.out, "{} {text}", self.style.mark(good));
     }
+
+    /// What it does just now; and something other than a call stands last.
+    fn act(&mut self, action: &str) {
+        self.heard.progress.action = Some(headline(action));
+        self.heard.last.clear();
+    }
+
+    fn depth_below(&self, id: Option<String>) -> usize {
+        let above = |id: String| self.heard.calls.get(&id).map_or(0, |(depth, _)| *depth);
+        id.map_or(0, |id| above(id) + 1).min(DEPTH_MAX)
+    }
+
+    // --- lines ---
+
+    /// Output as it came, harmless.
+    fn print(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        if self.above == Above::Text {
+            self.start(Above::Lines);
+        }
+        self.out.push_str(&self.style.text(&clean(text)));
+        (self.above, self.open) = (Above::Lines, !text.ends_with('\n'));
+    }
+
+    /// A whole text, with a blank line around it.
+    fn text(&mut self, depth: usize, color: &str, text: &str) {
+        self.start(Above::Text);
+        for line in clean(text.trim_end()).lines() {
+            let line = format!("{}{}", indent(depth), self.style.text(line));
+            let line = match color {
+                "" => line,
+                color => self.style.paint(color, &line),
+            };
+            let _ = writeln!(self.out, "{}", line.trim_end());
+        }
+    }
+
+    fn line(&mut self, depth: usize, color: &str, line: &str) {
+        self.start(Above::Lines);
+        let line = self.style.paint(color, &self.fitted(depth, line));
+        let _ = writeln!(self.out, "{}{line}", indent(depth));
+    }
+
+    fn fitted(&self, depth: usize, line: &str) -> String {
+        let room = self.width.saturating_sub(indent(depth).len());
+        fit(line, room, self.style)
+    }
+
+    /// Ends an open line, and separates texts from what is around them.
+    fn start(&mut self, next: Above) {
+        if std::mem::take(&mut self.open) {
+            self.out.push('\n');
+        }
+        let apart = self.above == Above::Text || next == Above::Text;
+        if apart && self.above != Above::Nothing {
+            self.out.push('\n');
+        }
+        self.above = next;
+    }
+}
+
+fn indent(depth: usize) -> String {
+    "    ".repeat(depth)
 }
 
 /// Tokens and money, as far as they are known: `12.3k tokens, $0.0064`.
@@ -364,14 +413,8 @@ pub(super) fn tokens(usage: &str) -> u64 {
         "cache_creation_input_tokens",
     ];
     let counts = members(Some(usage), keys);
-    counts
-        .into_iter()
-        .filter_map(|json| parse::<u64>(json?))
-        .sum()
-}
-
-fn label(tool: &str, subject: &str) -> String {
-    format!("{tool} {subject}").trim_end().to_owned()
+    let counts = counts.into_iter().filter_map(|json| parse::<u64>(json?));
+    counts.fold(0, u64::saturating_add)
 }
 
 /// What a tool is asked to work on, in one line.
@@ -465,155 +508,6 @@ fn unfinished(bytes: &[u8]) -> usize {
         .map_or(0, |(there, whole)| if there < whole { there } else { 0 })
 }
 
-/// Writes entries as lines for a person.
-pub(super) struct Writer {
-    style: Style,
-    /// The columns to fit one-line entries into.
-    width: usize,
-    above: Above,
-}
-
-/// What stands above the next entry, which decides whether a blank line comes between.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Above {
-    Nothing,
-    Text,
-    Lines,
-    /// Output of a plain agent that did not end its line.
-    OpenLine,
-}
-
-impl Writer {
-    pub(super) fn new(style: Style, width: usize) -> Writer {
-        Writer {
-            style,
-            width,
-            above: Above::Nothing,
-        }
-    }
-
-    /// Adds an entry to `out`.
-    pub(super) fn entry(&mut self, entry: &Entry, out: &mut String) {
-        let style = self.style;
-        let (dot, hook) = if style.unicode {
-            ("●", "└")
-        } else {
-            ("*", "`-")
-        };
-        match entry {
-            Entry::Session { model, version } => {
-                let line = format!("{} {}", clean_line(model), clean_line(version));
-                self.line(0, "2", line.trim(), out);
-            }
-            Entry::Say { depth, text } => self.text(*depth, "", text, out),
-            Entry::Trouble(text) => self.text(0, "31", text, out),
-            Entry::Think { depth, text } => {
-                let line = format!("(thinks) {text}");
-                self.line(*depth, "2", line.trim_end(), out);
-            }
-            Entry::Call {
-                depth,
-                tool,
-                subject,
-            } => {
-                // Bold for the tool alone: the line is fitted first, then painted.
-                let line = self.fitted(*depth, &format!("{dot} {}", label(tool, subject)));
-                let (head, rest) = line.split_at(line.len().min(dot.len() + 1 + tool.len()));
-                let line = format!("{}{rest}", style.paint("1", head));
-                self.start(Above::Lines, out);
-                let _ = writeln!(out, "{}{line}", indent(*depth));
-            }
-            Entry::Answer {
-                depth,
-                call,
-                text,
-                failed,
-            } => {
-                let call = call.as_ref().map_or(String::new(), |call| {
-                    format!("{}: ", fit(call, self.width / 3, style))
-                });
-                let error = if *failed { "error: " } else { "" };
-                let color = if *failed { "31" } else { "2" };
-                self.line(*depth, color, &format!("  {hook} {call}{error}{text}"), out);
-            }
-            Entry::Notice(text) => self.line(0, "33", &format!("! {text}"), out),
-            Entry::Total { good, text } => {
-                let line = format!("{} {text}", style.mark(*good));
-                self.start(Above::Text, out);
-                let _ = writeln!(out, "{line}");
-            }
-            Entry::Plain(text) => {
-                if self.above == Above::Text {
-                    out.push('\n');
-                }
-                out.push_str(&style.text(&clean(text)));
-                self.above = match text.ends_with('\n') {
-                    true => Above::Lines,
-                    false => Above::OpenLine,
-                };
-            }
-        }
-    }
-
-    /// Adds a line that separates starts and tells their ends.
-    pub(super) fn seam(&mut self, text: &str, out: &mut String) {
-        let rule = if self.style.unicode {
-            "───"
-        } else {
-            "---"
-        };
-        let line = format!("{rule} {}", self.style.text(&clean_line(text)));
-        self.start(Above::Text, out);
-        let _ = writeln!(out, "{}", self.style.paint("1;34", &line));
-        self.above = Above::Lines;
-    }
-
-    /// A whole text, with a blank line around it.
-    fn text(&mut self, depth: usize, color: &str, text: &str, out: &mut String) {
-        self.start(Above::Text, out);
-        for line in clean(text.trim_end()).lines() {
-            let line = format!("{}{}", indent(depth), self.style.text(line));
-            let line = match color {
-                "" => line,
-                color => self.style.paint(color, &line),
-            };
-            let _ = writeln!(out, "{}", line.trim_end());
-        }
-        self.above = Above::Text;
-    }
-
-    fn line(&mut self, depth: usize, color: &str, line: &str, out: &mut String) {
-        self.start(Above::Lines, out);
-        let line = self.style.paint(color, &self.fitted(depth, line));
-        let _ = writeln!(out, "{}{line}", indent(depth));
-    }
-
-    fn fitted(&self, depth: usize, line: &str) -> String {
-        fit(
-            line,
-            self.width.saturating_sub(indent(depth).len()),
-            self.style,
-        )
-    }
-
-    /// Ends an open line, and separates texts from what is around them.
-    fn start(&mut self, next: Above, out: &mut String) {
-        if self.above == Above::OpenLine {
-            out.push('\n');
-            self.above = Above::Lines;
-        }
-        let apart = self.above == Above::Text || next == Above::Text;
-        if apart && self.above != Above::Nothing {
-            out.push('\n');
-        }
-        self.above = next;
-    }
-}
-
-fn indent(depth: usize) -> String {
-    "    ".repeat(depth)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -634,41 +528,27 @@ mod tests {
         std::fs::read(format!("{dir}/{name}.jsonl")).unwrap()
     }
 
-    fn entries_of(protocol: Protocol, input: &[u8], piece: usize) -> (Vec<Entry>, Progress) {
-        let mut reader = Reader::new(dialect(protocol));
-        let mut entries = Vec::new();
-        for piece in input.chunks(piece) {
-            reader.feed(piece, &mut |entry| entries.push(entry));
-        }
-        reader.finish(&mut |entry| entries.push(entry));
-        (entries, reader.progress)
+    fn transcript(protocol: Protocol, input: &[u8], piece: usize, width: usize) -> Transcript {
+        let mut transcript = Transcript::new(PLAIN, width);
+        transcript.begin(Some(dialect(protocol)));
+        input.chunks(piece).for_each(|piece| transcript.feed(piece));
+        transcript.finish();
+        transcript
     }
 
-    fn told(entries: &[Entry], style: Style, width: usize) -> String {
-        let mut writer = Writer::new(style, width);
-        let mut out = String::new();
-        entries
-            .iter()
-            .for_each(|entry| writer.entry(entry, &mut out));
-        out
+    fn told(protocol: Protocol, input: &[u8], piece: usize) -> (String, Progress) {
+        let mut transcript = transcript(protocol, input, piece, 80);
+        (transcript.take(), transcript.progress().clone())
     }
 
     /// What a person reads of these events.
     fn read(events: &[Value]) -> String {
         let input: String = events.iter().map(|event| format!("{event}\n")).collect();
-        told(
-            &entries_of(Protocol::Claude, input.as_bytes(), 1 << 20).0,
-            PLAIN,
-            80,
-        )
+        told(Protocol::Claude, input.as_bytes(), 1 << 20).0
     }
 
     fn read_fixture(name: &str) -> String {
-        told(
-            &entries_of(Protocol::Claude, &fixture(name), 1 << 20).0,
-            PLAIN,
-            80,
-        )
+        told(Protocol::Claude, &fixture(name), 1 << 20).0
     }
 
     fn call(id: &str, parent: Option<&str>, name: &str, input: Value) -> Value {
@@ -736,10 +616,10 @@ mod tests {
     fn it_does_not_matter_how_the_output_is_cut_into_pieces() {
         for name in ["tool-bash", "permission-denials", "compaction", "refusal"] {
             let input = fixture(name);
-            let whole = entries_of(Protocol::Claude, &input, input.len());
+            let whole = told(Protocol::Claude, &input, input.len());
             for piece in [1, 7, 100, 4099] {
                 assert_eq!(
-                    entries_of(Protocol::Claude, &input, piece),
+                    told(Protocol::Claude, &input, piece),
                     whole,
                     "{name} {piece}"
                 );
@@ -756,16 +636,15 @@ mod tests {
             if path.extension().is_none_or(|ending| ending != "jsonl") {
                 continue;
             }
-            let (entries, _) = entries_of(Protocol::Claude, &std::fs::read(&path).unwrap(), 999);
-            let singles = entries
-                .iter()
-                .filter(|entry| !matches!(entry, Entry::Say { .. } | Entry::Trouble(_)));
-            let singles: Vec<Entry> = singles.cloned().collect();
+            let input = std::fs::read(&path).unwrap();
             for width in [10, 40, 200] {
-                let text = told(&singles, PLAIN, width);
-                let is_fine = |c: char| c == '\n' || !c.is_control();
+                let text = transcript(Protocol::Claude, &input, 999, width).take();
+                let is_fine = |c: char| c == '\n' || c == '\t' || !c.is_control();
                 assert!(text.chars().all(is_fine), "{path:?}");
-                for line in text.lines().filter(|line| !line.contains(" turn")) {
+                let singles = text
+                    .lines()
+                    .filter(|line| line.starts_with(['*', '!', '(']));
+                for line in singles {
                     let columns: usize = line.chars().map(columns_of).sum();
                     assert!(columns <= width, "{path:?}: {line}");
                 }
@@ -795,17 +674,16 @@ mod tests {
             "refusal",
             "thinking",
         ] {
-            let mut reader = Reader::new(dialect(Protocol::Claude));
-            let mut entries = Vec::new();
+            let mut transcript = Transcript::new(PLAIN, 80);
+            transcript.begin(Some(dialect(Protocol::Claude)));
             for line in String::from_utf8(fixture(name)).unwrap().lines() {
                 let mut event: Value = serde_json::from_str(line).unwrap();
                 arm(&mut event);
-                let line = format!("{event}\n");
-                reader.feed(line.as_bytes(), &mut |entry| entries.push(entry));
-                let action = reader.progress.action.clone().unwrap_or_default();
+                transcript.feed(format!("{event}\n").as_bytes());
+                let action = transcript.progress().action.clone().unwrap_or_default();
                 assert!(is_harmless(&action) && !action.contains('\n'), "{action:?}");
             }
-            let text = told(&entries, PLAIN, 80);
+            let text = transcript.take();
             assert!(text.contains("[2J"), "{text}");
             assert!(is_harmless(&text), "{text:?}");
         }
@@ -865,9 +743,9 @@ mod tests {
             json!({"type": "assistant", "message": {"id": id, "content": [],
             "usage": {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 999}}})
         };
-        let events = [message("a"), message("a"), message("b"), message("a")];
+        let events = [message("a"), message("a"), message("b"), message("b")];
         let mut input: String = events.iter().map(|event| format!("{event}\n")).collect();
-        let tokens = |input: &str| entries_of(Protocol::Claude, input.as_bytes(), 50).1;
+        let tokens = |input: &str| told(Protocol::Claude, input.as_bytes(), 50).1;
         assert_eq!(tokens(&input).tokens, 22);
         let result =
             json!({"type": "result", "total_cost_usd": 0.5, "usage": {"output_tokens": 40}});
@@ -883,12 +761,12 @@ mod tests {
         let input = "no newline: ü日\r\n10%\r20%\nred \x1b[31m 😀".as_bytes();
         let whole = "no newline: ü日\n10%\n20%\nred \u{fffd}[31m 😀";
         for piece in 1..input.len() + 1 {
-            let (entries, progress) = entries_of(Protocol::Plain, input, piece);
-            assert_eq!(told(&entries, PLAIN, 5), whole, "{piece}");
+            let (text, progress) = told(Protocol::Plain, input, piece);
+            assert_eq!(text, whole, "{piece}");
             assert!(progress.action.is_some());
         }
-        let (entries, _) = entries_of(Protocol::Plain, b"\xff\xe2\x82", 2);
-        assert_eq!(told(&entries, PLAIN, 5), "\u{fffd}\u{fffd}");
+        let (text, _) = told(Protocol::Plain, b"\xff\xe2\x82", 2);
+        assert_eq!(text, "\u{fffd}\u{fffd}");
     }
 
     #[test]
@@ -898,10 +776,9 @@ mod tests {
         input.extend_from_slice(
             b"{\"type\":\"assistant\",\"message\":{\"content\":[5,null,{}]}}\n{\"type\":\"as",
         );
-        let (entries, _) = entries_of(Protocol::Claude, &input, 64);
         assert_eq!(
-            told(&entries, PLAIN, 40),
-            "srun: job 5 queued\n[1]\n! the output breaks off: {\"type\":\"as\n"
+            told(Protocol::Claude, &input, 64).0,
+            "srun: job 5 queued\n[1]\n! a line that is cut or too long: {\"type\":\"as\n"
         );
     }
 }

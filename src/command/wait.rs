@@ -3,11 +3,11 @@
 use super::Outcome;
 use super::brief::suspension_text;
 use super::logs::Output;
-use super::queue::{Ground, Queue};
-use super::result::{Ending, Finished};
+use super::queue::Seen;
+use super::result::Finished;
 use super::scope::{self, Scope, Standing, refuse_own_wait};
 use super::terminal::LiveLine;
-use super::transcript::spent;
+use super::transcript::{Transcript, spent};
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
@@ -26,8 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 struct Pending<'a> {
     spool: Spool,
     id: &'a JobId,
-    /// The output of the start that runs, by its number.
+    /// The output of the start that runs, by its number, and what it tells.
     output: Option<(u32, Output)>,
+    transcript: Transcript,
     /// Whether it was said what it waits for.
     noted: bool,
 }
@@ -89,20 +90,16 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
 
 /// Tells how a job ended; whether it completed.
 fn tell(id: &JobId, result: &File) -> Result<bool> {
-    let result = Finished::read(result);
-    let line = result
-        .as_ref()
-        .map_or("unreadable".to_owned(), Finished::line);
-    let ending = result.as_ref().map_or(Ending::Bad, Finished::ending);
+    let result = Finished::read(result).unwrap_or_else(Finished::unreadable);
     let style = Style::of_stdout();
     render::print(&match style.terminal {
-        true => format!("{} {id}: {}\n", ending.mark(style), style.text(&line)),
-        false => {
-            let word = result.as_ref().map_or(line, Finished::word);
-            format!("{id}: {word}\n")
+        true => {
+            let (mark, line) = (result.ending().mark(style), result.line());
+            format!("{mark} {id}: {}\n", style.text(&line))
         }
+        false => format!("{id}: {}\n", result.word()),
     })?;
-    Ok(result.is_some_and(|result| result.is_completed()))
+    Ok(result.is_completed())
 }
 
 impl<'a> Pending<'a> {
@@ -113,6 +110,7 @@ impl<'a> Pending<'a> {
             spool,
             id,
             output: None,
+            transcript: Transcript::new(Style::of_stdout(), 0),
             noted: false,
         })
     }
@@ -135,60 +133,53 @@ impl<'a> Pending<'a> {
                     self.id
                 )
             }
-            Standing::Waiting { held: false } => format!("{name} {}", self.place(scope)?),
+            Standing::Waiting { held: false } => format!("{name} {}", self.place(scope)?.0),
             Standing::Running(claim) => {
-                let known = self
-                    .output
-                    .take()
-                    .filter(|(start, _)| *start == claim.starts);
-                let open = || Output::open(&self.spool, self.id, claim.starts);
-                let output = match known {
-                    Some((_, output)) => Some(output),
-                    None => open()?,
-                };
-                self.output = output.map(|output| (claim.starts, output));
                 let elapsed = human(now.since(claim.started_at));
-                let Some((_, output)) = &mut self.output else {
-                    return Ok(format!("{name} {elapsed}: starts"));
-                };
-                let progress = output.progress();
+                self.read_on(claim.starts)?;
+                let progress = self.transcript.progress();
                 let action = progress.action.as_deref().unwrap_or("nothing written yet");
-                match spent(progress) {
-                    None => format!("{name} {elapsed}: {action}"),
-                    Some(spent) => format!("{name} {elapsed}, {spent}: {action}"),
-                }
+                let spent = spent(progress).map(|spent| format!(", {spent}"));
+                format!("{name} {elapsed}{}: {action}", spent.unwrap_or_default())
             }
         })
     }
 
-    /// What a waiting job waits for.
-    fn place(&self, scope: &Scope) -> Result<String> {
-        let queue = Queue::look(&self.spool, scope.daemon.is_some())?;
-        let ahead =
-            queue.current.iter().count() + queue.all().take_while(|id| *id != self.id).count();
-        Ok(match (self.obstacle(scope, &queue), ahead) {
-            (Some(obstacle), _) => format!("waits: {obstacle}"),
-            (None, 0) => "is next".to_owned(),
-            (None, ahead) => format!("waits; {ahead} ahead of it"),
-        })
+    /// Reads what the running start has written meanwhile.
+    fn read_on(&mut self, start: u32) -> Result<()> {
+        if self
+            .output
+            .as_ref()
+            .is_none_or(|(known, _)| *known != start)
+        {
+            let output = Output::open(&self.spool, self.id, start)?;
+            self.transcript
+                .begin(output.as_ref().and_then(|output| output.dialect));
+            self.output = output.map(|output| (start, output));
+        }
+        if let Some((_, output)) = &mut self.output {
+            while output.read_on(&mut self.transcript)? {
+                self.transcript.take();
+            }
+        }
+        Ok(())
     }
 
-    fn obstacle(&self, scope: &Scope, queue: &Queue) -> Option<String> {
-        let project = &self.spool.project().name;
-        let entry = scope.entries.iter().find(|e| e.project.name == *project)?;
-        let (found, _) = Ground::of(scope).obstacles(scope, entry, queue, Wall::now());
-        Some(found.into_iter().next()?.text)
+    /// What a waiting job waits for; and whether that is more than its turn.
+    fn place(&self, scope: &Scope) -> Result<(String, bool)> {
+        let seen = Seen::around(scope, &self.spool)?;
+        let before = seen.all().take_while(|id| *id != self.id).count();
+        let ahead = usize::from(seen.current.is_some()) + before;
+        Ok(match (seen.obstacles.first(), ahead) {
+            (Some((_, obstacle)), _) => (format!("waits: {obstacle}"), true),
+            (None, 0) => ("is next".to_owned(), false),
+            (None, ahead) => (format!("waits; {ahead} ahead of it"), false),
+        })
     }
 
     /// Says once what keeps the job waiting, where no live line does.
     fn note(&mut self, scope: &Scope, standing: &Standing) -> Result<()> {
-        self.noted = match standing {
-            Standing::Waiting { held: false } => {
-                let queue = Queue::look(&self.spool, scope.daemon.is_some())?;
-                self.obstacle(scope, &queue).is_some()
-            }
-            _ => true,
-        };
+        self.noted = !matches!(standing, Standing::Waiting { held: false }) || self.place(scope)?.1;
         if self.noted {
             render::note(&self.doing(scope, standing)?);
         }

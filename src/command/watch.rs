@@ -3,10 +3,11 @@
 use super::Outcome;
 use super::brief::{hold_short, retry_at, suspension_text};
 use super::logs::{Output, runs_check};
-use super::queue::{Ground, Queue};
+use super::queue::{Ground, Seen};
 use super::result::{Ending, Finished, newest};
 use super::scope::Scope;
 use super::terminal::{self, Asks, Screen};
+use super::transcript::Transcript;
 use crate::board;
 use crate::cli::Which;
 use crate::document;
@@ -15,7 +16,7 @@ use crate::job::{Attempt, JobId, Meta};
 use crate::record::Claim;
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, columns_of, fit};
-use crate::spool::{Leftovers, Spool};
+use crate::spool::Spool;
 use crate::time::{Wall, human};
 use crate::watch as events;
 use std::collections::HashMap;
@@ -101,9 +102,10 @@ fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome
 /// Everything on the screen.
 struct Overview {
     daemon: bool,
-    /// What today has cost, and the budget.
-    spent: (f64, Option<f64>),
     panels: Vec<Panel>,
+    /// What today has cost, in US dollars, and what it may.
+    spent: f64,
+    budget: Option<f64>,
 }
 
 /// One project.
@@ -150,68 +152,63 @@ fn look(scope: &Scope, known: &mut Known, now: Wall) -> Overview {
             name: clean_line(&entry.project.name),
             ..Panel::default()
         };
-        if let Err(error) = fill(&mut panel, scope, &ground, entry, known, now) {
+        let seen = ground.look(scope, entry);
+        if let Err(error) = seen.and_then(|seen| panel.fill(seen, &ground, entry, known, now)) {
             panel.obstacles = vec![("31", clean_line(&error.to_string()))];
         }
         panel
     };
-    let panels = scope.entries.iter().map(panel).collect();
-    let spent = board::read(&scope.places.state).ledger.spent(None, now);
-    let budget = ground.settings.as_ref().and_then(|s| s.daily_budget_usd());
     Overview {
         daemon: scope.daemon.is_some(),
-        spent: (spent, budget),
-        panels,
+        panels: scope.entries.iter().map(panel).collect(),
+        spent: board::read(&scope.places.state).ledger.spent(None, now),
+        budget: ground.settings.as_ref().and_then(|s| s.daily_budget_usd()),
     }
 }
 
-fn fill(
-    panel: &mut Panel,
-    scope: &Scope,
-    ground: &Ground,
-    entry: &Entry,
-    known: &mut Known,
-    now: Wall,
-) -> Result<()> {
-    let spool = Spool::open(&entry.project)?;
-    let changed = std::fs::metadata(spool.results_path()).and_then(|meta| meta.modified());
-    let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
-    let ended = match known.remove(&entry.project.name) {
-        Some((then, ended)) if then == changed => ended,
-        _ => ended(&spool, now)?,
-    };
-    panel.ended.clone_from(&ended);
-    known.insert(entry.project.name.clone(), (changed, ended));
-
-    let queue = Queue::look(&spool, scope.daemon.is_some())?;
-    let held = spool.marks(Leftovers::Leave)?.held;
-    let (found, hold) = ground.obstacles(scope, entry, &queue, now);
-    panel.obstacles = found
-        .iter()
-        .map(|obstacle| match (obstacle.word, &hold) {
-            ("Held", Some(hold)) => ("33", format!("‖ {}", hold_short(hold, now))),
-            ("Skipped", _) => ("31", format!("skipped: {}", obstacle.text)),
-            ("Disabled", _) => ("33", "disabled".to_owned()),
-            _ => ("33", format!("waits: {}", obstacle.text)),
-        })
-        .collect();
-    if let Some(claim) = &queue.current {
-        panel.running = Some(running(&spool, ground, entry, claim, now)?);
-    }
-    panel.paused = queue.suspended.as_ref().map(|claim| {
-        let text = match retry_at(claim) {
-            // The hold was told above.
-            None if hold.is_some() && claim.suspended.is_some() => "goes on then".to_owned(),
-            _ => suspension_text(claim, now),
+impl Panel {
+    fn fill(
+        &mut self,
+        seen: Seen,
+        ground: &Ground,
+        entry: &Entry,
+        known: &mut Known,
+        now: Wall,
+    ) -> Result<()> {
+        let changed = std::fs::metadata(seen.spool.results_path()).and_then(|meta| meta.modified());
+        let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
+        self.ended = match known.remove(&entry.project.name) {
+            Some((then, ended)) if then == changed => ended,
+            _ => ended(&seen.spool, now)?,
         };
-        (claim.job_id.description().to_owned(), text)
-    });
-    let (held, waiting): (Vec<_>, Vec<_>) =
-        queue.waiting.into_iter().partition(|id| held.contains(id));
-    let named = waiting.iter().take(WAITING_NAMED);
-    panel.next = named.map(|id| id.description().to_owned()).collect();
-    (panel.waiting, panel.held) = (waiting.len(), held.len());
-    Ok(())
+        known.insert(entry.project.name.clone(), (changed, self.ended.clone()));
+        let obstacle = |(word, text): &(&str, String)| match (*word, &seen.hold) {
+            ("Held", Some(hold)) => ("33", format!("‖ {}", hold_short(hold, now))),
+            ("Skipped", _) => ("31", format!("skipped: {text}")),
+            ("Disabled", _) => ("33", "disabled".to_owned()),
+            _ => ("33", format!("waits: {text}")),
+        };
+        self.obstacles = seen.obstacles.iter().map(obstacle).collect();
+        if let Some(claim) = &seen.current {
+            self.running = Some(running(&seen.spool, ground, entry, claim, now)?);
+        }
+        self.paused = seen.suspended.as_ref().map(|claim| {
+            let text = match retry_at(claim) {
+                // The hold was told above.
+                None if seen.hold.is_some() && claim.suspended.is_some() => {
+                    "goes on then".to_owned()
+                }
+                _ => suspension_text(claim, now),
+            };
+            (claim.job_id.description().to_owned(), text)
+        });
+        let is_held = |id: &JobId| seen.marks.held.contains(id);
+        let (held, waiting): (Vec<_>, Vec<_>) = seen.waiting.iter().partition(|id| is_held(id));
+        let named = waiting.iter().take(WAITING_NAMED);
+        self.next = named.map(|id| id.description().to_owned()).collect();
+        (self.waiting, self.held) = (waiting.len(), held.len());
+        Ok(())
+    }
 }
 
 /// The newest results, however many there are.
@@ -280,11 +277,13 @@ fn running(
     let mut output = Output::open(spool, id, claim.starts)?;
     let written = output.as_ref().and_then(Output::written);
     let silent = now.since(written.unwrap_or(claim.started_at).max(claim.started_at));
-    let progress = output.as_mut().map(|output| {
+    let mut transcript = Transcript::new(Style::of_stdout(), 0);
+    if let Some(output) = &mut output {
+        transcript.begin(output.dialect);
         output.skip_to_last(TAIL);
-        output.progress()
-    });
-    let action = progress.and_then(|progress| progress.action.clone());
+        while output.read_on(&mut transcript)? {}
+    }
+    let action = transcript.progress().action.clone();
     let action = match action {
         _ if runs_check(spool, id, claim.checks.len())? => "the check runs".to_owned(),
         Some(action) if silent < SILENCE => action,
@@ -439,10 +438,11 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
     if held > 0 {
         text.push_str(&format!(", {held} held"));
     }
-    match overview.spent {
-        (spent, Some(budget)) => text.push_str(&format!(", ${spent:.2} of ${budget:.2} today")),
-        (spent, None) if spent > 0.0 => text.push_str(&format!(", ${spent:.2} today")),
-        _ => {}
+    let spent = overview.spent;
+    match overview.budget {
+        Some(budget) => text.push_str(&format!(", ${spent:.2} of ${budget:.2} today")),
+        None if spent > 0.0 => text.push_str(&format!(", ${spent:.2} today")),
+        None => {}
     }
     let row = Row::default().and("1", "job-monitor");
     let row = match (panels.is_empty(), overview.daemon) {
@@ -689,8 +689,9 @@ mod tests {
         };
         Overview {
             daemon: true,
-            spent: (12.0, Some(20.0)),
             panels: vec![alpha, beta, trouble],
+            spent: 12.0,
+            budget: Some(20.0),
         }
     }
 

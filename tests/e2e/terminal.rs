@@ -159,7 +159,8 @@ fn a_hold_is_counted_down() {
     let screen = desk.wait("the hold", |screen| {
         screen.contains("‖ usage limit until 20")
     });
-    assert_eq!(screen.matches("usage limit").count(), 1, "{screen}");
+    // Once for each of the two projects.
+    assert_eq!(screen.matches("usage limit").count(), 2, "{screen}");
     desk.space.stop();
     desk.wait("that nothing runs jobs", |screen| {
         screen.starts_with("job-monitor  the monitor is not running; ")
@@ -257,9 +258,10 @@ fn in_a_narrow_window_the_live_line_stays_one_line() {
 fn several_jobs_are_waited_for_on_one_line() {
     let Some(desk) = Desk::new() else { return };
     let ids = ["job-20260101-120000-first", "job-20260101-120001-other"];
-    for id in ids {
-        desk.project.submit(id, "Do it.\n");
-    }
+    desk.project.submit(ids[0], "Do it.\n");
+    let runs = |view: &serde_json::Value| view["is_processing"] == true;
+    desk.project.wait_view("the first", runs);
+    desk.project.submit(ids[1], "Do it.\n");
     desk.type_in(&format!(
         "clear; job-monitor wait {}; echo exit=$?",
         ids.join(" ")
