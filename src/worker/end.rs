@@ -4,11 +4,12 @@
 use super::{Decision, Worker, Written};
 use crate::agent::{Ending, Fault, Verdict};
 use crate::decide::{self, Next, State, Until};
+use crate::git;
 use crate::holds::{Failure, Own, is_answer};
 use crate::job::{Attempt, Course, ErrorKind, JobId, Status};
 use crate::outcome;
 use crate::project::{OnFailure, Policy};
-use crate::record::{Claim, Outcome, Suspension};
+use crate::record::{Change, Claim, Outcome, Suspension};
 use crate::runner::Finished;
 use crate::spool::Mark;
 use crate::time::Wall;
@@ -139,6 +140,7 @@ impl Worker<'_> {
                         &roots,
                     );
                 }
+                outcome.git = self.change(&claim);
                 self.count(&claim, fault, policy);
                 Written::Result(Box::new(outcome))
             }
@@ -174,6 +176,28 @@ impl Worker<'_> {
             });
         self.announce(tripped);
         self.announce(held);
+    }
+
+    /// What the job changed in its git work tree.
+    fn change(&mut self, claim: &Claim) -> Option<Change> {
+        let before = claim.git.as_ref()?;
+        let name = format!("{}.patch", claim.job_id);
+        let after = git::snapshot(&self.spool);
+        let after = self.or_warn(after).flatten();
+        let told = self.spool.create_log(&name).and_then(|patch| {
+            let mut change = git::change(&self.spool, before, after.as_ref(), &patch)?;
+            let has_patch = patch.metadata().is_ok_and(|meta| meta.len() > 0);
+            let path = format!("{}/{name}", self.spool.layout().logs());
+            change.patch = Some(path).filter(|_| has_patch);
+            Ok(change)
+        });
+        let change = self.or_warn(told);
+        let change = change.unwrap_or_else(|| git::heads(before, after.as_ref()));
+        if change.patch.is_none() {
+            let removed = self.spool.remove_log(&name);
+            self.or_warn(removed);
+        }
+        Some(change)
     }
 
     fn say_suspended(&mut self, claim: &Claim, suspension: &Suspension) {
@@ -296,7 +320,7 @@ impl Worker<'_> {
             swept.push(self.spool.archive(&id));
         }
         for result in swept {
-            self.warn_of(result);
+            self.or_warn(result);
         }
         self.say_finished(&outcome);
         match policy.on_finish {

@@ -284,7 +284,7 @@ impl<'a> Worker<'a> {
             ids.sort_unstable();
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = taken.is_err();
-            self.warn_of(taken);
+            self.or_warn(taken);
         }
         self.finished.rest();
         self.lock = None;

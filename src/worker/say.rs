@@ -223,10 +223,10 @@ impl Worker<'_> {
         self.view.pause = VIEW_PAUSE.max((now - started) * VIEW_SHARE);
     }
 
-    /// Trouble that changes nothing for the job.
-    pub(super) fn warn_of(&mut self, result: crate::error::Result<()>) {
-        if let Err(error) = result {
-            self.say(Level::Warn, format!("[{}] {error}", self.name()));
-        }
+    /// Says what is the matter where that changes nothing for the job.
+    pub(super) fn or_warn<T>(&mut self, result: crate::error::Result<T>) -> Option<T> {
+        result
+            .map_err(|error| self.say(Level::Warn, format!("[{}] {error}", self.name())))
+            .ok()
     }
 }

@@ -9,6 +9,7 @@ use crate::decide::{self, Readiness, State, Step, Until};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document};
 use crate::error::{Error, Result};
+use crate::git;
 use crate::holds::{Failure, Stamp};
 use crate::job::{Attempt, ErrorKind, JobId, Meta, log_name};
 use crate::outcome;
@@ -147,7 +148,7 @@ impl Worker<'_> {
         let id = &claim.job_id;
         let kept = match self.spool.kept_text(id, policy.max_document.max(1 << 20)) {
             Err(error) if !error.is_shortage() => {
-                self.warn_of(Err(error));
+                self.or_warn::<()>(Err(error));
                 None
             }
             kept => kept?,
@@ -294,6 +295,10 @@ impl Worker<'_> {
         self.used.push(board::stamp(program.clone()));
         let boot_id = process::boot_id()?;
         let mut claim = decide::begun(&before, &policy.agent, &opening, token.as_str(), boot_id);
+        if claim.starts == 1 && policy.git {
+            let before = git::snapshot(&self.spool);
+            claim.git = self.or_warn(before).flatten();
+        }
         // An output that lies there already is of another run: of a job whose result was deleted, or of one
         // whose name ends like ours. After a crash it would be read back as this one's.
         self.spool
