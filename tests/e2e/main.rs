@@ -20,6 +20,7 @@ mod mistaken;
 mod mounts;
 mod plain_user;
 mod processes;
+mod proof;
 mod recipes;
 mod recorded;
 mod recovery;
