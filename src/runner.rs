@@ -160,7 +160,7 @@ impl Running {
             }
             let fold = &listener.fold;
             final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
-            offline_since = fold.is_offline().then(|| offline_since.unwrap_or(now));
+            offline_since = fold.offline.then(|| offline_since.unwrap_or(now));
             let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
             let end = look(&agent, &fold.report).or_else(|| {
                 match (final_since, policy.silence_timeout) {

@@ -1,14 +1,14 @@
 //! Claude Code, headless (SPEC 6). Its events, exits and words are those that were recorded with release
 //! 2.1.328; see `tests/fixtures/claude`.
 
-use super::event::{Event, LastResult, Session, Signs, Window};
-use super::json::{each_item, members, number, parse, pick, text, word};
+use super::event::{By, Call, Event, LastResult, Session, Signs, Window, time};
+use super::json::{Object, object};
 use super::plan::{Assignment, Opening};
-use super::verdict::{Case, Fault, wording};
+use super::verdict::{Case, Fault, Rules};
 use super::{Dialect, Lookup, Scratch, Sessions};
-use crate::job::ErrorKind;
+use crate::job::ErrorKind::*;
 use crate::project::Protocol;
-use crate::time::{Wall, human};
+use crate::time::human;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,25 +21,19 @@ pub(super) const DIALECT: Dialect = Dialect {
     silent_on: "",
     costs: true,
     turns: true,
-    skill_call: Some("/task-coordination\n\n"),
-    skills: &[
-        ".claude/skills/task-coordination/SKILL.md",
-        ".claude/commands/task-coordination.md",
-    ],
+    skill_call: "/task-coordination\n\n",
+    skills: &[".claude/skills", ".claude/commands"],
     slash_commands: true,
-    prompt_max: None,
+    prompt_max: usize::MAX,
     // A tool that hits its time limit would be moved to the background and keep the CLI alive for ten
     // minutes after its answer.
     env: &[
-        ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1"),
-        ("DISABLE_AUTOUPDATER", "1"),
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
+        "DISABLE_AUTOUPDATER=1",
     ],
-    scratch: Some(Scratch {
-        variable: "CLAUDE_CODE_TMPDIR",
-        always: false,
-    }),
+    scratch: Scratch::Unless("CLAUDE_CODE_TMPDIR"),
     args,
-    open: |session| vec!["--resume".to_owned(), session.to_owned()],
+    open: "--resume",
     read: Some(read),
     opens_with: "system",
     results: &["result"],
@@ -60,23 +54,21 @@ fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
                  --setting-sources project --disallowedTools";
     argv.extend(fixed.split(' ').map(str::to_owned));
     argv.push(WAITING_TOOLS.to_owned());
-    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-    match assignment.opening {
-        Opening::Resume { session, .. } => option("--resume", session.clone()),
-        Opening::Fresh { session, .. } => {
-            session
-                .iter()
-                .for_each(|session| option("--session-id", session.clone()));
-        }
-    }
-    if let Some(model) = &assignment.wishes.model {
-        option("--model", model.clone());
-    }
-    if let Some(turns) = assignment.wishes.max_turns {
-        option("--max-turns", turns.to_string());
-    }
-    if let Some(left) = assignment.budget_left_usd {
-        option("--max-budget-usd", format!("{left:.4}"));
+    let turns = assignment.wishes.max_turns.map(|turns| turns.to_string());
+    let budget = assignment.budget_left_usd.map(|left| format!("{left:.4}"));
+    let session = match assignment.opening {
+        Opening::Resume { session, .. } => ("--resume", Some(session.clone())),
+        Opening::Fresh { session, .. } => ("--session-id", session.clone()),
+    };
+    let model = assignment.wishes.model.clone();
+    let options = [
+        session,
+        ("--model", model),
+        ("--max-turns", turns),
+        ("--max-budget-usd", budget),
+    ];
+    for (name, value) in options {
+        argv.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
     argv.extend(assignment.own_args());
 }
@@ -87,260 +79,177 @@ fn login(get: &Lookup<'_>) -> Option<PathBuf> {
     Some(dir.join(".credentials.json"))
 }
 
-fn read(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let keys = [
-        "type",
-        "subtype",
-        "parent_tool_use_id",
-        "message",
-        "is_api_error_message",
-        "error",
-    ];
-    let Ok([kind, subtype, parent, message, failed, class]) = pick(json, keys) else {
-        return each(Event::Lost {
-            start: json,
-            may_be_result: true,
-        });
-    };
-    let below = parent.and_then(word);
-    let class = class.and_then(word);
+fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let by = line.word("parent_tool_use_id");
     // A message that the CLI made up to tell of a failure has a class; the flag is its own affair.
-    let is_failure = failed == Some("true") || class.is_some();
-    match kind.and_then(word).as_deref() {
-        Some("assistant") if is_failure && below.is_none() => trouble(json, message, class, each),
-        Some("assistant") if !is_failure => assistant(message, below, each),
-        Some("user") => user(json, message, below.is_none(), each),
-        Some("stream_event") if below.is_none() => each(Event::Turn { answered: false }),
-        Some("system") => system(&subtype.and_then(word).unwrap_or_default(), json, each),
-        Some("rate_limit_event") => rate_limit(Some(json), true, each),
-        Some("result") => result(json, each),
+    let is_failure = line.raw("is_api_error_message") == "true" || line.word("error").is_some();
+    match line.word("type").as_deref() {
+        Some("assistant") if is_failure && by.is_none() => trouble(line, each),
+        Some("assistant") if !is_failure => assistant(&line.object("message"), &by, each),
+        Some("user") => user(line, by.is_none(), each),
+        Some("stream_event") if by.is_none() => each(Event::Turn(false)),
+        Some("system") => system(line, each),
+        Some("rate_limit_event") => rate_limit(line, true, each),
+        Some("result") => result(line, each),
         _ => {}
     }
 }
 
-fn assistant(message: Option<&str>, below: Option<String>, each: &mut dyn FnMut(Event<'_>)) {
-    let [id, content, usage] = members(message, ["id", "content", "usage"]);
-    if below.is_none() {
-        each(Event::Turn { answered: true });
+fn assistant(message: &Object<'_>, by: &By, each: &mut dyn FnMut(Event<'_>)) {
+    if by.is_none() {
+        each(Event::Turn(true));
     }
-    if let (Some(message), Some(usage)) = (id.and_then(word), usage) {
-        each(Event::Tokens { message, usage });
+    if let Some(id) = message.word("id") {
+        each(Event::Tokens(id, message.raw("usage")));
     }
-    each_item(content, |block| {
-        let keys = ["type", "text", "thinking", "name", "id", "input"];
-        let [kind, said, thought, name, id, input] = members(Some(block), keys);
-        let (below, input) = (below.clone(), input.unwrap_or_default());
-        let of = |json: Option<&str>| json.and_then(text).unwrap_or_default();
-        match kind.and_then(word).as_deref() {
-            Some("text") => each(Event::Say {
-                below,
-                text: of(said),
-                goes_on: false,
-            }),
-            Some("thinking") => each(Event::Think {
-                below,
-                text: of(thought),
-            }),
+    for block in message.objects("content") {
+        let (by, input) = (by.clone(), block.raw("input"));
+        match block.word("type").as_deref() {
+            Some("text") => each(Event::Say(by, block.text("text"))),
+            Some("thinking") => each(Event::Think(by, block.text("thinking"))),
             Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
-                let tool = name.and_then(word).unwrap_or_else(|| "tool".to_owned());
-                let [file, notebook] = members(Some(input), ["file_path", "notebook_path"]);
-                let path = file.and_then(text).or(notebook.and_then(text));
-                let edits = path.filter(|_| EDIT_TOOLS.contains(&tool.as_str()));
-                let id = id.and_then(word).unwrap_or_default();
-                each(Event::Call {
-                    below,
+                let (id, tool) = (block.text("id"), block.text("name"));
+                let input_of = block.object("input");
+                let path = input_of.text("file_path") + &input_of.text("notebook_path");
+                let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
+                let edits = is_edit.then_some(path);
+                each(Event::Call(Call {
+                    by,
                     id,
                     tool,
                     input,
                     edits,
-                });
+                }));
             }
             _ => {}
         }
-    });
+    }
 }
 
-fn user(json: &str, message: Option<&str>, main: bool, each: &mut dyn FnMut(Event<'_>)) {
-    if main {
-        each(Event::Turn { answered: false });
+fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
+    if is_main {
+        each(Event::Turn(false));
     }
-    let [content] = members(message, ["content"]);
-    each_item(content, |block| {
-        let keys = ["type", "tool_use_id", "content", "is_error", "text"];
-        let [kind, id, content, is_error, said] = members(Some(block), keys);
-        match kind.and_then(word).as_deref() {
-            Some("tool_result") => each(Event::Answer {
-                id: id.and_then(word).unwrap_or_default(),
-                content: content.unwrap_or_default(),
-                failed: is_error == Some("true"),
-            }),
-            // What a Stop hook wants before the turn may end, in its own words.
-            Some("text") => {
-                let said = said.and_then(text).unwrap_or_default();
-                if let Some(feedback) = said.strip_prefix("Stop hook feedback:") {
-                    each(Event::Feedback(feedback.trim().to_owned()));
-                }
-            }
-            _ => {}
+    for block in line.object("message").objects("content") {
+        let failed = block.raw("is_error") == "true";
+        if block.is("type", "tool_result") {
+            each(Event::Answer(
+                block.text("tool_use_id"),
+                block.raw("content"),
+                failed,
+            ));
+        } else if let Some(said) = block.text("text").strip_prefix("Stop hook feedback:") {
+            each(Event::Feedback(said.trim().to_owned()));
         }
-    });
+    }
     // A wake-up, or a timetable of such, was put down for later.
-    let [done] = pick(json, ["tool_use_result"]).unwrap_or_default();
-    let [at, cron] = members(done, ["scheduledFor", "humanSchedule"]);
-    if at.or(cron).is_some() {
+    let done = line.object("tool_use_result");
+    if !done.raw("scheduledFor").is_empty() || !done.raw("humanSchedule").is_empty() {
         each(Event::Scheduled);
     }
 }
 
-fn system(subtype: &str, json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let word_of = |json: Option<&str>| json.and_then(word).unwrap_or_default();
-    match subtype {
-        "init" => init(json, each),
+fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let notice = match line.word("subtype").unwrap_or_default().as_str() {
+        "init" => return init(line, each),
         "permission_denied" => {
-            let keys = ["tool_name", "tool_use_id", "message"];
-            let found = keys.into_iter().zip(members(Some(json), keys));
-            let told =
-                found.filter_map(|(key, json)| Some((key.to_owned(), json.and_then(parse)?)));
-            each(Event::Denied(Value::Object(told.collect::<Map<_, _>>())));
+            let told = ["tool_name", "tool_use_id", "message"]
+                .map(|key| (key.to_owned(), Value::from(line.text(key))));
+            return each(Event::Denied(Value::Object(Map::from_iter(told))));
         }
         "background_tasks_changed" => {
-            let mut some = false;
-            each_item(members(Some(json), ["tasks"])[0], |_| some = true);
-            each(Event::Pending(some));
+            return each(Event::Pending(!line.items("tasks").is_empty()));
         }
         "informational" => {
-            let [content, outcome] = members(Some(json), ["content", "prompt_submit_outcome"]);
-            let content = content.and_then(text).unwrap_or_default();
-            let [kind, reason] = members(outcome, ["kind", "reason"]);
-            if word_of(kind).ends_with("_by_hook") {
-                let reason = reason.and_then(text).unwrap_or_else(|| content.clone());
-                each(Event::Blocked(format!(
-                    "the UserPromptSubmit hook refused the prompt: {reason}"
-                )));
+            let outcome = line.object("prompt_submit_outcome");
+            if outcome.text("kind").ends_with("_by_hook") {
+                let reason = outcome.text("reason");
+                let text = format!("the UserPromptSubmit hook refused the prompt: {reason}");
+                each(Event::Blocked(text));
             }
-            each(Event::Notice(content));
+            line.text("content")
         }
         "notification" => {
-            let [key, said] = members(Some(json), ["key", "text"]);
-            if word_of(key) == "stop-hook-block-cap" {
+            if line.is("key", "stop-hook-block-cap") {
                 each(Event::Blocked(
                     "the Stop hook would not let it end".to_owned(),
                 ));
             }
-            each(Event::Notice(said.and_then(text).unwrap_or_default()));
+            line.text("text")
         }
         "api_retry" => {
-            let keys = [
-                "attempt",
-                "max_retries",
-                "retry_delay_ms",
-                "error_status",
-                "error",
-            ];
-            let [attempt, most, delay, status, error] = members(Some(json), keys);
-            let status = status
-                .and_then(number)
+            let status = line
+                .number("error_status")
                 .map_or(String::new(), |s| format!(" ({s})"));
-            let pause = human(Duration::from_millis(
-                delay.and_then(number).unwrap_or(0.0) as u64
-            ));
-            let (attempt, most) = (attempt.unwrap_or("?"), most.unwrap_or("?"));
-            let error = word_of(error);
-            each(Event::Notice(format!(
-                "no answer from the service: {error}{status}; try {attempt} of {most} in {pause}"
-            )));
+            let pause = line.number("retry_delay_ms").unwrap_or_default().max(0.0);
+            let pause = human(Duration::from_millis(pause as u64));
+            let (error, at, most) = (
+                line.text("error"),
+                line.raw("attempt"),
+                line.raw("max_retries"),
+            );
+            format!("no answer from the service: {error}{status}; try {at} of {most} in {pause}")
         }
-        "compact_boundary" => {
-            each(Event::Notice(
-                "the conversation was summed up to make room".to_owned(),
-            ));
-        }
-        "model_fallback" => each(Event::Notice("another model takes over".to_owned())),
+        "compact_boundary" => "the conversation was summed up to make room".to_owned(),
+        "model_fallback" => "another model takes over".to_owned(),
         "task_notification" => {
-            let [status, summary] = members(Some(json), ["status", "summary"]);
-            let summary = summary.and_then(text).unwrap_or_default();
-            each(Event::Notice(format!(
-                "in the background, {}: {summary}",
-                word_of(status)
-            )));
+            format!(
+                "in the background, {}: {}",
+                line.text("status"),
+                line.text("summary")
+            )
         }
-        _ => {}
-    }
+        _ => return,
+    };
+    each(Event::Notice(notice));
 }
 
-fn init(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let keys = [
-        "session_id",
-        "model",
-        "claude_code_version",
-        "cwd",
-        "mcp_servers",
-    ];
-    let [id, model, version, cwd, servers] = members(Some(json), keys);
-    let mut failed_servers = Vec::new();
-    each_item(servers, |server| {
-        let [name, status] = members(Some(server), ["name", "status"]);
-        if status
-            .and_then(word)
-            .is_some_and(|status| status == "failed")
-        {
-            failed_servers.extend(name.and_then(word));
-        }
-    });
+fn init(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let servers = line.objects("mcp_servers").into_iter();
+    let failed = servers.filter(|server| server.is("status", "failed"));
     each(Event::Session(Session {
-        id: id.and_then(word),
-        model: model.and_then(word),
-        version: version.and_then(word),
-        cwd: cwd.and_then(text),
-        failed_servers,
+        id: line.word("session_id"),
+        model: line.word("model"),
+        version: line.word("claude_code_version"),
+        cwd: Some(line.text("cwd")),
+        failed_servers: failed.filter_map(|server| server.word("name")).collect(),
     }));
 }
 
 /// A message that the CLI made up to tell of a failure: it is no part of the answer.
-fn trouble(
-    json: &str,
-    message: Option<&str>,
-    class: Option<String>,
-    each: &mut dyn FnMut(Event<'_>),
-) {
-    let [name, params] = members(Some(json), ["api_error", "api_error_params"]);
-    let [stop, content] = members(message, ["stop_reason", "content"]);
-    let mut said = Vec::new();
-    each_item(content, |block| {
-        said.extend(members(Some(block), ["text"])[0].and_then(text))
-    });
-    rate_limit(params, false, each);
-    let signs = Signs {
-        class,
-        name: name.and_then(word),
-        stop: stop.and_then(word),
-        ..Signs::default()
-    };
-    each(Event::Trouble {
-        text: said.join("\n"),
-        signs,
-    });
+fn trouble(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let message = line.object("message");
+    let content = message.objects("content").into_iter();
+    let said: Vec<String> = content.map(|block| block.text("text")).collect();
+    rate_limit(&line.object("api_error_params"), false, each);
+    let names = [
+        line.word("error"),
+        line.word("api_error"),
+        message.word("stop_reason"),
+    ];
+    let names = names.into_iter().flatten().collect();
+    each(Event::Trouble(
+        said.join("\n"),
+        Signs {
+            names,
+            status: None,
+        },
+    ));
 }
 
-/// The limits that an object tells in its `rate_limit_info`; `all` if it is the event of its own. Any
-/// status but `rejected` lifts the limit; a rejection without a time is one of those that are "not your
-/// usage limit" and says nothing about it.
-fn rate_limit(json: Option<&str>, all: bool, each: &mut dyn FnMut(Event<'_>)) {
-    let [info] = members(json, ["rate_limit_info"]);
-    let [status, resets_at, windows] = members(info, ["status", "resetsAt", "unifiedWindows"]);
-    let rejected = status
-        .and_then(word)
-        .is_some_and(|status| status == "rejected");
-    if all || rejected {
-        each(Event::Limit {
-            rejected,
-            resets_at: resets_at.and_then(time),
-        });
+/// The limits in a `rate_limit_info`; `all` if this is the event of its own. Any status but `rejected`
+/// lifts the limit; a rejection without a time is one of those that are "not your usage limit".
+fn rate_limit(line: &Object<'_>, all: bool, each: &mut dyn FnMut(Event<'_>)) {
+    let info = line.object("rate_limit_info");
+    let reset = time(&info, "resetsAt").filter(|_| info.is("status", "rejected"));
+    if reset.is_some() || all && !info.is("status", "rejected") {
+        each(Event::Limit(reset));
     }
-    let windows: Option<Map<String, Value>> = windows.and_then(parse);
-    let windows = windows.into_iter().flatten().filter_map(|(name, window)| {
-        let utilization = window["utilization"].as_f64()?;
-        let resets_at = time(&window["resetsAt"].to_string());
+    let windows: Map<String, Value> = info.value("unifiedWindows").unwrap_or_default();
+    let windows = windows.into_iter().filter_map(|(name, window)| {
+        let window = window.to_string();
+        let window = object(&window).ok()?;
+        let (utilization, resets_at) = (window.number("utilization")?, time(&window, "resetsAt"));
         Some(Window {
             name,
             utilization,
@@ -353,145 +262,133 @@ fn rate_limit(json: Option<&str>, all: bool, each: &mut dyn FnMut(Event<'_>)) {
     }
 }
 
-/// Seconds since 1970; a number that would be 5000 years away can only be milliseconds.
-fn time(json: &str) -> Option<Wall> {
-    let at = number(json).filter(|at| *at > 0.0)?;
-    Some(Wall::from_secs(
-        if at < 1e11 { at } else { at / 1000.0 } as i64
-    ))
-}
-
-fn result(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    const KEYS: [&str; 16] = [
-        "subtype",
-        "is_error",
-        "result",
-        "errors",
-        "terminal_reason",
-        "stop_reason",
-        "api_error_status",
-        "api_error",
-        "api_error_type",
-        "api_error_params",
-        "num_turns",
-        "total_cost_usd",
-        "usage",
-        "permission_denials",
-        "duration_ms",
-        "session_id",
-    ];
-    let picked = members(Some(json), KEYS);
-    let [
-        subtype,
-        is_error,
-        answer,
-        errors,
-        reason,
-        stop,
-        status,
-        name,
-        ..,
-    ] = picked;
-    let [
-        ..,
-        service,
-        params,
-        turns,
-        cost,
-        usage,
-        denials,
-        duration,
-        id,
-    ] = picked;
-    let subtype = subtype.and_then(word);
-    let reason = reason.and_then(word);
-    let good = is_error == Some("false")
-        && subtype.as_deref() == Some("success")
-        && reason.as_deref().is_none_or(|reason| reason == "completed");
-    let answer = answer.and_then(text).unwrap_or_default();
-    let mut complaint = Vec::new();
-    if is_error != Some("false") {
-        complaint.push(answer.trim().to_owned());
-        each_item(errors, |error| complaint.extend(text(error)));
-        complaint.retain(|text| !text.is_empty());
-    }
-    let denials = denials.filter(|json| json.starts_with('['));
-    let usage = usage.filter(|json| json.starts_with('{') && json.len() <= USAGE_MAX);
-    rate_limit(params, false, each);
+fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let is_error = line.raw("is_error");
+    let (subtype, reason) = (line.word("subtype"), line.word("terminal_reason"));
+    let is_success = subtype.as_deref() == Some("success");
+    let is_through = reason.as_deref().is_none_or(|reason| reason == "completed");
+    let mut complaint = vec![line.text("result")];
+    complaint.extend(
+        line.items("errors")
+            .into_iter()
+            .filter_map(super::json::text),
+    );
+    complaint.retain(|text| !text.trim().is_empty() && is_error != "false");
+    // `api_error` is no more than that a request failed.
+    let reason_sign = reason.clone().filter(|reason| reason != "api_error");
+    let other = ["stop_reason", "api_error", "api_error_type"].map(|key| line.word(key));
+    let names = [subtype.clone(), reason_sign]
+        .into_iter()
+        .chain(other)
+        .flatten();
+    rate_limit(&line.object("api_error_params"), false, each);
+    let usage = Some(line.raw("usage")).filter(|json| json.len() <= USAGE_MAX);
+    let signs = Signs {
+        names: names.collect(),
+        status: line.number("api_error_status").map(|status| status as u64),
+    };
     each(Event::Result(Box::new(LastResult {
-        good,
-        complaint: complaint.join("; "),
-        answer: Some(answer).filter(|_| is_error != Some("true")),
-        turns: turns.and_then(number).map(|turns| turns as u64),
-        cost_usd: cost.and_then(number),
-        usage: usage.and_then(parse),
-        denials: denials.map(|json| {
-            let mut list = Vec::new();
-            each_item(Some(json), |denial| list.extend(parse::<Value>(denial)));
-            list
-        }),
-        duration_ms: duration.and_then(number),
-        session: id.and_then(word),
-        signs: Signs {
-            class: None,
-            name: name.and_then(word),
-            service: service.and_then(word),
-            status: status.and_then(number).map(|status| status as u64),
-            stop: stop.and_then(word),
-            reason,
-            subtype,
-        },
+        good: is_error == "false" && is_success && is_through,
+        complaint: complaint.join("; ").trim().to_owned(),
+        answer: Some(line.text("result")).filter(|_| is_error != "true"),
+        turns: line.number("num_turns").map(|turns| turns as u64),
+        cost_usd: line.number("total_cost_usd"),
+        usage: usage
+            .and_then(|_| line.value::<Map<_, _>>("usage"))
+            .map(Value::Object),
+        denials: line.value("permission_denials"),
+        duration_ms: line.number("duration_ms"),
+        session: line.word("session_id"),
+        signs,
+        ending: reason.or(subtype),
     })));
 }
 
-/// Wording that decides where no field does. Compared in lower case, the first hit counts. Recorded
-/// texts, but for those of gateways and of agents without classes.
-const WORDINGS: [(&str, ErrorKind); 23] = [
-    ("prompt is too long", ErrorKind::PromptTooLong),
-    ("credit balance is too low", ErrorKind::Billing),
-    ("insufficient balance", ErrorKind::Billing),
-    ("insufficient credit", ErrorKind::Billing),
-    ("requires credits", ErrorKind::Billing),
-    ("organization has been disabled", ErrorKind::Billing),
-    ("usage limit", ErrorKind::UsageLimit),
-    ("api usage limits", ErrorKind::UsageLimit),
-    ("you've hit your", ErrorKind::UsageLimit),
-    ("not logged in", ErrorKind::NotAuthenticated),
-    ("invalid api key", ErrorKind::NotAuthenticated),
-    ("api key has been disabled", ErrorKind::Billing),
-    ("failed to authenticate", ErrorKind::NotAuthenticated),
-    ("could not load credentials", ErrorKind::NotAuthenticated),
-    ("empty or malformed response", ErrorKind::Network),
-    ("overloaded", ErrorKind::Overloaded),
-    ("timed out", ErrorKind::Network),
-    ("connection refused", ErrorKind::Network),
-    ("connection error", ErrorKind::Network),
-    ("econnre", ErrorKind::Network),
-    ("enotfound", ErrorKind::Network),
-    ("etimedout", ErrorKind::Network),
-    ("eai_again", ErrorKind::Network),
-];
+/// Recorded texts, but for those of gateways and of agents without classes.
+const RULES: Rules = Rules {
+    first: &[
+        (Blocked, "hook_stopped|stop_hook_prevented"),
+        (MaxTurns, "error_max_turns|max_turns"),
+        (Budget, "error_max_budget_usd|budget_exhausted"),
+        (PromptTooLong, "prompt_too_long|blocking_limit"),
+        (Refused, "refusal"),
+        (UsageLimit, "usage_limit_reached"),
+        (Billing, "billing_error|account_on_hold"),
+        (
+            NotAuthenticated,
+            "authentication_failed|authentication_error|permission_error",
+        ),
+        (
+            NotAuthenticated,
+            "cloud_credential_error|oauth_org_not_allowed|verification_required",
+        ),
+        (NotAuthenticated, "stored_login_refused"),
+        (MaxOutputTokens, "max_output_tokens"),
+        (ModelNotFound, "model_not_found|not_found_error"),
+        (Overloaded, "overloaded"),
+    ],
+    // Beside a status they tell less than that.
+    last: &[
+        (RateLimited, "rate_limit|rate_limit_error"),
+        (Overloaded, "overloaded_error|api_error"),
+        (
+            Network,
+            "server_error|connection_failed|connection_timeout|timeout",
+        ),
+        // A request with too many bytes (images, mostly), whatever the model's window.
+        (
+            InvalidRequest,
+            "invalid_request|invalid_request_error|request_too_large",
+        ),
+    ],
+    words: &[
+        (PromptTooLong, "prompt is too long"),
+        (
+            Billing,
+            "credit balance is too low|insufficient balance|insufficient credit",
+        ),
+        (Billing, "requires credits|has been disabled|out of credits"),
+        (UsageLimit, "usage limit|you've hit your"),
+        (
+            NotAuthenticated,
+            "not logged in|invalid api key|failed to authenticate",
+        ),
+        (NotAuthenticated, "could not load credentials"),
+        (
+            Network,
+            "empty or malformed response|timed out|connection refused|connection error",
+        ),
+        (Network, "econnre|enotfound|etimedout|eai_again"),
+        (Overloaded, "overloaded"),
+    ],
+};
 
 fn fault(case: &Case<'_>) -> Option<Fault> {
-    let limit = case.fold.limit();
-    let Some(result) = case.fold.result() else {
+    let limit = case.fold.limit;
+    let Some(result) = &case.fold.result else {
         // Known by its own event, and the job would be lost for nothing if the agent died of it.
         if limit.is_some() {
-            return Some(Fault {
-                resets_at: limit,
-                ..case.fault(ErrorKind::UsageLimit, "the usage limit is reached")
-            });
+            return Some(
+                case.fault(UsageLimit, "the usage limit is reached")
+                    .until(limit),
+            );
         }
-        let unknown = !case.fold.has_events() && case.stderr.lines().any(is_session_unknown);
-        let fault = case.fault(ErrorKind::ExitCode, "the agent does not know the session");
-        return unknown.then_some(Fault {
-            session_unknown: true,
-            ..fault
+        let unknown = !case.fold.has_events && case.stderr.lines().any(is_session_unknown);
+        return unknown.then(|| {
+            case.fault(ExitCode, "the agent does not know the session")
+                .afresh()
         });
     };
-    let kind = kind(&result.signs, &result.complaint, limit.is_some());
-    if kind == ErrorKind::Blocked {
-        let hook = match result.signs.reason.as_deref() {
+    // Words tell of failed requests only, which the CLI calls a success with an error.
+    let is_request = result.signs.names.iter().any(|name| name == "success");
+    let said = if is_request {
+        result.complaint.as_str()
+    } else {
+        ""
+    };
+    let kind = RULES.kind(&result.signs, said, limit.is_some());
+    if kind == Blocked {
+        let hook = match result.ending.as_deref() {
             Some("stop_hook_prevented") => "the Stop hook stopped it",
             _ => "a hook of a tool (PreToolUse or PostToolUse) stopped the turn",
         };
@@ -500,123 +397,13 @@ fn fault(case: &Case<'_>) -> Option<Fault> {
             case.fold.blocked().unwrap_or_else(|| hook.to_owned()),
         ));
     }
-    let said_by_stderr =
-        || result.complaint.is_empty() && case.stderr.lines().any(is_session_unknown);
-    let session_unknown = kind == ErrorKind::AgentError
-        && (is_session_unknown(&result.complaint) || said_by_stderr());
-    let resets_at = limit.filter(|_| kind == ErrorKind::UsageLimit);
-    Some(Fault {
-        kind,
-        error: case.own_words(),
-        resets_at,
-        session_unknown,
+    let by_stderr = result.complaint.is_empty() && case.stderr.lines().any(is_session_unknown);
+    let fault = Fault::new(kind, case.own_words());
+    Some(match kind {
+        UsageLimit => fault.until(limit),
+        AgentError if by_stderr || is_session_unknown(&result.complaint) => fault.afresh(),
+        _ => fault,
     })
-}
-
-/// The kind of an error result: the first rule that applies. What the agent itself decided comes first,
-/// then the class of the failure, then the status of the service's answer. The class `unknown` tells
-/// nothing.
-fn kind(signs: &Signs, complaint: &str, is_limit_told: bool) -> ErrorKind {
-    use ErrorKind::*;
-    let is = |field: &Option<String>, word: &str| field.as_deref() == Some(word);
-    let subtype = |word| is(&signs.subtype, word);
-    let reason = |word| is(&signs.reason, word);
-    let class = |word| is(&signs.class, word) || is(&signs.name, word);
-    let service = |word| is(&signs.service, word);
-    let (status, name) = (signs.status, signs.name.as_deref().unwrap_or_default());
-    let is_connection = name.starts_with("connection_") || name.contains("timeout");
-    // A failure that has a status or a name of its own is what that says, whatever limit was told.
-    let is_limit = is_limit_told
-        && (status == Some(429) || status.is_none() && (name.is_empty() || class("rate_limit")));
-    let is_limit = is_limit && !class("server_error");
-
-    let rules = [
-        (
-            Blocked,
-            reason("hook_stopped") || reason("stop_hook_prevented"),
-        ),
-        (MaxTurns, subtype("error_max_turns") || reason("max_turns")),
-        (
-            Budget,
-            subtype("error_max_budget_usd") || reason("budget_exhausted"),
-        ),
-        (
-            PromptTooLong,
-            reason("prompt_too_long") || reason("blocking_limit"),
-        ),
-        (Refused, is(&signs.stop, "refusal")),
-        (UsageLimit, class("usage_limit_reached") || is_limit),
-        (Billing, class("billing_error") || class("account_on_hold")),
-        (Billing, service("billing_error") || status == Some(402)),
-        (
-            NotAuthenticated,
-            ["authentication_failed", "cloud_credential_error"]
-                .into_iter()
-                .any(class),
-        ),
-        (
-            NotAuthenticated,
-            ["oauth_org_not_allowed", "verification_required"]
-                .into_iter()
-                .any(class),
-        ),
-        (
-            NotAuthenticated,
-            class("stored_login_refused") || matches!(status, Some(401 | 403)),
-        ),
-        (
-            NotAuthenticated,
-            service("authentication_error") || service("permission_error"),
-        ),
-        (MaxOutputTokens, class("max_output_tokens")),
-        (
-            ModelNotFound,
-            class("model_not_found") || service("not_found_error"),
-        ),
-        (
-            Overloaded,
-            class("overloaded") || matches!(status, Some(500..=599)),
-        ),
-        (
-            RateLimited,
-            class("rate_limit") || status == Some(429) || service("rate_limit_error"),
-        ),
-        // The service's own names for 529 and 500, should they come without the number.
-        (
-            Overloaded,
-            service("overloaded_error") || service("api_error"),
-        ),
-        (Network, is_connection || class("server_error")),
-        // A request that timed out on the way, a redirection, or a page of some gateway that says it is
-        // well: no answer of the API.
-        (Network, matches!(status, Some(..400 | 408))),
-        // 413 is here and no prompt that is too long: the request has too many bytes for the service
-        // (images, mostly; the CLI calls it `image_error`), whatever the model's window.
-        (InvalidRequest, class("invalid_request") || status.is_some()),
-        (
-            InvalidRequest,
-            service("invalid_request_error") || service("request_too_large"),
-        ),
-    ];
-    let rule = rules
-        .into_iter()
-        .find(|(_, applies)| *applies)
-        .map(|(kind, _)| kind);
-    let worded = |kinds: &[ErrorKind]| wording(&WORDINGS, complaint, kinds);
-    match rule {
-        // One status for much that the service does not want; the text is all that tells these.
-        Some(InvalidRequest) => {
-            worded(&[PromptTooLong, Billing, UsageLimit]).unwrap_or(InvalidRequest)
-        }
-        // Gateways in front of other models answer so.
-        Some(RateLimited) if !complaint.contains("not your usage limit") => {
-            worded(&[Billing, UsageLimit]).unwrap_or(RateLimited)
-        }
-        Some(kind) => kind,
-        // `success` with the error flag is how the CLI tells of a failed request.
-        None if subtype("success") => worded(ErrorKind::ALL).unwrap_or(AgentError),
-        None => AgentError,
-    }
 }
 
 /// The CLI's answer to `--resume` with an id that it has no session for; no field tells it.
@@ -630,6 +417,7 @@ mod tests {
     use super::*;
     use crate::agent::Fold;
     use crate::agent::verdict::{Ended, Ending, Verdict, judge};
+    use crate::time::Wall;
     use serde_json::json;
 
     /// Kind, and the fields of a failed result beside `is_error: true`; `class` is that of the

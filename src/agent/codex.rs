@@ -2,14 +2,14 @@
 //! stands in the thread's rollout file, which is undocumented, so words must do where that is missing. All
 //! of it was recorded with release 0.171.0; see `tests/fixtures/codex`.
 
-use super::event::{Event, LastResult, Session, Signs, Window};
-use super::json::{each_item, members, number, parse, pick, text, word};
+use super::event::{Call, Event, LastResult, Session, Signs, Window, time};
+use super::json::Object;
 use super::plan::{Assignment, Opening};
-use super::verdict::{Case, Fault, wording};
-use super::{Dialect, Lookup, Sessions, Witness};
-use crate::job::ErrorKind;
+use super::verdict::{Case, Fault, Rules};
+use super::{Dialect, Lookup, Scratch, Sessions, Witness};
+use crate::job::ErrorKind::*;
 use crate::project::Protocol;
-use crate::time::Wall;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -20,18 +20,15 @@ pub(super) const DIALECT: Dialect = Dialect {
     silent_on: "what it costs, how many turns it takes, and which tools it was refused",
     costs: false,
     turns: false,
-    skill_call: Some("$task-coordination\n\n"),
-    skills: &[
-        ".agents/skills/task-coordination/SKILL.md",
-        ".codex/skills/task-coordination/SKILL.md",
-    ],
+    skill_call: "$task-coordination\n\n",
+    skills: &[".agents/skills", ".codex/skills"],
     slash_commands: false,
     // The CLI takes 1,048,576 and adds words of its own.
-    prompt_max: Some(1_048_000),
+    prompt_max: 1_048_000,
     env: &[],
-    scratch: None,
+    scratch: Scratch::None,
     args,
-    open: |session| vec!["resume".to_owned(), session.to_owned()],
+    open: "resume",
     read: Some(read),
     opens_with: "thread.started",
     results: &["turn.completed", "turn.failed"],
@@ -54,9 +51,8 @@ fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
     let fixed = "exec --json --skip-git-repo-check --sandbox workspace-write -c analytics.enabled=false \
                  -c features.unbounded_connection_retries=false";
     argv.extend(fixed.split(' ').map(str::to_owned));
-    if let Some(model) = &assignment.wishes.model {
-        argv.extend(["--model".to_owned(), model.clone()]);
-    }
+    let model = assignment.wishes.model.iter();
+    argv.extend(model.flat_map(|model| ["--model".to_owned(), model.clone()]));
     argv.extend(assignment.own_args());
     if let Opening::Resume { session, .. } = assignment.opening {
         argv.extend(["resume".to_owned(), session.clone()]);
@@ -64,39 +60,24 @@ fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
     argv.push("-".to_owned());
 }
 
-fn read(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let keys = ["type", "thread_id", "item", "message", "error", "usage"];
-    let Ok([kind, thread, item, message, error, usage]) = pick(json, keys) else {
-        return each(Event::Lost {
-            start: json,
-            may_be_result: true,
-        });
-    };
-    let message = message.and_then(text).unwrap_or_default();
-    match kind.and_then(word).as_deref() {
+fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let message = line.text("message");
+    match line.word("type").as_deref() {
         Some("thread.started") => {
-            let id = thread.and_then(word);
+            let id = line.word("thread_id");
             each(Event::Session(Session {
                 id,
                 ..Session::default()
             }));
         }
-        Some("turn.started") => each(Event::Turn { answered: false }),
-        Some("item.started") => call(item, each),
-        Some("item.completed") => item_completed(item, each),
-        Some("error") if message.starts_with("Reconnecting") => {
-            each(match message.contains("waiting for network") {
-                true => Event::Offline(message),
-                false => Event::Notice(message),
-            });
-        }
-        Some("error") => each(Event::Trouble {
-            text: message,
-            signs: Signs::default(),
-        }),
+        Some("turn.started") => each(Event::Turn(false)),
+        Some("item.started") => item(line.raw("item"), &line.object("item"), false, each),
+        Some("item.completed") => item(line.raw("item"), &line.object("item"), true, each),
+        Some("error") if message.contains("waiting for network") => each(Event::Offline(message)),
+        Some("error") if message.starts_with("Reconnecting") => each(Event::Notice(message)),
+        Some("error") => each(Event::Trouble(message, Signs::default())),
         Some("turn.completed") => {
-            usage
-                .and_then(parse)
+            line.value("usage")
                 .into_iter()
                 .for_each(|usage| each(Event::Total(usage)));
             each(Event::Result(Box::new(LastResult {
@@ -105,8 +86,7 @@ fn read(json: &str, each: &mut dyn FnMut(Event<'_>)) {
             })));
         }
         Some("turn.failed") => {
-            let [message] = members(error, ["message"]);
-            let complaint = message.and_then(text).unwrap_or_default();
+            let complaint = line.object("error").text("message");
             each(Event::Result(Box::new(LastResult {
                 complaint,
                 ..LastResult::default()
@@ -116,257 +96,184 @@ fn read(json: &str, each: &mut dyn FnMut(Event<'_>)) {
     }
 }
 
-/// Files that a patch changes are a call each.
-fn call(item: Option<&str>, each: &mut dyn FnMut(Event<'_>)) {
-    let [kind, id, changes, tool] = members(item, ["type", "id", "changes", "tool"]);
-    let (kind, id) = (
-        kind.and_then(word).unwrap_or_default(),
-        id.and_then(word).unwrap_or_default(),
-    );
-    let (below, input) = (None, item.unwrap_or_default());
-    each(Event::Turn { answered: true });
-    match kind.as_str() {
-        "agent_message" | "reasoning" | "todo_list" | "error" => {}
-        "file_change" => {
-            let mut at = 0;
-            each_item(changes, |change| {
-                let [path] = members(Some(change), ["path"]);
-                let (id, tool) = (format!("{id}.{at}"), "Edit".to_owned());
-                let edits = path.and_then(text);
-                each(Event::Call {
-                    below: None,
-                    id,
-                    tool,
-                    input: change,
-                    edits,
+/// Something that it did or said; what takes time is told at its beginning and again when it is over.
+fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event<'_>)) {
+    let (kind, id) = (item.text("type"), item.text("id"));
+    let failed = !item.is("status", "completed");
+    each(Event::Turn(true));
+    match (kind.as_str(), is_over) {
+        ("agent_message", true) => each(Event::Say(None, item.text("text"))),
+        ("reasoning", true) => each(Event::Think(None, item.text("text"))),
+        // A warning, such as of a transport that is not tried again.
+        ("error", true) => each(Event::Notice(item.text("message"))),
+        ("agent_message" | "reasoning" | "error" | "todo_list", _) => {}
+        // Each file of a patch is a call.
+        ("file_change", _) => {
+            for (at, change) in item.objects("changes").into_iter().enumerate() {
+                let (id, input) = (format!("{id}.{at}"), item.items("changes")[at]);
+                let (tool, edits) = ("Edit".to_owned(), Some(change.text("path")));
+                each(match is_over {
+                    true => Event::Answer(id, "", failed),
+                    false => Event::Call(Call {
+                        by: None,
+                        id,
+                        tool,
+                        input,
+                        edits,
+                    }),
                 });
-                at += 1;
-            });
+            }
         }
-        "command_execution" => {
-            each(Event::Call {
-                below,
-                id,
-                tool: "Shell".to_owned(),
-                input,
-                edits: None,
-            });
-        }
-        _ => {
-            let tool = tool.and_then(word).unwrap_or(kind);
-            each(Event::Call {
-                below,
+        (_, true) => each(Event::Answer(id, item.raw("aggregated_output"), failed)),
+        ("command_execution", false) => {
+            let tool = "Shell".to_owned();
+            each(Event::Call(Call {
                 id,
                 tool,
-                input,
-                edits: None,
-            });
+                input: json,
+                ..Call::default()
+            }));
         }
-    }
-}
-
-fn item_completed(item: Option<&str>, each: &mut dyn FnMut(Event<'_>)) {
-    let keys = [
-        "type",
-        "id",
-        "text",
-        "message",
-        "aggregated_output",
-        "status",
-        "changes",
-    ];
-    let [kind, id, said, message, output, status, changes] = members(item, keys);
-    let id = id.and_then(word).unwrap_or_default();
-    let said = said.and_then(text).unwrap_or_default();
-    let failed = status
-        .and_then(word)
-        .is_some_and(|status| status != "completed");
-    let content = output.unwrap_or_default();
-    match kind.and_then(word).as_deref() {
-        Some("agent_message") => each(Event::Say {
-            below: None,
-            text: said,
-            goes_on: false,
-        }),
-        Some("reasoning") => each(Event::Think {
-            below: None,
-            text: said,
-        }),
-        // A warning, such as of a transport that is not tried again.
-        Some("error") => each(Event::Notice(message.and_then(text).unwrap_or_default())),
-        Some("file_change") => {
-            let mut at = 0;
-            each_item(changes, |_| {
-                each(Event::Answer {
-                    id: format!("{id}.{at}"),
-                    content,
-                    failed,
-                });
-                at += 1;
-            });
+        (_, false) => {
+            let tool = item.word("tool").unwrap_or(kind);
+            each(Event::Call(Call {
+                id,
+                tool,
+                input: json,
+                ..Call::default()
+            }));
         }
-        Some("todo_list") | None => {}
-        Some(_) => each(Event::Answer {
-            id,
-            content,
-            failed,
-        }),
     }
 }
 
 /// A line of the rollout file, which holds the whole thread: what counts is told after the last
 /// `task_started`.
-fn witness(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let [kind, payload] = members(Some(json), ["type", "payload"]);
-    let keys = [
-        "type",
-        "error",
-        "info",
-        "rate_limits",
-        "cli_version",
-        "model",
-    ];
-    let [event, error, info, limits, version, model] = members(payload, keys);
-    let event = event.and_then(word).unwrap_or_default();
-    match (kind.and_then(word).as_deref(), event.as_str()) {
-        (Some("session_meta" | "turn_context"), _) => {
-            let (version, model) = (version.and_then(word), model.and_then(word));
-            each(Event::Program { version, model });
+fn witness(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let (kind, payload) = (line.text("type"), line.object("payload"));
+    match (kind.as_str(), payload.text("type").as_str()) {
+        ("session_meta" | "turn_context", _) => {
+            let (version, model) = (payload.word("cli_version"), payload.word("model"));
+            each(Event::Session(Session {
+                version,
+                model,
+                ..Session::default()
+            }));
         }
-        (Some("event_msg"), "task_started") => {
+        ("event_msg", "task_started") => {
             each(Event::Session(Session::default()));
             each(Event::Windows(Vec::new()));
         }
-        (Some("event_msg"), "token_count") => {
-            let [total] = members(info, ["total_token_usage"]);
+        ("event_msg", "token_count") => {
+            let total = payload.object("info").value("total_token_usage");
             total
-                .and_then(parse)
                 .into_iter()
                 .for_each(|total| each(Event::Total(total)));
-            let windows = members(limits, ["primary", "secondary"]);
-            let windows = windows.into_iter().flatten().filter_map(window);
-            each(Event::Windows(windows.collect()));
+            let limits = payload.object("rate_limits");
+            let windows = ["primary", "secondary"].map(|key| window(&limits.object(key)));
+            each(Event::Windows(windows.into_iter().flatten().collect()));
         }
-        (Some("event_msg"), "task_complete") if error.is_some_and(|error| error != "null") => {
-            let [message, info] = members(error, ["message", "codex_error_info"]);
+        ("event_msg", "task_complete") if payload.raw("error").starts_with('{') => {
+            let error = payload.object("error");
             // A word, or an object whose one key is the word.
-            let named = info.and_then(parse::<serde_json::Map<_, _>>);
-            let (key, value) = named.unwrap_or_default().into_iter().next().unzip();
-            let status =
-                value.and_then(|value: serde_json::Value| value["http_status_code"].as_u64());
-            let class = info.and_then(word).or(key);
-            let signs = Signs {
-                class,
-                status,
-                ..Signs::default()
-            };
-            each(Event::Trouble {
-                text: message.and_then(text).unwrap_or_default(),
-                signs,
-            });
+            let named: Map<String, Value> = error.value("codex_error_info").unwrap_or_default();
+            let (key, value) = named.into_iter().next().unzip();
+            let status = value.and_then(|value| value["http_status_code"].as_u64());
+            let names = error.word("codex_error_info").or(key).into_iter().collect();
+            each(Event::Trouble(
+                error.text("message"),
+                Signs { names, status },
+            ));
         }
         _ => {}
     }
 }
 
-fn window(json: &str) -> Option<Window> {
-    let keys = ["used_percent", "window_minutes", "resets_at"];
-    let [used, minutes, resets_at] = members(Some(json), keys).map(|json| json.and_then(number));
-    let name = match minutes? as u64 {
+fn window(window: &Object<'_>) -> Option<Window> {
+    let name = match window.number("window_minutes")? as u64 {
         300 => "five_hour".to_owned(),
         10_080 => "seven_day".to_owned(),
         minutes => format!("{minutes}_minutes"),
     };
-    let resets_at = resets_at
-        .filter(|at| *at > 0.0)
-        .map(|at| Wall::from_secs(at as i64));
+    let utilization = window.number("used_percent")? / 100.0;
     Some(Window {
         name,
-        utilization: used? / 100.0,
-        resets_at,
+        utilization,
+        resets_at: time(window, "resets_at"),
     })
 }
 
-/// Wording that tells what no class does, in lower case; the first hit counts.
-const WORDINGS: [(&str, ErrorKind); 22] = [
-    ("quota exceeded", ErrorKind::Billing),
-    ("chatgpt plan, upgrade", ErrorKind::Billing),
-    ("status 402", ErrorKind::Billing),
-    ("hit your usage limit", ErrorKind::UsageLimit),
-    ("ran out of room", ErrorKind::PromptTooLong),
-    ("status 413", ErrorKind::PromptTooLong),
-    ("at capacity", ErrorKind::Overloaded),
-    ("high demand", ErrorKind::Overloaded),
-    ("status 5", ErrorKind::Overloaded),
-    ("status 401", ErrorKind::NotAuthenticated),
-    ("status 403", ErrorKind::NotAuthenticated),
-    ("could not be refreshed", ErrorKind::NotAuthenticated),
-    ("missing environment variable", ErrorKind::NotAuthenticated),
-    ("discovery unauthorized", ErrorKind::NotAuthenticated),
-    ("status: 429", ErrorKind::RateLimited),
-    (
-        "does not exist or you do not have access",
-        ErrorKind::ModelNotFound,
-    ),
-    ("invalid prompt", ErrorKind::Refused),
-    ("reason: content_filter", ErrorKind::Refused),
-    ("reason: max_output_tokens", ErrorKind::MaxOutputTokens),
-    ("stream disconnected", ErrorKind::Network),
-    ("connection failed", ErrorKind::Network),
-    ("workspace routing discovery", ErrorKind::Network),
-];
+const RULES: Rules = Rules {
+    first: &[
+        (UsageLimit, "usage_limit_exceeded"),
+        (NotAuthenticated, "unauthorized"),
+        (PromptTooLong, "context_window_exceeded"),
+        (ModelNotFound, "model_not_found"),
+        (
+            Refused,
+            "invalid_prompt|cyber_policy|bio_policy|misalignment_policy_violation",
+        ),
+        (Budget, "session_budget_exceeded"),
+    ],
+    last: &[
+        (RateLimited, "rate_limit_exceeded"),
+        (Overloaded, "internal_server_error|server_overloaded"),
+        (InvalidRequest, "bad_request"),
+        (Network, "http_connection_failed"),
+    ],
+    words: &[
+        (Billing, "quota exceeded|chatgpt plan, upgrade|status 402"),
+        (UsageLimit, "hit your usage limit"),
+        (PromptTooLong, "ran out of room|status 413"),
+        (Overloaded, "at capacity|high demand|status 5"),
+        (
+            NotAuthenticated,
+            "status 401|status 403|could not be refreshed",
+        ),
+        (
+            NotAuthenticated,
+            "missing environment variable|discovery unauthorized",
+        ),
+        (RateLimited, "status: 429"),
+        (ModelNotFound, "does not exist or you do not have access"),
+        (Refused, "invalid prompt|reason: content_filter"),
+        (MaxOutputTokens, "reason: max_output_tokens"),
+        (
+            Network,
+            "stream disconnected|connection failed|workspace routing discovery",
+        ),
+    ],
+};
 
 fn fault(case: &Case<'_>) -> Option<Fault> {
-    let Some(result) = case.fold.result() else {
-        if case.fold.is_offline() {
-            return Some(case.fault(ErrorKind::Network, "the agent waited for the network"));
-        }
-        if case.stderr.contains("input_too_large") {
-            return Some(case.fault(ErrorKind::PromptTooLong, "the prompt is too long for codex"));
-        }
-        let unknown = case.stderr.contains("thread/resume failed");
-        let fault = case.fault(ErrorKind::ExitCode, "the agent cannot go on in the session");
-        return unknown.then_some(Fault {
-            session_unknown: true,
-            ..fault
-        });
+    let fold = case.fold;
+    let Some(result) = &fold.result else {
+        return if fold.offline {
+            Some(case.fault(Network, "the agent waited for the network"))
+        } else if case.stderr.contains("input_too_large") {
+            Some(case.fault(PromptTooLong, "the prompt is too long for codex"))
+        } else {
+            let unknown = case.stderr.contains("thread/resume failed");
+            unknown.then(|| {
+                case.fault(ExitCode, "the agent cannot go on in the session")
+                    .afresh()
+            })
+        };
     };
-    let (signs, told) = case.fold.trouble();
     let said = if result.complaint.is_empty() {
-        told
+        &fold.trouble
     } else {
         &result.complaint
     };
-    let kind = kind(signs, said);
-    let windows = &case.fold.report.windows;
-    let full = windows.iter().filter(|window| window.utilization >= 1.0);
+    // The whole answer of the service, quoted: any other 400.
+    let kind = match said.trim_start().starts_with('{') {
+        true => InvalidRequest,
+        false => RULES.kind(&fold.signs, said, false),
+    };
+    let full = fold
+        .report
+        .windows
+        .iter()
+        .filter(|window| window.utilization >= 1.0);
     let reset = full.filter_map(|window| window.resets_at).max();
-    let resets_at = reset.filter(|_| kind == ErrorKind::UsageLimit);
-    Some(Fault {
-        resets_at,
-        ..Fault::new(kind, case.own_words())
-    })
-}
-
-fn kind(signs: &Signs, said: &str) -> ErrorKind {
-    use ErrorKind::*;
-    let worded = |kinds| wording(&WORDINGS, said, kinds);
-    match (signs.class.as_deref().unwrap_or_default(), signs.status) {
-        ("usage_limit_exceeded", _) => worded(&[Billing]).unwrap_or(UsageLimit),
-        (_, Some(..=399 | 408)) => Network,
-        ("unauthorized", _) | (_, Some(401 | 403)) => NotAuthenticated,
-        ("rate_limit_exceeded", _) | (_, Some(429)) => RateLimited,
-        ("internal_server_error" | "server_overloaded", _) | (_, Some(500..=599)) => Overloaded,
-        ("context_window_exceeded", _) | (_, Some(413)) => PromptTooLong,
-        ("model_not_found", _) | (_, Some(404)) => ModelNotFound,
-        ("invalid_prompt" | "cyber_policy" | "bio_policy", _) => Refused,
-        ("misalignment_policy_violation", _) => Refused,
-        ("session_budget_exceeded", _) => Budget,
-        (_, Some(402)) => Billing,
-        ("bad_request", _) | (_, Some(_)) => InvalidRequest,
-        // The whole answer of the service, quoted: any other 400.
-        _ if said.trim_start().starts_with('{') => InvalidRequest,
-        ("http_connection_failed", None) => Network,
-        _ => worded(ErrorKind::ALL).unwrap_or(AgentError),
-    }
+    Some(Fault::new(kind, case.own_words()).until(reset.filter(|_| kind == UsageLimit)))
 }

@@ -1,56 +1,39 @@
 //! What an agent tells while it works, whatever its protocol. A dialect turns a line of output into
 //! events; `fold` adds them up for the verdict, and the transcript shows them to a person.
 
+use super::json::Object;
+use super::lines::Line;
+use super::{Read, json};
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One thing that an agent told. JSON that only some readers need is left as it was written.
+/// One thing that an agent told. `By` is the call that began the sub-agent who did it.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "a variant's own text tells of its fields")]
 pub enum Event<'a> {
     /// A session began, or a further turn in it.
     Session(Session),
-    /// The conversation goes on; `answered` when the model did it.
-    Turn { answered: bool },
-    /// Which release and model it is, told apart from the session.
-    Program {
-        version: Option<String>,
-        model: Option<String>,
-    },
-    /// It said something to the person, or a sub-agent (`below` is the call that began it) to it.
-    Say {
-        below: Option<String>,
-        text: String,
-        goes_on: bool,
-    },
+    /// The conversation goes on; true when the model did it.
+    Turn(bool),
+    /// It said something to the person.
+    Say(By, String),
+    /// It goes on with what it said last.
+    More(String),
     /// It thought.
-    Think { below: Option<String>, text: String },
-    /// It called a tool; `edits` is the file that changes if the call succeeds.
-    Call {
-        below: Option<String>,
-        id: String,
-        tool: String,
-        input: &'a str,
-        edits: Option<String>,
-    },
-    /// A tool answered: a JSON string, or blocks of which some are texts.
-    Answer {
-        id: String,
-        content: &'a str,
-        failed: bool,
-    },
+    Think(By, String),
+    /// It called a tool.
+    Call(Call<'a>),
+    /// A tool answered the call of this id: with a JSON string, or blocks of which some are texts;
+    /// true if it failed.
+    Answer(String, &'a str, bool),
     /// A tool was refused.
     Denied(Value),
     /// The usage so far of one message, which may be told more than once.
-    Tokens { message: String, usage: &'a str },
+    Tokens(String, &'a str),
     /// The session's running total of usage, where the agent tells that.
     Total(Value),
-    /// The usage limit: whether it is reached, and when it ends.
-    Limit {
-        rejected: bool,
-        resets_at: Option<Wall>,
-    },
+    /// The usage limit is reached until then; `None`: it is not.
+    Limit(Option<Wall>),
     /// The account's usage windows.
     Windows(Vec<Window>),
     /// Whether tasks of its own go on that will wake it after its turn.
@@ -61,8 +44,8 @@ pub enum Event<'a> {
     Feedback(String),
     /// A hook of the project refused or stopped it: which, and what it said.
     Blocked(String),
-    /// It met a failure.
-    Trouble { text: String, signs: Signs },
+    /// It met a failure: what it says, and what that is known by.
+    Trouble(String, Signs),
     /// Something happened around it: a retry, a compaction.
     Notice(String),
     /// It waits by itself for the network, however long.
@@ -71,9 +54,13 @@ pub enum Event<'a> {
     Result(Box<LastResult>),
     /// A line that is no event; something that stands in front of the agent may print, too.
     Plain(&'a str),
-    /// The beginning of a line that was too long to hold, cut, or garbled.
-    Lost { start: &'a str, may_be_result: bool },
+    /// The beginning of a line that was too long to hold, cut, or garbled; true if it may have been
+    /// a result.
+    Lost(&'a str, bool),
 }
+
+/// The call that began a sub-agent; `None` for the agent itself.
+pub type By = Option<String>;
 
 /// Who works, and where.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,6 +75,21 @@ pub struct Session {
     pub cwd: Option<String>,
     /// MCP servers that failed to start.
     pub failed_servers: Vec<String>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Call<'a> {
+    /// Who called.
+    pub by: By,
+    /// Its id, which the answer repeats.
+    pub id: String,
+    /// The tool.
+    pub tool: String,
+    /// What it is asked to do, as JSON.
+    pub input: &'a str,
+    /// The file that changes if the call succeeds.
+    pub edits: Option<String>,
 }
 
 /// What an agent says when its turn is over.
@@ -111,27 +113,19 @@ pub struct LastResult {
     pub session: Option<String>,
     /// How long it took, in milliseconds.
     pub duration_ms: Option<f64>,
-    /// The agent's words for how it ended.
+    /// By what its failure is known.
     pub signs: Signs,
+    /// The agent's word for how it ended.
+    pub ending: Option<String>,
 }
 
-/// Words and numbers by which a failure is known. A dialect uses those that its agent has.
+/// By what a failure is known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Signs {
-    /// The class of the failure: `rate_limit`.
-    pub class: Option<String>,
-    /// The agent's own name of it: `usage_limit_reached`.
-    pub name: Option<String>,
-    /// The service's name of it: `overloaded_error`.
-    pub service: Option<String>,
+    /// Names and classes of it: `rate_limit`, `overloaded_error`, `refusal`.
+    pub names: Vec<String>,
     /// The HTTP status of the answer.
     pub status: Option<u64>,
-    /// Why the model stopped.
-    pub stop: Option<String>,
-    /// Why the agent stopped.
-    pub reason: Option<String>,
-    /// The kind of result.
-    pub subtype: Option<String>,
 }
 
 /// One usage window of the account.
@@ -143,4 +137,36 @@ pub struct Window {
     pub utilization: f64,
     /// When it begins anew.
     pub resets_at: Option<Wall>,
+}
+
+/// Hands out what a line of an agent with events tells. `results` are the types of lines that may end
+/// a turn.
+pub fn events(line: Line<'_>, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
+    let (text, whole) = match line {
+        Line::Whole(text) if !text.trim_ascii_start().starts_with('{') => {
+            return each(Event::Plain(text));
+        }
+        Line::Whole(text) => (text, true),
+        Line::TooLong(start) | Line::Cut(start) => (start, false),
+    };
+    match json::object(text) {
+        Ok(object) if whole => read(&object, each),
+        Ok(object) | Err(object) => {
+            // As the order of keys is not fixed, the absence of a `type` proves nothing.
+            let fits = object
+                .word("type")
+                .is_none_or(|kind| results.contains(&kind.as_str()));
+            each(Event::Lost(
+                text,
+                fits && text.trim_ascii_start().starts_with("{\""),
+            ));
+        }
+    }
+}
+
+/// A whole number of seconds since 1970; one that would be 5000 years away can only be milliseconds.
+pub fn time(object: &Object<'_>, key: &str) -> Option<Wall> {
+    let at = object.number(key).filter(|at| *at > 0.0)?;
+    let secs = if at < 1e11 { at } else { at / 1000.0 };
+    Some(Wall::from_secs(secs as i64))
 }

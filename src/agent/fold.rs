@@ -1,10 +1,10 @@
 //! What the events of one attempt amount to, whatever the protocol: what it reports, and what a verdict
 //! needs to know. Everything is pushed in and kept in bounded memory, whatever the agent writes.
 
-use super::event::{Event, LastResult, Session, Signs, Window};
-use super::json::{each_item, members, number, text};
+use super::event::{Call, Event, LastResult, Session, Signs, Window, events};
+use super::json::{object, text};
 use super::lines::{Capped, Line, Lines};
-use super::{Dialect, Read, TEXT_MAX, json};
+use super::{Dialect, Read, TEXT_MAX};
 use crate::time::Wall;
 use serde_json::{Map, Value};
 
@@ -69,22 +69,29 @@ pub struct Fold {
     pub dialect: &'static Dialect,
     /// What it told so far; `text`, `answer` and `audit` are there after [`Fold::finish`].
     pub report: Report,
+    /// The last whole result.
+    pub result: Option<LastResult>,
+    /// Whether a line that may have been a later result was cut, garbled, or too long to hold.
+    pub result_lost: bool,
+    /// Whether any whole event was written.
+    pub has_events: bool,
+    /// Whether the agent went to work after its last result.
+    pub at_work: bool,
+    /// Whether it waits by itself for the network, and did nothing else since.
+    pub offline: bool,
+    /// The end of a usage limit that is reached now: nothing went on since it was told.
+    pub limit: Option<Wall>,
+    /// What it said of its last failure, and by what that is known.
+    pub trouble: String,
+    /// See `trouble`.
+    pub signs: Signs,
     resumed: bool,
     lines: Lines,
     text: Capped,
     /// What was said since a tool was last used, which is the answer of an agent that names none.
     said: String,
-    speaking: bool,
-    seen_event: bool,
-    result: Option<LastResult>,
-    result_lost: bool,
-    at_work: bool,
-    signs: Signs,
-    trouble: String,
-    limit: Option<Wall>,
     has_tasks: bool,
-    scheduled: bool,
-    offline: bool,
+    is_scheduled: bool,
     feedback: Option<String>,
     blocked: Option<String>,
     /// The session's running total of usage: before this attempt, and now.
@@ -99,21 +106,20 @@ impl Fold {
         Fold {
             dialect,
             report: Report::default(),
-            resumed,
-            lines: Lines::default(),
-            text: Capped::new(TEXT_MAX),
-            said: String::new(),
-            speaking: false,
-            seen_event: false,
             result: None,
             result_lost: false,
+            has_events: false,
             at_work: false,
-            signs: Signs::default(),
-            trouble: String::new(),
-            limit: None,
-            has_tasks: false,
-            scheduled: false,
             offline: false,
+            limit: None,
+            trouble: String::new(),
+            signs: Signs::default(),
+            resumed,
+            lines: Lines::default(),
+            text: Capped::default(),
+            said: String::new(),
+            has_tasks: false,
+            is_scheduled: false,
             feedback: None,
             blocked: None,
             total: (None, None),
@@ -134,25 +140,23 @@ impl Fold {
     /// Takes the file in which the agent tells why it failed, from its beginning; before
     /// [`Fold::finish`].
     pub fn witness(&mut self, bytes: &[u8]) {
-        let Some(witness) = self.dialect.witness else {
-            return;
-        };
-        let mut lines = Lines::default();
-        let was = (self.at_work, self.result_lost, self.offline);
-        lines.feed(bytes, |line| self.line(witness.read, line));
-        (self.at_work, self.result_lost, self.offline) = was;
+        let before = (self.at_work, self.result_lost, self.offline);
+        if let Some(witness) = self.dialect.witness {
+            Lines::default().feed(bytes, |line| self.line(witness.read, line));
+        }
+        (self.at_work, self.result_lost, self.offline) = before;
     }
 
     /// The output is complete.
     pub fn finish(&mut self) {
-        if let Some(read) = self.dialect.read {
-            let mut lines = std::mem::take(&mut self.lines);
-            lines.finish(|line| self.line(read, line));
+        let mut lines = std::mem::take(&mut self.lines);
+        match self.dialect.read {
+            Some(read) => lines.finish(|line| self.line(read, line)),
+            None => self.report.answer = None,
         }
-        self.report.text = std::mem::replace(&mut self.text, Capped::new(TEXT_MAX)).into_text();
+        self.report.text = std::mem::take(&mut self.text).into_text();
         if self.dialect.read.is_none() {
-            self.report.answer =
-                Some(self.report.text.trim().to_owned()).filter(|text| !text.is_empty());
+            self.answer(&self.report.text.clone());
         }
         let before = self.total.0.take();
         if let Some(now) = self
@@ -166,35 +170,15 @@ impl Fold {
         self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
     }
 
-    /// The answer stands in a file of its own.
+    /// The answer, where it stands in a file of its own; blank is none.
     pub fn answer(&mut self, text: &str) {
         self.report.answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         self.report.audit = audit(text);
     }
 
-    /// The last whole result.
-    pub fn result(&self) -> Option<&LastResult> {
-        self.result.as_ref()
-    }
-
-    /// Whether a line that may have been a later result was cut, garbled, or too long to hold.
-    pub fn is_result_lost(&self) -> bool {
-        self.result_lost
-    }
-
-    /// Whether any whole event was written.
-    pub fn has_events(&self) -> bool {
-        self.seen_event
-    }
-
-    /// Whether the agent went to work again after its last result.
-    pub fn is_at_work(&self) -> bool {
-        self.at_work
-    }
-
     /// Whether something of its own is to wake it for another turn.
     pub fn is_pending(&self) -> bool {
-        self.has_tasks || self.scheduled
+        self.has_tasks || self.is_scheduled
     }
 
     /// Whether the agent wrote a result, did not go to work again, and waits for nothing of its own.
@@ -202,26 +186,10 @@ impl Fold {
         self.result.is_some() && !self.at_work && !self.result_lost && !self.is_pending()
     }
 
-    /// Whether it waits by itself for the network, and did nothing else since.
-    pub fn is_offline(&self) -> bool {
-        self.offline
-    }
-
-    /// The end of a usage limit that is reached now: nothing went on since it was told.
-    pub fn limit(&self) -> Option<Wall> {
-        self.limit
-    }
-
     /// Which hook refused or stopped it, and the hook's words.
     pub fn blocked(&self) -> Option<String> {
-        let blocked = self.blocked.clone()?;
         let feedback = self.feedback.as_ref().map(|said| format!(": {said}"));
-        Some(blocked + &feedback.unwrap_or_default())
-    }
-
-    /// The signs of the last failure, and its text.
-    pub fn trouble(&self) -> (&Signs, &str) {
-        (&self.signs, &self.trouble)
+        Some(self.blocked.clone()? + &feedback.unwrap_or_default())
     }
 
     fn line(&mut self, read: Read, line: Line<'_>) {
@@ -231,71 +199,57 @@ impl Fold {
     }
 
     fn take(&mut self, event: Event<'_>) {
-        if let Event::Plain(_) | Event::Lost { .. } = event {
-            self.result_lost |= matches!(
-                event,
-                Event::Lost {
-                    may_be_result: true,
-                    ..
-                }
-            );
-            return;
+        match event {
+            Event::Plain(_) => return,
+            Event::Lost(_, may_be_result) => {
+                self.result_lost |= may_be_result;
+                return;
+            }
+            _ => self.has_events = true,
         }
-        self.seen_event = true;
         self.offline = matches!(event, Event::Offline(_));
-        let goes_on = std::mem::replace(&mut self.speaking, false);
         match event {
             Event::Session(session) => self.session(session),
-            Event::Turn { answered } => self.turn(answered),
-            Event::Program { version, model } => {
-                self.report.agent_version = version.or(self.report.agent_version.take());
-                self.report.model = model.or(self.report.model.take());
-            }
-            Event::Say {
-                below: None,
-                text,
-                goes_on: more,
-            } => self.say(&text, more && goes_on),
-            Event::Say { .. } | Event::Think { .. } => self.report.answered = true,
-            Event::Call { id, edits, .. } => {
-                self.report.answered = true;
+            Event::Turn(answered) => self.turn(answered),
+            Event::Say(None, text) => {
+                let gap = if self.text.is_empty() || text.is_empty() {
+                    ""
+                } else {
+                    "\n\n"
+                };
+                self.text.push(gap);
                 self.said.clear();
-                if let Some(path) = edits.filter(|path| path.len() <= PATH_MAX) {
-                    if self.open_edits.len() == OPEN_MAX {
-                        self.open_edits.remove(0);
-                    }
-                    self.open_edits.push((id, path));
-                }
+                self.say(&text);
             }
-            Event::Answer { id, failed, .. } => self.close_edit(&id, !failed),
+            Event::More(text) => {
+                let is_new = self.said.is_empty() && !self.text.is_empty();
+                self.text.push(if is_new { "\n\n" } else { "" });
+                self.say(&text);
+            }
+            Event::Say(..) | Event::Think(..) => self.report.answered = true,
+            Event::Call(call) => self.open_edit(call),
+            Event::Answer(id, _, failed) => self.close_edit(&id, !failed),
             Event::Denied(denial) => {
-                if let Some(id) = denial["tool_use_id"].as_str() {
-                    self.close_edit(id, false);
-                }
+                self.close_edit(denial["tool_use_id"].as_str().unwrap_or_default(), false);
                 // The list of a result has what the tools were asked to do; it comes later.
                 if self.result.is_none() {
                     self.deny(denial);
                 }
             }
             Event::Total(now) => self.total.1 = Some(now),
-            Event::Limit {
-                rejected,
-                resets_at,
-            } => {
-                self.limit = resets_at.or(self.limit).filter(|_| rejected);
-            }
+            Event::Limit(until) => self.limit = until,
             Event::Windows(windows) => self.report.windows = windows,
             Event::Pending(some) => self.has_tasks = some,
-            Event::Scheduled => self.scheduled = true,
+            Event::Scheduled => self.is_scheduled = true,
             Event::Feedback(said) => self.feedback = Some(said),
             Event::Blocked(by) => self.blocked = Some(by),
-            Event::Trouble { text, signs } => {
+            Event::Trouble(text, signs) => {
                 self.at_work = true;
-                (self.signs, self.trouble) = (signs, text);
+                (self.trouble, self.signs) = (text, signs);
             }
             Event::Result(result) => self.result_is(*result),
-            Event::Tokens { .. } | Event::Notice(_) | Event::Offline(_) => {}
-            Event::Plain(_) | Event::Lost { .. } => {}
+            Event::Tokens(..) | Event::Notice(_) | Event::Offline(_) => {}
+            Event::Plain(_) | Event::Lost(..) => {}
         }
     }
 
@@ -304,43 +258,41 @@ impl Fold {
         report.model = session.model.or(report.model.take());
         report.agent_version = session.version.or(report.agent_version.take());
         report.session_id = session.id.or(report.session_id.take());
-        for server in session.failed_servers {
-            if !report.failed_servers.contains(&server) && report.failed_servers.len() < DENIALS_MAX
-            {
-                report.failed_servers.push(server);
-            }
+        if !session.failed_servers.is_empty() {
+            report.failed_servers = session.failed_servers;
         }
         self.total.0 = self.total.1.clone();
-        (self.scheduled, self.blocked, self.feedback) = (false, None, None);
-        self.turn(false);
-        (self.signs, self.trouble) = Default::default();
+        (self.is_scheduled, self.blocked, self.feedback) = (false, None, None);
+        (self.trouble, self.signs) = Default::default();
+        self.at_work = true;
     }
 
     fn turn(&mut self, answered: bool) {
         self.at_work = true;
         if answered {
             // The model answers, so whatever stood in the way is over.
-            self.report.answered = true;
-            self.limit = None;
-            (self.signs, self.trouble) = Default::default();
+            (self.report.answered, self.limit) = (true, None);
+            (self.trouble, self.signs) = Default::default();
         }
     }
 
-    fn say(&mut self, text: &str, goes_on: bool) {
+    fn say(&mut self, text: &str) {
         self.turn(true);
-        if text.is_empty() {
-            return;
-        }
-        if !goes_on {
-            self.said.clear();
-            self.text
-                .push(if self.text.is_empty() { "" } else { "\n\n" });
-        }
-        if self.said.len() + text.len() <= 2 * TEXT_MAX {
+        self.text.push(text);
+        if self.said.len() <= TEXT_MAX {
             self.said.push_str(text);
         }
-        self.text.push(text);
-        self.speaking = true;
+    }
+
+    fn open_edit(&mut self, call: Call<'_>) {
+        self.report.answered = true;
+        self.said.clear();
+        if let Some(path) = call.edits.filter(|path| path.len() <= PATH_MAX) {
+            if self.open_edits.len() == OPEN_MAX {
+                self.open_edits.remove(0);
+            }
+            self.open_edits.push((call.id, path));
+        }
     }
 
     fn close_edit(&mut self, id: &str, succeeded: bool) {
@@ -359,10 +311,12 @@ impl Fold {
             let kept = ["tool_name", "tool_use_id"].map(|key| (key.to_owned(), denial[key].take()));
             denial = Value::Object(Map::from_iter(kept));
         }
-        let id = |denial: &Value| denial.get("tool_use_id").cloned();
         let denials = &mut self.report.permission_denials;
-        let is_same = |one: &Value| *one == denial || id(one).is_some() && id(one) == id(&denial);
-        if !denials.iter().any(is_same) && denials.len() < DENIALS_MAX && denial.is_object() {
+        let id = &denial["tool_use_id"];
+        let is_known = denials
+            .iter()
+            .any(|one| *one == denial || one["tool_use_id"] == *id && id.is_string());
+        if !is_known && denials.len() < DENIALS_MAX && denial.is_object() {
             denials.push(denial);
         }
     }
@@ -376,49 +330,17 @@ impl Fold {
         report.cost_usd = result.cost_usd.or(report.cost_usd);
         report.usage = sum_usage(report.usage.take(), result.usage.take());
         report.session_id = report.session_id.take().or(result.session.take());
-        let spoken = result.good && result.answer.is_none() && !self.said.trim().is_empty();
-        report.answer = match spoken {
-            true => Some(std::mem::take(&mut self.said)),
-            false => result.answer.take(),
-        };
+        let spoken = Some(std::mem::take(&mut self.said)).filter(|said| !said.trim().is_empty());
+        report.answer = result.answer.take().or(spoken.filter(|_| result.good));
         if let Some(denials) = result.denials.take() {
             if self.result.is_none() {
                 self.report.permission_denials.clear();
             }
             denials.into_iter().for_each(|denial| self.deny(denial));
         }
-        let signs = std::mem::take(&mut self.signs);
-        result.signs.class = result.signs.class.or(signs.class);
-        result.signs.name = result.signs.name.or(signs.name);
-        result.signs.stop = result.signs.stop.or(signs.stop);
+        result.signs.names.append(&mut self.signs.names);
         self.result = Some(result);
-        self.result_lost = false;
-        self.at_work = false;
-    }
-}
-
-/// Hands out what a line of an agent with events tells.
-pub fn events(line: Line<'_>, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
-    let lose = |start: &str, each: &mut dyn FnMut(Event<'_>)| {
-        // As the order of keys is not fixed, the absence of a `type` is no proof that it was none.
-        let [kind] = json::pick(start, ["type"]).unwrap_or_else(|found| found);
-        let kind = kind.and_then(json::word);
-        let fits = kind.is_none_or(|kind| results.contains(&kind.as_str()));
-        let may_be_result = fits && start.trim_ascii_start().starts_with("{\"");
-        each(Event::Lost {
-            start,
-            may_be_result,
-        });
-    };
-    match line {
-        Line::Whole(json) if json.trim_ascii_start().starts_with('{') => {
-            read(json, &mut |event| match event {
-                Event::Lost { start, .. } => lose(start, each),
-                event => each(event),
-            });
-        }
-        Line::Whole(text) => each(Event::Plain(text)),
-        Line::TooLong(start) | Line::Cut(start) => lose(start, each),
+        (self.result_lost, self.at_work) = (false, false);
     }
 }
 
@@ -433,7 +355,7 @@ pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
                     add(sum.entry(key).or_insert(Value::Null), value);
                 }
             }
-            (sum @ Value::Number(_), Value::Number(more)) => {
+            (sum @ Value::Number(_), more @ Value::Number(_)) => {
                 *sum = match (sum.as_u64(), more.as_u64()) {
                     (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
                     _ => Value::from(sum.as_f64().unwrap_or(0.0) + more.as_f64().unwrap_or(0.0)),
@@ -459,42 +381,27 @@ fn less(mut now: Value, before: Option<&Value>) -> Value {
 }
 
 /// Finds the audit block: the last fenced block marked `json` that holds an object with one of the keys.
-/// A fence that opens counts wherever it stands, as an answer that lost its middle may have lost the end of
-/// the block before; so does a block that nothing closes.
 fn audit(answer: &str) -> Audit {
-    let mut found = None;
-    let mut block: Option<String> = None;
-    for line in answer.lines() {
-        match (line.trim().strip_prefix("```"), &mut block) {
-            (Some(fence), _) => {
-                found = block.take().as_deref().and_then(audit_object).or(found);
-                let word = fence.trim_start_matches('`').trim().get(..4);
-                let is_json = word.is_some_and(|word| word.eq_ignore_ascii_case("json"));
-                block = is_json.then(String::new);
-            }
-            (None, Some(block)) => *block += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    block
-        .as_deref()
-        .and_then(audit_object)
-        .or(found)
-        .unwrap_or_default()
+    let blocks = answer.rmatch_indices("```").filter_map(|(at, _)| {
+        let (info, block) = answer[at + 3..].split_once('\n')?;
+        let is_json = info.trim().eq_ignore_ascii_case("json");
+        is_json.then(|| block.split("```").next().unwrap_or_default())
+    });
+    blocks.filter_map(audit_object).next().unwrap_or_default()
 }
 
 fn audit_object(block: &str) -> Option<Audit> {
-    let [score, notes, artifacts] = members(
-        Some(block.trim()),
-        ["audit_score", "audit_notes", "artifacts"],
-    );
-    score.or(notes).or(artifacts)?;
-    let mut paths = Vec::from_iter(artifacts.and_then(text));
-    each_item(artifacts, |path| paths.extend(text(path)));
+    let block = object(block.trim()).ok()?;
+    let keys = ["audit_score", "audit_notes", "artifacts"];
+    keys.iter().find(|key| !block.raw(key).is_empty())?;
+    let mut artifacts = Vec::from_iter(text(block.raw("artifacts")));
+    artifacts.extend(block.items("artifacts").into_iter().filter_map(text));
     Some(Audit {
-        score: score.and_then(number).map(|score| score.clamp(0.0, 100.0)),
-        notes: notes.and_then(text),
-        artifacts: paths,
+        score: block
+            .number("audit_score")
+            .map(|score| score.clamp(0.0, 100.0)),
+        notes: text(block.raw("audit_notes")),
+        artifacts,
     })
 }
 
@@ -557,7 +464,7 @@ mod tests {
             for piece in (1..30).chain((30..input.len()).step_by(997)) {
                 let pieces = read_in(input.chunks(piece));
                 assert_eq!(pieces.report, whole.report, "{name} in pieces of {piece}");
-                assert_eq!(pieces.result(), whole.result());
+                assert_eq!(pieces.result, whole.result);
                 assert_eq!(pieces.is_final(), whole.is_final());
             }
         }
@@ -567,8 +474,8 @@ mod tests {
             let (head, tail) = input.split_at(split);
             let fold = read_in([head, tail]);
             assert_eq!(fold.report, whole.report, "split at {split}");
-            assert_eq!(fold.result(), whole.result());
-            assert_eq!(fold.limit(), whole.limit());
+            assert_eq!(fold.result, whole.result);
+            assert_eq!(fold.limit, whole.limit);
         }
     }
 
@@ -615,7 +522,7 @@ mod tests {
     fn denials_are_known_without_a_result() {
         let input = fixture("permission-denials");
         let fold = read_in([&input[..input.len() - 400]]);
-        assert!(fold.result().is_none());
+        assert!(fold.result.as_ref().is_none());
         let whole = read_in([&input]).report.permission_denials;
         let part = &fold.report.permission_denials;
         let names = |list: &[Value]| {
@@ -740,7 +647,7 @@ mod tests {
 
     #[test]
     fn a_line_that_may_have_been_a_result_is_missed() {
-        let lost = |line: &str| read_in([format!("{}\n{line}", success("x"))]).is_result_lost();
+        let lost = |line: &str| read_in([format!("{}\n{line}", success("x"))]).result_lost;
         assert!(lost(r#"{"type":"result","subtype":"succ"#));
         assert!(lost(r#"{"duration_api_ms":5,"stop_reason":"en"#));
         assert!(lost(&format!(
@@ -792,11 +699,8 @@ mod tests {
             (Some(3), None, None)
         );
         assert_eq!(report.answer.as_deref(), Some("fine"));
-        let result = fold.result().unwrap();
-        assert_eq!(
-            (result.signs.status, result.good, &result.signs.stop),
-            (Some(529), true, &None)
-        );
+        let result = fold.result.as_ref().unwrap();
+        assert_eq!((result.signs.status, result.good), (Some(529), true));
     }
 
     #[test]
@@ -815,7 +719,7 @@ mod tests {
     #[test]
     fn a_usage_limit_holds_until_something_goes_on() {
         let event = |status: &str, at: Value| json!({"type": "rate_limit_event", "rate_limit_info": {"status": status, "resetsAt": at}});
-        let limit = |events: &[Value]| read(events).limit().map(|at| at.secs());
+        let limit = |events: &[Value]| read(events).limit.map(|at| at.secs());
         let rejected = event("rejected", json!(1_795_173_825));
         assert_eq!(limit(std::slice::from_ref(&rejected)), Some(1_795_173_825));
         assert_eq!(
@@ -833,10 +737,7 @@ mod tests {
         let synthetic = json!({"type": "assistant", "is_api_error_message": true, "api_error_params":
             {"rate_limit_info": {"status": "rejected", "resetsAt": 7}}});
         assert_eq!(limit(&[synthetic]), Some(7));
-        assert_eq!(
-            read_in([fixture("subscription-limit-waited")]).limit(),
-            None
-        );
+        assert_eq!(read_in([fixture("subscription-limit-waited")]).limit, None);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! mod 256 or one of its own; the rest stands in its words and on standard error. All of it was recorded
 //! with release 0.61.0; see `tests/fixtures/gemini`.
 
-use super::event::{Event, LastResult, Session, Signs};
-use super::json::{members, number, parse, pick, text, word};
+use super::event::{Call, Event, LastResult, Session, Signs};
+use super::json::Object;
 use super::plan::{Assignment, Opening};
-use super::verdict::{Case, Fault, wording};
+use super::verdict::{Case, Fault, Rules};
 use super::{Dialect, Lookup, Scratch, Sessions};
-use crate::job::ErrorKind;
+use crate::job::ErrorKind::*;
 use crate::project::Protocol;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -21,21 +21,15 @@ pub(super) const DIALECT: Dialect = Dialect {
     silent_on: "what it costs, and how many turns it takes",
     costs: false,
     turns: false,
-    skill_call: Some("Use the skill task-coordination.\n\n"),
-    skills: &[
-        ".agents/skills/task-coordination/SKILL.md",
-        ".gemini/skills/task-coordination/SKILL.md",
-    ],
+    skill_call: "Use the skill task-coordination.\n\n",
+    skills: &[".agents/skills", ".gemini/skills"],
     slash_commands: true,
-    prompt_max: None,
+    prompt_max: usize::MAX,
     // Without it a parent that ignores SIGTERM stands in front of the real process.
-    env: &[("GEMINI_CLI_NO_RELAUNCH", "true")],
-    scratch: Some(Scratch {
-        variable: "TMPDIR",
-        always: true,
-    }),
+    env: &["GEMINI_CLI_NO_RELAUNCH=true"],
+    scratch: Scratch::Always("TMPDIR"),
     args,
-    open: |session| vec!["--resume".to_owned(), session.to_owned()],
+    open: "--resume",
     read: Some(read),
     opens_with: "init",
     results: &["result"],
@@ -56,16 +50,13 @@ const REFUSALS: [&str; 3] = [
 fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
     let fixed = "--skip-trust --approval-mode auto_edit -o stream-json";
     argv.extend(fixed.split(' ').map(str::to_owned));
-    let mut option = |name: &str, value: &str| argv.extend([name.to_owned(), value.to_owned()]);
-    match assignment.opening {
-        Opening::Resume { session, .. } => option("--resume", session),
-        Opening::Fresh { session, .. } => session.iter().for_each(|id| option("--session-id", id)),
+    let session = match assignment.opening {
+        Opening::Resume { session, .. } => ("--resume", Some(session.clone())),
+        Opening::Fresh { session, .. } => ("--session-id", session.clone()),
+    };
+    for (name, value) in [session, ("--model", assignment.wishes.model.clone())] {
+        argv.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
-    assignment
-        .wishes
-        .model
-        .iter()
-        .for_each(|model| option("--model", model));
     argv.extend(assignment.own_args());
 }
 
@@ -74,174 +65,125 @@ fn login(get: &Lookup<'_>) -> Option<PathBuf> {
     Some(PathBuf::from(home).join(".gemini/oauth_creds.json"))
 }
 
-fn read(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let keys = ["type", "role", "content", "severity", "message"];
-    let Ok([kind, role, content, severity, message]) = pick(json, keys) else {
-        return each(Event::Lost {
-            start: json,
-            may_be_result: true,
-        });
-    };
-    let said = || message.and_then(text).unwrap_or_default();
-    match kind.and_then(word).as_deref() {
+fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    match line.word("type").as_deref() {
         Some("init") => {
-            let [id, model] = members(Some(json), ["session_id", "model"]);
-            let (id, model) = (id.and_then(word), model.and_then(word));
+            let (id, model) = (line.word("session_id"), line.word("model"));
             each(Event::Session(Session {
                 id,
                 model,
                 ..Session::default()
             }));
         }
-        Some("message") if role.and_then(word).as_deref() == Some("assistant") => {
-            let text = content.and_then(text).unwrap_or_default();
-            each(Event::Say {
-                below: None,
-                text,
-                goes_on: true,
-            });
+        Some("message") if line.is("role", "assistant") => {
+            each(Event::More(line.text("content")));
         }
         Some("tool_use") => {
-            let [tool, id, input] = members(Some(json), ["tool_name", "tool_id", "parameters"]);
-            let (tool, id) = (tool.and_then(word).unwrap_or_default(), id.and_then(word));
-            let [file] = members(input, ["file_path"]);
-            let edits = file
-                .and_then(text)
-                .filter(|_| ["write_file", "replace"].contains(&tool.as_str()));
-            let (id, input) = (id.unwrap_or_default(), input.unwrap_or_default());
-            each(Event::Turn { answered: true });
-            each(Event::Call {
-                below: None,
+            let (tool, id) = (line.text("tool_name"), line.text("tool_id"));
+            let path = line.object("parameters").word("file_path");
+            let edits = path.filter(|_| ["write_file", "replace"].contains(&tool.as_str()));
+            let (by, input) = (None, line.raw("parameters"));
+            each(Event::Turn(true));
+            each(Event::Call(Call {
+                by,
                 id,
                 tool,
                 input,
                 edits,
-            });
+            }));
         }
-        Some("tool_result") => tool_result(json, each),
-        Some("error") if severity.and_then(word).as_deref() == Some("error") => {
-            each(Event::Trouble {
-                text: said(),
-                signs: Signs::default(),
-            });
+        Some("tool_result") => {
+            let (id, error) = (line.text("tool_id"), line.object("error"));
+            if REFUSALS.contains(&error.text("type").as_str()) {
+                let name = id.rsplit_once("__").map_or(id.as_str(), |(name, _)| name);
+                let message = error.text("message");
+                let denial = json!({"tool_name": name, "tool_use_id": id, "message": message});
+                each(Event::Denied(denial));
+            }
+            each(Event::Answer(
+                id,
+                line.raw("output"),
+                !line.is("status", "success"),
+            ));
         }
-        Some("error") => each(Event::Notice(said())),
-        Some("result") => result(json, each),
+        Some("error") if line.is("severity", "error") => {
+            each(Event::Trouble(line.text("message"), Signs::default()));
+        }
+        Some("error") => each(Event::Notice(line.text("message"))),
+        Some("result") => result(line, each),
         _ => {}
     }
 }
 
-fn tool_result(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let [id, status, output, error] = members(Some(json), ["tool_id", "status", "output", "error"]);
-    let id = id.and_then(word).unwrap_or_default();
-    let [kind, message] = members(error, ["type", "message"]);
-    if kind
-        .and_then(word)
-        .is_some_and(|kind| REFUSALS.contains(&kind.as_str()))
-    {
-        let name = id.rsplit_once("__").map_or(id.as_str(), |(name, _)| name);
-        let message = message.and_then(text);
-        each(Event::Denied(
-            json!({"tool_name": name, "tool_use_id": id, "message": message}),
-        ));
-    }
-    let failed = status.and_then(word).as_deref() != Some("success");
-    each(Event::Answer {
-        id,
-        content: output.unwrap_or_default(),
-        failed,
-    });
-}
-
-fn result(json: &str, each: &mut dyn FnMut(Event<'_>)) {
-    let [status, error, stats] = members(Some(json), ["status", "error", "stats"]);
-    let [message] = members(error, ["message"]);
-    let [total, duration] =
-        members(stats, ["total_tokens", "duration_ms"]).map(|json| json.and_then(number));
-    let is_success = status.and_then(word).as_deref() == Some("success");
+fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    let stats = line.object("stats");
+    let is_success = line.is("status", "success");
     // It found the prompt too long by itself, asked nobody, and calls that a success.
-    let asked_nobody = is_success && total == Some(0.0);
-    let reason = asked_nobody.then(|| "no_request".to_owned());
+    let asked_nobody = is_success && stats.number("total_tokens") == Some(0.0);
     each(Event::Result(Box::new(LastResult {
         good: is_success && !asked_nobody,
-        complaint: message.and_then(text).unwrap_or_default(),
-        usage: stats.and_then(parse::<Value>),
-        duration_ms: duration,
-        signs: Signs {
-            reason,
-            ..Signs::default()
-        },
+        complaint: line.object("error").text("message"),
+        usage: line.value::<Value>("stats"),
+        duration_ms: stats.number("duration_ms"),
+        ending: asked_nobody.then(|| "no request".to_owned()),
         ..LastResult::default()
     })));
 }
 
-/// Wording that tells what no number does, in lower case; the first hit counts.
-const WORDINGS: [(&str, ErrorKind); 9] = [
-    ("is not found for api version", ErrorKind::ModelNotFound),
-    ("fetch failed", ErrorKind::Network),
-    ("incomplete json", ErrorKind::Network),
-    ("terminated", ErrorKind::Network),
-    ("without a finish reason", ErrorKind::Network),
-    ("blocked due to safety", ErrorKind::Refused),
-    ("prompt was blocked", ErrorKind::Refused),
-    ("empty response", ErrorKind::EmptyAnswer),
-    ("malformed function call", ErrorKind::AgentError),
-];
+const RULES: Rules = Rules {
+    first: &[],
+    last: &[],
+    words: &[
+        (NotAuthenticated, "api_key_invalid|api key not valid"),
+        (PromptTooLong, "exceeds the maximum number of tokens"),
+        (UsageLimit, "terminalquotaerror"),
+        (ModelNotFound, "is not found for api version"),
+        (
+            Network,
+            "fetch failed|incomplete json|terminated|without a finish reason",
+        ),
+        (Refused, "blocked due to safety|prompt was blocked"),
+        (EmptyAnswer, "empty response"),
+    ],
+};
 
 fn fault(case: &Case<'_>) -> Option<Fault> {
-    use ErrorKind::*;
-    let (_, trouble) = case.fold.trouble();
-    let result = case.fold.result();
+    let (fold, result) = (case.fold, case.fold.result.as_ref());
     let complaint = result.map_or("", |result| &result.complaint);
-    let said = format!("{complaint} {trouble}");
-    if result.is_some_and(|result| result.signs.reason.is_some()) {
+    let said = format!("{complaint} {}", fold.trouble);
+    if result.is_some_and(|result| result.ending.is_some()) {
         let error =
             "the agent asked nobody, which it does where the prompt is too long for the model";
         return Some(Fault::new(PromptTooLong, error));
     }
+    let wait =
+        delay(case.stderr, "retryDelayMs: ").or_else(|| delay(case.stderr, "Retrying after "));
+    let is_long = wait.is_some_and(|ms| ms > RATE_MAX_MS);
     let kind = match case.ended.code.unwrap_or_default() {
         // It sleeps until the reset by itself, and says so on standard error only.
-        0 if result.is_none() => delay(case.stderr, "Retrying after ")
-            .filter(|ms| *ms > RATE_MAX_MS)
-            .map(|_| UsageLimit),
-        0 | 1 => result.and_then(|_| wording(&WORDINGS, &said, ErrorKind::ALL)),
+        0 if result.is_none() => is_long.then_some(UsageLimit),
+        0 | 1 => result.map(|_| RULES.kind(&Signs::default(), &said, false)),
         41 => Some(NotAuthenticated),
         42 => Some(ExitCode),
         53 => Some(MaxTurns),
-        code @ 144..=247 => Some(by_status(code + 256, &format!("{said} {}", case.stderr))),
+        code @ 144..=247 => {
+            let (names, status) = (Vec::new(), Some(code as u64 + 256));
+            let said = format!("{said} {}", case.stderr);
+            Some(RULES.kind(&Signs { names, status }, &said, is_long))
+        }
         _ => None,
     }?;
-    let error = match case.fold.has_events() && result.is_some() {
-        true => case.own_words(),
-        false => case.fault(kind, "the agent gave up").error,
+    let fault = match result {
+        Some(_) => Fault::new(kind, case.own_words()),
+        None => case.fault(kind, "the agent gave up"),
     };
-    let told =
-        delay(case.stderr, "retryDelayMs: ").or_else(|| delay(case.stderr, "Retrying after "));
-    let reset = told.map(|ms| case.now.plus(Duration::from_millis(ms as u64)));
-    Some(Fault {
-        resets_at: reset.filter(|_| kind == UsageLimit),
-        // A session whose first request failed does not exist either.
-        session_unknown: kind == ExitCode && case.stderr.contains("resuming session"),
-        ..Fault::new(kind, error)
+    let reset = wait.map(|ms| case.now.plus(Duration::from_millis(ms as u64)));
+    // A session whose first request failed does not exist either.
+    Some(match kind {
+        ExitCode if case.stderr.contains("resuming session") => fault.afresh(),
+        UsageLimit => fault.until(reset),
+        _ => fault,
     })
-}
-
-fn by_status(status: i32, said: &str) -> ErrorKind {
-    use ErrorKind::*;
-    let has = |words: &str| said.contains(words);
-    let wait = delay(said, "retryDelayMs: ").unwrap_or(0.0);
-    match status {
-        400 if has("API_KEY_INVALID") || has("API key not valid") => NotAuthenticated,
-        400 if has("exceeds the maximum number of tokens") => PromptTooLong,
-        401 | 403 => NotAuthenticated,
-        402 => Billing,
-        404 => ModelNotFound,
-        408 => Network,
-        429 if has("TerminalQuotaError") || wait > RATE_MAX_MS => UsageLimit,
-        429 => RateLimited,
-        500..=503 => Overloaded,
-        _ => InvalidRequest,
-    }
 }
 
 /// The last number of milliseconds that stands behind these words.

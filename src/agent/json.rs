@@ -1,10 +1,10 @@
-//! A look at single members of a JSON text, which neither builds the rest of it nor minds what that
-//! is. A value of an unexpected type counts as absent and spoils nothing around it.
+//! A look at the members of a JSON object, which does not build what nobody asks for. A value of an
+//! unexpected type counts as absent and spoils nothing around it.
 
 use super::TEXT_MAX;
 use super::lines::Capped;
 use serde::Deserializer as _;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -12,15 +12,15 @@ use std::fmt;
 /// The longest name, id or class that is kept.
 const WORD_MAX: usize = 256;
 
-/// The texts of some members of a JSON object; of one that is cut or garbled, as an error, those that
-/// are whole. What stands twice in the object counts as its last.
-pub fn pick<'a, const N: usize>(
-    json: &'a str,
-    keys: [&str; N],
-) -> Result<[Option<&'a str>; N], [Option<&'a str>; N]> {
-    struct Picker<'f, 'k, 'a, const N: usize>([&'k str; N], &'f mut [Option<&'a str>; N]);
+/// The members of an object, each as the JSON that was written. Of two with one name the last counts.
+#[derive(Debug, Default)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
-    impl<'a, const N: usize> Visitor<'a> for Picker<'_, '_, 'a, N> {
+/// Reads an object; of one that is cut or garbled, as an error, the members that are whole.
+pub fn object(json: &str) -> Result<Object<'_>, Object<'_>> {
+    struct Members<'o, 'a>(&'o mut Object<'a>);
+
+    impl<'a> Visitor<'a> for Members<'_, 'a> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,11 +28,8 @@ pub fn pick<'a, const N: usize>(
         }
 
         fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
-            while let Some(Key(key)) = map.next_key()? {
-                match self.0.iter().position(|wanted| *wanted == key) {
-                    Some(index) => self.1[index] = Some(map.next_value::<&RawValue>()?.get()),
-                    None => drop(map.next_value::<IgnoredAny>()?),
-                }
+            while let Some((Key(key), value)) = map.next_entry::<Key<'_>, &RawValue>()? {
+                self.0.0.push((key, value.get()));
             }
             Ok(())
         }
@@ -41,40 +38,67 @@ pub fn pick<'a, const N: usize>(
     #[derive(serde::Deserialize)]
     struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-    let mut found = [None; N];
+    let mut found = Object::default();
     let mut json = serde_json::Deserializer::from_str(json);
-    let whole = json.deserialize_map(Picker(keys, &mut found)).is_ok() && json.end().is_ok();
+    let whole = json.deserialize_map(Members(&mut found)).is_ok() && json.end().is_ok();
     if whole { Ok(found) } else { Err(found) }
 }
 
-/// The same of a value inside a line that was read whole: absent is an object without members.
-pub fn members<'a, const N: usize>(json: Option<&'a str>, keys: [&str; N]) -> [Option<&'a str>; N] {
-    json.and_then(|json| pick(json, keys).ok())
-        .unwrap_or([None; N])
-}
-
-/// Calls `each` with the text of every item of a JSON array; with none if it is no array.
-pub fn each_item<'a>(json: Option<&'a str>, each: impl FnMut(&'a str)) {
-    struct Items<F>(F);
-
-    impl<'a, F: FnMut(&'a str)> Visitor<'a> for Items<F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
-        }
-
-        fn visit_seq<S: SeqAccess<'a>>(mut self, mut items: S) -> Result<(), S::Error> {
-            while let Some(item) = items.next_element::<&RawValue>()? {
-                (self.0)(item.get());
-            }
-            Ok(())
-        }
+impl<'a> Object<'a> {
+    /// The JSON of a member; empty if it is absent.
+    pub fn raw(&self, key: &str) -> &'a str {
+        let found = self.0.iter().rev().find(|(name, _)| name == key);
+        found.map_or("", |(_, json)| json)
     }
 
-    // The text is part of a value that was read whole, so the only error is another type.
-    let _ =
-        serde_json::Deserializer::from_str(json.unwrap_or_default()).deserialize_seq(Items(each));
+    /// A member that is an object; one without members if it is none.
+    pub fn object(&self, key: &str) -> Object<'a> {
+        object(self.raw(key)).unwrap_or_default()
+    }
+
+    /// The items of a member that is a list, each as JSON.
+    pub fn items(&self, key: &str) -> Vec<&'a str> {
+        let items: Option<Vec<&RawValue>> = serde_json::from_str(self.raw(key)).ok();
+        items.into_iter().flatten().map(RawValue::get).collect()
+    }
+
+    /// The objects in a member that is a list.
+    pub fn objects(&self, key: &str) -> Vec<Object<'a>> {
+        self.items(key)
+            .into_iter()
+            .filter_map(|item| object(item).ok())
+            .collect()
+    }
+
+    /// A string; empty if it is absent.
+    pub fn text(&self, key: &str) -> String {
+        text(self.raw(key)).unwrap_or_default()
+    }
+
+    /// A short string: a name, an id, a class.
+    pub fn word(&self, key: &str) -> Option<String> {
+        text(self.raw(key)).filter(|word| word.len() <= WORD_MAX)
+    }
+
+    /// Whether a member is this short string.
+    pub fn is(&self, key: &str, word: &str) -> bool {
+        self.word(key).is_some_and(|found| found == word)
+    }
+
+    /// A number, also one in a string.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        let written = text(self.raw(key)).unwrap_or_else(|| self.raw(key).to_owned());
+        written
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite())
+    }
+
+    /// A value of the type wanted.
+    pub fn value<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        parse(self.raw(key))
+    }
 }
 
 /// A value of the type wanted.
@@ -82,8 +106,9 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
     serde_json::from_str(json).ok()
 }
 
-/// A string, of which more than [`TEXT_MAX`] bytes lose their middle. Half a surrogate pair, which an agent writes when it shortens a text between the two, is
-/// no reason to lose the text: read as bytes, it becomes U+FFFD.
+/// A string, of which more than [`TEXT_MAX`] bytes lose their middle. Half a surrogate pair, which an
+/// agent writes when it shortens a text between the two, is no reason to lose the text: read as bytes,
+/// it becomes U+FFFD.
 pub fn text(json: &str) -> Option<String> {
     struct Bytes;
 
@@ -95,13 +120,10 @@ pub fn text(json: &str) -> Option<String> {
         }
 
         fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
-            if bytes.len() <= TEXT_MAX {
-                return Ok(String::from_utf8_lossy(bytes).into_owned());
-            }
-            let mut capped = Capped::new(TEXT_MAX);
-            for piece in bytes.chunks(TEXT_MAX) {
-                capped.push(&String::from_utf8_lossy(piece));
-            }
+            let mut capped = Capped::default();
+            bytes
+                .chunks(TEXT_MAX)
+                .for_each(|piece| capped.push(&String::from_utf8_lossy(piece)));
             Ok(capped.into_text())
         }
     }
@@ -111,21 +133,6 @@ pub fn text(json: &str) -> Option<String> {
         .ok()
 }
 
-/// A short string: a name, an id, a class.
-pub fn word(json: &str) -> Option<String> {
-    text(json).filter(|word| word.len() <= WORD_MAX)
-}
-
-/// A number, also one in a string.
-pub fn number(json: &str) -> Option<f64> {
-    let written = text(json).unwrap_or_else(|| json.to_owned());
-    written
-        .trim()
-        .parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,21 +140,19 @@ mod tests {
     #[test]
     fn members_are_found_whatever_stands_around_them() {
         let json = r#"{"x":[{"a":9}],"a":1,"b":"t","a":{"c":[2]}}"#;
+        let found = object(json).unwrap();
         assert_eq!(
-            pick(json, ["a", "b", "z"]),
-            Ok([Some("{\"c\":[2]}"), Some("\"t\""), None])
+            (found.raw("a"), found.text("b"), found.raw("z")),
+            ("{\"c\":[2]}", "t".to_owned(), "")
         );
-        assert_eq!(
-            pick(r#"{"a":1,"b":"cut"#, ["a", "b"]),
-            Err([Some("1"), None])
-        );
+        assert_eq!(found.object("a").items("c"), ["2"]);
+        assert_eq!(found.objects("x")[0].number("a"), Some(9.0));
+        assert!(found.objects("a").is_empty() && found.object("b").0.is_empty());
+        let cut = object(r#"{"a":1,"b":"cut"#).unwrap_err();
+        assert_eq!((cut.raw("a"), cut.raw("b")), ("1", ""));
         for not in ["[1]", "5", "{}x", "", "{\"a\":1}{}"] {
-            assert!(pick(not, ["a"]).is_err(), "{not}");
+            assert!(object(not).is_err(), "{not}");
         }
-        let mut items = Vec::new();
-        each_item(Some("[1, {\"a\": 2}]"), |item| items.push(item));
-        each_item(Some("{}"), |_| panic!("no array"));
-        assert_eq!(items, ["1", "{\"a\": 2}"]);
     }
 
     #[test]
@@ -165,10 +170,10 @@ mod tests {
 
     #[test]
     fn numbers_may_stand_in_strings() {
-        assert_eq!(number("\" 5.5\""), Some(5.5));
-        assert_eq!(number("7"), Some(7.0));
-        assert_eq!(number("1e999"), None);
-        assert_eq!(number("\"nan\""), None);
-        assert_eq!(word(&format!("\"{}\"", "x".repeat(300))), None);
+        let found = object(r#"{"a":" 5.5","b":7,"c":1e999,"d":"nan"}"#).unwrap();
+        let numbers = ["a", "b", "c", "d"].map(|key| found.number(key));
+        assert_eq!(numbers, [Some(5.5), Some(7.0), None, None]);
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(300));
+        assert_eq!(object(&long).unwrap().word("a"), None);
     }
 }

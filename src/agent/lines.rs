@@ -1,6 +1,7 @@
 //! An agent's output as lines of bounded length, whatever it writes, and texts that lose their middle
 //! where they grow too long. What a line means is not known here.
 
+use super::TEXT_MAX;
 use serde::de::IgnoredAny;
 use std::io::BufRead;
 
@@ -112,22 +113,32 @@ pub struct Capped {
     dropped: usize,
 }
 
+impl Default for Capped {
+    fn default() -> Capped {
+        Capped::new(TEXT_MAX)
+    }
+}
+
 impl Capped {
     /// An empty text that keeps `max` bytes.
     pub fn new(max: usize) -> Capped {
+        let (head, tail, dropped) = (String::new(), String::new(), 0);
         Capped {
             max,
-            head: String::new(),
-            tail: String::new(),
-            dropped: 0,
+            head,
+            tail,
+            dropped,
         }
     }
 
     /// Adds to the end.
     pub fn push(&mut self, text: &str) {
-        let room = match self.tail.is_empty() && self.dropped == 0 {
-            true => (self.max / 2).saturating_sub(self.head.len()),
-            false => 0,
+        // All that fits is in the head until something does not.
+        let is_full = self.dropped > 0 || !self.tail.is_empty();
+        let room = if is_full {
+            0
+        } else {
+            (self.max / 2).saturating_sub(self.head.len())
         };
         let (head, tail) = text.split_at(boundary(text, room));
         self.head.push_str(head);
@@ -139,8 +150,7 @@ impl Capped {
     }
 
     fn trim(&mut self) {
-        let over = self.tail.len().saturating_sub(self.max / 2);
-        let cut = boundary(&self.tail, over);
+        let cut = boundary(&self.tail, self.tail.len().saturating_sub(self.max / 2));
         self.tail.drain(..cut);
         self.dropped += cut;
     }

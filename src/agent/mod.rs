@@ -18,6 +18,7 @@ use crate::project::Protocol;
 use event::Event;
 pub use event::Window;
 pub use fold::{Audit, Fold, Report, sum_usage};
+use json::Object;
 use plan::Assignment;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -45,29 +46,29 @@ pub struct Dialect {
     pub costs: bool,
     /// Whether it can be given a limit of turns.
     pub turns: bool,
-    /// What calls the skill `task-coordination` at the head of a prompt, where the agent knows skills.
-    pub skill_call: Option<&'static str>,
-    /// Where a project keeps that skill for it; the first is where it is written.
+    /// What calls the skill `task-coordination` at the head of a prompt.
+    pub skill_call: &'static str,
+    /// Where a project keeps skills for it; the first is where they are written.
     pub skills: &'static [&'static str],
     /// Whether a slash at the head of a prompt is a command to it.
     pub slash_commands: bool,
     /// The longest prompt that it takes, in characters.
-    pub prompt_max: Option<usize>,
-    /// Variables that it gets unless they are set already.
-    pub env: &'static [(&'static str, &'static str)],
-    /// The variable that names the directory of its temporary files.
-    pub scratch: Option<Scratch>,
-    /// The arguments of a start, between the command's own and the agent's `args`.
+    pub prompt_max: usize,
+    /// `NAME=VALUE`, given to it unless the name is set already.
+    pub env: &'static [&'static str],
+    /// How it is told where to keep its temporary files.
+    pub scratch: Scratch,
+    /// The arguments of a start, behind the command's own.
     pub args: fn(&Assignment<'_>, &mut Vec<String>),
-    /// The arguments that open a session for a person.
-    pub open: fn(&str) -> Vec<String>,
-    /// Reads a line of output that looks like a JSON object. `None`: its output is text.
+    /// The argument in front of a session's id that opens it for a person.
+    pub open: &'static str,
+    /// Reads a line of its output. `None`: that is text.
     pub read: Option<Read>,
     /// The `type` of the line with which its output opens.
     pub opens_with: &'static str,
     /// The `type`s of lines that may end a turn.
     pub results: &'static [&'static str],
-    /// Another file in which it tells why it failed, and how a line of that is read.
+    /// Another file in which it tells why it failed.
     pub witness: Option<Witness>,
     /// The fault of an attempt that did not complete, where the agent's own words decide it.
     pub fault: fn(&Case<'_>) -> Option<Fault>,
@@ -75,8 +76,8 @@ pub struct Dialect {
     pub login: fn(&Lookup<'_>) -> Option<PathBuf>,
 }
 
-/// Turns a line into events; one that is no whole object is [`Event::Lost`].
-pub type Read = fn(&str, &mut dyn FnMut(Event<'_>));
+/// Turns a line into events.
+pub type Read = fn(&Object<'_>, &mut dyn FnMut(Event<'_>));
 
 /// The value of a variable in the agent's environment.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
@@ -92,16 +93,18 @@ pub enum Sessions {
     Told,
 }
 
-/// Where an agent is told to keep its temporary files, in a directory made for one start.
+/// The variable that names a directory made for one start.
 #[derive(Clone, Copy, Debug)]
-pub struct Scratch {
-    /// The variable.
-    pub variable: &'static str,
-    /// Whether it is set even where the daemon's own environment has it.
-    pub always: bool,
+pub enum Scratch {
+    /// There is none.
+    None,
+    /// This one, unless it is set already.
+    Unless(&'static str),
+    /// This one, also where the daemon's own environment has it.
+    Always(&'static str),
 }
 
-/// A file of the agent's own that says more than its output.
+/// A file of the agent's own that says more than its output, named by the session.
 #[derive(Clone, Copy, Debug)]
 pub struct Witness {
     /// The directory below which it lies.
@@ -110,7 +113,7 @@ pub struct Witness {
     pub read: Read,
 }
 
-/// Every dialect; [`Protocol::Plain`] is the last.
+/// Every dialect; the last is for all other programs.
 pub static DIALECTS: [Dialect; 4] = [
     claude::DIALECT,
     codex::DIALECT,
@@ -118,30 +121,30 @@ pub static DIALECTS: [Dialect; 4] = [
     plain::DIALECT,
 ];
 
-/// The dialect of a protocol.
-pub fn dialect(protocol: Protocol) -> &'static Dialect {
-    let found = DIALECTS.iter().find(|dialect| dialect.protocol == protocol);
+fn find(fits: impl Fn(&Dialect) -> bool) -> &'static Dialect {
+    let found = DIALECTS.iter().find(|dialect| fits(dialect));
     found.unwrap_or(&DIALECTS[DIALECTS.len() - 1])
 }
 
-/// Whose output this is, by the ending of its name and its beginning.
-pub fn recognise(ending: &str, start: &[u8]) -> &'static Dialect {
-    let first = start
-        .split(|byte| *byte == b'\n')
-        .find(|line| line.starts_with(b"{"));
-    let first = String::from_utf8_lossy(first.unwrap_or_default());
-    let [kind] = json::pick(&first, ["type"]).unwrap_or_else(|found| found);
-    let kind = kind.and_then(json::word).unwrap_or_default();
-    let mut alike = DIALECTS.iter().filter(|dialect| dialect.ending == ending);
-    let found = alike.clone().find(|dialect| dialect.opens_with == kind);
-    found
-        .or_else(|| alike.next())
-        .unwrap_or(dialect(Protocol::Plain))
+/// The dialect of a protocol.
+pub fn dialect(protocol: Protocol) -> &'static Dialect {
+    find(|dialect| dialect.protocol == protocol)
 }
 
 /// The protocol that a command speaks by its own name, also behind a path (SPEC 6b).
 pub fn protocol_of(command: &str) -> Protocol {
     let name = Path::new(command).file_name().unwrap_or_default();
-    let found = DIALECTS.iter().find(|dialect| name == dialect.name);
-    found.map_or(Protocol::Plain, |dialect| dialect.protocol)
+    find(|dialect| name == dialect.name).protocol
+}
+
+/// Whose output this is, by the ending of its name and its beginning.
+pub fn recognise(ending: &str, start: &[u8]) -> &'static Dialect {
+    let line = start
+        .split(|byte| *byte == b'\n')
+        .find(|line| line.starts_with(b"{"));
+    let line = String::from_utf8_lossy(line.unwrap_or_default());
+    let opening = json::object(&line).unwrap_or_else(|cut| cut);
+    find(|dialect| {
+        dialect.ending == ending && (opening.is("type", dialect.opens_with) || ending == "out")
+    })
 }

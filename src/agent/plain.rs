@@ -1,6 +1,6 @@
 //! Protocol `plain`: any command that takes a prompt on standard input. Its exit status is its verdict.
 
-use super::{Dialect, Sessions};
+use super::{Dialect, Scratch, Sessions};
 use crate::project::Protocol;
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -11,14 +11,14 @@ pub(super) const DIALECT: Dialect = Dialect {
     silent_on: "",
     costs: false,
     turns: false,
-    skill_call: None,
+    skill_call: "",
     skills: &[],
     slash_commands: false,
-    prompt_max: None,
+    prompt_max: usize::MAX,
     env: &[],
-    scratch: None,
+    scratch: Scratch::None,
     args: |assignment, argv| argv.extend(assignment.own_args()),
-    open: |_| Vec::new(),
+    open: "",
     read: None,
     opens_with: "",
     results: &[],

@@ -1,7 +1,7 @@
 //! Job and settings -> what to start: arguments, environment, prompt. Data only; `runner` starts it.
 
 use super::verdict::Fault;
-use super::{Dialect, dialect};
+use super::{Dialect, Scratch, dialect};
 use crate::document::Wishes;
 use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
 use crate::project::{Policy, Project};
@@ -122,52 +122,43 @@ pub fn plan<'a>(
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
 ) -> Result<Plan<'a>, Fault> {
-    let agent = &assignment.policy.agent;
-    let dialect = dialect(agent.protocol);
-    let (wishes, name) = (assignment.wishes, &agent.name);
-    if wishes.max_turns.is_some() && !dialect.turns
-        || wishes.max_budget_usd.is_some() && !dialect.costs
-    {
-        let error = format!(
-            "the agent {name} can be given neither max-turns nor max-budget-usd; remove them"
-        );
+    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
+    let (name, dialect) = (&agent.name, dialect(agent.protocol));
+    let (max_turns, max_cost) = (wishes.max_turns.is_some(), wishes.max_budget_usd.is_some());
+    if max_turns && !dialect.turns || max_cost && !dialect.costs {
+        let error =
+            format!("the agent {name} takes no max-turns and no max-budget-usd; remove them");
         return Err(Fault::new(ErrorKind::Rejected, error));
     }
     if assignment
         .budget_left_usd
         .is_some_and(|left| left < BUDGET_MIN)
     {
-        let error = "the job's max_budget_usd was used up by its earlier starts; raise it, or split the job";
+        let error =
+            "the job's earlier starts used its max_budget_usd up; raise it, or split the job";
         return Err(Fault::new(ErrorKind::Budget, error));
     }
-    let prompt = prompt(assignment, dialect);
-    if let Some(max) = dialect
-        .prompt_max
-        .filter(|max| prompt.chars().count() > *max)
-    {
-        let error = format!(
-            "the prompt is longer than the {max} characters that {} takes; split the job",
-            agent.name
-        );
+    let (prompt, max) = (prompt(assignment, dialect), dialect.prompt_max);
+    if prompt.len() > max && prompt.chars().count() > max {
+        let error = format!("{name} takes no prompt of more than {max} characters; split the job");
         return Err(Fault::new(ErrorKind::PromptTooLong, error));
     }
-    let fill = |text: &String| fill(text, assignment.project, assignment.job, assignment.start);
+    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
+    let fill = |text: &String| fill(text, project, job, start);
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
     (dialect.args)(assignment, &mut argv);
-    let (env, uses_scratch) = environment(assignment, dialect, base, credentials);
-    let answer = agent
-        .answer
-        .as_ref()
-        .map(|path| assignment.project.path.join(fill(path)));
-    let resumed = matches!(assignment.opening, Opening::Resume { .. });
+    let env = environment(assignment, dialect, base, credentials);
     Ok(Plan {
         dialect,
-        resumed,
+        resumed: matches!(assignment.opening, Opening::Resume { .. }),
+        answer: agent
+            .answer
+            .as_ref()
+            .map(|path| project.path.join(fill(path))),
+        uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         argv,
         env,
         prompt,
-        answer,
-        uses_scratch,
     })
 }
 
@@ -177,127 +168,117 @@ fn environment<'a>(
     dialect: &'static Dialect,
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
-) -> (Vec<Variable<'a>>, bool) {
-    let mut env: Vec<Variable<'a>> = base
+) -> Vec<Variable<'a>> {
+    let mut all: Vec<Variable<'a>> = Vec::new();
+    let defaults = dialect
+        .env
         .iter()
-        .map(|(name, value)| (&**name, &**value))
-        .collect();
-    let mut set = |name: &'a OsStr, value: &'a OsStr, replace: bool| {
-        let old = env.iter_mut().find(|(known, _)| *known == name);
-        match old {
-            Some((_, old)) if replace => *old = value,
-            Some(_) => {}
+        .filter_map(|default| default.split_once('='));
+    all.extend(defaults.map(|(name, value)| (name.as_ref(), value.as_ref())));
+    match dialect.scratch {
+        Scratch::Unless(name) => all.push((name.as_ref(), assignment.scratch)),
+        Scratch::Always(_) | Scratch::None => {}
+    }
+    all.extend(base.iter().map(|(name, value)| (&**name, &**value)));
+    if let Scratch::Always(name) = dialect.scratch {
+        all.push((name.as_ref(), assignment.scratch));
+    }
+    all.extend(credentials.iter().map(|(name, value)| (&**name, &**value)));
+    let own = assignment.policy.agent.env.iter();
+    all.extend(own.map(|(name, value)| (name.as_ref(), value.as_ref())));
+    all.extend([
+        (
+            "JOB_MONITOR_JOB_ID".as_ref(),
+            assignment.job.as_str().as_ref(),
+        ),
+        (
+            "JOB_MONITOR_PROJECT".as_ref(),
+            assignment.project.name.as_ref(),
+        ),
+        (RUN_VARIABLE.as_ref(), assignment.run.as_ref()),
+    ]);
+    let mut env: Vec<Variable<'a>> = Vec::with_capacity(all.len());
+    for (name, value) in all {
+        match env.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
             None => env.push((name, value)),
         }
-    };
-    for (name, value) in dialect.env {
-        set(name.as_ref(), value.as_ref(), false);
     }
-    if let Some(scratch) = &dialect.scratch {
-        set(
-            scratch.variable.as_ref(),
-            assignment.scratch,
-            scratch.always,
-        );
-    }
-    for (name, value) in credentials {
-        set(name, value, true);
-    }
-    for (name, value) in &assignment.policy.agent.env {
-        set(name.as_ref(), value.as_ref(), true);
-    }
-    for (name, value) in [
-        ("JOB_MONITOR_JOB_ID", assignment.job.as_str()),
-        ("JOB_MONITOR_PROJECT", &assignment.project.name),
-        (RUN_VARIABLE, assignment.run),
-    ] {
-        set(name.as_ref(), value.as_ref(), true);
-    }
-    let uses_scratch = env.iter().any(|(_, value)| *value == assignment.scratch);
-    (env, uses_scratch)
+    env
 }
 
 fn prompt<'a>(assignment: &Assignment<'a>, dialect: &Dialect) -> Cow<'a, str> {
-    let because = match assignment.opening {
-        Opening::Resume {
-            because: Because::Reply,
-            ..
-        } => None,
-        Opening::Resume { because, .. } => return Cow::Owned(going_on(because)),
-        Opening::Fresh { because, .. } => because.as_ref(),
-    };
-    let prompt = opening_prompt(assignment, dialect);
-    match because {
-        Some(because) => Cow::Owned(format!(
-            "{}\n\n---\n\n{}",
-            prompt.trim_end(),
-            going_on(because)
-        )),
-        None => prompt,
-    }
-}
-
-fn opening_prompt<'a>(assignment: &Assignment<'a>, dialect: &Dialect) -> Cow<'a, str> {
     let body = assignment.body;
-    match &assignment.policy.agent.prompt {
+    let opening = match &assignment.policy.agent.prompt {
         Some(template) => {
-            let prompt = template.replace("{content}", body);
             let exposed = dialect.slash_commands && template.starts_with("{content}");
-            Cow::Owned(if exposed {
-                format!("\n{prompt}")
-            } else {
-                prompt
-            })
+            let gap = if exposed { "\n" } else { "" };
+            Cow::Owned(format!("{gap}{}", template.replace("{content}", body)))
         }
         None if dialect.read.is_none() => Cow::Borrowed(body),
         None => {
-            let call = dialect
-                .skill_call
-                .filter(|_| assignment.has_skill)
-                .unwrap_or_default();
+            let call = if assignment.has_skill {
+                dialect.skill_call
+            } else {
+                ""
+            };
             Cow::Owned(format!("{call}Execute the following job:\n\n{body}"))
         }
+    };
+    match assignment.opening {
+        Opening::Resume {
+            because: Because::Reply,
+            ..
+        }
+        | Opening::Fresh { because: None, .. } => opening,
+        Opening::Resume { because, .. } => Cow::Owned(going_on(because)),
+        Opening::Fresh {
+            because: Some(because),
+            ..
+        } => Cow::Owned(format!(
+            "{}\n\n---\n\n{}",
+            opening.trim_end(),
+            going_on(because)
+        )),
     }
 }
 
 /// What an agent is told that goes on with a job.
 fn going_on(because: &Because) -> String {
-    match because {
-        Because::Ended(kind) => format!(
-            "The previous run of this job ended early: {}. Nothing of the job has changed.\n\nFirst look at what \
-             is already done, in the conversation above and in the files, since the last step may have been cut off \
-             in the middle. Then go on from there and finish the job. Do not do again what is done.\n",
-            reason(*kind)
-        ),
+    let reason = match because {
         Because::Check {
             command,
             how,
             output,
-        } => format!(
-            "The job is not done yet: the check that it must pass was run and {how}.\n\nThe check is `{command}`. \
-             The end of what it wrote:\n\n{output}\n\nFirst look at what is already done. Then mend what keeps the \
-             check from passing, without weakening the check itself, and finish the job.\n"
-        ),
-        Because::Reply => String::new(),
-    }
-}
-
-/// What ended a run, in words for the agent that takes it up again.
-fn reason(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::UsageLimit => "the usage limit was reached, and has been reset since",
-        ErrorKind::NotAuthenticated => {
-            "the credentials were not accepted, and have been mended since"
+        } => {
+            return format!(
+                "The job is not done yet: the check that it must pass was run and {how}.\n\nThe check is \
+                 `{command}`. The end of what it wrote:\n\n{output}\n\nFirst look at what is already done. Then \
+                 mend what keeps the check from passing, without weakening the check itself, and finish the job.\n"
+            );
         }
-        ErrorKind::Billing => "the account could not pay, and that has been mended since",
-        ErrorKind::Overloaded => "the service was overloaded",
-        ErrorKind::Network => "the service could not be reached",
-        ErrorKind::RateLimited => "there were too many requests",
-        ErrorKind::Interrupted => "the monitor or the machine was restarted",
-        ErrorKind::Silent => "nothing was heard of it for too long",
-        ErrorKind::Signal | ErrorKind::NoResult => "the agent's program broke off",
-        _ => "it was interrupted",
-    }
+        Because::Ended(ErrorKind::UsageLimit) => {
+            "the usage limit was reached, and has been reset since"
+        }
+        Because::Ended(ErrorKind::NotAuthenticated) => {
+            "the credentials were not accepted, but are mended now"
+        }
+        Because::Ended(ErrorKind::Billing) => {
+            "the account could not pay, and that has been mended since"
+        }
+        Because::Ended(ErrorKind::Overloaded) => "the service was overloaded",
+        Because::Ended(ErrorKind::Network) => "the service could not be reached",
+        Because::Ended(ErrorKind::RateLimited) => "there were too many requests",
+        Because::Ended(ErrorKind::Interrupted) => "the monitor or the machine was restarted",
+        Because::Ended(ErrorKind::Silent) => "nothing was heard of it for too long",
+        Because::Ended(ErrorKind::Signal | ErrorKind::NoResult) => "the agent's program broke off",
+        Because::Ended(_) | Because::Reply => "it was interrupted",
+    };
+    format!(
+        "The previous run of this job ended early: {reason}. Nothing of the job has changed.\n\nFirst look at what \
+         is already done, in the conversation above and in the files, since the last step may have been cut off in \
+         the middle. Then go on from there and finish the job. Do not do again what is done.\n"
+    )
 }
 
 #[cfg(test)]

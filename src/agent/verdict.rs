@@ -1,10 +1,10 @@
 //! What an exit and an output mean: the table of SPEC 7. Completion is decided first; kinds only explain
 //! what is not complete. Nothing is known here of settings, earlier attempts, or what follows.
 
+use super::event::Signs;
 use super::fold::Fold;
-use crate::job::ErrorKind;
+use crate::job::ErrorKind::{self, *};
 use crate::time::Wall;
-use nix::sys::signal::Signal;
 
 /// The longest sentence made of an agent's own words, in characters.
 const SENTENCE_MAX: usize = 500;
@@ -83,11 +83,26 @@ pub struct Fault {
 impl Fault {
     /// A fault that says nothing about limits or sessions.
     pub fn new(kind: ErrorKind, error: impl Into<String>) -> Fault {
+        let (resets_at, session_unknown) = (None, false);
+        let error = error.into();
         Fault {
             kind,
-            error: error.into(),
-            resets_at: None,
-            session_unknown: false,
+            error,
+            resets_at,
+            session_unknown,
+        }
+    }
+
+    /// The same, which ends then.
+    pub fn until(self, resets_at: Option<Wall>) -> Fault {
+        Fault { resets_at, ..self }
+    }
+
+    /// The same, of a session that the agent does not know.
+    pub fn afresh(self) -> Fault {
+        Fault {
+            session_unknown: true,
+            ..self
         }
     }
 }
@@ -95,67 +110,57 @@ impl Fault {
 /// Judges an attempt.
 pub fn judge(case: &Case<'_>) -> Verdict {
     let Case { ended, fold, .. } = case;
-    // A person's word comes before everything, even before a result that came just in time.
-    if ended.by == Ending::Cancelled {
-        return Verdict::Fault(Fault::new(ErrorKind::Cancelled, "cancelled by hand"));
-    }
     // When we ended it, its last result is its last word only if it did not go to work again. That was
     // looked at before `linger` ended it, and what it may have written while dying changes nothing.
     let stands = matches!(ended.by, Ending::Itself | Ending::Linger) || fold.is_final();
-    let has_text = fold
-        .report
-        .answer
-        .as_deref()
-        .is_some_and(|answer| !answer.trim().is_empty());
-    let fault = match fold.result().filter(|_| stands) {
-        Some(result) if !result.good && !(lost(case)) => (fold.dialect.fault)(case)
-            .unwrap_or_else(|| Fault::new(ErrorKind::AgentError, case.own_words())),
-        Some(result) => match objection(case, result.turns == Some(0), has_text) {
-            Some(fault) => fault,
-            None => return Verdict::Completed,
-        },
+    let in_its_words = || (fold.dialect.fault)(case);
+    let fault = match fold.result.as_ref().filter(|_| stands) {
+        // A person's word comes before everything, even before a result that came just in time.
+        _ if ended.by == Ending::Cancelled => forced(ended.by),
+        Some(result) if result.good || is_lost(case) => objection(case, result.turns == Some(0)),
+        Some(_) => in_its_words().or_else(|| Some(Fault::new(AgentError, case.own_words()))),
         None => match forced(ended.by) {
             // One that sleeps a limit out is silent, too.
-            Some(fault) if ended.by == Ending::Silent => (fold.dialect.fault)(case)
-                .filter(|told| told.kind == ErrorKind::UsageLimit)
-                .unwrap_or(fault),
-            Some(fault) => fault,
+            Some(fault) if ended.by == Ending::Silent => in_its_words()
+                .filter(|told| told.kind == UsageLimit)
+                .or(Some(fault)),
+            Some(fault) => Some(fault),
             None if fold.dialect.read.is_none() && ended.code == Some(0) => {
-                if has_text || !case.require_answer {
-                    return Verdict::Completed;
-                }
-                empty()
+                (case.require_answer && fold.report.answer.is_none()).then(empty)
             }
-            None => (fold.dialect.fault)(case).unwrap_or_else(|| without_result(case)),
+            None => in_its_words().or_else(|| Some(without_result(case))),
         },
     };
-    Verdict::Fault(fault)
+    fault.map_or(Verdict::Completed, Verdict::Fault)
 }
 
 /// Whether a result after the last one may have been lost. Only in an agent that we did not end: our
 /// ending it may well have cut a line.
-fn lost(case: &Case<'_>) -> bool {
-    case.fold.is_result_lost() && case.ended.by == Ending::Itself
+fn is_lost(case: &Case<'_>) -> bool {
+    case.fold.result_lost && case.ended.by == Ending::Itself
 }
 
 /// What keeps a result that calls itself a success from being one.
-fn objection(case: &Case<'_>, no_turn: bool, has_text: bool) -> Option<Fault> {
+fn objection(case: &Case<'_>, no_turn: bool) -> Option<Fault> {
     let Case { ended, fold, .. } = case;
     let by_itself = ended.by == Ending::Itself;
-    if lost(case) || by_itself && fold.is_at_work() {
-        return Some(case.fault(
-            ErrorKind::NoResult,
-            "the agent ended without a whole result",
-        ));
+    if is_lost(case) || by_itself && fold.at_work {
+        return Some(case.fault(NoResult, "the agent ended without a whole result"));
     }
     if let Some(blocked) = fold.blocked() {
-        return Some(Fault::new(ErrorKind::Blocked, head(&line(&blocked))));
+        return Some(Fault::new(Blocked, head(&line(&blocked))));
     }
     if by_itself && fold.is_pending() {
-        let error = "the agent ended its turn while something of its own was to wake it later, and that is lost";
-        return Some(Fault::new(ErrorKind::Unfinished, error));
+        let error = "the agent ended its turn while something of its own was to wake it later";
+        return Some(Fault::new(Unfinished, error));
     }
-    if no_turn || !has_text {
+    if no_turn
+        || fold
+            .report
+            .answer
+            .as_deref()
+            .is_none_or(|answer| answer.trim().is_empty())
+    {
         return Some(empty());
     }
     // An exit that we forced, or that nobody saw, is no fault after the last word.
@@ -163,87 +168,77 @@ fn objection(case: &Case<'_>, no_turn: bool, has_text: bool) -> Option<Fault> {
 }
 
 fn empty() -> Fault {
-    Fault::new(ErrorKind::EmptyAnswer, "the agent ended without an answer")
+    Fault::new(EmptyAnswer, "the agent ended without an answer")
 }
 
 /// Our own clocks and caps: what an attempt is that has no last word of its own.
 fn forced(by: Ending) -> Option<Fault> {
-    let (kind, text) = match by {
+    let (kind, why) = match by {
         Ending::Itself | Ending::Linger => return None,
+        Ending::Cancelled => return Some(Fault::new(Cancelled, "cancelled by hand")),
+        Ending::Interrupted => {
+            let error = "the monitor or the machine went down while the job ran";
+            return Some(Fault::new(Interrupted, error));
+        }
         Ending::Timeout => (
-            ErrorKind::Timeout,
-            "ended by the monitor: it took longer than its timeout; raise that, or split the job",
+            Timeout,
+            "took longer than its timeout; raise that, or split the job",
         ),
         Ending::Silent => (
-            ErrorKind::Silent,
-            "ended by the monitor: it wrote nothing for longer than silence_timeout; raise that if such a pause is normal",
+            Silent,
+            "wrote nothing for longer than silence_timeout; raise that if such a pause is normal",
         ),
-        Ending::Offline => (
-            ErrorKind::Network,
-            "ended by the monitor: it waited for the network for five minutes",
-        ),
+        Ending::Offline => (Network, "waited for the network for five minutes"),
         Ending::OutputLimit => (
-            ErrorKind::OutputLimit,
-            "ended by the monitor: it wrote more than max_output; raise that if so much is normal",
-        ),
-        Ending::Cancelled => (ErrorKind::Cancelled, "cancelled by hand"),
-        Ending::Interrupted => (
-            ErrorKind::Interrupted,
-            "the monitor or the machine went down while the job ran",
+            OutputLimit,
+            "wrote more than max_output; raise that if so much is normal",
         ),
     };
-    Some(Fault::new(kind, text))
+    Some(Fault::new(kind, format!("ended by the monitor: it {why}")))
 }
 
 fn without_result(case: &Case<'_>) -> Fault {
     let fold = case.fold;
-    let has_output = fold.has_events() || fold.is_result_lost() || case.ended.code == Some(0);
+    let has_output = fold.has_events || fold.result_lost || case.ended.code == Some(0);
     match fold.dialect.read.is_some() && has_output {
         // Also when it was cut off or too long to hold; who wonders finds it in the log.
-        true => case.fault(
-            ErrorKind::NoResult,
-            "the agent ended without a whole result",
-        ),
+        true => case.fault(NoResult, "the agent ended without a whole result"),
         false => ended_badly(case),
     }
 }
 
 /// An exit that is the agent's fault.
 fn ended_badly(case: &Case<'_>) -> Fault {
-    let kind = match case.ended.signal {
-        Some(_) => ErrorKind::Signal,
-        None => ErrorKind::ExitCode,
+    let kind = if case.ended.signal.is_some() {
+        Signal
+    } else {
+        ExitCode
     };
-    let error = format!(
-        "the agent ended with {}{}",
-        exit(case.ended),
-        tail(case.stderr)
-    );
-    Fault::new(kind, error)
+    let (how, tail) = (exit(case.ended), tail(case.stderr));
+    Fault::new(kind, format!("the agent ended with {how}{tail}"))
 }
 
 impl Case<'_> {
     /// A fault in our words, with the exit and the end of standard error.
     pub fn fault(&self, kind: ErrorKind, error: &str) -> Fault {
-        Fault::new(
-            kind,
-            format!("{error} ({}){}", exit(self.ended), tail(self.stderr)),
-        )
+        let (how, tail) = (exit(self.ended), tail(self.stderr));
+        Fault::new(kind, format!("{error} ({how}){tail}"))
     }
 
     /// What the agent says about its error, or the best that can be said without its words.
     pub fn own_words(&self) -> String {
-        let (_, trouble) = self.fold.trouble();
-        let result = self.fold.result();
+        let result = self.fold.result.as_ref();
         let complaint = result.map_or("", |result| result.complaint.as_str());
         let text = line(if complaint.trim().is_empty() {
-            trouble
+            &self.fold.trouble
         } else {
             complaint
         });
-        let signs = result.map(|result| &result.signs);
-        let reason = signs.and_then(|signs| signs.reason.as_deref().or(signs.subtype.as_deref()));
-        let reason = line(reason.unwrap_or("unnamed"));
+        let reason = line(
+            result
+                .and_then(|result| result.ending.as_deref())
+                .unwrap_or("unnamed"),
+        );
         let text = if text.is_empty() {
             format!("the agent reports an error ({reason}){}", tail(self.stderr))
         } else if text.starts_with("[ede_diagnostic]") {
@@ -252,8 +247,8 @@ impl Case<'_> {
         } else {
             text
         };
-        let status = signs
-            .and_then(|signs| signs.status)
+        let status = result
+            .and_then(|result| result.signs.status)
             .map(|status| status.to_string());
         match status.filter(|status| !text.contains(status.as_str())) {
             Some(status) => format!("{} (HTTP {status})", head(&text)),
@@ -262,22 +257,77 @@ impl Case<'_> {
     }
 }
 
-/// The kind that a text names, if it is one of `kinds`: the first of the wordings that stands in it.
-pub fn wording(
-    wordings: &[(&str, ErrorKind)],
-    text: &str,
-    kinds: &[ErrorKind],
-) -> Option<ErrorKind> {
-    let text = text.to_lowercase();
-    let mut hits = wordings.iter().filter(|(words, _)| text.contains(words));
-    hits.find(|(_, kind)| kinds.contains(kind))
-        .map(|(_, kind)| *kind)
+/// Kinds, each with names or words that tell it, `|` between them. The first row that fits counts.
+pub type Table = &'static [(ErrorKind, &'static str)];
+
+/// By what an agent's failures are known.
+#[derive(Debug)]
+pub struct Rules {
+    /// Names that count whatever the status; one that ends in `*` stands for all that begin so.
+    pub first: Table,
+    /// Names that count where there is no status.
+    pub last: Table,
+    /// Words in lower case, which count where no name and no status does.
+    pub words: Table,
+}
+
+impl Rules {
+    /// The kind of a failure that is known by `signs` and in whose text `said` stands. `is_limit`: a
+    /// usage limit was told, which counts where the failure has no class of its own.
+    pub fn kind(&self, signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
+        let said = said.to_lowercase();
+        let is_named = |name: &str| match name.strip_suffix('*') {
+            Some(start) => signs.names.iter().any(|sign| sign.starts_with(start)),
+            None => signs.names.iter().any(|sign| sign == name),
+        };
+        let named = |table: Table| {
+            let mut rows = table
+                .iter()
+                .filter(|(_, names)| names.split('|').any(is_named));
+            rows.next().map(|(kind, _)| *kind)
+        };
+        let worded = |kinds: &[ErrorKind]| {
+            let rows = self.words.iter().filter(|(kind, _)| kinds.contains(kind));
+            let mut rows =
+                rows.filter(|(_, words)| words.split('|').any(|word| said.contains(word)));
+            rows.next().map(|(kind, _)| *kind)
+        };
+        let by_status = || signs.status.map(of_status);
+        let kind = named(self.first)
+            .or_else(by_status)
+            .or_else(|| named(self.last));
+        match kind {
+            None | Some(RateLimited) if is_limit => UsageLimit,
+            // The CLI's own words for a 429 that is none.
+            Some(RateLimited) if said.contains("not your usage limit") => RateLimited,
+            // One status for much that the service does not want; the text is all that tells these.
+            Some(kind @ (InvalidRequest | RateLimited | UsageLimit)) => {
+                worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
+            }
+            Some(kind) => kind,
+            None => worded(ErrorKind::ALL).unwrap_or(AgentError),
+        }
+    }
+}
+
+/// What a status of HTTP says by itself.
+fn of_status(status: u64) -> ErrorKind {
+    match status {
+        401 | 403 => NotAuthenticated,
+        402 => Billing,
+        429 => RateLimited,
+        500..=599 => Overloaded,
+        // A request that timed out on the way, a redirection, or a page of some gateway that says it is
+        // well: no answer of the service.
+        ..=399 | 408 => Network,
+        _ => InvalidRequest,
+    }
 }
 
 /// `exit status 3`, `signal 9 (SIGKILL)`.
 fn exit(ended: &Ended) -> String {
     match (ended.code, ended.signal) {
-        (_, Some(number)) => match Signal::try_from(number) {
+        (_, Some(number)) => match nix::sys::signal::Signal::try_from(number) {
             Ok(signal) => format!("signal {number} ({})", signal.as_str()),
             Err(_) => format!("signal {number}"),
         },
@@ -330,7 +380,6 @@ mod tests {
     use super::*;
     use crate::agent::{DIALECTS, dialect, protocol_of};
     use crate::project::Protocol;
-    use ErrorKind::*;
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
 

@@ -1,13 +1,13 @@
 //! What an agent's output tells a person: events become lines. Pure, and in bounded memory whatever
 //! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
-use crate::agent::event::{Event, LastResult, Session};
-use crate::agent::fold::events;
-use crate::agent::json::{each_item, members, parse, text as parse_text, word};
+use crate::agent::event::{Event, LastResult, Session, events};
+use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::{Line, Lines};
 use crate::agent::{Dialect, Read};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
+use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -164,41 +164,26 @@ impl Transcript {
         let goes_on = std::mem::replace(&mut self.heard.speaking, false);
         match event {
             Event::Session(session) => self.session(session),
-            Event::Say {
-                below,
-                text,
-                goes_on: more,
-            } => {
-                self.heard.speaking = more;
-                self.say(below, &text, more, more && goes_on);
+            Event::Say(by, text) => self.say(by, &text, false, false),
+            Event::More(text) => {
+                self.heard.speaking = true;
+                self.say(None, &text, true, goes_on);
             }
-            Event::Think { below, text } => {
-                let depth = self.depth_below(below);
+            Event::Think(by, text) => {
+                let depth = self.depth_below(by);
                 self.act("thinking");
-                self.line(
-                    depth,
-                    "2",
-                    format!("(thinks) {}", headline(&text)).trim_end(),
-                );
+                let line = format!("(thinks) {}", headline(&text));
+                self.line(depth, "2", line.trim_end());
             }
-            Event::Call {
-                below,
-                id,
-                tool,
-                input,
-                ..
-            } => self.call(below, id, &tool, input),
-            Event::Answer {
-                id,
-                content,
-                failed,
-            } => self.answer(&id, content, failed),
-            Event::Tokens { message, usage } if message != self.heard.message => {
+            Event::Call(call) => self.call(call.by, call.id, &call.tool, call.input),
+            Event::Answer(id, content, failed) => self.answer(&id, content, failed),
+            Event::Total(usage) => self.heard.settled = tokens(&usage.to_string()),
+            Event::Tokens(message, usage) if message != self.heard.message => {
                 self.heard.message = message;
                 self.heard.progress.tokens =
                     self.heard.progress.tokens.saturating_add(tokens(usage));
             }
-            Event::Trouble { text, .. } if !text.is_empty() && text != self.heard.said => {
+            Event::Trouble(text, _) if !text.is_empty() && text != self.heard.said => {
                 self.act(&text);
                 self.text(0, "31", &text);
                 self.heard.said = text;
@@ -207,7 +192,7 @@ impl Transcript {
             Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
             Event::Result(result) => self.result(*result),
             Event::Plain(text) => self.print(&format!("{text}\n")),
-            Event::Lost { start, .. } => {
+            Event::Lost(start, _) => {
                 self.notice(&format!(
                     "a line that is cut or too long: {}",
                     headline(start)
@@ -307,9 +292,9 @@ impl Transcript {
         self.heard.progress.tokens = self.heard.settled;
         self.heard.message.clear();
         self.heard.progress.cost_usd = result.cost_usd.or(self.heard.progress.cost_usd);
-        let mut text = match (good, result.signs.subtype.as_deref()) {
+        let mut text = match (good, result.ending.as_deref()) {
             (true, _) => "done".to_owned(),
-            (false, None | Some("success")) => "failed".to_owned(),
+            (false, None | Some("success" | "api_error")) => "failed".to_owned(),
             (false, Some(other)) => clean_line(other),
         };
         if let Some(turns) = result.turns {
@@ -412,8 +397,8 @@ pub(super) fn tokens(usage: &str) -> u64 {
         "output_tokens",
         "cache_creation_input_tokens",
     ];
-    let counts = members(Some(usage), keys);
-    let counts = counts.into_iter().filter_map(|json| parse::<u64>(json?));
+    let usage = object(usage).unwrap_or_default();
+    let counts = keys.iter().filter_map(|key| usage.value::<u64>(key));
     counts.fold(0, u64::saturating_add)
 }
 
@@ -431,8 +416,8 @@ fn subject(input: &str, cwd: &str) -> String {
         "path",
         "prompt",
     ];
-    let found = members(Some(input), keys);
-    let text = found.into_iter().find_map(|json| parse_text(json?));
+    let input = object(input).unwrap_or_default();
+    let text = keys.into_iter().find_map(|key| parse_text(input.raw(key)));
     let text = text.unwrap_or_default();
     let below = text
         .strip_prefix(cwd)
@@ -469,15 +454,13 @@ fn text_of(content: &str) -> String {
     if let Some(text) = parse_text(content) {
         return text;
     }
-    let mut texts = Vec::new();
-    each_item(Some(content), |block| {
-        let [text, kind] = members(Some(block), ["text", "type"]);
-        texts.push(match text.and_then(parse_text) {
-            Some(text) => text,
-            None => format!("[{}]", kind.and_then(word).unwrap_or_default()),
-        });
+    let blocks: Vec<&RawValue> = serde_json::from_str(content).unwrap_or_default();
+    let blocks = blocks.into_iter().filter_map(|block| object(block.get()).ok());
+    let texts = blocks.map(|block| {
+        let kind = block.word("type").unwrap_or_default();
+        parse_text(block.raw("text")).unwrap_or_else(|| format!("[{kind}]"))
     });
-    texts.join("\n")
+    texts.collect::<Vec<_>>().join("\n")
 }
 
 /// The first line that says something, on one line and harmless.
@@ -607,7 +590,7 @@ mod tests {
             told.contains("\nReached maximum number of turns (3)\n"),
             "{told}"
         );
-        assert!(told.contains("\nx error_max_turns, 4 turns,"), "{told}");
+        assert!(told.contains("\nx max_turns, 4 turns,"), "{told}");
         let told = read_fixture("permission-denials");
         assert!(told.contains("* Bash cargo test\n  `- error: This command requires approval\n"));
     }
