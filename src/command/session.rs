@@ -69,7 +69,7 @@ pub(super) fn open(scope: &Scope, job: Option<&JobName>) -> Outcome {
     let credentials = settings::credentials(&scope.places.credentials()).unwrap_or_default();
     let error = Command::new(&command[0])
         .args(&command[1..])
-        .args((dialect(agent.protocol).open)(&session))
+        .args([dialect(agent.protocol).open, &session])
         .current_dir(&project.path)
         .envs(credentials)
         .envs(agent.env.iter().cloned())
