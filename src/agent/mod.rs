@@ -121,6 +121,15 @@ pub static DIALECTS: [Dialect; 4] = [
     plain::DIALECT,
 ];
 
+impl Dialect {
+    /// Whether a project has the skill that the built-in prompt calls.
+    pub fn has_skill(&self, project: &Path) -> bool {
+        let names = ["task-coordination/SKILL.md", "task-coordination.md"];
+        let mut dirs = self.skills.iter().map(|dir| project.join(dir));
+        dirs.any(|dir| names.iter().any(|name| dir.join(name).is_file()))
+    }
+}
+
 fn find(fits: impl Fn(&Dialect) -> bool) -> &'static Dialect {
     let found = DIALECTS.iter().find(|dialect| fits(dialect));
     found.unwrap_or(&DIALECTS[DIALECTS.len() - 1])

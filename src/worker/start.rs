@@ -267,10 +267,7 @@ impl Worker<'_> {
             start: before.starts + 1,
             opening: &opening,
             body: document.body,
-            has_skill: dialect
-                .skills
-                .iter()
-                .any(|skill| project.path.join(skill).is_file()),
+            has_skill: dialect.has_skill(&project.path),
             budget_left_usd: policy
                 .max_budget_usd
                 .map(|limit| limit - spent.unwrap_or(0.0)),
@@ -538,7 +535,7 @@ impl Worker<'_> {
             Level::Info,
             format!("[{}] Starting job: {id}.md{how}", self.name()),
         );
-        let knows_skills = dialect(policy.agent.protocol).skill_call.is_some();
+        let knows_skills = !dialect(policy.agent.protocol).skill_call.is_empty();
         if is_fresh && !has_skill && knows_skills && policy.agent.prompt.is_none() {
             let text = format!(
                 "[{}] the project has no skill task-coordination, so jobs go to the agent without it; \
