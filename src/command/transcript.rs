@@ -455,7 +455,9 @@ fn text_of(content: &str) -> String {
         return text;
     }
     let blocks: Vec<&RawValue> = serde_json::from_str(content).unwrap_or_default();
-    let blocks = blocks.into_iter().filter_map(|block| object(block.get()).ok());
+    let blocks = blocks
+        .into_iter()
+        .filter_map(|block| object(block.get()).ok());
     let texts = blocks.map(|block| {
         let kind = block.word("type").unwrap_or_default();
         parse_text(block.raw("text")).unwrap_or_else(|| format!("[{kind}]"))
