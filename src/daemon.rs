@@ -317,6 +317,8 @@ impl Daemon {
             Ok(registry) => {
                 let (entries, warnings) = registry.entries();
                 said.extend(warnings.into_iter().map(|text| (Level::Error, text)));
+                let unknown = registry.unknown_keys().into_iter();
+                said.extend(unknown.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
             Err(error) => {

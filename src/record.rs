@@ -4,85 +4,11 @@
 use crate::job::{Attempt, ErrorKind, JobId, Status};
 use crate::project::{AgentSpec, Layout, Protocol};
 use crate::time::Wall;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-
-/// A JSON object as it was written: keys in order, values untouched. What we do not know is
-/// given back as it came.
-#[derive(Clone, Debug, Default)]
-pub struct Object(Vec<(String, Box<RawValue>)>);
-
-impl Object {
-    /// The value of a key, as the JSON that was written.
-    pub fn get(&self, key: &str) -> Option<&RawValue> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| &**value)
-    }
-
-    /// The value of a key, if it has the type wanted.
-    pub fn read<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Option<T> {
-        serde_json::from_str(self.get(key)?.get()).ok()
-    }
-
-    /// Sets a key, in its place if it is there, else at the end.
-    pub fn set(&mut self, key: &str, value: &impl Serialize) {
-        let raw = serde_json::value::to_raw_value(value)
-            .expect("our own values are representable in JSON");
-        match self.0.iter_mut().find(|(name, _)| name == key) {
-            Some((_, old)) => *old = raw,
-            None => self.0.push((key.to_owned(), raw)),
-        }
-    }
-
-    /// Takes a key out; whether it was there.
-    pub fn remove(&mut self, key: &str) -> bool {
-        let before = self.0.len();
-        self.0.retain(|(name, _)| name != key);
-        self.0.len() < before
-    }
-
-    /// All keys and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), &**value))
-    }
-}
-
-impl Serialize for Object {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Object;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Object(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
 
 /// A process as it can be recognised again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -471,22 +397,4 @@ pub struct HoldView {
     pub reason: String,
     /// When it ends; null if a person must do something.
     pub until: Option<Wall>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_object_keeps_order_and_unknown_values() {
-        let text = r#"{"z":1,"a":{"y":[1, 2],"b":1e400},"m":"ü"}"#;
-        let mut object: Object = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::to_string(&object).unwrap(), text);
-        object.set("z", &true);
-        object.set("new", &"x");
-        assert!(object.remove("m") && !object.remove("m"));
-        let changed = r#"{"z":true,"a":{"y":[1, 2],"b":1e400},"new":"x"}"#;
-        assert_eq!(serde_json::to_string(&object).unwrap(), changed);
-        assert!(serde_json::from_str::<Object>("[]").is_err());
-    }
 }

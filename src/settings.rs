@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No settings file of ours is larger; a larger one is damage.
-const SETTINGS_MAX: u64 = 4 << 20;
+/// No file of settings is larger, also of a thousand projects; a larger one is damage.
+const SETTINGS_MAX: u64 = 16 << 20;
 
 /// Set by our unit to say that it has `Delegate=yes`, which not every systemd tells itself.
 pub const DELEGATED: &str = "JOB_MONITOR_DELEGATED";
@@ -150,9 +150,9 @@ pub const AGENT_KEYS: &[&str] = &[
     "require_answer",
 ];
 
-/// Whether a key of a registry entry is a setting of ours; the entry's own keys are not.
-pub fn is_project_setting(key: &str) -> bool {
-    KEYS.iter().any(|(name, _)| *name == key)
+/// Whether a key is a setting, wherever it may stand.
+pub fn is_setting(key: &str) -> bool {
+    KEYS.iter().chain(GLOBAL_KEYS).any(|(name, _)| *name == key)
 }
 
 /// A warning for a key that is none of `known`, which may be a limit that was mistyped.
@@ -170,14 +170,12 @@ pub fn unknown_setting(place: &str, key: &str) -> String {
 /// by itself, so that a mistake is told by its file.
 pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
     let shown = path.display();
-    let values = match files::read_own(path, SETTINGS_MAX)? {
+    let values = match read_config(path)? {
         None => Map::new(),
-        Some(bytes) => serde_json::from_slice(without_mark(&bytes))
+        Some(bytes) => serde_json::from_slice(&bytes)
             .map_err(|e| Error::new(format!("{shown} is not a JSON object: {e}; mend it")))?,
     };
-    let known =
-        |key: &str| is_project_setting(key) || GLOBAL_KEYS.iter().any(|(name, _)| *name == key);
-    let unknown = values.keys().filter(|key| !known(key));
+    let unknown = values.keys().filter(|key| !is_setting(key));
     let warnings = unknown
         .map(|key| unknown_setting(&shown.to_string(), key))
         .collect();
@@ -191,8 +189,25 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
     ))
 }
 
+/// Reads a file of settings, following links; `None` if there is none. A link to nothing is no
+/// missing file: what it led to may be on a disk that is not there.
+pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
+    let bytes = files::read_own(path, SETTINGS_MAX)?;
+    if path.is_symlink() {
+        let Ok(real) = path.canonicalize() else {
+            let shown = path.display();
+            return Err(Error::new(format!(
+                "{shown} is a link to nothing; mend or remove it"
+            )));
+        };
+        // Who may write into its own directory may replace it, too.
+        files::read_own(&real, SETTINGS_MAX)?;
+    }
+    Ok(bytes.map(|bytes| without_mark(&bytes).to_owned()))
+}
+
 /// A text without the byte order mark that some editors put in front.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
+fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
@@ -242,6 +257,11 @@ impl Settings {
     /// After how many jobs in a row that fail alike their agent is held; 0 = never.
     pub fn breaker(&self) -> usize {
         self.breaker
+    }
+
+    /// Every agent, built in or listed.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentSpec> {
+        self.agents.iter()
     }
 
     /// What the file says of a setting.
@@ -797,8 +817,8 @@ mod tests {
             let taken: Vec<Value> = serde_json::from_str(&format!("[{taken}]")).unwrap();
             for key in keys.split(' ') {
                 seen += 1;
-                let is_own = is_project_setting(key);
-                assert!(is_own || GLOBAL_KEYS.iter().any(|(name, _)| *name == key));
+                assert!(is_setting(key));
+                let is_own = KEYS.iter().any(|(name, _)| *name == key);
                 for value in &values {
                     let object = format!("{{{key:?}: {value}}}");
                     let tries = [policy(&object, "{}"), policy("{}", &object)];

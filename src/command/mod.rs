@@ -5,6 +5,7 @@
 mod brief;
 mod clean;
 mod complete;
+mod config;
 mod control;
 mod diff;
 mod doctor;
@@ -90,7 +91,7 @@ fn run(
             status::status(&scope()?, &asked, format)
         }
         Command::Stats { since } => stats::stats(&scope()?, start(since), format),
-        Command::Config => return Err(Error::new("config is not there yet")),
+        Command::Config => return config::config(&scope()?, format),
         Command::Diff { job, stat } => {
             let scope = scope()?;
             diff::diff(&scope, &scope.resolve_or_latest(job.as_ref())?, stat)
