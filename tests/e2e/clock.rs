@@ -17,7 +17,7 @@ const DAY: i64 = 86_400;
 
 /// A space whose daemon sees a clock that the test can set; `None` where that cannot be had. The
 /// monotonic clock and the times of files stay as they are, as where a clock is set in earnest.
-fn settable() -> Option<Space> {
+pub fn settable() -> Option<Space> {
     let places = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut places = places.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1"));
     let Some(library) = places.find(|path| path.exists()) else {
@@ -39,7 +39,7 @@ fn settable() -> Option<Space> {
     Some(space)
 }
 
-fn set_clock(space: &Space, seconds: i64) {
+pub fn set_clock(space: &Space, seconds: i64) {
     replace(
         &space.root().join("clock"),
         format!("{seconds:+}").as_bytes(),

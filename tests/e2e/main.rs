@@ -27,6 +27,7 @@ mod recovery;
 mod registry;
 mod running;
 mod saving;
+mod settings;
 mod shells;
 mod slurm;
 mod space;

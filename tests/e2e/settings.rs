@@ -1,0 +1,314 @@
+//! Settings, credentials and front matter: what holds, where it comes from, and that no mistake in
+//! them switches off a limit without a word.
+
+use crate::bad_input::wait_hold;
+use crate::claude_standin::{script, stand_in};
+use crate::clock::{set_clock, settable};
+use crate::space::{Space, replace, spawn, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+use std::time::Duration;
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+const LAST: &str = "job-20260101-120002-last";
+
+/// An agent that answers with what it was given.
+const ECHO: &str = "cat";
+
+#[test]
+fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
+    let space = Space::new();
+    space.plain_agent(ECHO);
+    space.project("good");
+    let config = fs::read(space.config().join("config.json")).unwrap();
+    for (key, value) in [
+        ("daily_budget_usd", json!("20")),
+        ("max_budget_usd", json!(-1)),
+        ("timeout", json!(30)),
+        ("silence_timeout", json!("soon")),
+        ("check", json!("make test")),
+        ("gate", json!([])),
+        ("check_rounds", json!(1.5)),
+        ("hours", json!("10pm-7am")),
+        ("usage_ceiling", json!(80)),
+        ("on_failure", json!("stop")),
+        ("git", json!("no")),
+        ("retries", json!(null)),
+        ("on_hold", json!({"command": ["x"]})),
+        ("agent", json!("nobody")),
+    ] {
+        let mut wrong: Value = serde_json::from_slice(&config).unwrap();
+        wrong[key] = value.clone();
+        let path = space.config().join("config.json");
+        replace(&path, wrong.to_string().as_bytes());
+        let ran = space.run(&["config"]);
+        assert_eq!(ran.status, 1, "{key}: {}", ran.stdout);
+        let named = format!("config.json: setting \"{key}\"");
+        assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+        replace(&path, &config);
+        space.project_with("bad", json!({key: value}));
+        let shown = space.run(&["-a", "config"]).ok();
+        let named = format!("Skipped: project \"bad\" in registered.json: setting \"{key}\"");
+        assert!(shown.contains(&named), "{shown}");
+    }
+    // Of two projects only the one with the mistake stands still.
+    let (good, bad) = (
+        space.project("good"),
+        space.project_with("bad", json!({"max_parallel": 1})),
+    );
+    good.submit(ID, "x");
+    bad.submit(ID, "x");
+    space.start();
+    assert_eq!(good.wait_result(ID)["status"], "completed");
+    space.wait_log("setting \"max_parallel\" holds for all projects; move it to config.json; the project is skipped");
+    assert!(bad.result(ID).is_none());
+    // The settings before stay in force while those that follow are wrong.
+    space.set(json!({"timeout": 5}));
+    space.wait_log("config.json: setting \"timeout\" is 5, but must be a duration");
+    space.wait_log("the settings before stay in force");
+    good.submit(NEXT, "x");
+    assert_eq!(good.wait_result(NEXT)["status"], "completed");
+}
+
+#[test]
+fn the_settings_in_force_are_shown_with_where_each_comes_from() {
+    let space = Space::new();
+    space.set(
+        json!({"timeout": "1h", "breaker": 5, "agents": {"mine": {"env": {"KEY": "s3cret"}}}}),
+    );
+    space.project_with("alpha", json!({"check": ["make", "test"], "tiemout": "5m"}));
+    let shown = space.run(&["config"]);
+    assert!(!shown.stdout.contains("s3cret"), "{}", shown.stdout);
+    let has = |words: &[&str]| {
+        let mut lines = shown
+            .stdout
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert!(
+            lines.any(|line| line == words),
+            "{words:?}: {}",
+            shown.stdout
+        );
+    };
+    has(&["timeout", "1h", "config.json"]);
+    has(&["check", "[\"make\",\"test\"]", "the", "project's", "entry"]);
+    has(&["breaker", "5", "config.json"]);
+    has(&["silence_timeout", "15m", "default"]);
+    has(&[
+        "agents",
+        "[\"mine\",\"claude\",\"codex\",\"gemini\"]",
+        "config.json",
+    ]);
+    let json = space.run(&["config", "--json"]).json();
+    let settings = json["projects"][0]["settings"].as_array().unwrap();
+    let check = settings.iter().find(|line| line["key"] == "check").unwrap();
+    assert_eq!(check["value"], json!(["make", "test"]));
+    space.start();
+    space.wait_log("unknown setting \"tiemout\" is ignored; did you mean \"timeout\"?");
+}
+
+#[test]
+fn linked_settings_are_followed_and_stay_links() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo first");
+    let project = space.project("alpha");
+    // The whole directory is a link, and each file in it one, too.
+    let (config, real, dotfiles) = (
+        space.config(),
+        space.root().join("real"),
+        space.root().join("dotfiles"),
+    );
+    fs::rename(&config, &real).unwrap();
+    symlink(&real, &config).unwrap();
+    fs::create_dir(&dotfiles).unwrap();
+    for name in ["config.json", "registered.json"] {
+        fs::rename(real.join(name), dotfiles.join(name)).unwrap();
+        symlink(dotfiles.join(name), real.join(name)).unwrap();
+    }
+    space.start();
+    project.submit(ID, "x");
+    assert_eq!(project.wait_result(ID)["stdout"], "first\n");
+    let beta = space.root().join("beta");
+    fs::create_dir(&beta).unwrap();
+    space.run(&["register", beta.to_str().unwrap()]).ok();
+    for name in ["config.json", "registered.json"] {
+        assert!(config.join(name).is_symlink(), "{name}");
+    }
+    let registry: Value =
+        serde_json::from_slice(&fs::read(dotfiles.join("registered.json")).unwrap()).unwrap();
+    assert_eq!(registry["projects"].as_object().unwrap().len(), 2);
+    space.wait_log("Observer started for 'beta'");
+    // An edit of what the link leads to.
+    let second = space.program("second", "cat > /dev/null; echo second");
+    let text = json!({"agent": "second", "agents": {"second": {"command": [second]}}}).to_string();
+    replace(&dotfiles.join("config.json"), text.as_bytes());
+    space.wait_log("the settings have changed");
+    project.submit(NEXT, "x");
+    assert_eq!(project.wait_result(NEXT)["stdout"], "second\n");
+    // A link to nothing is no file that is missing.
+    fs::rename(&dotfiles, space.root().join("away")).unwrap();
+    let ran = space.run(&["config"]);
+    assert!(
+        ran.stderr.contains("is a link to nothing"),
+        "{}",
+        ran.stderr
+    );
+    space.wait_log("registered.json is a link to nothing; mend or remove it; the projects before stay in force");
+    project.submit(LAST, "x");
+    assert_eq!(project.wait_result(LAST)["stdout"], "second\n");
+}
+
+#[test]
+fn a_registry_that_an_editor_is_replacing_is_no_empty_one() {
+    let space = Space::new();
+    space.project("alpha");
+    let path = space.config().join("registered.json");
+    let beta = space.root().join("beta");
+    fs::create_dir(&beta).unwrap();
+    space.run(&["disable", "alpha"]).ok();
+    let backup = space.root().join("registered.json~");
+    fs::rename(&path, &backup).unwrap();
+    let mut register = space.command(&["register", beta.to_str().unwrap()]);
+    register.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut register = spawn(&mut register);
+    // So long an editor may take from one rename to the next.
+    std::thread::sleep(Duration::from_millis(200));
+    fs::rename(&backup, &path).unwrap();
+    assert!(register.wait().unwrap().success());
+    let registry: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(
+        registry["projects"].as_object().unwrap().len(),
+        2,
+        "{registry}"
+    );
+}
+
+#[test]
+fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
+    let space = Space::new();
+    space.plain_agent("echo \"$TOKEN\" > seen; cat > /dev/null; echo ok");
+    let project = space.project("alpha");
+    space.credentials("TOKEN=abc\nCLAUDE_CONFIG_DIR=~/.claude-work\n", 0o600);
+    project.submit(ID, "x");
+    space.start();
+    let reason = wait_hold(&project, "unsafe_env");
+    assert!(reason.contains(".env line 2 begins with ~"), "{reason}");
+    space.credentials("\u{feff}TOKEN=abc\n", 0o600);
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    assert_eq!(project.made("seen"), "abc\n");
+}
+
+#[test]
+fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
+    let space = Space::new();
+    space.plain_agent(ECHO);
+    let other = space.program("other", "cat > /dev/null; echo other");
+    space.set(json!({"agents": {
+        "agent": {"command": [space.root().join("bin/agent")]}, "other": {"command": [other]},
+    }}));
+    let project = space.project("alpha");
+    space.start();
+    let rules = "---\nFirst this: twice.\nAnd that.\n---\nThen the rest.\n";
+    let notes = "---\ntitle: Notes\ntags: [a, b]\n---\nBe good.\n";
+    for (n, (text, status, wanted)) in [
+        (rules, "completed", rules),
+        (notes, "completed", notes),
+        (
+            "\n---\nTitle: x\nTIMEOUT: 5m\n...\nShort.\n",
+            "completed",
+            "Short.\n",
+        ),
+        ("---\nagent: other\n---\nx\n", "completed", "other\n"),
+        (
+            "---\nmax_turns: x\n---\nx\n",
+            "failed",
+            "\"max-turns\" must be a whole number",
+        ),
+        (
+            "---\nmax-budget: 5\n---\nx\n",
+            "failed",
+            "the nearest is \"max-budget-usd\"",
+        ),
+        (
+            "---\ntimeuot: 5m\n---\nx\n",
+            "failed",
+            "the nearest is \"timeout\"",
+        ),
+        (
+            "---\nmax-budget-usd: 5\n---\nx\n",
+            "failed",
+            "does not tell what it costs",
+        ),
+        (
+            "---\nagent: nobody\n---\nx\n",
+            "failed",
+            "front matter \"agent\" is \"nobody\"",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("job-20260101-12{n:04}-x");
+        project.submit(&id, text);
+        let result = project.wait_result(&id);
+        assert_eq!(result["status"], status, "{text}: {result}");
+        match status {
+            "completed" => assert_eq!(result["stdout"], wanted),
+            _ => {
+                assert_eq!(result["error_kind"], "rejected", "{result}");
+                assert!(
+                    result["error"].as_str().unwrap().contains(wanted),
+                    "{result}"
+                );
+            }
+        }
+    }
+}
+
+/// In Santiago 2026-09-06 begins at 01:00: a wait for 00:00 would lie in the past, and end at once,
+/// again and again.
+#[test]
+fn the_budget_of_a_day_whose_midnight_does_not_exist_ends_after_it() {
+    let Some(space) = settable() else { return };
+    space.env("TZ", "America/Santiago");
+    let wall = |text| job_monitor::time::Wall::parse(text).unwrap();
+    let evening = wall("2026-09-05T23:30:00-04:00");
+    set_clock(
+        &space,
+        evening.secs() - job_monitor::time::Wall::now().secs(),
+    );
+    stand_in(&space);
+    space.set(json!({"daily_budget_usd": 0.01}));
+    let project = space.project("alpha");
+    script(
+        &project,
+        1,
+        "play text -e 's/\"total_cost_usd\":0.0008/\"total_cost_usd\":0.5/'",
+    );
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    project.submit(NEXT, "x");
+    wait_hold(&project, "daily_budget");
+    let until = project.view()["hold"]["until"].as_str().unwrap().to_owned();
+    assert_eq!(wall(&until), wall("2026-09-06T01:00:00-03:00"));
+    wait_until("the daemon to be at rest", || {
+        let ticks = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", space.pid())).unwrap();
+            let fields: Vec<u64> = stat
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .map(|f| f.parse().unwrap_or(0))
+                .collect();
+            fields[11] + fields[12]
+        };
+        let before = ticks();
+        std::thread::sleep(Duration::from_millis(500));
+        ticks() - before < 10
+    });
+}
