@@ -3,6 +3,7 @@
 
 mod answers;
 mod bad_input;
+mod changes;
 mod claude_real;
 mod claude_standin;
 mod clock;
