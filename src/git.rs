@@ -25,14 +25,10 @@ const SLICE: Duration = Duration::from_millis(50);
 /// So much of what git says is read.
 const WORDS_MAX: u64 = 64 << 10;
 /// No program of the user's is run but the filters that the files' content depends on.
-const CONFIG: [&str; 8] = [
-    "-c",
+const CONFIG: [&str; 4] = [
     "core.fsmonitor=false",
-    "-c",
     "core.hooksPath=/dev/null",
-    "-c",
     "core.splitIndex=false",
-    "-c",
     "advice.addEmbeddedRepo=false",
 ];
 const DIFF: [&str; 5] = ["diff-tree", "-r", "-M", "--no-relative", "--no-ext-diff"];
@@ -220,7 +216,8 @@ impl Git {
 
     /// Runs git to its end; whether its exit status is 0, or else 1.
     fn run(&self, args: &[&str], out: &File) -> Result<bool> {
-        let words = ["git"].iter().chain(&CONFIG).chain(args);
+        let config = CONFIG.iter().flat_map(|setting| [&"-c", setting]);
+        let words = [&"git"].into_iter().chain(config).chain(args);
         let argv: Vec<OsString> = words.map(OsString::from).collect();
         let env = self
             .env

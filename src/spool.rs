@@ -11,7 +11,7 @@ use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{self, FsType, fstatfs};
+use nix::sys::statfs::fstatfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -289,18 +289,12 @@ impl Spool {
     /// Whether the documents lie on another machine, or on a file system of somebody's own making:
     /// one that may not answer, and may not tell of changes.
     pub fn is_remote(&self) -> bool {
-        const ZFS_SUPER_MAGIC: FsType = FsType(0x2fc1_2fc1);
-        let local = [
-            statfs::EXT4_SUPER_MAGIC,
-            statfs::TMPFS_MAGIC,
-            statfs::BTRFS_SUPER_MAGIC,
-            statfs::XFS_SUPER_MAGIC,
-            statfs::F2FS_SUPER_MAGIC,
-            statfs::OVERLAYFS_SUPER_MAGIC,
-            ZFS_SUPER_MAGIC,
+        // ext4, tmpfs, btrfs, xfs, f2fs, overlay, zfs.
+        const LOCAL: [u32; 7] = [
+            0xef53, 0x01021994, 0x9123683e, 0x58465342, 0xf2f52010, 0x794c7630, 0x2fc12fc1,
         ];
         let stat = self.dirs().ok().and_then(|dirs| fstatfs(&dirs.items).ok());
-        stat.is_none_or(|stat| !local.contains(&stat.filesystem_type()))
+        stat.is_none_or(|stat| !LOCAL.contains(&(stat.filesystem_type().0 as u32)))
     }
 
     // --- documents ---

@@ -19,7 +19,7 @@ pub use sweep::{reap_orphans, sweep_project};
 use crate::digest::{hex, sha256_hex};
 use crate::error::Error;
 use crate::record::Identity;
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -93,27 +93,17 @@ pub fn uuid() -> io::Result<String> {
     let mut bytes = random()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = hex(&bytes);
-    Ok(format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    ))
+    let mut text = hex(&bytes);
+    for at in [20, 16, 12, 8] {
+        text.insert(at, '-');
+    }
+    Ok(text)
 }
 
 fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0_u8; 16];
-    // SAFETY: the buffer is ours and as long as we say.
-    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    // Up to 256 bytes come whole, unless there are none at all.
-    if filled == bytes.len() as isize {
-        Ok(bytes)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What to start: data, so that it can be built and tested without running it.
@@ -163,7 +153,7 @@ pub struct Agent {
     directory: PathBuf,
     /// Whether it was seen to have ended.
     has_ended: Cell<bool>,
-    identity: OnceCell<Identity>,
+    identity: Cell<Option<Identity>>,
     exit: Option<Exit>,
 }
 
@@ -279,41 +269,29 @@ impl Agent {
                 token: token.clone(),
                 directory: launch.directory.to_owned(),
                 has_ended: Cell::new(false),
-                identity: OnceCell::new(),
+                identity: Cell::new(None),
                 exit: None,
             }),
             Err(error) => {
                 RUNS.fetch_sub(1, Ordering::SeqCst);
+                use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
                 Err(match error.raw_os_error() {
-                    Some(
-                        libc::EAGAIN
-                        | libc::ENOMEM
-                        | libc::ETXTBSY
-                        | libc::EMFILE
-                        | libc::ENFILE
-                        | libc::EIO
-                        | libc::EINTR
-                        | libc::E2BIG,
-                    ) => SpawnFault::Passing(error),
-                    _ => SpawnFault::Missing(error),
+                    Some(ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EPERM) => {
+                        SpawnFault::Missing(error)
+                    }
+                    _ => SpawnFault::Passing(error),
                 })
             }
         }
     }
 
-    /// Its number, which stays its own until it is reaped.
-    pub fn pid(&self) -> i32 {
-        self.pid.as_raw()
-    }
-
     /// How to recognise it after a crash. Asked again until it could be read once.
     pub fn identity(&self) -> Option<Identity> {
-        if self.identity.get().is_none()
-            && let Some(identity) = identity_of(self.pid.as_raw())
-        {
-            let _ = self.identity.set(identity);
+        if self.identity.get().is_none() {
+            let pid = self.pid.as_raw();
+            self.identity.set(sweep::identity_of(pid).ok());
         }
-        self.identity.get().copied()
+        self.identity.get()
     }
 
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
@@ -384,12 +362,6 @@ impl Drop for Agent {
             self.finish();
         }
     }
-}
-
-/// How to recognise a process again; to be asked before it is reaped.
-pub fn identity_of(pid: i32) -> Option<Identity> {
-    let start_time = sweep::stat_of(pid).ok()?.start_time;
-    Some(Identity { pid, start_time })
 }
 
 /// The identifier of this boot of the machine; start times are comparable only within one.

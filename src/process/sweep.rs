@@ -18,11 +18,7 @@ use std::time::{Duration, Instant};
 
 /// The most of a process's environment that is read to find the token; Linux itself allows
 /// more, but puts a limit of a quarter of the stack (2 MiB by default) on it at exec.
-const ENVIRON_MAX: u64 = 2 << 20;
-/// Few processes have a larger one.
-const ENVIRON_USUAL: usize = 64 << 10;
-/// The most children of ours that are looked at in one round.
-const CHILDREN_MAX: usize = 64 << 10;
+const ENVIRON_MAX: usize = 2 << 20;
 /// The flag of a process that is a thread of the kernel.
 const PF_KTHREAD: u64 = 0x0020_0000;
 /// Between two looks when the first could not see everything.
@@ -56,7 +52,7 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
     };
     let belongs = |pid: i32| -> io::Result<bool> {
         let stat = stat_of(pid)?;
-        if stat.state == b'Z' || stat.is_kernel {
+        if stat.state == b'Z' {
             return Ok(false);
         }
         if leaders.contains(&stat.group) || leaders.contains(&stat.session) {
@@ -153,8 +149,8 @@ fn children(list: &File) -> io::Result<Vec<i32>> {
         }
     }
     let text = String::from_utf8_lossy(&text[..length]);
-    let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
-    Ok(pids.take(CHILDREN_MAX).collect())
+    let pids = text.split_whitespace();
+    Ok(pids.filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// Whether anybody is alive in the group, its leader left out.
@@ -195,14 +191,10 @@ fn works_in(pid: i32, directory: &Path) -> io::Result<bool> {
 
 /// What a process carries as the token of a run.
 fn mark_of(pid: i32) -> io::Result<Option<String>> {
-    // At once where possible: an exec between two reads would take away what is left.
-    let mut bytes = vec![0; ENVIRON_USUAL];
-    let mut file = File::open(format!("/proc/{pid}/environ"))?;
-    let first = file.read(&mut bytes)?;
-    bytes.truncate(first);
-    if first == ENVIRON_USUAL {
-        file.take(ENVIRON_MAX).read_to_end(&mut bytes)?;
-    }
+    // In one read: an exec between two would take away what is left.
+    let mut bytes = vec![0; ENVIRON_MAX];
+    let length = File::open(format!("/proc/{pid}/environ"))?.read(&mut bytes)?;
+    bytes.truncate(length);
     if bytes.is_empty() && !stat_of(pid)?.is_bare {
         // It is in the midst of an exec, or was just now, and shows its marks in a moment.
         return Err(io::ErrorKind::WouldBlock.into());
@@ -215,19 +207,24 @@ fn mark_of(pid: i32) -> io::Result<Option<String>> {
     Ok(value.map(|value| String::from_utf8_lossy(value).into_owned()))
 }
 
-pub(super) struct Stat {
+/// How to recognise a process again; to be asked before it is reaped.
+pub(super) fn identity_of(pid: i32) -> io::Result<Identity> {
+    let start_time = stat_of(pid)?.start_time;
+    Ok(Identity { pid, start_time })
+}
+
+struct Stat {
     state: u8,
-    is_kernel: bool,
     /// Whether it has no environment, rather than one that cannot be seen just now.
     is_bare: bool,
     group: i32,
     session: i32,
-    pub start_time: u64,
+    start_time: u64,
 }
 
 /// Reads `/proc/PID/stat`; the program's name in it may contain anything, so the fields are
 /// counted from its last closing parenthesis.
-pub(super) fn stat_of(pid: i32) -> io::Result<Stat> {
+fn stat_of(pid: i32) -> io::Result<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&text);
     let fields: Vec<&str> = text
@@ -243,10 +240,10 @@ pub(super) fn stat_of(pid: i32) -> io::Result<Stat> {
     // Where the environment begins and ends: nowhere in the midst of an exec, and then, for as long
     // as it takes to measure, at the same place. Last of all the kernel tells where the code begins.
     let (from, to, code) = (number(47), number(48), number(23));
+    let is_kernel = number(6) & PF_KTHREAD != 0;
     Ok(Stat {
-        is_bare: state == b'Z' || (code != 0 && from == to && to != 0),
+        is_bare: state == b'Z' || is_kernel || (code != 0 && from == to && to != 0),
         state,
-        is_kernel: number(6) & PF_KTHREAD != 0,
         group: number(2) as i32,
         session: number(3) as i32,
         start_time: number(19),

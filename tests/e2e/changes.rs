@@ -68,13 +68,15 @@ fn kept(dir: &Path) -> String {
 const COMMITTED: &str = "git init -q -b main . && mkdir -p d && echo one > a && echo two > d/b && \
      printf 'x\\0y' > bin && ln -s a link && echo ignored > .gitignore && git add -A && git commit -qm one";
 
+/// A name, what is there before, what the agent does, commits, files.
+type Row = (&'static str, String, &'static str, Option<u64>, Option<u64>);
+
 #[test]
 fn whatever_an_agent_does_the_patch_takes_it_back() {
     let edits = "echo more >> a; mv d/b d/c; printf 'z\\0z' > bin; rm link; ln -s d link; chmod +x a; \
          mkdir n; echo new > 'n/ä b'; echo out > ignored; : > empty";
     let with = |more: &str| format!("{COMMITTED} && {more}");
-    // A name, what is there before, what the agent does, commits, files.
-    let rows: &[(&str, String, &str, Option<u64>, Option<u64>)] = &[
+    let rows: &[Row] = &[
         ("edits", COMMITTED.into(), edits, Some(0), Some(6)),
         ("nothing", COMMITTED.into(), ":", Some(0), Some(0)),
         (

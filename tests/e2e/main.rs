@@ -11,6 +11,7 @@ mod clock;
 mod common;
 mod damage;
 mod doctor;
+mod hands;
 mod holds;
 mod hostile;
 mod intruders;
