@@ -3,6 +3,7 @@
 
 use super::system::{Env, World, ask};
 use super::{Finding, Fine, Problem, Warning, edit, quoted, quoted_path};
+use crate::agent::dialect;
 use crate::files;
 use crate::process::find_program;
 use crate::project::{AgentSpec, Project, Protocol};
@@ -10,7 +11,7 @@ use crate::render::{clean_line, shorten};
 use crate::settings;
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A shorter value of a variable is no secret, and may stand in a text by chance.
 const SECRET_MIN: usize = 6;
@@ -49,10 +50,6 @@ fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
     found.map(|(_, value)| value.as_os_str())
 }
 
-fn program_of(wanted: &str, path: &OsStr, root: &Path) -> Option<PathBuf> {
-    find_program(wanted.as_ref(), path, root).ok()
-}
-
 /// The checks of an agent, as a project would start it.
 pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -> Vec<Finding> {
     let env = environment(world, agent);
@@ -60,8 +57,9 @@ pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -
     let root = if root.is_dir() { root } else { Path::new("/") };
     let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
     let path = variable(&env, "PATH").unwrap_or_default();
-    let Some(program) = program_of(&wanted, path, root) else {
-        return vec![not_found(world, &wanted, path, root)];
+    let program = match find_program(wanted.as_ref(), path, root) {
+        Ok(program) => program,
+        Err(missing) => return vec![not_found(world, &wanted, path, root, &missing.why)],
     };
     let shown = program.display();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
@@ -90,14 +88,10 @@ pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -
     findings
 }
 
-fn not_found(world: &World, wanted: &str, path: &OsStr, root: &Path) -> Finding {
-    let whose = world.whose();
-    let message = format!(
-        "{wanted:?} is not on the PATH of {whose}: {}",
-        path.display()
-    );
+fn not_found(world: &World, wanted: &str, path: &OsStr, root: &Path, why: &str) -> Finding {
+    let message = format!("{why} (of {})", world.whose());
     let shell = settings::variable("PATH").unwrap_or_default();
-    let elsewhere = program_of(wanted, shell.as_ref(), root);
+    let elsewhere = find_program(wanted.as_ref(), shell.as_ref(), root).ok();
     let Some(directory) = elsewhere.as_deref().and_then(Path::parent) else {
         return Problem
             .found("program", message)
@@ -121,10 +115,15 @@ fn login_finding(world: &World, agent: &AgentSpec, program: &Path, env: &Env) ->
     if let Some(key) = keys.iter().find(|key| variable(env, key).is_some()) {
         return Fine.found("login", format!("{key} is set"));
     }
-    if question.is_empty() {
-        return Fine.found("login", "the agent does not tell whether it is logged in");
+    let get = |name: &str| variable(env, name).map(OsStr::to_owned);
+    let file = (dialect(agent.protocol).login)(&get);
+    if file
+        .as_ref()
+        .is_some_and(|file| question.is_empty() && file.exists())
+    {
+        return Fine.found("login", "the agent is logged in");
     }
-    if ask(program, question, Path::new("/"), env).is_ok() {
+    if !question.is_empty() && ask(program, question, Path::new("/"), env).is_ok() {
         return Fine.found("login", "the agent is logged in");
     }
     let message = format!("no credentials in the environment of {}", world.whose());
