@@ -46,21 +46,18 @@
 //! - *Who wakes whom.* All that can wake a worker comes through its one bell (`watch::Wake`). An
 //!   event carries a name to look at, so that its cost does not depend on how many documents lie
 //!   in the spool; when names are lost the worker looks at everything.
-//! - *Directories are held open, and no agent starts before their paths were seen to lead to them.*
-//!   What is decided goes with the project wherever that is moved; the next start is in the place that
-//!   the registry names, or not at all. See `Spool::check_place`, `Spool::reopen`.
+//! - *Directories are opened for a look and closed again*, so that an idle project pins no file system.
+//!   The project's lock is taken before a claim, after which the worker looks once more, and kept until
+//!   nothing is claimed. A write that fails opens them anew and is tried again.
 //! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
 //!   also makes and removes a file in the documents' directory, which is watched anyway.
-//! - *The agent is started with `clone`, as `posix_spawn` does it, and awaited through the pidfd
-//!   that comes with it*; see `process::start`.
-//!   `wait-timeout` serves where `std::process` does: hooks, and commands that faces run.
-//! - *An orphan's control group tells whose it is*, where the service manager has left us ours; see
-//!   `process::group`. Elsewhere marks in its environment, its session and its directory must do.
+//! - *The agent is started with `posix_spawn` and awaited through a pidfd*; see `process::spawn`.
+//!   `wait-timeout` serves where `std::process` does: commands that faces run.
+//! - *What an agent left is known by the run's token in its environment, by its session, its group or its
+//!   directory*; see `process::sweep`. Control groups would tell more, and were not worth their threads.
 //! - *Lines for the log and the view of the queue are written after the agent's start*, not before:
 //!   nothing that the agent does not need stands before it.
-//! - *A result is written without being held.* The texts in it are read from the agent's log as
-//!   they are written (`excerpt`, `record::Text`), so that memory does not follow output.
 
 pub mod agent;
 pub mod board;

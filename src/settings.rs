@@ -20,9 +20,6 @@ use std::time::Duration;
 /// No file of settings is larger, also of a thousand projects; a larger one is damage.
 const SETTINGS_MAX: u64 = 16 << 20;
 
-/// Set by our unit to say that it has `Delegate=yes`, which not every systemd tells itself.
-pub const DELEGATED: &str = "JOB_MONITOR_DELEGATED";
-
 /// Where the configuration and the daemon's own state are (SPEC 1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {

@@ -158,30 +158,6 @@ promise "a failed job stands out in the journal" says 'Job failed: job-20260101-
 stamped() { journal | grep -Eq '^(<[0-9]>|[0-9]{4}-[0-9]{2})'; }
 promise "no line has a time stamp or a priority of its own" not stamped
 
-# ---- Whose a process is that shows no mark of any job
-orphan() { # SECONDS: no environment, a session of its own, away from the project, its parents gone
-    echo "env -i /usr/bin/setsid /bin/sh -c 'cd /; sleep $1 < /dev/null > /dev/null 2>&1 &'"
-}
-for project in plain again; do
-    submit $project job-20260101-000003-orphan <<SH
-$(orphan "43$([ $project = plain ] && echo 01 || echo 03)")
-echo started > orphan.started
-while [ ! -e orphan.go ]; do sleep 0.1; done
-SH
-done
-for project in plain again; do
-    promise "[$project] an agent runs" exists "$home/$project/orphan.started"
-done
-promise "and has left one process" a_process 4301
-promise "and the other another" a_process 4303
-as_user touch "$home/plain/orphan.go"
-promise "the one job completes while the other runs" has_result plain job-20260101-000003-orphan completed
-promise "what it left is ended with it" no_process 4301
-promise "what is the other's is not" a_process 4303
-as_user touch "$home/again/orphan.go"
-promise "the other job completes" has_result again job-20260101-000003-orphan completed
-promise "and with it, what it left ends" no_process 4303
-
 # ---- Stopping during a job, and starting again
 interrupted='echo run >> runs
 [ "$(wc -l < runs)" -lt 2 ] || { echo "second time"; exit 0; }
