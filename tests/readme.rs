@@ -447,7 +447,7 @@ fn every_screen_of_the_readme_is_what_the_program_shows() {
         String::from_utf8(output.stdout).unwrap()
     };
     shell(
-        "git init --quiet && git add Makefile && git -c user.name=you -c user.email=@ commit --quiet -m first",
+        "git init --quiet --initial-branch=main && git add Makefile && git -c user.name=you -c user.email=@ commit --quiet -m first",
     );
     space.start();
     for block in blocks(&readme, "console") {
