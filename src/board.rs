@@ -4,7 +4,7 @@
 use crate::agent::{Fault, Window};
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{self, Entrant, Failure, Gate, Hold, Holds, Kind, Ledger, Own, Stamp, TURN};
+use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Own, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::HoldView;
@@ -51,6 +51,8 @@ pub struct Records {
 #[derive(Debug)]
 pub struct Board {
     dir: Dir,
+    /// The main thread's, which looks after the files that end a hold.
+    main: Bell,
     inner: Mutex<Inner>,
 }
 
@@ -61,23 +63,14 @@ struct Inner {
     running: usize,
     /// When a slot last became free.
     freed_at: Wall,
-    /// Who was turned away, the first first.
-    line: Vec<Waiter>,
+    /// Who was turned away, the first first, and whose hold it waits for; `None` is for a slot.
+    line: Vec<(String, Option<String>)>,
     bells: HashMap<String, Bell>,
-    /// The main thread's, which looks after the files that end a hold.
-    main: Option<Bell>,
     /// By project: whether an agent runs, and how many jobs wait.
     counts: HashMap<String, (bool, usize)>,
-    /// By agent: which two jobs it answered last, and when.
-    answers: HashMap<String, [(String, Wall); 2]>,
+    /// By agent and project: which job was answered last, and when.
+    answers: HashMap<(String, String), (JobId, Wall)>,
     told: String,
-}
-
-#[derive(Debug, PartialEq)]
-struct Waiter {
-    project: String,
-    /// Whose hold it waits for; `None` is for a slot.
-    agent: Option<String>,
 }
 
 /// The right to run one agent; given back when dropped.
@@ -85,15 +78,8 @@ struct Waiter {
 pub struct Slot<'a> {
     board: &'a Board,
     project: String,
-    probe: Cell<Probe>,
-}
-
-/// Whether an agent is started to see whether things are mended.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Probe {
-    No,
-    Granted,
-    Started,
+    is_probe: bool,
+    has_started: Cell<bool>,
 }
 
 /// Why no agent may be started just now.
@@ -162,34 +148,23 @@ impl Records {
         }
     }
 
-    /// Brings the holds that settings and the time decide in line. Returns whether anything changed,
-    /// and one that is news.
+    /// Brings the holds that settings and the time decide in line. Returns one that is news.
     fn decide(
         &mut self,
         entrant: &Entrant<'_>,
         policy: &Policy,
         overall: Option<f64>,
         now: Wall,
-    ) -> (bool, Option<Hold>) {
-        let windows = self.holds.windows.get(entrant.agent);
-        let ceiling = windows.and_then(|all| holds::ceiling(all, &policy.usage_ceiling, now));
-        let own_budget = policy.daily_budget_usd;
-        let budget = self
-            .ledger
-            .exhausted(entrant.project, own_budget, overall, now);
+    ) -> Option<Hold> {
+        let Records { holds, ledger } = self;
+        let windows = holds.windows.get(entrant.agent).map_or(&[][..], |all| all);
+        let ceiling = holds::ceiling(windows, &policy.usage_ceiling, now);
+        let budget = ledger.exhausted(entrant.project, policy.daily_budget_usd, overall, now);
         let hours = holds::hours(&policy.hours, now);
-        let mut changed = self.holds.tidy(now);
-        let mut news = None;
-        for (own, wanted) in [
-            (Own::UsageCeiling, ceiling),
-            (Own::DailyBudget, budget),
-            (Own::Hours, hours),
-        ] {
-            let (has_changed, new) = self.holds.decide(own, entrant, wanted, now);
-            changed |= has_changed;
-            news = news.or(new);
-        }
-        (changed, news)
+        let ceiling = holds.decide(Own::UsageCeiling, entrant, ceiling, now);
+        let budget = holds.decide(Own::DailyBudget, entrant, budget, now);
+        let hours = holds.decide(Own::Hours, entrant, hours, now);
+        ceiling.or(budget).or(hours)
     }
 
     /// The hold that keeps a project's jobs from being started by the agent of its settings.
@@ -207,17 +182,15 @@ impl Records {
             place: 0,
         };
         self.decide(&entrant, policy, overall_usd, now);
-        let shown = |hold: &&Hold| {
+        let is_shown = |hold: &&Hold| {
             hold.project.as_deref() == Some(project)
                 && matches!(hold.kind, Kind::Own(Own::Gate | Own::Check))
         };
-        match self.holds.gate(&entrant, now) {
-            Gate::Closed(hold, _) => Some(hold.view(now)),
-            Gate::Open | Gate::Probe => {
-                let mut list = self.holds.list.iter();
-                list.find(shown).map(|hold| hold.view(now))
-            }
-        }
+        let hold = match self.holds.gate(&entrant, now) {
+            Gate::Closed(hold, _) => Some(hold),
+            Gate::Open | Gate::Probe => self.holds.list.iter().find(is_shown),
+        };
+        hold.map(|hold| hold.view(now))
     }
 
     /// All holds in force.
@@ -228,7 +201,7 @@ impl Records {
 }
 
 impl Board {
-    /// Opens the daemon's state directory; `main` is rung when a hold is put that files may end.
+    /// Opens the daemon's state directory; `main` is rung when the files of holds change.
     pub fn open(dir: Dir, main: &Bell) -> Board {
         for name in [HOLDS, LEDGER] {
             // What a crash left of a write; the file itself is whole.
@@ -238,11 +211,11 @@ impl Board {
         }
         let inner = Inner {
             records: Records::load(&dir),
-            main: Some(main.clone()),
             ..Inner::default()
         };
         Board {
             dir,
+            main: main.clone(),
             inner: Mutex::new(inner),
         }
     }
@@ -251,7 +224,7 @@ impl Board {
     pub fn configure(&self, limits: Limits) {
         let mut inner = self.inner();
         if std::mem::replace(&mut inner.limits, limits) != limits {
-            ring_all(&inner);
+            inner.ring_all();
         }
     }
 
@@ -265,7 +238,7 @@ impl Board {
         let mut inner = self.inner();
         inner.bells.remove(project);
         inner.counts.remove(project);
-        inner.line.retain(|waiter| waiter.project != project);
+        inner.line.retain(|(waiter, _)| waiter != project);
     }
 
     /// What a project's view says, for the service's status text.
@@ -273,12 +246,33 @@ impl Board {
         let mut inner = self.inner();
         inner.counts.insert(project.to_owned(), (running, waiting));
         if waiting == 0 {
-            inner.line.retain(|waiter| waiter.project != project);
+            inner.line.retain(|(waiter, _)| waiter != project);
         }
         let status = status(&inner);
         if inner.told != status {
             service::status(&status);
             inner.told = status;
+        }
+    }
+
+    /// Changes the holds. What changed is on disk before this returns; whoever may pass now is woken.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Holds, Wall) -> T) -> T {
+        let mut inner = self.inner();
+        let before = inner.records.holds.clone();
+        let changed = change(&mut inner.records.holds, Wall::now());
+        self.keep(&inner, &before);
+        changed
+    }
+
+    fn keep(&self, inner: &Inner, before: &Holds) {
+        if inner.records.holds != *before {
+            self.save(HOLDS, &inner.records.holds);
+        }
+        if inner.records.holds.weight() < before.weight() {
+            inner.ring_all();
+        }
+        if !inner.records.holds.stamps().eq(before.stamps()) {
+            self.main.ring(Wake::Everything);
         }
     }
 
@@ -292,8 +286,7 @@ impl Board {
         begun: bool,
         now: Wall,
     ) -> std::result::Result<Slot<'_>, Box<Closed>> {
-        let mut guard = self.inner();
-        let inner = &mut *guard;
+        let mut inner = self.inner();
         let agent = policy.agent.name.as_str();
         let entrant = Entrant {
             project,
@@ -302,76 +295,46 @@ impl Board {
             place: inner.place(project, Some(agent)),
         };
         let overall = inner.limits.daily_budget_usd;
-        let (changed, news) = inner.records.decide(&entrant, policy, overall, now);
-        if changed {
-            self.save(HOLDS, &inner.records.holds);
-        }
-        let gate = inner.records.holds.gate(&entrant, now);
-        let is_probe = gate == Gate::Probe;
-        if let Gate::Closed(hold, until) = gate {
-            let hold = Some(hold.clone());
-            inner.line_up(project, Some(agent));
-            return Err(Box::new(Closed { hold, until, news }));
-        }
-        if let Err(until) = inner.slot(project, now) {
-            inner.line_up(project, None);
-            let hold = None;
-            return Err(Box::new(Closed { hold, until, news }));
-        }
-        inner.line.retain(|waiter| waiter.project != project);
-        if is_probe {
-            inner.records.holds.begin_probe(&entrant, now);
-        }
-        inner.running += 1;
-        Ok(Slot {
-            board: self,
-            project: project.to_owned(),
-            probe: Cell::new(if is_probe { Probe::Granted } else { Probe::No }),
-        })
+        let before = inner.records.holds.clone();
+        let news = inner.records.decide(&entrant, policy, overall, now);
+        self.keep(&inner, &before);
+        let (hold, until, waits_for) = match inner.records.holds.gate(&entrant, now) {
+            Gate::Closed(hold, until) => (Some(hold.clone()), until, Some(agent)),
+            gate => {
+                let is_probe = gate == Gate::Probe;
+                match inner.slot(project, now) {
+                    Ok(()) => {
+                        inner.line.retain(|(waiter, _)| waiter != project);
+                        inner.records.holds.begin_probe(&entrant, now);
+                        inner.running += 1;
+                        return Ok(Slot {
+                            board: self,
+                            project: project.to_owned(),
+                            is_probe,
+                            has_started: Cell::new(false),
+                        });
+                    }
+                    Err(until) => (None, until, None),
+                }
+            }
+        };
+        inner.line_up(project, waits_for);
+        Err(Box::new(Closed { hold, until, news }))
     }
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
     pub fn answered(&self, project: &str, agent: &str, job: &JobId, began: Wall) -> Vec<Hold> {
-        let mut inner = self.inner();
-        let job = format!("{project}/{job}");
-        let entry = (job, Wall::now());
-        match inner.answers.get_mut(agent) {
-            Some([last, _]) if last.0 == entry.0 => *last = entry,
-            Some([last, before]) => *before = std::mem::replace(last, entry),
-            None => {
-                let none = (String::new(), Wall(0));
-                inner.answers.insert(agent.to_owned(), [entry, none]);
-            }
-        }
-        let lifted = inner.records.holds.answered(project, agent, began);
-        self.lifted(&inner, lifted)
+        let of = (agent.to_owned(), project.to_owned());
+        let answer = (job.clone(), Wall::now());
+        self.inner().answers.insert(of, answer);
+        self.change(|holds, _| holds.answered(project, agent, began))
     }
 
     /// Whether the service has answered another job's attempt of an agent since then.
     pub fn others_answered(&self, project: &str, agent: &str, job: &JobId, since: Wall) -> bool {
-        let job = format!("{project}/{job}");
-        let inner = self.inner();
-        let mut answers = inner.answers.get(agent).into_iter().flatten();
-        answers.any(|(other, at)| *other != job && *at > since)
-    }
-
-    /// Takes an agent out of service, if the fault calls for it. Returns the hold if it is news.
-    pub fn failed(&self, failure: &Failure<'_>, fault: &Fault) -> Option<Hold> {
-        let mut inner = self.inner();
-        let mut failure = *failure;
-        let fresh: Vec<Stamp>;
-        if inner.records.holds.is_restless(&failure.agent.name) {
-            let paths = failure.stamps.iter().map(|stamp| stamp.path.clone());
-            fresh = paths.map(stamp).collect();
-            failure.stamps = &fresh;
-        }
-        let news = inner.records.holds.fault(&failure, fault, Wall::now());
-        self.save(HOLDS, &inner.records.holds);
-        ring_all(&inner);
-        if let Some(main) = &inner.main {
-            main.ring(Wake::Everything);
-        }
-        news
+        self.inner().answers.iter().any(|(of, (other, at))| {
+            of.0 == agent && (of.1 != project || other != job) && *at > since
+        })
     }
 
     /// A job is done: counts it for the breaker. Returns the hold if it is news.
@@ -381,81 +344,22 @@ impl Board {
         fault: Option<&Fault>,
         lasted: Duration,
     ) -> Option<Hold> {
-        let mut inner = self.inner();
-        let breaker = inner.limits.breaker;
-        let before = inner.records.holds.list.len();
-        let holds = &mut inner.records.holds;
-        let news = holds.finished(of, fault, lasted, breaker, Wall::now());
-        if news.is_some() || before != holds.list.len() {
-            self.save(HOLDS, &inner.records.holds);
-            ring_all(&inner);
-        }
-        news
+        let breaker = self.inner().limits.breaker;
+        self.change(|holds, now| holds.finished(of, fault, lasted, breaker, now))
     }
 
     /// What an attempt told of its account's usage windows.
     pub fn usage(&self, policy: &Policy, windows: &[Window]) {
-        if windows.is_empty() || policy.usage_ceiling == Default::default() {
-            return;
+        if !windows.is_empty() && policy.usage_ceiling != Default::default() {
+            let agent = policy.agent.name.clone();
+            self.change(|holds, _| holds.windows.insert(agent, windows.to_vec()));
         }
-        let mut inner = self.inner();
-        let agent = policy.agent.name.clone();
-        let old = inner.records.holds.windows.insert(agent, windows.to_vec());
-        if old.as_deref() != Some(windows) {
-            self.save(HOLDS, &inner.records.holds);
-        }
-    }
-
-    /// Holds one project. Returns the hold if it is news.
-    pub fn hold_project(
-        &self,
-        project: &str,
-        own: Own,
-        reason: &str,
-        until: Option<Wall>,
-    ) -> Option<Hold> {
-        let mut inner = self.inner();
-        let now = Wall::now();
-        let holds = &mut inner.records.holds;
-        let news = holds.hold_project(project, own, reason, until, now);
-        if news.is_some() {
-            self.save(HOLDS, &inner.records.holds);
-        }
-        news
-    }
-
-    /// Ends a hold of a project.
-    pub fn unhold_project(&self, project: &str, own: Own) {
-        let mut inner = self.inner();
-        if inner.records.holds.unhold_project(project, own) {
-            self.save(HOLDS, &inner.records.holds);
-        }
-    }
-
-    /// Lifts what a person lets go: of one project and its agent, or all. Returns what was lifted.
-    pub fn release(&self, of: Option<(&str, &str)>) -> Vec<Hold> {
-        let mut inner = self.inner();
-        let lifted = inner.records.holds.release(of);
-        self.lifted(&inner, lifted)
-    }
-
-    /// Lifts the holds whose files have changed. Returns them.
-    pub fn mend(&self) -> Vec<Hold> {
-        let mut inner = self.inner();
-        let has_changed = |old: &Stamp| stamp(old.path.clone()) != *old;
-        let lifted = inner.records.holds.mend(has_changed);
-        self.lifted(&inner, lifted)
     }
 
     /// The files whose change would end a hold.
     pub fn files_of_holds(&self) -> Vec<PathBuf> {
         let inner = self.inner();
-        let stamps = inner
-            .records
-            .holds
-            .list
-            .iter()
-            .flat_map(|hold| &hold.stamps);
+        let stamps = inner.records.holds.stamps();
         stamps.map(|stamp| stamp.path.clone()).collect()
     }
 
@@ -472,14 +376,6 @@ impl Board {
             inner.records.ledger.add(project, cost_usd, Wall::now());
             self.save(LEDGER, &inner.records.ledger);
         }
-    }
-
-    fn lifted(&self, inner: &Inner, lifted: Vec<Hold>) -> Vec<Hold> {
-        if !lifted.is_empty() {
-            self.save(HOLDS, &inner.records.holds);
-            ring_all(inner);
-        }
-        lifted
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -499,57 +395,57 @@ impl Board {
 
 impl Inner {
     /// The place in line among those who wait for the same, from 0; whoever comes anew is the last.
-    fn place(&self, project: &str, agent: Option<&str>) -> usize {
+    fn place(&self, project: &str, waits_for: Option<&str>) -> usize {
         let mut same = self
             .line
             .iter()
-            .filter(|waiter| waiter.agent.as_deref() == agent);
+            .filter(|(_, what)| what.as_deref() == waits_for);
         let all = same.clone().count();
-        same.position(|waiter| waiter.project == project)
+        same.position(|(waiter, _)| waiter == project)
             .unwrap_or(all)
     }
 
-    fn line_up(&mut self, project: &str, agent: Option<&str>) {
-        let waiter = Waiter {
-            project: project.to_owned(),
-            agent: agent.map(str::to_owned),
-        };
+    fn line_up(&mut self, project: &str, waits_for: Option<&str>) {
+        let waiter = (project.to_owned(), waits_for.map(str::to_owned));
         if !self.line.contains(&waiter) {
-            self.line.retain(|waiter| waiter.project != project);
+            self.line.retain(|(waiter, _)| waiter != project);
             self.line.push(waiter);
         }
     }
 
-    /// Whether there is a slot for a project; else when to ask again.
-    fn slot(&self, project: &str, now: Wall) -> std::result::Result<(), Option<Wall>> {
-        let Some(free) = self
-            .limits
+    fn free(&self) -> Option<usize> {
+        self.limits
             .slots
             .map(|slots| slots.saturating_sub(self.running))
-        else {
-            return Ok(());
-        };
-        let behind = (self.place(project, None) + 1).saturating_sub(free);
+    }
+
+    /// Whether there is a slot for a project; else when to ask again.
+    fn slot(&self, project: &str, now: Wall) -> std::result::Result<(), Option<Wall>> {
+        let free = self.free().unwrap_or(usize::MAX);
+        let behind = self
+            .place(project, None)
+            .saturating_add(1)
+            .saturating_sub(free);
         let turn = self.freed_at.plus(TURN * behind as u32);
         match free {
             0 => Err(None),
-            _ if turn > now && behind > 0 => Err(Some(turn)),
+            _ if behind > 0 && turn > now => Err(Some(turn)),
             _ => Ok(()),
         }
     }
 
     /// Wakes those whose turn is next, and one more who takes it if they do not.
     fn ring_next(&self) {
-        let free = self
-            .limits
-            .slots
-            .map_or(0, |slots| slots.saturating_sub(self.running));
-        let for_slot = self.line.iter().filter(|waiter| waiter.agent.is_none());
-        for waiter in for_slot.take(free + 1) {
-            if let Some(bell) = self.bells.get(&waiter.project) {
+        let for_slot = self.line.iter().filter(|(_, what)| what.is_none());
+        for (waiter, _) in for_slot.take(self.free().unwrap_or(0) + 1) {
+            if let Some(bell) = self.bells.get(waiter) {
                 bell.ring(Wake::Again);
             }
         }
+    }
+
+    fn ring_all(&self) {
+        self.bells.values().for_each(|bell| bell.ring(Wake::Again));
     }
 }
 
@@ -566,42 +462,29 @@ fn status(inner: &Inner) -> String {
     text
 }
 
-fn ring_all(inner: &Inner) {
-    inner.bells.values().for_each(|bell| bell.ring(Wake::Again));
-}
-
 impl Slot<'_> {
-    /// The agent runs: the probe is used up. Returns the holds that this lifts.
+    /// The agent runs: a probe is used up. Returns the holds that this lifts.
     pub fn started(&self, now: Wall) -> Vec<Hold> {
-        if self.probe.get() == Probe::No {
-            return Vec::new();
+        self.has_started.set(true);
+        match self.is_probe {
+            true => self
+                .board
+                .change(|holds, _| holds.probe_started(&self.project, now)),
+            false => Vec::new(),
         }
-        self.probe.set(Probe::Started);
-        let mut inner = self.board.inner();
-        let lifted = inner.records.holds.probe_started(&self.project, now);
-        self.board.save(HOLDS, &inner.records.holds);
-        if !lifted.is_empty() {
-            ring_all(&inner);
-        }
-        lifted
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
+        if self.is_probe {
+            let has_started = self.has_started.get();
+            let end = |holds: &mut Holds, now| holds.end_probe(&self.project, has_started, now);
+            self.board.change(end);
+        }
         let mut inner = self.board.inner();
         inner.running -= 1;
-        let now = Wall::now();
-        inner.freed_at = now;
-        let probe = self.probe.get();
-        if probe != Probe::No {
-            let has_started = probe == Probe::Started;
-            inner
-                .records
-                .holds
-                .end_probe(&self.project, has_started, now);
-            ring_all(&inner);
-        }
+        inner.freed_at = Wall::now();
         inner.ring_next();
     }
 }

@@ -4,7 +4,7 @@
 use crate::board::{self, Board, Limits};
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
-use crate::holds::Hold;
+use crate::holds::{Hold, Stamp};
 use crate::process;
 use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
@@ -228,12 +228,17 @@ impl Daemon {
             return;
         }
         if self.context.board.take_release_request() {
-            say_lifted(self.context.board.release(None), "released by hand");
+            let lifted = self.context.board.change(|holds, _| holds.release(None));
+            say_lifted(lifted, "released by hand");
         }
         // Watching comes first: what changes after the look is heard of.
         self.watch_own();
         self.follow();
-        let lifted = self.context.board.mend();
+        let has_changed = |old: &Stamp| board::stamp(old.path.clone()) != *old;
+        let lifted = self
+            .context
+            .board
+            .change(|holds, _| holds.mend(has_changed));
         say_lifted(lifted, "its credentials or its program have changed");
         if is_slow_look {
             self.workers.iter().for_each(Handle::look_slowly);

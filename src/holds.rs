@@ -12,29 +12,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+const MINUTE: Duration = Duration::from_secs(60);
 /// Between two probes of a service that did not accept us: each is a start that may cost.
 const PROBE_PAUSE: Duration = Duration::from_secs(30 * 60);
-/// Between two looks for a program or a safe credentials file: no service is asked.
-const LOOK_PAUSE: Duration = Duration::from_secs(60);
-/// Before the first, second … probe of a service that is ill; the last pause repeats.
+/// Before the first, second … probe of a service that is ill, in seconds; the last one repeats.
 const ILL_PAUSES: [u64; 6] = [30, 60, 120, 240, 480, 900];
 /// Services are late with their own reset: whoever comes at the very second is refused once more.
 const RESET_MARGIN: Duration = Duration::from_secs(5);
-/// The pause after a usage limit whose end was over when we heard of it.
-const PAST_RESET_PAUSE: Duration = Duration::from_secs(60);
 /// The first pause after a usage limit without a sensible end; it doubles up to the longest.
 const BLIND_PAUSE: Duration = Duration::from_secs(5 * 60);
 const BLIND_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// A usage limit that claims to last longer is not believed; the longest known is a month.
 const RESET_MAX: Duration = Duration::from_secs(35 * 24 * 3600);
-/// A job that fails within this time of its start may count for the breaker.
-const AT_ONCE: Duration = Duration::from_secs(60);
-/// So far a clock is put right while nobody would say that it was set.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
+/// A hold that is younger than nothing by more than this was put before the clock was set back.
+const CLOCK_SLACK: Duration = MINUTE;
 /// How long the next in line is left to go first, before the one behind it may.
 pub const TURN: Duration = Duration::from_secs(1);
-/// The breaker's reason names so many jobs.
-const NAMED_MAX: usize = 20;
+/// So often in a row a change of files ends a hold in vain: an agent that changes its own credentials
+/// at each start must not be started for ever.
+const MENDED_MAX: u32 = 3;
 
 /// A hold's kind: a fault's, or one of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,13 +74,12 @@ enum Class {
 
 impl Kind {
     fn class(self) -> Class {
+        use ErrorKind::*;
         match self {
             Kind::Own(own) => Class::Own(own),
-            Kind::Fault(ErrorKind::UsageLimit) => Class::Limit,
-            Kind::Fault(ErrorKind::AgentMissing | ErrorKind::UnsafeEnv) => Class::Files,
-            Kind::Fault(ErrorKind::Overloaded | ErrorKind::Network | ErrorKind::RateLimited) => {
-                Class::Ill
-            }
+            Kind::Fault(UsageLimit) => Class::Limit,
+            Kind::Fault(AgentMissing | UnsafeEnv) => Class::Files,
+            Kind::Fault(Overloaded | Network | RateLimited) => Class::Ill,
             Kind::Fault(_) => Class::Login,
         }
     }
@@ -100,6 +95,20 @@ impl Kind {
             Kind::Own(Own::OnFailure) => "on_failure",
             Kind::Own(Own::Gate) => "gate",
             Kind::Own(Own::Check) => "check",
+        }
+    }
+}
+
+impl Class {
+    /// How long after the n-th probe the next one is due.
+    fn pause(self, probes: u32) -> Duration {
+        match self {
+            Class::Files => MINUTE,
+            Class::Ill | Class::Limit => {
+                let at = (probes as usize).min(ILL_PAUSES.len() - 1);
+                Duration::from_secs(ILL_PAUSES[at])
+            }
+            Class::Login | Class::Own(_) => PROBE_PAUSE,
         }
     }
 }
@@ -123,7 +132,7 @@ pub struct Hold {
     pub project: Option<String>,
     /// The kind.
     pub kind: Kind,
-    /// What is the matter.
+    /// What is the matter, and what to do if only a person can.
     pub reason: String,
     /// When it began.
     pub since: Wall,
@@ -140,7 +149,7 @@ pub struct Hold {
     /// Whether it was found before the agent ran, so that its start proves the repair.
     #[serde(default)]
     pub before_start: bool,
-    /// A person let jobs pass until its end.
+    /// A person lets jobs pass until its end.
     #[serde(default)]
     pub released: bool,
     /// The project whose job probes just now, and since when.
@@ -185,13 +194,6 @@ pub enum Gate<'a> {
     Closed(&'a Hold, Option<Wall>),
 }
 
-/// Jobs of one agent that failed alike and at once, in a row.
-#[derive(Clone, Debug, PartialEq)]
-struct Series {
-    kind: ErrorKind,
-    jobs: Vec<(String, JobId)>,
-}
-
 /// All holds, and what leads to them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -200,9 +202,10 @@ pub struct Holds {
     pub list: Vec<Hold>,
     /// The usage windows of each agent's account, as it last told them.
     pub windows: BTreeMap<String, Vec<Window>>,
+    /// By agent: jobs that failed alike and at once, in a row.
     #[serde(skip)]
-    series: BTreeMap<String, Series>,
-    /// How often a change of files ended a hold of an agent, which then was refused again.
+    series: BTreeMap<String, (ErrorKind, Vec<(String, JobId)>)>,
+    /// How often a change of files ended a hold of an agent that was not answered since.
     #[serde(skip)]
     mended: BTreeMap<String, u32>,
 }
@@ -210,80 +213,61 @@ pub struct Holds {
 impl Holds {
     /// Puts a hold in force, in place of one of its class and scope. Returns it if it is news.
     fn put(&mut self, mut hold: Hold) -> Option<Hold> {
-        let is_old = |old: &Hold| {
-            old.kind.class() == hold.kind.class()
-                && (&old.agent, &old.project) == (&hold.agent, &hold.project)
-        };
-        let old = self.list.iter().position(is_old);
-        let old = old.map(|at| self.list.remove(at));
-        hold.since = old.as_ref().map_or(hold.since, |old| old.since);
+        let is_old = self.list.iter().position(|old| old.is_like(&hold));
+        let old = is_old.map(|at| self.list.remove(at));
+        let lasts = |old: &Hold| old.until.is_none_or(|until| until > hold.since);
+        let is_news = !old.as_ref().is_some_and(lasts);
+        hold.since = old.map_or(hold.since, |old| old.since.min(hold.since));
         self.list.push(hold.clone());
-        old.is_none().then_some(hold)
+        is_news.then_some(hold)
     }
 
     /// Takes an agent out of service after a fault whose course is to hold. Returns the hold if it
     /// is news.
     pub fn fault(&mut self, failure: &Failure<'_>, fault: &Fault, now: Wall) -> Option<Hold> {
-        let kind = Kind::Fault(fault.kind);
-        let mut hold = Hold::new(kind, &fault.error, now);
-        let agent = &failure.agent.name;
+        let Failure { agent, began, .. } = *failure;
+        let mut hold = Hold::new(Kind::Fault(fault.kind), &fault.error, now);
+        let class = hold.kind.class();
         if fault.kind != ErrorKind::UnsafeEnv {
-            hold.agent = Some(agent.clone());
+            hold.agent = Some(agent.name.clone());
         }
         // A program that is looked for in the project is missing there and nowhere else.
-        let program = failure.agent.command.first().map_or("", String::as_str);
-        if fault.kind == ErrorKind::AgentMissing
-            && program.contains('/')
-            && !program.starts_with('/')
-        {
+        let program = agent.command.first().map_or("", String::as_str);
+        let is_projects = program.contains('/') && !program.starts_with('/');
+        if fault.kind == ErrorKind::AgentMissing && is_projects {
             hold.project = Some(failure.project.to_owned());
         }
         // A refusal is an answer all the same, and a limit whose end is past is not the matter any more.
-        self.take(|old| {
-            let is_earlier = failure.began.is_some_and(|began| old.since <= began);
-            old.agent.as_ref() == Some(agent)
-                && match (kind.class(), old.kind.class()) {
-                    (Class::Limit | Class::Login, Class::Ill) => is_earlier,
-                    (Class::Limit, Class::Login) | (Class::Login, Class::Limit) => is_earlier,
-                    (Class::Ill, Class::Limit) => old.until.is_some_and(|until| until <= now),
-                    _ => false,
-                }
+        let is_earlier = |old: &Hold| began.is_some_and(|began| old.since <= began);
+        self.take(|old| match (class, old.kind.class()) {
+            _ if old.agent != hold.agent => false,
+            (Class::Limit | Class::Login, Class::Ill) => is_earlier(old),
+            (Class::Limit, Class::Login) | (Class::Login, Class::Limit) => is_earlier(old),
+            (Class::Ill, Class::Limit) => old.until.is_some_and(|until| until <= now),
+            _ => false,
         });
-        let old = self.list.iter().find(|old| {
-            old.kind.class() == kind.class()
-                && (&old.agent, &old.project) == (&hold.agent, &hold.project)
-        });
+        let mended = self.mended.get(&agent.name).copied().unwrap_or(0);
+        if mended < MENDED_MAX {
+            hold.stamps = failure.stamps.to_vec();
+        }
+        let old = self.list.iter().find(|old| old.is_like(&hold));
         // What began before the hold tells nothing of how it is now.
-        let is_late = old.is_some_and(|old| failure.began.is_some_and(|began| began < old.since));
-        let probes = old.map_or(0, |old| old.probes + u32::from(!is_late));
-        hold.probes = probes;
-        hold.before_start = failure.began.is_none();
-        hold.stamps = failure.stamps.to_vec();
-        let probe_at = match kind.class() {
+        let is_late = old.is_some_and(|old| began.is_some() && !is_earlier(old));
+        hold.probes = old.map_or(0, |old| old.probes + u32::from(!is_late));
+        hold.before_start = began.is_none();
+        hold.probe_at = Some(match class {
             Class::Limit => {
                 let known = old.and_then(|old| old.until).filter(|until| *until > now);
-                let (end, probes) = limit_ends(fault.resets_at, known, probes, now);
-                (hold.until, hold.probes) = (Some(end), probes);
+                let end = limit_ends(fault.resets_at, known, &mut hold.probes, now);
+                hold.until = Some(end);
                 end
             }
-            Class::Files => now.plus(LOOK_PAUSE),
             Class::Ill if is_late => old.and_then(|old| old.probe_at).unwrap_or(now),
-            Class::Ill => {
-                let at = (probes as usize).min(ILL_PAUSES.len() - 1);
-                now.plus(Duration::from_secs(ILL_PAUSES[at]))
-            }
             // A service may take a moment to know of a login that has just been mended.
-            Class::Login if probes == 0 && self.mended.contains_key(agent) => now.plus(LOOK_PAUSE),
-            Class::Login | Class::Own(_) => now.plus(PROBE_PAUSE),
-        };
-        hold.probe_at = Some(probe_at);
+            Class::Login if hold.probes == 0 && mended > 0 => now.plus(MINUTE),
+            class => now.plus(class.pause(hold.probes)),
+        });
         self.put(hold)
-    }
-
-    /// Whether the agent, it may be said, changes its own credentials at each start that fails: then
-    /// only changes after its end count.
-    pub fn is_restless(&self, agent: &str) -> bool {
-        self.mended.get(agent).is_some_and(|times| *times >= 3)
     }
 
     /// Holds a project, until a person or `until` ends it. Returns the hold if it is news.
@@ -300,34 +284,38 @@ impl Holds {
         self.put(hold)
     }
 
+    /// Ends a hold of a project.
+    pub fn unhold_project(&mut self, project: &str, own: Own) {
+        let is_of = |hold: &Hold| hold.project.as_deref() == Some(project);
+        self.take(|hold| hold.kind == Kind::Own(own) && is_of(hold));
+    }
+
     /// Brings a hold that settings and the time decide in line with them: `wanted` is its reason and
-    /// its end. One that a person released stays so until that end. Returns whether anything
-    /// changed, and the hold if it is news.
+    /// its end. One that a person released stays so until that end. Returns the hold if it is news.
     pub fn decide(
         &mut self,
         own: Own,
         entrant: &Entrant<'_>,
         wanted: Option<(String, Wall)>,
         now: Wall,
-    ) -> (bool, Option<Hold>) {
-        let agent = (own == Own::UsageCeiling).then_some(entrant.agent);
-        let is_it = |hold: &Hold| {
-            hold.kind == Kind::Own(own)
-                && hold.project.as_deref() == Some(entrant.project)
-                && hold.agent.as_deref() == agent
-        };
-        let old = self.list.iter().find(|hold| is_it(hold));
-        let Some((reason, until)) = wanted else {
-            return (!self.take(is_it).is_empty(), None);
-        };
-        if old.is_some_and(|old| old.released || (&old.reason, old.until) == (&reason, Some(until)))
-        {
-            return (false, None);
-        }
+    ) -> Option<Hold> {
+        let (reason, until) = wanted.clone().unwrap_or_default();
         let mut hold = Hold::new(Kind::Own(own), &reason, now);
-        hold.agent = agent.map(str::to_owned);
+        hold.agent = (own == Own::UsageCeiling).then(|| entrant.agent.to_owned());
         (hold.project, hold.until) = (Some(entrant.project.to_owned()), Some(until));
-        (true, self.put(hold))
+        if wanted.is_none() {
+            self.take(|old| old.is_like(&hold));
+            return None;
+        }
+        let is_same = |old: &Hold| {
+            let is_released = old.released && old.until.is_some_and(|until| until > now);
+            is_released || (&old.reason, old.until) == (&hold.reason, hold.until)
+        };
+        let old = self.list.iter().find(|old| old.is_like(&hold));
+        match old.is_some_and(is_same) {
+            true => None,
+            false => self.put(hold),
+        }
     }
 
     /// Counts how a job ended for the breaker, which holds an agent after so many jobs in a row that
@@ -342,78 +330,51 @@ impl Holds {
     ) -> Option<Hold> {
         use ErrorKind::*;
         let kind = fault.map(|fault| fault.kind);
-        if matches!(kind, Some(Rejected | Cancelled | Interrupted)) {
-            return None;
-        }
-        let is_of_breaker = |hold: &Hold| {
-            hold.kind == Kind::Own(Own::Breaker) && hold.agent.as_deref() == Some(agent)
+        let counts = match kind {
+            Some(Rejected | Cancelled | Interrupted) => return None,
+            None | Some(PromptTooLong | MaxTurns | Budget | CheckFailed | Blocked) => false,
+            Some(Timeout | OutputLimit) => false,
+            Some(_) => lasted < MINUTE,
         };
-        let blameless = matches!(
-            kind,
-            Some(PromptTooLong | MaxTurns | Budget | CheckFailed | Blocked | Timeout | OutputLimit)
-        );
-        let known = self.series.get(agent).map(|series| series.kind);
-        if known.is_some() && known != kind || blameless || lasted >= AT_ONCE || fault.is_none() {
+        let known = self.series.get(agent).map(|(kind, _)| *kind);
+        if !counts || known.is_some() && known != kind {
             self.series.remove(agent);
-            self.take(is_of_breaker);
+            let is_of = |hold: &Hold| hold.agent.as_deref() == Some(agent);
+            self.take(|hold| hold.kind == Kind::Own(Own::Breaker) && is_of(hold));
         }
-        let fault = fault.filter(|_| !blameless && lasted < AT_ONCE)?;
-        let series = self.series.entry(agent.to_owned()).or_insert(Series {
-            kind: fault.kind,
-            jobs: Vec::new(),
-        });
-        series.jobs.push((project.to_owned(), job.clone()));
-        if breaker == 0 || series.jobs.len() < breaker {
+        let fault = fault.filter(|_| counts)?;
+        let series = self.series.entry(agent.to_owned());
+        let (_, jobs) = series.or_insert((fault.kind, Vec::new()));
+        jobs.push((project.to_owned(), job.clone()));
+        if breaker == 0 || jobs.len() < breaker {
             return None;
         }
+        let (number, kind, error, again) = (jobs.len(), fault.kind, &fault.error, retries(jobs));
         let reason = format!(
-            "{} jobs in a row failed alike and at once ({}: {}); when it is mended, run them again: {}",
-            series.jobs.len(),
-            fault.kind,
-            fault.error,
-            retries(&series.jobs)
+            "{number} jobs in a row failed alike and at once ({kind}: {error}); when it is mended, run them again: {again}"
         );
         let mut hold = Hold::new(Kind::Own(Own::Breaker), &reason, now);
         (hold.agent, hold.probe_at) = (Some(agent.to_owned()), Some(now.plus(PROBE_PAUSE)));
         self.put(hold)
     }
 
-    /// Ends a hold of a project. Returns whether there was one.
-    pub fn unhold_project(&mut self, project: &str, own: Own) -> bool {
-        let of = |hold: &Hold| hold.project.as_deref() == Some(project);
-        !self
-            .take(|hold| of(hold) && hold.kind == Kind::Own(own))
-            .is_empty()
-    }
-
     /// Whether an agent may be started now. Of several holds the one that opens last decides.
     pub fn gate(&self, entrant: &Entrant<'_>, now: Wall) -> Gate<'_> {
-        let mut closed: Option<(&Hold, Option<Wall>)> = None;
-        let mut is_probe = false;
-        for hold in self.list.iter().filter(|hold| hold.stops(entrant)) {
-            match hold.opens(entrant, now) {
-                Some(at) if at <= now => is_probe |= hold.probe_at.is_some(),
-                opens => {
-                    let rank = |at: Option<Wall>| at.map_or(i64::MAX, |at| at.0);
-                    if closed.is_none_or(|(_, last)| rank(last) < rank(opens)) {
-                        closed = Some((hold, opens));
-                    }
-                }
-            }
-        }
-        match closed {
-            Some((hold, opens)) => Gate::Closed(hold, opens),
-            None if is_probe => Gate::Probe,
+        let stops = self.list.iter().filter(|hold| hold.stops(entrant));
+        let opens = stops.clone().map(|hold| (hold, hold.opens(entrant, now)));
+        let closed = opens.filter(|(_, at)| at.is_none_or(|at| at > now));
+        match closed.max_by_key(|(_, at)| at.map_or(i64::MAX, |at| at.0)) {
+            Some((hold, at)) => Gate::Closed(hold, at),
+            None if stops.clone().any(|hold| hold.probe_at.is_some()) => Gate::Probe,
             None => Gate::Open,
         }
     }
 
     /// A job of the entrant's goes to see whether things are mended.
     pub fn begin_probe(&mut self, entrant: &Entrant<'_>, now: Wall) {
-        for hold in self.list.iter_mut().filter(|hold| hold.stops(entrant)) {
-            if hold.probe_at.is_some() {
-                hold.probing = Some((entrant.project.to_owned(), now));
-            }
+        let held = self.list.iter_mut().filter(|hold| hold.stops(entrant));
+        for hold in held.filter(|hold| hold.probe_at.is_some()) {
+            hold.probing = Some((entrant.project.to_owned(), now));
         }
     }
 
@@ -440,11 +401,7 @@ impl Holds {
             .iter_mut()
             .filter(|hold| hold.is_probed_by(project))
         {
-            hold.probe_at = Some(now.plus(match hold.kind.class() {
-                Class::Files => LOOK_PAUSE,
-                Class::Ill | Class::Limit => Duration::from_secs(ILL_PAUSES[0]),
-                Class::Login | Class::Own(_) => PROBE_PAUSE,
-            }));
+            hold.probe_at = Some(now.plus(hold.kind.class().pause(hold.probes)));
         }
     }
 
@@ -452,13 +409,11 @@ impl Holds {
     /// or a refused login that came since stands. Returns what is lifted.
     pub fn answered(&mut self, project: &str, agent: &str, began: Wall) -> Vec<Hold> {
         self.mended.remove(agent);
-        self.take(|hold| {
-            hold.is_about(project, agent)
-                && match hold.kind.class() {
-                    Class::Ill => true,
-                    Class::Limit | Class::Login | Class::Files => hold.since <= began,
-                    Class::Own(_) => false,
-                }
+        self.take(|hold| match hold.kind.class() {
+            _ if !hold.is_about(project, agent) => false,
+            Class::Ill => true,
+            Class::Limit | Class::Login | Class::Files => hold.since <= began,
+            Class::Own(_) => false,
         })
     }
 
@@ -467,15 +422,22 @@ impl Holds {
     pub fn release(&mut self, of: Option<(&str, &str)>) -> Vec<Hold> {
         let is_meant =
             |hold: &Hold| of.is_none_or(|(project, agent)| hold.is_about(project, agent));
-        match of {
-            Some((_, agent)) => drop(self.series.remove(agent)),
-            None => self.series.clear(),
-        }
-        let mut lifted = self.take(|hold| is_meant(hold) && !hold.is_decided());
-        for hold in self.list.iter_mut().filter(|hold| is_meant(hold)) {
-            if !std::mem::replace(&mut hold.released, true) {
-                lifted.push(hold.clone());
-            }
+        self.series
+            .retain(|held, _| of.is_some_and(|(_, agent)| agent != held));
+        let is_decided = |hold: &Hold| {
+            matches!(
+                hold.kind,
+                Kind::Own(Own::UsageCeiling | Own::DailyBudget | Own::Hours)
+            )
+        };
+        let mut lifted = self.take(|hold| is_meant(hold) && !is_decided(hold));
+        for hold in self
+            .list
+            .iter_mut()
+            .filter(|hold| is_meant(hold) && !hold.released)
+        {
+            hold.released = true;
+            lifted.push(hold.clone());
         }
         lifted
     }
@@ -489,21 +451,17 @@ impl Holds {
         lifted
     }
 
-    /// Forgets what is over, and makes due what a clock that was set back has put far away. Returns
-    /// whether anything changed.
-    pub fn tidy(&mut self, now: Wall) -> bool {
-        let mut changed = false;
-        for hold in &mut self.list {
-            if hold.since > now.plus(CLOCK_SLACK) {
-                hold.since = now;
-                hold.probe_at = hold.probe_at.map(|_| now);
-                hold.until = hold.until.map(|_| now);
-                changed = true;
-            }
-        }
-        let is_over =
-            |hold: &Hold| hold.probe_at.is_none() && hold.until.is_some_and(|until| until <= now);
-        !self.take(is_over).is_empty() || changed
+    /// The files whose change would end a hold.
+    pub fn stamps(&self) -> impl Iterator<Item = &Stamp> {
+        self.list.iter().flat_map(|hold| &hold.stamps)
+    }
+
+    /// How much keeps jobs from starting; with less, some may pass that could not before.
+    pub fn weight(&self) -> usize {
+        let in_force = self.list.iter().filter(|hold| !hold.released);
+        in_force
+            .map(|hold| 1 + usize::from(hold.probing.is_some()))
+            .sum()
     }
 
     fn take(&mut self, is_lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
@@ -515,51 +473,36 @@ impl Holds {
 /// hold. `answered` is whether a turn of the model's was seen.
 pub fn is_answer(fault: Option<&Fault>, answered: bool) -> bool {
     use ErrorKind::*;
-    let Some(kind) = fault.map(|fault| fault.kind) else {
-        return true;
-    };
-    let tells = matches!(
-        kind,
-        MaxTurns
-            | PromptTooLong
-            | InvalidRequest
-            | ModelNotFound
-            | Refused
-            | MaxOutputTokens
-            | EmptyAnswer
-            | Unfinished
-            | CheckFailed
-            | AgentError
-    );
-    tells || answered && kind.course() != Course::Hold
+    match fault.map(|fault| fault.kind) {
+        None | Some(MaxTurns | PromptTooLong | InvalidRequest | ModelNotFound | Refused) => true,
+        Some(MaxOutputTokens | EmptyAnswer | Unfinished | CheckFailed | AgentError) => true,
+        Some(kind) => answered && kind.course() != Course::Hold,
+    }
 }
 
-/// When a usage limit ends, and how many in a row told no end. A known end is never replaced by a
-/// guess.
-fn limit_ends(told: Option<Wall>, known: Option<Wall>, probes: u32, now: Wall) -> (Wall, u32) {
-    match told {
-        Some(at) if at > now && at.since(now) <= RESET_MAX => {
-            (at.plus(RESET_MARGIN).max(known.unwrap_or(at)), 0)
+/// When a usage limit ends; `blind` counts how many in a row told no end. A known end is never replaced
+/// by a guess.
+fn limit_ends(told: Option<Wall>, known: Option<Wall>, blind: &mut u32, now: Wall) -> Wall {
+    match (told, known) {
+        (Some(at), known) if at > now && at.since(now) <= RESET_MAX => {
+            *blind = 0;
+            at.plus(RESET_MARGIN).max(known.unwrap_or(at))
         }
-        _ if known.is_some() => (known.unwrap_or(now), probes.saturating_sub(1)),
-        Some(at) if at <= now => (now.plus(PAST_RESET_PAUSE), probes),
-        _ => {
-            let pause = BLIND_PAUSE * 2_u32.pow(probes.min(8));
-            (now.plus(pause.min(BLIND_PAUSE_MAX)), probes)
-        }
+        (_, Some(known)) => known,
+        (Some(at), None) if at <= now => now.plus(MINUTE),
+        _ => now.plus((BLIND_PAUSE * 2_u32.pow((*blind).min(8))).min(BLIND_PAUSE_MAX)),
     }
 }
 
 /// The commands that run jobs again, one for each project.
 fn retries(jobs: &[(String, JobId)]) -> String {
-    let mut by_project: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (project, job) in jobs.iter().take(NAMED_MAX) {
-        by_project.entry(project).or_default().push(job.as_str());
+    let mut by_project: BTreeMap<&str, String> = BTreeMap::new();
+    for (project, job) in jobs {
+        let command = by_project.entry(project);
+        let command = command.or_insert_with(|| format!("job-monitor -p {project} retry"));
+        *command += &format!(" {job}");
     }
-    let command = |(project, jobs): (&str, Vec<&str>)| {
-        format!("job-monitor -p {project} retry {}", jobs.join(" "))
-    };
-    let commands: Vec<String> = by_project.into_iter().map(command).collect();
+    let commands: Vec<String> = by_project.into_values().collect();
     commands.join("; ")
 }
 
@@ -617,11 +560,21 @@ pub fn ceiling(windows: &[Window], ceiling: &Ceiling, now: Wall) -> Option<(Stri
 
 impl Hold {
     fn new(kind: Kind, reason: &str, now: Wall) -> Hold {
+        let remedy = match kind {
+            Kind::Fault(ErrorKind::Billing) => {
+                "; settle it with the provider, then job-monitor release --all"
+            }
+            Kind::Own(Own::OnFailure) => "; job-monitor release --all lets the others run",
+            kind if kind.class() == Class::Login => {
+                "; log in again or mend .env (job-monitor doctor says how)"
+            }
+            _ => "",
+        };
         Hold {
             agent: None,
             project: None,
             kind,
-            reason: reason.to_owned(),
+            reason: format!("{reason}{remedy}"),
             since: now,
             until: None,
             probe_at: None,
@@ -633,13 +586,17 @@ impl Hold {
         }
     }
 
+    fn is_like(&self, other: &Hold) -> bool {
+        self.kind.class() == other.kind.class()
+            && (&self.agent, &self.project) == (&other.agent, &other.project)
+    }
+
     fn is_probed_by(&self, project: &str) -> bool {
         self.probing.as_ref().is_some_and(|(who, _)| who == project)
     }
 
     fn is_about(&self, project: &str, agent: &str) -> bool {
-        let is =
-            |mine: &Option<String>, other: &str| mine.as_deref().is_none_or(|mine| mine == other);
+        let is = |mine: &Option<String>, other| mine.as_deref().is_none_or(|mine| mine == other);
         is(&self.project, project) && is(&self.agent, agent)
     }
 
@@ -658,21 +615,13 @@ impl Hold {
         match (&self.probing, self.probe_at) {
             // A job that has lived for so long did not fail at once.
             (Some((_, since)), _) if self.kind == Kind::Own(Own::Breaker) => {
-                Some(since.plus(AT_ONCE))
+                Some(since.plus(MINUTE))
             }
             (Some(_), _) => None,
-            (None, Some(at)) if at <= now => Some(at.plus(TURN * entrant.place as u32)),
-            (None, Some(at)) => Some(at),
+            (None, Some(_)) if self.since > now.plus(CLOCK_SLACK) => Some(now),
+            (None, Some(at)) => Some(at.plus(TURN * entrant.place as u32)),
             (None, None) => self.until,
         }
-    }
-
-    /// Whether settings and the time decide it anew at each look.
-    fn is_decided(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Own(Own::UsageCeiling | Own::DailyBudget | Own::Hours)
-        )
     }
 
     /// As people and scripts see it.
@@ -681,30 +630,18 @@ impl Hold {
         HoldView {
             kind: self.kind.as_str().to_owned(),
             agent: self.agent.clone(),
-            reason: self.reason.clone() + self.remedy(),
+            reason: self.reason.clone(),
             until: self.until.or(probe_at).filter(|until| *until > now),
         }
     }
 
     /// Whether it ends only after a person has done something about the account or the cause.
     pub fn needs_person(&self) -> bool {
+        let class = self.kind.class();
         matches!(
-            self.kind.class(),
+            class,
             Class::Login | Class::Own(Own::Breaker | Own::OnFailure)
         )
-    }
-
-    fn remedy(&self) -> &'static str {
-        match self.kind {
-            Kind::Fault(ErrorKind::Billing) => {
-                "; settle it with the provider, then job-monitor release --all"
-            }
-            Kind::Own(Own::OnFailure) => "; job-monitor release lets the others run",
-            kind if kind.class() == Class::Login => {
-                "; log in again or mend .env (job-monitor doctor says how)"
-            }
-            _ => "",
-        }
     }
 
     /// Whom it holds, with the kind: `agent "claude" (usage_limit)`.
@@ -721,10 +658,14 @@ impl Hold {
         }
     }
 
-    /// What is the matter, and what to do if only a person can.
+    /// Whom it holds and what is the matter.
     pub fn sentence(&self) -> String {
-        let (who, kind) = (self.who(), self.kind.as_str());
-        format!("{who} is held ({kind}): {}{}", self.reason, self.remedy())
+        format!(
+            "{} is held ({}): {}",
+            self.who(),
+            self.kind.as_str(),
+            self.reason
+        )
     }
 }
 
@@ -1013,7 +954,6 @@ mod tests {
         }];
         let agent = AgentSpec::new("a", Protocol::Claude);
         for round in 0..4 {
-            assert_eq!(holds.is_restless("a"), round == 3);
             let failure = Failure {
                 project: "p",
                 agent: &agent,
@@ -1023,10 +963,11 @@ mod tests {
             let fault = Fault::new(ErrorKind::NotAuthenticated, "expired");
             assert!(holds.fault(&failure, &fault, NOW).is_some());
             assert!(holds.mend(|stamp| stamp.seen != "before").is_empty());
-            assert_eq!(holds.mend(|stamp| stamp.seen != "after").len(), 1);
+            let lifted = holds.mend(|stamp| stamp.seen != "after");
+            assert_eq!(lifted.len(), usize::from(round < 3));
         }
-        holds.answered("p", "a", NOW);
-        assert!(!holds.is_restless("a"));
+        assert_eq!(holds.answered("p", "a", NOW).len(), 1);
+        assert_eq!(holds, Holds::default());
     }
 
     #[test]
@@ -1048,7 +989,7 @@ mod tests {
         for harmless in [
             vec![same, same, (Some(AgentError), quick)],
             vec![same, same, (None, quick), same],
-            vec![same, same, (Some(ExitCode), AT_ONCE)],
+            vec![same, same, (Some(ExitCode), MINUTE)],
             vec![(Some(CheckFailed), quick); 4],
             vec![(Some(Rejected), quick); 4],
         ] {
@@ -1084,12 +1025,11 @@ mod tests {
         assert!(
             holds
                 .decide(Own::Hours, &entrant, wanted.clone(), NOW)
-                .1
                 .is_some()
         );
         assert_eq!(
             holds.decide(Own::Hours, &entrant, wanted.clone(), secs(1)),
-            (false, None)
+            None
         );
         assert_eq!(closed(&holds, entrant, secs(1)), Some(Some(secs(600))));
         let begun = Entrant {
@@ -1100,20 +1040,16 @@ mod tests {
         assert_eq!(holds.release(Some(("p", "a"))).len(), 1);
         assert_eq!(
             holds.decide(Own::Hours, &entrant, wanted.clone(), secs(2)),
-            (false, None)
+            None
         );
         assert_eq!(holds.gate(&entrant, secs(2)), Gate::Open);
-        assert!(holds.tidy(secs(600)));
+        let wanted = wanted.map(|(reason, _)| (reason, secs(1200)));
         assert!(
             holds
                 .decide(Own::Hours, &entrant, wanted, secs(601))
-                .1
                 .is_some()
         );
-        assert_eq!(
-            holds.decide(Own::Hours, &entrant, None, secs(602)),
-            (true, None)
-        );
+        assert_eq!(holds.decide(Own::Hours, &entrant, None, secs(602)), None);
         holds.hold_project("p", Own::OnFailure, "x failed", None, NOW);
         assert_eq!(closed(&holds, entrant, secs(9)), Some(None));
         assert_eq!(holds.release(None).len(), 1);
@@ -1168,7 +1104,6 @@ mod tests {
         fail(&mut holds, ErrorKind::Billing, None, Some(NOW), NOW);
         holds.hold_project("p", Own::OnFailure, "x failed", None, NOW);
         let before = Wall(NOW.0 - 86_400_000);
-        assert!(holds.tidy(before));
         assert_eq!(holds.gate(&who("q", "a"), before), Gate::Probe);
         assert!(closed(&holds, who("p", "a"), before).is_some());
     }

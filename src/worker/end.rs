@@ -72,7 +72,8 @@ impl Worker<'_> {
                 began: Some(began),
                 stamps: &self.used,
             };
-            let news = self.context.board.failed(&failure, fault);
+            let board = &self.context.board;
+            let news = board.change(|holds, now| holds.fault(&failure, fault, now));
             self.announce(news);
         }
         self.follow(
@@ -172,7 +173,9 @@ impl Worker<'_> {
             })
             .and_then(|fault| {
                 let reason = format!("{} failed: {}: {}", claim.job_id, fault.kind, fault.error);
-                board.hold_project(&name, Own::OnFailure, &reason, None)
+                board.change(|holds, now| {
+                    holds.hold_project(&name, Own::OnFailure, &reason, None, now)
+                })
             });
         self.announce(tripped);
         self.announce(held);

@@ -205,7 +205,8 @@ impl Worker<'_> {
             let policy = self.orders.policy();
             let claim = self.jobs.claim(&id);
             let agent = claim.map_or(policy.agent.name.clone(), |claim| claim.agent.clone());
-            let lifted = self.context.board.release(Some((self.name(), &agent)));
+            let of = Some((self.name(), agent.as_str()));
+            let lifted = self.context.board.change(|holds, _| holds.release(of));
             self.say_lifted(lifted, "released by hand");
         }
         Ok(())

@@ -67,7 +67,7 @@ impl Worker<'_> {
                 },
                 _,
             )) => {
-                self.context.board.unhold_project(self.name(), Own::Gate);
+                self.unhold(Own::Gate);
                 return true;
             }
             Ok((
@@ -98,13 +98,18 @@ impl Worker<'_> {
         false
     }
 
+    fn unhold(&self, own: Own) {
+        let board = &self.context.board;
+        board.change(|holds, _| holds.unhold_project(self.name(), own));
+    }
+
     /// Holds the project for a minute, or until something rings.
     fn hold_for(&mut self, own: Own, why: &str) {
         let until = Wall::now().plus(PAUSE);
         let news = self
             .context
             .board
-            .hold_project(self.name(), own, why, Some(until));
+            .change(|holds, now| holds.hold_project(self.name(), own, why, Some(until), now));
         self.announce(news);
         self.set_hold(Some(HoldView {
             kind: Kind::Own(own).as_str().to_owned(),
@@ -161,7 +166,7 @@ impl Worker<'_> {
                 return Ok(None);
             }
         };
-        self.context.board.unhold_project(self.name(), Own::Check);
+        self.unhold(Own::Check);
         claim.carried.leftovers += ran.leftovers;
         let (exit_code, signal) = match ran.exit {
             Exit::Code(code) => (Some(code), None),

@@ -471,7 +471,8 @@ impl Worker<'_> {
             began: None,
             stamps: &self.used,
         };
-        let news = self.context.board.failed(&failure, fault);
+        let board = &self.context.board;
+        let news = board.change(|holds, now| holds.fault(&failure, fault, now));
         self.announce(news);
         None
     }

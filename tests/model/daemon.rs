@@ -257,7 +257,6 @@ impl Daemon {
             }
         };
         let wall = world.wall();
-        world.disk.holds.tidy(wall);
         if let Gate::Closed(_, wall) = world.disk.holds.gate(&entrant(AGENT), wall) {
             *closed = Some(Until {
                 wall,
