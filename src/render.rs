@@ -17,9 +17,6 @@ pub struct Style {
     pub color: bool,
     /// Characters beyond ASCII, for our own signs.
     pub unicode: bool,
-    /// A terminal that would take other characters for something else: UTF-8 has bytes that are
-    /// control characters in other encodings.
-    pub ascii_only: bool,
     /// A person is looking.
     pub terminal: bool,
 }
@@ -30,27 +27,10 @@ impl Style {
     pub fn of_stdout() -> Style {
         let terminal = io::stdout().is_terminal();
         let dumb = settings::variable("TERM").is_none_or(|term| term == "dumb");
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-            .into_iter()
-            .find_map(settings::variable);
-        let utf8 = locale.is_some_and(|name| {
-            let name = name.to_ascii_lowercase();
-            name.contains("utf-8") || name.contains("utf8")
-        });
         Style {
             color: terminal && !dumb && settings::variable("NO_COLOR").is_none(),
-            unicode: utf8 && !(terminal && dumb),
-            ascii_only: terminal && !utf8,
+            unicode: is_utf8() && !(terminal && dumb),
             terminal,
-        }
-    }
-
-    /// Text from outside, already clean, as the terminal's encoding has it.
-    pub fn text(self, text: &str) -> Cow<'_, str> {
-        if self.ascii_only && !text.is_ascii() {
-            Cow::Owned(text.replace(|c: char| !c.is_ascii(), "?"))
-        } else {
-            Cow::Borrowed(text)
         }
     }
 
@@ -72,6 +52,33 @@ impl Style {
             text.to_owned()
         }
     }
+}
+
+/// Whether the locale has UTF-8. A reader of another encoding may take a byte of it for a control
+/// character.
+fn is_utf8() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(settings::variable);
+    locale.is_some_and(|name| {
+        ["utf-8", "utf8"]
+            .iter()
+            .any(|end| name.to_ascii_lowercase().contains(end))
+    })
+}
+
+/// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs.
+pub fn encoded(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || is_utf8() {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| match c {
+        '…' => "...".to_owned(),
+        '−' | '–' | '—' => "-".to_owned(),
+        c if c.is_ascii() => c.to_string(),
+        _ => "?".to_owned(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// Text from outside without anything that could move a cursor, change a terminal's state or
@@ -100,9 +107,8 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
 
 /// A line that takes at most so many columns; what is cut off is marked.
 pub fn fit(line: &str, columns: usize, style: Style) -> String {
-    let line = style.text(line);
     if line.chars().map(columns_of).sum::<usize>() <= columns {
-        return line.into_owned();
+        return line.to_owned();
     }
     let mark = if style.unicode { "…" } else { "..." };
     let mut left = columns.saturating_sub(mark.chars().count());
@@ -158,18 +164,26 @@ pub fn json(value: &impl Serialize) -> Result<String> {
         .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))
 }
 
-/// The same JSON without what [`clean`] takes out of a text. Such a character can stand only in a
-/// string, where its escape means the same; but a carriage return, bare, is white space.
+/// The same JSON without what [`clean`] takes out of a text, and without what the locale cannot
+/// show. Such a character can stand only in a string, where its escape means the same; but a
+/// carriage return, bare, is white space.
 fn calm_json(json: &str) -> Cow<'_, str> {
-    if !json.contains(is_harmful) {
+    let utf8 = json.is_ascii() || is_utf8();
+    let is_calm = |c: char| !is_harmful(c) && (utf8 || c.is_ascii());
+    if json.chars().all(is_calm) {
         return Cow::Borrowed(json);
     }
     let mut calm = String::with_capacity(json.len() + 64);
     for c in json.chars() {
         match c {
             '\r' => calm.push(' '),
-            c if is_harmful(c) => calm.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => calm.push(c),
+            c if is_calm(c) => calm.push(c),
+            c => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    let _ = write!(calm, "\\u{unit:04x}");
+                }
+            }
         }
     }
     Cow::Owned(calm)
@@ -177,7 +191,7 @@ fn calm_json(json: &str) -> Cow<'_, str> {
 
 /// Writes text to standard output. A reader that has gone has seen what it wanted.
 pub fn print(text: &str) -> Result<()> {
-    unless_gone(put(text.as_bytes()))
+    unless_gone(put(encoded(text).as_bytes()))
 }
 
 /// Writes to standard output, and tells of a reader that has gone: then the rest need not even be
@@ -230,7 +244,7 @@ impl Pager {
 
     /// Writes what was added.
     pub fn flush(&mut self) -> Result<()> {
-        let written = put(self.0.as_bytes());
+        let written = put(encoded(&self.0).as_bytes());
         self.0.clear();
         written
     }
@@ -243,7 +257,7 @@ pub fn note(text: &str) {
 
 /// Writes a text of ours to standard error, as it stands.
 pub fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    let _ = io::stderr().lock().write_all(encoded(text).as_bytes());
 }
 
 #[cfg(test)]
@@ -287,14 +301,12 @@ mod tests {
         let style = |unicode| Style {
             color: false,
             unicode,
-            ascii_only: !unicode,
             terminal: true,
         };
         assert_eq!(fit("abcdef", 6, style(true)), "abcdef");
         assert_eq!(fit("abcdefg", 6, style(true)), "abcde…");
         assert_eq!(fit("abcdefg", 6, style(false)), "abc...");
         assert_eq!(fit("日本語日本語", 6, style(true)), "日本…");
-        assert_eq!(fit("üöä", 6, style(false)), "???");
         for columns in 0..12 {
             for text in [
                 "short",

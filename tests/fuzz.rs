@@ -852,7 +852,6 @@ fn no_text_is_shown_that_moves_a_cursor_or_is_too_wide() {
     let style = |unicode| Style {
         color: false,
         unicode,
-        ascii_only: !unicode,
         terminal: true,
     };
     let seeds = seeds(&[

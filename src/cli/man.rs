@@ -17,7 +17,9 @@ pub fn man_page() -> String {
     let mut gap = false;
     for line in include_str!("manual.txt").lines() {
         if let Some(code) = line.strip_prefix("    ") {
-            page += if example { "" } else { ".PP\n.RS 4\n.EX\n" };
+            page += if gap { ".PP\n" } else { "" };
+            page += if example { "" } else { ".RS 4\n.EX\n" };
+            gap = false;
             page += &escaped(code);
             example = true;
             continue;

@@ -59,92 +59,75 @@ pub enum Command {
     /// status 2: a person sees what there is, and a script notices its mistake.
     Nothing,
     Queue,
-    /// No limit means all jobs.
-    Status {
-        limit: Option<usize>,
-        since: Option<Since>,
-        failed: bool,
-    },
-    Show {
-        job: Option<JobName>,
-    },
-    Logs {
-        job: Option<JobName>,
-        follow: bool,
-        raw: bool,
-        tail: Option<usize>,
-    },
-    Diff {
-        job: Option<JobName>,
-        stat: bool,
-    },
-    Wait {
-        jobs: Jobs,
-        timeout: Option<Duration>,
-    },
-    Stats {
-        since: Option<Since>,
-    },
+    Status(Wanted),
+    Show(Option<JobName>),
+    Logs(Option<JobName>, Manner),
+    /// The flag asks for the numbers only.
+    Diff(Option<JobName>, bool),
+    Wait(Jobs, Option<Duration>),
+    Stats(Option<Since>),
     Watch,
     Config,
-    Submit {
-        texts: Vec<Source>,
-        wishes: Wishes,
-    },
-    Reply {
-        job: JobName,
-        text: Source,
-        wishes: Wishes,
-    },
-    Open {
-        job: Option<JobName>,
-    },
-    Edit {
-        job: JobName,
-    },
-    Cancel {
-        jobs: Jobs,
-    },
-    Retry {
-        jobs: Jobs,
-    },
-    Hold {
-        jobs: Jobs,
-    },
-    Release {
-        jobs: Jobs,
-    },
-    Clean {
-        older_than: Duration,
-        dry_run: bool,
-    },
+    Submit(Vec<Source>, Wishes),
+    Reply(JobName, Source, Wishes),
+    Open(Option<JobName>),
+    Edit(JobName),
+    Cancel(Jobs),
+    Retry(Jobs),
+    Hold(Jobs),
+    Release(Jobs),
+    /// The flag keeps everything where it is.
+    Clean(Duration, bool),
     List,
-    Register {
-        path: PathBuf,
-        name: Option<String>,
-        layout: Option<Layout>,
-        run_existing: bool,
-        skills: bool,
-    },
+    Register(PathBuf, Registration),
     Unregister,
     Enable,
     Disable,
     Daemon,
     Restart,
     Doctor,
-    Completions {
-        shell: Shell,
-    },
-    /// The words of a command line that is being typed, the last one unfinished.
-    Complete {
-        words: Vec<OsString>,
-    },
+    Completions(Shell),
+    /// The shell's name, and the words of a line that is being typed, the last one unfinished.
+    Complete(Vec<OsString>),
     Man,
-    /// The topic is the name of a command; without one, the whole program is meant.
-    Help {
-        topic: Option<&'static str>,
-    },
+    /// Of one command, or of the whole program.
+    Help(Option<&'static str>),
     Version,
+}
+
+/// Which finished jobs `status` is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// So many at most.
+    pub limit: Option<usize>,
+    /// Those that ended then or later.
+    pub since: Option<Since>,
+    /// Those only that failed.
+    pub failed: bool,
+}
+
+/// How `logs` tells of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// On and on, until the job is done.
+    pub follow: bool,
+    /// The bytes that the agent wrote to standard output.
+    pub raw: bool,
+    /// Of what is there already, so many lines only, the last ones.
+    pub tail: Option<usize>,
+}
+
+/// What `register` was asked for, beside the path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// The project's name; else that of its directory.
+    pub name: Option<String>,
+    /// How its directories are arranged.
+    pub layout: Option<Layout>,
+    /// Whether documents that are there already are run.
+    pub run_existing: bool,
+    /// Whether the skills are written into it.
+    pub skills: bool,
 }
 
 /// A job as it was typed: its id, or a part of it. It has only letters that ids have.
@@ -256,11 +239,23 @@ pub enum Shell {
     Fish,
 }
 
-/// The completion script for a shell: a stub that asks `job-monitor complete`.
-pub fn completions(shell: Shell) -> &'static str {
-    match shell {
-        Shell::Bash => include_str!("complete.bash"),
-        Shell::Zsh => include_str!("complete.zsh"),
-        Shell::Fish => include_str!("complete.fish"),
+impl Shell {
+    /// Reads its name.
+    pub fn parse(name: &str) -> Option<Shell> {
+        Some(match name {
+            "bash" => Shell::Bash,
+            "zsh" => Shell::Zsh,
+            "fish" => Shell::Fish,
+            _ => return None,
+        })
+    }
+
+    /// Its completions: a stub that asks `job-monitor complete`.
+    pub fn completions(self) -> &'static str {
+        match self {
+            Shell::Bash => include_str!("complete.bash"),
+            Shell::Zsh => include_str!("complete.zsh"),
+            Shell::Fish => include_str!("complete.fish"),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! From arguments to an [`Invocation`].
 
 use super::{
-    AfterSubmit, Command, Format, Invocation, JobName, Jobs, Shell, Since, Source, Which, Wishes,
-    commands,
+    AfterSubmit, Command, Format, Invocation, JobName, Jobs, Manner, Registration, Shell, Since,
+    Source, Wanted, Which, Wishes, commands,
 };
 use crate::error::{Error, Exit, Result, is_harmful};
 use crate::project::Layout;
@@ -33,19 +33,14 @@ struct Typed {
     json: bool,
     all: bool,
     failed: bool,
-    follow: bool,
-    raw: bool,
     stat: bool,
     dry_run: bool,
-    run_existing: bool,
-    skills: bool,
     limit: Option<usize>,
-    tail: Option<usize>,
     since: Option<Since>,
     timeout: Option<Duration>,
     older_than: Option<Duration>,
-    name: Option<String>,
-    layout: Option<Layout>,
+    manner: Manner,
+    registration: Registration,
     wishes: Wishes,
 }
 
@@ -58,7 +53,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
         // Whoever asks for help gets it, however garbled the rest.
         Err(_) if before_operands.any(|word| word == "-h" || word == "--help") => {
             let topic = args.iter().find_map(|word| command_named(word.to_str()?));
-            Ok(plain(Command::Help { topic }))
+            Ok(plain(Command::Help(topic)))
         }
         read => read,
     }
@@ -76,9 +71,7 @@ fn read(args: &[OsString]) -> Result<Invocation> {
     match args.first() {
         None => return Ok(plain(Command::Nothing)),
         Some(first) if first == "complete" => {
-            return Ok(plain(Command::Complete {
-                words: args[1..].to_vec(),
-            }));
+            return Ok(plain(Command::Complete(args[1..].to_vec())));
         }
         Some(_) => {}
     }
@@ -100,9 +93,7 @@ fn read(args: &[OsString]) -> Result<Invocation> {
         }
     }
     if typed.help {
-        return Ok(plain(Command::Help {
-            topic: typed.command,
-        }));
+        return Ok(plain(Command::Help(typed.command)));
     }
     if typed.version {
         return Ok(plain(Command::Version));
@@ -179,21 +170,22 @@ impl Typed {
                 self.since = Some(parsed(parser, long, "D", form, since)?);
             }
             ("status" | "retry", "failed") => self.failed = true,
-            ("logs", "follow") => self.follow = true,
-            ("logs", "raw") => self.raw = true,
-            ("logs", "tail") => self.tail = Some(number(parser, long)?),
+            ("logs", "follow") => self.manner.follow = true,
+            ("logs", "raw") => self.manner.raw = true,
+            ("logs", "tail") => self.manner.tail = Some(number(parser, long)?),
             ("diff", "stat") => self.stat = true,
             ("wait", "timeout") => self.timeout = Some(duration(parser, long)?),
             ("clean", "older-than") => self.older_than = Some(duration(parser, long)?),
             ("clean", "dry-run") => self.dry_run = true,
-            ("register", "name") => self.name = Some(text(parser, long, "NAME")?),
+            ("register", "name") => self.registration.name = Some(text(parser, long, "NAME")?),
             ("register", "layout") => {
                 let layouts = [Layout::Jobs, Layout::Tasks];
                 let named = |text: &str| layouts.into_iter().find(|layout| layout.as_str() == text);
-                self.layout = Some(parsed(parser, long, "LAYOUT", "jobs or tasks", named)?);
+                self.registration.layout =
+                    Some(parsed(parser, long, "LAYOUT", "jobs or tasks", named)?);
             }
-            ("register", "run-existing") => self.run_existing = true,
-            ("register", "skills") => self.skills = true,
+            ("register", "run-existing") => self.registration.run_existing = true,
+            ("register", "skills") => self.registration.skills = true,
             ("register", "no-restart") => {}
             ("submit" | "reply", _) => return self.take_wish(long, parser),
             _ => return Err(self.unknown_option(&format!("--{long}"))),
@@ -277,30 +269,14 @@ impl Typed {
     }
 
     fn reading(&mut self, name: &str) -> Option<Result<Command>> {
-        let (since, follow, raw, tail) = (self.since, self.follow, self.raw, self.tail);
         Some(match name {
             "queue" => Ok(Command::Queue),
-            "status" => self.limit().map(|limit| Command::Status {
-                limit,
-                since,
-                failed: self.failed,
-            }),
-            "show" => self.job().map(|job| Command::Show { job }),
-            "logs" => self.job().map(|job| Command::Logs {
-                job,
-                follow,
-                raw,
-                tail,
-            }),
-            "diff" => self.job().map(|job| Command::Diff {
-                job,
-                stat: self.stat,
-            }),
-            "wait" => self.jobs().map(|jobs| Command::Wait {
-                jobs,
-                timeout: self.timeout,
-            }),
-            "stats" => Ok(Command::Stats { since }),
+            "status" => self.wanted().map(Command::Status),
+            "show" => self.job().map(Command::Show),
+            "logs" => self.job().map(|job| Command::Logs(job, self.manner)),
+            "diff" => self.job().map(|job| Command::Diff(job, self.stat)),
+            "wait" => self.jobs().map(|jobs| Command::Wait(jobs, self.timeout)),
+            "stats" => Ok(Command::Stats(self.since)),
             "watch" => Ok(Command::Watch),
             "config" => Ok(Command::Config),
             "list" => Ok(Command::List),
@@ -310,112 +286,103 @@ impl Typed {
     }
 
     fn steering(&mut self, name: &str) -> Option<Result<Command>> {
-        let wishes = std::mem::take(&mut self.wishes);
         Some(match name {
-            "submit" => {
-                let texts: Vec<_> = self.operands.drain(..).map(source).collect();
-                let texts = if texts.is_empty() {
-                    vec![Source::Editor]
-                } else {
-                    texts
-                };
-                match (texts.len(), wishes.then) {
-                    (2.., AfterSubmit::Follow) => Err(usage(
-                        "--follow shows one job; use --wait for several files",
-                    )),
-                    _ => Ok(Command::Submit { texts, wishes }),
-                }
-            }
-            "reply" => self.needed_job().map(|job| {
-                let text = self.next().map_or(Source::Editor, source);
-                Command::Reply { job, text, wishes }
-            }),
-            "open" => self.job().map(|job| Command::Open { job }),
-            "edit" => self.needed_job().map(|job| Command::Edit { job }),
-            "cancel" => self.jobs().map(|jobs| Command::Cancel { jobs }),
-            "retry" => self.jobs().map(|jobs| Command::Retry { jobs }),
-            "hold" => self.jobs().map(|jobs| Command::Hold { jobs }),
-            "release" => self.jobs().map(|jobs| Command::Release { jobs }),
-            "clean" => self
-                .older_than
-                .map(|older_than| Command::Clean {
-                    older_than,
-                    dry_run: self.dry_run,
-                })
-                .ok_or_else(|| {
-                    usage(format!(
-                        "clean needs --older-than DURATION; usage: {}",
-                        usage_of("clean")
-                    ))
-                }),
+            "submit" => self.texts(),
+            "reply" => self.reply(),
+            "open" => self.job().map(Command::Open),
+            "edit" => self.needed_job().map(Command::Edit),
+            "cancel" => self.jobs().map(Command::Cancel),
+            "retry" => self.jobs().map(Command::Retry),
+            "hold" => self.jobs().map(Command::Hold),
+            "release" => self.jobs().map(Command::Release),
+            "clean" => match self.older_than {
+                Some(age) => Ok(Command::Clean(age, self.dry_run)),
+                None => Err(self.lacks("--older-than DURATION")),
+            },
             _ => return None,
         })
     }
 
     fn managing(&mut self, name: &'static str) -> Result<Command> {
         Ok(match name {
-            "register" => Command::Register {
-                path: self.needed("a directory")?.into(),
-                name: self.name.take(),
-                layout: self.layout,
-                run_existing: self.run_existing,
-                skills: self.skills,
-            },
-            "unregister" | "enable" | "disable" => {
-                if let Some(word) = self.next() {
-                    let text = utf8(&word, "the project's name")?;
-                    if self.projects != Which::Around {
-                        return Err(usage(format!(
-                            "{name} takes one project; it is named twice"
-                        )));
-                    }
-                    self.projects = Which::Named(text.to_owned());
-                }
-                match name {
-                    "enable" => Command::Enable,
-                    "disable" => Command::Disable,
-                    _ if matches!(self.projects, Which::Named(_)) => Command::Unregister,
-                    _ => return Err(self.lacks("a project's name")),
-                }
+            "register" => {
+                let path = self.needed("a directory")?.into();
+                Command::Register(path, std::mem::take(&mut self.registration))
             }
+            "unregister" => self.project(Command::Unregister)?,
+            "enable" => self.project(Command::Enable)?,
+            "disable" => self.project(Command::Disable)?,
             "daemon" => Command::Daemon,
             "restart" => Command::Restart,
             "completions" => {
                 let word = self.needed("one of bash, zsh, fish")?;
-                let shell = match word.to_str() {
-                    Some("bash") => Shell::Bash,
-                    Some("zsh") => Shell::Zsh,
-                    Some("fish") => Shell::Fish,
-                    _ => {
-                        let text = format!(
-                            "no completions for {}; SHELL is bash, zsh or fish",
-                            shown(&word)
-                        );
-                        return Err(usage(text));
-                    }
+                let shell = Shell::parse(&word.to_string_lossy());
+                let none = || {
+                    usage(format!(
+                        "no completions for {}; there are some for bash, zsh, fish",
+                        shown(&word)
+                    ))
                 };
-                Command::Completions { shell }
+                Command::Completions(shell.ok_or_else(none)?)
             }
             "man" => Command::Man,
-            _ => {
-                let topic = self.next().map(|word| {
-                    word.to_str()
-                        .and_then(command_named)
-                        .ok_or_else(|| unknown_command(&word))
-                });
-                Command::Help {
-                    topic: topic.transpose()?,
+            _ => match self.next() {
+                None => Command::Help(None),
+                Some(word) => {
+                    let topic = word.to_str().and_then(command_named);
+                    Command::Help(Some(topic.ok_or_else(|| unknown_command(&word))?))
                 }
-            }
+            },
         })
     }
 
-    fn limit(&self) -> Result<Option<usize>> {
-        match (self.limit, self.all) {
-            (Some(_), true) => Err(usage("--limit and --all exclude each other")),
-            (None, false) if self.since.is_none() => Ok(Some(STATUS_LIMIT)),
-            (limit, _) => Ok(limit),
+    /// The project that a command changes stands behind it, as with `-p`.
+    fn project(&mut self, command: Command) -> Result<Command> {
+        if let Some(word) = self.next() {
+            let name = utf8(&word, "the project's name")?.to_owned();
+            if std::mem::replace(&mut self.projects, Which::Named(name)) != Which::Around {
+                return Err(usage("one project is enough, and more than one was named"));
+            }
         }
+        match self.projects {
+            Which::Around | Which::All if command == Command::Unregister => {
+                Err(self.lacks("a project's name"))
+            }
+            _ => Ok(command),
+        }
+    }
+
+    fn texts(&mut self) -> Result<Command> {
+        let mut texts: Vec<_> = self.operands.drain(..).map(source).collect();
+        if texts.is_empty() {
+            texts.push(Source::Editor);
+        }
+        if texts.len() > 1 && self.wishes.then == AfterSubmit::Follow {
+            return Err(usage(
+                "--follow shows one job; use --wait for several files",
+            ));
+        }
+        Ok(Command::Submit(texts, std::mem::take(&mut self.wishes)))
+    }
+
+    fn reply(&mut self) -> Result<Command> {
+        let job = self.needed_job()?;
+        let text = self.next().map_or(Source::Editor, source);
+        Ok(Command::Reply(job, text, std::mem::take(&mut self.wishes)))
+    }
+
+    fn wanted(&self) -> Result<Wanted> {
+        let (since, failed) = (self.since, self.failed);
+        let limit = match (self.limit, self.all) {
+            (Some(_), true) => return Err(usage("--limit and --all exclude each other")),
+            (None, false) if since.is_none() => Some(STATUS_LIMIT),
+            (limit, _) => limit,
+        };
+        Ok(Wanted {
+            limit,
+            since,
+            failed,
+        })
     }
 
     fn next(&mut self) -> Option<OsString> {
@@ -640,7 +607,7 @@ mod tests {
                     Ok(_) => true,
                     Err(error) if error.to_string().starts_with("unknown option") => false,
                     Err(error) if error.to_string().contains("has no --json") => false,
-                    Err(error) if error.to_string().contains("named twice") => true,
+                    Err(error) if error.to_string().contains("more than one was named") => true,
                     Err(error) => panic!("{line}: {error}"),
                 };
                 // Those of the program are taken everywhere, and listed where they mean something.
@@ -676,24 +643,23 @@ mod tests {
 
     #[test]
     fn command_lines_mean_what_they_say() {
-        let show = |job: Option<&str>| Command::Show { job: job.map(name) };
-        let logs = |follow, raw, tail| Command::Logs {
-            job: Some(name(A)),
-            follow,
-            raw,
-            tail,
+        let show = |job: Option<&str>| Command::Show(job.map(name));
+        let logs = |follow, raw, tail| Command::Logs(Some(name(A)), Manner { follow, raw, tail });
+        let status = |limit, since, failed| {
+            Command::Status(Wanted {
+                limit,
+                since,
+                failed,
+            })
         };
-        let status = |limit, since, failed| Command::Status {
-            limit,
-            since,
-            failed,
-        };
-        let submit = |texts: &[Source], then| Command::Submit {
-            texts: texts.to_vec(),
-            wishes: Wishes {
-                then,
-                ..Wishes::default()
-            },
+        let submit = |texts: &[Source], then| {
+            Command::Submit(
+                texts.to_vec(),
+                Wishes {
+                    then,
+                    ..Wishes::default()
+                },
+            )
         };
         let file = |path: &str| Source::File(path.into());
         let hour = Duration::from_secs(3600);
@@ -732,56 +698,23 @@ mod tests {
             ("submit -- -x", submit(&[file("-x")], AfterSubmit::Return)),
             (
                 "wait --all --timeout 1h",
-                Command::Wait {
-                    jobs: Jobs::All,
-                    timeout: Some(hour),
-                },
+                Command::Wait(Jobs::All, Some(hour)),
             ),
-            (
-                "retry --failed",
-                Command::Retry {
-                    jobs: Jobs::Failed(None),
-                },
-            ),
+            ("retry --failed", Command::Retry(Jobs::Failed(None))),
             (
                 "hold a b",
-                Command::Hold {
-                    jobs: Jobs::These(vec![name("a"), name("b")]),
-                },
+                Command::Hold(Jobs::These(vec![name("a"), name("b")])),
             ),
-            (
-                "clean --older-than 1h",
-                Command::Clean {
-                    older_than: hour,
-                    dry_run: false,
-                },
-            ),
+            ("clean --older-than 1h", Command::Clean(hour, false)),
             ("pause web", Command::Disable),
             ("resume --all", Command::Enable),
             (
                 "complete bash -p",
-                Command::Complete {
-                    words: vec!["bash".into(), "-p".into()],
-                },
+                Command::Complete(vec!["bash".into(), "-p".into()]),
             ),
-            (
-                "wait --nonsense -h",
-                Command::Help {
-                    topic: Some("wait"),
-                },
-            ),
-            (
-                "help quue --help",
-                Command::Help {
-                    topic: Some("help"),
-                },
-            ),
-            (
-                &format!("{A} --help"),
-                Command::Help {
-                    topic: Some("show"),
-                },
-            ),
+            ("wait --nonsense -h", Command::Help(Some("wait"))),
+            ("help quue --help", Command::Help(Some("help"))),
+            (&format!("{A} --help"), Command::Help(Some("show"))),
         ] {
             assert_eq!(command(line), expected, "{line}");
         }
@@ -832,9 +765,9 @@ mod tests {
             ),
             ("register", "register needs a directory"),
             ("unregister", "unregister needs a project's name"),
-            ("-p a disable b", "it is named twice"),
+            ("-p a disable b", "more than one was named"),
             ("clean", "clean needs --older-than DURATION"),
-            ("completions ksh", "bash, zsh or fish"),
+            ("completions ksh", "bash, zsh, fish"),
             ("quue", "did you mean \"queue\"?"),
             ("logs --folow a", "did you mean \"--follow\"?"),
             (

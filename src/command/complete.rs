@@ -27,30 +27,28 @@ pub(super) fn complete(words: &[OsString]) -> Result<()> {
     if bash {
         words = joined(words);
     }
+    // Nobody begins to type what is in a name and needs a quote itself.
     if shell != "zsh" {
-        words = words.iter().map(|word| unquoted(word)).collect();
+        words
+            .iter_mut()
+            .for_each(|word| word.retain(|c| !"\\'\"".contains(c)));
     }
     let Some((begun, before)) = words.split_last() else {
         return Ok(());
     };
     // bash takes the value behind `=` for a word of its own.
-    let head = begun
-        .split_once('=')
-        .map_or("", |(head, _)| &begun[..head.len() + 1]);
-    let head = if bash && begun.starts_with('-') {
-        head
-    } else {
-        ""
-    };
-    let fitting = candidates(before, begun)
-        .into_iter()
-        .filter(|word| word == FILES || word.starts_with(begun));
-    let text: String = fitting
-        .map(|word| match bash && word != FILES {
-            true => quoted_as(&word[head.len()..], &typed) + "\n",
-            false => word + "\n",
-        })
-        .collect();
+    let head = begun.rfind('=').filter(|_| bash && begun.starts_with('-'));
+    let head = head.map_or(0, |at| at + 1);
+    let mut text = String::new();
+    for word in candidates(before, begun) {
+        let quoted = match bash && word != FILES {
+            true => word.get(head..).and_then(|rest| quoted_as(rest, &typed)),
+            false => Some(word.clone()),
+        };
+        if word == FILES || word.starts_with(begun) {
+            text.extend(quoted.map(|word| word + "\n"));
+        }
+    }
     render::print(&text)
 }
 
@@ -217,32 +215,14 @@ fn joined(words: Vec<String>) -> Vec<String> {
     joined
 }
 
-/// What a shell would make of a word as it was typed, nothing expanded.
-fn unquoted(typed: &str) -> String {
-    let (mut text, mut quote) = (String::new(), None);
-    let mut letters = typed.chars();
-    while let Some(letter) = letters.next() {
-        match (letter, quote) {
-            ('\'' | '"', None) => quote = Some(letter),
-            (letter, Some(open)) if letter == open => quote = None,
-            ('\\', None | Some('"')) => text.extend(letters.next()),
-            _ => text.push(letter),
-        }
+/// A word as bash reads it, behind what the person began; in quotes only what they keep as it is.
+fn quoted_as(word: &str, typed: &str) -> Option<String> {
+    let special = |c: char| !c.is_alphanumeric() && !"/._-+:,@%=".contains(c);
+    if typed.starts_with(['\'', '"']) {
+        return (!word.contains(['\'', '"', '$', '`', '\\'])).then(|| word.to_owned());
     }
-    text
-}
-
-/// A word as bash reads it, quoted in the way in which the person began.
-fn quoted_as(word: &str, typed: &str) -> String {
-    let escaped = |special: fn(char) -> bool| {
-        let letters = word
-            .chars()
-            .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]));
-        letters.collect::<String>()
-    };
-    match typed.chars().next() {
-        Some('\'') => word.replace('\'', r"'\''"),
-        Some('"') => escaped(|c| "\\\"$`".contains(c)),
-        _ => escaped(|c| !c.is_alphanumeric() && !"/._-+:,@%=".contains(c)),
-    }
+    let letters = word
+        .chars()
+        .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]));
+    Some(letters.collect())
 }

@@ -3,7 +3,7 @@
 
 use super::brief::{retry_at, suspension_text};
 use super::result::Finished;
-use super::scope::{Scope, Standing, standing};
+use super::scope::{Scope, Standing};
 use super::submit;
 use crate::board;
 use crate::cli::{Jobs, Since};
@@ -12,7 +12,7 @@ use crate::job::JobId;
 use crate::render;
 use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
@@ -154,8 +154,11 @@ fn each(
 ) -> Result<usize> {
     let mut failed: Option<Error> = None;
     let mut done = 0;
-    let mut one = |found: Result<(Spool, JobId, Standing)>| -> Result<()> {
-        match found.and_then(|(spool, id, standing)| act(&spool, &id, &standing)) {
+    for id in ids(scope, jobs)? {
+        let acted = scope
+            .job(&id)
+            .and_then(|(spool, standing)| act(&spool, &id, &standing));
+        match acted {
             Ok(Some(text)) => {
                 done += 1;
                 render::print(&format!("{text}\n"))?;
@@ -167,92 +170,54 @@ fn each(
                 }
             }
         }
-        Ok(())
-    };
-    match jobs {
-        Jobs::These(names) => {
-            for name in names {
-                let id = scope.resolve(name);
-                one(id.and_then(|id| {
-                    scope
-                        .job(&id)
-                        .map(|(spool, standing)| (spool, id, standing))
-                }))?;
-            }
-        }
-        Jobs::All => {
-            for (spool, id, standing) in open_jobs(scope)? {
-                one(Ok((spool, id, standing)))?;
-            }
-        }
-        Jobs::Failed(since) => {
-            let since = since.unwrap_or(Since::Ago(FAILED_SINCE)).start(Wall::now());
-            for spool in scope.whole()? {
-                for (id, result) in failed_jobs(&spool, since)? {
-                    one(Ok((
-                        Spool::open(spool.project())?,
-                        id,
-                        Standing::Done(result),
-                    )))?;
-                }
-            }
-        }
     }
     failed.map_or(Ok(done), Err)
 }
 
-/// The jobs that run or wait, in the projects of which all are meant.
-pub(super) fn open_jobs(scope: &Scope) -> Result<Vec<(Spool, JobId, Standing)>> {
-    let mut jobs = Vec::new();
+/// The jobs that are meant.
+pub(super) fn ids(scope: &Scope, jobs: &Jobs) -> Result<Vec<JobId>> {
+    if let Jobs::These(names) = jobs {
+        return names.iter().map(|name| scope.resolve(name)).collect();
+    }
+    let mut ids = BTreeSet::new();
     for spool in scope.whole()? {
-        let begun = spool.marks(Leftovers::Leave)?.claims;
-        let waiting = spool.scan(Leftovers::Leave)?.waiting;
-        let ids: BTreeSet<JobId> = waiting.into_iter().chain(begun).collect();
-        for id in ids {
-            match standing(&spool, &id, scope.daemon.is_some())? {
-                None | Some(Standing::Done(_)) => {}
-                Some(standing) => jobs.push((Spool::open(spool.project())?, id, standing)),
+        match jobs {
+            Jobs::Failed(since) => {
+                let since = since.unwrap_or(Since::Ago(FAILED_SINCE)).start(Wall::now());
+                ids.extend(failed_jobs(&spool, since)?);
+            }
+            _ => {
+                ids.extend(spool.scan(Leftovers::Leave)?.waiting);
+                let begun = spool.marks(Leftovers::Leave)?.claims.into_iter();
+                ids.extend(begun.filter(|id| matches!(spool.has_result(id), Ok(false))));
             }
         }
     }
-    Ok(jobs)
+    Ok(ids.into_iter().collect())
 }
 
-/// The jobs that failed since then, oldest first, unless a later job of the same description shows
-/// that somebody handed them in again.
-fn failed_jobs(spool: &Spool, since: Wall) -> Result<Vec<(JobId, File)>> {
-    let mut last: BTreeMap<String, JobId> = BTreeMap::new();
-    let mut later = |id: JobId| {
-        let last = last
-            .entry(id.description().to_owned())
-            .or_insert_with(|| id.clone());
-        *last = id.max(last.clone());
-    };
-    let mut recent = BTreeSet::new();
-    spool.finished(&mut |id, written| {
-        if let Some(id) = JobId::exact(id) {
-            if written >= i128::from(since.0) * 1_000_000 {
-                recent.insert(id.clone());
-            }
-            later(id);
-        }
-    })?;
-    spool
+/// The jobs that failed since then, unless a later one of the same description shows that somebody
+/// handed them in again.
+fn failed_jobs(spool: &Spool, since: Wall) -> Result<Vec<JobId>> {
+    let mut all = spool
         .scan(Leftovers::Leave)?
         .waiting
         .into_iter()
-        .for_each(&mut later);
+        .collect::<Vec<_>>();
     let mut failed = Vec::new();
-    for id in recent
-        .into_iter()
-        .filter(|id| last.get(id.description()) == Some(id))
-    {
-        if let Some(result) = spool.open_result(&id)?
-            && Finished::read(&result).is_some_and(|told| told.word() == "failed")
-        {
-            failed.push((id, result));
+    spool.finished(&mut |id, written| {
+        let Some(id) = JobId::exact(id) else { return };
+        all.push(id.clone());
+        let is_new = written >= i128::from(since.0) * 1_000_000;
+        if is_new && Finished::of(spool, &id).is_some_and(|told| told.word() == "failed") {
+            failed.push(id);
         }
-    }
+    })?;
+    let later = |id: &JobId| {
+        all.iter()
+            .any(|other| other > id && other.description() == id.description())
+    };
+    failed.retain(|id| !later(id));
     Ok(failed)
 }
 

@@ -118,7 +118,7 @@ impl Report {
                     told.push(what);
                 }
             }
-            render::print(&self.style.text(&text))?;
+            render::print(&text)?;
         }
         self.findings.extend(found);
         Ok(())

@@ -7,6 +7,7 @@ use super::scope::{self, Scope, Standing};
 use super::terminal;
 use super::transcript::Transcript;
 use crate::agent::{self, Dialect};
+use crate::cli::Manner;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::{Attempt, JobId, log_name};
@@ -28,17 +29,6 @@ const BLOCK: usize = 64 << 10;
 const LOOK: Duration = Duration::from_millis(200);
 /// Single lines are not made longer than this for readers that are no terminal.
 const COLUMNS_PIPED: usize = 160;
-
-/// How a job is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Manner {
-    /// On and on, until the job is done.
-    pub follow: bool,
-    /// The bytes that the agent wrote to standard output.
-    pub raw: bool,
-    /// Of what is there already, so many lines only, the last ones.
-    pub tail: Option<usize>,
-}
 
 /// Tells what the agent did.
 pub(super) fn logs(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
@@ -400,7 +390,7 @@ impl<'a> Telling<'a> {
                 true => {
                     let more = output.read_on(&mut self.transcript)?;
                     let text = self.transcript.take();
-                    self.put(text.as_bytes())?;
+                    self.put(render::encoded(&text).as_bytes())?;
                     more
                 }
                 false => {
@@ -457,7 +447,7 @@ impl<'a> Telling<'a> {
             self.transcript.seam(text);
         }
         let text = self.transcript.take();
-        self.put(text.as_bytes())
+        self.put(render::encoded(&text).as_bytes())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

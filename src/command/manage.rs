@@ -2,10 +2,10 @@
 
 use super::doctor;
 use super::scope::choose;
-use crate::cli::Which;
+use crate::cli::{Registration, Which};
 use crate::daemon;
 use crate::error::{Error, Exit, Result, plain};
-use crate::project::{Layout, Project};
+use crate::project::Project;
 use crate::registry::{self, Entry, Registry};
 use crate::render::{self, clean, quoted};
 use crate::service;
@@ -16,19 +16,6 @@ use crate::time::Wall;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use wait_timeout::ChildExt;
-
-/// systemd itself waits for the graces of agents; ours is above any sensible one.
-const RESTART_MAX: Duration = Duration::from_secs(180);
-
-/// What `register` was asked for, beside the path.
-pub(super) struct Registration {
-    pub name: Option<String>,
-    pub layout: Option<Layout>,
-    pub run_existing: bool,
-    pub skills: bool,
-}
 
 /// Registers a project: its directories, holds on what lies there, the entry, the skills.
 pub(super) fn register(path: &Path, asked: Registration) -> Result<()> {
@@ -280,30 +267,18 @@ pub(super) fn restart() -> Result<()> {
         }
     }
     let systemctl = ["--user", "restart", "job-monitor"];
-    let mut child = Command::new("systemctl")
+    match Command::new("systemctl")
         .args(systemctl)
         .stdin(Stdio::null())
-        .spawn()
-        .map_err(|e| {
-            Error::new(format!(
-                "cannot run systemctl: {}; start the monitor with: job-monitor daemon",
-                plain(&e)
-            ))
-        })?;
-    match child.wait_timeout(RESTART_MAX) {
-        Ok(Some(status)) if status.success() => {
-            render::print("Restarted the service job-monitor\n")
-        }
-        Ok(Some(_)) => Err(Error::new(
+        .status()
+    {
+        Ok(status) if status.success() => render::print("Restarted the service job-monitor\n"),
+        Ok(_) => Err(Error::new(
             "systemctl did not restart job-monitor; job-monitor doctor says what is missing",
         )),
-        Ok(None) => Err(Error::new(format!(
-            "systemctl has not restarted job-monitor within {} s; systemctl --user status job-monitor shows why",
-            RESTART_MAX.as_secs()
-        ))),
-        Err(error) => Err(Error::new(format!(
-            "cannot wait for systemctl: {}",
-            plain(&error)
+        Err(e) => Err(Error::new(format!(
+            "cannot run systemctl: {}; start the monitor with: job-monitor daemon",
+            plain(&e)
         ))),
     }
 }

@@ -24,7 +24,7 @@ mod transcript;
 mod wait;
 mod watch;
 
-use crate::cli::{self, Command, Invocation, Jobs, Since, Which};
+use crate::cli::{self, Command, Invocation, Which};
 use crate::daemon;
 use crate::error::{Error, Exit, Result, plain};
 use crate::process;
@@ -64,97 +64,53 @@ fn run(
         Which::Around => Which::All,
         named => named.clone(),
     };
-    let start = |since: Option<Since>| since.map(|since| since.start(Wall::now()));
     let done = match command {
         Command::Nothing => {
             render::say(&cli::help(None));
             return Ok(Exit::Usage);
         }
-        Command::Help { topic } => render::print(&cli::help(topic)),
+        Command::Help(topic) => render::print(&cli::help(topic)),
         Command::Version => render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Man => render::print(&cli::man_page()),
-        Command::Completions { shell } => render::print(cli::completions(shell)),
-        Command::Complete { words } => complete::complete(&words),
+        Command::Completions(shell) => render::print(shell.completions()),
+        Command::Complete(words) => complete::complete(&words),
         Command::Daemon => daemon::run(Places::find()?),
         Command::Queue => queue::queue(&scope()?, format),
         Command::List => queue::list(&Scope::load(&everywhere)?, format),
-        Command::Status {
-            limit,
-            since,
-            failed,
-        } => {
-            let asked = status::Wanted {
-                limit,
-                since: start(since),
-                failed,
-            };
-            status::status(&scope()?, &asked, format)
+        Command::Status(wanted) => status::status(&scope()?, &wanted, format),
+        Command::Stats(since) => {
+            let since = since.map(|since| since.start(Wall::now()));
+            stats::stats(&scope()?, since, format)
         }
-        Command::Stats { since } => stats::stats(&scope()?, start(since), format),
         Command::Config => return config::config(&scope()?, format),
-        Command::Diff { job, stat } => {
+        Command::Diff(job, stat) => {
             let scope = scope()?;
             diff::diff(&scope, &scope.resolve_or_latest(job.as_ref())?, stat)
         }
         Command::Watch => return watch::watch(&everywhere),
         Command::Doctor => return doctor::doctor(&projects, format),
-        Command::Show { job } => {
+        Command::Show(job) => {
             let scope = scope()?;
             return show::job(&scope, &scope.resolve_or_latest(job.as_ref())?, format);
         }
-        Command::Logs {
-            job,
-            follow,
-            raw,
-            tail,
-        } => {
+        Command::Logs(job, manner) => {
             let scope = scope()?;
-            let id = scope.resolve_or_latest(job.as_ref())?;
-            return logs::logs(&scope, &id, logs::Manner { follow, raw, tail });
+            return logs::logs(&scope, &scope.resolve_or_latest(job.as_ref())?, manner);
         }
-        Command::Wait { jobs, timeout } => {
+        Command::Wait(jobs, timeout) => {
             let scope = scope()?;
-            let ids = match &jobs {
-                Jobs::These(names) => names
-                    .iter()
-                    .map(|name| scope.resolve(name))
-                    .collect::<Result<_>>()?,
-                _ => control::open_jobs(&scope)?
-                    .into_iter()
-                    .map(|(_, id, _)| id)
-                    .collect::<Vec<_>>(),
-            };
-            return wait::wait(&scope, &ids, timeout);
+            return wait::wait(&scope, &control::ids(&scope, &jobs)?, timeout);
         }
-        Command::Submit { texts, wishes } => return submit::submit(&scope()?, &texts, &wishes),
-        Command::Reply { job, text, wishes } => {
-            return submit::reply(&scope()?, &job, &text, &wishes);
-        }
-        Command::Open { job } => return session::open(&scope()?, job.as_ref()),
-        Command::Edit { job } => submit::edit(&scope()?, &job),
-        Command::Cancel { jobs } => control::cancel(&scope()?, &jobs),
-        Command::Hold { jobs } => control::hold(&scope()?, &jobs),
-        Command::Release { jobs } => control::release(&scope()?, &jobs),
-        Command::Retry { jobs } => control::retry(&scope()?, &jobs),
-        Command::Clean {
-            older_than,
-            dry_run,
-        } => clean::clean(&scope()?, older_than, dry_run),
-        Command::Register {
-            path,
-            name,
-            layout,
-            run_existing,
-            skills,
-        } => manage::register(
-            &path,
-            manage::Registration {
-                name,
-                layout,
-                run_existing,
-                skills,
-            },
-        ),
+        Command::Submit(texts, wishes) => return submit::submit(&scope()?, &texts, &wishes),
+        Command::Reply(job, text, wishes) => return submit::reply(&scope()?, &job, &text, &wishes),
+        Command::Open(job) => return session::open(&scope()?, job.as_ref()),
+        Command::Edit(job) => submit::edit(&scope()?, &job),
+        Command::Cancel(jobs) => control::cancel(&scope()?, &jobs),
+        Command::Hold(jobs) => control::hold(&scope()?, &jobs),
+        Command::Release(jobs) => control::release(&scope()?, &jobs),
+        Command::Retry(jobs) => control::retry(&scope()?, &jobs),
+        Command::Clean(age, dry_run) => clean::clean(&scope()?, age, dry_run),
+        Command::Register(path, asked) => manage::register(&path, asked),
         Command::Unregister => manage::unregister(&projects),
         Command::Enable => manage::enable(&projects, true),
         Command::Disable => manage::enable(&projects, false),

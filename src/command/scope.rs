@@ -10,15 +10,13 @@ use crate::render::{self, quoted};
 use crate::service;
 use crate::settings::{self, Places};
 use crate::spool::{Leftovers, Mark, Spool};
-use crate::text::distance;
+use crate::text::nearest;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 /// What is said where there is nothing to look at.
 pub(super) const NO_PROJECT: &str = "no project is registered; job-monitor register PATH adds one";
-/// So many wrong letters are a slip of the finger; with more, another job may be meant.
-const SLIP_MAX: usize = 3;
 /// Of the ids that a part stands for, so many are listed.
 const LISTED_MAX: usize = 5;
 
@@ -268,20 +266,13 @@ impl Scope {
         })
     }
 
-    /// The job that was probably meant by an id that is none's: one that differs by a slip of the
-    /// finger, else the last with the same description.
+    /// The job that was probably meant by an id that is none's.
     pub(crate) fn nearest(&self, id: &JobId) -> Option<JobId> {
-        let mut best: Option<(bool, JobId)> = None;
+        let mut ids = Vec::new();
         for entries in [&self.entries, &self.others] {
-            each_id(entries, &mut |other| {
-                let alike = other.as_str().len().abs_diff(id.as_str().len()) <= SLIP_MAX;
-                let slip = alike && distance(other.as_str(), id.as_str()) <= SLIP_MAX;
-                if slip || other.description() == id.description() {
-                    best = best.take().max(Some((slip, other)));
-                }
-            });
+            each_id(entries, &mut |id| ids.push(id.to_string()));
         }
-        best.map(|(_, id)| id)
+        JobId::exact(nearest(id.as_str(), ids.iter().map(String::as_str))?)
     }
 }
 

@@ -465,7 +465,6 @@ mod tests {
             style: Style {
                 color: false,
                 unicode: false,
-                ascii_only: true,
                 terminal: false,
             },
             width: 10,

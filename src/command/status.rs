@@ -4,7 +4,7 @@ use super::result::{Ending, Finished, newest};
 use super::scope::Scope;
 use super::terminal;
 use crate::board;
-use crate::cli::Format;
+use crate::cli::{Format, Wanted};
 use crate::error::Result;
 use crate::job::JobId;
 use crate::render::{self, Pager, Style, clean, columns_of, fit};
@@ -20,17 +20,6 @@ use std::ops::ControlFlow;
 const SORTED: usize = 2000;
 /// So many names are held where all are told.
 const ROOM: usize = 50_000;
-
-/// Which of the finished jobs are told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// So many at most.
-    pub limit: Option<usize>,
-    /// Those that ended then or later.
-    pub since: Option<Wall>,
-    /// Those only that failed.
-    pub failed: bool,
-}
 
 /// A finished job as it will be told: when it ended, its mark, and its cells, of which the first is
 /// the id and how it ended. As JSON, that one is all there is.
@@ -64,7 +53,7 @@ pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<(
 
 impl Telling<'_> {
     fn tell(&mut self, scope: &Scope, wanted: &Wanted) -> Result<()> {
-        let since = wanted.since;
+        let since = wanted.since.map(|since| since.start(Wall::now()));
         self.out.put(match self.format {
             Format::Text => "Completed jobs:\n",
             Format::Json => "{\"jobs\":[",

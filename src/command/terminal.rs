@@ -2,16 +2,16 @@
 //! date, the screen that `watch` draws, and the keys and signals that reach it.
 
 use crate::error::{Error, Result};
-use crate::render::{Style, clean_line, fit};
+use crate::render::{Style, clean_line, encoded, fit};
 use crate::settings;
-use crate::watch::{Bell, Wake};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use nix::unistd::dup;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Taken where the size is not known.
 pub(super) const COLUMNS: usize = 80;
@@ -58,8 +58,7 @@ impl LiveLine {
             io::stderr().is_terminal().then(|| dup(io::stderr())),
             io::stdout().is_terminal().then(|| dup(io::stdout())),
         ];
-        let mut style = Style::of_stdout();
-        style.ascii_only = !style.unicode;
+        let style = Style::of_stdout();
         LiveLine {
             terminal: terminals
                 .into_iter()
@@ -108,74 +107,32 @@ impl Drop for LiveLine {
     }
 }
 
-/// What a person, or the system, asks of a screen.
-#[derive(Debug, Default)]
-pub(super) struct Asks {
-    quit: AtomicBool,
-    pause: AtomicBool,
-}
-
-impl Asks {
-    /// Rings `bell` from now on for keys, signals and changes of the terminal's size. To be called
-    /// before any other thread is started, since threads inherit which signals they leave alone.
-    pub(super) fn listen(bell: &Bell) -> Result<Arc<Asks>> {
-        use Signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
-        let signals: SigSet = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH]
-            .into_iter()
-            .collect();
-        signals
-            .thread_block()
-            .map_err(|e| Error::new(format!("cannot await signals: {e}")))?;
-        let asks = Arc::new(Asks::default());
-        let (hears, rings) = (Arc::clone(&asks), bell.clone());
-        std::thread::spawn(move || {
-            loop {
-                match signals.wait() {
-                    Ok(SIGWINCH) => {}
-                    Ok(SIGTSTP) => hears.pause.store(true, Ordering::SeqCst),
-                    _ => hears.quit.store(true, Ordering::SeqCst),
-                }
-                rings.ring(Wake::Again);
-            }
-        });
-        if io::stdin().is_terminal() {
-            let (hears, rings) = (Arc::clone(&asks), bell.clone());
-            std::thread::spawn(move || {
-                let mut key = [0];
-                while matches!(io::stdin().read(&mut key), Ok(1)) && !b"qQ".contains(&key[0]) {}
-                hears.quit.store(true, Ordering::SeqCst);
-                rings.ring(Wake::Again);
-            });
-        }
-        Ok(asks)
-    }
-
-    /// Whether to leave.
-    pub(super) fn quit(&self) -> bool {
-        self.quit.load(Ordering::SeqCst)
-    }
-
-    /// Whether to go into the background; once for each time it was asked for.
-    pub(super) fn pause(&self) -> bool {
-        self.pause.swap(false, Ordering::SeqCst)
-    }
-}
-
 /// The whole terminal, as long as the value lives.
 pub(super) struct Screen {
     /// How the terminal was found.
     modes: Option<Termios>,
+    /// What a person or the system asks for.
+    signals: SignalFd,
     drawn: String,
 }
 
 impl Screen {
-    pub(super) fn open() -> Screen {
+    pub(super) fn open() -> Result<Screen> {
+        use Signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
+        let asks: SigSet = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH]
+            .into_iter()
+            .collect();
+        let signals = asks.thread_block();
+        let signals = signals.and_then(|()| {
+            SignalFd::with_flags(&asks, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        });
         let mut screen = Screen {
             modes: termios::tcgetattr(io::stdin().as_fd()).ok(),
+            signals: signals.map_err(|e| Error::new(format!("cannot await signals: {e}")))?,
             drawn: String::new(),
         };
         screen.enter();
-        screen
+        Ok(screen)
     }
 
     /// Columns and rows.
@@ -187,31 +144,51 @@ impl Screen {
     /// there already is not drawn again.
     pub(super) fn draw(&mut self, lines: &[String]) {
         let rows = self.size().1;
-        let mut frame = String::from("\x1b[H");
-        for (at, line) in lines.iter().take(rows).enumerate() {
-            frame.push_str(if at == 0 { "" } else { "\r\n" });
-            frame.push_str(line);
-            frame.push_str("\x1b[K");
-        }
-        frame.push_str("\x1b[J");
+        let lines = lines[..lines.len().min(rows)].join("\x1b[K\r\n");
+        let frame = format!("\x1b[H{lines}\x1b[K\x1b[J");
         if frame != self.drawn {
             put(io::stdout(), &frame);
             self.drawn = frame;
         }
     }
 
-    /// Whatever is on the terminal is not what was drawn: its size changed, or something else
-    /// wrote.
-    pub(super) fn forget(&mut self) {
-        self.drawn.clear();
+    /// Waits so long for a key or a signal; whether the person stays.
+    pub(super) fn wait(&mut self, tick: Duration) -> bool {
+        let keyboard = io::stdin();
+        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+        let mut sources = vec![signals];
+        if keyboard.is_terminal() {
+            sources.push(PollFd::new(keyboard.as_fd(), PollFlags::POLLIN));
+        }
+        let _ = poll(
+            &mut sources,
+            PollTimeout::try_from(tick).unwrap_or(PollTimeout::MAX),
+        );
+        let typed = sources.get(1).and_then(PollFd::any).unwrap_or(false);
+        if let Ok(Some(signal)) = self.signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo.cast_signed()) {
+                // Whatever is on the terminal is not what was drawn.
+                Ok(Signal::SIGWINCH) => self.drawn.clear(),
+                Ok(Signal::SIGTSTP) => self.pause(),
+                _ => return false,
+            }
+        }
+        let mut keys = [0; 32];
+        match typed {
+            true => match keyboard.lock().read(&mut keys) {
+                Ok(0) | Err(_) => false,
+                Ok(count) => !keys[..count].iter().any(|key| b"qQ".contains(key)),
+            },
+            false => true,
+        }
     }
 
     /// Gives the terminal back and stops, until the person wants to go on.
-    pub(super) fn pause(&mut self) {
+    fn pause(&mut self) {
         self.leave();
         let _ = raise(Signal::SIGSTOP);
         self.enter();
-        self.forget();
+        self.drawn.clear();
     }
 
     fn enter(&mut self) {
@@ -242,6 +219,7 @@ impl Drop for Screen {
 /// In one write where the terminal takes it, which `Stdout` would make two. A terminal that has
 /// gone is no matter: a signal tells us so.
 fn put(terminal: impl AsFd, text: &str) {
+    let text = encoded(text);
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         match nix::unistd::write(&terminal, rest) {

@@ -132,7 +132,7 @@ impl Transcript {
         } else {
             "---"
         };
-        let line = format!("{rule} {}", self.style.text(&clean_line(text)));
+        let line = format!("{rule} {}", clean_line(text));
         self.start(Above::Text);
         let _ = writeln!(self.out, "{}", self.style.paint("1;34", &line));
         self.above = Above::Lines;
@@ -229,7 +229,7 @@ impl Transcript {
         if !goes_on {
             self.start(Above::Text);
         }
-        self.out.push_str(&self.style.text(&clean(text)));
+        self.out.push_str(&clean(text));
         (self.above, self.open) = (Above::Text, !text.ends_with('\n'));
     }
 
@@ -331,7 +331,7 @@ impl Transcript {
         if self.above == Above::Text {
             self.start(Above::Lines);
         }
-        self.out.push_str(&self.style.text(&clean(text)));
+        self.out.push_str(&clean(text));
         (self.above, self.open) = (Above::Lines, !text.ends_with('\n'));
     }
 
@@ -339,7 +339,7 @@ impl Transcript {
     fn text(&mut self, depth: usize, color: &str, text: &str) {
         self.start(Above::Text);
         for line in clean(text.trim_end()).lines() {
-            let line = format!("{}{}", indent(depth), self.style.text(line));
+            let line = format!("{}{}", indent(depth), line);
             let line = match color {
                 "" => line,
                 color => self.style.paint(color, &line),
@@ -504,7 +504,6 @@ mod tests {
     const PLAIN: Style = Style {
         color: false,
         unicode: false,
-        ascii_only: false,
         terminal: false,
     };
 

@@ -95,7 +95,7 @@ fn tell(id: &JobId, result: &File) -> Result<bool> {
     render::print(&match style.terminal {
         true => {
             let (mark, line) = (result.ending().mark(style), result.line());
-            format!("{mark} {id}: {}\n", style.text(&line))
+            format!("{mark} {id}: {}\n", line)
         }
         false => format!("{id}: {}\n", result.word()),
     })?;

@@ -6,7 +6,7 @@ use super::logs::{Output, runs_check};
 use super::queue::{Ground, Seen};
 use super::result::{Ending, Finished, newest};
 use super::scope::Scope;
-use super::terminal::{self, Asks, Screen};
+use super::terminal::{self, Screen};
 use super::transcript::Transcript;
 use crate::board;
 use crate::cli::Which;
@@ -18,11 +18,10 @@ use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, columns_of, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use crate::watch as events;
 use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// What the timeline shows.
 const HISTORY: Duration = Duration::from_secs(6 * 3600);
@@ -63,11 +62,8 @@ pub(super) fn watch(which: &Which) -> Outcome {
 }
 
 fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome {
-    let (bell, ear) = events::bell();
-    let asks = Asks::listen(&bell)?;
-    let mut screen = Screen::open();
-    let mut size = screen.size();
-    while !asks.quit() {
+    let mut screen = Screen::open()?;
+    loop {
         // A registry that is broken, for a moment or longer, changes nothing.
         if let Ok(registry) = Registry::load(&scope.places.registry()) {
             let mut entries = registry.entries().0;
@@ -81,20 +77,19 @@ fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome
         let now = Wall::now();
         scope.daemon = crate::daemon::running(&scope.places);
         let overview = look(&scope, known, now);
-        if size != screen.size() {
-            size = screen.size();
-            screen.forget();
-        }
         // The last column stays free: clearing what is behind a line would take it.
-        let columns = size.0.saturating_sub(1);
-        screen.draw(&lines(&overview, style, columns, Some(size.1), now));
-        ear.wait(Some(Instant::now() + TICK));
-        ear.pending().for_each(drop);
-        if asks.pause() {
-            screen.pause();
+        let (columns, rows) = screen.size();
+        screen.draw(&lines(
+            &overview,
+            style,
+            columns.saturating_sub(1),
+            Some(rows),
+            now,
+        ));
+        if !screen.wait(TICK) {
+            return Ok(Exit::Done);
         }
     }
-    Ok(Exit::Done)
 }
 
 // --- looking ---
@@ -334,7 +329,7 @@ impl Row {
         for (color, text) in &self.0 {
             let piece = fit(text, left, style);
             // After a piece that was cut there is no room, not even for the next one's mark.
-            left = match piece == style.text(text) {
+            left = match piece == *text {
                 true => left - width(&piece).min(left),
                 false => 0,
             };
@@ -615,7 +610,6 @@ mod tests {
     const STYLE: Style = Style {
         color: false,
         unicode: true,
-        ascii_only: false,
         terminal: true,
     };
 
