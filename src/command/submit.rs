@@ -205,6 +205,12 @@ pub(super) fn put(spool: &Spool, description: &str, text: &[u8], hold: bool) -> 
 
 /// Opens a waiting job's document in the editor. The job is held until the person is done.
 pub(super) fn edit(scope: &Scope, job: &JobName) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::with(
+            Exit::Usage,
+            "edit needs a terminal for the editor",
+        ));
+    }
     let id = scope.resolve(job)?;
     let (spool, _) = scope.job(&id)?;
     let waits = |claim: Option<Claim>| -> Result<()> {

@@ -220,7 +220,7 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
         lines.push(vec![id.to_owned(), "--json".to_owned()]);
     }
     for help in commands() {
-        if matches!(help.name, "restart" | "daemon" | "watch" | "open") {
+        if matches!(help.name, "restart" | "daemon" | "watch" | "open" | "edit") {
             continue;
         }
         let values = match help.operand() {

@@ -34,6 +34,7 @@ mod shells;
 mod slurm;
 mod space;
 mod stats;
+mod steering;
 mod terminal;
 mod watching;
 mod ways_out;

@@ -93,7 +93,7 @@ fn a_job_that_never_started_is_told_of_without_a_duration() {
     }
     let told = space.run(&["status"]).ok();
     assert!(told.contains(&format!("{ID}: cancelled\n")), "{told}");
-    assert!(told.contains(&format!("{NEXT}: cancelled, 0s\n")), "{told}");
+    assert!(told.contains(&format!("{NEXT}: cancelled  0s\n")), "{told}");
 }
 
 #[test]
