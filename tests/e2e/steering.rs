@@ -12,7 +12,12 @@ const NEW: &str = "job-20260101-120000-fix-login";
 
 fn in_dir(space: &Space, dir: &Path, args: &[&str]) -> Ran {
     let dir = dir.to_owned();
-    space.run_as(|command| drop(command.current_dir(dir)), args)
+    space.run_as(
+        |command| {
+            command.current_dir(dir);
+        },
+        args,
+    )
 }
 
 /// A result as a finished job leaves it.
@@ -137,7 +142,9 @@ fn what_will_happen_is_said_where_nothing_happens_now() {
         let text = space.root().join("text");
         fs::write(&text, "Do it.\n").unwrap();
         let ran = space.run_as(
-            |command| drop(command.stdin(fs::File::open(text).unwrap())),
+            |command| {
+                command.stdin(fs::File::open(text).unwrap());
+            },
             args,
         );
         let told = format!("{}{}", ran.stdout, ran.stderr);
