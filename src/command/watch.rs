@@ -14,7 +14,7 @@ use crate::document;
 use crate::error::{Exit, Result};
 use crate::job::{Attempt, JobId, Meta};
 use crate::record::Claim;
-use crate::registry::{Entry, Registry};
+use crate::registry::Entry;
 use crate::render::{self, Style, clean_line, columns_of, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
@@ -49,43 +49,30 @@ pub(super) fn watch(which: &Which) -> Outcome {
     let style = Style::of_stdout();
     let mut known = Known::new();
     if style.terminal && terminal::is_capable() {
-        return live(scope, *which == Which::All, style, &mut known);
+        return live(scope, which, style, &mut known);
     }
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,
         false => terminal::COLUMNS,
     };
-    let now = Wall::now();
-    let lines = lines(&look(&scope, &mut known, now), style, columns, None, now);
+    let overview = look(&scope, &mut known, style);
+    let lines = lines(&overview, style, columns, None);
     render::print(&(lines.join("\n") + "\n"))?;
     Ok(Exit::Done)
 }
 
-fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome {
+fn live(mut scope: Scope, which: &Which, style: Style, known: &mut Known) -> Outcome {
     let mut screen = Screen::open()?;
     loop {
         // A registry that is broken, for a moment or longer, changes nothing.
-        if let Ok(registry) = Registry::load(&scope.places.registry()) {
-            let mut entries = registry.entries().0;
-            let is_shown = |entry: &Entry| {
-                let mut shown = scope.entries.iter();
-                shown.any(|shown| shown.project.name == entry.project.name)
-            };
-            entries.retain(|entry| all || is_shown(entry));
-            scope.entries = entries;
+        if let Ok((fresh, _)) = Scope::read(which) {
+            scope = fresh;
         }
-        let now = Wall::now();
-        scope.daemon = crate::daemon::running(&scope.places);
-        let overview = look(&scope, known, now);
-        // The last column stays free: clearing what is behind a line would take it.
         let (columns, rows) = screen.size();
-        screen.draw(&lines(
-            &overview,
-            style,
-            columns.saturating_sub(1),
-            Some(rows),
-            now,
-        ));
+        let overview = look(&scope, known, style);
+        // The last column stays free: clearing what is behind a line would take it.
+        let columns = columns.saturating_sub(1);
+        screen.draw(&lines(&overview, style, columns, Some(rows)));
         if !screen.wait(TICK) {
             return Ok(Exit::Done);
         }
@@ -96,37 +83,23 @@ fn live(mut scope: Scope, all: bool, style: Style, known: &mut Known) -> Outcome
 
 /// Everything on the screen.
 struct Overview {
-    daemon: bool,
+    now: Wall,
+    heading: Row,
     panels: Vec<Panel>,
-    /// What today has cost, in US dollars, and what it may.
-    spent: f64,
-    budget: Option<f64>,
 }
 
 /// One project.
 #[derive(Default)]
 struct Panel {
     name: String,
-    /// What keeps its jobs from running, with the number of its colour.
-    obstacles: Vec<(&'static str, String)>,
-    running: Option<Running>,
-    /// A job between two starts, and what it waits for.
-    paused: Option<(String, String)>,
-    /// Jobs that wait, without those with a hold mark; the first few by name.
+    /// What it does, and what comes next.
+    rows: Vec<Row>,
+    /// Since when its agent runs, if one does.
+    running: Option<Wall>,
     waiting: usize,
-    next: Vec<String>,
-    /// Jobs with a hold mark.
     held: usize,
     /// Newest first.
     ended: Vec<Ended>,
-}
-
-struct Running {
-    name: String,
-    start: u32,
-    since: Wall,
-    timeout: Option<Duration>,
-    action: String,
 }
 
 #[derive(Clone)]
@@ -140,54 +113,78 @@ struct Ended {
     spans: Vec<(Wall, Wall)>,
 }
 
-fn look(scope: &Scope, known: &mut Known, now: Wall) -> Overview {
-    let ground = Ground::of(scope);
+fn look(scope: &Scope, known: &mut Known, style: Style) -> Overview {
+    let (ground, now) = (Ground::of(scope), Wall::now());
     let panel = |entry: &Entry| {
         let mut panel = Panel {
             name: clean_line(&entry.project.name),
             ..Panel::default()
         };
         let seen = ground.look(scope, entry);
-        if let Err(error) = seen.and_then(|seen| panel.fill(seen, &ground, entry, known, now)) {
-            panel.obstacles = vec![("31", clean_line(&error.to_string()))];
+        let filled = seen.and_then(|seen| {
+            panel.ended = newest_of(&seen.spool, known, now)?;
+            panel.fill(&seen, &ground, entry, style, now)
+        });
+        if let Err(error) = filled {
+            panel.rows = vec![Row::of("31", clean_line(&error.to_string()))];
         }
         panel
     };
+    let panels: Vec<Panel> = scope.entries.iter().map(panel).collect();
+    let spent = board::read(&scope.places.state).ledger.spent(None, now);
+    let budget = ground.settings.as_ref().and_then(|s| s.daily_budget_usd());
+    let spent = match budget {
+        Some(budget) => format!(", ${spent:.2} of ${budget:.2} today"),
+        None if spent > 0.0 => format!(", ${spent:.2} today"),
+        None => String::new(),
+    };
     Overview {
-        daemon: scope.daemon.is_some(),
-        panels: scope.entries.iter().map(panel).collect(),
-        spent: board::read(&scope.places.state).ledger.spent(None, now),
-        budget: ground.settings.as_ref().and_then(|s| s.daily_budget_usd()),
+        now,
+        heading: heading(&panels, scope.daemon.is_some(), &spent),
+        panels,
     }
 }
 
 impl Panel {
     fn fill(
         &mut self,
-        seen: Seen,
+        seen: &Seen,
         ground: &Ground,
         entry: &Entry,
-        known: &mut Known,
+        style: Style,
         now: Wall,
     ) -> Result<()> {
-        let changed = std::fs::metadata(seen.spool.results_path()).and_then(|meta| meta.modified());
-        let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
-        self.ended = match known.remove(&entry.project.name) {
-            Some((then, ended)) if then == changed => ended,
-            _ => ended(&seen.spool, now)?,
+        let (dot, pause) = if style.unicode {
+            ("●", "‖")
+        } else {
+            ("*", "=")
         };
-        known.insert(entry.project.name.clone(), (changed, self.ended.clone()));
-        let obstacle = |(word, text): &(&str, String)| match (*word, &seen.hold) {
-            ("Held", Some(hold)) => ("33", format!("‖ {}", hold_short(hold, now))),
-            ("Skipped", _) => ("31", format!("skipped: {text}")),
-            ("Disabled", _) => ("33", "disabled".to_owned()),
-            _ => ("33", format!("waits: {text}")),
-        };
-        self.obstacles = seen.obstacles.iter().map(obstacle).collect();
-        if let Some(claim) = &seen.current {
-            self.running = Some(running(&seen.spool, ground, entry, claim, now)?);
+        for (word, text) in &seen.obstacles {
+            let (color, text) = match (*word, &seen.hold) {
+                ("Held", Some(hold)) => ("33", format!("{pause} {}", hold_short(hold, now))),
+                ("Skipped", _) => ("31", format!("skipped: {text}")),
+                ("Disabled", _) => ("33", "disabled".to_owned()),
+                _ => ("33", format!("waits: {text}")),
+            };
+            self.rows.push(Row::of(color, text));
         }
-        self.paused = seen.suspended.as_ref().map(|claim| {
+        if let Some(claim) = &seen.current {
+            let (name, since) = (claim.job_id.description(), claim.started_at);
+            let elapsed = human(now.since(since));
+            let limit = time_limit(&seen.spool, ground, entry, &claim.job_id);
+            let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
+            let start = match claim.starts {
+                0 | 1 => String::new(),
+                start => format!(", start {start}"),
+            };
+            let row = Row::of("32", dot).and("1", format!(" {name}"));
+            self.rows
+                .push(row.and("", format!("  {elapsed}{limit}{start}")));
+            let action = action(&seen.spool, claim, now)?;
+            self.rows.push(Row::of("36", format!("  {action}")));
+            self.running = Some(since);
+        }
+        if let Some(claim) = &seen.suspended {
             let text = match retry_at(claim) {
                 // The hold was told above.
                 None if seen.hold.is_some() && claim.suspended.is_some() => {
@@ -195,15 +192,57 @@ impl Panel {
                 }
                 _ => suspension_text(claim, now),
             };
-            (claim.job_id.description().to_owned(), text)
-        });
-        let is_held = |id: &JobId| seen.marks.held.contains(id);
-        let (held, waiting): (Vec<_>, Vec<_>) = seen.waiting.iter().partition(|id| is_held(id));
-        let named = waiting.iter().take(WAITING_NAMED);
-        self.next = named.map(|id| id.description().to_owned()).collect();
-        (self.waiting, self.held) = (waiting.len(), held.len());
+            let name = format!(" {}", claim.job_id.description());
+            let row = Row::of("33", pause).and("1", name);
+            self.rows.push(row.and("", format!("  {text}")));
+        }
+        if self.rows.is_empty() {
+            self.rows.push(Row::of("2", "idle"));
+        }
+        self.wait(seen);
         Ok(())
     }
+
+    /// Tells what waits.
+    fn wait(&mut self, seen: &Seen) {
+        let held = |id: &&JobId| seen.marks.held.contains(*id);
+        let (held, waiting): (Vec<&JobId>, Vec<&JobId>) = seen.waiting.iter().partition(held);
+        self.held = held.len();
+        self.waiting = waiting.len() + usize::from(seen.suspended.is_some());
+        let mut parts = Vec::new();
+        if !held.is_empty() {
+            parts.push(format!("{} held", held.len()));
+        }
+        if !waiting.is_empty() {
+            // The names may be cut off, the number must not.
+            let named = waiting
+                .iter()
+                .take(WAITING_NAMED)
+                .map(|id| id.description());
+            let names = named.collect::<Vec<_>>().join(", ");
+            let more = if waiting.len() > WAITING_NAMED {
+                ", ..."
+            } else {
+                ""
+            };
+            parts.push(format!("{} waiting: {names}{more}", waiting.len()));
+        }
+        if !parts.is_empty() {
+            self.rows.push(Row::of("", parts.join(", ")));
+        }
+    }
+}
+
+fn newest_of(spool: &Spool, known: &mut Known, now: Wall) -> Result<Vec<Ended>> {
+    let changed = std::fs::metadata(spool.results_path()).and_then(|meta| meta.modified());
+    let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
+    let name = &spool.project().name;
+    let ended = match known.remove(name) {
+        Some((then, ended)) if then == changed => ended,
+        _ => ended(spool, now)?,
+    };
+    known.insert(name.clone(), (changed, ended.clone()));
+    Ok(ended)
 }
 
 /// The newest results, however many there are.
@@ -261,14 +300,12 @@ impl Ended {
     }
 }
 
-fn running(
-    spool: &Spool,
-    ground: &Ground,
-    entry: &Entry,
-    claim: &Claim,
-    now: Wall,
-) -> Result<Running> {
+/// What the running agent does just now.
+fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> {
     let id = &claim.job_id;
+    if runs_check(spool, id, claim.checks.len())? {
+        return Ok("the check runs".to_owned());
+    }
     let mut output = Output::open(spool, id, claim.starts)?;
     let written = output.as_ref().and_then(Output::written);
     let silent = now.since(written.unwrap_or(claim.started_at).max(claim.started_at));
@@ -278,19 +315,10 @@ fn running(
         output.skip_to_last(TAIL);
         while output.read_on(&mut transcript)? {}
     }
-    let action = transcript.progress().action.clone();
-    let action = match action {
-        _ if runs_check(spool, id, claim.checks.len())? => "the check runs".to_owned(),
-        Some(action) if silent < SILENCE => action,
+    Ok(match &transcript.progress().action {
+        Some(action) if silent < SILENCE => action.clone(),
         Some(action) => format!("{action} (nothing written for {})", human(silent)),
         None => format!("nothing written for {}", human(silent)),
-    };
-    Ok(Running {
-        name: id.description().to_owned(),
-        start: claim.starts,
-        since: claim.started_at,
-        timeout: time_limit(spool, ground, entry, id),
-        action,
     })
 }
 
@@ -313,10 +341,14 @@ fn time_limit(spool: &Spool, ground: &Ground, entry: &Entry, id: &JobId) -> Opti
 // --- lines ---
 
 /// A line in pieces, each with the number of its colour.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Row(Vec<(&'static str, String)>);
 
 impl Row {
+    fn of(color: &'static str, text: impl Into<String>) -> Row {
+        Row::default().and(color, text)
+    }
+
     fn and(mut self, color: &'static str, text: impl Into<String>) -> Row {
         self.0.push((color, text.into()));
         self
@@ -345,23 +377,17 @@ impl Row {
 
 /// The screen in so many columns and rows: as much as there is room for. Without a number of
 /// rows, a snapshot of whatever length.
-fn lines(
-    overview: &Overview,
-    style: Style,
-    columns: usize,
-    rows: Option<usize>,
-    now: Wall,
-) -> Vec<String> {
-    let panels = &overview.panels;
+fn lines(overview: &Overview, style: Style, columns: usize, rows: Option<usize>) -> Vec<String> {
+    let Overview { now, panels, .. } = overview;
     let longest = panels.iter().map(|panel| width(&panel.name)).max();
     let margin = longest.unwrap_or(0).min(16).min(columns / 4) + 2;
-    let mut timeline = timeline(panels, style, margin, columns, now);
+    let mut timeline = timeline(panels, style, margin, columns, *now);
     timeline.insert(0, Row::default());
     if panels.is_empty() {
         timeline.clear();
     }
     let room = rows.unwrap_or(usize::MAX);
-    let mut states: Vec<Vec<Row>> = panels.iter().map(|p| state_rows(p, style, now)).collect();
+    let mut states: Vec<Vec<Row>> = panels.iter().map(|panel| panel.rows.clone()).collect();
     let count = |states: &[Vec<Row>]| 1 + states.iter().map(Vec::len).sum::<usize>();
     if count(&states) + timeline.len() > room {
         // Each project in one line; what is cut off is what matters least.
@@ -373,12 +399,16 @@ fn lines(
         timeline.clear();
     }
     let free = room.saturating_sub(count(&states) + timeline.len());
-    let outcomes = outcomes(panels, free, now);
-    let mut all = vec![heading(overview, rows.is_some())];
+    let outcomes = outcomes(panels, free, *now);
+    let heading = overview.heading.clone();
+    let mut all = vec![match rows {
+        Some(_) => heading.and("2", "  (q leaves)"),
+        None => heading,
+    }];
     for ((panel, mut rows), shown) in panels.iter().zip(states).zip(outcomes) {
         let ended = panel.ended.iter().enumerate();
         let ended = ended.filter(|(at, _)| shown.contains(at));
-        rows.extend(ended.map(|(_, one)| ended_row(one, style, now)));
+        rows.extend(ended.map(|(_, one)| ended_row(one, style, *now)));
         for (at, row) in rows.iter_mut().enumerate() {
             let name = if at == 0 { panel.name.as_str() } else { "" };
             row.0.insert(0, ("1", cell(name, margin, style)));
@@ -390,12 +420,10 @@ fn lines(
         let hidden = all.len() + 1 - room;
         all.truncate(room - 1);
         let text = format!("and {hidden} more projects; -p NAME shows one, a taller window all");
-        all.push(Row::default().and("2", text));
+        all.push(Row::of("2", text));
     }
-    all.iter()
-        .take(room)
-        .map(|row| row.line(style, columns))
-        .collect()
+    let shown = all.iter().take(room);
+    shown.map(|row| row.line(style, columns)).collect()
 }
 
 /// Which outcomes of each project are shown in so many free rows: failures first, and then the
@@ -420,27 +448,20 @@ fn outcomes(panels: &[Panel], free: usize, now: Wall) -> Vec<Vec<usize>> {
     shown
 }
 
-fn heading(overview: &Overview, is_live: bool) -> Row {
-    let panels = &overview.panels;
+fn heading(panels: &[Panel], daemon: bool, spent: &str) -> Row {
     let running = panels
         .iter()
         .filter(|panel| panel.running.is_some())
         .count();
-    let waiting = |panel: &Panel| panel.waiting + usize::from(panel.paused.is_some());
-    let waiting: usize = panels.iter().map(waiting).sum();
+    let waiting: usize = panels.iter().map(|panel| panel.waiting).sum();
     let held: usize = panels.iter().map(|panel| panel.held).sum();
     let mut text = format!("{waiting} waiting");
     if held > 0 {
         text.push_str(&format!(", {held} held"));
     }
-    let spent = overview.spent;
-    match overview.budget {
-        Some(budget) => text.push_str(&format!(", ${spent:.2} of ${budget:.2} today")),
-        None if spent > 0.0 => text.push_str(&format!(", ${spent:.2} today")),
-        None => {}
-    }
-    let row = Row::default().and("1", "job-monitor");
-    let row = match (panels.is_empty(), overview.daemon) {
+    text.push_str(spent);
+    let row = Row::of("1", "job-monitor");
+    match (panels.is_empty(), daemon) {
         (true, _) => row.and(
             "",
             "  no projects registered; job-monitor register PATH adds one",
@@ -449,63 +470,7 @@ fn heading(overview: &Overview, is_live: bool) -> Row {
         (false, false) => row
             .and("31", "  the monitor is not running")
             .and("", format!("; {text}")),
-    };
-    match is_live {
-        true => row.and("2", "  (q leaves)"),
-        false => row,
     }
-}
-
-/// What a project does, and what comes next.
-fn state_rows(panel: &Panel, style: Style, now: Wall) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let (dot, pause) = if style.unicode {
-        ("●", "‖")
-    } else {
-        ("*", "=")
-    };
-    for (color, text) in &panel.obstacles {
-        rows.push(Row::default().and(color, text.replace('‖', pause)));
-    }
-    if let Some(running) = &panel.running {
-        let elapsed = human(now.since(running.since));
-        let limit = running.timeout.map(|limit| format!(" of {}", human(limit)));
-        let limit = limit.unwrap_or_default();
-        let start = match running.start {
-            0 | 1 => String::new(),
-            start => format!(", start {start}"),
-        };
-        let row = Row::default()
-            .and("32", dot)
-            .and("1", format!(" {}", running.name));
-        rows.push(row.and("", format!("  {elapsed}{limit}{start}")));
-        rows.push(Row::default().and("36", format!("  {}", running.action)));
-    }
-    if let Some((name, text)) = &panel.paused {
-        let row = Row::default().and("33", pause).and("1", format!(" {name}"));
-        rows.push(row.and("", format!("  {}", clean_line(text))));
-    }
-    if rows.is_empty() {
-        rows.push(Row::default().and("2", "idle"));
-    }
-    let mut parts = Vec::new();
-    if panel.held > 0 {
-        parts.push(format!("{} held", panel.held));
-    }
-    if panel.waiting > 0 {
-        // The names may be cut off, the number must not.
-        let more = if panel.waiting > panel.next.len() {
-            ", ..."
-        } else {
-            ""
-        };
-        let names = panel.next.join(", ");
-        parts.push(format!("{} waiting: {names}{more}", panel.waiting));
-    }
-    if !parts.is_empty() {
-        rows.push(Row::default().and("", parts.join(", ")));
-    }
-    rows
 }
 
 /// All of a project in one line: its state, how many wait, then the rest.
@@ -572,10 +537,7 @@ fn moment(panel: &Panel, style: Style, from: Wall, to: Wall, now: Wall) -> (&'st
     let touched = spans().any(|&(begun, ended)| begun < to && ended >= from);
     let failed =
         ended().any(|ended| ended.ending == Ending::Bad && ended.at >= from && ended.at < to);
-    let runs = panel
-        .running
-        .as_ref()
-        .map_or(0, |running| overlap(running.since, now));
+    let runs = panel.running.map_or(0, |since| overlap(since, now));
     busy += runs;
     let signs: &[char] = match style.unicode {
         true => &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
@@ -641,24 +603,23 @@ mod tests {
 
     #[test]
     fn a_row_that_is_cut_is_marked_as_such_once() {
-        let row = || Row::default().and("", "one").and("", "two").and("", "3");
+        let row = || Row::of("", "one").and("", "two").and("", "3");
         assert_eq!(row().line(STYLE, 7), "onetwo3");
         assert_eq!(row().line(STYLE, 5), "onet…");
         assert_eq!(row().line(STYLE, 2), "o…");
     }
 
     fn busy() -> Overview {
-        let running = Running {
-            name: "fix-it".to_owned(),
-            start: 2,
-            since: ago(3),
-            timeout: Some(Duration::from_secs(7200)),
-            action: "Bash cargo test".to_owned(),
-        };
         let alpha = Panel {
-            running: Some(running),
+            rows: vec![
+                Row::of("32", "●")
+                    .and("1", " fix-it")
+                    .and("", "  3m 00s of 2h 00m, start 2"),
+                Row::of("36", "  Bash cargo test"),
+                Row::of("", "3 held, 12 waiting: next-one, after-that, ..."),
+            ],
+            running: Some(ago(3)),
             waiting: 12,
-            next: vec!["next-one".to_owned(), "after-that".to_owned()],
             held: 3,
             ended: vec![
                 ended("good", Ending::Good, 70, 60),
@@ -669,28 +630,30 @@ mod tests {
             ..panel("alpha")
         };
         let beta = Panel {
-            obstacles: vec![(
-                "33",
-                "‖ usage limit until 20:53 (49m 00s): claude".to_owned(),
-            )],
-            paused: Some(("slow".to_owned(), "goes on then".to_owned())),
+            rows: vec![
+                Row::of("33", "‖ usage limit until 20:53 (49m): claude"),
+                Row::of("33", "‖")
+                    .and("1", " slow")
+                    .and("", "  goes on then"),
+            ],
+            waiting: 1,
             ended: vec![ended("other", Ending::Good, 180, 120)],
             ..panel("beta")
         };
         let trouble = Panel {
-            obstacles: vec![("31", "cannot open /x: gone".to_owned())],
+            rows: vec![Row::of("31", "cannot open /x: gone")],
             ..panel("日本語のプロジェクト名")
         };
+        let panels = vec![alpha, beta, trouble];
         Overview {
-            daemon: true,
-            panels: vec![alpha, beta, trouble],
-            spent: 12.0,
-            budget: Some(20.0),
+            now: NOW,
+            heading: heading(&panels, true, ", $12.00 of $20.00 today"),
+            panels,
         }
     }
 
     fn shown(overview: &Overview, columns: usize, rows: Option<usize>) -> Vec<String> {
-        lines(overview, STYLE, columns, rows, NOW)
+        lines(overview, STYLE, columns, rows)
     }
 
     #[test]
@@ -702,7 +665,7 @@ mod tests {
             "                    Bash cargo test\n",
             "                  3 held, 12 waiting: next-one, after-that, ...\n",
             "bad (timeout), 1m 05s, $0.5000\n",
-            "beta              ‖ usage limit until 20:53 (49m 00s): claude\n",
+            "beta              ‖ usage limit until 20:53 (49m): claude\n",
             "‖ slow  goes on then\n",
             "日本語のプロジ…   cannot open /x: gone\n",
         ] {
@@ -731,7 +694,7 @@ mod tests {
                     assert!(width(line) <= columns, "{columns} columns: {line}");
                 }
                 assert_eq!(
-                    lines(&busy(), colored, columns, Some(rows), NOW).len(),
+                    lines(&busy(), colored, columns, Some(rows)).len(),
                     all.len()
                 );
             }
