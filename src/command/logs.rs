@@ -266,8 +266,6 @@ enum Stage {
     Begun,
     /// All but the checks that follow it.
     Over,
-    /// And that one of them runs.
-    Checking,
 }
 
 impl<'a> Telling<'a> {
@@ -353,10 +351,6 @@ impl<'a> Telling<'a> {
                 self.stage = Stage::Over;
             }
             self.tell_checks(story)?;
-            if checks && self.stage == Stage::Over {
-                self.seam(&format!("check {} runs", self.check + 1))?;
-                self.stage = Stage::Checking;
-            }
             if is_open {
                 return Ok(());
             }
@@ -426,7 +420,6 @@ impl<'a> Telling<'a> {
             let log = self.spool.open_log(&check_name(self.id, self.check))?;
             self.tell_file(&title, log)?;
             self.check += 1;
-            self.stage = Stage::Over;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use crate::agent::event::{Event, LastResult, Session, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::{Line, Lines};
-use crate::agent::{Dialect, Read};
+use crate::agent::{Dialect, Read, TEXT_MAX};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
 use serde_json::value::RawValue;
@@ -127,11 +127,7 @@ impl Transcript {
 
     /// Adds a line that separates starts and tells their ends.
     pub(super) fn seam(&mut self, text: &str) {
-        let rule = if self.style.unicode {
-            "───"
-        } else {
-            "---"
-        };
+        let rule = if self.style.unicode { "─" } else { "-" }.repeat(3);
         let line = format!("{rule} {}", clean_line(text));
         self.start(Above::Text);
         let _ = writeln!(self.out, "{}", self.style.paint("1;34", &line));
@@ -141,7 +137,12 @@ impl Transcript {
     /// A plain agent prints as it likes; what it prints is shown when it comes, not line by line.
     fn plain(&mut self, bytes: &[u8]) {
         self.heard.held.extend_from_slice(bytes);
-        let whole = self.heard.held.len() - unfinished(&self.heard.held);
+        // Half a character, or half of the end of a line, waits for the rest.
+        let whole = match std::str::from_utf8(&self.heard.held) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => self.heard.held.len(),
+        };
+        let whole = whole - usize::from(self.heard.held[..whole].ends_with(b"\r"));
         let rest = self.heard.held.split_off(whole);
         let bytes = std::mem::replace(&mut self.heard.held, rest);
         let text = String::from_utf8_lossy(&bytes);
@@ -153,10 +154,7 @@ impl Transcript {
     }
 
     fn take_line(&mut self, read: Read, line: Line<'_>) {
-        let results = self
-            .heard
-            .dialect
-            .map_or(&[][..], |dialect| dialect.results);
+        let results = self.heard.dialect.map_or(&[][..], |known| known.results);
         events(line, read, results, &mut |event| self.event(event));
     }
 
@@ -192,12 +190,7 @@ impl Transcript {
             Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
             Event::Result(result) => self.result(*result),
             Event::Plain(text) => self.print(&format!("{text}\n")),
-            Event::Lost(start, _) => {
-                self.notice(&format!(
-                    "a line that is cut or too long: {}",
-                    headline(start)
-                ));
-            }
+            Event::Lost(start, _) => self.notice(&format!("cut or too long: {}", headline(start))),
             _ => {}
         }
     }
@@ -218,8 +211,10 @@ impl Transcript {
         if !goes_on {
             self.heard.said.clear();
         }
-        self.heard.said.push_str(text);
-        self.act(&self.heard.said.clone());
+        if self.heard.said.len() < TEXT_MAX {
+            self.heard.said.push_str(text);
+        }
+        self.act(&headline(&self.heard.said));
         if text.trim().is_empty() && !goes_on {
             return;
         }
@@ -257,8 +252,7 @@ impl Transcript {
 
     fn answer(&mut self, id: &str, content: &str, failed: bool) {
         let (depth, label) = self.heard.calls.remove(id).unwrap_or_default();
-        let tool = label.split(' ').next().unwrap_or_default();
-        let text = answer(tool, &text_of(content));
+        let text = answer(&text_of(content));
         let of = match self.heard.last == id {
             true => String::new(),
             false => format!("{}: ", fit(&label, self.width / 3, self.style)),
@@ -279,11 +273,7 @@ impl Transcript {
 
     fn result(&mut self, result: LastResult) {
         let good = result.good;
-        let text = if good {
-            result.answer.unwrap_or_default()
-        } else {
-            result.complaint
-        };
+        let text = result.answer.filter(|_| good).unwrap_or(result.complaint);
         if !text.trim().is_empty() && text.trim() != self.heard.said.trim() {
             self.text(0, if good { "" } else { "31" }, &text);
         }
@@ -303,9 +293,8 @@ impl Transcript {
         if let Some(ms) = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms)) {
             let _ = write!(text, ", {}", human(Duration::from_millis(ms as u64)));
         }
-        if let Some(spent) = spent(&self.heard.progress) {
-            let _ = write!(text, ", {spent}");
-        }
+        let parts = [Some(text), spent(&self.heard.progress)];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
         self.start(Above::Text);
         let _ = writeln!(self.out, "{} {text}", self.style.mark(good));
     }
@@ -427,25 +416,14 @@ fn subject(input: &str, cwd: &str) -> String {
 }
 
 /// What a tool answered, in one line.
-fn answer(tool: &str, text: &str) -> String {
+fn answer(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
-    if tool == "Read" && lines > 1 {
-        return format!("{lines} lines");
-    }
-    let text = text.trim();
-    let text = text
-        .strip_prefix("<tool_use_error>")
-        .map_or(text, |text| text.trim_end_matches("</tool_use_error>"));
-    // Words of the agent's program to its model, which tell a person nothing.
-    let text = text
-        .split(" (file state is current")
-        .next()
-        .unwrap_or_default();
-    match (headline(text), lines) {
-        (first, 0) if first.is_empty() => "no output".to_owned(),
-        (first, 0 | 1) => first,
-        (first, 2) => format!("{first} (+1 line)"),
-        (first, _) => format!("{first} (+{} lines)", lines - 1),
+    let first = headline(text.trim().trim_start_matches("<tool_use_error>"));
+    match lines {
+        0 => "no output".to_owned(),
+        1 => first,
+        2 => format!("{first} (+1 line)"),
+        _ => format!("{first} (+{} lines)", lines - 1),
     }
 }
 
@@ -474,23 +452,6 @@ fn headline(text: &str) -> String {
         .nth(HEADLINE_MAX)
         .map_or(line.len(), |(at, _)| at);
     clean_line(&line[..end])
-}
-
-/// How many of the last bytes are the beginning of a character, or of `\r\n`.
-fn unfinished(bytes: &[u8]) -> usize {
-    if bytes.ends_with(b"\r") {
-        return 1;
-    }
-    let start = |byte: u8| match byte {
-        0xC0..=0xDF => 2,
-        0xE0..=0xEF => 3,
-        0xF0..=0xF7 => 4,
-        _ => 1,
-    };
-    let last = bytes.iter().rev().take(3).enumerate();
-    last.map(|(at, &byte)| (at + 1, start(byte)))
-        .find(|(_, whole)| *whole > 1)
-        .map_or(0, |(there, whole)| if there < whole { there } else { 0 })
 }
 
 #[cfg(test)]
@@ -762,7 +723,7 @@ mod tests {
         );
         assert_eq!(
             told(Protocol::Claude, &input, 64).0,
-            "srun: job 5 queued\n[1]\n! a line that is cut or too long: {\"type\":\"as\n"
+            "srun: job 5 queued\n[1]\n! cut or too long: {\"type\":\"as\n"
         );
     }
 }

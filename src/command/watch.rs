@@ -10,9 +10,8 @@ use super::terminal::{self, Screen};
 use super::transcript::Transcript;
 use crate::board;
 use crate::cli::Which;
-use crate::document;
 use crate::error::{Exit, Result};
-use crate::job::{Attempt, JobId, Meta};
+use crate::job::{Attempt, JobId};
 use crate::record::Claim;
 use crate::registry::Entry;
 use crate::render::{self, Style, clean_line, columns_of, fit};
@@ -171,8 +170,9 @@ impl Panel {
         if let Some(claim) = &seen.current {
             let (name, since) = (claim.job_id.description(), claim.started_at);
             let elapsed = human(now.since(since));
-            let limit = time_limit(&seen.spool, ground, entry, &claim.job_id);
-            let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
+            let policy = ground.settings.as_ref().and_then(|s| entry.policy(s).ok());
+            // The document may want less.
+            let limit = policy.map_or(String::new(), |p| format!(" of {}", human(p.timeout)));
             let start = match claim.starts {
                 0 | 1 => String::new(),
                 start => format!(", start {start}"),
@@ -320,22 +320,6 @@ fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> {
         Some(action) => format!("{action} (nothing written for {})", human(silent)),
         None => format!("nothing written for {}", human(silent)),
     })
-}
-
-/// The time limit of a start: the project's, or what the document wants if that is less. The
-/// daemon keeps the text for us to read only once the agent runs; until then nobody knows.
-fn time_limit(spool: &Spool, ground: &Ground, entry: &Entry, id: &JobId) -> Option<Duration> {
-    let policy = entry.policy(ground.settings.as_ref()?).ok()?;
-    let text = spool.kept_text(id, policy.max_document).ok()??;
-    // That it could be run was checked before it was.
-    let meta = Meta {
-        size: text.len() as u64,
-        mtime_ns: 0,
-        mode: 0,
-        uid: 0,
-    };
-    let wishes = document::check(&text, &meta, policy.max_document, true).map(|d| d.wishes);
-    Some(wishes.unwrap_or_default().tighten(&policy).ok()?.timeout)
 }
 
 // --- lines ---
