@@ -32,7 +32,7 @@
 //! --- faces:     command/  render  cli/
 //! --- daemon:    daemon  worker/  runner
 //! --- hands:     board  git  spool  registry  service  watch  process  settings  skills
-//!                witness  excerpt  files
+//!                witness  files
 //! --- decisions: decide  holds  outcome  agent/  document
 //! --- words:     record  job  project  digest  text  time  error
 //! ```
@@ -68,7 +68,6 @@ pub mod decide;
 pub mod digest;
 pub mod document;
 pub mod error;
-pub mod excerpt;
 pub mod files;
 pub mod git;
 pub mod holds;

@@ -3,7 +3,6 @@
 use crate::agent::{Fault, Report, dialect, sum_usage};
 use crate::job::{Attempt, JobId, Status, log_name};
 use crate::project::Project;
-use crate::record::Text;
 use crate::record::{Carried, Claim, Inherited, Outcome, WorkerOutput};
 use crate::time::Wall;
 use std::path::Path;
@@ -133,11 +132,9 @@ pub fn take_report(
             files.push(path.to_owned());
         }
     }
-    let text = Some(report.text)
-        .filter(|text| !text.is_empty())
-        .map(Text::new);
+    let text = Some(report.text).filter(|text| !text.is_empty());
     outcome.worker_output = Some(WorkerOutput {
-        summary: report.answer.map(Text::new),
+        summary: report.answer,
         raw_output: text.clone(),
         usage: sum_usage(claim.carried.usage.clone(), report.usage),
         cost_usd: cost_of(&claim.attempts, claim.inherited.as_ref()),

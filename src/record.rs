@@ -4,11 +4,9 @@
 use crate::job::{Attempt, ErrorKind, JobId, Status};
 use crate::project::{AgentSpec, Layout, Protocol};
 use crate::time::Wall;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fmt;
 use std::io;
-use std::sync::Arc;
 
 /// A process as it can be recognised again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,7 +250,7 @@ pub struct Outcome {
     /// Repeats after transient faults.
     pub retry_count: u32,
     /// All assistant text.
-    pub stdout: Option<Text>,
+    pub stdout: Option<String>,
     /// The end of standard error.
     pub stderr: Option<String>,
     /// Of all attempts together.
@@ -295,9 +293,9 @@ pub struct Outcome {
 #[derive(Debug, Serialize)]
 pub struct WorkerOutput {
     /// The final answer.
-    pub summary: Option<Text>,
+    pub summary: Option<String>,
     /// All assistant text.
-    pub raw_output: Option<Text>,
+    pub raw_output: Option<String>,
     /// The agent's own usage object.
     pub usage: Option<Value>,
     /// US dollars, all sessions together.
@@ -329,29 +327,6 @@ impl Outcome {
         let mut out = out;
         serde_json::to_writer_pretty(&mut out, &document)?;
         out.write_all(b"\n")
-    }
-}
-
-/// A text of a result: one that is held, or one that is read from its log as it is written.
-#[derive(Clone)]
-pub struct Text(Arc<dyn fmt::Display + Send + Sync>);
-
-impl Text {
-    /// A text that can be shown; it is shown once for each place of a document that it stands in.
-    pub fn new(text: impl fmt::Display + Send + Sync + 'static) -> Text {
-        Text(Arc::new(text))
-    }
-}
-
-impl Serialize for Text {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Text")
     }
 }
 

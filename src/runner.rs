@@ -5,7 +5,6 @@ use crate::agent::{
     Case, Dialect, Ended, Ending, Fault, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
 };
 use crate::error::{Error, Result};
-use crate::excerpt::Excerpt;
 use crate::files;
 use crate::job::JobId;
 use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
@@ -297,8 +296,7 @@ impl Listener<'_> {
             false => stderr.clone(),
         };
         if self.fold.dialect.read.is_none() {
-            let all = Excerpt::new(out, size, TEXT_MAX as u64).to_string();
-            self.fold.feed(all.as_bytes());
+            self.fold.feed(excerpt(&out, size).as_bytes());
         } else {
             // What came after the end is not the agent's: a survivor may write for ever.
             let _ = self.hear(&out, size.saturating_sub(self.offset));
@@ -331,6 +329,24 @@ impl Listener<'_> {
     }
 }
 
+/// What a log file holds in its first `size` bytes; of more than [`TEXT_MAX`], head and tail. What
+/// cannot be read is left out, since a result must be written all the same.
+fn excerpt(file: &File, size: u64) -> String {
+    let text = |from: u64, to: u64| {
+        let bytes = files::read_range(file, from, to, to - from).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    if size <= TEXT_MAX as u64 {
+        return text(0, size);
+    }
+    let half = TEXT_MAX as u64 / 2;
+    let (head, tail) = (text(0, half), text(size - half, size));
+    // The cuts may go through characters.
+    let head = head.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    let tail = tail.trim_start_matches(char::REPLACEMENT_CHARACTER);
+    format!("{head}\n[… {} bytes left out …]\n{tail}", size - 2 * half)
+}
+
 /// The answer in a file of its own; blank if the attempt, which ran so long, did not write it.
 fn answer(path: &Path, ran: Duration) -> String {
     let read = || {
@@ -338,7 +354,7 @@ fn answer(path: &Path, ran: Duration) -> String {
         let meta = file.metadata().ok()?;
         let age = meta.modified().ok()?.elapsed().unwrap_or_default();
         let is_new = meta.is_file() && age <= ran + CLOCK_SLACK;
-        is_new.then(|| Excerpt::new(file, meta.len(), TEXT_MAX as u64).to_string())
+        is_new.then(|| excerpt(&file, meta.len()))
     };
     read().unwrap_or_default()
 }
