@@ -375,9 +375,12 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
         return wrong("not a regular file");
     }
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let content = read_range(file, 0, size, max.saturating_add(1));
+    let content = match size > max {
+        true => Ok(Vec::new()),
+        false => read_range(file, 0, size, max.saturating_add(1)),
+    };
     let content = content.map_err(|e| Error::io("read", path, e))?;
-    if content.len() as u64 > max {
+    if size.max(content.len() as u64) > max {
         return wrong(&format!("larger than {max} bytes"));
     }
     Ok(content)

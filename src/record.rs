@@ -353,6 +353,9 @@ pub struct QueueView {
     pub retry_at: Option<Wall>,
     /// Why the project's jobs wait.
     pub hold: Option<HoldView>,
+    /// Entries among the documents that are no jobs, with what is wrong.
+    #[serde(default)]
+    pub left_alone: Vec<String>,
     /// When this was written.
     pub updated_at: Option<Wall>,
     /// The modification time of the documents' directory that this takes in; a reader that finds

@@ -75,7 +75,7 @@ impl Ground {
                 let names = view.queued_tasks.iter();
                 (
                     names.filter_map(|name| JobId::parse(name)).collect(),
-                    Vec::new(),
+                    view.left_alone,
                 )
             }
             None => {

@@ -45,6 +45,7 @@ impl Worker<'_> {
             claim.stopped = true;
             return self.write_claim(claim);
         }
+        self.is_in_order = true;
         let began = claim.started_at;
         let others_answered = decide::fault_before(&claim).is_some_and(|since| {
             let board = &self.context.board;

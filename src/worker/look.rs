@@ -60,6 +60,10 @@ impl Worker<'_> {
                 Wake::Everything => everything = true,
                 Wake::Again => {}
                 Wake::Look { name, .. } if Spool::is_poke(&name) => poked = true,
+                // It is no text, and cannot be looked up by what was made of it.
+                Wake::Look { name, .. } if name.contains(char::REPLACEMENT_CHARACTER) => {
+                    everything = true;
+                }
                 Wake::Look { name, whole } => looks.push((name, whole)),
             }
         }
@@ -95,14 +99,15 @@ impl Worker<'_> {
                 None => queued.push(id),
             }
         }
-        self.odd
-            .retain(|name| odd.iter().any(|(known, _)| known == name));
-        odd.retain(|(name, _)| !self.odd.contains(name));
+        let before = std::mem::take(&mut self.odd);
+        odd.retain(|(name, what)| {
+            self.odd.insert(name.clone(), what.clone());
+            !before.contains_key(name)
+        });
         for (name, what) in odd.iter().take(NAMED_MAX) {
             self.say_odd(name, what);
         }
         self.say_more("More entries are left alone", odd.len());
-        self.odd.extend(odd.into_iter().map(|(name, _)| name));
         for id in queued.iter().take(NAMED_MAX) {
             self.say_queued(id);
         }

@@ -28,7 +28,7 @@ use crate::watch::{Bell, Ear, Watcher};
 use finished::Finished;
 use log::Level;
 use say::View;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -75,7 +75,9 @@ pub fn serve(
             if let Some(ready) = ready.take() {
                 ready();
             }
-            worker.run(&mut is_in_order)
+            let ran = worker.run();
+            is_in_order = worker.is_in_order;
+            ran
         });
         let Err(error) = outcome else { break };
         if is_in_order {
@@ -122,12 +124,14 @@ struct Worker<'a> {
     used: Vec<Stamp>,
     /// Whether changes in the documents' directory are told by events.
     is_watched: bool,
+    /// Whether a look has led to something: trouble that comes after that is new.
+    is_in_order: bool,
     /// Whether rings were taken in and then not followed up, because a look failed.
     missed: bool,
     /// What was said once and need not be said again while it lasts.
     told: BTreeSet<&'static str>,
-    /// Entries that are no jobs, with what is wrong, as they were told.
-    odd: BTreeSet<String>,
+    /// Entries that are no jobs, with what is wrong.
+    odd: BTreeMap<String, String>,
     /// Lines that need not be written before an agent is started.
     lines: Vec<(Level, String)>,
     view: View,
@@ -184,9 +188,10 @@ impl<'a> Worker<'a> {
             closed: None,
             used: Vec::new(),
             is_watched: false,
+            is_in_order: false,
             missed: false,
             told: BTreeSet::new(),
-            odd: BTreeSet::new(),
+            odd: BTreeMap::new(),
             lines: Vec::new(),
             view: View::NONE,
         })
@@ -197,9 +202,8 @@ impl<'a> Worker<'a> {
         self.look_at_everything(Leftovers::Remove)
     }
 
-    /// Serves the project; `is_in_order` is set once a look has led to something. Trouble that comes
-    /// after that is new.
-    fn run(&mut self, is_in_order: &mut bool) -> Result<()> {
+    /// Serves the project until it is told to leave.
+    fn run(&mut self) -> Result<()> {
         while !self.is_to_leave() {
             // A decision that is not on disk yet outlasts trouble with the directories.
             let heard = self.hear(None);
@@ -207,11 +211,11 @@ impl<'a> Worker<'a> {
                 heard?;
             }
             let waits = self.step()?;
-            *is_in_order = true;
             let Some(until) = waits else {
                 self.refresh_view();
                 continue;
             };
+            self.is_in_order = true;
             self.flush();
             if self.jobs.begun().next().is_none() && self.unwritten.is_none() {
                 self.rest();

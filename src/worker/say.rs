@@ -4,7 +4,7 @@
 use super::{Worker, hook};
 use crate::decide::State;
 use crate::holds::{Hold, Kind, Own};
-use crate::job::JobId;
+use crate::job::{JobId, Name};
 use crate::record::{Claim, HoldView, QueueView};
 use crate::time::Wall;
 use log::Level;
@@ -145,12 +145,17 @@ impl Worker<'_> {
 
     /// Says once what is wrong with an entry of the spool.
     pub(super) fn tell_of_oddity(&mut self, name: &str, what: &str) {
-        if self.odd.insert(name.to_owned()) {
+        let known = self.odd.insert(name.to_owned(), what.to_owned());
+        if known.is_none() {
             self.say_odd(name, what);
         }
     }
 
     pub(super) fn say_odd(&mut self, name: &str, what: &str) {
+        if Name::of(name, self.spool.layout()) == Name::Other {
+            // Nobody meant it for a job; only the queue shows it.
+            return;
+        }
         let path = self.spool.items_path().join(name);
         let text = format!("[{}] {} is left alone: {what}", self.name(), path.display());
         self.say(Level::Warn, text);
@@ -205,6 +210,9 @@ impl Worker<'_> {
             attempt: shown.map(|claim| claim.starts),
             retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
             hold: self.view.hold.clone(),
+            left_alone: { self.odd.iter() }
+                .map(|(name, what)| format!("{name} ({what})"))
+                .collect(),
             updated_at: Some(Wall::now()),
             // Readers hold the directory's age against it: a view that misses what was rung has none.
             items_mtime: items.map(|items| items.mtime()),

@@ -631,7 +631,7 @@ stream text -e 's/The task is done./And now really./g' -e 's/\"total_cost_usd\":
 #[test]
 fn an_agent_that_says_nothing_is_never_complete() {
     let (space, project) = one_project();
-    space.set(json!({"silence_timeout": "1s", "breaker": 0}));
+    space.set(json!({"silence_timeout": "1s", "breaker": 0, "retries": 0}));
     let rows = [
         ("exit 0", "no_result"),
         ("echo 'cannot do it' >&2; exit 3", "exit_code"),
