@@ -98,7 +98,7 @@ fn run(
             return logs::logs(&scope, &scope.resolve_or_latest(job.as_ref())?, manner);
         }
         Command::Wait(jobs, timeout) => {
-            let scope = scope()?;
+            let scope = scope()?.of_all();
             return wait::wait(&scope, &control::ids(&scope, &jobs)?, timeout);
         }
         Command::Submit(texts, wishes) => return submit::submit(&scope()?, &texts, &wishes),
@@ -107,7 +107,7 @@ fn run(
         Command::Edit(job) => submit::edit(&scope()?, &job),
         Command::Cancel(jobs) => control::cancel(&scope()?, &jobs),
         Command::Hold(jobs) => control::hold(&scope()?, &jobs),
-        Command::Release(jobs) => control::release(&scope()?, &jobs),
+        Command::Release(jobs) => control::release(&scope()?.of_all(), &jobs),
         Command::Retry(jobs) => control::retry(&scope()?, &jobs),
         Command::Clean(age, dry_run) => clean::clean(&scope()?, age, dry_run),
         Command::Register(path, asked) => manage::register(&path, asked),

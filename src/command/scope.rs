@@ -99,6 +99,11 @@ impl Scope {
         }
     }
 
+    /// The same, for a command that needs nobody to say that all its projects are meant.
+    pub(crate) fn of_all(self) -> Scope {
+        Scope { all: true, ..self }
+    }
+
     /// The projects of which all jobs are meant: one, unless somebody said all.
     pub(crate) fn whole(&self) -> Result<Vec<Spool>> {
         if !self.all {
