@@ -66,6 +66,12 @@ JOB
 # Not through the function: a function in the background is a shell of its own, and `$!` would be that shell.
 env -i HOME="$home" PATH="$PATH" "$program" daemon 2> "$base/daemon.log" &
 daemon=$!
+# So that no answer says that it is not running.
+deadline=$(($(date +%s) + wait_max))
+while job_monitor queue 2>&1 | grep -q 'not running'; do
+    [ "$(date +%s)" -lt "$deadline" ] || { echo "the daemon did not start within $wait_max s" >&2; exit 1; }
+    sleep 0.05
+done
 
 echo "The job, a Markdown file:"
 echo

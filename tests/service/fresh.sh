@@ -3,19 +3,12 @@
 # directory): the README's own commands for the demo and the installation, then a project, a document, its result.
 set -euxo pipefail
 
-# The first block of commands below a heading.
-readme() {
-    awk -v heading="## $1" '$0 == heading { found = 1 } found && /^```sh$/ { inside = 1; next }
-        inside && /^```$/ { exit } inside' README.md
-}
-# All of it but the tests, which are what runs this.
-try=$(readme "Try it" | grep -v '^make test')
-grep -q '^make demo' <<< "$try"
-eval "$try"
-install=$(readme Install)
-grep -q '^make install' <<< "$install"
-# A minimal machine has no polkit, so nobody but root may enable lingering there; it is on.
-eval "${install/loginctl enable-linger/loginctl enable-linger || true}"
+# The commands of a section. A minimal machine has no polkit, so nobody but root may enable lingering there; it is on.
+commands=$(awk '/^## / { found = ($0 == "## Try it") } found && /^```sh$/ { inside = 1; next }
+    /^```$/ { inside = 0 } inside' README.md)
+grep -q '^make demo' <<< "$commands"
+grep -q '^make install' <<< "$commands"
+eval "${commands/loginctl enable-linger/loginctl enable-linger || true}"
 export PATH="$HOME/.local/bin:$PATH"
 
 # An agent that needs no account, in place of claude.
@@ -44,5 +37,5 @@ grep -q '^Status: completed' shown
 grep -q '^Summary: hello' shown
 [ "$(cat ~/website/hello.txt)" = hello ]
 job-monitor list
-systemctl --user status job-monitor --no-pager | grep 'Status: "0 running, 0 waiting"'
+systemctl --user status job-monitor --no-pager | grep 'Status: "0 running, 0 waiting'
 journalctl --user --unit job-monitor --no-pager -o cat | grep 'Job completed: job-20260101-000000-hello.md'
