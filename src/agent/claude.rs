@@ -3,7 +3,7 @@
 
 use super::event::{By, Call, Event, LastResult, Session, Signs, Window, time};
 use super::json::{Object, object};
-use super::plan::{Assignment, Opening};
+use super::plan::Assignment;
 use super::verdict::{Case, Fault, Rules};
 use super::{Dialect, Lookup, Scratch, Sessions};
 use crate::job::ErrorKind::*;
@@ -56,20 +56,11 @@ fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
     argv.push(WAITING_TOOLS.to_owned());
     let turns = assignment.wishes.max_turns.map(|turns| turns.to_string());
     let budget = assignment.budget_left_usd.map(|left| format!("{left:.4}"));
-    let session = match assignment.opening {
-        Opening::Resume { session, .. } => ("--resume", Some(session.clone())),
-        Opening::Fresh { session, .. } => ("--session-id", session.clone()),
-    };
-    let model = assignment.wishes.model.clone();
-    let options = [
-        session,
-        ("--model", model),
-        ("--max-turns", turns),
-        ("--max-budget-usd", budget),
-    ];
-    for (name, value) in options {
-        argv.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
-    }
+    let (name, session) = assignment.opening.session("--session-id", "--resume");
+    assignment.option(argv, name, session);
+    assignment.option(argv, "--model", assignment.wishes.model.as_deref());
+    assignment.option(argv, "--max-turns", turns.as_deref());
+    assignment.option(argv, "--max-budget-usd", budget.as_deref());
     argv.extend(assignment.own_args());
 }
 

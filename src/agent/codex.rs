@@ -48,11 +48,15 @@ fn home(get: &Lookup<'_>) -> Option<PathBuf> {
 /// The agent's own `args` stand in front of `resume`, since not every option is known behind it. Without
 /// the sandbox's name a resumed start could only read.
 fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
-    let fixed = "exec --json --skip-git-repo-check --sandbox workspace-write -c analytics.enabled=false \
-                 -c features.unbounded_connection_retries=false";
+    argv.extend(
+        "exec --json --skip-git-repo-check"
+            .split(' ')
+            .map(str::to_owned),
+    );
+    assignment.option(argv, "--sandbox", Some("workspace-write"));
+    let fixed = "-c analytics.enabled=false -c features.unbounded_connection_retries=false";
     argv.extend(fixed.split(' ').map(str::to_owned));
-    let model = assignment.wishes.model.iter();
-    argv.extend(model.flat_map(|model| ["--model".to_owned(), model.clone()]));
+    assignment.option(argv, "--model", assignment.wishes.model.as_deref());
     argv.extend(assignment.own_args());
     if let Opening::Resume { session, .. } = assignment.opening {
         argv.extend(["resume".to_owned(), session.clone()]);

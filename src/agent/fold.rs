@@ -141,10 +141,15 @@ impl Fold {
     /// [`Fold::finish`].
     pub fn witness(&mut self, bytes: &[u8]) {
         let before = (self.at_work, self.result_lost, self.offline);
+        // It tells the whole session's usage again, from its beginning.
+        let total = std::mem::take(&mut self.total);
         if let Some(witness) = self.dialect.witness {
             Lines::default().feed(bytes, |line| self.line(witness.read, line));
         }
         (self.at_work, self.result_lost, self.offline) = before;
+        if self.total.1.is_none() {
+            self.total = total;
+        }
     }
 
     /// The output is complete.
@@ -787,5 +792,28 @@ mod tests {
         assert_eq!((report.answer, report.audit), (None, Audit::default()));
         let long = "x".repeat(3 * TEXT_MAX) + "\n" + block;
         assert_eq!(read(&[success(&long)]).report.audit.score, Some(4.0));
+    }
+
+    #[test]
+    fn of_a_thread_s_running_total_an_attempt_used_the_difference() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/codex");
+        let usage = |name: &str, resumed, with_rollout| {
+            let mut fold = Fold::new(dialect(Protocol::Codex), resumed);
+            fold.feed(&std::fs::read(format!("{dir}/{name}.jsonl")).unwrap());
+            if with_rollout {
+                fold.witness(&std::fs::read(format!("{dir}/{name}.rollout.jsonl")).unwrap());
+            }
+            fold.finish();
+            fold.report.usage.map(|usage| usage["input_tokens"].clone())
+        };
+        assert_eq!(usage("text", false, true), Some(json!(1200)));
+        assert_eq!(usage("text", false, false), Some(json!(1200)));
+        assert_eq!(
+            usage("resume_after_limit_1", false, true),
+            Some(json!(1200))
+        );
+        // The thread's total is 2400.
+        assert_eq!(usage("resume_after_limit_2", true, true), Some(json!(1200)));
+        assert_eq!(usage("resume_after_limit_2", true, false), None);
     }
 }

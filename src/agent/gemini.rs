@@ -4,7 +4,7 @@
 
 use super::event::{Call, Event, LastResult, Session, Signs};
 use super::json::Object;
-use super::plan::{Assignment, Opening};
+use super::plan::Assignment;
 use super::verdict::{Case, Fault, Rules};
 use super::{Dialect, Lookup, Scratch, Sessions};
 use crate::job::ErrorKind::*;
@@ -48,15 +48,12 @@ const REFUSALS: [&str; 3] = [
 ];
 
 fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
-    let fixed = "--skip-trust --approval-mode auto_edit -o stream-json";
-    argv.extend(fixed.split(' ').map(str::to_owned));
-    let session = match assignment.opening {
-        Opening::Resume { session, .. } => ("--resume", Some(session.clone())),
-        Opening::Fresh { session, .. } => ("--session-id", session.clone()),
-    };
-    for (name, value) in [session, ("--model", assignment.wishes.model.clone())] {
-        argv.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
-    }
+    argv.push("--skip-trust".to_owned());
+    assignment.option(argv, "--approval-mode", Some("auto_edit"));
+    assignment.option(argv, "-o", Some("stream-json"));
+    let (name, session) = assignment.opening.session("--session-id", "--resume");
+    assignment.option(argv, name, session);
+    assignment.option(argv, "--model", assignment.wishes.model.as_deref());
     argv.extend(assignment.own_args());
 }
 

@@ -45,6 +45,13 @@ impl Assignment<'_> {
         let args = self.policy.agent.args.iter();
         args.map(|text| fill(text, self.project, self.job, self.start))
     }
+
+    /// Adds an option, unless the agent's own arguments have it: not every program lets it repeat.
+    pub fn option(&self, argv: &mut Vec<String>, name: &str, value: Option<&str>) {
+        let is_own = self.policy.agent.args.iter().any(|own| own == name);
+        let value = value.filter(|_| !is_own).into_iter();
+        argv.extend(value.flat_map(|value| [name.to_owned(), value.to_owned()]));
+    }
 }
 
 /// How a start begins.
@@ -64,6 +71,16 @@ pub enum Opening {
         /// Why it goes on.
         because: Because,
     },
+}
+
+impl Opening {
+    /// The option that names the session, of these for a new and an old one, and the session.
+    pub fn session<'a>(&'a self, new: &'a str, old: &'a str) -> (&'a str, Option<&'a str>) {
+        match self {
+            Opening::Fresh { session, .. } => (new, session.as_deref()),
+            Opening::Resume { session, .. } => (old, Some(session)),
+        }
+    }
 }
 
 /// Why a session goes on.

@@ -721,14 +721,14 @@ impl Real {
 }
 
 /// The stub of the API, which lives no longer than the test: it ends with its standard input.
-struct Stub {
+pub struct Stub {
     child: Child,
-    port: u16,
+    pub port: u16,
     bodies: PathBuf,
 }
 
 impl Stub {
-    fn start(script: &Path, bodies: &Path, scenario: &str, options: &[&str]) -> Stub {
+    pub fn start(script: &Path, bodies: &Path, scenario: &str, options: &[&str]) -> Stub {
         let mut child = Command::new("python3")
             .arg(script)
             .args([scenario, "--exit-with-stdin", "--bodies"])
@@ -790,7 +790,7 @@ impl Drop for Stub {
 }
 
 /// The CLI and the stub's script, or which of them is missing.
-fn tools() -> Result<(PathBuf, PathBuf), String> {
+pub fn tools() -> Result<(PathBuf, PathBuf), String> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let claude = match variable("JOB_MONITOR_CLAUDE") {
         Some(path) => PathBuf::from(path),

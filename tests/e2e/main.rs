@@ -1,6 +1,7 @@
 //! End-to-end tests: the built binary on a temporary directory with stand-in agents that the
 //! tests write. One file for each theme; `space` is the harness they share.
 
+mod agents_real;
 mod answers;
 mod bad_input;
 mod changes;
