@@ -121,6 +121,7 @@ fn each_row(name: &str, rows: &[Row]) {
             assert!(project.path.join("stub-output.txt").exists());
         }
     }
+    real.space.stop();
     real.space.assert_no_survivor();
 }
 
@@ -150,7 +151,7 @@ fn a_session_of_either_goes_on_after_a_kill_in_mid_tool_and_cancel_ends_the_tool
         wait_longer(Duration::from_secs(120), "the tool", is_started);
         real.space.kill();
         real.space.start();
-        let result = project.wait_result(JOB);
+        let result = finished(&project, JOB);
         assert_eq!(result["status"], "completed", "{name}: {result:#}");
         let attempts = result["attempts"].as_array().unwrap();
         assert_eq!(attempts.len(), 2, "{name}: {attempts:#?}");
@@ -167,7 +168,7 @@ fn a_session_of_either_goes_on_after_a_kill_in_mid_tool_and_cancel_ends_the_tool
         let is_started = || started.exists().then_some(());
         wait_longer(Duration::from_secs(120), "the tool", is_started);
         real.space.run(&["cancel", next]).ok();
-        assert_eq!(project.wait_result(next)["status"], "cancelled", "{name}");
+        assert_eq!(finished(&project, next)["status"], "cancelled", "{name}");
         real.space.assert_no_survivor();
     }
 }
@@ -198,12 +199,19 @@ fn three_agents_work_side_by_side_in_three_projects() {
             .run(&["-p", path, "submit", file.to_str().unwrap()])
             .ok();
         let id = id.lines().last().unwrap().trim().to_owned();
-        let result = project.wait_result(&id);
+        let result = finished(project, &id);
         assert_eq!(result["status"], "completed", "{result:#}");
         assert_eq!(result["worker_output"]["summary"], "The task is done.");
         let shown = space.run(&["-p", path, "logs", &id]).ok();
         assert!(shown.contains("The task is done."), "{shown}");
     }
+}
+
+/// Each start of these programs takes seconds on a busy machine.
+#[track_caller]
+fn finished(project: &Project, id: &str) -> Value {
+    let what = format!("the result of {id}");
+    wait_longer(Duration::from_secs(240), &what, || project.result(id))
 }
 
 /// A space, and the real program of an agent with the stub that it talks to.
