@@ -20,13 +20,12 @@ use std::sync::OnceLock;
 
 /// Permissions of every file we make, whatever the umask lets through.
 const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
+/// Why a link to a directory is none to us.
+const LINK: &str =
+    "it is a file or a symbolic link, which is not followed; put the directory itself in its place";
 const DIRECTORY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_CLOEXEC);
-/// Why a link to a directory is none to us.
-const LINK: &str =
-    "it is a symbolic link, which is not followed; put the directory itself in its place";
-
 /// An open directory and the path under which messages name it.
 #[derive(Debug)]
 pub struct Dir {
@@ -117,32 +116,24 @@ impl Dir {
     /// Opens a directory in this one, which is no link; `make` says what becomes of one that is
     /// missing (0755).
     pub fn sub(&self, name: &str, make: Make) -> Result<Dir> {
-        let open = || {
-            openat(
-                &self.handle,
-                name,
-                DIRECTORY | OFlag::O_NOFOLLOW,
-                Mode::empty(),
-            )
-        };
-        let handle = match open() {
-            Err(nix::Error::ENOENT) if make == Make::Missing => {
-                match mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(nix::Error::EEXIST) => open(),
-                    Err(error) => return Err(self.failed("create", name, error)),
+        let flags = DIRECTORY | OFlag::O_NOFOLLOW;
+        let mut handle = openat(&self.handle, name, flags, Mode::empty());
+        if matches!(handle, Err(nix::Error::ENOENT)) && make == Make::Missing {
+            let made = mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755));
+            made.or_else(|e| {
+                if e == nix::Error::EEXIST {
+                    Ok(())
+                } else {
+                    Err(e)
                 }
-            }
-            other => other,
-        };
-        let handle = handle.map_err(|error| {
-            let is_link = |stat: FileStat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK;
-            match self.look(name) {
-                // The system only says that it is no directory, which a person may not believe.
-                Ok(Some(stat)) if is_link(stat) => {
-                    self.failed("open directory", name, io::Error::other(LINK))
-                }
-                _ => self.failed("open directory", name, error),
-            }
+            })
+            .map_err(|e| self.failed("create", name, e))?;
+            handle = openat(&self.handle, name, flags, Mode::empty());
+        }
+        let handle = handle.map_err(|error| match error {
+            // The system only says that it is no directory, which a person may not believe.
+            nix::Error::ENOTDIR => self.failed("open directory", name, io::Error::other(LINK)),
+            error => self.failed("open directory", name, error),
         })?;
         Ok(Dir {
             handle: handle.into(),
@@ -442,38 +433,30 @@ pub fn open_path(path: &Path) -> Result<Option<File>> {
 /// Whether a file or directory is the user's (or root's) own and cannot be written by others, as
 /// sshd and cron ask of theirs; the user's private group may write.
 pub fn check_own(stat: &FileStat, path: &Path) -> Result<()> {
-    check_owner(stat, path)?;
-    let group_may = private_group() == Some(stat.st_gid);
-    if stat.st_mode & 0o002 != 0 || (stat.st_mode & 0o020 != 0 && !group_may) {
-        let (path, mode) = (path.display(), stat.st_mode & 0o777);
-        return Err(Error::new(format!(
-            "{path} can be written by others (mode {mode:03o}); run: chmod go-w {path} (where that \
-             changes nothing, mount its file system with umask=077)"
-        )));
-    }
-    Ok(())
+    let is_private = private_group() == Some(stat.st_gid);
+    let closed = if is_private { 0o002 } else { 0o022 };
+    check(stat, path, closed, "can be written by others", "go-w")
 }
 
 /// As [`check_own`], of a file with secrets in it, which nobody else may even read.
 pub fn check_secret(stat: &FileStat, path: &Path) -> Result<()> {
-    check_owner(stat, path)?;
-    if stat.st_mode & 0o077 != 0 {
-        let (path, mode) = (path.display(), stat.st_mode & 0o777);
+    check(stat, path, 0o077, "is open to others", "600")
+}
+
+fn check(stat: &FileStat, path: &Path, closed: u32, what: &str, remedy: &str) -> Result<()> {
+    let (path, uid, mode) = (path.display(), stat.st_uid, stat.st_mode & 0o777);
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         return Err(Error::new(format!(
-            "{path} is open to others (mode {mode:03o}); run: chmod 600 {path}"
+            "{path} belongs to another user (uid {uid}); run: sudo chown \"$(id -un)\" {path}"
+        )));
+    }
+    if mode & closed != 0 {
+        return Err(Error::new(format!(
+            "{path} {what} (mode {mode:03o}); run: chmod {remedy} {path} (where that changes nothing, \
+             mount its file system with umask=077)"
         )));
     }
     Ok(())
-}
-
-fn check_owner(stat: &FileStat, path: &Path) -> Result<()> {
-    if stat.st_uid == 0 || stat.st_uid == nix::unistd::geteuid().as_raw() {
-        return Ok(());
-    }
-    let (path, uid) = (path.display(), stat.st_uid);
-    Err(Error::new(format!(
-        "{path} belongs to another user (uid {uid}); run: sudo chown \"$(id -un)\" {path}"
-    )))
 }
 
 /// The user's own group if it has the user's name and no other members, as Debian and Fedora

@@ -38,9 +38,8 @@ const DIFF: [&str; 5] = ["diff-tree", "-r", "-M", "--no-relative", "--no-ext-dif
 /// # Errors
 /// Where it cannot be told or takes too long, with a sentence for the log.
 pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
-    let mut git = match Git::new(spool)? {
-        Some(git) => git,
-        None => return Ok(None),
+    let Some(mut git) = Git::new(spool)? else {
+        return Ok(None);
     };
     let dir = match git.ask(&["rev-parse", "--absolute-git-dir"]) {
         Err(error) if error.to_string().contains("not a git repository") => return Ok(None),

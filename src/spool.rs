@@ -397,11 +397,9 @@ impl Spool {
             Ok(None) => return Ok(Taken::Gone),
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
-                return Ok(match error.errno {
-                    Some(libc::ELOOP) => alien(libc::S_IFLNK),
-                    Some(libc::ENXIO) => alien(libc::S_IFIFO),
-                    _ => Taken::Unreadable(error),
-                });
+                let found = self.dirs()?.items.look(&name)?;
+                let odd = found.filter(|stat| odd_type(stat.st_mode).is_some());
+                return Ok(odd.map_or(Taken::Unreadable(error), |stat| alien(stat.st_mode)));
             }
         };
         let stat = fstat(&file).map_err(|e| Error::io("look at", &path(), e.into()))?;

@@ -75,10 +75,8 @@ impl Token {
     /// Reads one from a claim; anything else than 32 hexadecimal digits is none, so that no
     /// planted claim can make us look for a text that strangers carry.
     pub fn parse(text: &str) -> Option<Token> {
-        let valid = text.len() == 32
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let valid = text.len() == 32 && text.bytes().all(is_hex);
         valid.then(|| Token(text.to_owned()))
     }
 
@@ -209,28 +207,25 @@ pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<Path
         let mut places = std::env::split_paths(path);
         places.find_map(|dir| Some(directory.join(dir).join(name)).filter(|at| is_executable(at)))
     };
-    let found = match has_slash {
-        true => Some(directory.join(name)).filter(|at| is_executable(at)),
-        false => on_path(name),
+    let absent = format!("is not on the PATH {}", path.display());
+    let program = match has_slash {
+        true => directory.join(name),
+        false => on_path(name)
+            .ok_or_else(|| missing(format!("the program {} {absent}", name.display())))?,
     };
-    let (shown, path_shown) = (name.display(), path.display());
-    let program = found.ok_or_else(|| {
-        missing(match has_slash {
-            true => format!(
-                "the program {} cannot be executed",
-                directory.join(name).display()
-            ),
-            false => format!("the program {shown} is not on the PATH {path_shown}"),
-        })
-    })?;
-    let needs = |what: &str| missing(format!("{} needs {what}", program.display()));
+    let shown = program.display();
+    if !is_executable(&program) {
+        return Err(missing(format!(
+            "the program {shown} is not there, or cannot be executed"
+        )));
+    }
     match interpreter_of(&program) {
         Some((at, _)) if !is_executable(Path::new(&at)) => {
-            Err(needs(&format!("{at}, which is not there")))
+            Err(missing(format!("{shown} needs {at}, which is not there")))
         }
-        Some((_, Some(called))) if on_path(called.as_ref()).is_none() => Err(needs(&format!(
-            "{called}, which is not on the PATH {path_shown}"
-        ))),
+        Some((_, Some(called))) if on_path(called.as_ref()).is_none() => {
+            Err(missing(format!("{shown} needs {called}, which {absent}")))
+        }
         _ => Ok(program),
     }
 }
@@ -340,11 +335,11 @@ impl Agent {
         let run = (self.token.clone(), self.identity());
         RUNS.fetch_sub(1, Ordering::SeqCst);
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
-        let leftovers = match reap_orphans() {
-            true => sweep_project(&self.directory, &[run]).0,
-            false => 0,
-        };
-        reap_orphans();
+        let mut leftovers = 0;
+        if reap_orphans() {
+            leftovers = sweep_project(&self.directory, &[run]).0;
+            reap_orphans();
+        }
         let exit = match waitpid(self.pid, None) {
             Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
