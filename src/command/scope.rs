@@ -153,6 +153,8 @@ impl Scope {
     /// Where a job is, and how it stands there.
     pub(crate) fn job(&self, id: &JobId) -> Result<(Spool, Standing)> {
         self.find(id)?.ok_or_else(|| {
+            // It may be in a project that cannot be looked at, which this says.
+            self.spools();
             let way_out = match self.nearest(id) {
                 Some(nearest) => format!("did you mean {nearest}?"),
                 None if self.entries.is_empty() => NO_PROJECT.to_owned(),
