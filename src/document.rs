@@ -123,17 +123,23 @@ pub fn check<'a>(
     Ok(Document { wishes, body })
 }
 
-/// The keys of front matter that are ours.
-const KEYS: [&str; 8] = [
-    "timeout",
-    "model",
-    "max-turns",
-    "max-budget-usd",
-    "retries",
-    "agent",
-    "not-before",
-    "continues",
+/// The keys of front matter that are ours, and what the value of each must be.
+const KEYS: [(&str, &str); 8] = [
+    ("timeout", "a duration such as 30m"),
+    ("model", "the name of a model"),
+    ("max-turns", "a whole number from 1"),
+    ("max-budget-usd", "an amount above 0"),
+    ("retries", "a whole number from 0"),
+    ("agent", "the name of an agent"),
+    (
+        "not-before",
+        "a time such as 2026-12-01 22:00, or one with an offset from UTC",
+    ),
+    ("continues", "the id of a finished job"),
 ];
+
+/// A key that is longer is no slip away from one of ours.
+const KEY_MAX: usize = 20;
 
 /// With what a key begins that was probably meant as a limit, and which of ours that is. The first
 /// that a key begins with is the one that is named.
@@ -205,22 +211,15 @@ fn unquoted(text: &str) -> &str {
     text.trim().trim_matches(['"', '\''])
 }
 
-/// The key of ours that this one is, or is a slip away from, or that limits what it seems to limit.
-fn nearest(key: &str) -> Option<&'static str> {
-    let close = |slips: usize| {
-        KEYS.into_iter()
-            .find(|ours| text::distance(key, ours) <= slips)
-    };
-    let longest = KEYS.into_iter().map(str::len).max();
-    if key.len() > longest.unwrap_or_default() + 1 {
-        return of_limit(key);
-    }
-    close(0).or_else(|| close(1)).or_else(|| of_limit(key))
-}
-
-fn of_limit(key: &str) -> Option<&'static str> {
-    let limit = LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
-    limit.map(|(_, ours)| ours)
+/// The key of ours that this one is, or is a slip away from, or that limits what it seems to limit;
+/// and what the value of that must be.
+fn nearest(key: &str) -> Option<(&'static str, &'static str)> {
+    let named = |name: &str| KEYS.into_iter().find(|(ours, _)| *ours == name);
+    let slip = |(ours, _): &(&str, &str)| key.len() <= KEY_MAX && text::distance(key, ours) == 1;
+    let limit = || LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
+    named(key)
+        .or_else(|| KEYS.into_iter().find(slip))
+        .or_else(|| named(limit()?.1))
 }
 
 /// Reads what the keys of ours ask for. What cannot be read rejects the document, and so does a key
@@ -229,7 +228,9 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
     let mut wishes = Wishes::default();
     let mut seen = Vec::new();
     for (key, value) in front {
-        let Some(ours) = nearest(key) else { continue };
+        let Some((ours, form)) = nearest(key) else {
+            continue;
+        };
         if key != ours {
             return Err(format!(
                 "front matter {key:?} is no limit that there is; the nearest is {ours:?}; mend it and submit it again"
@@ -242,10 +243,7 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
         }
         seen.push(ours);
         read_wish(ours, value, &mut wishes).ok_or_else(|| {
-            format!(
-                "front matter {ours:?} must be {}; mend it and submit it again",
-                form(ours)
-            )
+            format!("front matter {ours:?} must be {form}; mend it and submit it again")
         })?;
     }
     Ok(wishes)
@@ -272,20 +270,6 @@ fn read_wish(key: &str, value: &str, wishes: &mut Wishes) -> Option<()> {
         _ => wishes.continues = Some(JobId::parse(value)?),
     }
     Some(())
-}
-
-/// What the value of a key must be.
-fn form(key: &str) -> &'static str {
-    match key {
-        "timeout" => "a duration such as 30m",
-        "model" => "the name of a model",
-        "max-turns" => "a whole number from 1",
-        "max-budget-usd" => "an amount above 0",
-        "retries" => "a whole number from 0",
-        "agent" => "the name of an agent",
-        "not-before" => "a time such as 2026-12-01 22:00, or one with an offset from UTC",
-        _ => "the id of a finished job",
-    }
 }
 
 #[cfg(test)]

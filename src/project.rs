@@ -17,68 +17,54 @@ pub enum Layout {
 }
 
 impl Layout {
+    fn pick(self, jobs: &'static str, tasks: &'static str) -> &'static str {
+        match self {
+            Layout::Jobs => jobs,
+            Layout::Tasks => tasks,
+        }
+    }
+
     /// The word in the registry and on the command line.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs",
-            Layout::Tasks => "tasks",
-        }
+        self.pick("jobs", "tasks")
     }
 
     /// What the names of documents begin with.
     pub fn prefix(self) -> &'static str {
-        match self {
-            Layout::Jobs => "job-",
-            Layout::Tasks => "task-",
-        }
+        self.pick("job-", "task-")
     }
 
     /// The form of a document's name, for messages.
     pub fn form(self) -> &'static str {
-        match self {
-            Layout::Jobs => "job-YYYYMMDD-HHMMSS-<description>.md",
-            Layout::Tasks => "task-<description>-YYYYMMDD-HHMMSS.md",
-        }
+        self.pick(
+            "job-YYYYMMDD-HHMMSS-<description>.md",
+            "task-<description>-YYYYMMDD-HHMMSS.md",
+        )
     }
 
     /// The directory of documents, relative to the project.
     pub fn items(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs/items",
-            Layout::Tasks => "tasks",
-        }
+        self.pick("jobs/items", "tasks")
     }
 
     /// The directory of results.
     pub fn results(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs/results",
-            Layout::Tasks => "results",
-        }
+        self.pick("jobs/results", "results")
     }
 
     /// The directory of claims, marks, lock and view.
     pub fn state(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs/state",
-            Layout::Tasks => "state",
-        }
+        self.pick("jobs/state", "state")
     }
 
     /// The directory of logs.
     pub fn logs(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs/logs",
-            Layout::Tasks => "logs",
-        }
+        self.pick("jobs/logs", "logs")
     }
 
     /// The directory of finished documents, if the settings want them moved.
     pub fn archive(self) -> &'static str {
-        match self {
-            Layout::Jobs => "jobs/archive",
-            Layout::Tasks => "archive",
-        }
+        self.pick("jobs/archive", "archive")
     }
 }
 
