@@ -70,6 +70,11 @@ pub struct Signature {
 }
 
 impl Signature {
+    /// Whether both are of one directory, whatever its age.
+    pub fn is_place_of(self, other: Signature) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// The signature of what a `stat` saw.
     pub fn of(stat: &FileStat) -> Signature {
         Signature {

@@ -353,14 +353,14 @@ pub struct QueueView {
     pub retry_at: Option<Wall>,
     /// Why the project's jobs wait.
     pub hold: Option<HoldView>,
-    /// Entries among the documents that are no jobs, with what is wrong.
-    #[serde(default)]
-    pub left_alone: Vec<String>,
     /// When this was written.
     pub updated_at: Option<Wall>,
     /// The modification time of the documents' directory that this takes in; a reader that finds
     /// another one there looks for itself.
     pub items_mtime: Option<String>,
+    /// Entries among the documents that are no jobs, with what is wrong.
+    #[serde(default)]
+    pub left_alone: Vec<String>,
 }
 
 /// A hold as people and scripts see it.

@@ -276,10 +276,14 @@ impl Worker<'_> {
     /// Brings a decision to disk, or keeps it until that is possible.
     pub(super) fn write(&mut self, decision: Decision) -> Option<Until> {
         self.view.stale = true;
-        let written = match &decision.what {
+        let placed = match self.lock {
+            Some(_) => Ok(()),
+            None => self.take_place(),
+        };
+        let written = placed.and_then(|()| match &decision.what {
             Written::Result(outcome) => self.spool.publish(outcome),
             Written::Claim(claim) => self.spool.write_claim(claim),
-        };
+        });
         match written {
             Ok(()) => {
                 self.told.remove("unwritten");
@@ -390,7 +394,7 @@ impl Worker<'_> {
         let policy = self.orders.policy();
         if let (Some(State::Done(told)), Some(command)) = (self.jobs.remove(id), &policy.on_finish)
         {
-            self.run_hook("on_finish", command, &told);
+            self.run_hook(&format!("on_finish for {id}.md"), command, &told);
         }
     }
 }

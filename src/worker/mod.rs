@@ -295,12 +295,18 @@ impl<'a> Worker<'a> {
         self.spool.rest();
     }
 
-    /// Takes the project for this daemon, in the place to which its path leads now. Where it had been let
-    /// go, another daemon may have been quicker, and left something.
+    /// Takes the project for this daemon, in the place to which its path leads now. What is known belongs
+    /// to that place, or the worker must begin anew; so it must where it had let the project go, and
+    /// another daemon was quicker and left something.
     fn take_place(&mut self) -> Result<()> {
         let had_lock = self.lock.take().is_some();
+        let before = self.spool.items_signature();
         self.spool.rest();
         self.lock = Some(self.spool.lock()?);
+        let now = self.spool.items_signature()?;
+        if before.is_ok_and(|before| !before.is_place_of(now)) {
+            return Err(Error::new("its directories are not those that they were"));
+        }
         if !had_lock && !self.spool.marks(Leftovers::Leave)?.claims.is_empty() {
             return Err(Error::new("another monitor has left claims in it"));
         }

@@ -41,6 +41,7 @@ impl Worker<'_> {
     /// Starts a job, or goes on with it, and attends its agent to the end; unless its document does not
     /// count yet or is no job, or somebody holds it.
     pub(super) fn start(&mut self, id: JobId) -> Result<Option<Until>> {
+        self.take_place()?;
         let settings = self.orders.policy();
         let (mut claim, text, meta) = match self.jobs.claim(&id).cloned() {
             Some(claim) => match self.text_of(&claim, &settings)? {
@@ -241,7 +242,6 @@ impl Worker<'_> {
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Option<Until>> {
-        self.take_place()?;
         let id = before.job_id.clone();
         let dialect = dialect(policy.agent.protocol);
         let random = |e| Error::io("read", Path::new("/dev/urandom"), e);

@@ -68,6 +68,10 @@ fn a_document_becomes_a_result_with_the_keys_of_the_contract_in_order() {
         "leftovers",
         "document_sha256",
         "logs",
+        "checks",
+        "git",
+        "continues",
+        "failed_mcp_servers",
     ];
     let space = Space::new();
     space.plain_agent("cat >/dev/null; echo the answer; echo a warning >&2");
@@ -345,7 +349,7 @@ fn jobs_found_at_the_start_run_in_the_order_of_their_stamps_then_names() {
         "job-20251231-235959-z",
         "job-20260101-120000-a",
         // As file names, with their `.md`.
-        "job-20260101-120000-b.c",
+        "job-20260101-120000-b-c",
         "job-20260101-120000-b",
         "job-20260102-000000-a",
         "job-20269999-999999-no-such-day",
