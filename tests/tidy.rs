@@ -31,11 +31,12 @@ const CARD: [&str; 11] = [
 /// SPEC 12 lets so many crates be linked into the program, itself not counted.
 const LINKED_MAX: usize = 26;
 
-/// SPEC 12 allows 11,500 lines of code and no function above 60 lines. Until the second house is
-/// finished these hold what was reached; they only ever go down.
-const CODE_MAX: usize = 18_000;
-const FUNCTION_MAX: usize = 60;
-const LONG_FUNCTIONS_MAX: usize = 19;
+/// What SPEC 12 allows: lines of code, and lines of a function.
+const CODE_ALLOWED: usize = 11_500;
+const FUNCTION_ALLOWED: usize = 60;
+/// What was reached; these only ever go down, until they are what is allowed.
+const CODE_MAX: usize = 17_653;
+const LONG_FUNCTIONS_MAX: usize = 9;
 
 /// What may lie at the top of the tree.
 const TOP: [&str; 13] = [
@@ -134,7 +135,7 @@ fn there_is_little_code_in_short_functions() {
         *rooms.entry(module_of(&path)).or_default() += code_lines(&text);
         for (number, name, length) in functions(&text) {
             let shown = format!("{}:{number} {name}, {length} lines", shown(&path));
-            if length > FUNCTION_MAX {
+            if length > FUNCTION_ALLOWED {
                 long.push(shown.clone());
             }
             longest = longest.max((length, shown));
@@ -145,9 +146,15 @@ fn there_is_little_code_in_short_functions() {
         .iter()
         .map(|(name, n)| format!("{name} {n}"))
         .collect();
-    say(&format!("lines of code: {total}, of at most {CODE_MAX}"));
+    say(&format!(
+        "lines of code: {total}; at most {CODE_MAX} by now, {CODE_ALLOWED} by the contract"
+    ));
     say(&format!("  {}", rooms.join(", ")));
-    say(&format!("longest function: {}", longest.1));
+    let count = long.len();
+    say(&format!(
+        "functions above {FUNCTION_ALLOWED} lines: {count}; the longest: {}",
+        longest.1
+    ));
     assert!(total <= CODE_MAX, "{total} lines of code");
     assert!(long.len() <= LONG_FUNCTIONS_MAX, "{}", long.join("\n"));
 }
