@@ -67,19 +67,22 @@ pub(super) fn register(path: &Path, asked: Registration) -> Result<()> {
         None => registry.add(&project, registered_at),
     })?;
     text += &nesting(&entries, &project);
-    let _ = writeln!(
-        text,
-        "  Put jobs into {}",
-        clean(&spool.items_path().to_string_lossy())
-    );
-    if daemon::running(&places).is_none() {
+    text += &next_steps(&places, &spool);
+    render::print(&text)
+}
+
+/// What a person does with a project that is registered now, and what is in the way.
+fn next_steps(places: &Places, spool: &Spool) -> String {
+    let items = spool.items_path();
+    let mut text = format!("  Put jobs into {}\n", clean(&items.to_string_lossy()));
+    if daemon::running(places).is_none() {
         let how = service::start_command();
         let _ = writeln!(text, "  The monitor is not running; start it with: {how}");
     }
-    for line in doctor::of_new_project(&places, &project) {
+    for line in doctor::of_new_project(places, spool.project()) {
         let _ = writeln!(text, "  {line}");
     }
-    render::print(&text)
+    text
 }
 
 fn name_for(real: &Path, given: Option<String>) -> Result<String> {

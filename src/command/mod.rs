@@ -65,15 +65,6 @@ fn run(
         named => named.clone(),
     };
     let done = match command {
-        Command::Nothing => {
-            render::say(&cli::help(None));
-            return Ok(Exit::Usage);
-        }
-        Command::Help(topic) => render::print(&cli::help(topic)),
-        Command::Version => render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Man => render::print(&cli::man_page()),
-        Command::Completions(shell) => render::print(shell.completions()),
-        Command::Complete(words) => complete::complete(&words),
         Command::Daemon => daemon::run(Places::find()?),
         Command::Queue => queue::queue(&scope()?, format),
         Command::List => queue::list(&Scope::load(&everywhere)?, format),
@@ -115,6 +106,23 @@ fn run(
         Command::Enable => manage::enable(&projects, true),
         Command::Disable => manage::enable(&projects, false),
         Command::Restart => manage::restart(),
+        other => return about(other),
     };
     done.map(|()| Exit::Done)
+}
+
+/// What the program tells of itself, without a look at anything else.
+fn about(command: Command) -> Outcome {
+    let text = match command {
+        Command::Help(topic) => cli::help(topic),
+        Command::Version => concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+        Command::Man => cli::man_page(),
+        Command::Completions(shell) => shell.completions().to_owned(),
+        Command::Complete(words) => return complete::complete(&words).map(|()| Exit::Done),
+        _ => {
+            render::say(&cli::help(None));
+            return Ok(Exit::Usage);
+        }
+    };
+    render::print(&text).map(|()| Exit::Done)
 }

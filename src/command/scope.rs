@@ -225,10 +225,14 @@ impl Scope {
             }
         }
         exact.ok_or_else(|| {
-            let text = format!(
-                "no job has {part:?} in its id; job-monitor queue and job-monitor status list the jobs"
-            );
-            Error::with(Exit::NotFound, text)
+            let lists = "job-monitor queue and job-monitor status list the jobs";
+            Error::with(
+                Exit::NotFound,
+                match self.entries.is_empty() {
+                    true => NO_PROJECT.to_owned(),
+                    false => format!("no job has {part:?} in its id; {lists}"),
+                },
+            )
         })
     }
 
