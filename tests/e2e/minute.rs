@@ -86,7 +86,7 @@ fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair()
             "missing" => "no-such-agent",
             "plain-file" => "bin/plain-file",
             "lost-interpreter" => "bin/lost",
-            _ => "/bin: ",
+            _ => "/bin is not there",
         };
         assert!(reason.contains(program), "{name}: {reason}");
         if *name == "missing" {
