@@ -418,7 +418,10 @@ impl<'a> Telling<'a> {
             let (how, number) = (check_end(check), self.check + 1);
             let title = format!("check {number} {how} after {}", human(took));
             let log = self.spool.open_log(&check_name(self.id, self.check))?;
-            self.tell_file(&title, log)?;
+            match log {
+                Some(_) => self.tell_file(&title, log)?,
+                None => self.seam(&title)?,
+            }
             self.check += 1;
         }
         Ok(())

@@ -1006,6 +1006,9 @@ fn an_id_that_was_mistyped_is_answered_with_the_one_that_was_meant() {
             "{refused:?}"
         );
     }
+    // A part that only one id has is enough.
+    let part = space.run(&["show", "120000-fix"]);
+    assert!(part.stdout.contains(&format!("Job: {waits}\n")), "{part:?}");
     let strange = space.run(&["job-20200101-000000-something-else"]);
     assert!(!strange.stdout.contains("Did you mean"), "{strange:?}");
 }

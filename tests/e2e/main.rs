@@ -30,6 +30,7 @@ mod recovery;
 mod registry;
 mod running;
 mod saving;
+mod screens;
 mod settings;
 mod shells;
 mod slurm;

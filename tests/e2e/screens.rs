@@ -1,0 +1,210 @@
+//! What the reading commands show beyond the words of old scripts: why jobs wait, how well they went,
+//! what they changed.
+
+use crate::space::{Project, Space, wait_until};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
+
+const GOOD: &str = "job-20260130-090000-good";
+const DENIED: &str = "job-20260130-091000-denied";
+const FAILED: &str = "job-20260130-092000-failed";
+const BROKEN: &str = "job-20260130-093000-broken";
+
+/// Puts a result, which ended so many minutes after nine, and whose file is as old as it says.
+fn put(project: &Project, id: &str, minute: u32, age: Duration, more: Value) {
+    let mut document = json!({"job_id": id, "status": "completed", "duration_seconds": 12.0,
+        "started_at": "2026-01-30T09:00:00Z", "agent": "claude", "session_id": "s-1",
+        "completed_at": format!("2026-01-30T09:{minute:02}:00Z"),
+        "worker_output": {"summary": "All is well.", "cost_usd": 0.0072}});
+    let more = more.as_object().unwrap().clone();
+    document.as_object_mut().unwrap().extend(more);
+    let path = project.results(&format!("{id}.json"));
+    fs::write(&path, document.to_string()).unwrap();
+    let at = SystemTime::now() - age;
+    File::open(&path).unwrap().set_modified(at).unwrap();
+}
+
+/// Three jobs, whose files were restored in the wrong order.
+fn finished(project: &Project) {
+    let hour = Duration::from_secs(3600);
+    let git = json!({"branch": "main", "head_before": "a", "head_after": "b", "commits": 1, "files": 2,
+        "insertions": 12, "deletions": 3, "patch": format!("jobs/logs/{DENIED}.patch")});
+    let check = |code: i32| {
+        json!({"started_at": "2026-01-30T09:01:00Z", "duration_seconds": 2.0, "exit_code": code,
+            "signal": null, "output": "1 test failed\n"})
+    };
+    put(
+        project,
+        GOOD,
+        1,
+        hour,
+        json!({"checks": [check(1), check(0)]}),
+    );
+    let summary = "Done.\n\n```json\n{\"audit_score\": 85, \"audit_notes\": \"two gaps\"}\n```\n";
+    put(
+        project,
+        DENIED,
+        20,
+        hour * 3,
+        json!({"audit_score": 85, "audit_notes": "two gaps", "git": git,
+        "failed_mcp_servers": ["db"], "worker_output": {"summary": summary, "cost_usd": 0.5},
+        "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make check"}}]}),
+    );
+    put(
+        project,
+        FAILED,
+        10,
+        hour * 2,
+        json!({"status": "failed", "error_kind": "check_failed",
+        "error": "the check failed", "checks": [check(2)]}),
+    );
+}
+
+#[test]
+fn status_tells_what_a_person_should_look_at_in_the_order_in_which_jobs_ended() {
+    let space = Space::new();
+    space.env("TZ", "UTC");
+    let project = space.project("alpha");
+    finished(&project);
+    let lines = |args: &[&str]| -> Vec<String> {
+        let text = space.run(args).ok();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().skip(1).map(words).collect()
+    };
+    let all = lines(&["status"]);
+    let expected = [
+        format!(
+            "⚠ {DENIED}: completed 2026-01-30 09:20 12s $0.5000 +12 −3 audit 85, 1 tool denied, 1 MCP server missing"
+        ),
+        format!("✗ {FAILED}: failed (check_failed) 2026-01-30 09:10 12s $0.0072"),
+        format!("✓ {GOOD}: completed 2026-01-30 09:01 12s $0.0072 check passed at try 2"),
+    ];
+    assert_eq!(all, expected);
+    assert_eq!(lines(&["status", "--failed"]), expected[1..2]);
+    assert_eq!(lines(&["status", "--limit", "1"])[0], expected[0]);
+    assert_eq!(lines(&["status", "--since", "2026-01-31"]), ["none such"]);
+    let json = space.run(&["status", "--json"]).json();
+    assert_eq!(json["holds"], json!([]));
+    assert_eq!(json["jobs"][0]["insertions"], 12);
+}
+
+#[test]
+fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    finished(&project);
+    let told = space.run(&[DENIED]).ok();
+    for part in [
+        "Audit: 85 of 100: two gaps\n",
+        "Changed: 2 files, +12 −3, 1 commit on main; job-monitor diff ",
+        "  Bash: make check\n",
+        "Bash(make *)",
+        "MCP servers missing: db\n",
+        "Summary: Done.\n",
+        "Project: alpha\nAgent: claude\n",
+        "Session: s-1\n",
+        "job-monitor open ",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
+    assert!(!told.contains("audit_score"), "{told}");
+    let told = space.run(&[FAILED]).ok();
+    assert!(
+        told.contains("Check: failed with exit status 2\n  1 test failed\n"),
+        "{told}"
+    );
+    // What cannot be read ends its job, and is no success of ours.
+    fs::write(project.results(&format!("{BROKEN}.json")), "{").unwrap();
+    for args in [&[BROKEN][..], &[BROKEN, "--json"]] {
+        let ran = space.run(args);
+        assert_eq!(ran.status, 1, "{ran:?}");
+        assert!(ran.stderr.contains(&format!("{BROKEN}.json")), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_patch_is_shown_as_it_is_and_summed_up() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    finished(&project);
+    let patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n-old\n+new\n+\u{1b}[31m\n";
+    fs::write(project.logs(&format!("{DENIED}.patch")), patch).unwrap();
+    assert_eq!(space.run(&["diff", DENIED]).ok(), patch);
+    let stat = space.run(&["diff", "--stat", DENIED]).ok();
+    assert!(stat.contains("2      1  x\n2 files, +12 −3"), "{stat}");
+    let none = space.run(&["diff", GOOD]);
+    assert_eq!(none.status, 1);
+    assert!(none.stderr.contains("no record of change"), "{none:?}");
+}
+
+#[test]
+fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
+    let space = Space::new();
+    space.set(json!({"max_parallel": 1}));
+    space.plain_agent("cat > /dev/null; until [ -e go ]; do sleep 0.05; done");
+    let [alpha, beta] = ["alpha", "beta"].map(|name| space.project(name));
+    space.project_with("gamma", json!({"timeout": "soon"}));
+    space.project_with("delta", json!({"enabled": false}));
+    fs::write(beta.item("fix-bug.md"), "x\n").unwrap();
+    space.start();
+    alpha.submit("job-20260130-090000-runs", "Do it.\n");
+    alpha.wait_view("that it runs", |view| view["is_processing"] == true);
+    let waits = "job-20260130-090000-waits";
+    beta.submit(waits, "Do it.\n");
+    beta.wait_view("that it waits", |view| view["queue_size"] == 1);
+    let queue = |name: &str| space.run(&["-p", name, "queue"]).ok();
+    let all_busy = "Waits: 1 of 1 agents at work (max_parallel)\n";
+    assert!(
+        queue("alpha").contains("Running for: "),
+        "{}",
+        queue("alpha")
+    );
+    wait_until("the reason", || queue("beta").contains(all_busy));
+    let left =
+        "Left alone: fix-bug.md (not a job's name; job-monitor submit jobs/items/fix-bug.md)\n";
+    wait_until("the other file", || queue("beta").contains(left));
+    assert!(space.run(&[waits]).ok().contains(all_busy));
+    let list = space.run(&["list"]).ok();
+    assert!(
+        list.contains("  Skipped: ") && list.contains("\"timeout\" is \"soon\""),
+        "{list}"
+    );
+    let watch = space.run(&["watch"]).ok();
+    for part in [
+        "waits: 1 of 1 agents at work",
+        "skipped: ",
+        "nothing written for ",
+        "disabled",
+    ] {
+        assert!(watch.contains(part), "no {part:?} in {watch}");
+    }
+    let json = space.run(&["-p", "beta", "queue", "--json"]).json();
+    assert_eq!(json["projects"][0]["obstacles"][0], all_busy.trim_end());
+    let waited = space.run(&["wait", "--timeout", "300ms", waits]);
+    assert!(waited.stderr.contains("waits: 1 of 1 agents"), "{waited:?}");
+    space.run(&["hold", waits]).ok();
+    let waited = space.run(&["wait", "--timeout", "300ms", waits]);
+    assert!(
+        waited.stderr.contains("waits is held; job-monitor release"),
+        "{waited:?}"
+    );
+}
+
+#[test]
+fn the_last_lines_of_a_log_are_all_that_is_told_where_no_more_is_wanted() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    finished(&project);
+    let lines: String = (1..=100).map(|number| format!("line {number}\n")).collect();
+    fs::write(project.logs(&format!("{GOOD}.out")), &lines).unwrap();
+    fs::write(project.logs(&format!("{GOOD}.check")), "two failed\n").unwrap();
+    let told = space.run(&["logs", GOOD]).ok();
+    let seam = "─── check 1 failed with exit status 1 after 2s\ntwo failed\n";
+    assert!(told.contains(seam) && told.contains("line 1\n"), "{told}");
+    assert!(told.contains("─── check 2 passed after 2s"), "{told}");
+    let raw = space.run(&["logs", "--raw", "--tail", "2", GOOD]).ok();
+    assert_eq!(raw, "line 99\nline 100\n");
+    let few = space.run(&["logs", "--tail", "3", GOOD]).ok();
+    assert_eq!(few.lines().count(), 3, "{few}");
+}
