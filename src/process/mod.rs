@@ -179,6 +179,9 @@ pub fn prepare_daemon() -> io::Result<()> {
     if failed {
         return Err(io::Error::last_os_error());
     }
+    // SAFETY: it takes two numbers, and no other thread exists yet. A hundred threads that mostly
+    // sleep need no heaps of their own. Where it cannot be set, memory is all that it costs.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     sweep::prepare();
     spawn::raise_limit()
 }
@@ -186,6 +189,24 @@ pub fn prepare_daemon() -> io::Result<()> {
 /// From now on no agent is given its grace: the person asked twice.
 pub fn hurry() {
     HURRY.store(true, Ordering::Relaxed);
+}
+
+/// Gives back what a worker's stack took when it was deeper than now: a thread that sleeps keeps it
+/// otherwise, and there is one for each project.
+pub fn give_back_stack() {
+    const PAGE: usize = 4096;
+    const DEPTH: usize = 64 << 10;
+    let local = 0_u8;
+    let end = ((&raw const local).addr() & !(PAGE - 1)) - PAGE;
+    // SAFETY: the pages lie below all frames of this thread by more than a page, within its stack,
+    // which is larger than that; nothing there is read again before it is written.
+    unsafe {
+        libc::madvise(
+            (end - DEPTH) as *mut libc::c_void,
+            DEPTH,
+            libc::MADV_DONTNEED,
+        )
+    };
 }
 
 /// Why a program cannot be started.

@@ -19,6 +19,7 @@ use crate::decide::{Jobs, Now, State, Step, Until, decide};
 use crate::error::{Error, Result};
 use crate::holds::Stamp;
 use crate::job::JobId;
+use crate::process;
 use crate::project::Project;
 use crate::record::{Claim, Outcome};
 use crate::settings::Places;
@@ -293,6 +294,7 @@ impl<'a> Worker<'a> {
         self.finished.rest();
         self.lock = None;
         self.spool.rest();
+        process::give_back_stack();
     }
 
     /// Takes the project for this daemon, in the place to which its path leads now. What is known belongs
