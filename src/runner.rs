@@ -298,8 +298,15 @@ impl Listener<'_> {
         if self.fold.dialect.read.is_none() {
             self.fold.feed(excerpt(&out, size).as_bytes());
         } else {
-            // What came after the end is not the agent's: a survivor may write for ever.
-            let _ = self.hear(&out, size.saturating_sub(self.offset));
+            // What came after the end is not the agent's: a survivor may write for ever. Of an output that
+            // is too long no more than another piece is read: the rest may take minutes.
+            let is_too_long = ended.by == Ending::OutputLimit;
+            let most = if is_too_long {
+                0
+            } else {
+                size.saturating_sub(self.offset)
+            };
+            let _ = self.hear(&out, most.min(size.saturating_sub(self.offset)));
         }
         if let (Some(dir), Some(session)) =
             (&self.files.witness, self.fold.report.session_id.clone())
