@@ -277,13 +277,16 @@ impl Scope {
         })
     }
 
-    /// The job that was probably meant by an id that is none's.
+    /// The job that was probably meant by an id that is none's: the last one whose description is
+    /// the same, but for a slip.
     pub(crate) fn nearest(&self, id: &JobId) -> Option<JobId> {
         let mut ids = Vec::new();
         for entries in [&self.entries, &self.others] {
-            each_id(entries, &mut |id| ids.push(id.to_string()));
+            each_id(entries, &mut |id| ids.push(id));
         }
-        JobId::exact(nearest(id.as_str(), ids.iter().map(String::as_str))?)
+        let meant = nearest(id.description(), ids.iter().map(JobId::description))?;
+        let last = ids.iter().filter(|id| id.description() == meant).max();
+        last.cloned()
     }
 }
 
