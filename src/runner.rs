@@ -300,13 +300,16 @@ impl Listener<'_> {
         } else {
             // What came after the end is not the agent's: a survivor may write for ever. Of an output that
             // is too long no more than another piece is read: the rest may take minutes.
+            let rest = size.saturating_sub(self.offset);
             let is_too_long = ended.by == Ending::OutputLimit;
-            let most = if is_too_long {
-                0
-            } else {
-                size.saturating_sub(self.offset)
-            };
-            let _ = self.hear(&out, most.min(size.saturating_sub(self.offset)));
+            let _ = self.hear(
+                &out,
+                if is_too_long {
+                    rest.min(HEAR_MAX)
+                } else {
+                    rest
+                },
+            );
         }
         if let (Some(dir), Some(session)) =
             (&self.files.witness, self.fold.report.session_id.clone())
