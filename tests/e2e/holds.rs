@@ -1,6 +1,6 @@
 //! Holds: who waits, who tries whether things are mended, and what ends the waiting.
 
-use crate::claude_standin::{now, script, stand_in, starts};
+use crate::claude_standin::{ahead, now, script, stand_in, starts};
 use crate::space::{Project, Space, replace, wait_until};
 use serde_json::{Value, json};
 use std::fs;
@@ -271,4 +271,130 @@ fn settings_that_are_missing_for_a_moment_are_those_before() {
         let mut names = threads.flatten().flat_map(name);
         !names.any(|name| name == "alpha\n")
     });
+}
+
+// --- a night that stops itself ---
+
+#[test]
+fn jobs_that_fail_alike_and_at_once_hold_their_agent_over_all_projects() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; if [ -e fixed ]; then exit 0; fi; echo odd >&2; exit 7");
+    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+    space.start();
+    alpha.submit(ID, "x");
+    alpha.submit(NEXT, "x");
+    assert_eq!(alpha.wait_result(NEXT)["error_kind"], "exit_code");
+    beta.submit(ID, "x");
+    assert_eq!(beta.wait_result(ID)["status"], "failed");
+    beta.submit(NEXT, "x");
+    let hold = wait_hold(&beta, "breaker");
+    let reason = hold["reason"].as_str().unwrap();
+    for part in [
+        "odd",
+        &format!("job-monitor -p alpha retry {ID} {NEXT}"),
+        &format!("job-monitor -p beta retry {ID}"),
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(beta.result(NEXT).is_none());
+    // The probe: one that succeeds is enough.
+    assert_eq!(space.stop(), 0);
+    make_probes_due(&space);
+    fs::write(beta.path.join("fixed"), "").unwrap();
+    space.start();
+    assert_eq!(beta.wait_result(NEXT)["status"], "completed");
+    fs::write(alpha.path.join("fixed"), "").unwrap();
+    alpha.submit(LAST, "x");
+    assert_eq!(alpha.wait_result(LAST)["status"], "completed");
+}
+
+#[test]
+fn after_a_failed_job_the_others_wait_where_that_is_wanted() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; [ -e fixed ]");
+    let told = space.root().join("told");
+    let hook = format!(
+        "echo $JOB_MONITOR_PROJECT $JOB_MONITOR_HOLD $JOB_MONITOR_REASON >> {}",
+        told.display()
+    );
+    let hook = space.program("hook", &hook);
+    space.set(json!({"on_hold": [hook], "breaker": 0}));
+    let alpha = space.project_with("alpha", json!({"on_failure": "hold"}));
+    let beta = space.project("beta");
+    space.start();
+    for project in [&alpha, &beta] {
+        project.submit(ID, "x");
+        project.submit(NEXT, "x");
+    }
+    beta.wait_result(NEXT);
+    let hold = wait_hold(&alpha, "on_failure");
+    assert!(hold["reason"].as_str().unwrap().contains(ID), "{hold}");
+    let all = space.run(&["status", "--json"]).json();
+    assert_eq!(all["holds"][0]["kind"], "on_failure", "{all}");
+    let told = fs::read_to_string(told).unwrap();
+    assert!(
+        told.starts_with(&format!("alpha on_failure {ID}")),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told}");
+    // A restart changes nothing; a person does.
+    space.kill();
+    space.start();
+    wait_hold(&alpha, "on_failure");
+    assert!(alpha.result(NEXT).is_none());
+    fs::write(alpha.path.join("fixed"), "").unwrap();
+    space.run(&["-p", "alpha", "release", NEXT]).ok();
+    assert_eq!(alpha.wait_result(NEXT)["status"], "completed");
+}
+
+#[test]
+fn outside_of_the_hours_no_job_starts_unless_a_person_says_so() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null");
+    // A span that is not now, whenever now is.
+    let minutes = (now() / 60) % 1440;
+    let text = |minutes: u64| format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60);
+    let hours = format!("{}-{}", text(minutes + 120), text(minutes + 180));
+    space.env("TZ", "UTC");
+    let project = space.project_with("alpha", json!({"hours": hours}));
+    let other = space.project("beta");
+    space.start();
+    project.submit(ID, "x");
+    other.submit(ID, "x");
+    let hold = wait_hold(&project, "hours");
+    assert!(
+        (100 * 60..=120 * 60).contains(&ahead(&hold["until"])),
+        "{hold}"
+    );
+    other.wait_result(ID);
+    assert!(project.result(ID).is_none());
+    space.run(&["-p", "alpha", "release", ID]).ok();
+    project.wait_result(ID);
+    project.submit(NEXT, "x");
+    project.wait_result(NEXT);
+}
+
+#[test]
+fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart() {
+    let (space, alpha, beta) = two_projects();
+    space.set(json!({"usage_ceiling": {"five_hour": 0.9}}));
+    let reset = now() + 3600;
+    let full = format!("play subscription-warning -e 's/1795173824/{reset}/g'");
+    script(&alpha, 1, &full);
+    space.start();
+    alpha.submit(ID, "x");
+    assert_eq!(alpha.wait_result(ID)["status"], "completed");
+    for project in [&alpha, &beta] {
+        project.submit(NEXT, "x");
+        let hold = wait_hold(project, "usage_ceiling");
+        assert!((3500..=3600).contains(&ahead(&hold["until"])), "{hold}");
+    }
+    space.kill();
+    space.start();
+    wait_hold(&beta, "usage_ceiling");
+    assert_eq!(starts(&alpha) + starts(&beta), 1);
+    space.run(&["release", "--all"]);
+    for project in [&alpha, &beta] {
+        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    }
 }
