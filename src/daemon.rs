@@ -15,7 +15,7 @@ use crate::worker::{self, Context, Order, Orders};
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,7 +93,7 @@ pub fn run(places: Places) -> Result<()> {
         had: [false; 2],
         missing: None,
         told: BTreeSet::new(),
-        watched: BTreeSet::new(),
+        watched: BTreeMap::new(),
         is_deaf: false,
     }
     .run()
@@ -166,8 +166,8 @@ struct Daemon {
     missing: Option<Instant>,
     /// What has been said of settings and registry, so that it is said once.
     told: BTreeSet<String>,
-    /// Directories whose events are heard, besides those of projects.
-    watched: BTreeSet<PathBuf>,
+    /// Directories whose events are heard, besides those of projects, as they were then.
+    watched: BTreeMap<PathBuf, Signature>,
     /// Whether one of them cannot be watched, which has been said.
     is_deaf: bool,
 }
@@ -405,31 +405,38 @@ impl Daemon {
         }
         let state = places.state.canonicalize().ok();
         let dirs = files.iter().flat_map(|file| whereabouts(file));
-        let dirs = dirs.filter_map(|dir| dir.canonicalize().ok());
-        let dirs: BTreeSet<PathBuf> = dirs.chain(state.clone()).collect();
+        let dirs = dirs
+            .filter_map(|dir| dir.canonicalize().ok())
+            .chain(state.clone());
+        let dirs = dirs.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
+        let mut dirs: BTreeMap<PathBuf, Signature> = dirs.collect();
         let watcher = self.context.watcher.lock();
         let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
-        for dir in self.watched.difference(&dirs) {
+        for dir in self.watched.keys().filter(|dir| !dirs.contains_key(*dir)) {
             watcher.unwatch(dir);
         }
-        let mut is_deaf = false;
-        for dir in &dirs {
+        let was_deaf = std::mem::take(&mut self.is_deaf);
+        dirs.retain(|dir, seen| {
             // In STATE we write ourselves; settings may be links to anything.
             let interest: watch::Interest = match state.as_ref() == Some(dir) {
                 true => board::is_release,
                 false => |_: &str| true,
             };
-            if let Err(error) = watcher.watch(dir, &self.bell, interest) {
-                is_deaf = true;
-                if !self.is_deaf {
-                    let (dir, why) = (dir.display(), watch::reason(&error));
-                    log::warn!(
-                        "{dir} cannot be watched: {why}; changes there are seen once a minute"
-                    );
-                }
+            // Each request wakes the watcher's thread, which an idle daemon must not do.
+            let is_known = self.watched.get(dir) == Some(seen);
+            let watched = match is_known {
+                true => Ok(()),
+                false => watcher.watch(dir, &self.bell, interest),
+            };
+            if let (Err(error), false) = (&watched, was_deaf) {
+                let (dir, why) = (dir.display(), watch::reason(error));
+                log::warn!("{dir} cannot be watched: {why}; changes there are seen once a minute");
             }
-        }
-        (self.watched, self.is_deaf) = (dirs, is_deaf);
+            self.is_deaf |= watched.is_err();
+            watched.is_ok()
+        });
+        drop(watcher);
+        self.watched = dirs;
     }
 
     /// Tells all first, so that their graces run side by side, and waits for each. A person who

@@ -28,6 +28,8 @@ const RESET_MAX: Duration = Duration::from_secs(35 * 24 * 3600);
 const CLOCK_SLACK: Duration = MINUTE;
 /// How long the next in line is left to go first, before the one behind it may.
 pub const TURN: Duration = Duration::from_secs(1);
+/// A probe that was given back is granted again after this.
+const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// So often in a row a change of files ends a hold in vain: an agent that changes its own credentials
 /// at each start must not be started for ever.
 const MENDED_MAX: u32 = 3;
@@ -389,8 +391,14 @@ impl Holds {
         if has_started {
             self.put_off(project, now);
         }
-        for hold in &mut self.list {
-            hold.probing.take_if(|(who, _)| who == project);
+        for hold in self
+            .list
+            .iter_mut()
+            .filter(|hold| hold.is_probed_by(project))
+        {
+            hold.probing = None;
+            // What kept this one from starting may keep it again, and must not be asked without a pause.
+            hold.probe_at = hold.probe_at.max(Some(now.plus(GIVEN_BACK)));
         }
     }
 
@@ -825,7 +833,7 @@ mod tests {
         );
         assert_eq!(closed(&holds, who("p", "a"), NOW), Some(Some(secs(1800))));
         holds.begin_probe(&who("p", "a"), secs(1800));
-        holds.end_probe("p", false, secs(1801));
+        holds.end_probe("p", false, secs(1796));
         assert_eq!(holds.gate(&who("q", "a"), secs(1801)), Gate::Probe);
         probe(&mut holds, ErrorKind::NotAuthenticated, secs(1801));
         assert_eq!(
