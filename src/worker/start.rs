@@ -536,6 +536,15 @@ impl Worker<'_> {
             Level::Info,
             format!("[{}] Starting job: {id}.md{how}", self.name()),
         );
+        let silent_on = dialect(policy.agent.protocol).silent_on;
+        if !silent_on.is_empty() {
+            let agent = &policy.agent.name;
+            let text = format!(
+                "[{}] the agent {agent} does not tell {silent_on}",
+                self.name()
+            );
+            self.say_once("silent", Level::Info, text);
+        }
         let knows_skills = !dialect(policy.agent.protocol).skill_call.is_empty();
         if is_fresh && !has_skill && knows_skills && policy.agent.prompt.is_none() {
             let text = format!(
