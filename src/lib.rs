@@ -16,9 +16,16 @@
 //! | waiting | + − − − − | the writer's rename or close | unchanged |
 //! | held | + − − + − | `hold`; `register` of a project that has documents | unchanged |
 //! | running | ? + ? ? − | the claim, durable before the agent starts | interrupted |
-//! | suspended | ? + ? ? − | an attempt that ended in a hold or a retry; the claim says so | unchanged |
+//! | checking | ? + ? ? − | an agent that did its work, where there is a check; the claim says so | the check is run again |
+//! | suspended | ? + ? ? − | an attempt or a check that ended in a hold, a retry or a round; the claim says so | unchanged |
 //! | interrupted | ? + ? ? − | a claim of a running attempt, found by a starting worker | its processes are ended, then `on_interrupt` |
 //! | done | ? ? ? ? + | rename of the result: the commit | claim and marks are swept |
+//!
+//! `decide::State` has a variant for each of these rows, `decide::decide` the step that is next, and
+//! `decide::after_attempt` and its neighbours what follows. "What happens to a job whose agent hits a usage
+//! limit while the disk is full?" is answered by `worker/end.rs` (`conclude`), which asks `decide.rs` for what
+//! follows, puts the hold on `board.rs`, and keeps the claim that `spool.rs` could not write as the one
+//! decision that is tried again.
 //!
 //! The order of effects is claim durable → agent → result durable → claim removed. Of all orders
 //! that were tried under `kill -9` at every system call, only this one never started a job twice.

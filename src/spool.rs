@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::ErrorKind::NotFound;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -537,9 +538,16 @@ impl Spool {
         state.replace(&name, &line, Durability::Durable).map(drop)
     }
 
-    /// Whether the job has a claim.
-    pub fn has_claim(&self, id: &JobId) -> Result<bool> {
-        self.dirs()?.state.has(&claim_name(id))
+    /// Whether the job's claim is missing where its path leads to, though the documents are in their place:
+    /// `state/` was removed or replaced.
+    pub fn has_lost_claim(&self, id: &JobId) -> bool {
+        let path = self.path(self.layout().state(), &claim_name(id));
+        let is_missing = std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == NotFound);
+        let is_in_place = || {
+            let here = self.items_signature().ok()?;
+            Some(Signature::at(&self.items_path()).ok()?.is_place_of(here))
+        };
+        is_missing && is_in_place() == Some(true)
     }
 
     /// Takes the claim away, if it is there.

@@ -377,15 +377,13 @@ impl Worker<'_> {
         };
         let mut claim = claim.clone();
         let is_news = claim.process.is_none() && agent.identity().is_some();
-        if !is_news && self.spool.has_claim(id).unwrap_or(true) {
-            return;
-        }
         claim.process = agent.identity();
-        let written = match self.spool.write_claim(&claim) {
-            Err(error) if error.is_not_found() => self
+        let written = match self.spool.has_lost_claim(id) {
+            true => self
                 .take_place()
                 .and_then(|()| self.spool.write_claim(&claim)),
-            written => written,
+            false if is_news => self.spool.write_claim(&claim),
+            false => return,
         };
         match written {
             Ok(()) => {
