@@ -55,7 +55,10 @@ impl Worker<'_> {
         let mut everything = std::mem::take(&mut self.missed);
         let mut poked = false;
         let mut looks = Vec::new();
-        for wake in first.into_iter().chain(self.ear.pending()) {
+        let ear = self.ear;
+        for wake in first.into_iter().chain(ear.pending()) {
+            // Whatever closed the project may have been lifted since it was asked.
+            self.closed = None;
             match wake {
                 Wake::Everything => everything = true,
                 Wake::Again => {}
