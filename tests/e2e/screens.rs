@@ -161,9 +161,11 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
         queue("alpha")
     );
     wait_until("the reason", || queue("beta").contains(all_busy));
-    let left =
-        "Left alone: fix-bug.md (not a job's name; job-monitor submit jobs/items/fix-bug.md)\n";
-    wait_until("the other file", || queue("beta").contains(left));
+    let left = "Left alone: fix-bug.md (not a job's name; job-monitor submit ";
+    wait_until("the other file", || {
+        let told = queue("beta");
+        told.contains(left) && told.contains("jobs/items/fix-bug.md)\n")
+    });
     assert!(space.run(&[waits]).ok().contains(all_busy));
     let list = space.run(&["list"]).ok();
     assert!(
