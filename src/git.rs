@@ -158,12 +158,12 @@ impl Git {
     fn new(spool: &Spool) -> Result<Option<Git>> {
         let root = spool.root()?;
         let has_git = |dir: &Path| dir.join(".git").symlink_metadata().is_ok();
-        let path = std::env::var_os("PATH").unwrap_or_default();
         // Most projects without git are told without a process.
-        let (true, Ok(program)) = (
-            root.ancestors().any(has_git),
-            find_program(OsStr::new("git"), &path, &root),
-        ) else {
+        if !root.ancestors().any(has_git) {
+            return Ok(None);
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let Ok(program) = find_program(OsStr::new("git"), &path, &root) else {
             return Ok(None);
         };
         let token = Token::new(&root).map_err(|e| Error::io("make", Path::new("a token"), e))?;

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The limits of open descriptors that we were started with, the soft one and the hard one.
 static GIVEN: Mutex<Option<(rlim_t, rlim_t)>> = Mutex::new(None);
@@ -31,7 +31,8 @@ pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
     // descriptors, and some close all that they may have. posix_spawn cannot set limits, so ours is
     // lowered meanwhile, which harms no other thread as long as few descriptors are in use.
     let given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let lowered = given.filter(|(soft, _)| (launch.stdin.as_raw_fd() as rlim_t) < soft / 2);
+    let in_use = launch.stdin.as_raw_fd() as rlim_t;
+    let lowered = given.filter(|(soft, hard)| soft < hard && in_use < soft / 2);
     if let Some((soft, hard)) = lowered {
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
     }
@@ -50,6 +51,27 @@ pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
     Ok((pid, pidfd?))
 }
 
+/// The signals that we ignore, or were told to ignore by who started us; those that we handle are as
+/// by default after an exec anyway. Asked once, at the first start: it changes no more after that.
+fn ignored() -> &'static libc::sigset_t {
+    static IGNORED: OnceLock<libc::sigset_t> = OnceLock::new();
+    IGNORED.get_or_init(|| {
+        let mut ignored = *SigSet::empty().as_ref();
+        for signal in 1..=libc::SIGRTMAX() {
+            let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+            // SAFETY: without a new action it only writes the present one to where it is told, and
+            // of numbers that are no signal nothing; sigaddset changes the set that is ours.
+            unsafe {
+                libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+                if action.assume_init().sa_sigaction == libc::SIG_IGN {
+                    libc::sigaddset(&raw mut ignored, signal);
+                }
+            }
+        }
+        ignored
+    })
+}
+
 fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let program = c_string(launch.program.as_os_str().as_bytes())?;
     let directory = c_string(launch.directory.as_os_str().as_bytes())?;
@@ -62,7 +84,7 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let env = env.collect::<io::Result<Vec<_>>>()?;
     let (argv, env) = (pointers(&argv), pointers(&env));
     let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-    let (all, none) = (SigSet::all(), SigSet::empty());
+    let none = SigSet::empty();
     let streams = [launch.stdin, launch.stdout, launch.stderr].map(AsRawFd::as_raw_fd);
     let mut attributes = MaybeUninit::uninit();
     let mut actions = MaybeUninit::uninit();
@@ -77,7 +99,7 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
             attributes,
             flags as c_short | libc::POSIX_SPAWN_SETSID as c_short,
         );
-        libc::posix_spawnattr_setsigdefault(attributes, all.as_ref());
+        libc::posix_spawnattr_setsigdefault(attributes, ignored());
         libc::posix_spawnattr_setsigmask(attributes, none.as_ref());
         libc::posix_spawn_file_actions_init(actions);
         let mut error = libc::posix_spawn_file_actions_addchdir_np(actions, directory.as_ptr());
