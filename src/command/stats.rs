@@ -66,13 +66,14 @@ struct Totals {
     checked_at_once: Option<u64>,
 }
 
-/// What one job came to.
+/// What one job came to. There may be a hundred thousand of them, so it is small.
 struct Count {
-    word: String,
-    seconds: Option<f64>,
-    cost: Option<f64>,
+    /// Whether it completed; `None` for one that a person took back.
+    good: Option<bool>,
+    seconds: Option<f32>,
+    cost: Option<f32>,
     /// Input, cached and output.
-    tokens: [Option<u64>; 3],
+    tokens: [Option<u32>; 3],
     /// Whether it had a check, and passed it at once.
     check: Option<bool>,
 }
@@ -82,7 +83,7 @@ type Days = BTreeMap<String, Vec<Count>>;
 /// Prints what the finished jobs of the projects in question came to.
 pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Result<()> {
     let mut projects = Vec::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Days> = Vec::new();
     for spool in scope.spools() {
         let (days, unreadable) = count(&spool, since)?;
         let day = |(day, counts): (&String, &Vec<Count>)| Day {
@@ -95,7 +96,7 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
             total: Totals::of(days.values().flatten()),
             unreadable,
         });
-        all.extend(days.into_values().flatten());
+        all.push(days);
     }
     let unreadable: u64 = projects.iter().map(|project| project.unreadable).sum();
     if unreadable > 0 {
@@ -106,7 +107,7 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
     let statistics = Statistics {
         since,
         projects,
-        total: Totals::of(&all),
+        total: Totals::of(all.iter().flat_map(|days| days.values().flatten())),
     };
     render::answer(format, &statistics, || {
         let columns = terminal::size(io::stdout()).0;
@@ -152,19 +153,20 @@ impl Count {
         let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"].map(tokens);
         let cached = sum(cached.into_iter());
         let checks = result.checks.get().unwrap_or_default();
+        let small = |tokens: Option<u64>| tokens.map(|all| u32::try_from(all).unwrap_or(u32::MAX));
+        let seconds = result.seconds().or_else(span);
+        let cost = result.worker_output.cost_usd.get();
         Count {
-            word: result.word(),
+            good: match result.word().as_str() {
+                "completed" => Some(true),
+                "cancelled" => None,
+                // A result ends its job; one that does not say how did not end well.
+                _ => Some(false),
+            },
             // A job that had no start says nothing of how long jobs take.
-            seconds: result
-                .seconds()
-                .or_else(span)
-                .filter(|seconds| *seconds > 0.0),
-            cost: result
-                .worker_output
-                .cost_usd
-                .get()
-                .filter(|cost| *cost >= 0.0),
-            tokens: [tokens("input_tokens"), cached, tokens("output_tokens")],
+            seconds: seconds.filter(|all| *all > 0.0).map(|all| all as f32),
+            cost: cost.filter(|cost| *cost >= 0.0).map(|cost| cost as f32),
+            tokens: [tokens("input_tokens"), cached, tokens("output_tokens")].map(small),
             check: checks.first().map(|check| check.exit_code == Some(0)),
         }
     }
@@ -178,19 +180,15 @@ fn sum(numbers: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 impl Totals {
     fn of<'a>(counts: impl IntoIterator<Item = &'a Count>) -> Totals {
         let counts: Vec<&Count> = counts.into_iter().collect();
-        let number = |word: &str| counts.iter().filter(|count| count.word == word).count() as u64;
-        let tokens = |at: usize| sum(counts.iter().map(|count| count.tokens[at]));
+        let number = |good| counts.iter().filter(|count| count.good == good).count() as u64;
+        let tokens = |at: usize| sum(counts.iter().map(|count| count.tokens[at].map(u64::from)));
         let round = |number: f64, parts: f64| (number * parts).round() / parts;
-        let (jobs, completed, cancelled) = (
-            counts.len() as u64,
-            number("completed"),
-            number("cancelled"),
-        );
-        // A result ends its job; one that does not say how did not end well. What a person took back
-        // tells nothing of how well jobs go.
+        let (jobs, completed, cancelled) = (counts.len() as u64, number(Some(true)), number(None));
+        // What a person took back tells nothing of how well jobs go.
         let judged = jobs - cancelled;
         let rate = completed as f64 / judged as f64;
-        let mut seconds: Vec<f64> = counts.iter().filter_map(|count| count.seconds).collect();
+        let seconds = counts.iter().filter_map(|count| count.seconds);
+        let mut seconds: Vec<f64> = seconds.map(f64::from).collect();
         seconds.sort_unstable_by(f64::total_cmp);
         let middle = seconds.len() / 2;
         let pair = [
@@ -199,7 +197,7 @@ impl Totals {
         ];
         let cost = counts
             .iter()
-            .filter_map(|count| count.cost)
+            .filter_map(|count| count.cost.map(f64::from))
             .reduce(|a, b| a + b);
         let checks = |at_once: bool| {
             let checks = counts.iter().filter_map(|count| count.check);
@@ -431,11 +429,9 @@ mod tests {
         let forged = r#"{"worker_output": {"usage": {"input_tokens": 18446744073709551615,
             "output_tokens": -5, "cache_read_input_tokens": 1e300}}}"#;
         let all = totals(&[forged, forged, forged]);
-        assert_eq!(
-            (all.input_tokens, all.output_tokens),
-            (Some(u64::MAX), Some(0))
-        );
-        assert_eq!(all.cached_tokens, Some(u64::MAX));
+        let most = Some(3 * u64::from(u32::MAX));
+        assert_eq!((all.input_tokens, all.output_tokens), (most, Some(0)));
+        assert_eq!(all.cached_tokens, most);
         totals_row("", &all, true);
     }
 

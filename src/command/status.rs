@@ -63,6 +63,10 @@ impl Telling<'_> {
             Some(limit) if takes_all => limit.max(SORTED),
             _ => ROOM,
         };
+        // Rows of a whole group are held at once.
+        let group = wanted
+            .limit
+            .map_or(SORTED, |limit| limit.clamp(SORTED, ROOM));
         let spools = self.spools;
         let total = newest(spools, room, &mut |at, id| {
             // One that cannot be read is told, too; when it ended nobody knows.
@@ -71,7 +75,7 @@ impl Telling<'_> {
             if !is_old && (!wanted.failed || result.ending() == Ending::Bad) {
                 self.group.push(self.row(&spools[at], &id, &result)?);
             }
-            if self.group.len() >= self.left.clamp(SORTED, ROOM) {
+            if self.group.len() >= group {
                 self.tell_group()?;
             }
             Ok(match self.left {
