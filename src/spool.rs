@@ -86,6 +86,8 @@ pub struct Spool {
 struct Dirs {
     /// The project's directory by its real name.
     root: PathBuf,
+    /// That directory.
+    top: Dir,
     /// What all the others are in.
     base: Dir,
     items: Dir,
@@ -173,7 +175,7 @@ impl Dirs {
         let base = match layout.items().rsplit_once('/') {
             // Whoever can write there can put another in the place of each of ours.
             Some((above, _)) => checked(top.sub(above, make)?)?,
-            None => top,
+            None => Dir::open(&project.path)?,
         };
         let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
         Ok(Dirs {
@@ -182,6 +184,7 @@ impl Dirs {
             state: sub(layout.state(), Make::Missing)?,
             logs: sub(layout.logs(), Make::Missing)?,
             root,
+            top,
             base,
             journal: RefCell::new(None),
         })
@@ -219,6 +222,49 @@ impl Spool {
     /// project holds no descriptor and keeps no file system from being unmounted.
     pub fn rest(&self) {
         self.open.take();
+    }
+
+    /// Finds the directories anew by their paths. Where they are gone, or another project is in the place
+    /// of this one, those that are open stay so: what belongs to a project goes with it.
+    pub fn reopen(&self) -> Result<()> {
+        let before = self.open.take();
+        let found = self.dirs().and_then(|found| match &before {
+            Some(before) if !is_same(&before.top, &found.top)? => {
+                let path = self.project.path.display();
+                Err(Error::new(format!(
+                    "another directory took the place of {path}"
+                )))
+            }
+            _ => Ok(()),
+        });
+        if found.is_err() && before.is_some() {
+            *self.open.borrow_mut() = before;
+        }
+        found
+    }
+
+    /// Whether the directories that are open, if any are, are those to which their paths lead.
+    pub fn is_in_place(&self) -> bool {
+        let open = self.open.borrow();
+        let Some(dirs) = &*open else { return true };
+        let layout = self.layout();
+        let ours = [
+            (&dirs.items, layout.items()),
+            (&dirs.results, layout.results()),
+            (&dirs.state, layout.state()),
+        ];
+        ours.iter().all(|(dir, relative)| {
+            let there = Signature::at(&self.path(relative, ""));
+            let here = dir.stat().map(|stat| Signature::of(&stat));
+            matches!((here, there), (Ok(here), Ok(there)) if here.is_place_of(there))
+        })
+    }
+
+    /// Whether the project itself was deleted, and nobody can make anything in it.
+    pub fn is_deleted(&self) -> bool {
+        let open = self.open.borrow();
+        let top = open.as_ref().and_then(|dirs| dirs.top.stat().ok());
+        top.is_some_and(|stat| stat.st_nlink == 0)
     }
 
     fn dirs(&self) -> Result<Rc<Dirs>> {
@@ -717,6 +763,10 @@ impl Spool {
             log::debug!("{error}");
         }
     }
+}
+
+fn is_same(one: &Dir, other: &Dir) -> Result<bool> {
+    Ok(Signature::of(&one.stat()?).is_place_of(Signature::of(&other.stat()?)))
 }
 
 /// Appends to the project's log, which is kept open from line to line.

@@ -4,6 +4,7 @@
 use super::{Decision, Worker, Written};
 use crate::agent::{Ending, Fault, Verdict};
 use crate::decide::{self, Next, State, Until};
+use crate::error::Result;
 use crate::git;
 use crate::holds::{Failure, Own, is_answer};
 use crate::job::{Attempt, Course, ErrorKind, JobId, Status};
@@ -273,14 +274,25 @@ impl Worker<'_> {
         })
     }
 
+    /// Sees to it that a decision is written where the project is. One that was moved or unmounted, or in whose
+    /// place there is another, is still open: what was decided of its jobs goes with it.
+    fn place(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            return self.take_place();
+        }
+        if !self.spool.is_in_place() {
+            let placed = self.take_place();
+            if self.lock.is_none() {
+                return placed;
+            }
+        }
+        Ok(())
+    }
+
     /// Brings a decision to disk, or keeps it until that is possible.
     pub(super) fn write(&mut self, decision: Decision) -> Option<Until> {
         self.view.stale = true;
-        let placed = match self.lock {
-            Some(_) => Ok(()),
-            None => self.take_place(),
-        };
-        let written = placed.and_then(|()| match &decision.what {
+        let written = self.place().and_then(|()| match &decision.what {
             Written::Result(outcome) => self.spool.publish(outcome),
             Written::Claim(claim) => self.spool.write_claim(claim),
         });
@@ -292,6 +304,20 @@ impl Worker<'_> {
                     Written::Result(outcome) => self.finish(*outcome),
                     Written::Claim(claim) => self.jobs.set(claim.job_id.clone(), State::of(*claim)),
                 }
+                None
+            }
+            Err(error) if self.spool.is_deleted() => {
+                let id = match &decision.what {
+                    Written::Result(outcome) => &outcome.job_id,
+                    Written::Claim(claim) => &claim.job_id,
+                };
+                let text = format!(
+                    "[{}] {id}.md has gone with its project, and so has its outcome: {error}",
+                    self.name()
+                );
+                self.say(Level::Error, text);
+                self.context.board.spend(self.name(), decision.cost_usd);
+                self.jobs.remove(id);
                 None
             }
             Err(error) => {

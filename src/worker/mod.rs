@@ -219,7 +219,7 @@ impl<'a> Worker<'a> {
             self.is_in_order = true;
             self.flush();
             if self.jobs.begun().next().is_none() && self.unwritten.is_none() {
-                self.rest();
+                self.rest()?;
             }
             // The last view before a long sleep must not be the one that failed.
             let view = self.view.stale.then(|| Instant::now() + VIEW_RETRY);
@@ -279,8 +279,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Nothing is to be done: what was only needed for that goes.
-    fn rest(&mut self) {
+    /// Nothing is to be done: what was only needed for that goes. The directories that stayed open while an
+    /// agent ran may have been replaced meanwhile, and what is known is of the old ones.
+    fn rest(&mut self) -> Result<()> {
+        if !self.spool.is_in_place() {
+            return Err(replaced());
+        }
         if self.finished.is_new {
             let mut ids = Vec::new();
             let taken = self
@@ -295,19 +299,20 @@ impl<'a> Worker<'a> {
         self.lock = None;
         self.spool.rest();
         process::give_back_stack();
+        Ok(())
     }
 
     /// Takes the project for this daemon, in the place to which its path leads now. What is known belongs
     /// to that place, or the worker must begin anew; so it must where it had let the project go, and
     /// another daemon was quicker and left something.
     fn take_place(&mut self) -> Result<()> {
-        let had_lock = self.lock.take().is_some();
         let before = self.spool.items_signature();
-        self.spool.rest();
+        self.spool.reopen()?;
+        let had_lock = self.lock.take().is_some();
         self.lock = Some(self.spool.lock()?);
         let now = self.spool.items_signature()?;
         if before.is_ok_and(|before| !before.is_place_of(now)) {
-            return Err(Error::new("its directories are not those that they were"));
+            return Err(replaced());
         }
         if !had_lock && !self.spool.marks(Leftovers::Leave)?.claims.is_empty() {
             return Err(Error::new("another monitor has left claims in it"));
@@ -324,6 +329,10 @@ impl<'a> Worker<'a> {
             wall: closed.until,
         });
     }
+}
+
+fn replaced() -> Error {
+    Error::new("its directories are not those that they were")
 }
 
 /// Both clocks, for the decisions.
