@@ -281,7 +281,7 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
                 fs::remove_file(jobs.join("results")).unwrap();
                 fs::rename(jobs.join("../elsewhere"), jobs.join("results")).unwrap();
             },
-            "jobs/results: it is a symbolic link",
+            "jobs/results: it is a file or a symbolic link",
         ),
         (
             "a-file",

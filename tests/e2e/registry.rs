@@ -70,10 +70,8 @@ fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
     space.edit_registry(|projects| {
         projects.remove("late");
     });
-    // Its lock tells that it is let go: another daemon could serve it.
-    let began = Instant::now();
-    wait_until("the project to be let go", || is_free(&project));
-    assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
+    // Nothing tells when it is let go, since an idle project is not locked: the contract's two seconds do.
+    std::thread::sleep(Duration::from_secs(2));
     project.submit(NEXT, "x");
     std::thread::sleep(Duration::from_millis(500));
     assert!(project.result(NEXT).is_none() && project.claim(NEXT).is_none());
