@@ -88,9 +88,10 @@ fn each_row(name: &str, rows: &[Row]) {
     real.space.start();
     for ((scenario, expected), project) in rows.iter().zip(&projects) {
         let what = format!("{name} {scenario}");
+        // How its first start ended: a service that is ill may have been asked again meanwhile.
         let suspended = || -> Option<Value> {
             let claim: Value = serde_json::from_str(project.claim(JOB)?.lines().next()?).ok()?;
-            Some(claim["suspended"].clone()).filter(|suspended| !suspended.is_null())
+            claim["attempts"].get(0).cloned()
         };
         // Each start of these programs takes seconds on a busy machine.
         wait_longer(Duration::from_secs(240), &what, || {

@@ -7,7 +7,7 @@
 //! are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `claude`.
 
 use crate::recipes::recipe;
-use crate::space::{Project, Space, is_alive, lacks, wait_until};
+use crate::space::{Project, Space, is_alive, lacks, wait_longer, wait_until};
 use job_monitor::time::Wall;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -190,7 +190,7 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     let listed = real.space.run(&["list", "--json"]).json();
     assert_eq!(listed["projects"][0]["hold"], hold);
     let queue = real.space.run(&["queue"]).ok();
-    assert!(queue.contains("not_authenticated"), "{queue}");
+    assert!(queue.contains("Held: not authenticated"), "{queue}");
 
     // A restart is no repair: nothing is started, and the hold is shown again.
     assert_eq!(real.space.stop(), 0);
@@ -278,7 +278,8 @@ fn a_usage_limit_is_waited_out_and_the_same_session_completes() {
         "{hold}"
     );
     let until = time(&hold["until"]);
-    assert!(ahead(until) <= Duration::from_millis(6500), "{hold}");
+    // Six seconds, and the five that clocks may differ by.
+    assert!(ahead(until) <= Duration::from_millis(11_500), "{hold}");
     assert_eq!(real.claim()["suspended"]["retry_at"], Value::Null);
     real.stub.play("tool-write");
     let result = real.project.wait_result(JOB);
@@ -298,21 +299,22 @@ fn an_overloaded_service_is_asked_again_after_half_a_minute_in_the_same_session(
         return;
     };
     real.submit_and_start();
-    let planned = real.retry_planned("overloaded");
+    real.held_as_ill("overloaded");
     assert_eq!(real.stub.conversations().len(), 1);
-    // In two steps, since the pause is as long as a test waits for anything.
-    wait_until("nearly half a minute to be over", || {
-        ahead(planned) < Duration::from_secs(5)
+    let held = std::time::Instant::now();
+    // The pause is as long as a test waits for anything.
+    let result = wait_longer(Duration::from_secs(60), "the probe", || {
+        real.project.result(JOB)
     });
-    let result = real.project.wait_result(JOB);
+    assert!(held.elapsed() > Duration::from_secs(20), "{result:#}");
     real.completed_in_one_session(&result, &["overloaded"]);
-    assert_eq!(result["retry_count"], 1);
-    assert!(time(&result["attempts"][1]["started_at"]) >= planned);
+    // Nothing tells that the job is to blame.
+    assert_eq!(result["retry_count"], 0);
     real.resumed_with("the service was overloaded");
 }
 
 #[test]
-fn a_refused_connection_is_tried_again_later() {
+fn a_refused_connection_holds_the_agent_over_a_restart() {
     let Some(real) = Real::new("text", &[]) else {
         return;
     };
@@ -320,7 +322,7 @@ fn a_refused_connection_is_tried_again_later() {
     let occupied = TcpStream::connect((Ipv4Addr::LOCALHOST, real.stub.port)).unwrap();
     real.point_to(occupied.local_addr().unwrap().port());
     real.submit_and_start();
-    real.retry_planned("network");
+    real.held_as_ill("network");
     assert!(
         real.claim()["suspended"]["error"]
             .as_str()
@@ -331,12 +333,7 @@ fn a_refused_connection_is_tried_again_later() {
     let before = real.claim();
     assert_eq!(real.space.stop(), 0);
     real.space.start();
-    let view = real
-        .project
-        .wait_view("the retry is still planned", |view| {
-            view["retry_at"].is_string()
-        });
-    assert_eq!(view["queued_tasks"], json!([format!("{JOB}.md")]));
+    assert_eq!(real.held()["kind"], "network");
     assert_eq!(real.claim(), before);
 }
 
@@ -617,22 +614,14 @@ impl Real {
         view["hold"].clone()
     }
 
-    /// Waits for a retry to be planned, some 30 s ahead, and gives its time.
+    /// Waits for the hold of a service that is ill, and for the job to wait for no time of its own.
     #[track_caller]
-    fn retry_planned(&self, kind: &str) -> Wall {
-        let view = self.project.wait_view("a retry", |view| {
-            view["retry_at"].is_string() && view["is_processing"] == false
-        });
-        assert_eq!(view["queued_tasks"], json!([format!("{JOB}.md")]));
-        assert_eq!(view["hold"], Value::Null);
-        let claim = self.claim();
-        assert_eq!(claim["suspended"]["kind"], kind, "{claim:#}");
-        assert_eq!(claim["suspended"]["retry_at"], view["retry_at"]);
-        let at = time(&view["retry_at"]);
-        let range = Duration::from_secs(10)..=Duration::from_secs(30);
-        assert!(range.contains(&ahead(at)), "{at} is {:?} ahead", ahead(at));
+    fn held_as_ill(&self, kind: &str) {
+        assert_eq!(self.held()["kind"], kind);
+        let suspended = &self.claim()["suspended"];
+        assert_eq!(suspended["kind"], kind, "{suspended:#}");
+        assert_eq!(suspended["retry_at"], Value::Null);
         assert_eq!(self.project.result(JOB), None);
-        at
     }
 
     /// The earlier attempts ended as told, the last one completed, all in one session.

@@ -281,7 +281,10 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
     space.start();
     assert_eq!(project.wait_result(NEXT)["status"], "completed");
     assert!(project.result(ID).is_none());
-    assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
+    // The view is written after the result.
+    project.wait_view("that only it waits", |view| {
+        view["queued_tasks"] == json!([format!("{ID}.md")])
+    });
     project.submit(ID, "now, too");
     assert_eq!(project.wait_result(ID)["status"], "completed");
 }
