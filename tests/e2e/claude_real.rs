@@ -205,7 +205,7 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     let result = real.project.wait_result(JOB);
     real.completed_in_one_session(&result, &["not_authenticated"]);
     assert_eq!(result["retry_count"], 0);
-    real.resumed_with("the credentials were not accepted, and have been mended since");
+    real.resumed_with("the credentials were not accepted, but are mended now");
     // Neither key is anywhere but in the file that they were given in.
     for word in ["dummy-key", "another-key"] {
         real.says_nowhere(word);
