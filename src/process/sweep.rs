@@ -92,8 +92,19 @@ fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return (dying, true);
     };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    for pid in names.filter_map(|name| name.to_str()?.parse().ok()) {
+    for entry in entries {
+        let Ok(entry) = entry else {
+            // A list that is cut short shows not all of them.
+            unseen = true;
+            break;
+        };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         let look = || -> io::Result<Option<OwnedFd>> {
             if pid <= 1 || pid == std::process::id() as i32 || !is_owned(pid)? {
                 return Ok(None);

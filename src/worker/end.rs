@@ -132,8 +132,10 @@ impl Worker<'_> {
             Next::Publish(status) => {
                 let mut outcome =
                     outcome::of_claim(self.spool.project(), &claim, status, fault, Wall::now());
+                // A start that failed has no output, and a power cut may have taken a log.
+                let root = self.spool.root().unwrap_or_default();
+                outcome.logs.retain(|log| root.join(log).exists());
                 if let Some(finished) = finished {
-                    let root = self.spool.root().unwrap_or_default();
                     let roots = [self.spool.project().path.as_path(), &root];
                     outcome::take_report(
                         &mut outcome,

@@ -308,7 +308,7 @@ impl Worker<'_> {
             Ok(Ok(running)) => running,
             failed => {
                 remove_scratch(&token);
-                return self.not_started(claim, failed?.err(), &program, policy);
+                return self.not_started(claim, failed.map(|started| started.err()), &program, policy);
             }
         };
         // From here on the agent runs; nothing that fails may make us forget it.
@@ -435,13 +435,14 @@ impl Worker<'_> {
     fn not_started(
         &mut self,
         claim: Claim,
-        fault: Option<SpawnFault>,
+        failed: Result<Option<SpawnFault>>,
         program: &Path,
         policy: &Policy,
     ) -> Result<Option<Until>> {
         let output = log_name(&claim.job_id, claim.starts, dialect(claim.protocol).ending);
         self.spool.remove_log(&output)?;
-        match fault {
+        // Only now: a claim without a log tells that its agent never ran.
+        match failed? {
             Some(SpawnFault::Passing(error)) => {
                 let error = Error::io("start", program, error).to_string();
                 let fault = Fault::new(ErrorKind::SpawnFailed, error);

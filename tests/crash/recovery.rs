@@ -184,7 +184,7 @@ fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, u
         let (status, of_layout) = match (id, on_interrupt) {
             (SURVIVED, "fail") => ("failed", kind == "interrupted"),
             // What it was when it was cancelled is over, one way or the other.
-            (CANCELLED, "fail") => ("failed", kind == "interrupted"),
+            (CANCELLED, "fail") if kind == "interrupted" => ("failed", true),
             (CANCELLED, _) => ("cancelled", kind == "cancelled"),
             _ => ("completed", kind.is_null()),
         };
