@@ -308,7 +308,12 @@ impl Worker<'_> {
             Ok(Ok(running)) => running,
             failed => {
                 remove_scratch(&token);
-                return self.not_started(claim, failed.map(|started| started.err()), &program, policy);
+                return self.not_started(
+                    claim,
+                    failed.map(|started| started.err()),
+                    &program,
+                    policy,
+                );
             }
         };
         // From here on the agent runs; nothing that fails may make us forget it.
