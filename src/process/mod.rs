@@ -14,7 +14,7 @@
 mod spawn;
 mod sweep;
 
-pub use sweep::{reap_orphans, sweep_project};
+pub use sweep::{Among, reap_orphans, sweep_project};
 
 use crate::digest::{hex, sha256_hex};
 use crate::error::Error;
@@ -358,7 +358,7 @@ impl Agent {
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
         let mut leftovers = 0;
         if reap_orphans() {
-            leftovers = sweep_project(&self.directory, &[run]).0;
+            leftovers = sweep_project(&self.directory, &[run], Among::Orphans).0;
             reap_orphans();
         }
         let exit = match waitpid(self.pid, None) {

@@ -38,12 +38,22 @@ pub(super) fn prepare() {
     }
 }
 
+/// Where the survivors of a run are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Among {
+    /// Among the processes that hang on us: whatever survives an agent of ours does, and its children do
+    /// once it is killed.
+    Orphans,
+    /// Among all of the user's: those of a daemon that is dead hang on nobody we know.
+    Everybody,
+}
+
 /// Ends what the project's runs have left: every process that carries a token of a run of this
 /// project or one of those given; those in the group or session of a leader given, if it is still
 /// the agent that was started; and orphans of ours that carry no token at all, if they work in the
 /// project's directory or no run is under way that could have left them. Gives how many were
 /// killed, and whether none is left.
-pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, bool) {
+pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();
     let is_of_here = |mark: &str| {
@@ -69,7 +79,7 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
     let mut killed = 0;
     // Round after round, since the children of what is killed appear only then.
     loop {
-        let (dying, unseen) = kill_all(&belongs);
+        let (dying, unseen) = kill_all(among, &belongs);
         if dying.is_empty() && !unseen {
             return (killed, true);
         }
@@ -87,24 +97,17 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
 }
 
 /// Kills the user's processes that belong; whether some could not be looked at just now.
-fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
+fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     let (mut dying, mut unseen) = (Vec::new(), false);
-    let Ok(entries) = std::fs::read_dir("/proc") else {
+    let candidates = match (among, CHILDREN.get()) {
+        (Among::Orphans, Some(_)) => orphans(),
+        // A kernel without lists of children shows all or nothing.
+        _ => everybody(),
+    };
+    let Ok(candidates) = candidates else {
         return (dying, true);
     };
-    for entry in entries {
-        let Ok(entry) = entry else {
-            // A list that is cut short shows not all of them.
-            unseen = true;
-            break;
-        };
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
+    for pid in candidates {
         let look = || -> io::Result<Option<OwnedFd>> {
             if pid <= 1 || pid == std::process::id() as i32 || !is_owned(pid)? {
                 return Ok(None);
@@ -125,6 +128,15 @@ fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
         }
     }
     (dying, unseen)
+}
+
+/// Every process. A list that is cut short is an error: it shows not all of them.
+fn everybody() -> io::Result<Vec<i32>> {
+    let entries: Vec<_> = std::fs::read_dir("/proc")?.collect::<io::Result<_>>()?;
+    let names = entries.iter().map(std::fs::DirEntry::file_name);
+    Ok(names
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect())
 }
 
 /// Reaps orphans that died by themselves; whether there are others, as far as is known.

@@ -8,7 +8,7 @@ use crate::decide::{self, State, Until};
 use crate::document;
 use crate::error::{Error, Result};
 use crate::job::{Attempt, ErrorKind, JobId, Meta, log_name};
-use crate::process::{self, Token};
+use crate::process::{self, Among, Token};
 use crate::project::Policy;
 use crate::record::Claim;
 use crate::runner::{self, Finished};
@@ -16,6 +16,9 @@ use crate::spool::{Leftovers, Mark};
 use crate::time::Wall;
 use log::Level;
 use std::time::Duration;
+
+/// An exec is over by then.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 impl Worker<'_> {
     /// Takes in the claims on disk, and ends what a dead daemon left: nothing of this project may run yet.
@@ -44,7 +47,13 @@ impl Worker<'_> {
             }
         }
         if !runs.is_empty() || !broken.is_empty() || self.has_lost_state {
-            let (killed, all_gone) = process::sweep_project(&self.spool.root()?, &runs);
+            let root = self.spool.root()?;
+            let sweep = || process::sweep_project(&root, &runs, Among::Everybody);
+            // Twice: what is in the midst of an exec may show no mark at the first look.
+            let (first, _) = sweep();
+            std::thread::sleep(SECOND_LOOK);
+            let (second, all_gone) = sweep();
+            let killed = first + second;
             runs.iter().for_each(|(token, _)| remove_scratch(token));
             self.say_of_survivors(killed, all_gone);
         }
