@@ -290,6 +290,10 @@ impl Agent {
             }),
             Err(error) => {
                 RUNS.fetch_sub(1, Ordering::SeqCst);
+                // One that had begun, and was ended for want of a handle, may have left others.
+                if reap_orphans() {
+                    sweep_project(launch.directory, &[(token.clone(), None)], Among::Orphans);
+                }
                 use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
                 Err(match error.raw_os_error() {
                     Some(ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EPERM) => {
