@@ -40,6 +40,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     witness: None,
     fault,
     login,
+    preflight: &["auth", "status"],
+    keys: &[
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+    ],
+    install: "npm install -g @anthropic-ai/claude-code",
 };
 
 /// Tools whose only use is to outlive the turn. The list adds to one of the user's own.

@@ -38,6 +38,9 @@ pub(super) const DIALECT: Dialect = Dialect {
     }),
     fault,
     login: |get| Some(home(get)?.join("auth.json")),
+    preflight: &["login", "status"],
+    keys: &["CODEX_API_KEY"],
+    install: "npm install -g @openai/codex",
 };
 
 fn home(get: &Lookup<'_>) -> Option<PathBuf> {

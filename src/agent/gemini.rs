@@ -36,6 +36,9 @@ pub(super) const DIALECT: Dialect = Dialect {
     witness: None,
     fault,
     login,
+    preflight: &[],
+    keys: &["GEMINI_API_KEY"],
+    install: "npm install -g @google/gemini-cli",
 };
 
 /// A longer wait than this is a limit of the plan's and no mere rate.

@@ -74,6 +74,13 @@ pub struct Dialect {
     pub fault: fn(&Case<'_>) -> Option<Fault>,
     /// The file that changes when a person logs in, from the agent's environment.
     pub login: fn(&Lookup<'_>) -> Option<PathBuf>,
+    /// Arguments with which it tells by its exit status whether somebody is logged in, offline and at no
+    /// cost; empty if it cannot.
+    pub preflight: &'static [&'static str],
+    /// The variables of which one that is set makes a login unnecessary.
+    pub keys: &'static [&'static str],
+    /// The command that installs it; empty for a program that we do not know.
+    pub install: &'static str,
 }
 
 /// Turns a line into events.

@@ -25,4 +25,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     witness: None,
     fault: |_| None,
     login: |_| None,
+    preflight: &[],
+    keys: &[],
+    install: "",
 };
