@@ -530,9 +530,9 @@ mod tests {
             read_fixture("tool-edit"),
             "claude-opus-5-5 2.1.328\n\
              * Read src.txt\n  \
-             `- 2 lines\n\
+             `- 1 line before end (+1 line)\n\
              * Edit src.txt\n  \
-             `- The file /project/src.txt has been updated successfully.\n\
+             `- The file /project/src.txt has been updated successfully. (file state is...\n\
              \n\
              The task is done.\n\
              \n\
@@ -710,7 +710,7 @@ mod tests {
             assert_eq!(text, whole, "{piece}");
             assert!(progress.action.is_some());
         }
-        let (text, _) = told(Protocol::Plain, b"\xff\xe2\x82", 2);
+        let (text, _) = told(Protocol::Plain, b"\xff\xe2\x82", 3);
         assert_eq!(text, "\u{fffd}\u{fffd}");
     }
 
