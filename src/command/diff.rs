@@ -16,7 +16,7 @@ const PATCH_MAX: u64 = 16 << 20;
 pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
     let (spool, standing) = scope.job(id)?;
     let change = match &standing {
-        Standing::Done(result) => Finished::read(result).and_then(|result| result.git.get()),
+        Standing::Done(result) => Finished::read(result).and_then(|result| result.git.clone()),
         _ => {
             return Err(Error::new(format!(
                 "{id} is not finished; its patch is made at its end"

@@ -204,7 +204,7 @@ impl Story {
 
     fn of_result(spool: &Spool, id: &JobId, result: &File) -> Result<Story> {
         let told = Finished::read(result).unwrap_or_default();
-        let attempts = told.attempts.get().unwrap_or_default();
+        let attempts = told.attempts.list();
         let mut starts: Vec<Start> = attempts.iter().map(Start::over).collect();
         // The predecessor wrote no list of starts.
         while attempts.is_empty() && Output::open(spool, id, starts.len() as u32 + 1)?.is_some() {
@@ -214,7 +214,7 @@ impl Story {
             true => Exit::Done,
             false => Exit::NotCompleted,
         };
-        let checks = told.checks.get().unwrap_or_default();
+        let checks = told.checks.list().to_vec();
         Ok(Story::new(starts, checks, Now::Done(exit, told.line())))
     }
 

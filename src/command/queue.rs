@@ -13,7 +13,6 @@ use crate::settings::{self, Settings};
 use crate::spool::{Leftovers, Marks, Spool};
 use crate::time::{Wall, human};
 use serde_json::{Value, json};
-use std::fmt::Write;
 
 /// What is the same for all projects and may be in the way of a job.
 pub(super) struct Ground {
@@ -45,87 +44,80 @@ impl Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
         let most = settings.as_ref().and_then(|s| s.max_parallel());
-        let is_busy = |entry: &Entry| {
+        let is_busy = |entry: &&Entry| {
             let view = Spool::open(&entry.project).ok().and_then(|s| s.read_view());
             view.is_some_and(|view| view.is_processing)
         };
-        let busy = || {
+        let slots = most.filter(|_| scope.daemon.is_some()).map(|most| {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
-            registry.entries().0.iter().filter(|e| is_busy(e)).count()
-        };
-        let most = most.filter(|_| scope.daemon.is_some());
-        Ground {
-            slots: most.map(|most| (busy(), most)),
-            settings,
-        }
+            (registry.entries().0.iter().filter(is_busy).count(), most)
+        });
+        Ground { settings, slots }
     }
 
     /// Looks at a project: from its view if the daemon lives and the view is true, else by scanning.
     pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
         let spool = Spool::open(&entry.project)?;
         let marks = spool.marks(Leftovers::Leave)?;
-        let fresh = |view: &QueueView| {
+        let view = scope.daemon.and_then(|_| spool.read_view());
+        let hold = view.as_ref().and_then(|view| view.hold.clone());
+        let is_true = |view: &QueueView| {
             let items = spool.items_signature().map(|items| items.mtime());
             items.is_ok_and(|items| view.items_mtime.as_ref() == Some(&items))
         };
-        let view = scope.daemon.and_then(|_| spool.read_view());
-        let hold = view.as_ref().and_then(|view| view.hold.clone());
-        let (waiting, left_alone) = match view.filter(fresh) {
+        let (mut waiting, left_alone): (Vec<JobId>, _) = match view.filter(is_true) {
             Some(view) => {
                 let names = view.queued_tasks.iter();
-                (
-                    names.filter_map(|name| JobId::parse(name)).collect(),
-                    view.left_alone,
-                )
+                let ids = names.filter_map(|name| JobId::parse(name)).collect();
+                (ids, view.left_alone)
             }
             None => {
                 let scan = spool.scan(Leftovers::Leave)?;
-                let told = |(name, what): (String, String)| format!("{name} ({what})");
-                (
-                    scan.waiting.into_iter().collect(),
-                    scan.odd.into_iter().map(told).collect(),
-                )
+                let odd = scan.odd.into_iter();
+                let odd = odd.map(|(name, what)| format!("{name} ({what})"));
+                (scan.waiting.into_iter().collect(), odd.collect())
             }
         };
+        let (mut current, mut suspended) = (None, None);
+        for id in &marks.claims {
+            if !spool.has_result(id)?
+                && let Ok(Some(claim)) = spool.read_claim(id)
+            {
+                waiting.retain(|waiting| waiting != id);
+                match scope.daemon.is_some() && claim.suspended.is_none() {
+                    true => current = Some(claim),
+                    false => suspended = Some(claim),
+                }
+            }
+        }
         let mut seen = Seen {
             spool,
-            current: None,
-            suspended: None,
+            current,
+            suspended,
             waiting,
             marks,
             left_alone,
             hold,
             obstacles: Vec::new(),
         };
-        for id in seen.marks.claims.clone() {
-            if !seen.spool.has_result(&id)?
-                && let Ok(Some(claim)) = seen.spool.read_claim(&id)
-            {
-                seen.waiting.retain(|waiting| *waiting != id);
-                match scope.daemon.is_some() && claim.suspended.is_none() {
-                    true => seen.current = Some(claim),
-                    false => seen.suspended = Some(claim),
-                }
-            }
-        }
         self.find_obstacles(&mut seen, scope, entry);
         Ok(seen)
     }
 
     fn find_obstacles(&self, seen: &mut Seen, scope: &Scope, entry: &Entry) {
-        let now = Wall::now();
+        let (now, name) = (Wall::now(), &entry.project.name);
+        let mut obstacles = Vec::new();
         let policy = self
             .settings
             .as_ref()
             .map(|settings| entry.policy(settings));
         if let Some(Err(error)) = &policy {
-            seen.obstacles
-                .push(("Skipped", clean_line(&error.to_string())));
+            obstacles.push(("Skipped", clean_line(&error.to_string())));
         }
         if !entry.enabled {
-            let name = clean_line(&render::quoted(&entry.project.name));
+            let name = clean_line(&render::quoted(name));
             let text = format!("no job is started until job-monitor enable {name}");
-            seen.obstacles.push(("Disabled", text));
+            obstacles.push(("Disabled", text));
         }
         // A daemon's view knows which agent the next job wants; else its records tell as much.
         seen.hold = seen.hold.take().or_else(|| {
@@ -134,20 +126,20 @@ impl Ground {
                 policy.agent.name.clone_from(&claim.agent);
             }
             let mut records = board::read(&scope.places.state);
-            let overall = settings.daily_budget_usd();
-            records.hold_of(&entry.project.name, &policy, overall, now)
+            records.hold_of(name, &policy, settings.daily_budget_usd(), now)
         });
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
-        seen.obstacles.extend(held);
+        obstacles.extend(held);
         let later = seen.suspended.as_ref().and_then(retry_at) > Some(now);
         let is_next = seen.current.is_none() && !later && seen.all().next().is_some();
         if let Some((busy, most)) = self.slots.filter(|(busy, most)| busy >= most)
             && is_next
-            && seen.obstacles.is_empty()
+            && obstacles.is_empty()
         {
             let text = format!("{busy} of {most} agents at work (max_parallel)");
-            seen.obstacles.push(("Waits", text));
+            obstacles.push(("Waits", text));
         }
+        seen.obstacles = obstacles;
     }
 }
 
@@ -173,22 +165,22 @@ impl Seen {
 
 /// The queue of each project in question.
 pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
-    tell(scope, format, |text, entry, seen| {
-        let is_one = scope.entries.len() == 1;
-        if !is_one {
-            let _ = writeln!(text, "Project: {}", clean(&entry.project.name));
+    let is_one = scope.entries.len() == 1;
+    tell(scope, format, |entry, seen| {
+        let text = match seen {
+            Ok(seen) => queue_text(seen),
+            Err(trouble) => format!("Unavailable: {}\n", clean(trouble)),
+        };
+        match is_one {
+            true => text,
+            false => format!("Project: {}\n{text}\n", clean(&entry.project.name)),
         }
-        match seen {
-            Ok(seen) => queue_text(text, seen),
-            Err(trouble) => text.push_str(&format!("Unavailable: {}\n", clean(trouble))),
-        }
-        text.push_str(if is_one { "" } else { "\n" });
     })
 }
 
-fn queue_text(text: &mut String, seen: &Seen) {
+fn queue_text(seen: &Seen) -> String {
     let now = Wall::now();
-    let _ = writeln!(text, "Queue size: {}", seen.all().count());
+    let mut text = format!("Queue size: {}\n", seen.all().count());
     match &seen.current {
         Some(claim) => {
             let since = human(now.since(claim.started_at));
@@ -197,12 +189,12 @@ fn queue_text(text: &mut String, seen: &Seen) {
                 start => format!(", start {start}"),
             };
             let name = claim.job_id.file_name();
-            let _ = writeln!(text, "Processing: {name}\nRunning for: {since}{start}");
+            text += &format!("Processing: {name}\nRunning for: {since}{start}\n");
         }
-        None => text.push_str("Processing: None\n"),
+        None => text += "Processing: None\n",
     }
     for line in seen.obstacle_lines() {
-        let _ = writeln!(text, "{line}");
+        text += &format!("{line}\n");
     }
     for (number, id) in seen.all().enumerate() {
         let claim = seen.suspended.as_ref().filter(|claim| claim.job_id == *id);
@@ -214,64 +206,55 @@ fn queue_text(text: &mut String, seen: &Seen) {
             None => String::new(),
         };
         let head = if number == 0 { "Queued jobs:\n" } else { "" };
-        let _ = writeln!(text, "{head}  {}. {}{remark}", number + 1, id.file_name());
+        text += &format!("{head}  {}. {}{remark}\n", number + 1, id.file_name());
     }
     for entry in &seen.left_alone {
-        let _ = writeln!(text, "Left alone: {}", clean_line(entry));
+        text += &format!("Left alone: {}\n", clean_line(entry));
     }
+    text
 }
 
 /// The registered projects.
 pub(super) fn list(scope: &Scope, format: Format) -> Result<()> {
     let style = Style::of_stdout();
-    tell(scope, format, |text, entry, seen| {
+    tell(scope, format, |entry, seen| {
         let enabled = if entry.enabled { "enabled" } else { "disabled" };
-        let registered = entry.registered_at.as_deref().unwrap_or("unknown");
-        let _ = writeln!(text, "{}", clean(&entry.project.name));
-        let _ = writeln!(
-            text,
-            "  Path: {}",
-            clean(&entry.project.path.to_string_lossy())
-        );
-        let _ = writeln!(text, "  Status: {} {enabled}", style.mark(entry.enabled));
-        let _ = writeln!(text, "  Registered: {}", clean(registered));
+        let enabled = format!("{} {enabled}", style.mark(entry.enabled));
+        let (name, path) = (&entry.project.name, entry.project.path.to_string_lossy());
+        let registered = clean(entry.registered_at.as_deref().unwrap_or("unknown"));
+        let mut text = format!("{}\n  Path: {}\n", clean(name), clean(&path));
+        text += &format!("  Status: {enabled}\n  Registered: {registered}\n");
         match seen {
-            Err(trouble) => text.push_str(&format!("  Unavailable: {}\n", clean(trouble))),
+            Err(trouble) => text += &format!("  Unavailable: {}\n", clean(trouble)),
             Ok(seen) => {
-                let others = seen
-                    .obstacles
-                    .iter()
-                    .filter(|(word, _)| *word != "Disabled");
-                others.for_each(|(word, why)| text.push_str(&format!("  {word}: {why}\n")));
+                let others = seen.obstacles.iter();
+                for (word, why) in others.filter(|(word, _)| *word != "Disabled") {
+                    text += &format!("  {word}: {why}\n");
+                }
             }
         }
+        text
     })
 }
 
 type Found = std::result::Result<Seen, String>;
 
 /// Answers about each project, as JSON or as `text` tells it.
-fn tell(scope: &Scope, format: Format, each: impl Fn(&mut String, &Entry, &Found)) -> Result<()> {
+fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) -> Result<()> {
     let ground = Ground::of(scope);
     let look = |entry| ground.look(scope, entry).map_err(|error| error.to_string());
     let found: Vec<(&Entry, Found)> = scope.entries.iter().map(|e| (e, look(e))).collect();
     if format == Format::Json {
-        let projects: Vec<Value> = found
-            .iter()
-            .map(|(entry, seen)| as_json(entry, seen))
-            .collect();
+        let projects = found.iter().map(|(entry, seen)| as_json(entry, seen));
         let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
-        let answer = json!({"daemon": daemon, "projects": projects});
+        let answer = json!({"daemon": daemon, "projects": projects.collect::<Vec<Value>>()});
         return render::print(&(render::json(&answer)? + "\n"));
     }
-    let mut text = String::new();
-    found
-        .iter()
-        .for_each(|(entry, seen)| each(&mut text, entry, seen));
     if found.is_empty() {
-        text.push_str("No projects registered; job-monitor register PATH adds one\n");
+        return render::print("No projects registered; job-monitor register PATH adds one\n");
     }
-    render::print(&text)
+    let texts = found.iter().map(|(entry, seen)| text(entry, seen));
+    render::print(&texts.collect::<String>())
 }
 
 fn as_json(entry: &Entry, found: &Found) -> Value {

@@ -31,13 +31,13 @@ pub(super) fn of_finished(
     })?;
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;
-    let name = told.agent.get().unwrap_or_default();
+    let name = told.agent.clone().unwrap_or_default();
     let agent = policy
         .agents
         .iter()
         .chain([&policy.agent])
         .find(|agent| agent.name == name);
-    match (told.session_id.get(), agent) {
+    match (told.session_id.clone(), agent) {
         (Some(session), Some(agent)) if dialect(agent.protocol).sessions != Sessions::None => {
             Ok((session, agent.clone()))
         }

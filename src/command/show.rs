@@ -13,353 +13,287 @@ use crate::record::{Check, Claim};
 use crate::render::{self, Pager, Style, clean, clean_line, shorten};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{Read, Seek};
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;
 /// So many lines of a failed check's output are shown; its log has them all.
 const CHECK_LINES: usize = 12;
 
+/// What is told of a job, in lines that begin with a word of ours.
+struct Page(String);
+
+impl Page {
+    fn of(status: &str, id: &JobId) -> Page {
+        Page(format!("Status: {status}\nJob: {id}\n"))
+    }
+
+    /// Adds a line if there is something to tell. What stands in lines of its own begins with an end
+    /// of line.
+    fn line(&mut self, word: &str, told: Option<impl Display>) {
+        if let Some(told) = told.map(|told| told.to_string()) {
+            let gap = if told.starts_with('\n') { "" } else { " " };
+            self.0 += &format!("{word}:{gap}{}\n", clean(&told));
+        }
+    }
+}
+
 /// One job, wherever it stands.
 pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     let (spool, standing) = match scope.job(id) {
-        Ok(found) => found,
         Err(error) if error.exit == Exit::NotFound => return not_found(scope, id, format),
-        Err(error) => return Err(error),
+        found => found?,
     };
     let mut view = json!({"job_id": id, "project": spool.project().name, "state": "done",
         "position": null, "started_at": null, "attempt": null, "retry_at": null, "obstacles": []});
-    let text = match standing {
+    let page = match standing {
         Standing::Done(result) => return done(&view, &spool, id, result, format),
         Standing::Running(claim) => {
             view["state"] = json!("running");
             view["started_at"] = json!(claim.started_at);
             view["attempt"] = json!(claim.starts);
-            running_text(&spool, &claim)
+            of_running(&spool, &claim)
         }
         Standing::Suspended(claim) => {
             view["attempt"] = json!(claim.starts);
             view["retry_at"] = json!(retry_at(&claim));
-            waiting_text(&mut view, Seen::around(scope, &spool)?, id, Some(&claim))?
+            of_waiting(&mut view, &Seen::around(scope, &spool)?, id, Some(&claim))?
         }
-        Standing::Waiting { .. } => {
-            waiting_text(&mut view, Seen::around(scope, &spool)?, id, None)?
-        }
+        Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, &spool)?, id, None)?,
     };
-    match format {
-        Format::Text => render::print(&text)?,
-        Format::Json => tell_json(&view, None)?,
-    }
+    tell(format, page, &view, "null")?;
     Ok(Exit::Done)
 }
 
-/// A finished job. A result that cannot be read ends it all the same.
-fn done(view: &Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
-    let is_told = match format {
-        Format::Json => {
-            let whole = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file));
-            let whole = whole.is_ok() && file.rewind().is_ok();
-            tell_json(view, Some(file).filter(|_| whole))?;
-            whole
-        }
-        Format::Text => {
-            let result = Finished::read(&file);
-            render::print(&match &result {
-                Some(result) => result_text(spool, id, result),
-                None => format!("Status: unreadable\nJob: {id}\n"),
-            })?;
-            result.is_some()
-        }
-    };
-    if is_told {
-        return Ok(Exit::Done);
+/// Tells the page, or else the view with the result in it, which may be large and goes out as it is.
+fn tell(format: Format, page: Page, view: &Value, result: &str) -> Result<()> {
+    if format == Format::Text {
+        return render::print(&page.0);
     }
-    let path = spool.result_path(id);
-    let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
-    let path = path.display();
-    Err(Error::new(format!(
-        "the result {path} cannot be read; {way_out}"
-    )))
-}
-
-/// The view with the result in it, which may be large and is passed on piece by piece.
-fn tell_json(view: &Value, result: Option<File>) -> Result<()> {
     let view = render::json(view)?;
     let mut out = Pager::default();
-    let mut tell = || -> Result<()> {
+    let mut tell = || {
         out.put(view.strip_suffix('}').unwrap_or(&view))?;
         out.put(",\"result\":")?;
-        let mut text = String::new();
-        match &result {
-            Some(file) => BufReader::new(file).read_to_string(&mut text).map(drop),
-            None => text.write_str("null").map_err(std::io::Error::other),
-        }
-        .map_err(|e| Error::io("read", "the result".as_ref(), e))?;
-        for line in text.split_inclusive('\n') {
-            out.put_json(&line)?;
-        }
+        let mut pieces = result.split_inclusive('\n');
+        pieces.try_for_each(|line| out.put_json(&line))?;
         out.put("}\n")?;
         out.flush()
     };
     render::unless_gone(tell())
 }
 
+/// A finished job. A result that cannot be read ends it all the same.
+fn done(view: &Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
+    let path = spool.result_path(id);
+    let Some(result) = Finished::read(&file) else {
+        tell(format, Page::of("unreadable", id), view, "null")?;
+        let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
+        let text = format!("the result {} cannot be read; {way_out}", path.display());
+        return Err(Error::new(text));
+    };
+    let mut json = String::new();
+    if format == Format::Json {
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut json));
+        read.map_err(|e| Error::io("read", &path, e))?;
+    }
+    tell(format, of_result(spool, id, &result), view, &json)?;
+    Ok(Exit::Done)
+}
+
 /// A job that does not run yet, or not again yet.
-fn waiting_text(view: &mut Value, seen: Seen, id: &JobId, claim: Option<&Claim>) -> Result<String> {
+fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) -> Result<Page> {
     let held = seen.marks.held.contains(id);
-    let position = seen
-        .all()
-        .position(|waiting| waiting == id)
-        .map(|at| at + 1);
+    let place = seen.all().position(|waiting| waiting == id);
+    let place = place.map(|at| at + 1);
     view["state"] = json!(if held { "held" } else { "waiting" });
-    view["position"] = json!(position);
+    view["position"] = json!(place);
     view["obstacles"] = json!(seen.obstacle_lines());
-    let mut text = format!("Status: waiting\nJob: {id}\n");
-    if let Some(meta) = seen.spool.document_meta(id)? {
-        let _ = writeln!(text, "Created: {}\nSize: {} bytes", meta.mtime(), meta.size);
-    }
-    if let Some(position) = position {
-        let _ = writeln!(text, "Queue position: {position} of {}", seen.all().count());
-    }
-    if let Some(claim) = claim {
-        let _ = writeln!(text, "Attempts: {}", claim.starts);
-    }
+    let mut page = Page::of("waiting", id);
+    let meta = seen.spool.document_meta(id)?;
+    page.line("Created", meta.map(|meta| meta.mtime()));
+    page.line("Size", meta.map(|meta| format!("{} bytes", meta.size)));
+    let of_all = |place| format!("{place} of {}", seen.all().count());
+    page.line("Queue position", place.map(of_all));
+    page.line("Attempts", claim.map(|claim| claim.starts));
     if seen.marks.cancelled.contains(id) {
-        text.push_str("Cancelled: it is withdrawn when the monitor runs\n");
+        page.0 += "Cancelled: it is withdrawn when the monitor runs\n";
     } else if held {
-        let _ = writeln!(text, "Held: job-monitor release {id} lets it run");
+        page.0 += &format!("Held: job-monitor release {id} lets it run\n");
     } else {
-        let why = claim.map(|claim| format!("Suspended: {}", suspension_text(claim, Wall::now())));
-        for line in why.into_iter().chain(seen.obstacle_lines()) {
-            let _ = writeln!(text, "{line}");
+        let why = claim.map(|claim| suspension_text(claim, Wall::now()));
+        page.line("Suspended", why);
+        for (word, why) in &seen.obstacles {
+            page.line(word, Some(why));
         }
     }
-    Ok(text)
+    Ok(page)
 }
 
 fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
-    if format == Format::Json {
-        let view = json!({"job_id": id, "project": null, "state": "not_found", "position": null});
-        tell_json(&view, None)?;
-        return Ok(Exit::NotFound);
-    }
-    let mut text = format!(
-        "Status: not_found\nJob: {id}\nThe job was not found in any of the following locations:\n"
-    );
-    if scope.entries.is_empty() {
-        let _ = writeln!(text, "  - {NO_PROJECT}");
-    }
-    for entry in &scope.entries {
-        let (path, layout) = (&entry.project.path, entry.project.layout);
+    let mut places = String::new();
+    for project in scope.entries.iter().map(|entry| &entry.project) {
+        let layout = project.layout;
         for place in [layout.state(), layout.items(), layout.results()] {
-            let _ = writeln!(text, "  - {}", clean(&path.join(place).to_string_lossy()));
+            places += &format!("\n  - {}", project.path.join(place).display());
         }
     }
-    if let Some(nearest) = scope.nearest(id) {
-        let _ = writeln!(text, "Did you mean {nearest}?");
+    if places.is_empty() {
+        places = format!("\n  - {NO_PROJECT}");
     }
-    render::print(&text)?;
+    if let Some(nearest) = scope.nearest(id) {
+        places += &format!("\nDid you mean {nearest}?");
+    }
+    let mut page = Page::of("not_found", id);
+    let head = "The job was not found in any of the following locations";
+    page.line(head, Some(places));
+    let view = json!({"job_id": id, "project": null, "state": "not_found", "position": null});
+    tell(format, page, &view, "null")?;
     Ok(Exit::NotFound)
 }
 
-/// Adds a line if there is something to tell.
-fn tell(text: &mut String, word: &str, told: Option<impl Display>) {
-    if let Some(told) = told {
-        let told = told.to_string();
-        let gap = if told.starts_with('\n') { "" } else { " " };
-        let _ = writeln!(text, "{word}:{gap}{}", clean(&told));
-    }
-}
-
-fn running_text(spool: &Spool, claim: &Claim) -> String {
+fn of_running(spool: &Spool, claim: &Claim) -> Page {
     let (now, id, started) = (Wall::now(), &claim.job_id, claim.started_at);
-    let mut text = format!("Status: processing\nJob: {id}\nStarted: {started}\n");
-    tell(&mut text, "Elapsed", Some(human(now.since(started))));
     let log = spool.open_log(&log_name(id, claim.starts, dialect(claim.protocol).ending));
-    let written = log
-        .ok()
-        .flatten()
-        .and_then(|file| file.metadata().ok()?.modified().ok());
-    let ago = written.map(|at| format!("{} ago", human(now.since(Wall::from(at)))));
-    tell(&mut text, "Last activity", ago);
-    tell(
-        &mut text,
-        "Attempt",
-        Some(claim.starts).filter(|starts| *starts > 1),
-    );
-    checks_text(&mut text, &claim.checks);
-    tell(&mut text, "Project", Some(&spool.project().name));
-    tell(&mut text, "Agent", Some(&claim.agent));
-    text
+    let written = || log.ok()??.metadata().ok()?.modified().ok();
+    let ago = written().map(|at| human(now.since(Wall::from(at))));
+    let mut page = Page::of("processing", id);
+    page.line("Started", Some(started));
+    page.line("Elapsed", Some(human(now.since(started))));
+    page.line("Last activity", ago.map(|ago| format!("{ago} ago")));
+    page.line("Attempt", Some(claim.starts).filter(|starts| *starts > 1));
+    page.line("Check", check(&claim.checks));
+    page.line("Project", Some(&spool.project().name));
+    page.line("Agent", Some(&claim.agent));
+    page
 }
 
-fn result_text(spool: &Spool, id: &JobId, result: &Finished) -> String {
-    let mut text = format!("Status: {}\nJob: {id}\n", result.word());
-    let to = &mut text;
-    let seconds = result.duration_seconds.get();
-    tell(
-        to,
-        "Duration",
-        seconds.map(|seconds| format!("{seconds:.2} seconds")),
-    );
-    let kind = result.error_kind.get().map(|kind| format!(" ({kind})"));
+fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
+    let mut page = Page::of(&result.word(), id);
+    let seconds = result
+        .duration_seconds
+        .map(|all| format!("{all:.2} seconds"));
+    page.line("Duration", seconds);
+    let kind = result.error_kind.as_ref().map(|kind| format!(" ({kind})"));
     let kind = kind.unwrap_or_default();
-    tell(
-        to,
-        "Error",
-        result.error.get().map(|error| format!("{error}{kind}")),
-    );
-    tell(to, "Started", result.started_at.get());
-    tell(to, "Ended", result.completed_at.get());
-    if let Some(agent) = result.agent.get() {
-        let more = [result.agent_version.get(), result.model.get()];
-        let words: Vec<String> = [Some(agent)].into_iter().chain(more).flatten().collect();
-        tell(to, "Project", Some(&spool.project().name));
-        tell(to, "Agent", Some(words.join(" ")));
-    }
-    tell(to, "Continues", result.continues.get());
-    proof_text(to, id, result);
-    let artifacts = result.artifacts.get().filter(|list| !list.is_empty());
-    tell(
-        to,
-        "Artifacts",
-        artifacts.map(|list| format!("\n  {}", list.join("\n  "))),
-    );
-    let summary = result.worker_output.summary.get();
-    tell(
-        to,
-        "Summary",
-        summary
-            .as_deref()
-            .map(|text| without_audit(text).trim_end()),
-    );
-    usage_text(to, result);
-    if let Some(session) = result.session_id.get() {
-        let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
-        tell(to, "Session", Some(format!("{session}\n  {hint}")));
-    }
-    text
-}
-
-/// How well it went, as far as others than the agent tell.
-fn proof_text(to: &mut String, id: &JobId, result: &Finished) {
-    let notes = result.audit_notes.get().map(|notes| format!(": {notes}"));
-    let notes = notes.unwrap_or_default();
-    tell(
-        to,
-        "Audit",
-        result
-            .audit_score
-            .get()
-            .map(|score| format!("{score} of 100{notes}")),
-    );
-    checks_text(to, &result.checks.get().unwrap_or_default());
-    if let Some(change) = result.git.get() {
-        let line = change_line(&change, Style::of_stdout());
-        let hint = change.patch.map(|_| format!("; job-monitor diff {id}"));
-        tell(
-            to,
-            "Changed",
-            line.map(|line| line + &hint.unwrap_or_default()),
+    let error = result.error.as_ref();
+    page.line("Error", error.map(|error| format!("{error}{kind}")));
+    page.line("Started", *result.started_at);
+    page.line("Ended", *result.completed_at);
+    if let Some(agent) = result.agent.as_ref() {
+        let more = [&result.agent_version, &result.model].into_iter();
+        let more = more.filter_map(|word| word.as_deref());
+        page.line("Project", Some(&spool.project().name));
+        page.line(
+            "Agent",
+            Some(more.fold(agent.clone(), |all, word| all + " " + word)),
         );
     }
-    denials_text(to, result);
-    let servers = result
-        .failed_mcp_servers
-        .get()
-        .filter(|servers| !servers.is_empty());
-    tell(
-        to,
-        "MCP servers missing",
-        servers.map(|servers| servers.join(", ")),
+    page.line("Continues", result.continues.as_ref());
+    let notes = result
+        .audit_notes
+        .as_ref()
+        .map(|notes| format!(": {notes}"));
+    let notes = notes.unwrap_or_default();
+    let audit = result
+        .audit_score
+        .map(|score| format!("{score} of 100{notes}"));
+    page.line("Audit", audit);
+    page.line("Check", check(result.checks.list()));
+    if let Some(change) = result.git.as_ref() {
+        let patch = change.patch.as_ref();
+        let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
+        let line = change_line(change, Style::of_stdout());
+        page.line("Changed", line.map(|line| line + &hint));
+    }
+    page.line("Denied tools", denials(result));
+    let joined = |list: &[String], gap| (!list.is_empty()).then(|| list.join(gap));
+    let servers = joined(result.failed_mcp_servers.list(), ", ");
+    page.line("MCP servers missing", servers);
+    let paths = joined(result.artifacts.list(), "\n  ");
+    page.line("Artifacts", paths.map(|paths| format!("\n  {paths}")));
+    let summary = result.worker_output.summary.as_deref();
+    page.line("Summary", summary.map(without_audit));
+    page.line("Usage", usage(result));
+    let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
+    let session = result.session_id.as_ref();
+    page.line(
+        "Session",
+        session.map(|session| format!("{session}\n  {hint}")),
     );
+    page
 }
 
 /// The answer without its closing audit block, which is told in words.
 fn without_audit(summary: &str) -> &str {
-    match summary.rfind("```json") {
-        Some(at) if summary[at..].contains("\"audit_score\"") => {
-            let rest = &summary[at + 7..];
-            let is_last = rest
-                .find("```")
-                .is_none_or(|end| rest[end + 3..].trim().is_empty());
-            if is_last { &summary[..at] } else { summary }
-        }
-        _ => summary,
-    }
+    let (before, block) = summary.rsplit_once("```json").unwrap_or((summary, ""));
+    let behind = block.split_once("```").map_or("", |(_, behind)| behind);
+    let is_audit = block.contains("\"audit_score\"") && behind.trim().is_empty();
+    (if is_audit { before } else { summary }).trim_end()
 }
 
-fn usage_text(text: &mut String, result: &Finished) {
-    let (usage, cost) = (result.worker_output.usage.get(), result.cost());
-    if usage.is_some() || cost.is_some() {
-        text.push_str("Usage:\n");
-    }
-    if let Some(usage) = usage {
+fn usage(result: &Finished) -> Option<String> {
+    let tokens = result.worker_output.usage.as_ref().map(|usage| {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let cached = ["cache_creation", "cache_read", "cached"]
-            .map(|kind| tokens(&format!("{kind}_input_tokens")));
+        let kinds = ["cache_creation", "cache_read", "cached"];
+        let cached = kinds.map(|kind| tokens(&format!("{kind}_input_tokens")));
         let cached = match cached.into_iter().fold(0, u64::saturating_add) {
             0 => String::new(),
             cached => format!(", {cached} cached"),
         };
         let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
-        let _ = writeln!(text, "  Tokens: {input} in, {output} out{cached}");
-    }
-    tell(text, "  Cost", cost);
+        format!("\n  Tokens: {input} in, {output} out{cached}")
+    });
+    let cost = result.cost().map(|cost| format!("\n  Cost: {cost}"));
+    let told: String = tokens.into_iter().chain(cost).collect();
+    (!told.is_empty()).then_some(told)
 }
 
-fn checks_text(text: &mut String, checks: &[Check]) {
-    let Some(last) = checks.last() else { return };
-    let tries = match checks.len() {
-        1 => String::new(),
-        tries => format!(" at try {tries}"),
-    };
-    let _ = writeln!(text, "Check: {}{tries}", check_end(last));
+fn check(checks: &[Check]) -> Option<String> {
+    let last = checks.last()?;
+    let mut text = check_end(last);
+    if checks.len() > 1 {
+        text += &format!(" at try {}", checks.len());
+    }
     if last.exit_code != Some(0) {
         let lines: Vec<&str> = last.output.trim_end().lines().collect();
-        for line in &lines[lines.len().saturating_sub(CHECK_LINES)..] {
-            let _ = writeln!(text, "  {}", clean(line));
-        }
+        let shown = &lines[lines.len().saturating_sub(CHECK_LINES)..];
+        text.extend(shown.iter().map(|line| format!("\n  {line}")));
     }
+    Some(text)
 }
 
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
-fn denials_text(text: &mut String, result: &Finished) {
-    let denials = result.permission_denials.get().unwrap_or_default();
-    if denials.is_empty() {
-        return;
-    }
-    text.push_str("Denied tools:\n");
-    let mut rules: Vec<String> = Vec::new();
-    for denial in &denials {
+fn denials(result: &Finished) -> Option<String> {
+    let denials = result.permission_denials.list();
+    let (mut text, mut rules) = (String::new(), Vec::new());
+    for denial in denials {
         let word = |of: &Value| of.as_str().map(clean_line);
         let tool = word(&denial["tool_name"]).unwrap_or_else(|| "unknown".to_owned());
         let keys = ["command", "file_path", "url", "query", "pattern"];
         let subject = keys.iter().find_map(|key| word(&denial["tool_input"][key]));
-        let program = subject.as_deref().and_then(|line| line.split(' ').next());
-        let rule = match program.filter(|_| tool == "Bash") {
-            Some(program) => format!("Bash({program} *)"),
-            None => tool.clone(),
+        let subject = subject.unwrap_or_default();
+        let rule = match subject.split(' ').next() {
+            Some(program) if tool == "Bash" && !program.is_empty() => format!("Bash({program} *)"),
+            _ => tool.clone(),
         };
         if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
-            let subject = subject.map_or(String::new(), |s| format!(": {}", shorten(&s, 100)));
-            let _ = writeln!(text, "  {tool}{subject}");
+            let told = format!("{tool}: {}", shorten(&subject, 100));
+            text += &format!("\n  {}", told.trim_end_matches(": "));
             rules.push(rule);
         }
     }
     if denials.len() > rules.len() {
-        let _ = writeln!(text, "  {} times in all", denials.len());
+        text += &format!("\n  {} times in all", denials.len());
     }
-    let agent = clean_line(&result.agent.get().unwrap_or_else(|| "claude".to_owned()));
+    let agent = clean_line(result.agent.as_deref().unwrap_or("claude"));
     let args = json!(["--allowedTools", rules.join(" ")]);
-    let _ = writeln!(
-        text,
-        "  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
+    (!denials.is_empty()).then(|| format!(
+        "{text}\n  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
          (or in the project's .claude/settings.json, once its workspace is trusted: run claude in it)"
-    );
+    ))
 }

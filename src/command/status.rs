@@ -1,6 +1,6 @@
 //! `status`: the finished jobs, newest first, with what a person wants to know in the morning.
 
-use super::result::{Ending, Finished, newest};
+use super::result::{Ending, Finished, Newest};
 use super::scope::Scope;
 use super::terminal;
 use crate::board;
@@ -13,140 +13,114 @@ use crate::time::Wall;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::io;
-use std::ops::ControlFlow;
 
 /// Results are written in the order in which jobs end, unless a backup was restored. So many are put
 /// in the order of what they tell themselves.
 const SORTED: usize = 2000;
-/// So many names are held where all are told.
-const ROOM: usize = 50_000;
-
-/// A finished job as it will be told: when it ended, its mark, and its cells, of which the first is
-/// the id and how it ended. As JSON, that one is all there is.
-struct Row(Option<Wall>, String, Vec<String>);
-
-struct Telling<'a> {
-    spools: &'a [Spool],
-    format: Format,
-    style: Style,
-    out: Pager,
-    /// Those that are put in order and told next.
-    group: Vec<Row>,
-    left: usize,
-    shown: usize,
-}
 
 /// Tells the finished jobs.
 pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
-    let spools = scope.spools();
-    let mut telling = Telling {
-        spools: &spools,
-        format,
-        style: Style::of_stdout(),
-        out: Pager::default(),
-        group: Vec::new(),
-        left: wanted.limit.unwrap_or(usize::MAX),
-        shown: 0,
-    };
-    render::unless_gone(telling.tell(scope, wanted))
+    render::unless_gone(tell(scope, wanted, format))
 }
 
-impl Telling<'_> {
-    fn tell(&mut self, scope: &Scope, wanted: &Wanted) -> Result<()> {
-        let since = wanted.since.map(|since| since.start(Wall::now()));
-        self.out.put(match self.format {
-            Format::Text => "Completed jobs:\n",
-            Format::Json => "{\"jobs\":[",
-        })?;
-        let takes_all = since.is_none() && !wanted.failed;
-        let room = match wanted.limit {
-            Some(limit) if takes_all => limit.max(SORTED),
-            _ => ROOM,
-        };
-        // Rows of a whole group are held at once.
-        let group = wanted
-            .limit
-            .map_or(SORTED, |limit| limit.clamp(SORTED, ROOM));
-        let spools = self.spools;
-        let total = newest(spools, room, &mut |at, id| {
-            // One that cannot be read is told, too; when it ended nobody knows.
-            let result = Finished::of(&spools[at], &id).unwrap_or_else(Finished::unreadable);
-            let is_old = since.is_some_and(|since| result.completed_at.get() < Some(since));
-            if !is_old && (!wanted.failed || result.ending() == Ending::Bad) {
-                self.group.push(self.row(&spools[at], &id, &result)?);
-            }
-            if self.group.len() >= group {
-                self.tell_group()?;
-            }
-            Ok(match self.left {
-                0 => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            })
-        })?;
-        self.tell_group()?;
-        if self.format == Format::Json {
-            let holds = holds_as_json(scope)?;
-            self.out.put(&format!("],\"holds\":{holds}}}\n"))?;
-        } else if self.shown == 0 {
-            let none = if takes_all { "yet" } else { "such" };
-            self.out.put(&format!("  none {none}\n"))?;
-        } else if takes_all && self.shown < total {
-            let more = total - self.shown;
-            self.out
-                .put(&format!("  and {more} more; --all shows them\n"))?;
+fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
+    let (spools, style) = (scope.spools(), Style::of_stdout());
+    let since = wanted.since.map(|since| since.start(Wall::now()));
+    let limit = wanted.limit.unwrap_or(usize::MAX);
+    let newest = Newest::of(&spools)?;
+    let mut out = Pager::default();
+    out.put(match format {
+        Format::Text => "Completed jobs:\n",
+        Format::Json => "{\"jobs\":[",
+    })?;
+    let mut rows = newest.iter().filter_map(|(place, id)| {
+        // One that cannot be read is told, too; when it ended nobody knows.
+        let result = Finished::of(&spools[place], &id).unwrap_or_else(Finished::unreadable);
+        let is_old = since.is_some_and(|since| *result.completed_at < Some(since));
+        let is_wanted = !is_old && (!wanted.failed || result.ending() == Ending::Bad);
+        let project = (spools.len() > 1).then(|| clean(&spools[place].project().name));
+        is_wanted.then(|| match format {
+            Format::Text => Row::of(&id, &result, project.as_deref(), style),
+            Format::Json => Row::as_json(&id, &result, &spools[place]),
+        })
+    });
+    let mut shown = 0;
+    while shown < limit {
+        let mut group: Vec<Row> = rows.by_ref().take(SORTED).collect();
+        if group.is_empty() {
+            break;
         }
-        self.out.flush()
+        group.sort_by_key(|row| Reverse(row.ended));
+        group.truncate(limit - shown);
+        if format == Format::Json {
+            let gap = if shown > 0 { "," } else { "" };
+            let jobs: Vec<&str> = group.iter().map(|row| row.head.as_str()).collect();
+            out.put(&format!("{gap}{}", jobs.join(",")))?;
+        } else {
+            lines(&group, style).try_for_each(|line| out.put(&line))?;
+        }
+        shown += group.len();
     }
+    let (takes_all, total) = (since.is_none() && !wanted.failed, newest.order.len());
+    out.put(&match (format, shown) {
+        (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
+        (_, 0) if takes_all => "  none yet\n".to_owned(),
+        (_, 0) => "  none such\n".to_owned(),
+        _ if takes_all && shown < total => {
+            format!("  and {} more; --all shows them\n", total - shown)
+        }
+        _ => String::new(),
+    })?;
+    out.flush()
+}
 
-    fn row(&self, spool: &Spool, id: &JobId, result: &Finished) -> Result<Row> {
-        let (at, project) = (result.completed_at.get(), &spool.project().name);
-        if self.format == Format::Json {
-            let git = result.git.get().unwrap_or_default();
-            let json = render::json(&json!({
-                "job_id": id, "project": project, "status": result.word(),
-                "error_kind": result.error_kind.get(), "completed_at": at,
-                "duration_seconds": result.seconds(), "cost_usd": result.worker_output.cost_usd.get(),
-                "audit_score": result.audit_score.get(), "notes": result.notes(),
-                "insertions": git.insertions, "deletions": git.deletions,
-            }))?;
-            return Ok(Row(at, String::new(), vec![json]));
-        }
-        let remark = result.remark().map(|kind| format!(" ({kind})"));
-        let mut notes = result.notes().join(", ");
-        if self.spools.len() > 1 {
-            notes = format!("{notes}  [{}]", clean(project));
-        }
-        let cells = vec![
-            format!("{id}: {}{}", result.word(), remark.unwrap_or_default()),
-            at.map_or(String::new(), |at| at.short(Wall::now())),
-            result.duration().unwrap_or_default(),
-            result.cost().unwrap_or_default(),
-            result.change(self.style).unwrap_or_default(),
-            notes.trim_start().to_owned(),
+/// A finished job as it will be told.
+#[derive(Default)]
+struct Row {
+    ended: Option<Wall>,
+    mark: String,
+    /// Its id and how it ended; or all that there is, as JSON.
+    head: String,
+    /// In columns: when, how long, for how much, how large the change.
+    cells: [String; 4],
+    notes: String,
+}
+
+impl Row {
+    fn of(id: &JobId, result: &Finished, project: Option<&str>, style: Style) -> Row {
+        let ended = *result.completed_at;
+        let kind = result.remark().map(|kind| format!(" ({kind})"));
+        let project = project.map(|name| format!("  [{name}]"));
+        let cells = [
+            ended.map(|at| at.short(Wall::now())),
+            result.duration(),
+            result.cost(),
+            result.change(style),
         ];
-        Ok(Row(at, result.ending().mark(self.style), cells))
+        let notes = result.notes().join(", ") + &project.unwrap_or_default();
+        Row {
+            ended,
+            mark: result.ending().mark(style),
+            head: format!("{id}: {}{}", result.word(), kind.unwrap_or_default()),
+            cells: cells.map(Option::unwrap_or_default),
+            notes: notes.trim_start().to_owned(),
+        }
     }
 
-    /// Tells what was gathered, the latest first, as much of it as is wanted.
-    fn tell_group(&mut self) -> Result<()> {
-        let mut group = std::mem::take(&mut self.group);
-        group.sort_by_key(|row| Reverse(row.0));
-        group.truncate(self.left);
-        self.left -= group.len();
-        let widths = widths(&group);
-        let columns = match self.style.terminal {
-            true => terminal::size(io::stdout()).0,
-            false => usize::MAX,
-        };
-        for row in &group {
-            let gap = if self.shown > 0 { "," } else { "" };
-            self.shown += 1;
-            match self.format {
-                Format::Text => self.out.put(&line(row, &widths, columns, self.style))?,
-                Format::Json => self.out.put(&format!("{gap}{}", row.2[0]))?,
-            }
+    fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> Row {
+        let change = result.git.clone().unwrap_or_default();
+        let json = json!({
+            "job_id": id, "project": spool.project().name, "status": result.word(),
+            "error_kind": *result.error_kind, "completed_at": *result.completed_at,
+            "duration_seconds": result.seconds(), "cost_usd": *result.worker_output.cost_usd,
+            "audit_score": *result.audit_score, "notes": result.notes(),
+            "insertions": change.insertions, "deletions": change.deletions,
+        });
+        Row {
+            ended: *result.completed_at,
+            head: render::json(&json).unwrap_or_default(),
+            ..Row::default()
         }
-        Ok(())
     }
 }
 
@@ -154,41 +128,31 @@ fn width(text: &str) -> usize {
     text.chars().map(columns_of).sum()
 }
 
-/// How wide each column is.
-fn widths(group: &[Row]) -> Vec<usize> {
-    let columns = group.first().map_or(0, |row| row.2.len());
-    let widest = |column: usize| group.iter().map(|row| width(&row.2[column])).max();
-    (0..columns).filter_map(widest).collect()
-}
-
-/// A row in columns. Where the window is too narrow for all of them, what follows the first has a
-/// line of its own.
-fn line(Row(_, mark, cells): &Row, widths: &[usize], columns: usize, style: Style) -> String {
-    let mut rest = String::new();
-    for (cell, wide) in cells
-        .iter()
-        .zip(widths)
-        .skip(1)
-        .filter(|(_, wide)| **wide > 0)
-    {
-        let gap = " ".repeat(wide - width(cell));
-        rest = match *cell == cells[cells.len() - 1] {
-            true => format!("{rest}  {cell}"),
-            false => format!("{rest}  {gap}{cell}"),
-        };
-    }
-    let (head, rest) = (&cells[0], rest.trim_end());
-    let needed: usize = widths.iter().map(|wide| wide + 2).sum();
-    if needed + 2 > columns && !rest.is_empty() {
-        let rest = fit(&format!("    {}", rest.trim_start()), columns, style);
-        return format!("  {mark} {head}\n{rest}\n");
-    }
-    let gap = if rest.is_empty() {
-        0
-    } else {
-        widths[0] - width(head)
+/// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
+fn lines(rows: &[Row], style: Style) -> impl Iterator<Item = String> {
+    let widest = |of: &dyn Fn(&Row) -> &str| rows.iter().map(|row| width(of(row))).max();
+    let head_wide = widest(&|row| &row.head).unwrap_or(0);
+    let notes_wide = widest(&|row| &row.notes).unwrap_or(0);
+    let wide: [usize; 4] = std::array::from_fn(|at| widest(&|row| &row.cells[at]).unwrap_or(0));
+    let columns = match style.terminal {
+        true => terminal::size(io::stdout()).0,
+        false => usize::MAX,
     };
-    format!("  {mark} {head}{}{rest}\n", " ".repeat(gap))
+    let all_wide = [head_wide, notes_wide].iter().chain(&wide).sum::<usize>() + 14;
+    rows.iter().map(move |row| {
+        let mut rest = String::new();
+        for (cell, wide) in row.cells.iter().zip(wide).filter(|(_, wide)| *wide > 0) {
+            rest = format!("{rest}  {}{cell}", " ".repeat(wide - width(cell)));
+        }
+        let rest = format!("{rest}  {}", row.notes);
+        let (mark, head, rest) = (&row.mark, &row.head, rest.trim_end());
+        if all_wide <= columns || rest.is_empty() {
+            let gap = " ".repeat(head_wide - width(head));
+            return format!("  {mark} {head}{gap}{rest}").trim_end().to_owned() + "\n";
+        }
+        let rest = fit(&format!("    {}", rest.trim_start()), columns, style);
+        format!("  {mark} {head}\n{rest}\n")
+    })
 }
 
 fn holds_as_json(scope: &Scope) -> Result<String> {

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Between looks. A look costs a few system calls for each job, a watch on directories much code.
 const LOOK: Duration = Duration::from_millis(100);
-/// Between two states of the live line.
-const TICK: Duration = Duration::from_secs(1);
+/// So many looks between two states of the live line.
+const TICK: usize = 10;
 
 /// A job that is waited for.
 struct Pending<'a> {
@@ -38,65 +38,64 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let pending = ids.iter().map(|id| Pending::new(scope, id));
     let mut pending = pending.collect::<Result<Vec<Pending<'_>>>>()?;
-    let mut line = LiveLine::new();
-    let mut exit = Exit::Done;
-    let mut shown = None;
-    loop {
-        let is_tick = shown.is_none_or(|shown: Instant| shown.elapsed() >= TICK);
-        let mut left = Vec::new();
-        let (mut doing, mut running) = (None, 0);
+    let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
+    for look in 0_usize.. {
+        let (mut doing, mut running, mut left) = (None, 0, Vec::new());
         for mut job in pending {
             let standing = job.standing(scope)?;
-            if let Standing::Done(result) = standing {
+            if let Standing::Done(result) = &standing {
                 line.clear();
-                if !tell(job.id, &result)? {
+                if !tell(job.id, result)? {
                     exit = Exit::NotCompleted;
                 }
                 continue;
             }
-            // Of several jobs, the first that runs is the most interesting.
             let runs = matches!(standing, Standing::Running(_));
             running += usize::from(runs);
-            if line.is_on() && is_tick && (doing.is_none() || runs && running == 1) {
-                doing = Some(job.doing(scope, &standing)?);
-            } else if !line.is_on() && !runs && !job.noted {
-                job.note(scope, &standing)?;
+            if line.is_on() {
+                // Of several jobs, the first that runs is the most interesting.
+                if look % TICK == 0 && (doing.is_none() || runs && running == 1) {
+                    doing = Some(job.doing(scope, &standing)?.0);
+                }
+            } else if !runs && !job.noted {
+                let (text, is_odd) = job.doing(scope, &standing)?;
+                job.noted = is_odd;
+                if is_odd {
+                    render::note(&text);
+                }
             }
             left.push(job);
         }
         pending = left;
         if pending.is_empty() {
-            return Ok(exit);
+            break;
         }
         if let Some(doing) = doing {
             let done = ids.len() - pending.len();
-            let others = match ids.len() {
-                1 => String::new(),
-                all => format!("{done} of {all} done, {running} running; "),
-            };
-            line.show(&format!("{others}{doing}"));
-            shown = Some(Instant::now());
+            line.show(&match ids.len() {
+                1 => doing,
+                all => format!("{done} of {all} done, {running} running; {doing}"),
+            });
         }
-        let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if rest.is_some_and(|rest| rest.is_zero()) {
+        let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
+        if rest.is_zero() {
             line.clear();
             let left: Vec<&str> = pending.iter().map(|job| job.id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }
-        std::thread::sleep(rest.map_or(LOOK, |rest| rest.min(LOOK)));
+        std::thread::sleep(rest.min(LOOK));
     }
+    Ok(exit)
 }
 
 /// Tells how a job ended; whether it completed.
 fn tell(id: &JobId, result: &File) -> Result<bool> {
     let result = Finished::read(result).unwrap_or_else(Finished::unreadable);
     let style = Style::of_stdout();
+    let mark = result.ending().mark(style);
     render::print(&match style.terminal {
-        true => {
-            let (mark, line) = (result.ending().mark(style), result.line());
-            format!("{mark} {id}: {}\n", line)
-        }
+        true => format!("{mark} {id}: {}\n", result.line()),
         false => format!("{id}: {}\n", result.word()),
     })?;
     Ok(result.is_completed())
@@ -121,67 +120,51 @@ impl<'a> Pending<'a> {
         standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{} was withdrawn", self.id)))
     }
 
-    /// What becomes of the job just now, in a line.
-    fn doing(&mut self, scope: &Scope, standing: &Standing) -> Result<String> {
-        let (name, now) = (self.id.description(), Wall::now());
-        Ok(match standing {
-            Standing::Done(_) => format!("{name} is done"),
-            Standing::Suspended(claim) => format!("{name} {}", suspension_text(claim, now)),
+    /// What becomes of the job just now, in a line; and whether that is more than its turn.
+    fn doing(&mut self, scope: &Scope, standing: &Standing) -> Result<(String, bool)> {
+        let (id, name, now) = (self.id, self.id.description(), Wall::now());
+        let (text, is_odd) = match standing {
+            Standing::Done(_) => ("is done".to_owned(), false),
+            Standing::Suspended(claim) => (suspension_text(claim, now), true),
             Standing::Waiting { held: true } => {
-                format!(
-                    "{name} is held; job-monitor release {} lets it run",
-                    self.id
-                )
+                let text = format!("is held; job-monitor release {id} lets it run");
+                (text, true)
             }
-            Standing::Waiting { held: false } => format!("{name} {}", self.place(scope)?.0),
+            Standing::Waiting { held: false } => {
+                let seen = Seen::around(scope, &self.spool)?;
+                let before = seen.all().take_while(|other| *other != id).count();
+                let ahead = usize::from(seen.current.is_some()) + before;
+                match (seen.obstacles.first(), ahead) {
+                    (Some((_, obstacle)), _) => (format!("waits: {obstacle}"), true),
+                    (None, 0) => ("is next".to_owned(), false),
+                    (None, ahead) => (format!("waits; {ahead} ahead of it"), false),
+                }
+            }
             Standing::Running(claim) => {
                 let elapsed = human(now.since(claim.started_at));
                 self.read_on(claim.starts)?;
                 let progress = self.transcript.progress();
                 let action = progress.action.as_deref().unwrap_or("nothing written yet");
                 let spent = spent(progress).map(|spent| format!(", {spent}"));
-                format!("{name} {elapsed}{}: {action}", spent.unwrap_or_default())
+                let text = format!("{elapsed}{}: {action}", spent.unwrap_or_default());
+                (text, false)
             }
-        })
+        };
+        Ok((format!("{name} {text}"), is_odd))
     }
 
     /// Reads what the running start has written meanwhile.
     fn read_on(&mut self, start: u32) -> Result<()> {
-        if self
-            .output
-            .as_ref()
-            .is_none_or(|(known, _)| *known != start)
-        {
+        if self.output.as_ref().map(|(known, _)| *known) != Some(start) {
             let output = Output::open(&self.spool, self.id, start)?;
-            self.transcript
-                .begin(output.as_ref().and_then(|output| output.dialect));
+            let dialect = output.as_ref().and_then(|output| output.dialect);
+            self.transcript.begin(dialect);
             self.output = output.map(|output| (start, output));
         }
         if let Some((_, output)) = &mut self.output {
             while output.read_on(&mut self.transcript)? {
                 self.transcript.take();
             }
-        }
-        Ok(())
-    }
-
-    /// What a waiting job waits for; and whether that is more than its turn.
-    fn place(&self, scope: &Scope) -> Result<(String, bool)> {
-        let seen = Seen::around(scope, &self.spool)?;
-        let before = seen.all().take_while(|id| *id != self.id).count();
-        let ahead = usize::from(seen.current.is_some()) + before;
-        Ok(match (seen.obstacles.first(), ahead) {
-            (Some((_, obstacle)), _) => (format!("waits: {obstacle}"), true),
-            (None, 0) => ("is next".to_owned(), false),
-            (None, ahead) => (format!("waits; {ahead} ahead of it"), false),
-        })
-    }
-
-    /// Says once what keeps the job waiting, where no live line does.
-    fn note(&mut self, scope: &Scope, standing: &Standing) -> Result<()> {
-        self.noted = !matches!(standing, Standing::Waiting { held: false }) || self.place(scope)?.1;
-        if self.noted {
-            render::note(&self.doing(scope, standing)?);
         }
         Ok(())
     }

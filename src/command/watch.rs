@@ -4,7 +4,7 @@ use super::Outcome;
 use super::brief::{hold_short, retry_at, suspension_text};
 use super::logs::{Output, runs_check};
 use super::queue::{Ground, Seen};
-use super::result::{Ending, Finished, newest};
+use super::result::{Ending, Finished, Newest};
 use super::scope::Scope;
 use super::terminal::{self, Screen};
 use super::transcript::Transcript;
@@ -19,7 +19,6 @@ use crate::spool::Spool;
 use crate::time::{Wall, human};
 use std::collections::HashMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
 /// What the timeline shows.
@@ -249,17 +248,14 @@ fn newest_of(spool: &Spool, known: &mut Known, now: Wall) -> Result<Vec<Ended>> 
 fn ended(spool: &Spool, now: Wall) -> Result<Vec<Ended>> {
     let horizon = Wall(now.0 - RECENT.as_millis() as i64);
     let mut ended = Vec::new();
-    newest(std::slice::from_ref(spool), RESULTS_MAX, &mut |_, id| {
+    for (_, id) in Newest::of(std::slice::from_ref(spool))?.iter() {
         let one = Ended::read(spool, &id);
         let is_past = one.as_ref().is_some_and(|one| one.at < horizon);
         ended.extend(one);
-        Ok(
-            match is_past && ended.len() >= OUTCOMES || ended.len() >= RESULTS_MAX {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            },
-        )
-    })?;
+        if is_past && ended.len() >= OUTCOMES || ended.len() >= RESULTS_MAX {
+            break;
+        }
+    }
     ended.sort_by_key(|one| std::cmp::Reverse(one.at));
     Ok(ended)
 }
@@ -267,16 +263,15 @@ fn ended(spool: &Spool, now: Wall) -> Result<Vec<Ended>> {
 impl Ended {
     fn read(spool: &Spool, id: &JobId) -> Option<Ended> {
         let result = Finished::of(spool, id)?;
-        let at = result.completed_at.get()?;
+        let at = (*result.completed_at)?;
         let span = |attempt: &Attempt| {
             let begun = attempt.started_at;
             (begun, begun.plus(attempt.duration()))
         };
-        let attempts = result.attempts.get().unwrap_or_default();
-        let mut spans: Vec<_> = attempts.iter().map(span).collect();
+        let mut spans: Vec<_> = result.attempts.list().iter().map(span).collect();
         if spans.is_empty() {
             // The predecessor wrote no list of starts.
-            spans.extend(result.started_at.get().map(|begun| (begun, at)));
+            spans.extend(result.started_at.map(|begun| (begun, at)));
         }
         let mut told = String::new();
         if !result.is_completed() {
