@@ -166,7 +166,7 @@ impl Git {
         let Ok(program) = find_program(OsStr::new("git"), &path, &root) else {
             return Ok(None);
         };
-        let token = Token::new(&root).map_err(|e| Error::io("make", Path::new("a token"), e))?;
+        let token = Token::new(&root);
         let is_ours = |name: &OsStr| {
             name.as_bytes().starts_with(b"GIT_") || name == "LC_ALL" || name == RUN_VARIABLE
         };

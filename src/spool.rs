@@ -252,6 +252,7 @@ impl Spool {
             (&dirs.items, layout.items()),
             (&dirs.results, layout.results()),
             (&dirs.state, layout.state()),
+            (&dirs.logs, layout.logs()),
         ];
         ours.iter().all(|(dir, relative)| {
             let there = Signature::at(&self.path(relative, ""));
@@ -331,6 +332,11 @@ impl Spool {
     /// Identity and age of the documents' directory.
     pub fn items_signature(&self) -> Result<Signature> {
         Ok(Signature::of(&self.dirs()?.items.stat()?))
+    }
+
+    /// Identity and age of `state/`.
+    pub fn state_signature(&self) -> Result<Signature> {
+        Ok(Signature::of(&self.dirs()?.state.stat()?))
     }
 
     /// Whether the documents lie on another machine, or on a file system of somebody's own making:

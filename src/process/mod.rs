@@ -22,6 +22,7 @@ use crate::record::Identity;
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// How long survivors are looked for and killed before we give up and say so. SPEC 5 promises
@@ -56,9 +57,8 @@ pub struct Token(String);
 
 impl Token {
     /// A new one for a start in a project.
-    pub fn new(project: &Path) -> io::Result<Token> {
-        let bytes = random()?;
-        Ok(Token(hex(&bytes[..8]) + &Token::half_of(project)))
+    pub fn new(project: &Path) -> Token {
+        Token(hex(&random()[..8]) + &Token::half_of(project))
     }
 
     /// Whether it may name a start in a project.
@@ -87,21 +87,22 @@ impl Token {
 }
 
 /// A random UUID, version 4.
-pub fn uuid() -> io::Result<String> {
-    let mut bytes = random()?;
+pub fn uuid() -> String {
+    let mut bytes = random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let mut text = hex(&bytes);
     for at in [20, 16, 12, 8] {
         text.insert(at, '-');
     }
-    Ok(text)
+    text
 }
 
-fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
+/// What names need is to be new, not to be secret: so the seeds of the standard library's hash maps, which
+/// come from the system once for each thread and differ from map to map, are random enough.
+fn random() -> [u8; 16] {
+    let half = || u128::from(RandomState::new().hash_one(()));
+    (half() << 64 | half()).to_be_bytes()
 }
 
 /// What to start: data, so that it can be built and tested without running it.
@@ -145,14 +146,15 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
-    pidfd: OwnedFd,
+    /// By what its end is awaited. Without one, where no descriptor was free, it is looked at now and then.
+    pidfd: Option<OwnedFd>,
     token: Token,
     /// Where it was started, without symbolic links, as the kernel names it.
     directory: PathBuf,
     /// Whether it was seen to have ended.
     has_ended: Cell<bool>,
     identity: Cell<Option<Identity>>,
-    exit: Option<Exit>,
+    is_reaped: bool,
 }
 
 /// To be called first thing in `main`, before any thread or child exists: an inherited "ignore"
@@ -209,43 +211,31 @@ pub fn give_back_stack() {
     };
 }
 
-/// Why a program cannot be started.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NoProgram {
-    /// A sentence that names what is missing.
-    pub why: String,
-    /// Whether the command is relative to the project, so that only this project lacks it.
-    pub is_projects: bool,
-}
-
 /// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is relative to
-/// `directory`. A script is there only if its interpreter is, also behind `env`.
-pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, NoProgram> {
-    let has_slash = name.as_bytes().contains(&b'/');
-    let is_projects = has_slash && !Path::new(name).is_absolute();
-    let missing = |why| NoProgram { why, is_projects };
+/// `directory`. A script is there only if its interpreter is, also behind `env`. The error is a sentence
+/// that names what is missing.
+pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, String> {
     let on_path = |name: &OsStr| {
         let mut places = std::env::split_paths(path);
         places.find_map(|dir| Some(directory.join(dir).join(name)).filter(|at| is_executable(at)))
     };
     let absent = format!("is not on the PATH {}", path.display());
-    let program = match has_slash {
+    let program = match name.as_bytes().contains(&b'/') {
         true => directory.join(name),
-        false => on_path(name)
-            .ok_or_else(|| missing(format!("the program {} {absent}", name.display())))?,
+        false => on_path(name).ok_or_else(|| format!("the program {} {absent}", name.display()))?,
     };
     let shown = program.display();
     if !is_executable(&program) {
-        return Err(missing(format!(
+        return Err(format!(
             "the program {shown} is not there, or cannot be executed"
-        )));
+        ));
     }
     match interpreter_of(&program) {
         Some((at, _)) if !is_executable(Path::new(&at)) => {
-            Err(missing(format!("{shown} needs {at}, which is not there")))
+            Err(format!("{shown} needs {at}, which is not there"))
         }
         Some((_, Some(called))) if on_path(called.as_ref()).is_none() => {
-            Err(missing(format!("{shown} needs {called}, which {absent}")))
+            Err(format!("{shown} needs {called}, which {absent}"))
         }
         _ => Ok(program),
     }
@@ -260,16 +250,14 @@ fn is_executable(program: &Path) -> bool {
 /// PATH if it is `env`.
 fn interpreter_of(program: &Path) -> Option<(String, Option<String>)> {
     let mut line = [0; 256];
-    let length = File::open(program)
-        .and_then(|mut file| file.read(&mut line))
-        .ok()?;
+    let length = File::open(program).ok()?.read(&mut line).ok()?;
     let line = String::from_utf8_lossy(line[..length].strip_prefix(b"#!")?).into_owned();
-    let mut words = line.lines().next()?.split_whitespace();
-    let interpreter = words.next()?.to_owned();
-    let called = words.find(|word| !word.starts_with('-') && !word.contains('='));
-    let is_env = interpreter.ends_with("/env");
-    let called = called.filter(|called| is_env && !called.contains('/'));
-    Some((interpreter, called.map(str::to_owned)))
+    let mut words = line.lines().next()?.split_whitespace().map(str::to_owned);
+    let interpreter = words.next()?;
+    let is_name = |word: &String| !word.starts_with('-') && !word.contains('=');
+    let called = words.find(is_name).filter(|called| !called.contains('/'));
+    let called = called.filter(|_| interpreter.ends_with("/env"));
+    Some((interpreter, called))
 }
 
 impl Agent {
@@ -278,31 +266,26 @@ impl Agent {
     /// environment under [`RUN_VARIABLE`].
     pub fn spawn(launch: &Launch<'_>, token: &Token) -> Result<Agent, SpawnFault> {
         RUNS.fetch_add(1, Ordering::SeqCst);
-        match spawn::spawn(launch) {
-            Ok((pid, pidfd)) => Ok(Agent {
-                pid,
-                pidfd,
-                token: token.clone(),
-                directory: launch.directory.to_owned(),
-                has_ended: Cell::new(false),
-                identity: Cell::new(None),
-                exit: None,
-            }),
-            Err(error) => {
-                RUNS.fetch_sub(1, Ordering::SeqCst);
-                // One that had begun, and was ended for want of a handle, may have left others.
-                if reap_orphans() {
-                    sweep_project(launch.directory, &[(token.clone(), None)], Among::Orphans);
+        let pid = spawn::spawn(launch).map_err(|error| {
+            RUNS.fetch_sub(1, Ordering::SeqCst);
+            use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
+            match error.raw_os_error() {
+                Some(ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EPERM) => {
+                    SpawnFault::Missing(error)
                 }
-                use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
-                Err(match error.raw_os_error() {
-                    Some(ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EPERM) => {
-                        SpawnFault::Missing(error)
-                    }
-                    _ => SpawnFault::Passing(error),
-                })
+                _ => SpawnFault::Passing(error),
             }
-        }
+        })?;
+        // From here on it runs, and nothing may fail.
+        Ok(Agent {
+            pid,
+            pidfd: spawn::pidfd_open(pid.as_raw()).ok(),
+            token: token.clone(),
+            directory: launch.directory.to_owned(),
+            has_ended: Cell::new(false),
+            identity: Cell::new(None),
+            is_reaped: false,
+        })
     }
 
     /// How to recognise it after a crash. Asked again until it could be read once.
@@ -318,7 +301,11 @@ impl Agent {
     /// yet, so its number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
         if !self.has_ended.get() {
-            self.has_ended.set(ended(&self.pidfd, limit));
+            let has_ended = match &self.pidfd {
+                Some(pidfd) => ended(pidfd, limit),
+                None => is_dead(self.pid, limit),
+            };
+            self.has_ended.set(has_ended);
         }
         self.has_ended.get()
     }
@@ -360,25 +347,24 @@ impl Agent {
         let run = (self.token.clone(), self.identity());
         RUNS.fetch_sub(1, Ordering::SeqCst);
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
-        let mut leftovers = 0;
-        if reap_orphans() {
-            leftovers = sweep_project(&self.directory, &[run], Among::Orphans).0;
-            reap_orphans();
-        }
+        let leftovers = match reap_orphans() {
+            true => sweep_project(&self.directory, &[run], Among::Orphans).0,
+            false => 0,
+        };
         let exit = match waitpid(self.pid, None) {
             Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
             // Real-time signals have no name in nix; the wait has reaped the process all the same.
             _ => Exit::Signal(0),
         };
-        self.exit = Some(exit);
+        self.is_reaped = true;
         (exit, leftovers)
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if self.exit.is_none() {
+        if !self.is_reaped {
             self.finish();
         }
     }
@@ -398,6 +384,23 @@ pub fn boot_id() -> Result<&'static str, Error> {
     Ok(BOOT_ID.get_or_init(|| text.trim().to_owned()))
 }
 
+/// As [`ended`], of a child of ours, which is looked at now and then.
+fn is_dead(pid: Pid, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match waitid(Id::Pid(pid), look) {
+            Ok(WaitStatus::StillAlive) if left.is_zero() => return false,
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR) => {
+                std::thread::sleep(left.min(SLICE));
+            }
+            // Also of a death by a real-time signal, which has no name in nix.
+            _ => return true,
+        }
+    }
+}
+
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.
 fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
@@ -414,5 +417,52 @@ fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
             // Out of memory for a moment: the answer is not known, so it is not "ended".
             Err(_) => std::thread::sleep(Duration::from_millis(10).min(left)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::RUN_VARIABLE;
+
+    fn start(script: &str) -> Agent {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let (null, token) = (null.unwrap(), Token::new(Path::new("/tmp")));
+        let argv = ["sh", "-c", script].map(OsString::from);
+        let launch = Launch {
+            program: Path::new("/bin/sh"),
+            argv: &argv,
+            env: &[(OsStr::new(RUN_VARIABLE), OsStr::new(token.as_str()))],
+            directory: Path::new("/"),
+            stdin: &null,
+            stdout: &null,
+            stderr: &null,
+        };
+        Agent::spawn(&launch, &token).unwrap()
+    }
+
+    #[test]
+    fn an_agent_for_which_no_descriptor_was_free_is_awaited_and_ended_all_the_same() {
+        let mut agent = start("exit 7");
+        agent.pidfd = None;
+        assert!(agent.wait(Duration::from_secs(10)));
+        assert_eq!(agent.reap().0, Exit::Code(7));
+        let mut agent = start("/bin/sleep 600");
+        agent.pidfd = None;
+        assert!(!agent.wait(Duration::from_millis(60)));
+        agent.stop(Duration::from_secs(10));
+        assert_eq!(agent.reap().0, Exit::Signal(libc::SIGTERM));
+    }
+
+    #[test]
+    fn names_of_starts_are_never_the_same() {
+        let mut tokens: Vec<String> = (0..1000).map(|_| Token::new(Path::new("/p")).0).collect();
+        tokens.extend(std::thread::spawn(uuid).join());
+        tokens.push(uuid());
+        tokens.sort();
+        let all = tokens.len();
+        tokens.dedup();
+        assert_eq!(tokens.len(), all);
+        assert!(Token::parse(&tokens[0]).is_some() || tokens[0].len() == 36);
     }
 }

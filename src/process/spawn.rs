@@ -3,8 +3,7 @@
 
 use super::Launch;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::sys::wait::waitpid;
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use std::ffi::{CString, OsStr, c_char, c_short};
 use std::io;
@@ -12,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// The limits of open descriptors that we were started with, the soft one and the hard one.
 static GIVEN: Mutex<Option<(rlim_t, rlim_t)>> = Mutex::new(None);
@@ -25,8 +24,8 @@ pub(super) fn raise_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the program. The process, and a pidfd of it (close-on-exec, as all our descriptors).
-pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
+/// Starts the program.
+pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     // An agent must not inherit the raised limit: programs that use select() break above 1024
     // descriptors, and some close all that they may have. posix_spawn cannot set limits, so ours is
     // lowered meanwhile, which harms no other thread as long as few descriptors are in use.
@@ -38,38 +37,10 @@ pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
     }
     let spawned = posix_spawn(launch);
     if let Some((_, hard)) = lowered {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        // If that fails the agent runs all the same, and the next start tries again.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    drop(given);
-    let pid = spawned?;
-    let pidfd = pidfd_open(pid.as_raw());
-    if pidfd.is_err() {
-        // Nobody could wait for it or end it safely.
-        let _ = killpg(pid, Signal::SIGKILL);
-        let _ = waitpid(pid, None);
-    }
-    Ok((pid, pidfd?))
-}
-
-/// The signals that we ignore, or were told to ignore by who started us; those that we handle are as
-/// by default after an exec anyway. Asked once, at the first start: it changes no more after that.
-fn ignored() -> &'static libc::sigset_t {
-    static IGNORED: OnceLock<libc::sigset_t> = OnceLock::new();
-    IGNORED.get_or_init(|| {
-        let mut ignored = *SigSet::empty().as_ref();
-        for signal in 1..=libc::SIGRTMAX() {
-            let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-            // SAFETY: without a new action it only writes the present one to where it is told, and
-            // of numbers that are no signal nothing; sigaddset changes the set that is ours.
-            unsafe {
-                libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
-                if action.assume_init().sa_sigaction == libc::SIG_IGN {
-                    libc::sigaddset(&raw mut ignored, signal);
-                }
-            }
-        }
-        ignored
-    })
+    spawned
 }
 
 fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
@@ -84,7 +55,8 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let env = env.collect::<io::Result<Vec<_>>>()?;
     let (argv, env) = (pointers(&argv), pointers(&env));
     let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-    let none = SigSet::empty();
+    let flags = flags as c_short | libc::POSIX_SPAWN_SETSID as c_short;
+    let (all, none) = (SigSet::all(), SigSet::empty());
     let streams = [launch.stdin, launch.stdout, launch.stderr].map(AsRawFd::as_raw_fd);
     let mut attributes = MaybeUninit::uninit();
     let mut actions = MaybeUninit::uninit();
@@ -95,11 +67,8 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     // null, live to the end of this function, and posix_spawn does not write to them.
     let error = unsafe {
         libc::posix_spawnattr_init(attributes);
-        libc::posix_spawnattr_setflags(
-            attributes,
-            flags as c_short | libc::POSIX_SPAWN_SETSID as c_short,
-        );
-        libc::posix_spawnattr_setsigdefault(attributes, ignored());
+        libc::posix_spawnattr_setflags(attributes, flags);
+        libc::posix_spawnattr_setsigdefault(attributes, all.as_ref());
         libc::posix_spawnattr_setsigmask(attributes, none.as_ref());
         libc::posix_spawn_file_actions_init(actions);
         let mut error = libc::posix_spawn_file_actions_addchdir_np(actions, directory.as_ptr());

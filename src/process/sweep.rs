@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 const ENVIRON_MAX: usize = 2 << 20;
 /// The flag of a process that is a thread of the kernel.
 const PF_KTHREAD: u64 = 0x0020_0000;
-/// Between two looks when the first could not see everything.
-const UNSEEN_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks. An exec is over by then.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The list of the main thread's children, open, and those of them that the daemon had before it
 /// started anything.
@@ -63,7 +63,11 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
     let belongs = |pid: i32| -> io::Result<bool> {
         let stat = stat_of(pid)?;
         if stat.state == b'Z' {
-            return Ok(false);
+            // An orphan that has just died may have left others, which hang on us only now.
+            return match among {
+                Among::Orphans => Err(io::ErrorKind::WouldBlock.into()),
+                Among::Everybody => Ok(false),
+            };
         }
         if leaders.contains(&stat.group) || leaders.contains(&stat.session) {
             return Ok(true);
@@ -76,24 +80,26 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
         }
     };
     let deadline = Instant::now() + SWEEP_MAX;
-    let mut killed = 0;
-    // Round after round, since the children of what is killed appear only then.
-    loop {
+    let (mut killed, mut quiet) = (0, 0);
+    // Round after round, since the children of what is killed appear only then. Of everybody's two must
+    // be quiet, a while apart: one that forked and went while the list was read has a child that is not in
+    // it, and in the midst of an exec a process is nobody's that an ordinary user may look into.
+    let enough = if among == Among::Orphans { 1 } else { 2 };
+    while quiet < enough && Instant::now() < deadline {
+        reap_orphans();
         let (dying, unseen) = kill_all(among, &belongs);
-        if dying.is_empty() && !unseen {
-            return (killed, true);
-        }
-        if dying.is_empty() {
-            std::thread::sleep(UNSEEN_PAUSE);
-        }
         for pidfd in &dying {
             let left = deadline.saturating_duration_since(Instant::now());
             killed += u32::from(ended(pidfd, left));
         }
-        if Instant::now() >= deadline {
-            return (killed, false);
+        let is_quiet = dying.is_empty() && !unseen;
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+        if dying.is_empty() && quiet < enough {
+            std::thread::sleep(PAUSE);
         }
     }
+    reap_orphans();
+    (killed, quiet == enough)
 }
 
 /// Kills the user's processes that belong; whether some could not be looked at just now.
@@ -182,13 +188,7 @@ pub(super) fn has_members(group: i32) -> bool {
         let is_alive = |stat: Stat| stat.group == group && stat.state != b'Z';
         pid != group && stat_of(pid).is_ok_and(is_alive)
     };
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut names = entries.map(|entry| entry.file_name());
-    names.any(|name| {
-        name.to_str()
-            .and_then(|name| name.parse().ok())
-            .is_some_and(is_member)
-    })
+    everybody().is_ok_and(|pids| pids.into_iter().any(is_member))
 }
 
 /// The number of a claim's process, if it is still the very agent that was started. A claim can be

@@ -331,7 +331,7 @@ impl Worker<'_> {
                 self.say_once("unwritten", Level::Error, text);
                 self.unwritten = Some(decision);
                 // Its directories may have been replaced; where they are gone, the next try tells.
-                let _ = self.take_place();
+                let _ = self.move_in();
                 Some(Until {
                     instant: Some(Instant::now() + WRITE_PAUSE),
                     wall: None,

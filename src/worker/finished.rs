@@ -3,7 +3,7 @@
 
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files::{Dir, Durability};
+use crate::files::{self, Dir, Durability};
 use crate::job::JobId;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -45,7 +45,7 @@ impl Finished {
 
     fn known(&mut self) -> Result<&mut Vec<[u8; SIZE]>> {
         if self.known.is_none() {
-            let bytes = self.dir()?.read(&self.name, u64::MAX - 1)?;
+            let bytes = files::read_path(&self.state.join(&self.name), u64::MAX - 1)?;
             let bytes = bytes.unwrap_or_default();
             self.known = Some(bytes.as_chunks().0.to_vec());
         }

@@ -17,6 +17,7 @@ pub use orders::{Order, Orders};
 use crate::board::{Board, Closed};
 use crate::decide::{Jobs, Now, State, Step, Until, decide};
 use crate::error::{Error, Result};
+use crate::files::Signature;
 use crate::holds::Stamp;
 use crate::job::JobId;
 use crate::process;
@@ -112,6 +113,8 @@ struct Worker<'a> {
     ear: &'a Ear,
     spool: Spool,
     lock: Option<SpoolLock>,
+    /// How `state/` was when the lock was given back.
+    left: Option<Signature>,
     /// Whether claims may have been lost together with all of `state/`.
     has_lost_state: bool,
     jobs: Jobs,
@@ -182,6 +185,7 @@ impl<'a> Worker<'a> {
             ear,
             spool,
             lock,
+            left: None,
             has_lost_state,
             jobs: Jobs::default(),
             finished,
@@ -296,6 +300,7 @@ impl<'a> Worker<'a> {
             self.or_warn(taken);
         }
         self.finished.rest();
+        self.left = self.spool.state_signature().ok();
         self.lock = None;
         self.spool.rest();
         process::give_back_stack();
@@ -306,18 +311,34 @@ impl<'a> Worker<'a> {
     /// to that place, or the worker must begin anew; so it must where it had let the project go, and
     /// another daemon was quicker and left something.
     fn take_place(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            // What is open was opened for this look.
+            self.lock = Some(self.spool.lock()?);
+            let is_as_left = self.left == Some(self.spool.state_signature()?);
+            if !is_as_left && !self.spool.marks(Leftovers::Leave)?.claims.is_empty() {
+                return Err(Error::new("another monitor has left claims in it"));
+            }
+            return Ok(());
+        }
+        match self.spool.is_in_place() {
+            true => Ok(()),
+            false => self.move_in(),
+        }
+    }
+
+    /// Finds the directories anew, and takes the project there. Whatever had been told of them is looked
+    /// at anew.
+    fn move_in(&mut self) -> Result<()> {
+        self.missed = true;
         let before = self.spool.items_signature();
         self.spool.reopen()?;
-        let had_lock = self.lock.take().is_some();
+        self.lock = None;
         self.lock = Some(self.spool.lock()?);
         let now = self.spool.items_signature()?;
-        if before.is_ok_and(|before| !before.is_place_of(now)) {
-            return Err(replaced());
+        match before.is_ok_and(|before| !before.is_place_of(now)) {
+            true => Err(replaced()),
+            false => Ok(()),
         }
-        if !had_lock && !self.spool.marks(Leftovers::Leave)?.claims.is_empty() {
-            return Err(Error::new("another monitor has left claims in it"));
-        }
-        Ok(())
     }
 
     /// Nothing can be started, as the board says.

@@ -203,7 +203,7 @@ impl Worker<'_> {
         let path = path.map_or(OsStr::new(""), |(_, path)| path);
         let root = &self.spool.project().path;
         process::find_program(command[0].as_ref(), path, root)
-            .map_err(|missing| format!("cannot be started: {}", missing.why))
+            .map_err(|missing| format!("cannot be started: {}", missing))
     }
 
     /// Runs a command to its end, without the credentials of `.env`.
@@ -218,8 +218,7 @@ impl Worker<'_> {
     ) -> Result<Ran> {
         let program = self.program_of(command).map_err(Error::new)?;
         let root = self.spool.root()?;
-        let token =
-            Token::new(&root).map_err(|e| Error::io("read", Path::new("/dev/urandom"), e))?;
+        let token = Token::new(&root);
         let argv: Vec<OsString> = command.iter().map(OsString::from).collect();
         let outcome = outcome::of_claim(
             self.spool.project(),

@@ -17,9 +17,6 @@ use crate::time::Wall;
 use log::Level;
 use std::time::Duration;
 
-/// An exec is over by then.
-const SECOND_LOOK: Duration = Duration::from_millis(20);
-
 impl Worker<'_> {
     /// Takes in the claims on disk, and ends what a dead daemon left: nothing of this project may run yet.
     pub(super) fn find_claims(&mut self) -> Result<()> {
@@ -48,12 +45,7 @@ impl Worker<'_> {
         }
         if !runs.is_empty() || !broken.is_empty() || self.has_lost_state {
             let root = self.spool.root()?;
-            let sweep = || process::sweep_project(&root, &runs, Among::Everybody);
-            // Twice: what is in the midst of an exec may show no mark at the first look.
-            let (first, _) = sweep();
-            std::thread::sleep(SECOND_LOOK);
-            let (second, all_gone) = sweep();
-            let killed = first + second;
+            let (killed, all_gone) = process::sweep_project(&root, &runs, Among::Everybody);
             runs.iter().for_each(|(token, _)| remove_scratch(token));
             self.say_of_survivors(killed, all_gone);
         }

@@ -244,9 +244,8 @@ impl Worker<'_> {
     ) -> Result<Option<Until>> {
         let id = before.job_id.clone();
         let dialect = dialect(policy.agent.protocol);
-        let random = |e| Error::io("read", Path::new("/dev/urandom"), e);
-        let token = Token::new(&self.spool.root()?).map_err(random)?;
-        let opening = decide::opening(&before, policy, process::uuid().map_err(random)?);
+        let token = Token::new(&self.spool.root()?);
+        let opening = decide::opening(&before, policy, process::uuid());
         // What keeps the agent from working for anybody is found before anything is claimed.
         let credentials = match self.credentials()? {
             Ok(credentials) => credentials,
@@ -285,7 +284,7 @@ impl Worker<'_> {
         let program = match process::find_program(wanted.as_ref(), path, &project.path) {
             Ok(program) => program,
             Err(missing) => {
-                let fault = Fault::new(ErrorKind::AgentMissing, missing.why);
+                let fault = Fault::new(ErrorKind::AgentMissing, missing);
                 return Ok(self.refuse(&fault, policy));
             }
         };

@@ -238,7 +238,7 @@ fn lay_out(world: &World) -> i32 {
 
     ran(SURVIVED, "out", "some words\n");
     // It tells the project, too: where the claim is lost, that alone tells whose the survivor is.
-    let token = job_monitor::process::Token::new(&world.project.path).unwrap();
+    let token = job_monitor::process::Token::new(&world.project.path);
     let token = token.as_str();
     let pid = survivor(world, token);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

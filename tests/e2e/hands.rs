@@ -47,7 +47,7 @@ fn all_of_a_group_is_given_its_grace_also_when_a_wrapper_dies_first() {
     let space = Space::new();
     space.plain_agent(
         "cat > /dev/null\n\
-         sh -c 'trap \"sleep 1; echo saved > saved; exit\" TERM; : > ready; while :; do sleep 0.1; done' &\n\
+         sh -c 'trap \"sleep 0.3; echo saved > saved; exit\" TERM; : > ready; while :; do sleep 0.1; done' &\n\
          wait",
     );
     let project = space.project("alpha");

@@ -14,12 +14,13 @@ use std::process::Command;
 const NOBODY: u32 = 65_534;
 
 /// Whose tests run once more.
-const THEMES: [&str; 5] = [
+const THEMES: [&str; 6] = [
     "intruders::",
     "launch::",
     "mounts::",
     "processes::",
     "saving::",
+    "watching::",
 ];
 
 #[test]

@@ -439,7 +439,7 @@ fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_the_project(
     let space = Space::new();
     space.plain_agent("cat > /dev/null");
     let project = space.project("alpha");
-    let token = |place: &str| Token::new(&space.root().join(place)).unwrap();
+    let token = |place: &str| Token::new(&space.root().join(place));
     let (ours, theirs) = (token("alpha"), token("elsewhere/alpha"));
     let rows = [
         (ID, ours.as_str(), false),
@@ -473,7 +473,7 @@ fn another_user_s_process_is_not_signalled_whatever_it_shows_and_a_claim_says() 
     let space = Space::new();
     space.plain_agent("cat > /dev/null");
     let project = space.project("alpha");
-    let token = Token::new(&project.path).unwrap();
+    let token = Token::new(&project.path);
     let marks = marks("alpha", NEXT, token.as_str());
     let (mut process, start_time) = bystander(&space, Some(12345), &marks);
     let last = "job-20260101-130000-last";

@@ -59,7 +59,7 @@ pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -
     let path = variable(&env, "PATH").unwrap_or_default();
     let program = match find_program(wanted.as_ref(), path, root) {
         Ok(program) => program,
-        Err(missing) => return vec![not_found(world, &wanted, path, root, &missing.why)],
+        Err(missing) => return vec![not_found(world, &wanted, path, root, &missing)],
     };
     let shown = program.display();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
