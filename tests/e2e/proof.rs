@@ -121,7 +121,7 @@ fn a_daemon_that_ends_in_the_midst_of_a_check_repeats_the_check_and_no_agent() {
             _ => space.plain_agent("cat > prompt.$(ls | grep -c '^prompt\\.'); echo done"),
         }
         let body = "echo $$ > checked.$(ls | grep -c '^checked\\.')\n\
-                    sleep 600 & echo $! > child; while [ ! -e go ]; do sleep 0.05; done";
+                    sleep 600 & echo $! > new; mv new child; while [ ! -e go ]; do sleep 0.05; done";
         let program = space.program("check", body);
         space.set(json!({"check": [program], "on_interrupt": "rerun"}));
         let project = space.project("alpha");

@@ -120,7 +120,7 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
 fn a_node_that_dies_in_mid_job_completes_nothing() {
     let Some(stage) = Stage::new(1) else { return };
     let (space, plain) = (&stage.space, stage.space.project("plain"));
-    let claude = space.project_with("claude", json!({"agent": "claude"}));
+    let claude = space.project_with("claude", json!({"agent": "claude", "retries": 0}));
     let events = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/fixtures/claude/text.jsonl"
