@@ -298,9 +298,9 @@ impl Daemon {
             Ok((settings, warnings)) => {
                 said.extend(warnings.into_iter().map(|text| (Level::Warn, text)));
                 self.context.board.configure(Limits {
-                    slots: settings.max_parallel(),
-                    daily_budget_usd: settings.daily_budget_usd(),
-                    breaker: settings.breaker(),
+                    slots: settings.common.max_parallel,
+                    daily_budget_usd: settings.common.daily_budget_usd,
+                    breaker: settings.common.breaker,
                 });
                 if self.settings.as_ref().is_some_and(|old| *old != settings) {
                     log::info!("the settings have changed; they hold from the next start on");

@@ -881,7 +881,7 @@ mod tests {
         Policy {
             retries,
             on_interrupt,
-            ..Policy::default()
+            ..Policy::standard()
         }
     }
 
@@ -1052,7 +1052,7 @@ mod tests {
         let policy = Policy {
             check: Some(vec!["make".into(), "test".into()]),
             check_rounds: 1,
-            ..Policy::default()
+            ..Policy::standard()
         };
         let check = |exit_code| Check {
             started_at: WALL,

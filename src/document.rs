@@ -392,7 +392,7 @@ mod tests {
     fn wishes_only_tighten() {
         let mut policy = Policy {
             max_budget_usd: Some(2.0),
-            ..Policy::default()
+            ..Policy::standard()
         };
         let mute = AgentSpec {
             costs: false,

@@ -1,6 +1,9 @@
 //! The words of a project: where its spool lies, which agent serves it, within what limits.
 
+use crate::time::parse_duration;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +83,7 @@ pub struct Project {
 }
 
 /// How one talks to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Claude Code's headless mode: stream-json, sessions that we name (SPEC 6).
@@ -90,11 +93,12 @@ pub enum Protocol {
     /// `gemini -o stream-json`: sessions that we name, no costs (SPEC 6b).
     Gemini,
     /// Prompt on standard input, answer on standard output, verdict by exit status.
+    #[default]
     Plain,
 }
 
 /// An agent as the settings define it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentSpec {
     /// Its name in the settings.
     pub name: String,
@@ -123,13 +127,9 @@ impl AgentSpec {
         AgentSpec {
             name: name.to_owned(),
             command: vec![name.to_owned()],
-            args: Vec::new(),
             protocol,
-            prompt: None,
-            env: Vec::new(),
-            answer: None,
-            require_answer: false,
             costs: true,
+            ..AgentSpec::default()
         }
     }
 }
@@ -195,8 +195,9 @@ pub struct Ceiling {
     pub named: Vec<(String, f64)>,
 }
 
-/// The settings in force for one project (SPEC 2).
-#[derive(Clone, Debug, PartialEq)]
+/// The settings in force for one project (SPEC 2). [`Policy::standard`] has those that hold where nothing
+/// is said; the derived default is only where that begins.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// The agent that runs the jobs, unless a document names another.
     pub agent: AgentSpec,
@@ -246,37 +247,204 @@ pub struct Policy {
     pub usage_ceiling: Ceiling,
     /// Whether what each job changed in a git work tree is recorded.
     pub git: bool,
+    /// The most agents at once over all projects.
+    pub max_parallel: Option<usize>,
+    /// After how many jobs in a row that fail alike their agent is held; 0 = never.
+    pub breaker: usize,
 }
 
-impl Default for Policy {
+/// Settings that may stand in `config.json` only, with their defaults as one would write them.
+pub const GLOBAL_KEYS: &[(&str, &str)] =
+    &[("agents", "{}"), ("max_parallel", "null"), ("breaker", "3")];
+
+/// Settings that may stand in `config.json` and, for one project, in its entry of the registry.
+pub const KEYS: &[(&str, &str)] = &[
+    ("agent", "\"claude\""),
+    ("timeout", "\"2h\""),
+    ("silence_timeout", "\"15m\""),
+    ("grace", "\"10s\""),
+    ("linger", "\"30s\""),
+    ("settle", "\"200ms\""),
+    ("retries", "2"),
+    ("on_interrupt", "\"resume\""),
+    ("max_budget_usd", "null"),
+    ("daily_budget_usd", "null"),
+    ("gate", "null"),
+    ("check", "null"),
+    ("check_timeout", "\"15m\""),
+    ("check_rounds", "2"),
+    ("on_failure", "\"continue\""),
+    ("hours", "null"),
+    ("usage_ceiling", "null"),
+    ("git", "true"),
+    ("max_document", "\"1 MiB\""),
+    ("max_output", "\"1 GiB\""),
+    ("archive", "false"),
+    ("on_finish", "null"),
+    ("on_hold", "null"),
+];
+
+impl Policy {
     /// What holds where no setting says anything (SPEC 2).
-    fn default() -> Policy {
-        const MINUTE: Duration = Duration::from_secs(60);
-        Policy {
-            agent: AgentSpec::new("claude", Protocol::Claude),
-            agents: Arc::default(),
-            timeout: MINUTE * 120,
-            silence_timeout: Some(MINUTE * 15),
-            grace: Duration::from_secs(10),
-            linger: Duration::from_secs(30),
-            settle: Duration::from_millis(200),
-            retries: 2,
-            on_interrupt: OnInterrupt::Resume,
-            max_budget_usd: None,
-            daily_budget_usd: None,
-            max_document: 1 << 20,
-            max_output: 1 << 30,
-            archive: false,
-            on_finish: None,
-            on_hold: None,
-            gate: None,
-            check: None,
-            check_timeout: MINUTE * 15,
-            check_rounds: 2,
-            on_failure: OnFailure::Continue,
-            hours: Vec::new(),
-            usage_ceiling: Ceiling::default(),
-            git: true,
+    pub fn standard() -> Policy {
+        let mut policy = Policy::default();
+        for (key, value) in GLOBAL_KEYS.iter().skip(1).chain(KEYS) {
+            let value = serde_json::from_str(value).expect("the defaults are JSON");
+            policy.set(key, &value).expect("the defaults are sound");
         }
+        policy
     }
+
+    /// Takes in any setting but `agents`; `None` if the value is not of the setting's [`form`]. Of an
+    /// agent only the name is known here.
+    pub fn set(&mut self, key: &str, value: &Value) -> Option<()> {
+        let span = || value.as_str().and_then(parse_duration);
+        let limit = || span().filter(|span| !span.is_zero());
+        let count = || u32::try_from(value.as_u64()?).ok();
+        let money = || or_null(value, |value| value.as_f64().filter(|&usd| usd > 0.0));
+        let program = || or_null(value, command);
+        match key {
+            "agent" => self.agent = AgentSpec::new(&text(value)?, Protocol::Claude),
+            "timeout" => self.timeout = limit()?,
+            "silence_timeout" => {
+                self.silence_timeout = Some(span()?).filter(|span| !span.is_zero())
+            }
+            "grace" => self.grace = span()?,
+            "linger" => self.linger = span()?,
+            "settle" => self.settle = span()?,
+            "retries" => self.retries = count()?,
+            "on_interrupt" => self.on_interrupt = word(value)?,
+            "max_budget_usd" => self.max_budget_usd = money()?,
+            "daily_budget_usd" => self.daily_budget_usd = money()?,
+            "gate" => self.gate = program()?,
+            "check" => self.check = program()?,
+            "check_timeout" => self.check_timeout = limit()?,
+            "check_rounds" => self.check_rounds = count()?,
+            "on_failure" => self.on_failure = word(value)?,
+            "hours" => self.hours = hours(value)?,
+            "usage_ceiling" => self.usage_ceiling = ceiling(value)?,
+            "git" => self.git = value.as_bool()?,
+            "max_document" => self.max_document = size(value)?,
+            "max_output" => self.max_output = size(value)?,
+            "archive" => self.archive = value.as_bool()?,
+            "on_finish" => self.on_finish = program()?,
+            "on_hold" => self.on_hold = program()?,
+            "max_parallel" => {
+                let most = or_null(value, |_| count().filter(|&most| most > 0))?;
+                self.max_parallel = most.map(|most| most as usize);
+            }
+            "breaker" => self.breaker = count()? as usize,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// What the value of a setting must be, or that of a key of an agent or a registry entry.
+pub fn form(key: &str) -> &'static str {
+    match key {
+        "timeout" | "check_timeout" => "a duration above 0 such as \"90s\" or \"1h30m\"",
+        "silence_timeout" | "grace" | "linger" | "settle" => {
+            "a duration such as \"90s\" or \"1h30m\""
+        }
+        "retries" | "check_rounds" | "breaker" => "a whole number from 0",
+        "max_parallel" => "a whole number from 1",
+        "max_budget_usd" | "daily_budget_usd" => "an amount above 0, without quotes",
+        "on_interrupt" => "\"resume\", \"rerun\" or \"fail\"",
+        "on_failure" => "\"continue\" or \"hold\"",
+        "hours" => "a span such as \"22:00-07:00\", or a list of such",
+        "usage_ceiling" => "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
+        "max_document" | "max_output" => "a size such as \"512 KiB\" or \"1 MiB\"",
+        "git" | "archive" | "require_answer" => "true or false",
+        "gate" | "check" | "on_finish" | "on_hold" | "command" => {
+            "a list of texts, the program first"
+        }
+        "args" => "a list of texts",
+        "protocol" => "\"claude\", \"codex\", \"gemini\" or \"plain\"",
+        "prompt" => "a text that contains {content}",
+        "layout" => "\"jobs\" or \"tasks\"",
+        _ => "a text",
+    }
+}
+
+/// `null` switches off what is off by default.
+fn or_null<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Option<T>> {
+    match value {
+        Value::Null => Some(None),
+        value => read(value).map(Some),
+    }
+}
+
+/// A text that is not empty.
+pub fn text(value: &Value) -> Option<String> {
+    let is_fine = |text: &&str| !text.is_empty() && !text.contains('\0');
+    value.as_str().filter(is_fine).map(str::to_owned)
+}
+
+/// One of the words of a type.
+pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
+    T::deserialize(value).ok()
+}
+
+/// A list of arguments.
+pub fn texts(value: &Value) -> Option<Vec<String>> {
+    let item = |item: &Value| {
+        Some(
+            item.as_str()
+                .filter(|text| !text.contains('\0'))?
+                .to_owned(),
+        )
+    };
+    value.as_array()?.iter().map(item).collect()
+}
+
+/// A program and its arguments.
+pub fn command(value: &Value) -> Option<Vec<String>> {
+    texts(value).filter(|list| list.first().is_some_and(|program| !program.is_empty()))
+}
+
+/// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
+fn size(value: &Value) -> Option<u64> {
+    let bytes = match value.as_str() {
+        None => value.as_u64()?,
+        Some(text) => {
+            let (number, unit) = text.split_at(
+                text.find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(text.len()),
+            );
+            let unit = match unit.trim() {
+                "" | "B" => 1,
+                "KiB" | "K" => 1 << 10,
+                "MiB" | "M" => 1 << 20,
+                "GiB" | "G" => 1 << 30,
+                _ => return None,
+            };
+            number.parse::<u64>().ok()?.checked_mul(unit)?
+        }
+    };
+    (bytes > 0).then_some(bytes)
+}
+
+fn hours(value: &Value) -> Option<Vec<Span>> {
+    let span = |value: &Value| Span::parse(value.as_str()?);
+    match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(list) if !list.is_empty() => list.iter().map(span).collect(),
+        value => Some(vec![span(value)?]),
+    }
+}
+
+fn ceiling(value: &Value) -> Option<Ceiling> {
+    let share = |value: &Value| value.as_f64().filter(|&share| share > 0.0 && share <= 1.0);
+    let mut ceiling = Ceiling::default();
+    match value {
+        Value::Null => {}
+        Value::Object(windows) if !windows.is_empty() => {
+            for (name, value) in windows {
+                ceiling.named.push((name.clone(), share(value)?));
+            }
+        }
+        value => ceiling.every = Some(share(value)?),
+    }
+    Some(ceiling)
 }

@@ -3,8 +3,8 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::files::{self, Dir, Durability};
-use crate::project::{Layout, Policy, Project};
-use crate::settings::{self, Settings, Warnings};
+use crate::project::{Layout, Policy, Project, form, word};
+use crate::settings::{self, Settings, Warnings, wrong};
 use crate::time::Wall;
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -326,7 +326,8 @@ fn entry(name: &str, json: &str) -> Result<Entry> {
     }
     let enabled = values.get("enabled").map_or(Some(true), Value::as_bool);
     let enabled = enabled.ok_or_else(|| Error::new("its \"enabled\" is not true or false"))?;
-    let layout = settings::layout_of(&values)?;
+    let layout = values.get("layout").map_or(Some(Layout::Jobs), word);
+    let layout = layout.ok_or_else(|| wrong("layout", &format!("must be {}", form("layout"))))?;
     let registered_at = values.get("registered_at").and_then(Value::as_str);
     let registered_at = registered_at.map(str::to_owned);
     values.retain(|key, _| settings::is_setting(key));

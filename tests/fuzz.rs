@@ -451,7 +451,7 @@ fn settings_are_a_policy_that_can_be_kept_or_a_sentence() {
                 for span in [policy.timeout, policy.settle, policy.grace, policy.linger] {
                     assert!(Instant::now().checked_add(span).is_some());
                 }
-                assert_ne!(settings.max_parallel(), Some(0));
+                assert_ne!(settings.common.max_parallel, Some(0));
             }
         }
     });

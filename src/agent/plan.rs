@@ -311,7 +311,7 @@ mod tests {
         agent.env = vec![("B".into(), "agent".into())];
         Policy {
             agent,
-            ..Policy::default()
+            ..Policy::standard()
         }
     }
 

@@ -4,8 +4,9 @@ use super::Outcome;
 use super::scope::Scope;
 use crate::cli::Format;
 use crate::error::Exit;
+use crate::project::{GLOBAL_KEYS, KEYS};
 use crate::render;
-use crate::settings::{self, GLOBAL_KEYS, KEYS, Settings};
+use crate::settings::{self, Settings};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -59,14 +60,18 @@ fn lines<'a>(
 ) -> Vec<Line> {
     let line = |(key, default): &(&'static str, &'static str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");
-        let (value, from) = match (own.get(*key), settings.get(key)) {
+        let (value, from) = match (own.get(*key), settings.values.get(*key)) {
             (Some(value), _) => (value.clone(), "the project's entry"),
             (None, Some(value)) => (value.clone(), "config.json"),
             (None, None) => (default(), "default"),
         };
         // What else an agent's entry says may be secret.
         let value = match *key {
-            "agents" => settings.agents().map(|agent| agent.name.as_str()).collect(),
+            "agents" => settings
+                .agents
+                .iter()
+                .map(|agent| agent.name.as_str())
+                .collect(),
             _ => value,
         };
         Line { key, value, from }

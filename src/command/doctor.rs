@@ -364,7 +364,7 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
             records.hold_of(
                 &entry.project.name,
                 &policy,
-                settings.daily_budget_usd(),
+                settings.common.daily_budget_usd,
                 now,
             );
         }

@@ -43,7 +43,7 @@ impl Ground {
     pub(super) fn of(scope: &Scope) -> Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
-        let most = settings.as_ref().and_then(|s| s.max_parallel());
+        let most = settings.as_ref().and_then(|s| s.common.max_parallel);
         let is_busy = |entry: &&Entry| {
             let view = Spool::open(&entry.project).ok().and_then(|s| s.read_view());
             view.is_some_and(|view| view.is_processing)
@@ -126,7 +126,7 @@ impl Ground {
                 policy.agent.name.clone_from(&claim.agent);
             }
             let mut records = board::read(&scope.places.state);
-            records.hold_of(name, &policy, settings.daily_budget_usd(), now)
+            records.hold_of(name, &policy, settings.common.daily_budget_usd, now)
         });
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
         obstacles.extend(held);

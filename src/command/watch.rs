@@ -130,7 +130,10 @@ fn look(scope: &Scope, known: &mut Known, style: Style) -> Overview {
     };
     let panels: Vec<Panel> = scope.entries.iter().map(panel).collect();
     let spent = board::read(&scope.places.state).ledger.spent(None, now);
-    let budget = ground.settings.as_ref().and_then(|s| s.daily_budget_usd());
+    let budget = ground
+        .settings
+        .as_ref()
+        .and_then(|s| s.common.daily_budget_usd);
     let spent = match budget {
         Some(budget) => format!(", ${spent:.2} of ${budget:.2} today"),
         None if spent > 0.0 => format!(", ${spent:.2} today"),

@@ -44,7 +44,7 @@ pub fn policy(world: &World) -> Policy {
         on_interrupt: setting.on_interrupt,
         check: setting.check_rounds.map(|_| vec!["check".to_owned()]),
         check_rounds: setting.check_rounds.unwrap_or(0),
-        ..Policy::default()
+        ..Policy::standard()
     }
 }
 
