@@ -196,7 +196,7 @@ fn install_skills(project: &Path) -> Result<String> {
 /// The names of the projects that are meant. Also an entry that cannot be used has a name.
 fn named(registry: &Registry, which: &Which) -> Result<Vec<String>> {
     if let Which::Named(name) = which
-        && registry.has(name)
+        && registry.projects.contains_key(name)
     {
         return Ok(vec![name.clone()]);
     }
