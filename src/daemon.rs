@@ -11,7 +11,7 @@ use crate::registry::{Entry, Registry};
 use crate::service;
 use crate::settings::{self, Places, Settings};
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
-use crate::worker::{self, Context, Order, Orders};
+use crate::worker::{self, Context, Order, Orders, Post};
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -196,7 +196,7 @@ impl Daemon {
         let mut ready = false;
         let mut tick = started + TICK;
         while SIGNALS.load(Ordering::SeqCst) == 0 {
-            let is_up = |worker: &Handle| worker.orders.is_up();
+            let is_up = |worker: &Handle| worker.orders.desk().is_up;
             if !ready && (self.workers.iter().all(is_up) || started.elapsed() >= READY_MAX) {
                 ready = true;
                 service::ready();
@@ -360,14 +360,18 @@ impl Daemon {
 
     fn start(&mut self, project: Project, policy: Policy) {
         let (bell, ear) = watch::bell();
-        let orders = Arc::new(Orders::new(policy));
-        let life = {
-            let (context, orders, bell) = (self.context.clone(), orders.clone(), bell.clone());
-            let (project, main) = (project.clone(), self.bell.clone());
-            move || live(&context, &project, &orders, &bell, &ear, &main)
+        let orders = Arc::new(Orders::default());
+        orders.set_policy(&policy);
+        let post = Post {
+            context: self.context.clone(),
+            project: project.clone(),
+            orders: orders.clone(),
+            bell: bell.clone(),
+            ear,
+            main: self.bell.clone(),
         };
         let thread = std::thread::Builder::new().name(project.name.clone());
-        match thread.stack_size(STACK).spawn(life) {
+        match thread.stack_size(STACK).spawn(move || live(&post)) {
             Ok(thread) => self.workers.push(Handle {
                 project,
                 orders,
@@ -385,7 +389,7 @@ impl Daemon {
     fn bury(&mut self) -> bool {
         let left = self
             .workers
-            .extract_if(.., |worker| worker.orders.has_left());
+            .extract_if(.., |worker| worker.orders.desk().has_left);
         let left: Vec<Handle> = left.collect();
         let any = !left.is_empty();
         for worker in left {
@@ -490,41 +494,27 @@ impl Handle {
     fn look_slowly(&self) {
         let items = self.project.path.join(self.project.layout.items());
         let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
-        if !self.orders.seen().is_some_and(is_known) {
+        if !self.orders.desk().seen.is_some_and(is_known) {
             self.bell.ring(Wake::Everything);
         }
     }
 }
 
 /// A worker's thread: serves until it is told to leave, whatever mistake of ours ends a life.
-fn live(
-    context: &Context,
-    project: &Project,
-    orders: &Orders,
-    bell: &Bell,
-    ear: &Ear,
-    main: &Bell,
-) {
-    while orders.order() == Order::Serve {
-        let life = AssertUnwindSafe(|| {
-            worker::serve(context, project, orders, bell, ear, || {
-                orders.set_up();
-                main.ring(Wake::Again);
-            });
-        });
-        if catch_unwind(life).is_ok() {
+fn live(post: &Post) {
+    while post.orders.order() == Order::Serve {
+        if catch_unwind(AssertUnwindSafe(|| worker::serve(post))).is_ok() {
             break;
         }
         log::error!(
             "[{}] a mistake of the monitor's own (please report the panic above); the project is served again soon",
-            project.name
+            post.project.name
         );
-        let until = Instant::now() + PANIC_PAUSE;
-        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
+        post.rest(PANIC_PAUSE);
     }
     // The thread itself is not over before the ring is heard, and nobody would ring again.
-    orders.set_left();
-    main.ring(Wake::Again);
+    post.orders.desk().has_left = true;
+    post.main.ring(Wake::Again);
 }
 
 /// The directories whose events tell of a change of a file: its own, or the nearest that is there, and

@@ -4,7 +4,7 @@
 use crate::agent::plan::{Because, Opening};
 use crate::agent::{Fault, Sessions, Verdict, dialect};
 use crate::job::{Course, ErrorKind, JobId, Meta, Status};
-use crate::project::{AgentSpec, OnInterrupt, Policy};
+use crate::project::{AgentSpec, OnInterrupt, Policy, Protocol};
 use crate::record::{Check, Claim, Suspension};
 use crate::time::{Wall, human};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub const ILL_MAX: Duration = Duration::from_secs(24 * 3600);
 const WRITER_PAUSE: Duration = Duration::from_secs(5);
 /// For what an event will change, where the file system tells of events.
 const LONG: Duration = Duration::from_secs(600);
+/// What an interrupted job is told.
+const WENT_DOWN: &str = "the monitor or the machine went down while the job ran";
 
 /// A job that is not finished with, as its project's worker knows it: the table of states in the crate's
 /// documentation, row by row.
@@ -46,11 +48,10 @@ pub enum State {
 impl State {
     /// What a claim on disk says of a job that nobody attends.
     pub fn of(claim: Claim) -> State {
-        let claim = Box::new(claim);
-        match &claim.suspended {
-            _ if claim.checking => State::Checking(claim),
-            Some(_) => State::Suspended(claim),
-            None => State::Interrupted(claim),
+        match (claim.checking, &claim.suspended) {
+            (true, _) => State::Checking(Box::new(claim)),
+            (_, Some(_)) => State::Suspended(Box::new(claim)),
+            (_, None) => State::Interrupted(Box::new(claim)),
         }
     }
 
@@ -58,25 +59,24 @@ impl State {
     pub fn claim(&self) -> Option<&Claim> {
         match self {
             State::Waiting(_) | State::Done(_) => None,
-            State::Running(claim)
-            | State::Checking(claim)
-            | State::Interrupted(claim)
-            | State::Suspended(claim) => Some(claim),
+            State::Running(claim) | State::Checking(claim) => Some(claim),
+            State::Interrupted(claim) | State::Suspended(claim) => Some(claim),
         }
     }
 }
 
 /// How a document came into the spool, as far as an event told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arrival {
     /// Renamed in: whole at once.
     Whole,
     /// Written in place, linked, or found by a scan: whole once it has settled.
+    #[default]
     Unknown,
 }
 
 /// What is known of a waiting document.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
     arrival: Arrival,
     /// Its place in the queue when it came, from 1.
@@ -89,7 +89,6 @@ pub struct Standing {
     not_before: Option<Wall>,
     /// What it looked like when it had not settled, and since when.
     seen: Option<(Meta, Instant)>,
-    told: bool,
 }
 
 /// Whether a document counts yet.
@@ -99,7 +98,7 @@ pub enum Readiness {
     Ready,
     /// It may be whole later; it has been put off.
     NotYet,
-    /// As before, and it has been so long enough that the person should be told, once.
+    /// As before, and it has been so long enough that the person should be told.
     Overdue,
 }
 
@@ -140,6 +139,14 @@ pub struct Until {
     pub wall: Option<Wall>,
 }
 
+impl Until {
+    /// A point of the calendar, or a ring.
+    pub fn wall(wall: Option<Wall>) -> Until {
+        let instant = None;
+        Until { instant, wall }
+    }
+}
+
 /// All jobs of a project that are not finished with, in order: a cache of its directories.
 #[derive(Clone, Debug, Default)]
 pub struct Jobs {
@@ -156,11 +163,8 @@ pub struct Jobs {
 
 /// The next step. `closed` is until when no agent may be started, as the board said.
 pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
-    let mut cancelled = jobs.cancelled.iter();
-    let is_idle = |id: &&JobId| {
-        jobs.attended.as_ref() != Some(*id) && !matches!(jobs.get(id), None | Some(State::Done(_)))
-    };
-    if let Some(id) = cancelled.find(is_idle) {
+    let is_idle = |id: &&JobId| jobs.attended.as_ref() != Some(*id) && !jobs.is_over(id);
+    if let Some(id) = jobs.cancelled.iter().find(is_idle) {
         return Step::Withdraw(id.clone());
     }
     if let Some(id) = &jobs.attended {
@@ -182,17 +186,11 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     // A job that was begun keeps its place at the head, and its project waits for it.
     if let Some(claim) = jobs.begun().next().and_then(State::claim) {
         let id = claim.job_id.clone();
-        let due = claim
-            .suspended
-            .as_ref()
-            .and_then(|suspension| suspension.retry_at);
+        let due = claim.suspended.as_ref().and_then(|why| why.retry_at);
         // What is further away than any pause is due: the clock was set back.
         let is_ahead = |at: &Wall| *at > now.wall && at.since(now.wall) <= BACKOFF_MAX;
         return match (due.filter(is_ahead), closed) {
-            (wall @ Some(_), _) => Step::Wait(Until {
-                wall,
-                instant: None,
-            }),
+            (wall @ Some(_), _) => Step::Wait(Until::wall(wall)),
             (None, Some(until)) => Step::Wait(until),
             _ if claim.checking => Step::Check(id),
             _ if jobs.held.contains(&id) => Step::Wait(Until::default()),
@@ -200,9 +198,8 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
         };
     }
     match (jobs.first(now), closed) {
-        (Ok(_), Some(until)) => Step::Wait(until),
         (Ok(id), None) => Step::Start(id.clone()),
-        (Err(until), _) => Step::Wait(until),
+        (Ok(_), Some(until)) | (Err(until), _) => Step::Wait(until),
     }
 }
 
@@ -215,6 +212,11 @@ impl Jobs {
     /// The claim of a job that has one.
     pub fn claim(&self, id: &JobId) -> Option<&Claim> {
         self.get(id)?.claim()
+    }
+
+    /// Whether a job is done, or was never there.
+    pub fn is_over(&self, id: &JobId) -> bool {
+        matches!(self.get(id), None | Some(State::Done(_)))
     }
 
     /// Changes a job's state; all that is derived from it changes with it.
@@ -254,11 +256,7 @@ impl Jobs {
         let mut standing = Standing {
             arrival,
             accepted: self.len() as u64 + 1,
-            look_at: None,
-            goes_first: None,
-            not_before: None,
-            seen: None,
-            told: false,
+            ..Standing::default()
         };
         let is_new = match self.get(&id) {
             None => true,
@@ -272,17 +270,18 @@ impl Jobs {
         is_new
     }
 
-    /// Puts a waiting job off; others go before it.
-    pub fn put_off(&mut self, id: &JobId, until: Instant) {
-        if let Some(State::Waiting(standing)) = self.all.get_mut(id) {
-            standing.look_at = Some(until);
+    /// What is known of a waiting job, to put it off.
+    fn standing(&mut self, id: &JobId) -> Option<&mut Standing> {
+        match self.all.get_mut(id) {
+            Some(State::Waiting(standing)) => Some(standing),
+            _ => None,
         }
     }
 
-    /// Puts a waiting job off until the time that its document names; others go before it.
-    pub fn defer(&mut self, id: &JobId, until: Wall) {
-        if let Some(State::Waiting(standing)) = self.all.get_mut(id) {
-            standing.not_before = Some(until);
+    /// Puts a waiting job off; others go before it.
+    pub fn put_off(&mut self, id: &JobId, until: Until) {
+        if let Some(standing) = self.standing(id) {
+            (standing.look_at, standing.not_before) = (until.instant, until.wall);
         }
     }
 
@@ -292,9 +291,9 @@ impl Jobs {
         let free = self.waiting().filter(|(id, _)| !self.held.contains(*id));
         for (id, standing) in free {
             if let Some(at) = standing.not_before.filter(|at| *at > now.wall) {
-                until.wall = Some(until.wall.map_or(at, |other| other.min(at)));
+                until.wall = until.wall.into_iter().chain([at]).min();
             } else if let Some(at) = standing.look_at.filter(|at| *at > now.instant) {
-                until.instant = Some(until.instant.map_or(at, |other| other.min(at)));
+                until.instant = until.instant.into_iter().chain([at]).min();
                 if standing.goes_first.is_some_and(|end| end > now.instant) {
                     return Err(until);
                 }
@@ -346,46 +345,33 @@ impl Jobs {
         settle: Duration,
         now: Now,
     ) -> Readiness {
-        let Some(State::Waiting(standing)) = self.all.get_mut(id) else {
+        let Some(standing) = self.standing(id) else {
             return Readiness::NotYet;
         };
-        let since = match standing.seen {
-            Some((seen, since)) if seen == *meta => since,
-            _ => now.instant,
-        };
-        standing.seen = Some((*meta, since));
+        let before = standing.seen.filter(|(seen, _)| seen == meta);
+        let (_, since) = *standing.seen.insert(before.unwrap_or((*meta, now.instant)));
         let unchanged = now.instant.saturating_duration_since(since);
-        if meta.size == 0 {
-            // The event of its first write will bring it back; until then only a word is due.
-            let overdue = unchanged >= EMPTY_REPORT && !standing.told;
-            standing.told |= overdue;
-            standing.look_at = Some(match standing.told {
-                true => now.instant + LONG,
-                false => since + EMPTY_REPORT,
-            });
-            standing.goes_first = None;
-            return if overdue {
-                Readiness::Overdue
-            } else {
-                Readiness::NotYet
-            };
-        }
-        if writer {
-            // Not every file system tells when it is closed.
-            let pause = unchanged.clamp(settle.min(WRITER_PAUSE), WRITER_PAUSE);
-            standing.look_at = Some(now.instant + pause);
-            standing.goes_first = None;
-            return Readiness::NotYet;
-        }
         // A modification time of long ago settles it at once, as at the daemon's start; one of the
         // future says nothing, and then the monotonic clock decides.
         let quiet = unchanged.max(now.wall.since(meta.mtime()));
-        if standing.arrival == Arrival::Whole || quiet >= settle {
-            return Readiness::Ready;
+        let is_empty = meta.size == 0;
+        let is_overdue = is_empty && unchanged >= EMPTY_REPORT;
+        let pause = match standing.arrival {
+            // The event of its first write will bring it back; until then only a word is due.
+            _ if is_overdue => LONG,
+            _ if is_empty => EMPTY_REPORT - unchanged,
+            // Not every file system tells when it is closed.
+            _ if writer => unchanged.clamp(settle.min(WRITER_PAUSE), WRITER_PAUSE),
+            Arrival::Unknown if quiet < settle => settle - quiet,
+            _ => return Readiness::Ready,
+        };
+        standing.look_at = Some(now.instant + pause);
+        let end = standing.goes_first.unwrap_or(now.instant + settle);
+        standing.goes_first = Some(end).filter(|_| !is_empty && !writer);
+        match is_overdue {
+            true => Readiness::Overdue,
+            false => Readiness::NotYet,
         }
-        standing.look_at = Some(now.instant + (settle - quiet));
-        standing.goes_first.get_or_insert(now.instant + settle);
-        Readiness::NotYet
     }
 }
 
@@ -398,6 +384,19 @@ pub enum Next {
     Check,
     /// The job keeps its claim, and goes on later: at a time, or when nobody holds its agent.
     Suspend(Suspension),
+}
+
+fn suspension(fault: &Fault, retry_at: Option<Wall>, afresh: bool) -> Suspension {
+    Suspension {
+        kind: fault.kind,
+        error: fault.error.clone(),
+        retry_at,
+        afresh,
+    }
+}
+
+fn has_sessions(protocol: Protocol) -> bool {
+    dialect(protocol).sessions != Sessions::None
 }
 
 /// Decides what follows an attempt (SPEC 7), and counts what it costs the job. `others_answered` says
@@ -414,32 +413,23 @@ pub fn after_attempt(
         Verdict::Completed => return Next::Publish(Status::Completed),
         Verdict::Fault(fault) => fault,
     };
-    let suspend = |retry_at, afresh| {
-        Next::Suspend(Suspension {
-            kind: fault.kind,
-            error: fault.error.clone(),
-            retry_at,
-            afresh,
-        })
-    };
-    if fault.session_unknown && claim.resumed {
-        return suspend(Some(now), true);
-    }
+    let suspend = |retry_at, afresh| Some(Next::Suspend(suspension(fault, retry_at, afresh)));
+    // When it may be repeated, if it may; that costs a retry.
     let mut charge = || {
+        let at = now.plus(backoff(claim.retries));
         let has_left = claim.retries < policy.retries;
-        let pause = backoff(claim.retries);
         claim.retries += u32::from(has_left);
-        has_left.then_some(pause)
+        has_left.then_some(at)
     };
-    let has_sessions = dialect(policy.agent.protocol).sessions != Sessions::None;
     let next = match fault.kind.course() {
-        Course::Hold if !is_of_service(fault.kind) => Some(suspend(None, false)),
+        _ if fault.session_unknown && claim.resumed => suspend(Some(now), true),
+        Course::Hold if !is_of_service(fault.kind) => suspend(None, false),
         Course::Hold if others_answered && charge().is_none() => None,
-        Course::Hold => (!is_ill_too_long(claim, now)).then(|| suspend(None, false)),
+        Course::Hold => suspend(None, false).filter(|_| !is_ill_too_long(claim, now)),
         // A session that was to begin with a start that failed does not exist.
-        Course::Retry => charge().map(|pause| suspend(Some(now.plus(pause)), !claim.resumed)),
-        Course::Resume if has_sessions => {
-            charge().map(|pause| suspend(Some(now.plus(pause)), false))
+        Course::Retry => charge().and_then(|at| suspend(Some(at), !claim.resumed)),
+        Course::Resume if has_sessions(policy.agent.protocol) => {
+            charge().and_then(|at| suspend(Some(at), false))
         }
         Course::Resume | Course::End => None,
     };
@@ -451,19 +441,15 @@ pub fn after_attempt(
 
 /// Whether the service is ill, rather than closed to us: its holds have probes that tell.
 fn is_of_service(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::Network | ErrorKind::Overloaded | ErrorKind::RateLimited
-    )
+    use ErrorKind::{Network, Overloaded, RateLimited};
+    matches!(kind, Network | Overloaded | RateLimited)
 }
 
 /// When the job's last attempt but the present one ended, if it was a fault.
 pub fn fault_before(claim: &Claim) -> Option<Wall> {
-    let last = claim
-        .attempts
-        .last()
-        .filter(|last| last.error_kind.is_some())?;
-    Some(last.started_at.plus(last.duration()))
+    let last = claim.attempts.last()?;
+    let end = last.started_at.plus(last.duration());
+    last.error_kind.map(|_| end)
 }
 
 /// Whether a job met nothing but an ill service for too long.
@@ -480,85 +466,67 @@ pub fn backoff(retries: u32) -> Duration {
 }
 
 /// Decides what follows an interruption of a job whose output holds no final result, and counts it,
-/// unless a person asked for it. The fault is told where that ends the job.
+/// unless a person asked for it. The fault says so.
 pub fn after_interruption(claim: &mut Claim, policy: &Policy, now: Wall) -> (Next, Fault) {
     claim.interruptions += u32::from(!claim.stopped);
     claim.stopped = false;
-    let suspend = |afresh| {
-        Next::Suspend(Suspension {
-            kind: ErrorKind::Interrupted,
-            error: "the monitor or the machine went down while the job ran".to_owned(),
-            retry_at: Some(now),
-            afresh,
-        })
+    let count = claim.interruptions;
+    let afresh = match policy.on_interrupt {
+        _ if count > INTERRUPTIONS_MAX => None,
+        OnInterrupt::Rerun => Some(true),
+        OnInterrupt::Resume => has_sessions(claim.protocol).then_some(false),
+        OnInterrupt::Fail => None,
     };
-    let has_sessions = dialect(claim.protocol).sessions != Sessions::None;
-    let next = match policy.on_interrupt {
-        _ if claim.interruptions > INTERRUPTIONS_MAX => Next::Publish(Status::Failed),
-        OnInterrupt::Rerun => suspend(true),
-        OnInterrupt::Resume if has_sessions => suspend(false),
-        OnInterrupt::Resume | OnInterrupt::Fail => Next::Publish(Status::Failed),
+    let error = match afresh {
+        Some(_) => WENT_DOWN.to_owned(),
+        None if count > 1 => format!("{WENT_DOWN}, {count} times"),
+        None => format!("{WENT_DOWN}; job-monitor retry runs it again"),
     };
-    let error = match claim.interruptions {
-        0 | 1 => "the monitor or the machine went down while the job ran; job-monitor retry runs it again"
-            .to_owned(),
-        n => format!("the monitor or the machine went down {n} times while the job ran"),
-    };
-    (next, Fault::new(ErrorKind::Interrupted, error))
+    let fault = Fault::new(ErrorKind::Interrupted, error);
+    let suspend = |afresh| Next::Suspend(suspension(&fault, Some(now), afresh));
+    let next = afresh.map_or(Next::Publish(Status::Failed), suspend);
+    (next, fault)
 }
 
 /// What becomes of a claim whose agent never ran, because the daemon went down or the start failed: the
 /// job stands where it stood before. `None`: it waits again.
 pub fn undone(mut claim: Claim, now: Wall) -> Option<Claim> {
+    let fault = Fault::new(ErrorKind::Interrupted, WENT_DOWN);
     claim.starts -= 1;
-    claim.suspended = Some(Suspension {
-        kind: ErrorKind::Interrupted,
-        error: "the monitor or the machine went down before the job went on".to_owned(),
-        retry_at: Some(now),
-        afresh: !claim.resumed,
-    });
+    claim.suspended = Some(suspension(&fault, Some(now), !claim.resumed));
     (claim.starts > 0).then_some(claim)
+}
+
+/// The last check, if it did not succeed.
+fn failed_check(claim: &Claim) -> Option<&Check> {
+    claim.checks.last().filter(|last| last.exit_code != Some(0))
 }
 
 /// Decides what follows the check that the claim counts already. The fault is told where it did not
 /// succeed.
 pub fn after_check(claim: &Claim, policy: &Policy, now: Wall) -> (Next, Option<Fault>) {
-    let Some(check) = claim
-        .checks
-        .last()
-        .filter(|check| check.exit_code != Some(0))
-    else {
+    let Some(check) = failed_check(claim) else {
         return (Next::Publish(Status::Completed), None);
     };
     let command = policy.check.as_deref().unwrap_or_default().join(" ");
-    let said = check
-        .output
-        .trim()
-        .lines()
-        .last()
-        .map_or(String::new(), |line| format!(": {line}"));
-    let error = format!("the check `{command}` {}{said}", how(check, policy));
+    let how = how(check, policy.check_timeout);
+    let said = check.output.trim().lines().last();
+    let said = said.map_or(String::new(), |line| format!(": {line}"));
+    let error = format!("the check `{command}` {how}{said}");
+    let fault = Fault::new(ErrorKind::CheckFailed, error);
     let next = match claim.checks.len() as u64 > u64::from(policy.check_rounds) {
         true => Next::Publish(Status::Failed),
-        false => Next::Suspend(Suspension {
-            kind: ErrorKind::CheckFailed,
-            error: error.clone(),
-            retry_at: Some(now),
-            afresh: false,
-        }),
+        false => Next::Suspend(suspension(&fault, Some(now), false)),
     };
-    (next, Some(Fault::new(ErrorKind::CheckFailed, error)))
+    (next, Some(fault))
 }
 
-/// How a check ended, in words.
-fn how(check: &Check, policy: &Policy) -> String {
-    match (check.exit_code, check.signal) {
+/// How a command that was allowed so long ended, in words.
+pub fn how(ran: &Check, limit: Duration) -> String {
+    match (ran.exit_code, ran.signal) {
         (Some(code), _) => format!("failed with exit status {code}"),
-        _ if check.duration_seconds >= policy.check_timeout.as_secs_f64() => {
-            format!(
-                "was ended, since it took longer than {}",
-                human(policy.check_timeout)
-            )
+        _ if ran.duration_seconds >= limit.as_secs_f64() => {
+            format!("was ended, since it took longer than {}", human(limit))
         }
         (None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
     }
@@ -567,51 +535,42 @@ fn how(check: &Check, policy: &Policy) -> String {
 /// How the next start of a job begins: in the session of the one before, or of the job that it continues,
 /// unless there is none to go on with. `session` is the name of a new one.
 pub fn opening(claim: &Claim, policy: &Policy, session: String) -> Opening {
-    let dialect = dialect(policy.agent.protocol);
-    let old = match &claim.suspended {
-        Some(suspension) if suspension.afresh || claim.protocol != policy.agent.protocol => None,
-        _ => claim
-            .session_id
-            .clone()
-            .filter(|_| dialect.sessions != Sessions::None),
-    };
-    let failed = claim
-        .checks
-        .last()
-        .filter(|check| check.exit_code != Some(0));
+    let suspended = claim.suspended.as_ref();
+    let is_other = suspended.is_some() && claim.protocol != policy.agent.protocol;
+    let has_old = has_sessions(policy.agent.protocol)
+        && !is_other
+        && !suspended.is_some_and(|suspension| suspension.afresh);
+    let failed = failed_check(claim);
     let check = failed.map(|check| Because::Check {
         command: policy.check.as_deref().unwrap_or_default().join(" "),
-        how: how(check, policy),
+        how: how(check, policy.check_timeout),
         output: check.output.clone(),
     });
-    match (old, &claim.suspended) {
-        (None, _) => Opening::Fresh {
-            session: Some(session).filter(|_| dialect.sessions == Sessions::Chosen),
+    let Some(old) = claim.session_id.clone().filter(|_| has_old) else {
+        let sessions = dialect(policy.agent.protocol).sessions;
+        return Opening::Fresh {
+            session: matches!(sessions, Sessions::Chosen | Sessions::Proved).then_some(session),
             because: check,
-        },
-        (Some(session), None) => Opening::Resume {
-            session,
-            because: Because::Reply,
-        },
-        (Some(session), Some(suspension)) => Opening::Resume {
-            session,
-            // The agent that was sent back has not been told yet, if none ran since the check.
-            because: check
-                .filter(|_| !has_run_since(claim, failed))
-                .unwrap_or(Because::Ended(suspension.kind)),
-        },
+        };
+    };
+    let because = match suspended {
+        None => Because::Reply,
+        // The agent that was sent back has not been told yet, if none ran since the check.
+        Some(suspension) => check
+            .filter(|_| !has_run_since(claim, failed))
+            .unwrap_or(Because::Ended(suspension.kind)),
+    };
+    Opening::Resume {
+        session: old,
+        because,
     }
 }
 
 fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
-    let ran = |kind: Option<ErrorKind>| kind != Some(ErrorKind::SpawnFailed);
-    let last = claim
-        .attempts
-        .iter()
-        .rev()
-        .find(|attempt| ran(attempt.error_kind));
-    last.zip(check)
-        .is_some_and(|(last, check)| last.started_at > check.started_at)
+    let mut attempts = claim.attempts.iter().rev();
+    let ran = attempts.find(|attempt| attempt.error_kind != Some(ErrorKind::SpawnFailed));
+    ran.zip(check)
+        .is_some_and(|(ran, check)| ran.started_at > check.started_at)
 }
 
 /// The claim of a job's next start.
@@ -622,18 +581,22 @@ pub fn begun(
     run: &str,
     boot_id: &str,
 ) -> Claim {
-    let mut claim = before.clone();
-    claim.run = run.to_owned();
-    claim.boot_id = boot_id.to_owned();
-    claim.starts += 1;
-    claim.agent = agent.name.clone();
-    claim.protocol = agent.protocol;
-    (claim.resumed, claim.session_id) = match opening {
+    let (resumed, session_id) = match opening {
         Opening::Fresh { session, .. } => (false, session.clone()),
         Opening::Resume { session, .. } => (true, Some(session.clone())),
     };
-    (claim.suspended, claim.process) = (None, None);
-    claim
+    Claim {
+        run: run.to_owned(),
+        boot_id: boot_id.to_owned(),
+        starts: before.starts + 1,
+        agent: agent.name.clone(),
+        protocol: agent.protocol,
+        resumed,
+        session_id,
+        suspended: None,
+        process: None,
+        ..before.clone()
+    }
 }
 
 #[cfg(test)]
@@ -772,17 +735,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_document_never_counts_and_is_told_once_after_a_minute() {
+    fn an_empty_document_never_counts_and_is_told_after_a_minute() {
         for arrival in [Arrival::Whole, Arrival::Unknown] {
             let mut desk = Desk::new(arrival);
             let empty = meta(0, ms(0));
             assert_eq!(desk.look(&empty, false, ms(0)), Readiness::NotYet);
             assert_eq!(desk.due(), Some(EMPTY_REPORT));
             assert_eq!(desk.look(&empty, false, EMPTY_REPORT), Readiness::Overdue);
-            assert_eq!(
-                desk.look(&empty, false, 2 * EMPTY_REPORT),
-                Readiness::NotYet
-            );
             // Its first write is an event, and then everything is forgotten.
             let job = desk.job.clone();
             assert!(!desk.jobs.note(job, Arrival::Unknown));
@@ -842,7 +801,7 @@ mod tests {
         let mut jobs = Jobs::default();
         jobs.replace(ids(&["a", "b"]));
         let tomorrow = WALL.plus(Duration::from_secs(86_400));
-        jobs.defer(&id("a"), tomorrow);
+        jobs.put_off(&id("a"), Until::wall(Some(tomorrow)));
         assert_eq!(jobs.first(now), Ok(&id("b")));
         jobs.remove(&id("b"));
         let wall = Some(tomorrow);

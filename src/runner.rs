@@ -2,7 +2,7 @@
 
 use crate::agent::plan::Plan;
 use crate::agent::{
-    Case, Dialect, Ended, Ending, Fault, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
+    Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
 };
 use crate::error::{Error, Result};
 use crate::files;
@@ -226,14 +226,14 @@ pub fn read_back(
 
 impl Finished {
     /// An attempt whose process the system did not start.
-    pub fn never_ran(fault: Fault) -> Finished {
+    pub fn never_ran(verdict: Verdict) -> Finished {
         Finished {
             ended: Ended {
                 code: None,
                 signal: None,
                 by: Ending::Itself,
             },
-            verdict: Verdict::Fault(fault),
+            verdict,
             report: Report::default(),
             stderr: String::new(),
             leftovers: 0,

@@ -17,7 +17,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     name: "gemini",
     protocol: Protocol::Gemini,
     ending: "jsonl",
-    sessions: Sessions::Chosen,
+    sessions: Sessions::Proved,
     silent_on: "what it costs, and how many turns it takes",
     costs: false,
     turns: false,

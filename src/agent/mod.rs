@@ -96,6 +96,8 @@ pub enum Sessions {
     None,
     /// We do, before the start.
     Chosen,
+    /// As before, and there is one only once the service has answered in it.
+    Proved,
     /// The agent does, with its first event.
     Told,
 }

@@ -120,6 +120,15 @@ pub struct Plan<'a> {
     pub uses_scratch: bool,
 }
 
+impl Plan<'_> {
+    /// A variable of the environment.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let mut env = self.env.iter();
+        env.find(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
+    }
+}
+
 /// Name and value of an environment variable.
 pub type Variable<'a> = (&'a OsStr, &'a OsStr);
 

@@ -80,6 +80,16 @@ pub struct Fault {
     pub session_unknown: bool,
 }
 
+impl Verdict {
+    /// The fault, if there is one.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Verdict::Completed => None,
+            Verdict::Fault(fault) => Some(fault),
+        }
+    }
+}
+
 impl Fault {
     /// A fault that says nothing about limits or sessions.
     pub fn new(kind: ErrorKind, error: impl Into<String>) -> Fault {

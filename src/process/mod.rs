@@ -335,10 +335,15 @@ impl Agent {
     /// Kills what the ended process left, then reaps it. How it ended, and how many survivors
     /// there were. A process that has not ended is killed first.
     pub fn reap(mut self) -> (Exit, u32) {
-        self.finish()
+        self.finish(true)
     }
 
-    fn finish(&mut self) -> (Exit, u32) {
+    /// Reaps the ended process, and leaves alone what it started. How it ended.
+    pub fn leave(mut self) -> Exit {
+        self.finish(false).0
+    }
+
+    fn finish(&mut self, sweeps: bool) -> (Exit, u32) {
         if !self.wait(Duration::ZERO) {
             let _ = killpg(self.pid, Signal::SIGKILL);
             self.wait(SWEEP_MAX);
@@ -347,7 +352,7 @@ impl Agent {
         let run = (self.token.clone(), self.identity());
         RUNS.fetch_sub(1, Ordering::SeqCst);
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
-        let leftovers = match reap_orphans() {
+        let leftovers = match reap_orphans() && sweeps {
             true => sweep_project(&self.directory, &[run], Among::Orphans).0,
             false => 0,
         };
@@ -365,7 +370,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.is_reaped {
-            self.finish();
+            self.finish(true);
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::spool::{Leftovers, Look, Mark, Spool};
 use crate::watch::Wake;
 use log::Level;
 use std::sync::PoisonError;
-use std::time::Instant;
 
 /// So many new documents, or entries that are none, of one scan are named in the log; of more, only the
 /// number is told.
@@ -20,42 +19,46 @@ impl Worker<'_> {
         if self.is_watched && self.spool.is_remote() {
             return;
         }
-        let path = self.spool.items_path();
-        let watcher = self.context.watcher.lock();
+        let (path, post) = (self.spool.items_path(), self.post);
+        let watcher = post.context.watcher.lock();
         let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
-        let watched = watcher.watch(&path, self.bell, Spool::is_of_interest);
+        let watched = watcher.watch(&path, &post.bell, Spool::is_of_interest);
         drop(watcher);
         self.is_watched = watched.is_ok();
+        let path = path.display();
         match watched {
-            Ok(()) => {
-                let text = format!("Observer started for '{}': {}", self.name(), path.display());
-                self.say_once("observer", Level::Info, text);
+            Ok(()) if self.told.insert("observer") => {
+                let line = format!("Observer started for '{}': {path}", self.name());
+                self.lines.push((Level::Info, line));
             }
+            Ok(()) => {}
             Err(error) => {
+                let why = crate::watch::reason(&error);
                 let text = format!(
-                    "{} cannot be watched: {}; it is looked at once a minute instead",
-                    path.display(),
-                    crate::watch::reason(&error)
+                    "{path} cannot be watched: {why}; it is looked at once a minute instead"
                 );
                 self.say_once("watch", Level::Warn, text);
             }
         }
     }
 
-    /// Takes in what has been rung; with `wait`, waits for a ring until then. Where that fails, the names
-    /// are gone from the bell, so the next look is at everything.
-    pub(super) fn hear(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
-        let heard = self.take_in(wait);
+    /// Takes in what has been rung, `first` before all. Where that fails, the names are gone from the bell,
+    /// so the next look is at everything.
+    pub(super) fn hear(&mut self, first: Option<Wake>) -> Result<()> {
+        let heard = self.take_in(first);
         self.missed |= heard.is_err();
+        // A decision that is not on disk yet outlasts trouble with the directories.
+        if self.unwritten.is_some() {
+            return Ok(());
+        }
         heard
     }
 
-    fn take_in(&mut self, wait: Option<Option<Instant>>) -> Result<()> {
-        let first = wait.and_then(|until| self.ear.wait(until));
+    fn take_in(&mut self, first: Option<Wake>) -> Result<()> {
         let mut everything = std::mem::take(&mut self.missed);
         let mut poked = false;
         let mut looks = Vec::new();
-        let ear = self.ear;
+        let ear = &self.post.ear;
         for wake in first.into_iter().chain(ear.pending()) {
             // Whatever closed the project may have been lifted since it was asked.
             self.closed = None;
@@ -102,28 +105,25 @@ impl Worker<'_> {
                 None => queued.push(id),
             }
         }
-        let before = std::mem::take(&mut self.odd);
-        odd.retain(|(name, what)| {
-            self.odd.insert(name.clone(), what.clone());
-            !before.contains_key(name)
-        });
-        for (name, what) in odd.iter().take(NAMED_MAX) {
-            self.say_odd(name, what);
-        }
-        self.say_more("More entries are left alone", odd.len());
-        for id in queued.iter().take(NAMED_MAX) {
-            self.say_queued(id);
-        }
-        self.say_more("More jobs queued", queued.len());
+        let before = std::mem::replace(&mut self.odd, odd.iter().cloned().collect());
+        odd.retain(|(name, _)| !before.contains_key(name));
+        self.say_some(
+            "More entries are left alone",
+            &odd,
+            |worker, (name, what)| {
+                worker.say_odd(name, what);
+            },
+        );
+        self.say_some("More jobs queued", &queued, Worker::say_queued);
         self.view.stale = true;
         self.look_at_marks()
     }
 
-    fn say_more(&mut self, what: &str, all: usize) {
-        if let more @ 1.. = all.saturating_sub(NAMED_MAX) {
+    fn say_some<T>(&mut self, more: &str, all: &[T], say: fn(&mut Self, &T)) {
+        all.iter().take(NAMED_MAX).for_each(|one| say(self, one));
+        if let rest @ 1.. = all.len().saturating_sub(NAMED_MAX) {
             let size = self.jobs.len();
-            let text = format!("[{}] {what}: {more} (queue size: {size})", self.name());
-            self.say(Level::Info, text);
+            self.info(format!("{more}: {rest} (queue size: {size})"));
         }
     }
 
@@ -136,9 +136,9 @@ impl Worker<'_> {
                 return Ok(());
             }
             Look::Nothing => {
-                if let Some(id) = JobId::parse(name)
-                    && matches!(self.jobs.get(&id), Some(State::Waiting(_)))
-                {
+                let id = JobId::parse(name);
+                let is_waiting = |id: &JobId| matches!(self.jobs.get(id), Some(State::Waiting(_)));
+                if let Some(id) = id.filter(is_waiting) {
                     self.jobs.remove(&id);
                     self.view.stale = true;
                     self.say_gone(&id)?;
@@ -146,8 +146,9 @@ impl Worker<'_> {
                 return Ok(());
             }
         };
-        let known = self.jobs.get(&id).is_some();
-        if let Some(what) = if known { None } else { self.objection(&id)? } {
+        if self.jobs.get(&id).is_none()
+            && let Some(what) = self.objection(&id)?
+        {
             self.tell_of_oddity(name, &what);
             return Ok(());
         }
@@ -165,22 +166,18 @@ impl Worker<'_> {
 
     /// Why a document that looks like a new job is none.
     fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
-        if self.finished.has(id)? {
-            return Ok(Some(format!(
+        Ok(self.finished.has(id)?.then(|| {
+            format!(
                 "it was finished once, and its result is gone; job-monitor retry {id} runs it again"
-            )));
-        }
-        Ok(None)
+            )
+        }))
     }
 
     /// A document that waited is gone.
     fn say_gone(&mut self, id: &JobId) -> Result<()> {
         match self.spool.has_result(id)? {
             true => self.say_foreign(id),
-            false => {
-                let text = format!("[{}] Job withdrawn: {id}.md", self.name());
-                self.say(Level::Info, text);
-            }
+            false => self.info(format!("Job withdrawn: {id}.md")),
         }
         Ok(())
     }
@@ -188,33 +185,32 @@ impl Worker<'_> {
     /// Takes the marks in. Those of jobs that are done, or were never there, are swept.
     pub(super) fn look_at_marks(&mut self) -> Result<()> {
         let marks = self.spool.marks(Leftovers::Leave)?;
-        (self.jobs.cancelled, self.jobs.held) = (marks.cancelled, marks.held);
+        (self.jobs.cancelled, self.jobs.held) = (marks.cancelled.clone(), marks.held.clone());
         self.view.stale = true;
-        let idle = |id: &&JobId| matches!(self.jobs.get(id), None | Some(State::Done(_)));
-        let idle: Vec<JobId> = self.jobs.cancelled.iter().filter(idle).cloned().collect();
-        for id in idle {
-            // It may have come before the event of its document.
-            self.look_at(&id.file_name(), false)?;
-            if matches!(self.jobs.get(&id), None | Some(State::Done(_))) {
+        for id in marks.cancelled {
+            if self.jobs.is_over(&id) {
+                // It may have come before the event of its document.
+                self.look_at(&id.file_name(), false)?;
+            }
+            if self.jobs.is_over(&id) {
                 self.spool.unmark(&id, Mark::Cancel)?;
                 self.jobs.cancelled.remove(&id);
             }
         }
-        let idle = |id: &&JobId| self.jobs.get(id).is_none();
-        let idle: Vec<JobId> = self.jobs.held.iter().filter(idle).cloned().collect();
-        for id in idle {
-            if self.spool.has_result(&id)? {
+        for id in marks.held {
+            if self.jobs.get(&id).is_none() && self.spool.has_result(&id)? {
                 self.spool.unmark(&id, Mark::Hold)?;
                 self.jobs.held.remove(&id);
             }
         }
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
-            let policy = self.orders.policy();
+            let policy = self.post.orders.policy();
             let claim = self.jobs.claim(&id);
-            let agent = claim.map_or(policy.agent.name.clone(), |claim| claim.agent.clone());
+            let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
             let of = Some((self.name(), agent.as_str()));
-            let lifted = self.context.board.change(|holds, _| holds.release(of));
+            let board = &self.post.context.board;
+            let lifted = board.change(|holds, _| holds.release(of));
             self.say_lifted(lifted, "released by hand");
         }
         Ok(())

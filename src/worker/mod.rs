@@ -26,13 +26,13 @@ use crate::record::{Claim, Outcome};
 use crate::settings::Places;
 use crate::spool::{Leftovers, Spool, SpoolLock};
 use crate::time::Wall;
-use crate::watch::{Bell, Ear, Watcher};
+use crate::watch::{Bell, Ear, Wake, Watcher};
 use finished::Finished;
 use log::Level;
 use say::View;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is noticed.
@@ -43,7 +43,7 @@ const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Until a view that could not be written is tried again.
 const VIEW_RETRY: Duration = Duration::from_secs(5);
 
-/// What every worker is given.
+/// What all workers share.
 #[derive(Debug)]
 pub struct Context {
     /// Where settings and credentials are.
@@ -56,72 +56,86 @@ pub struct Context {
     pub environment: Vec<(OsString, OsString)>,
 }
 
+/// What one worker is given.
+#[derive(Debug)]
+pub struct Post {
+    /// What all workers share.
+    pub context: Arc<Context>,
+    /// The project to serve.
+    pub project: Project,
+    /// What the main thread wants.
+    pub orders: Arc<Orders>,
+    /// For the watcher and the board.
+    pub bell: Bell,
+    /// The other end of that bell.
+    pub ear: Ear,
+    /// The main thread's bell.
+    pub main: Bell,
+}
+
 /// A worker thread's life: serves the project until told to leave. Trouble with the project's directories
 /// is told once and waited out; nothing is made in place of a missing project.
-pub fn serve(
-    context: &Context,
-    project: &Project,
-    orders: &Orders,
-    bell: &Bell,
-    ear: &Ear,
-    ready: impl FnOnce(),
-) {
+pub fn serve(post: &Post) {
+    let Post {
+        project, orders, ..
+    } = post;
     let mut told = String::new();
     let mut pause = TROUBLE_PAUSE;
-    let mut ready = Some(ready);
-    context.board.join(&project.name, bell);
+    post.context.board.join(&project.name, &post.bell);
     while orders.order() == Order::Serve {
         let mut is_in_order = false;
-        let outcome = Worker::open(context, project, orders, bell, ear).and_then(|mut worker| {
-            worker.begin()?;
-            if let Some(ready) = ready.take() {
-                ready();
-            }
+        let ran = Worker::open(post).and_then(|mut worker| {
+            post.set_up();
             let ran = worker.run();
             is_in_order = worker.is_in_order;
             ran
         });
-        let Err(error) = outcome else { break };
+        let Err(error) = ran else { break };
+        post.set_up();
         if is_in_order {
             told.clear();
             pause = TROUBLE_PAUSE;
         }
-        if let Some(ready) = ready.take() {
-            ready();
-        }
-        let text = error.to_string();
+        let (name, text) = (&project.name, error.to_string());
         if text != told {
-            log::error!(
-                "[{}] the project is unavailable: {text}; trying again",
-                project.name
-            );
+            log::error!("[{name}] the project is unavailable: {text}; trying again");
             told = text;
         }
-        // A ring may mean that the trouble is over, but must not make us spin.
-        let until = Instant::now() + pause;
-        while orders.order() == Order::Serve && ear.wait(Some(until)).is_some() {}
+        post.rest(pause);
         pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
     }
-    context.board.leave(&project.name);
+    post.context.board.leave(&project.name);
+}
+
+impl Post {
+    /// The worker has looked at its project, or found that it cannot.
+    fn set_up(&self) {
+        if !std::mem::replace(&mut self.orders.desk().is_up, true) {
+            self.main.ring(Wake::Again);
+        }
+    }
+
+    /// After trouble. A ring may mean that it is over, but must not make us spin.
+    pub fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while self.orders.order() == Order::Serve && self.ear.wait(Some(until)).is_some() {}
+    }
 }
 
 /// A project being served.
 struct Worker<'a> {
-    context: &'a Context,
-    orders: &'a Orders,
-    bell: &'a Bell,
-    ear: &'a Ear,
+    post: &'a Post,
     spool: Spool,
     lock: Option<SpoolLock>,
     /// How `state/` was when the lock was given back.
     left: Option<Signature>,
-    /// Whether claims may have been lost together with all of `state/`.
-    has_lost_state: bool,
     jobs: Jobs,
     /// What was finished once, though its result may be gone.
     finished: Finished,
     /// A decision that is not on disk yet; until it is, nothing is started.
     unwritten: Option<Decision>,
+    /// The text that runs, as long as no copy of it is kept.
+    unkept: Option<Vec<u8>>,
     /// Until when no agent and no check may be started.
     closed: Option<Until>,
     /// The files that the latest start used, as they were before it.
@@ -145,51 +159,36 @@ impl Drop for Worker<'_> {
     fn drop(&mut self) {
         // What was not urgent, before trouble came, was true all the same.
         self.write_lines();
-        self.orders.set_seen(None);
-        let watcher = self.context.watcher.lock();
+        self.post.orders.desk().seen = None;
+        let watcher = self.post.context.watcher.lock();
         watcher
             .unwrap_or_else(PoisonError::into_inner)
             .unwatch(&self.spool.items_path());
     }
 }
 
-/// A decision that was taken and must reach the disk, with what the attempt cost that led to it, in US
-/// dollars: that is counted once the decision is there, since before it would be taken again.
-struct Decision {
-    what: Written,
-    cost_usd: f64,
-}
-
-/// What is written of a decision.
-enum Written {
+/// A decision that was taken and must reach the disk.
+enum Decision {
     Result(Box<Outcome>),
     Claim(Box<Claim>),
 }
 
 impl<'a> Worker<'a> {
-    fn open(
-        context: &'a Context,
-        project: &Project,
-        orders: &'a Orders,
-        bell: &'a Bell,
-        ear: &'a Ear,
-    ) -> Result<Worker<'a>> {
-        let spool = Spool::open(project)?;
+    /// Takes the project for this daemon, ends what a dead one left, and looks at everything.
+    fn open(post: &'a Post) -> Result<Worker<'a>> {
+        let spool = Spool::open(&post.project)?;
         let has_lost_state = spool.has_lost_state()?;
         let lock = Some(spool.lock()?);
-        let finished = Finished::of(&context.places.state, &spool.root()?);
-        Ok(Worker {
-            context,
-            orders,
-            bell,
-            ear,
+        let finished = Finished::of(&post.context.places.state, &spool.root()?);
+        let mut worker = Worker {
+            post,
             spool,
             lock,
             left: None,
-            has_lost_state,
             jobs: Jobs::default(),
             finished,
             unwritten: None,
+            unkept: None,
             closed: None,
             used: Vec::new(),
             is_watched: false,
@@ -199,24 +198,17 @@ impl<'a> Worker<'a> {
             odd: BTreeMap::new(),
             lines: Vec::new(),
             view: View::NONE,
-        })
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        self.find_claims()?;
-        self.look_at_everything(Leftovers::Remove)
+        };
+        worker.find_claims(has_lost_state)?;
+        worker.look_at_everything(Leftovers::Remove)?;
+        Ok(worker)
     }
 
     /// Serves the project until it is told to leave.
     fn run(&mut self) -> Result<()> {
         while !self.is_to_leave() {
-            // A decision that is not on disk yet outlasts trouble with the directories.
-            let heard = self.hear(None);
-            if self.unwritten.is_none() {
-                heard?;
-            }
-            let waits = self.step()?;
-            let Some(until) = waits else {
+            self.hear(None)?;
+            let Some(until) = self.step()? else {
                 self.refresh_view();
                 continue;
             };
@@ -227,17 +219,13 @@ impl<'a> Worker<'a> {
             }
             // The last view before a long sleep must not be the one that failed.
             let view = self.view.stale.then(|| Instant::now() + VIEW_RETRY);
-            let wall = Wall::now();
-            let calendar = until
-                .wall
-                .map(|at| Instant::now() + at.since(wall).min(WALL_PIECE));
+            let pause = |at: Wall| at.since(Wall::now()).min(WALL_PIECE);
+            let calendar = until.wall.map(|at| Instant::now() + pause(at));
             let until = [until.instant, calendar, view].into_iter().flatten().min();
             if !self.is_to_leave() {
-                let heard = self.hear(Some(until));
+                let first = self.post.ear.wait(until);
                 self.closed = None;
-                if self.unwritten.is_none() {
-                    heard?;
-                }
+                self.hear(first)?;
             }
         }
         if let Some(decision) = self.unwritten.take() {
@@ -250,7 +238,7 @@ impl<'a> Worker<'a> {
     /// Whether to leave now. A job is let end only when what was decided of it is on disk, and told.
     fn is_to_leave(&self) -> bool {
         let is_ending = |state: &State| matches!(state, State::Done(_) | State::Checking(_));
-        match self.orders.order() {
+        match self.post.orders.order() {
             Order::Serve => false,
             Order::Drain if self.unwritten.is_some() => false,
             Order::Drain => self.closed.is_some() || !self.jobs.begun().any(is_ending),
@@ -265,13 +253,10 @@ impl<'a> Worker<'a> {
         }
         match decide(&self.jobs, self.closed, now()) {
             Step::Withdraw(id) => Ok(self.withdraw(&id)),
-            Step::Tell(id) => {
-                self.tell(&id);
-                Ok(None)
-            }
-            Step::Recover(id) => self.recover(id),
-            Step::Check(id) => self.check(id),
-            Step::Start(id) => self.start(id),
+            Step::Tell(id) => self.tell(&id),
+            Step::Recover(id) => self.recover(&id),
+            Step::Check(id) => self.check(&id),
+            Step::Start(id) => self.start(&id),
             Step::Wait(until) => {
                 if self.closed.is_none() {
                     self.set_hold(None);
@@ -291,13 +276,11 @@ impl<'a> Worker<'a> {
         }
         if self.finished.is_new {
             let mut ids = Vec::new();
-            let taken = self
-                .spool
-                .finished(&mut |id, _| ids.extend(JobId::exact(id)));
+            let mut each = |id: &str, _| ids.extend(JobId::exact(id));
+            let taken = self.spool.finished(&mut each);
             ids.sort_unstable();
             let taken = taken.and_then(|()| self.finished.add(&ids));
-            self.finished.is_new = taken.is_err();
-            self.or_warn(taken);
+            self.finished.is_new = self.or_warn(taken).is_none();
         }
         self.finished.rest();
         self.left = self.spool.state_signature().ok();
@@ -345,10 +328,7 @@ impl<'a> Worker<'a> {
     fn close(&mut self, closed: Closed) {
         self.announce(closed.news);
         self.set_hold(closed.hold.map(|hold| hold.view(Wall::now())));
-        self.closed = Some(Until {
-            instant: None,
-            wall: closed.until,
-        });
+        self.closed = Some(Until::wall(closed.until));
     }
 }
 
@@ -358,8 +338,6 @@ fn replaced() -> Error {
 
 /// Both clocks, for the decisions.
 fn now() -> Now {
-    Now {
-        instant: Instant::now(),
-        wall: Wall::now(),
-    }
+    let (instant, wall) = (Instant::now(), Wall::now());
+    Now { instant, wall }
 }

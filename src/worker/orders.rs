@@ -20,24 +20,23 @@ pub enum Order {
 #[derive(Debug, Default)]
 pub struct Orders(Mutex<Desk>);
 
+/// What lies between the main thread and a worker.
 #[derive(Debug, Default)]
-struct Desk {
+pub struct Desk {
     order: Order,
     policy: Arc<Policy>,
-    is_up: bool,
-    has_left: bool,
-    seen: Option<Signature>,
+    /// Whether the worker has looked at its project, or found that it cannot.
+    pub is_up: bool,
+    /// Whether the worker's thread is about to end.
+    pub has_left: bool,
+    /// The documents' directory as it was when the worker had taken in all that it heard of it;
+    /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
+    pub seen: Option<Signature>,
 }
 
 impl Orders {
-    /// Orders to serve.
-    pub fn new(policy: Policy) -> Orders {
-        let orders = Orders::default();
-        orders.set_policy(&policy);
-        orders
-    }
-
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    /// The desk, for as long as its owner looks at it.
+    pub fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,36 +68,5 @@ impl Orders {
     /// What holds from the next start on.
     pub fn policy(&self) -> Arc<Policy> {
         self.desk().policy.clone()
-    }
-
-    /// Whether the worker has looked at its project, or found that it cannot.
-    pub fn is_up(&self) -> bool {
-        self.desk().is_up
-    }
-
-    /// The worker has looked at its project, or found that it cannot.
-    pub fn set_up(&self) {
-        self.desk().is_up = true;
-    }
-
-    /// Whether the worker's thread is about to end.
-    pub fn has_left(&self) -> bool {
-        self.desk().has_left
-    }
-
-    /// The worker's thread is about to end.
-    pub fn set_left(&self) {
-        self.desk().has_left = true;
-    }
-
-    /// The documents' directory as it was when the worker had taken in all that it heard of it;
-    /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
-    pub fn seen(&self) -> Option<Signature> {
-        self.desk().seen
-    }
-
-    /// Says what was seen.
-    pub fn set_seen(&self, items: Option<Signature>) {
-        self.desk().seen = items;
     }
 }

@@ -1,14 +1,15 @@
 //! What a worker says: lines of the log, written when nothing is more urgent, and the view of the queue
 //! that the commands show.
 
-use super::{Worker, hook};
+use super::Worker;
 use crate::decide::State;
+use crate::error::Result;
 use crate::holds::{Hold, Kind, Own};
 use crate::job::{JobId, Name};
 use crate::record::{Claim, HoldView, QueueView};
 use crate::time::Wall;
 use log::Level;
-use std::ffi::OsStr;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// The view is written at most so often, and at most a fiftieth of the time is spent on it.
@@ -20,7 +21,7 @@ pub(super) struct View {
     pub(super) stale: bool,
     written: Option<Instant>,
     pause: Duration,
-    pub(super) hold: Option<HoldView>,
+    hold: Option<HoldView>,
 }
 
 impl View {
@@ -46,101 +47,81 @@ impl Worker<'_> {
     pub(super) fn announce(&mut self, hold: Option<Hold>) {
         let Some(hold) = hold else { return };
         let now = Wall::now();
-        let until = hold
-            .until
-            .map_or(String::new(), |at| format!("; until {}", at.short(now)));
-        self.say(
-            Level::Warn,
-            format!("[{}] {}{until}", self.name(), hold.sentence()),
-        );
-        let policy = self.orders.policy();
+        let until = |at: Wall| format!("; until {}", at.short(now));
+        let until = hold.until.map_or(String::new(), until);
+        self.warn(format!("{}{until}", hold.sentence()));
+        let policy = self.post.orders.policy();
         let is_quiet = matches!(hold.kind, Kind::Own(Own::Hours | Own::Gate));
-        let Some(command) = policy.on_hold.as_ref().filter(|_| !is_quiet) else {
-            return;
-        };
-        let until = hold.until.map_or(String::new(), |at| at.to_string());
-        let told = [
-            ("JOB_MONITOR_AGENT", hold.agent.clone().unwrap_or_default()),
-            ("JOB_MONITOR_HOLD", hold.kind.as_str().to_owned()),
-            ("JOB_MONITOR_REASON", hold.reason.clone()),
-            ("JOB_MONITOR_UNTIL", until),
-        ];
-        self.run_hook("on_hold", command, &told);
-    }
-
-    /// Runs a command of the person's.
-    pub(super) fn run_hook(&mut self, name: &str, command: &[String], told: &[(&str, String)]) {
-        self.write_lines();
-        let told: Vec<(&str, &OsStr)> = told
-            .iter()
-            .map(|(name, value)| (*name, OsStr::new(value)))
-            .collect();
-        self.spool.rest();
-        // Where the directory is not what the registry says, what is there now is another's.
-        let ran = self
-            .spool
-            .root()
-            .map_err(|error| error.to_string())
-            .and_then(|_| {
-                let stop = || self.orders.order() == super::Order::Stop;
-                hook::run(
-                    command,
-                    self.spool.project(),
-                    &self.context.environment,
-                    &told,
-                    stop,
-                )
-            });
-        if let Err(what) = ran {
-            self.say(Level::Warn, format!("[{}] {name}: {what}", self.name()));
+        if let Some(command) = policy.on_hold.as_ref().filter(|_| !is_quiet) {
+            let kind = hold.kind.as_str().to_owned();
+            let until = hold.until.map_or(String::new(), |at| at.to_string());
+            let told = vec![
+                ("JOB_MONITOR_AGENT", hold.agent.unwrap_or_default()),
+                ("JOB_MONITOR_HOLD", kind),
+                ("JOB_MONITOR_REASON", hold.reason),
+                ("JOB_MONITOR_UNTIL", until),
+            ];
+            self.run_hook("on_hold", command, told);
         }
     }
 
     pub(super) fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
         for hold in lifted {
-            let text = format!(
-                "[{}] the hold of {} is lifted: {why}",
-                self.name(),
-                hold.whom()
-            );
-            self.say(Level::Info, text);
+            self.info(format!("the hold of {} is lifted: {why}", hold.whom()));
         }
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.spool.project().name
+        &self.post.project.name
     }
 
     /// Keeps a line until nothing more urgent is to be done.
-    pub(super) fn say(&mut self, level: Level, text: String) {
-        self.lines.push((level, text));
+    pub(super) fn say(&mut self, level: Level, text: impl Display) {
+        let line = format!("[{}] {text}", self.name());
+        self.lines.push((level, line));
+    }
+
+    pub(super) fn info(&mut self, text: impl Display) {
+        self.say(Level::Info, text);
+    }
+
+    pub(super) fn warn(&mut self, text: impl Display) {
+        self.say(Level::Warn, text);
     }
 
     /// Says what lasts, once; whoever ends it takes the key out of `told`.
-    pub(super) fn say_once(&mut self, key: &'static str, level: Level, text: String) {
+    pub(super) fn say_once(&mut self, key: &'static str, level: Level, text: impl Display) {
         if self.told.insert(key) {
             self.say(level, text);
         }
     }
 
+    /// Says what is the matter where that changes nothing for the job.
+    pub(super) fn or_warn<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.warn(error)).ok()
+    }
+
+    /// As [`Worker::or_warn`], once as long as it lasts; whether all is well.
+    pub(super) fn is_well(&mut self, key: &'static str, result: &Result<()>) -> bool {
+        match result {
+            Ok(()) => drop(self.told.remove(key)),
+            Err(error) => self.say_once(key, Level::Warn, error),
+        }
+        result.is_ok()
+    }
+
     pub(super) fn say_queued(&mut self, id: &JobId) {
         let size = self.jobs.len();
-        self.say(
-            Level::Info,
-            format!("[{}] Job queued: {id}.md (queue size: {size})", self.name()),
-        );
+        self.info(format!("Job queued: {id}.md (queue size: {size})"));
     }
 
     /// A result ends its job whoever wrote it: it may have been restored, and then the job was done once.
     /// Whoever else can write there could have removed the document, too.
     pub(super) fn say_foreign(&mut self, id: &JobId) {
-        let text = format!(
-            "[{}] {id}.md has a result that this monitor did not write, so it is not run; \
-             job-monitor retry {id} runs it",
-            self.name()
-        );
         self.view.stale = true;
-        self.say(Level::Warn, text);
+        self.warn(format!(
+            "{id}.md has a result that this monitor did not write, so it is not run; job-monitor retry {id} runs it"
+        ));
     }
 
     /// Says once what is wrong with an entry of the spool.
@@ -152,13 +133,11 @@ impl Worker<'_> {
     }
 
     pub(super) fn say_odd(&mut self, name: &str, what: &str) {
-        if Name::of(name, self.spool.layout()) == Name::Other {
-            // Nobody meant it for a job; only the queue shows it.
-            return;
+        // What nobody meant for a job is only shown by the queue.
+        if Name::of(name, self.spool.layout()) != Name::Other {
+            let path = self.spool.items_path().join(name);
+            self.warn(format!("{} is left alone: {what}", path.display()));
         }
-        let path = self.spool.items_path().join(name);
-        let text = format!("[{}] {} is left alone: {what}", self.name(), path.display());
-        self.say(Level::Warn, text);
     }
 
     pub(super) fn write_lines(&mut self) {
@@ -184,22 +163,22 @@ impl Worker<'_> {
         }
     }
 
-    pub(super) fn write_view(&mut self) {
+    fn write_view(&mut self) {
         let started = Instant::now();
-        let (running, begun): (Vec<&Claim>, Vec<&Claim>) = self
-            .jobs
-            .begun()
-            .filter_map(State::claim)
-            .partition(|claim| self.jobs.attended.as_ref() == Some(&claim.job_id));
+        let attended = self.jobs.attended.as_ref();
+        let begun = self.jobs.begun().filter_map(State::claim);
+        let (running, begun): (Vec<&Claim>, Vec<&Claim>) =
+            begun.partition(|claim| attended == Some(&claim.job_id));
         let running = running.first().copied();
         let shown = running.or(begun.first().copied());
-        let begun = begun.iter().map(|claim| claim.job_id.file_name());
-        let waiting = self.jobs.waiting().map(|(id, _)| id.file_name());
-        let waiting: Vec<String> = begun.chain(waiting).collect();
+        let begun = begun.iter().map(|claim| &claim.job_id);
+        let waiting = begun.chain(self.jobs.waiting().map(|(id, _)| id));
+        let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items_signature().ok();
-        let items = items.filter(|_| self.ear.is_quiet());
+        let items = items.filter(|_| self.post.ear.is_quiet());
         let is_told = self.is_watched && !self.spool.is_remote();
-        self.orders.set_seen(items.filter(|_| is_told));
+        self.post.orders.desk().seen = items.filter(|_| is_told);
+        let odd = self.odd.iter();
         let view = QueueView {
             project: self.name().to_owned(),
             queue_size: waiting.len(),
@@ -210,31 +189,17 @@ impl Worker<'_> {
             attempt: shown.map(|claim| claim.starts),
             retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
             hold: self.view.hold.clone(),
-            left_alone: { self.odd.iter() }
-                .map(|(name, what)| format!("{name} ({what})"))
-                .collect(),
+            left_alone: odd.map(|(name, what)| format!("{name} ({what})")).collect(),
             updated_at: Some(Wall::now()),
             // Readers hold the directory's age against it: a view that misses what was rung has none.
             items_mtime: items.map(|items| items.mtime()),
         };
-        let (size, is_running) = (view.queue_size, running.is_some());
+        let board = &self.post.context.board;
+        board.tell(self.name(), view.is_processing, view.queue_size);
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);
-        match &written {
-            Ok(()) => drop(self.told.remove("view")),
-            Err(error) => self.say_once("view", Level::Warn, format!("[{}] {error}", self.name())),
-        }
-        self.context.board.tell(self.name(), is_running, size);
-        let now = Instant::now();
-        self.view.stale = written.is_err();
-        self.view.written = Some(now);
-        self.view.pause = VIEW_PAUSE.max((now - started) * VIEW_SHARE);
-    }
-
-    /// Says what is the matter where that changes nothing for the job.
-    pub(super) fn or_warn<T>(&mut self, result: crate::error::Result<T>) -> Option<T> {
-        result
-            .map_err(|error| self.say(Level::Warn, format!("[{}] {error}", self.name())))
-            .ok()
+        self.view.stale = !self.is_well("view", &written);
+        self.view.written = Some(Instant::now());
+        self.view.pause = VIEW_PAUSE.max(started.elapsed() * VIEW_SHARE);
     }
 }

@@ -1,28 +1,26 @@
 //! One start of a job: document, hold, gate, claim, agent. The order of effects is the program's promise:
 //! claim durable, agent, result durable, claim removed (SPEC 4).
 
-use super::{Order, Worker, now};
-use crate::agent::plan::{Assignment, Opening, fill, plan};
-use crate::agent::{Ending, Fault, Report, dialect};
+use super::{Post, Worker, now};
+use crate::agent::plan::{Assignment, Plan, plan};
+use crate::agent::{Ending, Fault, Verdict, dialect};
 use crate::board::{self, Slot};
 use crate::decide::{self, Readiness, State, Step, Until};
 use crate::digest::sha256_hex;
-use crate::document::{self, Document};
+use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
 use crate::git;
-use crate::holds::{Failure, Stamp};
-use crate::job::{Attempt, ErrorKind, JobId, Meta, log_name};
+use crate::job::{Attempt, Course, ErrorKind, JobId, Meta, log_name};
 use crate::outcome;
 use crate::process::{self, Agent, SpawnFault, Token};
 use crate::project::Policy;
 use crate::record::{Claim, Inherited};
-use crate::runner::{self, Files};
+use crate::runner::{self, Finished, Running};
 use crate::settings;
 use crate::spool::{Mark, Taken};
 use crate::time::Wall;
 use log::Level;
 use serde::Deserialize;
-use std::ffi::{OsStr, OsString};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,36 +31,31 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Orphans of long agents are reaped so often.
 const REAP_PAUSE: Duration = Duration::from_secs(30);
-
-/// Name and value of environment variables.
-pub(super) type Variables = Vec<(OsString, OsString)>;
+/// The reason of a job that ends since nobody knows any more what it was.
+const LOST: &str = "the text that ran was lost, so the job cannot go on; submit it again";
 
 impl Worker<'_> {
     /// Starts a job, or goes on with it, and attends its agent to the end; unless its document does not
     /// count yet or is no job, or somebody holds it.
-    pub(super) fn start(&mut self, id: JobId) -> Result<Option<Until>> {
+    pub(super) fn start(&mut self, id: &JobId) -> Result<Option<Until>> {
         self.take_place()?;
-        let settings = self.orders.policy();
-        let (mut claim, text, meta) = match self.jobs.claim(&id).cloned() {
+        let settings = self.post.orders.policy();
+        let (mut claim, meta, text) = match self.jobs.claim(id).cloned() {
             Some(claim) => match self.text_of(&claim, &settings)? {
-                Some(text) => (claim, text, Meta::default()),
+                Some(text) => (claim, Meta::default(), text),
                 None => {
-                    let lost =
-                        "the text that ran was lost, so the job cannot go on; submit it again";
-                    let fault = Fault::new(ErrorKind::Interrupted, lost);
+                    let fault = Fault::new(ErrorKind::Interrupted, LOST);
                     return Ok(self.fail(claim, fault, &settings));
                 }
             },
-            None => match self.take(&id, &settings)? {
-                Some((meta, text)) => {
-                    let position = self.jobs.accepted_at(&id);
-                    let digest = sha256_hex(&text);
-                    let claim =
-                        Claim::new(id.clone(), meta.mtime(), position, digest, &settings.agent);
-                    (claim, text, meta)
-                }
-                None => return Ok(None),
-            },
+            None => {
+                let Some((meta, text)) = self.take(id, &settings)? else {
+                    return Ok(None);
+                };
+                let (place, digest) = (self.jobs.accepted_at(id), sha256_hex(&text));
+                let claim = Claim::new(id.clone(), meta.mtime(), place, digest, &settings.agent);
+                (claim, meta, text)
+            }
         };
         let is_begun = claim.starts > 0;
         let max = if is_begun {
@@ -70,75 +63,81 @@ impl Worker<'_> {
         } else {
             settings.max_document
         };
-        let ready = document::check(&text, &meta, max, is_begun)
-            .and_then(|document| self.policy_for(document, &mut claim, &settings));
+        let ready = document::check(&text, &meta, max, is_begun).and_then(|mut document| {
+            let policy = self.policy_for(&mut document.wishes, &mut claim, &settings)?;
+            Ok((document, policy))
+        });
         let (document, policy) = match ready {
             Ok(ready) => ready,
             Err(reason) => {
                 return Ok(self.fail(claim, Fault::new(ErrorKind::Rejected, reason), &settings));
             }
         };
-        if let Some(at) = document
-            .wishes
-            .not_before
-            .filter(|at| !is_begun && *at > Wall::now())
-        {
-            self.jobs.defer(&id, at);
+        let not_before = document.wishes.not_before.filter(|at| *at > Wall::now());
+        if not_before.is_some() && !is_begun {
+            self.jobs.put_off(id, Until::wall(not_before));
             return Ok(None);
         }
-        let context = self.context;
-        let slot = match context
+        let post = self.post;
+        let entered = post
+            .context
             .board
-            .enter(self.name(), &policy, is_begun, Wall::now())
-        {
+            .enter(self.name(), &policy, is_begun, Wall::now());
+        let slot = match entered {
             Ok(slot) => slot,
             Err(closed) => {
                 self.close(*closed);
                 return Ok(None);
             }
         };
-        if !self.may_be_proved(&claim, &policy) {
+        if !self.may_be_proved(&claim, &policy)? {
             return Ok(None);
         }
         self.set_hold(None);
-        let kept = if is_begun { None } else { Some(&text[..]) };
-        self.launch(claim, &document, kept, &policy, slot)
+        self.unkept = (!is_begun).then(|| text.clone());
+        self.launch(claim, &document, &policy, slot)
     }
 
     /// Reads a waiting document, if it counts.
     fn take(&mut self, id: &JobId, policy: &Policy) -> Result<Option<(Meta, Vec<u8>)>> {
         let name = id.file_name();
-        match self.spool.take(id, policy.max_document)? {
-            Taken::Gone => self.look_at(&name, false)?,
+        let (meta, text) = match self.spool.take(id, policy.max_document)? {
+            Taken::Read(meta, text) => (meta, text),
+            Taken::Gone => return self.look_at(&name, false).map(|()| None),
             Taken::Alien(what) => {
                 self.jobs.remove(id);
                 self.tell_of_oddity(&name, &what);
+                return Ok(None);
             }
             Taken::Unreadable(error) => {
-                self.jobs.put_off(id, Instant::now() + UNREADABLE_PAUSE);
+                let instant = Some(Instant::now() + UNREADABLE_PAUSE);
+                self.jobs.put_off(
+                    id,
+                    Until {
+                        instant,
+                        wall: None,
+                    },
+                );
                 let what = format!("{error}; the job waits, and it is tried again once a minute");
                 self.tell_of_oddity(&name, &what);
+                return Ok(None);
             }
             Taken::Writing(meta) => {
                 let settle = policy.settle.max(WRITER_PAUSE_MIN);
                 self.jobs.readiness(id, &meta, true, settle, now());
+                return Ok(None);
             }
-            Taken::Read(meta, text) => {
-                match self.jobs.readiness(id, &meta, false, policy.settle, now()) {
-                    Readiness::NotYet => {}
-                    Readiness::Overdue => {
-                        self.tell_of_oddity(
-                            &name,
-                            "it is empty; write the job into it, or remove it",
-                        );
-                    }
-                    Readiness::Ready if self.spool.has_result(id)? => {
-                        self.jobs.remove(id);
-                        self.say_foreign(id);
-                    }
-                    Readiness::Ready => return Ok(Some((meta, text))),
-                }
+        };
+        match self.jobs.readiness(id, &meta, false, policy.settle, now()) {
+            Readiness::NotYet => {}
+            Readiness::Overdue => {
+                self.tell_of_oddity(&name, "it is empty; write the job into it, or remove it");
             }
+            Readiness::Ready if self.spool.has_result(id)? => {
+                self.jobs.remove(id);
+                self.say_foreign(id);
+            }
+            Readiness::Ready => return Ok(Some((meta, text))),
         }
         Ok(None)
     }
@@ -148,11 +147,8 @@ impl Worker<'_> {
     pub(super) fn text_of(&mut self, claim: &Claim, policy: &Policy) -> Result<Option<Vec<u8>>> {
         let id = &claim.job_id;
         let kept = match self.spool.kept_text(id, policy.max_document.max(1 << 20)) {
-            Err(error) if !error.is_shortage() => {
-                self.or_warn::<()>(Err(error));
-                None
-            }
-            kept => kept?,
+            Err(error) if error.is_shortage() => return Err(error),
+            kept => self.or_warn(kept).flatten(),
         };
         let is_it = |text: &Vec<u8>| sha256_hex(text) == claim.document_sha256;
         if let Some(text) = kept.filter(is_it) {
@@ -160,7 +156,8 @@ impl Worker<'_> {
         }
         match self.spool.take(id, policy.max_document)? {
             Taken::Read(_, text) if is_it(&text) => {
-                self.keep_text(id, &mut Some(&text));
+                self.unkept = Some(text.clone());
+                self.keep_text(id);
                 Ok(Some(text))
             }
             _ => Ok(None),
@@ -169,25 +166,22 @@ impl Worker<'_> {
 
     /// What holds for the job with its document's wishes. A first start that continues a finished job gets
     /// that one's session and agent. The error is a sentence.
-    fn policy_for<'d>(
+    pub(super) fn policy_for(
         &self,
-        mut document: Document<'d>,
+        wishes: &mut Wishes,
         claim: &mut Claim,
         settings: &Policy,
-    ) -> std::result::Result<(Document<'d>, Policy), String> {
+    ) -> std::result::Result<Policy, String> {
         if claim.starts > 0 {
-            document
-                .wishes
-                .agent
-                .get_or_insert_with(|| claim.agent.clone());
-        } else if let Some(before) = document.wishes.continues.clone() {
-            let agent = self.inherit(claim, &before)?;
-            document.wishes.agent.get_or_insert(agent);
+            wishes.agent.get_or_insert_with(|| claim.agent.clone());
+        } else if let Some(before) = &wishes.continues {
+            let agent = self.inherit(claim, before)?;
+            wishes.agent.get_or_insert(agent);
         }
-        let policy = document.wishes.tighten(settings)?.into_owned();
+        let policy = wishes.tighten(settings)?.into_owned();
         claim.agent.clone_from(&policy.agent.name);
         claim.protocol = policy.agent.protocol;
-        Ok((document, policy))
+        Ok(policy)
     }
 
     /// Takes the session of a finished job over; its agent.
@@ -208,169 +202,182 @@ impl Worker<'_> {
             .ok_or_else(|| refuse("which has no result in this project; name a finished job"))?;
         let ended: Ended = serde_json::from_reader(BufReader::new(ended))
             .map_err(|_| refuse("whose result cannot be read; submit the job without it"))?;
-        let session = ended.session_id;
-        let session =
-            session.ok_or_else(|| refuse("which has no session; submit the job without it"))?;
-        let of_it = |attempt: &&Attempt| attempt.session_id.as_ref() == Some(&session);
-        let attempts = ended.attempts.iter().rev().filter(of_it);
+        let session_id = ended.session_id;
+        let session_id =
+            session_id.ok_or_else(|| refuse("which has no session; submit the job without it"))?;
+        let of_it = |attempt: &&Attempt| attempt.session_id.as_ref() == Some(&session_id);
+        let mut costs = ended.attempts.iter().rev().filter(of_it);
+        let cost_usd = costs.find_map(|attempt| attempt.cost_usd).unwrap_or(0.0);
+        claim.session_id = Some(session_id.clone());
         claim.inherited = Some(Inherited {
-            session_id: session.clone(),
-            cost_usd: { attempts }
-                .find_map(|attempt| attempt.cost_usd)
-                .unwrap_or(0.0),
+            session_id,
+            cost_usd,
         });
-        claim.session_id = Some(session);
         claim.continues = Some(before.clone());
         Ok(ended.agent)
     }
 
-    /// The credentials, unless they are not safe to use.
-    fn credentials(&self) -> Result<std::result::Result<Variables, Fault>> {
-        match settings::credentials(&self.context.places.credentials()) {
-            Ok(credentials) => Ok(Ok(credentials)),
-            Err(error) if error.is_shortage() => Err(error),
-            Err(error) => Ok(Err(Fault::new(ErrorKind::UnsafeEnv, error.to_string()))),
-        }
-    }
-
-    /// One start, from the claim to what follows. `unkept` is the text that runs, if no copy of it is kept.
+    /// One start, as far as nothing is claimed yet.
     fn launch(
         &mut self,
         before: Claim,
         document: &Document<'_>,
-        unkept: Option<&[u8]>,
         policy: &Policy,
         slot: Slot<'_>,
     ) -> Result<Option<Until>> {
-        let id = before.job_id.clone();
+        let Post {
+            context, project, ..
+        } = self.post;
         let dialect = dialect(policy.agent.protocol);
         let token = Token::new(&self.spool.root()?);
         let opening = decide::opening(&before, policy, process::uuid());
-        // What keeps the agent from working for anybody is found before anything is claimed.
-        let credentials = match self.credentials()? {
-            Ok(credentials) => credentials,
-            Err(fault) => {
-                self.used = vec![board::stamp(self.context.places.credentials())];
-                return Ok(self.refuse(&fault, policy));
+        let path = context.places.credentials();
+        // The files that decide whether the agent is accepted, as they are before it is asked.
+        self.used = vec![board::stamp(path.clone())];
+        let credentials = match settings::credentials(&path) {
+            Err(error) if error.is_shortage() => return Err(error),
+            Err(error) => {
+                let fault = Fault::new(ErrorKind::UnsafeEnv, error.to_string());
+                return Ok(self.refuse(before, fault, policy));
             }
+            Ok(credentials) => credentials,
         };
-        self.used = self.stamps(policy, &credentials);
+        let spent = outcome::cost_of(&before.attempts, before.inherited.as_ref()).unwrap_or(0.0);
         let scratch = scratch_of(&token);
-        let spent = outcome::cost_of(&before.attempts, before.inherited.as_ref());
-        let project = self.spool.project().clone();
         let assignment = Assignment {
-            project: &project,
-            job: &id,
+            project,
+            job: &before.job_id,
             policy,
             wishes: &document.wishes,
             start: before.starts + 1,
             opening: &opening,
             body: document.body,
             has_skill: dialect.has_skill(&project.path),
-            budget_left_usd: policy
-                .max_budget_usd
-                .map(|limit| limit - spent.unwrap_or(0.0)),
+            budget_left_usd: policy.max_budget_usd.map(|limit| limit - spent),
             run: token.as_str(),
             scratch: scratch.as_os_str(),
         };
-        let context = self.context;
-        let plan = match plan(&assignment, &context.environment, &credentials) {
-            Ok(plan) => plan,
-            Err(fault) => return Ok(self.fail(before, fault, policy)),
+        let planned = plan(&assignment, &context.environment, &credentials);
+        let found = planned.and_then(|plan| {
+            let login = (dialect.login)(&|name| plan.variable(name).map(Into::into));
+            self.used.extend(login.map(board::stamp));
+            let path = plan.variable("PATH").unwrap_or_default();
+            let program = process::find_program(plan.argv[0].as_ref(), path, &project.path)
+                .map_err(|missing| Fault::new(ErrorKind::AgentMissing, missing))?;
+            self.used.push(board::stamp(program.clone()));
+            Ok((plan, program))
+        });
+        let (plan, program) = match found {
+            Ok(found) => found,
+            Err(fault) => return Ok(self.refuse(before.clone(), fault, policy)),
         };
-        let path = plan.env.iter().find(|(name, _)| *name == "PATH");
-        let path = path.map_or(OsStr::new(""), |(_, path)| path);
-        let wanted = &plan.argv[0];
-        let program = match process::find_program(wanted.as_ref(), path, &project.path) {
-            Ok(program) => program,
-            Err(missing) => {
-                let fault = Fault::new(ErrorKind::AgentMissing, missing);
-                return Ok(self.refuse(&fault, policy));
-            }
-        };
-        self.used.push(board::stamp(program.clone()));
         let boot_id = process::boot_id()?;
-        let mut claim = decide::begun(&before, &policy.agent, &opening, token.as_str(), boot_id);
-        if claim.starts == 1 && policy.git {
+        let claim = decide::begun(&before, &policy.agent, &opening, token.as_str(), boot_id);
+        self.claim_and_run(claim, &plan, &program, &token, policy, slot)
+    }
+
+    /// The start comes to nothing, and nothing was claimed. What keeps the agent from working for anybody
+    /// changes nothing for the job; anything else is its end.
+    fn refuse(&mut self, claim: Claim, fault: Fault, policy: &Policy) -> Option<Until> {
+        if fault.kind.course() != Course::Hold {
+            return self.fail(claim, fault, policy);
+        }
+        self.hold_agent(&fault, policy, None);
+        None
+    }
+
+    /// The rest of a start, from the claim to what follows.
+    fn claim_and_run(
+        &mut self,
+        mut claim: Claim,
+        plan: &Plan<'_>,
+        program: &Path,
+        token: &Token,
+        policy: &Policy,
+        slot: Slot<'_>,
+    ) -> Result<Option<Until>> {
+        let (id, start) = (claim.job_id.clone(), claim.starts);
+        if start == 1 && policy.git {
             let before = git::snapshot(&self.spool);
             claim.git = self.or_warn(before).flatten();
         }
         // An output that lies there already is of another run: of a job whose result was deleted, or of one
         // whose name ends like ours. After a crash it would be read back as this one's.
-        self.spool
-            .remove_log(&log_name(&id, claim.starts, dialect.ending))?;
+        let output = log_name(&id, start, plan.dialect.ending);
+        self.spool.remove_log(&output)?;
         claim.started_at = Wall::now();
         self.spool.write_claim(&claim)?;
-        let scratch_made = plan.uses_scratch && make_scratch(&scratch);
-        let started = runner::start(&self.spool, &id, claim.starts, &program, &plan, &token);
-        let running = match started {
-            Ok(Ok(running)) => running,
-            failed => {
-                remove_scratch(&token);
-                return self.not_started(
-                    claim,
-                    failed.map(|started| started.err()),
-                    &program,
-                    policy,
-                );
-            }
-        };
-        // From here on the agent runs; nothing that fails may make us forget it.
-        let lifted = slot.started(claim.started_at);
-        self.say_lifted(lifted, "its agent has started");
-        self.jobs.set(id.clone(), State::Running(Box::new(claim)));
-        self.say_started(&id, &opening, assignment.has_skill, policy);
-        let finished = self.attend(&id, running, unkept, policy, slot);
-        if scratch_made {
-            remove_scratch(&token);
+        if plan.uses_scratch {
+            make_scratch(token);
         }
-        match self.jobs.get(&id).cloned() {
-            Some(State::Running(claim)) => Ok(self.conclude(*claim, finished, policy)),
-            _ => Ok(None),
+        let fault = match runner::start(&self.spool, &id, start, program, plan, token) {
+            Ok(Ok(running)) => {
+                let finished = self.attend(claim, running, policy, slot);
+                remove_scratch(token);
+                return Ok(match self.jobs.get(&id).cloned() {
+                    Some(State::Running(claim)) => self.conclude(*claim, finished, policy),
+                    _ => None,
+                });
+            }
+            Ok(Err(fault)) => Ok(fault),
+            Err(error) => Err(error),
+        };
+        remove_scratch(token);
+        self.spool.remove_log(&output)?;
+        // Only now: a claim without a log tells that its agent never ran.
+        match fault? {
+            SpawnFault::Passing(error) => {
+                let error = Error::io("start", program, error).to_string();
+                let verdict = Verdict::Fault(Fault::new(ErrorKind::SpawnFailed, error));
+                Ok(self.conclude(claim, Finished::never_ran(verdict), policy))
+            }
+            SpawnFault::Missing(error) => {
+                self.jobs.set(id, State::Interrupted(Box::new(claim)));
+                // A project that was moved or unmounted is no fault of the agent's.
+                self.spool.rest();
+                self.spool.root()?;
+                let error = Error::io("execute", program, error);
+                let text = format!("{error}; job-monitor doctor says what it needs");
+                self.hold_agent(&Fault::new(ErrorKind::AgentMissing, text), policy, None);
+                Ok(None)
+            }
         }
     }
 
-    /// Attends a running agent. What it does not need is done now: on a busy machine, whatever is done
-    /// before its first instruction delays it.
+    /// Attends a running agent; nothing that fails may make us forget it. What it does not need is done
+    /// now: on a busy machine, whatever is done before its first instruction delays it.
     fn attend(
         &mut self,
-        id: &JobId,
-        running: runner::Running,
-        mut unkept: Option<&[u8]>,
+        claim: Claim,
+        running: Running,
         policy: &Policy,
         slot: Slot<'_>,
-    ) -> runner::Finished {
+    ) -> Finished {
+        let id = claim.job_id.clone();
+        let lifted = slot.started(claim.started_at);
+        self.say_lifted(lifted, "its agent has started");
+        self.say_started(&claim, policy);
+        self.jobs
+            .set(id.clone(), State::Running(Box::new(claim.clone())));
         self.jobs.attended = Some(id.clone());
         self.view.stale = true;
-        let mut last_reaped = Instant::now();
-        let mut has_answered = false;
-        let finished = running.attend(policy, |agent: &Agent, report: &Report| {
+        let (mut last_reaped, mut has_answered) = (Instant::now(), false);
+        let finished = running.attend(policy, |agent, report| {
             if report.answered && !has_answered {
                 has_answered = true;
-                self.say_answered(id, policy);
+                self.answered(&claim);
             }
-            self.note_process(id, agent);
-            self.keep_text(id, &mut unkept);
+            self.note_process(&id, agent);
+            self.keep_text(&id);
             if last_reaped.elapsed() > REAP_PAUSE {
                 last_reaped = Instant::now();
                 process::reap_orphans();
             }
-            self.look_while_running(id)
+            self.look_while_running(&id)
         });
-        self.keep_text(id, &mut unkept);
+        self.keep_text(&id);
         self.jobs.attended = None;
-        drop(slot);
         finished
-    }
-
-    /// The service answers: what held its agent is over.
-    pub(super) fn say_answered(&mut self, id: &JobId, policy: &Policy) {
-        let Some(began) = self.jobs.claim(id).map(|claim| claim.started_at) else {
-            return;
-        };
-        let agent = &policy.agent.name;
-        let lifted = self.context.board.answered(self.name(), agent, id, began);
-        self.say_lifted(lifted, "its service answers");
     }
 
     /// Writes the agent's process into its claim, and the whole claim again where `state/` was lost: after a
@@ -382,39 +389,28 @@ impl Worker<'_> {
         let mut claim = claim.clone();
         let is_news = claim.process.is_none() && agent.identity().is_some();
         claim.process = agent.identity();
-        let written = match self.spool.has_lost_claim(id) {
-            true => self
-                .take_place()
-                .and_then(|()| self.spool.write_claim(&claim)),
-            false if is_news => self.spool.write_claim(&claim),
+        let place = match self.spool.has_lost_claim(id) {
+            true => self.take_place(),
+            false if is_news => Ok(()),
             false => return,
         };
-        match written {
-            Ok(()) => {
-                self.told.remove("claim");
-                self.jobs.set(id.clone(), State::Running(claim));
-            }
-            Err(error) => self.say_once("claim", Level::Warn, format!("[{}] {error}", self.name())),
+        let written = place.and_then(|()| self.spool.write_claim(&claim));
+        if self.is_well("claim", &written) {
+            self.jobs.set(id.clone(), State::Running(claim));
         }
     }
 
-    /// Keeps a copy of the text that runs; where that fails, `unkept` stays for another try.
-    fn keep_text(&mut self, id: &JobId, unkept: &mut Option<&[u8]>) {
-        let Some(text) = *unkept else { return };
-        match self.spool.keep_text(id, text) {
-            Ok(()) => {
-                *unkept = None;
-                self.told.remove("unkept");
-            }
-            Err(error) => {
-                self.say_once("unkept", Level::Warn, format!("[{}] {error}", self.name()))
-            }
-        }
+    /// Keeps a copy of the text that runs; where that fails, it is tried again.
+    fn keep_text(&mut self, id: &JobId) {
+        let Some(text) = self.unkept.take() else {
+            return;
+        };
+        let kept = self.spool.keep_text(id, &text);
+        self.unkept = Some(text).filter(|_| !self.is_well("unkept", &kept));
     }
 
     /// What a worker does while an agent or a check runs; the end, if somebody wants it.
     pub(super) fn look_while_running(&mut self, id: &JobId) -> Option<Ending> {
-        self.write_lines();
         // Trouble with the directories can wait until the agent is done; the bell is heard on.
         let _ = self.hear(None);
         let is_cancelled = match decide::decide(&self.jobs, None, now()) {
@@ -426,135 +422,35 @@ impl Worker<'_> {
             // Not every file system tells of marks.
             _ => self.spool.has_mark(id, Mark::Cancel).unwrap_or(false),
         };
-        if self.view.stale {
-            self.write_view();
+        self.flush();
+        if self.is_stopping() {
+            return Some(Ending::Interrupted);
         }
-        match self.orders.order() {
-            Order::Stop => Some(Ending::Interrupted),
-            _ => is_cancelled.then_some(Ending::Cancelled),
-        }
+        is_cancelled.then_some(Ending::Cancelled)
     }
 
-    /// The system did not start the program.
-    fn not_started(
-        &mut self,
-        claim: Claim,
-        failed: Result<Option<SpawnFault>>,
-        program: &Path,
-        policy: &Policy,
-    ) -> Result<Option<Until>> {
-        let output = log_name(&claim.job_id, claim.starts, dialect(claim.protocol).ending);
-        self.spool.remove_log(&output)?;
-        // Only now: a claim without a log tells that its agent never ran.
-        match failed? {
-            Some(SpawnFault::Passing(error)) => {
-                let error = Error::io("start", program, error).to_string();
-                let fault = Fault::new(ErrorKind::SpawnFailed, error);
-                Ok(self.conclude(claim, runner::Finished::never_ran(fault), policy))
-            }
-            Some(SpawnFault::Missing(error)) => {
-                self.jobs
-                    .set(claim.job_id.clone(), State::Interrupted(Box::new(claim)));
-                // A project that was moved or unmounted is no fault of the agent's.
-                self.spool.rest();
-                self.spool.root()?;
-                let error = Error::io("execute", program, error);
-                let text = format!("{error}; job-monitor doctor says what it needs");
-                Ok(self.refuse(&Fault::new(ErrorKind::AgentMissing, text), policy))
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// The agent cannot be started for anybody. Nothing has changed for the job.
-    fn refuse(&mut self, fault: &Fault, policy: &Policy) -> Option<Until> {
-        let failure = Failure {
-            project: &self.spool.project().name,
-            agent: &policy.agent,
-            began: None,
-            stamps: &self.used,
+    fn say_started(&mut self, claim: &Claim, policy: &Policy) {
+        let how = match (claim.starts, claim.resumed) {
+            (1, false) => String::new(),
+            (n, false) => format!(" (start {n}, afresh)"),
+            (n, true) => format!(" (start {n}, resumed)"),
         };
-        let board = &self.context.board;
-        let news = board.change(|holds, now| holds.fault(&failure, fault, now));
-        self.announce(news);
-        None
-    }
-
-    /// The files that decide whether the agent is accepted, as they are now.
-    pub(super) fn stamps(
-        &self,
-        policy: &Policy,
-        credentials: &[(OsString, OsString)],
-    ) -> Vec<Stamp> {
-        let login = dialect(policy.agent.protocol).login;
-        let login = login(&|name| self.variable(policy, credentials, name));
-        let paths = [Some(self.context.places.credentials()), login];
-        paths.into_iter().flatten().map(board::stamp).collect()
-    }
-
-    /// A variable in the agent's environment, as far as it can be told without a start.
-    fn variable(
-        &self,
-        policy: &Policy,
-        credentials: &[(OsString, OsString)],
-        name: &str,
-    ) -> Option<OsString> {
-        let own = policy.agent.env.iter().find(|(known, _)| known == name);
-        let given = credentials.iter().chain(&self.context.environment);
-        own.map(|(_, value)| value.into()).or_else(|| {
-            given
-                .clone()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.clone())
-        })
-    }
-
-    /// The agent's own files that say how a start of it ended.
-    pub(super) fn agent_files(&self, claim: &Claim, policy: &Policy) -> Files {
-        let credentials =
-            settings::credentials(&self.context.places.credentials()).unwrap_or_default();
-        let witness = dialect(claim.protocol).witness;
-        let answer = policy.agent.answer.as_ref();
-        Files {
-            witness: witness.and_then(|witness| {
-                (witness.below)(&|name| self.variable(policy, &credentials, name))
-            }),
-            answer: answer.map(|path| {
-                let path = fill(path, self.spool.project(), &claim.job_id, claim.starts);
-                self.spool.project().path.join(path)
-            }),
-            require_answer: policy.agent.require_answer,
-        }
-    }
-
-    fn say_started(&mut self, id: &JobId, opening: &Opening, has_skill: bool, policy: &Policy) {
-        let starts = self.jobs.claim(id).map_or(1, |claim| claim.starts);
-        let is_fresh = matches!(opening, Opening::Fresh { .. });
-        let how = match (starts, is_fresh) {
-            (1, true) => String::new(),
-            (n, true) => format!(" (start {n}, afresh)"),
-            (n, false) => format!(" (start {n}, resumed)"),
-        };
-        self.say(
-            Level::Info,
-            format!("[{}] Starting job: {id}.md{how}", self.name()),
-        );
-        let silent_on = dialect(policy.agent.protocol).silent_on;
-        if !silent_on.is_empty() {
-            let agent = &policy.agent.name;
+        self.info(format!("Starting job: {}.md{how}", claim.job_id));
+        let (dialect, agent) = (dialect(policy.agent.protocol), &policy.agent);
+        if !dialect.silent_on.is_empty() {
             let text = format!(
-                "[{}] the agent {agent} does not tell {silent_on}",
-                self.name()
+                "the agent {} does not tell {}",
+                agent.name, dialect.silent_on
             );
             self.say_once("silent", Level::Info, text);
         }
-        let knows_skills = !dialect(policy.agent.protocol).skill_call.is_empty();
-        if is_fresh && !has_skill && knows_skills && policy.agent.prompt.is_none() {
+        let path = &self.post.project.path;
+        let calls_skill = !dialect.skill_call.is_empty() && agent.prompt.is_none();
+        if calls_skill && !claim.resumed && !dialect.has_skill(path) {
             let text = format!(
-                "[{}] the project has no skill task-coordination, so jobs go to the agent without it; \
+                "the project has no skill task-coordination, so jobs go to the agent without it; \
                  job-monitor register --skills {} writes it",
-                self.name(),
-                self.spool.project().path.display()
+                path.display()
             );
             self.say_once("skill", Level::Info, text);
         }
@@ -567,10 +463,11 @@ fn scratch_of(token: &Token) -> PathBuf {
     std::env::temp_dir().join(format!("job-monitor-{}", &token.as_str()[..16]))
 }
 
-fn make_scratch(path: &Path) -> bool {
+/// Without it, the agent uses what it finds.
+fn make_scratch(token: &Token) {
     let mut builder = std::fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).is_ok()
+    let _ = builder.create(scratch_of(token));
 }
 
 /// Removes a start's temporary files, if there are any.

@@ -398,3 +398,45 @@ fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart(
         assert_eq!(project.wait_result(NEXT)["status"], "completed");
     }
 }
+
+/// As Gemini's command line: a session without an answer does not exist, and one that was begun is not
+/// begun again.
+const GEMINI: &str = r#"cat > /dev/null
+mode=; id=
+while [ $# -gt 0 ]; do
+    case $1 in --session-id | --resume) mode=$1; id=$2; shift ;; esac
+    shift
+done
+echo "$mode $id" >> started
+case $mode in
+--resume) [ -e "answered.$id" ] || exit 42 ;;
+*) [ ! -e "begun.$id" ] || exit 42; touch "begun.$id" ;;
+esac
+echo '{"type":"init","session_id":"'$id'","model":"m"}'
+if [ ! -e fixed ]; then
+    echo '{"type":"result","status":"error","error":{"type":"unknown","message":"[API Error: down]"},"stats":{}}'
+    exit 247
+fi
+touch "answered.$id"
+echo '{"type":"message","role":"assistant","content":"Done.","delta":true}'
+echo '{"type":"result","status":"success","stats":{"total_tokens":2,"input_tokens":1,"output_tokens":1}}'"#;
+
+#[test]
+fn a_session_that_was_never_answered_and_so_does_not_exist_is_begun_anew() {
+    let space = Space::new();
+    space.program("gemini", GEMINI);
+    space.set(json!({"agent": "gemini"}));
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    space.start();
+    wait_hold(&project, "overloaded");
+    fs::write(project.path.join("fixed"), "").unwrap();
+    space.run(&["-p", "alpha", "release", ID]).ok();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result:#}");
+    let started = project.made("started");
+    let started: Vec<&str> = started.lines().collect();
+    assert_eq!(started.len(), 2, "{started:?}");
+    assert!(started.iter().all(|line| line.starts_with("--session-id ")));
+    assert_ne!(started[0], started[1]);
+}
