@@ -378,7 +378,7 @@ impl fmt::Display for ErrorKind {
 }
 
 /// One start of the agent, as it stands in `attempts` of a result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When the agent was started.
     pub started_at: Wall,

@@ -6,89 +6,97 @@ use crate::error::{Error, Result, is_harmful};
 use crate::settings;
 use serde::Serialize;
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 /// What the reader of standard output can show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
     /// Colours and other escape sequences.
     pub color: bool,
-    /// Characters beyond ASCII, for our own signs.
-    pub unicode: bool,
     /// A person is looking.
     pub terminal: bool,
 }
 
 impl Style {
-    /// What standard output can show: colour on a capable terminal that nobody asked to keep plain,
-    /// characters beyond ASCII where the locale has them.
+    /// Colour is for a capable terminal that nobody asked to keep plain.
     pub fn of_stdout() -> Style {
         let terminal = io::stdout().is_terminal();
-        let dumb = settings::variable("TERM").is_none_or(|term| term == "dumb");
-        Style {
-            color: terminal && !dumb && settings::variable("NO_COLOR").is_none(),
-            unicode: is_utf8() && !(terminal && dumb),
-            terminal,
-        }
+        let color = terminal && !is_dumb() && settings::variable("NO_COLOR").is_none();
+        Style { color, terminal }
     }
 
     /// The mark in front of something that went well, or did not.
     pub fn mark(self, good: bool) -> String {
-        match (good, self.unicode) {
-            (true, true) => self.paint("32", "✓"),
-            (false, true) => self.paint("31", "✗"),
-            (true, false) => self.paint("32", "+"),
-            (false, false) => self.paint("31", "x"),
+        match good {
+            true => self.paint("32", "✓"),
+            false => self.paint("31", "✗"),
         }
     }
 
-    /// Text in a colour, by the number of its escape sequence.
+    /// Text in a colour, by the number of its escape sequence; an empty one stands for none.
     pub fn paint(self, color: &str, text: &str) -> String {
-        if self.color {
-            format!("\x1b[{color}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
+        match self.color && !color.is_empty() {
+            true => format!("\x1b[{color}m{text}\x1b[0m"),
+            false => text.to_owned(),
         }
     }
+}
+
+/// Whether the terminal understands no escape sequences.
+pub fn is_dumb() -> bool {
+    settings::variable("TERM").is_none_or(|term| term == "dumb")
 }
 
 /// Whether the locale has UTF-8. A reader of another encoding may take a byte of it for a control
 /// character.
 fn is_utf8() -> bool {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .find_map(settings::variable);
-    locale.is_some_and(|name| {
-        ["utf-8", "utf8"]
-            .iter()
-            .any(|end| name.to_ascii_lowercase().contains(end))
-    })
+    let mut names = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter();
+    let locale = names.find_map(settings::variable).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs.
+/// Whether signs of ours beyond ASCII are shown as they are.
+fn shows_signs() -> bool {
+    is_utf8() && !(is_dumb() && io::stdout().is_terminal())
+}
+
+/// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs. Our
+/// own signs become what looks most like them.
 pub fn encoded(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() || is_utf8() {
+    if text.is_ascii() || shows_signs() {
         return Cow::Borrowed(text);
     }
-    let shown = |c: char| match c {
-        '…' => "...".to_owned(),
-        '−' | '–' | '—' => "-".to_owned(),
-        c if c.is_ascii() => c.to_string(),
-        _ => "?".to_owned(),
-    };
-    Cow::Owned(text.chars().map(shown).collect())
+    let utf8 = is_utf8();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '…' => shown.push_str("..."),
+            '└' => shown.push_str("`-"),
+            '−' | '–' | '—' | '─' | '░' | '▁'..='▃' => shown.push('-'),
+            '‖' | '▄'..='▆' => shown.push('='),
+            '▇' | '█' => shown.push('#'),
+            '✓' => shown.push('+'),
+            '✗' => shown.push('x'),
+            '⚠' => shown.push('!'),
+            '●' => shown.push('*'),
+            '·' => shown.push('.'),
+            c if utf8 || c.is_ascii() => shown.push(c),
+            _ => shown.push('?'),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// Text from outside without anything that could move a cursor, change a terminal's state or
 /// reorder a line: C0 but newline and tab, DEL, C1, and the bidirectional controls. The ends of
 /// lines of DOS are ends of lines.
 pub fn clean(text: &str) -> Cow<'_, str> {
-    if text.contains(is_harmful) {
-        Cow::Owned(text.replace("\r\n", "\n").replace(is_harmful, "\u{fffd}"))
-    } else {
-        Cow::Borrowed(text)
+    match text.contains(is_harmful) {
+        true => Cow::Owned(text.replace("\r\n", "\n").replace(is_harmful, "\u{fffd}")),
+        false => Cow::Borrowed(text),
     }
 }
 
@@ -105,37 +113,50 @@ pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     }
 }
 
-/// A line that takes at most so many columns; what is cut off is marked.
-pub fn fit(line: &str, columns: usize, style: Style) -> String {
-    if line.chars().map(columns_of).sum::<usize>() <= columns {
+/// A line that takes at most so many columns; what is cut off is marked, and colours end with it.
+pub fn fit(line: &str, columns: usize) -> String {
+    if width(line) <= columns {
         return line.to_owned();
     }
-    let mark = if style.unicode { "…" } else { "..." };
-    let mut left = columns.saturating_sub(mark.chars().count());
-    let kept = line.chars().take_while(|&c| {
-        let room = left.checked_sub(columns_of(c));
-        left = room.unwrap_or(left);
-        room.is_some()
-    });
-    let kept: String = kept.collect();
-    let cut = format!("{}{mark}", kept.trim_end());
-    cut.chars().take(columns).collect()
+    let mut left = columns.saturating_sub(1);
+    let mut kept = String::new();
+    for (c, columns) in cells(line) {
+        match left.checked_sub(columns) {
+            Some(rest) => left = rest,
+            None => break,
+        }
+        kept.push(c);
+    }
+    let mark = if columns > 0 { "…" } else { "" };
+    let end = if line.contains('\x1b') { "\x1b[0m" } else { "" };
+    format!("{kept}{mark}{end}")
+}
+
+/// How many columns a text takes.
+pub fn width(text: &str) -> usize {
+    cells(text).map(|(_, columns)| columns).sum()
+}
+
+/// Characters with their columns. The sequences of [`Style::paint`], the only ones that a text may
+/// have, take none.
+fn cells(text: &str) -> impl Iterator<Item = (char, usize)> {
+    let mut in_sequence = false;
+    text.chars().map(move |c| {
+        in_sequence |= c == '\x1b';
+        let columns = if in_sequence { 0 } else { columns_of(c) };
+        in_sequence &= c != 'm';
+        (c, columns)
+    })
 }
 
 /// How many columns a terminal gives a character: the wide blocks of Unicode, near enough. libc's
 /// `wcwidth` would first need the process's locale to be set.
-pub fn columns_of(c: char) -> usize {
+fn columns_of(c: char) -> usize {
     match c {
         '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{ffe0}'..='\u{ffe6}'
-        | '\u{1f300}'..='\u{1faff}'
-        | '\u{20000}'..='\u{3fffd}' => 2,
+        '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{a4cf}' | '\u{ac00}'..='\u{d7a3}' => 2,
+        '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe6f}' | '\u{ff00}'..='\u{ff60}' => 2,
+        '\u{ffe0}'..='\u{ffe6}' | '\u{1f300}'..='\u{1faff}' | '\u{20000}'..='\u{3fffd}' => 2,
         _ => 1,
     }
 }
@@ -160,33 +181,28 @@ pub fn answer(format: Format, value: &impl Serialize, text: impl FnOnce() -> Str
 /// A value as JSON that does a terminal no harm.
 pub fn json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
-        .map(|json| calm_json(&json).into_owned())
+        .map(|json| calm_json(&json))
         .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))
 }
 
-/// The same JSON without what [`clean`] takes out of a text, and without what the locale cannot
-/// show. Such a character can stand only in a string, where its escape means the same; but a
+/// The same JSON without what [`clean`] takes out of a text, and without what [`encoded`] would
+/// change. Such a character can stand only in a string, where its escape means the same; but a
 /// carriage return, bare, is white space.
-fn calm_json(json: &str) -> Cow<'_, str> {
-    let utf8 = json.is_ascii() || is_utf8();
-    let is_calm = |c: char| !is_harmful(c) && (utf8 || c.is_ascii());
-    if json.chars().all(is_calm) {
-        return Cow::Borrowed(json);
-    }
-    let mut calm = String::with_capacity(json.len() + 64);
+fn calm_json(json: &str) -> String {
+    let signs = shows_signs();
+    let mut calm = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
             '\r' => calm.push(' '),
-            c if is_calm(c) => calm.push(c),
+            c if c.is_ascii() && !is_harmful(c) || signs && !is_harmful(c) => calm.push(c),
             c => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
+                for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(calm, "\\u{unit:04x}");
                 }
             }
         }
     }
-    Cow::Owned(calm)
+    calm
 }
 
 /// Writes text to standard output. A reader that has gone has seen what it wanted.
@@ -221,32 +237,20 @@ impl Pager {
     /// Adds a text that is clean, or JSON that is calm.
     pub fn put(&mut self, text: &str) -> Result<()> {
         self.0.push_str(text);
-        if self.0.len() >= Pager::PIECE {
-            self.flush()?;
+        match self.0.len() {
+            0..Pager::PIECE => Ok(()),
+            _ => self.flush(),
         }
-        Ok(())
     }
 
     /// Adds JSON from elsewhere.
-    pub fn put_json(&mut self, json: &impl fmt::Display) -> Result<()> {
-        struct Calm<'a>(&'a mut Pager, Result<()>);
-        impl fmt::Write for Calm<'_> {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                self.1 = self.0.put(&calm_json(text));
-                self.1.as_ref().map_or(Err(fmt::Error), |()| Ok(()))
-            }
-        }
-        let mut calm = Calm(self, Ok(()));
-        // It fails only where the writing did.
-        let _ = write!(calm, "{json}");
-        calm.1
+    pub fn put_json(&mut self, json: &str) -> Result<()> {
+        self.put(&calm_json(json))
     }
 
     /// Writes what was added.
     pub fn flush(&mut self) -> Result<()> {
-        let written = put(encoded(&self.0).as_bytes());
-        self.0.clear();
-        written
+        put(encoded(&std::mem::take(&mut self.0)).as_bytes())
     }
 }
 
@@ -298,27 +302,20 @@ mod tests {
 
     #[test]
     fn a_line_never_takes_more_columns_than_there_are() {
-        let style = |unicode| Style {
-            color: false,
-            unicode,
-            terminal: true,
-        };
-        assert_eq!(fit("abcdef", 6, style(true)), "abcdef");
-        assert_eq!(fit("abcdefg", 6, style(true)), "abcde…");
-        assert_eq!(fit("abcdefg", 6, style(false)), "abc...");
-        assert_eq!(fit("日本語日本語", 6, style(true)), "日本…");
+        assert_eq!(fit("abcdef", 6), "abcdef");
+        assert_eq!(fit("abcdefg", 6), "abcde…");
+        assert_eq!(fit("日本語日本語", 6), "日本…");
+        assert_eq!(fit("\x1b[1mab\x1b[0mcdef", 4), "\x1b[1mab\x1b[0mc…\x1b[0m");
+        assert_eq!(width("\x1b[1;34mab\x1b[0m"), 2);
         for columns in 0..12 {
             for text in [
                 "short",
                 "e\u{301}in e\u{301}",
                 "日本語日本語日",
-                "a b c d e f g",
+                "\x1b[1ma b c d e f g\x1b[0m",
             ] {
-                for unicode in [true, false] {
-                    let line = fit(text, columns, style(unicode));
-                    let taken: usize = line.chars().map(columns_of).sum();
-                    assert!(taken <= columns, "{line:?} in {columns}");
-                }
+                let line = fit(text, columns);
+                assert!(width(&line) <= columns, "{line:?} in {columns}");
             }
         }
     }

@@ -13,7 +13,7 @@ use job_monitor::process::Token;
 use job_monitor::project::{Layout, Policy, Protocol};
 use job_monitor::record::{Claim, QueueView};
 use job_monitor::registry::{self, Registry};
-use job_monitor::render::{self, Style};
+use job_monitor::render;
 use job_monitor::settings::{self, Settings};
 use job_monitor::time::{Wall, human, parse_duration};
 use job_monitor::{cli, document};
@@ -849,11 +849,6 @@ fn a_command_line_is_understood_or_refused_without_harm_to_the_terminal() {
 
 #[test]
 fn no_text_is_shown_that_moves_a_cursor_or_is_too_wide() {
-    let style = |unicode| Style {
-        color: false,
-        unicode,
-        terminal: true,
-    };
     let seeds = seeds(&[
         "plain text\n\tü 漢字 😀",
         "\x1b[31mred\x1b[0m \u{202e}abc\u{9b}2J",
@@ -867,11 +862,8 @@ fn no_text_is_shown_that_moves_a_cursor_or_is_too_wide() {
         assert!(is_calm(&line) && !line.contains(['\n', '\t']));
         let columns = dice.roll(100);
         assert!(render::shorten(&text, columns).chars().count() <= columns + 1);
-        for style in [style(true), style(false)] {
-            let fitted = render::fit(&line, columns, style);
-            let wide: usize = fitted.chars().map(render::columns_of).sum();
-            assert!(wide <= columns, "{wide} of {columns} columns");
-        }
+        let wide = render::width(&render::fit(&line, columns));
+        assert!(wide <= columns, "{wide} of {columns} columns");
     });
 }
 

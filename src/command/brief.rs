@@ -4,31 +4,16 @@ use crate::record::{Check, Claim, HoldView};
 use crate::render::clean_line;
 use crate::time::{Wall, human};
 
-/// A hold, its end first: `usage limit until 20:53 (49m): claude: limit reached`.
+/// A hold, its end first: `usage limit until 20:53 (49m 03s): claude: limit reached`.
 pub(super) fn hold_line(hold: &HoldView, now: Wall) -> String {
     let agent = hold.agent.as_ref().map(|agent| format!("{agent}: "));
-    let why = format!("{}{}", agent.unwrap_or_default(), hold.reason);
-    format!("{}: {}", hold_end(hold, now), clean_line(&why))
-}
-
-/// The same where there is little room: the reason only where a person needs it.
-pub(super) fn hold_short(hold: &HoldView, now: Wall) -> String {
-    match (&hold.agent, hold.until) {
-        (Some(agent), Some(_)) => format!("{}: {}", hold_end(hold, now), clean_line(agent)),
-        _ => hold_line(hold, now),
-    }
-}
-
-fn hold_end(hold: &HoldView, now: Wall) -> String {
-    let kind = clean_line(&hold.kind.replace('_', " "));
-    let Some(until) = hold.until else { return kind };
-    let left = human(until.since(now));
-    // Of a long time, nobody counts the seconds.
-    let left = match left.split_once("m ") {
-        Some((minutes, _)) if minutes.len() > 1 => format!("{minutes}m"),
-        _ => left,
-    };
-    format!("{kind} until {} ({left})", until.short(now))
+    let until = hold.until.map(|until| {
+        let left = human(until.since(now));
+        format!(" until {} ({left})", until.short(now))
+    });
+    let (agent, until) = (agent.unwrap_or_default(), until.unwrap_or_default());
+    let kind = hold.kind.replace('_', " ");
+    clean_line(&format!("{kind}{until}: {agent}{}", hold.reason))
 }
 
 /// Why a job that was begun does not run just now.

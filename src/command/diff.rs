@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::render::{self, Style, clean};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io::Read;
 
 /// The daemon writes none that is larger; what somebody else put there is cut.
@@ -15,19 +14,15 @@ const PATCH_MAX: u64 = 16 << 20;
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.
 pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
     let (spool, standing) = scope.job(id)?;
-    let change = match &standing {
-        Standing::Done(result) => Finished::read(result).and_then(|result| result.git.clone()),
-        _ => {
-            return Err(Error::new(format!(
-                "{id} is not finished; its patch is made at its end"
-            )));
-        }
+    let Standing::Done(result) = &standing else {
+        let text = format!("{id} is not finished; its patch is made at its end");
+        return Err(Error::new(text));
     };
+    let change = Finished::read(result).and_then(|result| result.git.clone());
     let none = "its project is no git work tree, or the setting \"git\" is off";
-    let change =
-        change.ok_or_else(|| Error::new(format!("{id} has no record of change: {none}")))?;
-    let style = Style::of_stdout();
-    let line = change_line(&change, style).unwrap_or_else(|| "an unknown change".to_owned());
+    let none = || Error::new(format!("{id} has no record of change: {none}"));
+    let line = change_line(&change.ok_or_else(none)?);
+    let line = line.unwrap_or_else(|| "an unknown change".to_owned());
     let name = format!("{id}.patch");
     let Some(file) = spool.open_log(&name)? else {
         return render::print(&format!("{line}; no patch was kept\n"));
@@ -35,24 +30,29 @@ pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
     let mut bytes = Vec::new();
     let read = file.take(PATCH_MAX).read_to_end(&mut bytes);
     read.map_err(|e| Error::io("read", &spool.log_path(&name), e))?;
-    let text = String::from_utf8_lossy(&bytes);
-    if stat {
-        return render::print(&(stat_of(&text) + &line + "\n"));
+    let (text, style) = (String::from_utf8_lossy(&bytes), Style::of_stdout());
+    match (stat, style.terminal) {
+        (true, _) => render::print(&(stat_of(&text) + &line + "\n")),
+        (false, true) => render::print(
+            &text
+                .lines()
+                .map(|line| painted(line, style))
+                .collect::<String>(),
+        ),
+        // To a file or a pipe it goes as it is, so that git can apply it.
+        (false, false) => render::unless_gone(render::put(&bytes)),
     }
-    let paint = |line: &str| match (line.as_bytes(), style.color) {
-        ([b'+', ..], true) => style.paint("32", &clean(line)),
-        ([b'-', ..], true) => style.paint("31", &clean(line)),
-        ([b'@', ..], true) => style.paint("36", &clean(line)),
-        ([b'd', b'i', b'f', b'f', ..], true) => style.paint("1", &clean(line)),
-        _ => clean(line).into_owned(),
+}
+
+fn painted(line: &str, style: Style) -> String {
+    let color = match line.as_bytes() {
+        [b'+', ..] => "32",
+        [b'-', ..] => "31",
+        [b'@', ..] => "36",
+        [b'd', b'i', b'f', b'f', ..] => "1",
+        _ => "",
     };
-    // To a file or a pipe it goes as it is, so that git can apply it.
-    match style.terminal {
-        true => text
-            .lines()
-            .try_for_each(|line| render::print(&(paint(line) + "\n"))),
-        false => render::unless_gone(render::put(&bytes)),
-    }
+    style.paint(color, &clean(line)) + "\n"
 }
 
 /// Lines added and removed, file by file.
@@ -61,23 +61,16 @@ fn stat_of(patch: &str) -> String {
     let (mut file, mut in_hunk) = ("", false);
     for line in patch.lines() {
         if let Some(names) = line.strip_prefix("diff --git ") {
-            (file, in_hunk) = (
-                names.rsplit_once(" b/").map_or(names, |(_, name)| name),
-                false,
-            );
-            files.entry(file).or_default();
-        } else if line.starts_with("@@") {
-            in_hunk = true;
-        } else if let Some(counts) = files.get_mut(file).filter(|_| in_hunk) {
-            counts.0 += usize::from(line.starts_with('+'));
-            counts.1 += usize::from(line.starts_with('-'));
+            file = names.rsplit_once(" b/").map_or(names, |(_, name)| name);
+            in_hunk = false;
         }
+        in_hunk |= line.starts_with("@@");
+        let counts = files.entry(file).or_default();
+        counts.0 += usize::from(in_hunk && line.starts_with('+'));
+        counts.1 += usize::from(in_hunk && line.starts_with('-'));
     }
-    let mut text = String::new();
-    for (file, (more, less)) in files {
-        let _ = writeln!(text, "{more:>6} {less:>6}  {}", clean(file));
-    }
-    text
+    let line = |(file, (more, less)): (_, _)| format!("{more:>6} {less:>6}  {}\n", clean(file));
+    files.into_iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -110,14 +110,13 @@ pub(super) enum Ending {
 
 impl Ending {
     /// The sign, with the number of its colour.
-    pub(super) fn sign(self, style: Style) -> (&'static str, &'static str) {
-        let (color, sign, in_ascii) = match self {
-            Ending::Good => ("32", "✓", "+"),
-            Ending::Doubtful => ("33", "⚠", "!"),
-            Ending::Bad => ("31", "✗", "x"),
-            Ending::Cancelled => ("2", "–", "-"),
-        };
-        (color, if style.unicode { sign } else { in_ascii })
+    pub(super) fn sign(self) -> (&'static str, &'static str) {
+        match self {
+            Ending::Good => ("32", "✓"),
+            Ending::Doubtful => ("33", "⚠"),
+            Ending::Bad => ("31", "✗"),
+            Ending::Cancelled => ("2", "–"),
+        }
     }
 
     /// The sign of a list of outcomes, in its colour where there are colours. A cancelled job has that
@@ -127,7 +126,7 @@ impl Ending {
             Ending::Cancelled => Ending::Bad,
             other => other,
         };
-        let (color, sign) = listed.sign(style);
+        let (color, sign) = listed.sign();
         style.paint(color, sign)
     }
 }
@@ -229,9 +228,9 @@ impl Finished {
     }
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
-    pub(super) fn change(&self, style: Style) -> Option<String> {
+    pub(super) fn change(&self) -> Option<String> {
         let change = self.git.as_ref().filter(|change| change.files != Some(0))?;
-        lines_changed(change, style)
+        lines_changed(change)
     }
 
     /// How the job ended, in a line.
@@ -258,21 +257,20 @@ fn counted(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-fn lines_changed(change: &Change, style: Style) -> Option<String> {
-    let minus = if style.unicode { "−" } else { "-" };
+fn lines_changed(change: &Change) -> Option<String> {
     let (more, less) = (change.insertions?, change.deletions?);
-    Some(format!("+{more} {minus}{less}"))
+    Some(format!("+{more} −{less}"))
 }
 
 /// What a job changed: `3 files, +12 −3, 1 commit on main`.
-pub(super) fn change_line(change: &Change, style: Style) -> Option<String> {
+pub(super) fn change_line(change: &Change) -> Option<String> {
     let files = change.files?;
     let commits = change.commits.filter(|commits| *commits > 0);
     if files == 0 && commits.is_none() {
         return Some("nothing".to_owned());
     }
     let mut parts = vec![counted(files, "file")];
-    parts.extend(lines_changed(change, style));
+    parts.extend(lines_changed(change));
     parts.extend(commits.map(|commits| counted(commits, "commit")));
     let branch = change.branch.as_ref().map(|branch| format!(" on {branch}"));
     Some(parts.join(", ") + &branch.unwrap_or_default())

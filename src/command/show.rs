@@ -10,7 +10,7 @@ use crate::cli::Format;
 use crate::error::{Error, Exit, Result};
 use crate::job::{JobId, log_name};
 use crate::record::{Check, Claim};
-use crate::render::{self, Pager, Style, clean, clean_line, shorten};
+use crate::render::{self, Pager, clean, clean_line, shorten};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use serde_json::{Value, json};
@@ -206,7 +206,7 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     if let Some(change) = result.git.as_ref() {
         let patch = change.patch.as_ref();
         let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
-        let line = change_line(change, Style::of_stdout());
+        let line = change_line(change);
         page.line("Changed", line.map(|line| line + &hint));
     }
     page.line("Denied tools", denials(result));

@@ -212,7 +212,7 @@ fn table(statistics: &Statistics, style: Style, columns: usize) -> String {
     let mut text = String::new();
     let mut line = |line: &str, bar: &str| {
         let line = match style.terminal {
-            true => fit(line, columns, style),
+            true => fit(line, columns),
             false => line.to_owned(),
         };
         let _ = writeln!(text, "{line}{bar}");
@@ -277,15 +277,11 @@ struct Bars {
 impl Bars {
     /// So many signs for jobs that completed, and so many for others.
     fn signs(&self, good: usize, bad: usize) -> (String, String) {
-        let (good_sign, bad_sign) = match self.style.unicode {
-            true => ("█", "░"),
-            false => ("#", "-"),
-        };
         let paint = |color, sign: &str, times| match times {
             0 => String::new(),
             _ => self.style.paint(color, &sign.repeat(times)),
         };
-        (paint("32", good_sign, good), paint("31", bad_sign, bad))
+        (paint("32", "█", good), paint("31", "░", bad))
     }
 
     /// A bar as long as the day had jobs; those that did not complete stand at its end.
@@ -426,7 +422,6 @@ mod tests {
         let bars = Bars {
             style: Style {
                 color: false,
-                unicode: false,
                 terminal: false,
             },
             width: 10,
@@ -440,16 +435,16 @@ mod tests {
             };
             bars.bar(&totals).trim_start().to_owned()
         };
-        assert_eq!(bar(20, 20), "##########");
-        assert_eq!(bar(20, 19), "#########-");
-        assert_eq!(bar(20, 1), "#---------");
+        assert_eq!(bar(20, 20), "█".repeat(10));
+        assert_eq!(bar(20, 19), "█".repeat(9) + "░");
+        assert_eq!(bar(20, 1), "█".to_owned() + &"░".repeat(9));
         assert_eq!(
             (bar(20, 0), bar(1, 1), bar(1, 0)),
-            ("-".repeat(10), "#".into(), "-".into())
+            ("░".repeat(10), "█".into(), "░".into())
         );
         for jobs in 1..=20 {
             for completed in 0..=jobs {
-                assert!((1..=10).contains(&bar(jobs, completed).len()));
+                assert!((1..=10).contains(&bar(jobs, completed).chars().count()));
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::board;
 use crate::cli::{Format, Wanted};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::render::{self, Pager, Style, clean, columns_of, fit};
+use crate::render::{self, Pager, Style, clean, fit, width};
 use crate::spool::Spool;
 use crate::time::Wall;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Row {
             ended.map(|at| at.short(Wall::now())),
             result.duration(),
             result.cost(),
-            result.change(style),
+            result.change(),
         ];
         let notes = result.notes().join(", ") + &project.unwrap_or_default();
         Row {
@@ -124,10 +124,6 @@ impl Row {
     }
 }
 
-fn width(text: &str) -> usize {
-    text.chars().map(columns_of).sum()
-}
-
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
 fn lines(rows: &[Row], style: Style) -> impl Iterator<Item = String> {
     let widest = |of: &dyn Fn(&Row) -> &str| rows.iter().map(|row| width(of(row))).max();
@@ -150,7 +146,7 @@ fn lines(rows: &[Row], style: Style) -> impl Iterator<Item = String> {
             let gap = " ".repeat(head_wide - width(head));
             return format!("  {mark} {head}{gap}{rest}").trim_end().to_owned() + "\n";
         }
-        let rest = fit(&format!("    {}", rest.trim_start()), columns, style);
+        let rest = fit(&format!("    {}", rest.trim_start()), columns);
         format!("  {mark} {head}\n{rest}\n")
     })
 }

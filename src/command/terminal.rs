@@ -2,15 +2,14 @@
 //! date, the screen that `watch` draws, and the keys and signals that reach it.
 
 use crate::error::{Error, Result};
-use crate::render::{Style, clean_line, encoded, fit};
-use crate::settings;
+use crate::render::{self, clean_line, fit, is_dumb};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
+use nix::sys::signal::{SigSet, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
-use nix::unistd::dup;
-use std::io::{self, IsTerminal, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// Taken where the size is not known.
@@ -23,80 +22,46 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Columns and rows of a terminal.
 pub(super) fn size(terminal: impl AsFd) -> (usize, usize) {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
+    let mut size = [0_u16; 4];
+    let fd = terminal.as_fd().as_raw_fd();
+    // SAFETY: TIOCGWINSZ writes a winsize, which is four numbers of this type, to the live local.
+    unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) };
+    let or = |number, default| match number {
+        0 => default,
+        number => usize::from(number),
     };
-    // SAFETY: TIOCGWINSZ writes a winsize to the live local that the pointer is to.
-    let told =
-        unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) } == 0;
-    let or = |number: u16, default| match number {
-        number if told && number > 0 => usize::from(number),
-        _ => default,
-    };
-    (or(size.ws_col, COLUMNS), or(size.ws_row, ROWS))
+    (or(size[1], COLUMNS), or(size[0], ROWS))
 }
 
-/// Whether the terminal understands cursor movements.
-pub(super) fn is_capable() -> bool {
-    settings::variable("TERM").is_some_and(|term| term != "dumb")
-}
-
-/// One line that is written over and over, where a person is looking; elsewhere nothing.
+/// One line on standard error that is written over and over, where a person is looking.
 pub(super) struct LiveLine {
-    terminal: Option<OwnedFd>,
-    style: Style,
+    /// Whether anybody sees it.
+    pub is_on: bool,
     shown: String,
 }
 
 impl LiveLine {
-    /// On standard error, or else on standard output.
     pub(super) fn new() -> LiveLine {
-        let terminals = [
-            io::stderr().is_terminal().then(|| dup(io::stderr())),
-            io::stdout().is_terminal().then(|| dup(io::stdout())),
-        ];
-        let style = Style::of_stdout();
         LiveLine {
-            terminal: terminals
-                .into_iter()
-                .flatten()
-                .find_map(std::result::Result::ok)
-                .filter(|_| is_capable()),
-            style,
+            is_on: io::stderr().is_terminal() && !is_dumb(),
             shown: String::new(),
         }
     }
 
-    /// Whether anybody sees it.
-    pub(super) fn is_on(&self) -> bool {
-        self.terminal.is_some()
-    }
-
     /// Shows a text in place of the one before.
     pub(super) fn show(&mut self, text: &str) {
-        let Some(terminal) = &self.terminal else {
-            return;
-        };
         // The last column stays free: some terminals wrap as soon as it is taken.
-        let text = fit(
-            &clean_line(text),
-            size(terminal).0.saturating_sub(1),
-            self.style,
-        );
-        if text != self.shown {
-            put(terminal, &format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
+        let text = fit(&clean_line(text), size(io::stderr()).0.saturating_sub(1));
+        if self.is_on && text != self.shown {
+            render::say(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
             self.shown = text;
         }
     }
 
     /// Takes it away, to make room for something that stays.
     pub(super) fn clear(&mut self) {
-        if let Some(terminal) = self.terminal.as_ref().filter(|_| !self.shown.is_empty()) {
-            put(terminal, "\r\x1b[K");
-            self.shown.clear();
+        if !std::mem::take(&mut self.shown).is_empty() {
+            render::say("\r\x1b[K");
         }
     }
 }
@@ -110,44 +75,40 @@ impl Drop for LiveLine {
 /// The whole terminal, as long as the value lives.
 pub(super) struct Screen {
     /// How the terminal was found.
-    modes: Option<Termios>,
+    modes: Termios,
     /// What a person or the system asks for.
     signals: SignalFd,
     drawn: String,
 }
 
 impl Screen {
+    /// Whether there is a terminal, for keys and for lines.
+    pub(super) fn is_there() -> bool {
+        io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb()
+    }
+
     pub(super) fn open() -> Result<Screen> {
-        use Signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
-        let asks: SigSet = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH]
-            .into_iter()
-            .collect();
-        let signals = asks.thread_block();
-        let signals = signals.and_then(|()| {
-            SignalFd::with_flags(&asks, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        });
+        let failed = |e| Error::new(format!("cannot take the terminal: {e}"));
+        let asks = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH];
+        let asks: SigSet = asks.into_iter().collect();
+        asks.thread_block().map_err(failed)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let mut screen = Screen {
-            modes: termios::tcgetattr(io::stdin().as_fd()).ok(),
-            signals: signals.map_err(|e| Error::new(format!("cannot await signals: {e}")))?,
+            modes: termios::tcgetattr(io::stdin()).map_err(failed)?,
+            signals: SignalFd::with_flags(&asks, flags).map_err(failed)?,
             drawn: String::new(),
         };
         screen.enter();
         Ok(screen)
     }
 
-    /// Columns and rows.
-    pub(super) fn size(&self) -> (usize, usize) {
-        size(io::stdout())
-    }
-
-    /// Shows these lines, as many as there is room for, in one write: nothing flickers. What is
-    /// there already is not drawn again.
+    /// Shows these lines, as many as there is room for. What is there already is not drawn again.
     pub(super) fn draw(&mut self, lines: &[String]) {
-        let rows = self.size().1;
+        let rows = size(io::stdout()).1;
         let lines = lines[..lines.len().min(rows)].join("\x1b[K\r\n");
         let frame = format!("\x1b[H{lines}\x1b[K\x1b[J");
         if frame != self.drawn {
-            put(io::stdout(), &frame);
+            show(&frame);
             self.drawn = frame;
         }
     }
@@ -155,58 +116,44 @@ impl Screen {
     /// Waits so long for a key or a signal; whether the person stays.
     pub(super) fn wait(&mut self, tick: Duration) -> bool {
         let keyboard = io::stdin();
-        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-        let mut sources = vec![signals];
-        if keyboard.is_terminal() {
-            sources.push(PollFd::new(keyboard.as_fd(), PollFlags::POLLIN));
-        }
-        let _ = poll(
-            &mut sources,
-            PollTimeout::try_from(tick).unwrap_or(PollTimeout::MAX),
-        );
-        let typed = sources.get(1).and_then(PollFd::any).unwrap_or(false);
+        let mut sources =
+            [self.signals.as_fd(), keyboard.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let tick = PollTimeout::try_from(tick).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut sources, tick);
+        let typed = sources[1].any() == Some(true);
         if let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
                 // Whatever is on the terminal is not what was drawn.
-                Ok(Signal::SIGWINCH) => self.drawn.clear(),
-                Ok(Signal::SIGTSTP) => self.pause(),
+                Ok(SIGWINCH) => self.drawn.clear(),
+                // The person has the terminal back until the program is to go on.
+                Ok(SIGTSTP) => {
+                    self.leave();
+                    let _ = raise(Signal::SIGSTOP);
+                    self.enter();
+                }
                 _ => return false,
             }
         }
         let mut keys = [0; 32];
-        match typed {
-            true => match keyboard.lock().read(&mut keys) {
-                Ok(0) | Err(_) => false,
-                Ok(count) => !keys[..count].iter().any(|key| b"qQ".contains(key)),
-            },
-            false => true,
-        }
-    }
-
-    /// Gives the terminal back and stops, until the person wants to go on.
-    fn pause(&mut self) {
-        self.leave();
-        let _ = raise(Signal::SIGSTOP);
-        self.enter();
-        self.drawn.clear();
+        let count = match typed {
+            true => nix::unistd::read(&keyboard, &mut keys).unwrap_or(0),
+            false => return true,
+        };
+        count > 0 && !keys[..count].iter().any(|key| b"qQ".contains(key))
     }
 
     fn enter(&mut self) {
-        if let Some(modes) = &self.modes {
-            let mut modes = modes.clone();
-            modes
-                .local_flags
-                .remove(LocalFlags::ICANON | LocalFlags::ECHO);
-            let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &modes);
-        }
-        put(io::stdout(), ENTER);
+        let mut modes = self.modes.clone();
+        let flags = &mut modes.local_flags;
+        flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
+        show(ENTER);
+        self.drawn.clear();
     }
 
-    fn leave(&mut self) {
-        put(io::stdout(), LEAVE);
-        if let Some(modes) = &self.modes {
-            let _ = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, modes);
-        }
+    fn leave(&self) {
+        show(LEAVE);
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.modes);
     }
 }
 
@@ -216,16 +163,7 @@ impl Drop for Screen {
     }
 }
 
-/// In one write where the terminal takes it, which `Stdout` would make two. A terminal that has
-/// gone is no matter: a signal tells us so.
-fn put(terminal: impl AsFd, text: &str) {
-    let text = encoded(text);
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        match nix::unistd::write(&terminal, rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(nix::Error::EINTR | nix::Error::EAGAIN) => {}
-            Err(_) => return,
-        }
-    }
+/// A terminal that has gone is no matter: a signal tells us so.
+fn show(frame: &str) {
+    let _ = render::print(frame);
 }

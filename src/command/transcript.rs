@@ -4,12 +4,13 @@
 use crate::agent::event::{Event, LastResult, Session, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::{Line, Lines};
-use crate::agent::{Dialect, Read, TEXT_MAX};
-use crate::render::{Style, clean, clean_line, fit};
+use crate::agent::{Dialect, TEXT_MAX};
+use crate::render::{Style, clean, clean_line, fit, shorten};
 use crate::time::human;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::mem::take;
 use std::time::Duration;
 
 /// So many calls whose answers are still to come are remembered; with more, all are forgotten.
@@ -18,19 +19,12 @@ const CALLS_MAX: usize = 200;
 const HEADLINE_MAX: usize = 400;
 /// Sub-agents of sub-agents are not indented further than this.
 const DEPTH_MAX: usize = 4;
-
-/// How far the agent has got.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Progress {
-    /// What it does just now.
-    pub action: Option<String>,
-    /// Tokens in and out, those read from a cache left out.
-    pub tokens: u64,
-    /// US dollars, as far as the agent has told.
-    pub cost_usd: Option<f64>,
-}
+/// What a tool works on: the first of these that its input has.
+const SUBJECTS: &str =
+    "command file_path notebook_path pattern url query skill description path prompt";
 
 /// Reads the output of one start after the other, and writes lines for a person.
+#[derive(Default)]
 pub(super) struct Transcript {
     style: Style,
     /// The columns to fit single lines into.
@@ -41,25 +35,24 @@ pub(super) struct Transcript {
     above: Above,
     /// Whether the last line may still go on.
     open: bool,
-    heard: Heard,
+    start: Start,
 }
 
 /// What is known of one start.
 #[derive(Default)]
-struct Heard {
-    progress: Progress,
-    /// `None` for what is no event stream.
+struct Start {
+    /// What the agent does just now.
+    action: Option<String>,
+    /// `None` for what is no agent's output.
     dialect: Option<&'static Dialect>,
     lines: Lines,
     /// Of a plain agent: the beginning of a character, or of the end of a line.
     held: Vec<u8>,
-    session: Session,
+    /// The model and the version.
+    who: String,
+    cwd: String,
     /// Depth and words of calls by their ids.
     calls: HashMap<String, (usize, String)>,
-    /// The message whose tokens were counted last: one message comes as several events.
-    message: String,
-    /// The tokens of turns whose result has come, which supersedes what was counted meanwhile.
-    settled: u64,
     /// The call that stands last, if nothing else came since.
     last: String,
     /// The last thing said or complained of, which the result repeats.
@@ -81,110 +74,108 @@ impl Transcript {
         Transcript {
             style,
             width,
-            out: String::new(),
-            above: Above::Nothing,
-            open: false,
-            heard: Heard::default(),
+            ..Transcript::default()
         }
     }
 
     /// Another output begins; without a dialect, it is printed as it is.
     pub(super) fn begin(&mut self, dialect: Option<&'static Dialect>) {
-        self.heard = Heard {
+        self.start = Start {
             dialect,
-            ..Heard::default()
+            ..Start::default()
         };
     }
 
-    pub(super) fn progress(&self) -> &Progress {
-        &self.heard.progress
+    /// What the agent does just now, if it has told anything.
+    pub(super) fn action(&self) -> Option<&str> {
+        self.start.action.as_deref()
     }
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        let mut lines = std::mem::take(&mut self.heard.lines);
-        match self.heard.dialect.and_then(|dialect| dialect.read) {
-            Some(read) => lines.feed(bytes, |line| self.take_line(read, line)),
-            None => self.plain(bytes),
+        if self.start.dialect.is_none_or(|known| known.read.is_none()) {
+            return self.plain(bytes);
         }
-        self.heard.lines = lines;
+        let mut lines = take(&mut self.start.lines);
+        lines.feed(bytes, |line| self.hear(line));
+        self.start.lines = lines;
     }
 
     /// The output is complete.
     pub(super) fn finish(&mut self) {
-        if let Some(read) = self.heard.dialect.and_then(|dialect| dialect.read) {
-            let mut lines = std::mem::take(&mut self.heard.lines);
-            lines.finish(|line| self.take_line(read, line));
-        }
-        let held = std::mem::take(&mut self.heard.held);
+        take(&mut self.start.lines).finish(|line| self.hear(line));
+        let held = take(&mut self.start.held);
         self.print(&String::from_utf8_lossy(&held));
     }
 
     /// The lines since the last time.
     pub(super) fn take(&mut self) -> String {
-        std::mem::take(&mut self.out)
+        take(&mut self.out)
     }
 
     /// Adds a line that separates starts and tells their ends.
     pub(super) fn seam(&mut self, text: &str) {
-        let rule = if self.style.unicode { "─" } else { "-" }.repeat(3);
-        let line = format!("{rule} {}", clean_line(text));
-        self.start(Above::Text);
-        let _ = writeln!(self.out, "{}", self.style.paint("1;34", &line));
+        self.text(0, "1;34", &format!("─── {}", clean_line(text)));
         self.above = Above::Lines;
     }
 
     /// A plain agent prints as it likes; what it prints is shown when it comes, not line by line.
     fn plain(&mut self, bytes: &[u8]) {
-        self.heard.held.extend_from_slice(bytes);
+        let held = &mut self.start.held;
+        held.extend_from_slice(bytes);
         // Half a character, or half of the end of a line, waits for the rest.
-        let whole = match std::str::from_utf8(&self.heard.held) {
+        let whole = match std::str::from_utf8(held) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => self.heard.held.len(),
+            _ => held.len(),
         };
-        let whole = whole - usize::from(self.heard.held[..whole].ends_with(b"\r"));
-        let rest = self.heard.held.split_off(whole);
-        let bytes = std::mem::replace(&mut self.heard.held, rest);
-        let text = String::from_utf8_lossy(&bytes);
-        let mut lines = text.rsplit(['\n', '\r']);
-        if let Some(last) = lines.find(|line| !line.trim().is_empty()) {
-            self.heard.progress.action = Some(headline(last));
+        let whole = whole - usize::from(held[..whole].ends_with(b"\r"));
+        let text = String::from_utf8_lossy(&held[..whole]);
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        held.drain(..whole);
+        if let Some(last) = text.lines().rfind(|line| !line.trim().is_empty()) {
+            self.start.action = Some(headline(last));
         }
-        self.print(&text.replace("\r\n", "\n").replace('\r', "\n"));
+        self.print(&text);
     }
 
-    fn take_line(&mut self, read: Read, line: Line<'_>) {
-        let results = self.heard.dialect.map_or(&[][..], |known| known.results);
-        events(line, read, results, &mut |event| self.event(event));
+    fn hear(&mut self, line: Line<'_>) {
+        if let Some(dialect) = self.start.dialect
+            && let Some(read) = dialect.read
+        {
+            events(line, read, dialect.results, &mut |event| self.event(event));
+        }
     }
 
     fn event(&mut self, event: Event<'_>) {
-        let goes_on = std::mem::replace(&mut self.heard.speaking, false);
+        let goes_on = take(&mut self.start.speaking);
         match event {
             Event::Session(session) => self.session(session),
-            Event::Say(by, text) => self.say(by, &text, false, false),
+            Event::Say(by, text) => {
+                let depth = self.depth_below(by);
+                self.say(&text, false);
+                if !text.trim().is_empty() {
+                    self.text(depth, "", &text);
+                }
+            }
             Event::More(text) => {
-                self.heard.speaking = true;
-                self.say(None, &text, true, goes_on);
+                self.say(&text, goes_on);
+                if !goes_on {
+                    self.begin_line(Above::Text);
+                }
+                self.out.push_str(&clean(&text));
+                (self.open, self.start.speaking) = (!text.ends_with('\n'), true);
             }
             Event::Think(by, text) => {
                 let depth = self.depth_below(by);
                 self.act("thinking");
-                let line = format!("(thinks) {}", headline(&text));
-                self.line(depth, "2", line.trim_end());
+                self.line(depth, "2", &format!("(thinks) {}", headline(&text)));
             }
             Event::Call(call) => self.call(call.by, call.id, &call.tool, call.input),
             Event::Answer(id, content, failed) => self.answer(&id, content, failed),
-            Event::Total(usage) => self.heard.settled = tokens(&usage.to_string()),
-            Event::Tokens(message, usage) if message != self.heard.message => {
-                self.heard.message = message;
-                self.heard.progress.tokens =
-                    self.heard.progress.tokens.saturating_add(tokens(usage));
-            }
-            Event::Trouble(text, _) if !text.is_empty() && text != self.heard.said => {
+            Event::Trouble(text, _) if !text.is_empty() && text != self.start.said => {
                 self.act(&text);
                 self.text(0, "31", &text);
-                self.heard.said = text;
+                self.start.said = text;
             }
             Event::Feedback(text) => self.notice(&format!("a hook: {text}")),
             Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
@@ -196,71 +187,51 @@ impl Transcript {
     }
 
     fn session(&mut self, session: Session) {
-        let who =
-            |of: &Session| [&of.model, &of.version].map(|word| word.clone().unwrap_or_default());
-        let line = clean_line(&who(&session).join(" "));
+        let words = [session.model, session.version];
+        let who = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let who = clean_line(&who);
         // Each turn opens with one of its own.
-        if who(&self.heard.session) != who(&session) && !line.is_empty() {
-            self.line(0, "2", &line);
+        if who != self.start.who && !who.is_empty() {
+            self.line(0, "2", &who);
+            self.start.who = who;
         }
-        self.heard.session = session;
+        self.start.cwd = session.cwd.unwrap_or_default();
     }
 
-    fn say(&mut self, below: Option<String>, text: &str, more: bool, goes_on: bool) {
-        let depth = self.depth_below(below);
+    fn say(&mut self, text: &str, goes_on: bool) {
+        let mut said = take(&mut self.start.said);
         if !goes_on {
-            self.heard.said.clear();
+            said.clear();
         }
-        if self.heard.said.len() < TEXT_MAX {
-            self.heard.said.push_str(text);
+        if said.len() < TEXT_MAX {
+            said.push_str(text);
         }
-        self.act(&headline(&self.heard.said));
-        if text.trim().is_empty() && !goes_on {
-            return;
-        }
-        if !more {
-            return self.text(depth, "", text);
-        }
-        if !goes_on {
-            self.start(Above::Text);
-        }
-        self.out.push_str(&clean(text));
-        (self.above, self.open) = (Above::Text, !text.ends_with('\n'));
+        self.act(&said);
+        self.start.said = said;
     }
 
     fn call(&mut self, below: Option<String>, id: String, tool: &str, input: &str) {
         let depth = self.depth_below(below);
-        let cwd = self.heard.session.cwd.as_deref().unwrap_or_default();
-        let tool = clean_line(tool);
-        let label = format!("{tool} {}", subject(input, cwd))
-            .trim_end()
-            .to_owned();
+        let label = format!("{} {}", clean_line(tool), subject(input, &self.start.cwd));
+        let label = label.trim_end().to_owned();
         self.act(&label);
-        let dot = if self.style.unicode { "●" } else { "*" };
-        // Bold for the tool alone: the line is fitted first, then painted.
-        let line = self.fitted(depth, &format!("{dot} {label}"));
-        let (head, rest) = line.split_at(line.len().min(dot.len() + 1 + tool.len()));
-        let line = format!("{}{rest}", self.style.paint("1", head));
-        self.start(Above::Lines);
-        let _ = writeln!(self.out, "{}{line}", indent(depth));
-        if self.heard.calls.len() == CALLS_MAX {
-            self.heard.calls.clear();
+        self.line(depth, "1", &format!("● {label}"));
+        if self.start.calls.len() == CALLS_MAX {
+            self.start.calls.clear();
         }
-        self.heard.last.clone_from(&id);
-        self.heard.calls.insert(id, (depth, label));
+        self.start.last.clone_from(&id);
+        self.start.calls.insert(id, (depth, label));
     }
 
     fn answer(&mut self, id: &str, content: &str, failed: bool) {
-        let (depth, label) = self.heard.calls.remove(id).unwrap_or_default();
-        let text = answer(&text_of(content));
-        let of = match self.heard.last == id {
+        let (depth, label) = self.start.calls.remove(id).unwrap_or_default();
+        let of = match take(&mut self.start.last) == id {
             true => String::new(),
-            false => format!("{}: ", fit(&label, self.width / 3, self.style)),
+            false => format!("{}: ", fit(&label, self.width / 3)),
         };
-        let hook = if self.style.unicode { "└" } else { "`-" };
         let (color, error) = if failed { ("31", "error: ") } else { ("2", "") };
-        self.heard.last.clear();
-        self.line(depth, color, &format!("  {hook} {of}{error}{text}"));
+        let text = answer(&text_of(content));
+        self.line(depth, color, &format!("  └ {of}{error}{text}"));
     }
 
     fn notice(&mut self, text: &str) {
@@ -274,40 +245,37 @@ impl Transcript {
     fn result(&mut self, result: LastResult) {
         let good = result.good;
         let text = result.answer.filter(|_| good).unwrap_or(result.complaint);
-        if !text.trim().is_empty() && text.trim() != self.heard.said.trim() {
+        if !text.trim().is_empty() && text.trim() != self.start.said.trim() {
             self.text(0, if good { "" } else { "31" }, &text);
         }
-        let usage = result.usage.map_or(0, |usage| tokens(&usage.to_string()));
-        self.heard.settled = self.heard.settled.saturating_add(usage);
-        self.heard.progress.tokens = self.heard.settled;
-        self.heard.message.clear();
-        self.heard.progress.cost_usd = result.cost_usd.or(self.heard.progress.cost_usd);
-        let mut text = match (good, result.ending.as_deref()) {
+        let mut parts = vec![match (good, result.ending.as_deref()) {
             (true, _) => "done".to_owned(),
             (false, None | Some("success" | "api_error")) => "failed".to_owned(),
             (false, Some(other)) => clean_line(other),
-        };
-        if let Some(turns) = result.turns {
-            let _ = write!(text, ", {turns} turn{}", if turns == 1 { "" } else { "s" });
-        }
-        if let Some(ms) = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms)) {
-            let _ = write!(text, ", {}", human(Duration::from_millis(ms as u64)));
-        }
-        let parts = [Some(text), spent(&self.heard.progress)];
-        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        self.start(Above::Text);
-        let _ = writeln!(self.out, "{} {text}", self.style.mark(good));
+        }];
+        parts.extend(result.turns.map(|turns| match turns {
+            1 => "1 turn".to_owned(),
+            turns => format!("{turns} turns"),
+        }));
+        let lasted = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms));
+        parts.extend(lasted.map(|ms| human(Duration::from_millis(ms as u64))));
+        let tokens = result.usage.as_ref().map_or(0, tokens);
+        parts.extend((tokens > 0).then(|| format!("{tokens} tokens")));
+        parts.extend(result.cost_usd.map(|cost| format!("${cost:.4}")));
+        let mark = self.style.mark(good);
+        self.begin_line(Above::Text);
+        self.out.push_str(&format!("{mark} {}\n", parts.join(", ")));
     }
 
     /// What it does just now; and something other than a call stands last.
     fn act(&mut self, action: &str) {
-        self.heard.progress.action = Some(headline(action));
-        self.heard.last.clear();
+        self.start.action = Some(headline(action));
+        self.start.last.clear();
     }
 
-    fn depth_below(&self, id: Option<String>) -> usize {
-        let above = |id: String| self.heard.calls.get(&id).map_or(0, |(depth, _)| *depth);
-        id.map_or(0, |id| above(id) + 1).min(DEPTH_MAX)
+    fn depth_below(&self, call: Option<String>) -> usize {
+        let above = |id: String| self.start.calls.get(&id).map_or(0, |(depth, _)| *depth);
+        call.map_or(0, |id| above(id) + 1).min(DEPTH_MAX)
     }
 
     // --- lines ---
@@ -318,7 +286,7 @@ impl Transcript {
             return;
         }
         if self.above == Above::Text {
-            self.start(Above::Lines);
+            self.begin_line(Above::Lines);
         }
         self.out.push_str(&clean(text));
         (self.above, self.open) = (Above::Lines, !text.ends_with('\n'));
@@ -326,31 +294,24 @@ impl Transcript {
 
     /// A whole text, with a blank line around it.
     fn text(&mut self, depth: usize, color: &str, text: &str) {
-        self.start(Above::Text);
+        self.begin_line(Above::Text);
         for line in clean(text.trim_end()).lines() {
-            let line = format!("{}{}", indent(depth), line);
-            let line = match color {
-                "" => line,
-                color => self.style.paint(color, &line),
-            };
-            let _ = writeln!(self.out, "{}", line.trim_end());
+            let line = format!("{}{line}", indent(depth));
+            let line = self.style.paint(color, line.trim_end());
+            self.out.push_str(&(line + "\n"));
         }
     }
 
+    /// One line, cut at the edge.
     fn line(&mut self, depth: usize, color: &str, line: &str) {
-        self.start(Above::Lines);
-        let line = self.style.paint(color, &self.fitted(depth, line));
-        let _ = writeln!(self.out, "{}{line}", indent(depth));
-    }
-
-    fn fitted(&self, depth: usize, line: &str) -> String {
-        let room = self.width.saturating_sub(indent(depth).len());
-        fit(line, room, self.style)
+        self.begin_line(Above::Lines);
+        let line = fit(&format!("{}{}", indent(depth), line.trim_end()), self.width);
+        self.out.push_str(&(self.style.paint(color, &line) + "\n"));
     }
 
     /// Ends an open line, and separates texts from what is around them.
-    fn start(&mut self, next: Above) {
-        if std::mem::take(&mut self.open) {
+    fn begin_line(&mut self, next: Above) {
+        if take(&mut self.open) {
             self.out.push('\n');
         }
         let apart = self.above == Above::Text || next == Above::Text;
@@ -365,93 +326,57 @@ fn indent(depth: usize) -> String {
     "    ".repeat(depth)
 }
 
-/// Tokens and money, as far as they are known: `12.3k tokens, $0.0064`.
-pub(super) fn spent(progress: &Progress) -> Option<String> {
-    let tokens = match progress.tokens {
-        0 => None,
-        few @ 0..10_000 => Some(format!("{few} tokens")),
-        some @ 10_000..1_000_000 => Some(format!("{}k tokens", some / 1000)),
-        many => Some(format!("{:.1}M tokens", many as f64 / 1e6)),
-    };
-    let cost = progress.cost_usd.map(|cost| format!("${cost:.4}"));
-    let parts: Vec<String> = tokens.into_iter().chain(cost).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// The tokens that a usage object tells of, those read from a cache left out: each turn reads the
-/// whole conversation from there again.
-pub(super) fn tokens(usage: &str) -> u64 {
-    let keys = [
-        "input_tokens",
-        "output_tokens",
-        "cache_creation_input_tokens",
-    ];
-    let usage = object(usage).unwrap_or_default();
-    let counts = keys.iter().filter_map(|key| usage.value::<u64>(key));
+/// The tokens that a turn used, those read from a cache left out: each request reads the whole
+/// conversation from there again.
+fn tokens(usage: &Value) -> u64 {
+    let keys = "input_tokens output_tokens cache_creation_input_tokens".split(' ');
+    let counts = keys.filter_map(|key| usage[key].as_u64());
     counts.fold(0, u64::saturating_add)
 }
 
-/// What a tool is asked to work on, in one line.
+/// What a tool is asked to work on, in one line; a file in the directory of work by its name there.
 fn subject(input: &str, cwd: &str) -> String {
-    let keys = [
-        "command",
-        "file_path",
-        "notebook_path",
-        "pattern",
-        "url",
-        "query",
-        "skill",
-        "description",
-        "path",
-        "prompt",
-    ];
     let input = object(input).unwrap_or_default();
-    let text = keys.into_iter().find_map(|key| parse_text(input.raw(key)));
+    let text = SUBJECTS
+        .split(' ')
+        .find_map(|key| parse_text(input.raw(key)));
     let text = text.unwrap_or_default();
-    let below = text
-        .strip_prefix(cwd)
-        .and_then(|rest| rest.strip_prefix('/'))
-        .filter(|_| !cwd.is_empty());
-    headline(below.unwrap_or(&text))
+    let below = text.strip_prefix(cwd).filter(|_| !cwd.is_empty());
+    headline(
+        below
+            .and_then(|rest| rest.strip_prefix('/'))
+            .unwrap_or(&text),
+    )
 }
 
 /// What a tool answered, in one line.
 fn answer(text: &str) -> String {
-    let lines = text.lines().filter(|line| !line.trim().is_empty()).count();
     let first = headline(text.trim().trim_start_matches("<tool_use_error>"));
-    match lines {
+    match text.lines().filter(|line| !line.trim().is_empty()).count() {
         0 => "no output".to_owned(),
         1 => first,
-        2 => format!("{first} (+1 line)"),
-        _ => format!("{first} (+{} lines)", lines - 1),
+        lines => format!("{first} (+{} more)", lines - 1),
     }
 }
 
 /// The texts in the content of a message: a string, or blocks of which some are texts.
 fn text_of(content: &str) -> String {
-    if let Some(text) = parse_text(content) {
-        return text;
-    }
-    let blocks: Vec<&RawValue> = serde_json::from_str(content).unwrap_or_default();
-    let blocks = blocks
-        .into_iter()
-        .filter_map(|block| object(block.get()).ok());
-    let texts = blocks.map(|block| {
-        let kind = block.word("type").unwrap_or_default();
-        parse_text(block.raw("text")).unwrap_or_else(|| format!("[{kind}]"))
-    });
-    texts.collect::<Vec<_>>().join("\n")
+    let of_block = |block: &RawValue| {
+        let block = object(block.get()).unwrap_or_default();
+        let kind = || format!("[{}]", block.word("type").unwrap_or_default());
+        parse_text(block.raw("text")).unwrap_or_else(kind)
+    };
+    parse_text(content).unwrap_or_else(|| {
+        let blocks: Vec<&RawValue> = serde_json::from_str(content).unwrap_or_default();
+        let texts: Vec<String> = blocks.into_iter().map(of_block).collect();
+        texts.join("\n")
+    })
 }
 
 /// The first line that says something, on one line and harmless.
 fn headline(text: &str) -> String {
     let line = text.lines().find(|line| !line.trim().is_empty());
-    let line = line.unwrap_or_default();
-    let end = line
-        .char_indices()
-        .nth(HEADLINE_MAX)
-        .map_or(line.len(), |(at, _)| at);
-    clean_line(&line[..end])
+    clean_line(&shorten(line.unwrap_or_default(), HEADLINE_MAX))
 }
 
 #[cfg(test)]
@@ -459,12 +384,11 @@ mod tests {
     use super::*;
     use crate::agent::dialect;
     use crate::project::Protocol;
-    use crate::render::columns_of;
+    use crate::render::width;
     use serde_json::{Value, json};
 
     const PLAIN: Style = Style {
         color: false,
-        unicode: false,
         terminal: false,
     };
 
@@ -473,17 +397,17 @@ mod tests {
         std::fs::read(format!("{dir}/{name}.jsonl")).unwrap()
     }
 
-    fn transcript(protocol: Protocol, input: &[u8], piece: usize, width: usize) -> Transcript {
-        let mut transcript = Transcript::new(PLAIN, width);
+    fn transcript(protocol: Protocol, input: &[u8], piece: usize, columns: usize) -> Transcript {
+        let mut transcript = Transcript::new(PLAIN, columns);
         transcript.begin(Some(dialect(protocol)));
         input.chunks(piece).for_each(|piece| transcript.feed(piece));
         transcript.finish();
         transcript
     }
 
-    fn told(protocol: Protocol, input: &[u8], piece: usize) -> (String, Progress) {
+    fn told(protocol: Protocol, input: &[u8], piece: usize) -> (String, Option<String>) {
         let mut transcript = transcript(protocol, input, piece, 80);
-        (transcript.take(), transcript.progress().clone())
+        (transcript.take(), transcript.action().map(str::to_owned))
     }
 
     /// What a person reads of these events.
@@ -519,24 +443,24 @@ mod tests {
              \n\
              I will run a command.\n\
              \n\
-             * Bash echo hello from the stub\n  \
-             `- hello from the stub\n\
+             ● Bash echo hello from the stub\n  \
+             └ hello from the stub\n\
              \n\
              The task is done.\n\
              \n\
-             + done, 2 turns, 0s, 240 tokens, $0.0016\n"
+             ✓ done, 2 turns, 0s, 240 tokens, $0.0016\n"
         );
         assert_eq!(
             read_fixture("tool-edit"),
             "claude-opus-5-5 2.1.328\n\
-             * Read src.txt\n  \
-             `- 1 line before end (+1 line)\n\
-             * Edit src.txt\n  \
-             `- The file /project/src.txt has been updated successfully. (file state is...\n\
+             ● Read src.txt\n  \
+             └ 1 line before end (+1 more)\n\
+             ● Edit src.txt\n  \
+             └ The file /project/src.txt has been updated successfully. (file state is cu…\n\
              \n\
              The task is done.\n\
              \n\
-             + done, 3 turns, 0s, 360 tokens, $0.0024\n"
+             ✓ done, 3 turns, 0s, 360 tokens, $0.0024\n"
         );
     }
 
@@ -546,15 +470,15 @@ mod tests {
         assert!(told.contains("! no answer from the service: overloaded (529); try 1 of 10 in 0s"));
         let told = read_fixture("api-400");
         assert_eq!(told.matches("API Error: 400").count(), 1, "{told}");
-        assert!(told.contains("\nx failed, 1 turn,"), "{told}");
+        assert!(told.contains("\n✗ failed, 1 turn,"), "{told}");
         let told = read_fixture("max-turns");
         assert!(
             told.contains("\nReached maximum number of turns (3)\n"),
             "{told}"
         );
-        assert!(told.contains("\nx max_turns, 4 turns,"), "{told}");
+        assert!(told.contains("\n✗ max_turns, 4 turns,"), "{told}");
         let told = read_fixture("permission-denials");
-        assert!(told.contains("* Bash cargo test\n  `- error: This command requires approval\n"));
+        assert!(told.contains("● Bash cargo test\n  └ error: This command requires approval\n"));
     }
 
     #[test]
@@ -582,16 +506,15 @@ mod tests {
                 continue;
             }
             let input = std::fs::read(&path).unwrap();
-            for width in [10, 40, 200] {
-                let text = transcript(Protocol::Claude, &input, 999, width).take();
+            for columns in [10, 40, 200] {
+                let text = transcript(Protocol::Claude, &input, 999, columns).take();
                 let is_fine = |c: char| c == '\n' || c == '\t' || !c.is_control();
                 assert!(text.chars().all(is_fine), "{path:?}");
                 let singles = text
                     .lines()
-                    .filter(|line| line.starts_with(['*', '!', '(']));
+                    .filter(|line| line.starts_with(['●', '!', '(']));
                 for line in singles {
-                    let columns: usize = line.chars().map(columns_of).sum();
-                    assert!(columns <= width, "{path:?}: {line}");
+                    assert!(width(line) <= columns, "{path:?}: {line}");
                 }
             }
             seen += 1;
@@ -625,8 +548,8 @@ mod tests {
                 let mut event: Value = serde_json::from_str(line).unwrap();
                 arm(&mut event);
                 transcript.feed(format!("{event}\n").as_bytes());
-                let action = transcript.progress().action.clone().unwrap_or_default();
-                assert!(is_harmless(&action) && !action.contains('\n'), "{action:?}");
+                let action = transcript.action().unwrap_or_default();
+                assert!(is_harmless(action) && !action.contains('\n'), "{action:?}");
             }
             let text = transcript.take();
             assert!(text.contains("[2J"), "{text}");
@@ -656,15 +579,15 @@ mod tests {
         ]);
         assert_eq!(
             text,
-            "* Task look around\n\
+            "● Task look around\n\
              \n    \
              I look.\n\
              \n    \
-             * Grep fn main\n    \
-             * Bash ls\n      \
-             `- Grep fn main: 3 files (+2 lines)\n      \
-             `- Bash ls: no output\n  \
-             `- Task look around: All is there.\n\
+             ● Grep fn main\n    \
+             ● Bash ls\n      \
+             └ Grep fn main: 3 files (+2 more)\n      \
+             └ Bash ls: no output\n  \
+             └ Task look around: All is there.\n\
              \n\
              Good.\n"
         );
@@ -673,7 +596,7 @@ mod tests {
     #[test]
     fn an_answer_without_a_message_before_it_is_told_by_the_result() {
         let result = |text: &str| json!({"type": "result", "subtype": "success", "is_error": false, "result": text});
-        assert!(read(&[result("Only here.")]).starts_with("Only here.\n\n+ done"));
+        assert!(read(&[result("Only here.")]).starts_with("Only here.\n\n✓ done"));
         assert_eq!(
             read(&[say(None, "Twice."), result("Twice.")])
                 .matches("Twice")
@@ -683,22 +606,9 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_counted_once_for_a_message_and_settled_by_the_result() {
-        let message = |id: &str| {
-            json!({"type": "assistant", "message": {"id": id, "content": [],
-            "usage": {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 999}}})
-        };
-        let events = [message("a"), message("a"), message("b"), message("b")];
-        let mut input: String = events.iter().map(|event| format!("{event}\n")).collect();
-        let tokens = |input: &str| told(Protocol::Claude, input.as_bytes(), 50).1;
-        assert_eq!(tokens(&input).tokens, 22);
-        let result =
-            json!({"type": "result", "total_cost_usd": 0.5, "usage": {"output_tokens": 40}});
-        input.push_str(&format!("{result}\n{}\n", message("c")));
-        assert_eq!(
-            (tokens(&input).tokens, tokens(&input).cost_usd),
-            (51, Some(0.5))
-        );
+    fn tokens_read_from_a_cache_are_not_counted() {
+        let usage = json!({"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 999});
+        assert_eq!((tokens(&usage), tokens(&json!("odd"))), (11, 0));
     }
 
     #[test]
@@ -706,9 +616,9 @@ mod tests {
         let input = "no newline: ü日\r\n10%\r20%\nred \x1b[31m 😀".as_bytes();
         let whole = "no newline: ü日\n10%\n20%\nred \u{fffd}[31m 😀";
         for piece in 1..input.len() + 1 {
-            let (text, progress) = told(Protocol::Plain, input, piece);
+            let (text, action) = told(Protocol::Plain, input, piece);
             assert_eq!(text, whole, "{piece}");
-            assert!(progress.action.is_some());
+            assert!(action.is_some());
         }
         let (text, _) = told(Protocol::Plain, b"\xff\xe2\x82", 3);
         assert_eq!(text, "\u{fffd}\u{fffd}");

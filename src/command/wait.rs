@@ -2,12 +2,11 @@
 
 use super::Outcome;
 use super::brief::suspension_text;
-use super::logs::Output;
+use super::logs::action;
 use super::queue::Seen;
 use super::result::Finished;
 use super::scope::{self, Scope, Standing, refuse_own_wait};
 use super::terminal::LiveLine;
-use super::transcript::{Transcript, spent};
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
@@ -26,9 +25,6 @@ const TICK: usize = 10;
 struct Pending<'a> {
     spool: Spool,
     id: &'a JobId,
-    /// The output of the start that runs, by its number, and what it tells.
-    output: Option<(u32, Output)>,
-    transcript: Transcript,
     /// Whether it was said what it waits for.
     noted: bool,
 }
@@ -52,7 +48,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
             }
             let runs = matches!(standing, Standing::Running(_));
             running += usize::from(runs);
-            if line.is_on() {
+            if line.is_on {
                 // Of several jobs, the first that runs is the most interesting.
                 if look % TICK == 0 && (doing.is_none() || runs && running == 1) {
                     doing = Some(job.doing(scope, &standing)?.0);
@@ -108,8 +104,6 @@ impl<'a> Pending<'a> {
         Ok(Pending {
             spool,
             id,
-            output: None,
-            transcript: Transcript::new(Style::of_stdout(), 0),
             noted: false,
         })
     }
@@ -121,7 +115,7 @@ impl<'a> Pending<'a> {
     }
 
     /// What becomes of the job just now, in a line; and whether that is more than its turn.
-    fn doing(&mut self, scope: &Scope, standing: &Standing) -> Result<(String, bool)> {
+    fn doing(&self, scope: &Scope, standing: &Standing) -> Result<(String, bool)> {
         let (id, name, now) = (self.id, self.id.description(), Wall::now());
         let (text, is_odd) = match standing {
             Standing::Done(_) => ("is done".to_owned(), false),
@@ -142,30 +136,10 @@ impl<'a> Pending<'a> {
             }
             Standing::Running(claim) => {
                 let elapsed = human(now.since(claim.started_at));
-                self.read_on(claim.starts)?;
-                let progress = self.transcript.progress();
-                let action = progress.action.as_deref().unwrap_or("nothing written yet");
-                let spent = spent(progress).map(|spent| format!(", {spent}"));
-                let text = format!("{elapsed}{}: {action}", spent.unwrap_or_default());
+                let text = format!("{elapsed}: {}", action(&self.spool, claim, now)?);
                 (text, false)
             }
         };
         Ok((format!("{name} {text}"), is_odd))
-    }
-
-    /// Reads what the running start has written meanwhile.
-    fn read_on(&mut self, start: u32) -> Result<()> {
-        if self.output.as_ref().map(|(known, _)| *known) != Some(start) {
-            let output = Output::open(&self.spool, self.id, start)?;
-            let dialect = output.as_ref().and_then(|output| output.dialect);
-            self.transcript.begin(dialect);
-            self.output = output.map(|output| (start, output));
-        }
-        if let Some((_, output)) = &mut self.output {
-            while output.read_on(&mut self.transcript)? {
-                self.transcript.take();
-            }
-        }
-        Ok(())
     }
 }

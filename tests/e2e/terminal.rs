@@ -86,7 +86,7 @@ fn a_job_is_followed_from_submit_to_retry() {
     let screen = desk.wait("the live line", |screen| screen.contains("Bash cargo test"));
     let line = line_with(&screen, "Bash cargo test").to_owned();
     assert!(line.starts_with("second "), "{screen}");
-    assert!(line.contains("s, 30k tokens: "), "{screen}");
+    assert!(line.contains("s: Bash cargo test"), "{screen}");
     desk.wait("the clock", |screen| !screen.contains(&line));
     space.run(&["cancel", second]).ok();
     let screen = desk.wait("the outcome", |screen| screen.contains("exit=4"));
@@ -243,15 +243,15 @@ fn in_a_narrow_window_the_live_line_stays_one_line() {
     desk.type_in("clear; job-monitor wait job-20260101-120000-first; echo exit=$?");
     let line = |screen: &str| line_with(screen, "first ").to_owned();
     // The command itself is wrapped; what follows it is the line.
-    let one = desk.wait("the live line", |screen| screen.contains("tokens"));
+    let one = desk.wait("the live line", |screen| screen.contains("s: Bash"));
     desk.wait("the clock", |screen| {
-        line(screen) != line(&one) && screen.contains("tokens")
+        line(screen) != line(&one) && screen.contains("s: Bash")
     });
     let screen = desk.screen();
-    assert_eq!(screen.matches("tokens").count(), 1, "{screen}");
+    assert_eq!(screen.matches("s: Bash").count(), 1, "{screen}");
     desk.go("job-20260101-120000-first");
     let screen = desk.wait("the end", |screen| screen.contains("exit=0"));
-    assert!(!screen.contains("tokens"), "{screen}");
+    assert!(!screen.contains("s: Bash"), "{screen}");
 }
 
 #[test]
