@@ -456,7 +456,7 @@ mod tests {
              ● Read src.txt\n  \
              └ 1 line before end (+1 more)\n\
              ● Edit src.txt\n  \
-             └ The file /project/src.txt has been updated successfully. (file state is cu…\n\
+             └ The file /project/src.txt has been updated successfully. (file state is cur…\n\
              \n\
              The task is done.\n\
              \n\

@@ -404,7 +404,7 @@ mod tests {
         let sign = ending.sign().1;
         Ended {
             ending,
-            row: format!("{sign} 12:00 {name}: it ended, 1m 05s, $0.5000"),
+            row: format!("{sign} 12:34 {name}: it ended, 1m 05s, $0.5000"),
             at: ago(to),
             spans: vec![(ago(from), ago(to))],
         }
@@ -466,7 +466,7 @@ mod tests {
             "alpha             ● fix-it  3m 00s of 2h 00m, start 2\n",
             "                    Bash cargo test\n",
             "                  3 held, 12 waiting: next-one, after-that\n",
-            "✗ 12:00 bad: it ended, 1m 05s, $0.5000\n",
+            "✗ 12:34 bad: it ended, 1m 05s, $0.5000\n",
             "beta              ‖ usage limit until 20:53 (49m): claude\n",
             "‖ slow  goes on then\n",
             "日本語のプロジ…   cannot open /x: gone\n",
@@ -480,8 +480,8 @@ mod tests {
         let of = |free| busy().outcomes(free);
         assert_eq!(of(0), []);
         assert_eq!(of(1), [(0, 1)]);
-        assert_eq!(of(3), [(0, 1), (1, 0), (0, 0)]);
-        assert_eq!(of(99), [(0, 1), (1, 0), (0, 0), (0, 2), (0, 3)]);
+        assert_eq!(of(3), [(0, 1), (0, 0), (1, 0)]);
+        assert_eq!(of(99), [(0, 1), (0, 0), (1, 0), (0, 2), (0, 3)]);
     }
 
     #[test]
