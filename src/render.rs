@@ -63,31 +63,22 @@ fn shows_signs() -> bool {
     is_utf8() && !(is_dumb() && io::stdout().is_terminal())
 }
 
-/// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs. Our
-/// own signs become what looks most like them.
+/// Our signs, each with what stands for it in ASCII.
+const SIGNS: &str = "…... └`- ✓+ ✗x ⚠! ●* ‖= ·. −- –- —- ─- ░- ▁- ▂- ▃- ▄= ▅= ▆= ▇# █#";
+
+/// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs.
 pub fn encoded(text: &str) -> Cow<'_, str> {
     if text.is_ascii() || shows_signs() {
         return Cow::Borrowed(text);
     }
     let utf8 = is_utf8();
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '…' => shown.push_str("..."),
-            '└' => shown.push_str("`-"),
-            '−' | '–' | '—' | '─' | '░' | '▁'..='▃' => shown.push('-'),
-            '‖' | '▄'..='▆' => shown.push('='),
-            '▇' | '█' => shown.push('#'),
-            '✓' => shown.push('+'),
-            '✗' => shown.push('x'),
-            '⚠' => shown.push('!'),
-            '●' => shown.push('*'),
-            '·' => shown.push('.'),
-            c if utf8 || c.is_ascii() => shown.push(c),
-            _ => shown.push('?'),
-        }
-    }
-    Cow::Owned(shown)
+    let ascii = |c: char| SIGNS.split(' ').find_map(|pair| pair.strip_prefix(c));
+    let shown = |c: char| match ascii(c) {
+        Some(sign) => sign.to_owned(),
+        None if utf8 || c.is_ascii() => c.to_string(),
+        None => "?".to_owned(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// Text from outside without anything that could move a cursor, change a terminal's state or
@@ -103,14 +94,6 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 /// [`clean`], and on one line.
 pub fn clean_line(text: &str) -> String {
     clean(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
-}
-
-/// The beginning of a text, so many characters at most.
-pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(max) {
-        Some((end, _)) => Cow::Owned(format!("{}…", text[..end].trim_end())),
-        None => Cow::Borrowed(text),
-    }
 }
 
 /// A line that takes at most so many columns; what is cut off is marked, and colours end with it.
@@ -185,16 +168,15 @@ pub fn json(value: &impl Serialize) -> Result<String> {
         .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))
 }
 
-/// The same JSON without what [`clean`] takes out of a text, and without what [`encoded`] would
-/// change. Such a character can stand only in a string, where its escape means the same; but a
-/// carriage return, bare, is white space.
-fn calm_json(json: &str) -> String {
-    let signs = shows_signs();
-    let mut calm = String::with_capacity(json.len());
+/// JSON without what [`clean`] takes out of a text, and without what [`encoded`] would change. Such a
+/// character can stand only in a string, where its escape means the same; but a carriage return,
+/// bare, is white space.
+pub fn calm_json(json: &str) -> String {
+    let (signs, mut calm) = (shows_signs(), String::with_capacity(json.len()));
     for c in json.chars() {
         match c {
             '\r' => calm.push(' '),
-            c if c.is_ascii() && !is_harmful(c) || signs && !is_harmful(c) => calm.push(c),
+            c if !is_harmful(c) && (signs || c.is_ascii()) => calm.push(c),
             c => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(calm, "\\u{unit:04x}");
@@ -207,11 +189,16 @@ fn calm_json(json: &str) -> String {
 
 /// Writes text to standard output. A reader that has gone has seen what it wanted.
 pub fn print(text: &str) -> Result<()> {
-    unless_gone(put(encoded(text).as_bytes()))
+    unless_gone(show(text))
 }
 
-/// Writes to standard output, and tells of a reader that has gone: then the rest need not even be
-/// looked for.
+/// Writes text to standard output, and tells of a reader that has gone: then the rest need not even
+/// be looked for.
+pub fn show(text: &str) -> Result<()> {
+    put(encoded(text).as_bytes())
+}
+
+/// The same for bytes as they are.
 pub fn put(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     let put = out.write_all(bytes).and_then(|()| out.flush());
@@ -223,34 +210,6 @@ pub fn unless_gone(told: Result<()>) -> Result<()> {
     match told {
         Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(()),
         told => told,
-    }
-}
-
-/// An answer that is written piece by piece, since it may be longer than what should be held.
-#[derive(Debug, Default)]
-pub struct Pager(String);
-
-impl Pager {
-    /// Written in pieces of about this size.
-    const PIECE: usize = 32 << 10;
-
-    /// Adds a text that is clean, or JSON that is calm.
-    pub fn put(&mut self, text: &str) -> Result<()> {
-        self.0.push_str(text);
-        match self.0.len() {
-            0..Pager::PIECE => Ok(()),
-            _ => self.flush(),
-        }
-    }
-
-    /// Adds JSON from elsewhere.
-    pub fn put_json(&mut self, json: &str) -> Result<()> {
-        self.put(&calm_json(json))
-    }
-
-    /// Writes what was added.
-    pub fn flush(&mut self) -> Result<()> {
-        put(encoded(&std::mem::take(&mut self.0)).as_bytes())
     }
 }
 
@@ -295,8 +254,10 @@ mod tests {
 
     #[test]
     fn long_text_is_cut_between_characters() {
-        assert_eq!(shorten("üüü", 2), "üü…");
-        assert_eq!(shorten("üü", 2), "üü");
+        assert_eq!(
+            (fit("üüü", 2), fit("üü", 2)),
+            ("ü…".to_owned(), "üü".to_owned())
+        );
         assert_eq!(clean_line(" a\n\tb\r\nc "), "a b c");
     }
 

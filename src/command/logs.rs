@@ -17,7 +17,7 @@ use crate::spool::Spool;
 use crate::time::{Wall, human};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -30,7 +30,7 @@ const LOOK: u16 = 200;
 /// Single lines are not made longer than this for readers that are no terminal.
 const COLUMNS_PIPED: usize = 160;
 /// So much of a running agent's output is read to see what it does.
-const TAIL: u64 = 256 << 10;
+const TAIL: usize = 256 << 10;
 /// An agent that has been silent for so long is said to be.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -68,15 +68,13 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     if let Some((file, dialect)) = open_output(spool, &claim.job_id, claim.starts)? {
         let meta = file.metadata().map_err(unreadable)?;
         written = written.max(meta.modified().map_or(written, Wall::from));
-        let mut last = Vec::new();
-        let from = meta.len().saturating_sub(TAIL);
-        (&file).seek(SeekFrom::Start(from)).map_err(unreadable)?;
-        file.take(TAIL).read_to_end(&mut last).map_err(unreadable)?;
+        let from = meta.len().saturating_sub(TAIL as u64);
+        let mut last = vec![0; TAIL];
+        let length = file.read_at(&mut last, from).map_err(unreadable)?;
         // What the middle of a line says, nobody knows.
-        let in_line = last.iter().position(|byte| *byte == b'\n');
-        let whole = in_line.filter(|_| from > 0).map_or(0, |end| end + 1);
+        let end = last.iter().position(|byte| *byte == b'\n').unwrap_or(0);
         transcript.begin(Some(dialect));
-        transcript.feed(&last[whole..]);
+        transcript.feed(&last[if from > 0 { end } else { 0 }..length]);
     }
     let silent = now.since(written);
     let silence = format!("nothing written for {}", human(silent));
@@ -85,6 +83,12 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
         Some(action) => format!("{action} ({silence})"),
         None => silence,
     })
+}
+
+/// Where a job stands just now, the daemon running or not.
+pub(super) fn standing(scope: &Scope, spool: &Spool, id: &JobId) -> Result<Standing> {
+    let standing = scope::standing(spool, id, daemon::running(&scope.places).is_some())?;
+    standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{id} was withdrawn")))
 }
 
 /// The output of the `start`-th start, and whose it is.
@@ -167,23 +171,16 @@ impl Story {
 
     fn of_result(result: &File) -> Story {
         let told = Finished::read(result).unwrap_or_default();
-        let mut starts = told.attempts.list().to_vec();
-        // The predecessor wrote no list of starts.
-        let began = told.started_at.filter(|_| starts.is_empty());
-        starts.extend(began.map(|started_at| Attempt {
-            started_at,
-            ..Attempt::default()
-        }));
         let exit = match told.is_completed() {
             true => Exit::Done,
             false => Exit::NotCompleted,
         };
         Story {
-            starts,
+            starts: told.attempts.list().to_vec(),
             checks: told.checks.list().to_vec(),
-            grows: false,
             line: told.line(),
             exit: Some(exit),
+            grows: false,
         }
     }
 
@@ -239,7 +236,8 @@ struct Telling<'a> {
     spool: Spool,
     id: &'a JobId,
     manner: Manner,
-    style: Style,
+    /// Whether the bytes go out as they are.
+    is_raw: bool,
     transcript: Transcript,
     /// So many pieces were told to their end.
     told: usize,
@@ -259,7 +257,7 @@ fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
         spool: scope.job(id)?.0,
         id,
         manner,
-        style,
+        is_raw: manner.raw && !style.terminal,
         transcript: Transcript::new(style, columns),
         told: 0,
         file: None,
@@ -277,12 +275,7 @@ impl Telling<'_> {
     fn tell(&mut self, scope: &Scope) -> Outcome {
         let mut paused_at = None;
         loop {
-            let daemon = daemon::running(&scope.places).is_some();
-            let Some(standing) = scope::standing(&self.spool, self.id, daemon)? else {
-                let gone = format!("{} was withdrawn", self.id);
-                return Err(Error::with(Exit::NotFound, gone));
-            };
-            let now = Wall::now();
+            let (standing, now) = (standing(scope, &self.spool, self.id)?, Wall::now());
             let story = Story::of(&standing, now);
             self.catch_up(story.pieces(&self.spool, self.id, now)?, story.grows)?;
             match standing {
@@ -341,7 +334,7 @@ impl Telling<'_> {
             let length = file.read(&mut block).map_err(unreadable)?;
             match length {
                 0 => break,
-                _ if self.manner.raw && !self.style.terminal => self.put(&block[..length])?,
+                _ if self.is_raw => self.put(&block[..length])?,
                 _ => self.transcript.feed(&block[..length]),
             }
             self.put_told()?;

@@ -5,7 +5,7 @@ use crate::agent::json::parse;
 use crate::error::Result;
 use crate::job::{Attempt, JobId};
 use crate::record::{Change, Check};
-use crate::render::{Style, clean_line, shorten};
+use crate::render::{Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use serde::de::DeserializeOwned;
@@ -246,7 +246,7 @@ impl Finished {
             line = format!("{line}, {part}");
         }
         if let Some(error) = self.error.as_ref() {
-            line = format!("{line}: {}", shorten(&clean_line(error), ERROR_SHOWN));
+            line = format!("{line}: {}", fit(&clean_line(error), ERROR_SHOWN));
         }
         line
     }

@@ -10,7 +10,7 @@ use crate::cli::Format;
 use crate::error::{Error, Exit, Result};
 use crate::job::{JobId, log_name};
 use crate::record::{Check, Claim};
-use crate::render::{self, Pager, clean, clean_line, shorten};
+use crate::render::{self, clean, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
 use serde_json::{Value, json};
@@ -74,16 +74,9 @@ fn tell(format: Format, page: Page, view: &Value, result: &str) -> Result<()> {
         return render::print(&page.0);
     }
     let view = render::json(view)?;
-    let mut out = Pager::default();
-    let mut tell = || {
-        out.put(view.strip_suffix('}').unwrap_or(&view))?;
-        out.put(",\"result\":")?;
-        let mut pieces = result.split_inclusive('\n');
-        pieces.try_for_each(|line| out.put_json(&line))?;
-        out.put("}\n")?;
-        out.flush()
-    };
-    render::unless_gone(tell())
+    let view = view.strip_suffix('}').unwrap_or(&view);
+    let result = render::calm_json(result);
+    render::print(&format!("{view},\"result\":{result}}}\n"))
 }
 
 /// A finished job. A result that cannot be read ends it all the same.
@@ -282,7 +275,7 @@ fn denials(result: &Finished) -> Option<String> {
             _ => tool.clone(),
         };
         if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
-            let told = format!("{tool}: {}", shorten(&subject, 100));
+            let told = format!("{tool}: {}", fit(&subject, 100));
             text += &format!("\n  {}", told.trim_end_matches(": "));
             rules.push(rule);
         }

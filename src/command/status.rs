@@ -7,7 +7,7 @@ use crate::board;
 use crate::cli::{Format, Wanted};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::render::{self, Pager, Style, clean, fit, width};
+use crate::render::{self, Style, clean, fit, width};
 use crate::spool::Spool;
 use crate::time::Wall;
 use serde_json::{Value, json};
@@ -28,8 +28,7 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
     let since = wanted.since.map(|since| since.start(Wall::now()));
     let limit = wanted.limit.unwrap_or(usize::MAX);
     let newest = Newest::of(&spools)?;
-    let mut out = Pager::default();
-    out.put(match format {
+    render::show(match format {
         Format::Text => "Completed jobs:\n",
         Format::Json => "{\"jobs\":[",
     })?;
@@ -55,14 +54,14 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
         if format == Format::Json {
             let gap = if shown > 0 { "," } else { "" };
             let jobs: Vec<&str> = group.iter().map(|row| row.head.as_str()).collect();
-            out.put(&format!("{gap}{}", jobs.join(",")))?;
+            render::show(&format!("{gap}{}", jobs.join(",")))?;
         } else {
-            lines(&group, style).try_for_each(|line| out.put(&line))?;
+            render::show(&lines(&group, style).collect::<String>())?;
         }
         shown += group.len();
     }
     let (takes_all, total) = (since.is_none() && !wanted.failed, newest.order.len());
-    out.put(&match (format, shown) {
+    render::show(&match (format, shown) {
         (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
         (_, 0) if takes_all => "  none yet\n".to_owned(),
         (_, 0) => "  none such\n".to_owned(),
@@ -70,8 +69,7 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
             format!("  and {} more; --all shows them\n", total - shown)
         }
         _ => String::new(),
-    })?;
-    out.flush()
+    })
 }
 
 /// A finished job as it will be told.

@@ -5,7 +5,7 @@ use crate::agent::event::{Event, LastResult, Session, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::{Line, Lines};
 use crate::agent::{Dialect, TEXT_MAX};
-use crate::render::{Style, clean, clean_line, fit, shorten};
+use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -376,7 +376,7 @@ fn text_of(content: &str) -> String {
 /// The first line that says something, on one line and harmless.
 fn headline(text: &str) -> String {
     let line = text.lines().find(|line| !line.trim().is_empty());
-    clean_line(&shorten(line.unwrap_or_default(), HEADLINE_MAX))
+    fit(&clean_line(line.unwrap_or_default()), HEADLINE_MAX)
 }
 
 #[cfg(test)]

@@ -2,13 +2,12 @@
 
 use super::Outcome;
 use super::brief::suspension_text;
-use super::logs::action;
+use super::logs::{action, standing};
 use super::queue::Seen;
 use super::result::Finished;
-use super::scope::{self, Scope, Standing, refuse_own_wait};
+use super::scope::{Scope, Standing, refuse_own_wait};
 use super::terminal::LiveLine;
-use crate::daemon;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::job::JobId;
 use crate::render::{self, Style};
 use crate::spool::Spool;
@@ -38,7 +37,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
     for look in 0_usize.. {
         let (mut doing, mut running, mut left) = (None, 0, Vec::new());
         for mut job in pending {
-            let standing = job.standing(scope)?;
+            let standing = standing(scope, &job.spool, job.id)?;
             if let Standing::Done(result) = &standing {
                 line.clear();
                 if !tell(job.id, result)? {
@@ -106,12 +105,6 @@ impl<'a> Pending<'a> {
             id,
             noted: false,
         })
-    }
-
-    fn standing(&self, scope: &Scope) -> Result<Standing> {
-        let daemon = daemon::running(&scope.places).is_some();
-        let standing = scope::standing(&self.spool, self.id, daemon)?;
-        standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{} was withdrawn", self.id)))
     }
 
     /// What becomes of the job just now, in a line; and whether that is more than its turn.

@@ -239,12 +239,8 @@ impl Ended {
     fn read(spool: &Spool, id: &JobId, style: Style, now: Wall) -> Option<Ended> {
         let result = Finished::of(spool, id)?;
         let (at, ending) = ((*result.completed_at)?, result.ending());
-        let attempts = result.attempts.list();
         let span = |of: &Attempt| (of.started_at, of.started_at.plus(of.duration()));
-        let mut spans: Vec<_> = attempts.iter().map(span).collect();
-        // The predecessor wrote no list of starts.
-        let began = result.started_at.filter(|_| spans.is_empty());
-        spans.extend(began.map(|began| (began, at)));
+        let spans = result.attempts.list().iter().map(span).collect();
         let (color, sign) = ending.sign();
         let (sign, time) = (style.paint(color, sign), style.paint("2", &at.short(now)));
         let color = if ending == Ending::Cancelled { "2" } else { "" };

@@ -15,6 +15,7 @@ const BROKEN: &str = "job-20260130-093000-broken";
 fn put(project: &Project, id: &str, minute: u32, age: Duration, more: Value) {
     let mut document = json!({"job_id": id, "status": "completed", "duration_seconds": 12.0,
         "started_at": "2026-01-30T09:00:00Z", "agent": "claude", "session_id": "s-1",
+        "attempts": [{"started_at": "2026-01-30T09:00:00Z", "duration_seconds": 12.0}],
         "completed_at": format!("2026-01-30T09:{minute:02}:00Z"),
         "worker_output": {"summary": "All is well.", "cost_usd": 0.0072}});
     let more = more.as_object().unwrap().clone();

@@ -7,7 +7,7 @@ use crate::agent::dialect;
 use crate::files;
 use crate::process::find_program;
 use crate::project::{AgentSpec, Project, Protocol};
-use crate::render::{clean_line, shorten};
+use crate::render::{clean_line, fit};
 use crate::settings;
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -174,7 +174,7 @@ fn without_secrets(text: &str, world: &World, agent: &AgentSpec) -> String {
     let text = secrets.fold(text.to_owned(), |text, (_, secret)| {
         text.replace(&*secret, "***")
     });
-    shorten(&text, SHOWN_MAX).into_owned()
+    fit(&text, SHOWN_MAX)
 }
 
 /// What the agent finds in a project: the skill that a prompt calls, and its list of allowed tools.
