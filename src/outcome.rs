@@ -1,90 +1,94 @@
 //! A claim and what its attempts brought -> the result document.
 
-use crate::agent::{Fault, Report, dialect, sum_usage};
-use crate::job::{Attempt, JobId, Status, log_name};
+use crate::agent::fold::{Report, sum, sum_usage};
+use crate::agent::{Fault, dialect};
+use crate::job::{Attempt, Status, log_name};
 use crate::project::Project;
 use crate::record::{Carried, Claim, Inherited, Outcome, WorkerOutput};
 use crate::time::Wall;
 use std::path::Path;
 
-/// A result as far as the claim tells it; `project` is where it ran, `now` when it ended.
+/// The result of a job whose claim has carried over what its attempts brought; `report` is the rest of the
+/// last one, `root` the real path of where it ran, `now` when it ended.
 pub fn of_claim(
     project: &Project,
     claim: &Claim,
     status: Status,
     fault: Option<&Fault>,
+    report: Report,
+    root: &Path,
     now: Wall,
 ) -> Outcome {
-    let id = &claim.job_id;
-    let ran = claim.starts > 0;
-    let logs = if ran {
-        log_paths(project, id, claim)
-    } else {
-        Vec::new()
+    let (carried, ran) = (claim.carried.clone(), claim.starts > 0);
+    let first = claim.attempts.first().map(|first| first.started_at);
+    let lasted = claim.attempts.iter().map(|one| one.duration_seconds);
+    let named = report.audit.artifacts.into_iter().chain(carried.edited);
+    let artifacts = files_of(named, &[&project.path, root]);
+    let text = Some(report.text).filter(|text| !text.is_empty());
+    let brought = WorkerOutput {
+        summary: report.answer,
+        raw_output: text.clone(),
+        usage: carried.usage,
+        cost_usd: cost_of(&claim.attempts, claim.inherited.as_ref()),
     };
-    let (usage, carried) = (claim.carried.usage.clone(), &claim.carried);
-    let cost_usd = cost_of(&claim.attempts, claim.inherited.as_ref());
     Outcome {
-        job_id: id.clone(),
+        job_id: claim.job_id.clone(),
         status,
         created_at: claim.created_at,
-        started_at: claim
-            .attempts
-            .first()
-            .map(|first| first.started_at)
-            .or(ran.then_some(claim.started_at)),
+        started_at: first.or(ran.then_some(claim.started_at)),
         completed_at: now,
         queue_position: claim.queue_position,
-        worker_output: ran.then_some(WorkerOutput {
-            summary: None,
-            raw_output: None,
-            usage,
-            cost_usd,
-        }),
-        audit_score: None,
-        audit_notes: None,
-        artifacts: Some(carried.edited.clone()).filter(|edited| !edited.is_empty()),
+        worker_output: ran.then_some(brought),
+        audit_score: report.audit.score,
+        audit_notes: report.audit.notes,
+        artifacts: Some(artifacts).filter(|files| !files.is_empty()),
         error: fault.map(|fault| fault.error.clone()),
         retry_count: claim.retries,
-        stdout: None,
+        stdout: text,
         stderr: None,
-        duration_seconds: {
-            let durations = claim
-                .attempts
-                .iter()
-                .map(|attempt| attempt.duration_seconds);
-            // The sum of none would be -0.
-            millis(durations.fold(0.0, |all, one| all + one))
-        },
+        // The sum of none would be -0.
+        duration_seconds: millis(lasted.fold(0.0, |all, one| all + one)),
         error_kind: fault.map(|fault| fault.kind),
         project: project.name.clone(),
         agent: claim.agent.clone(),
-        agent_version: None,
-        model: None,
+        agent_version: report.agent_version,
+        model: report.model,
         session_id: claim.session_id.clone(),
         num_turns: carried.num_turns,
         attempts: claim.attempts.clone(),
-        permission_denials: carried.permission_denials.clone(),
+        permission_denials: carried.permission_denials,
         leftovers: carried.leftovers,
         document_sha256: ran.then(|| claim.document_sha256.clone()),
-        logs,
+        logs: log_paths(project, claim),
         checks: claim.checks.clone(),
         git: None,
         continues: claim.continues.clone(),
-        failed_mcp_servers: carried.failed_mcp_servers.clone(),
+        failed_mcp_servers: carried.failed_mcp_servers,
     }
 }
 
+/// The files that are named, each once; paths below one of `roots` become relative to it.
+fn files_of(named: impl Iterator<Item = String>, roots: &[&Path]) -> Vec<String> {
+    let mut files = Vec::new();
+    for path in named {
+        let mut below = roots
+            .iter()
+            .filter_map(|root| Path::new(&path).strip_prefix(root).ok());
+        let path = below.find_map(Path::to_str).unwrap_or(&path);
+        let path = path.strip_prefix("./").unwrap_or(path).to_owned();
+        unite(&mut files, vec![path]);
+    }
+    files
+}
+
 /// The logs of all starts, relative to the project: the text that ran, then output and errors.
-fn log_paths(project: &Project, id: &JobId, claim: &Claim) -> Vec<String> {
+fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
+    let (id, dir) = (&claim.job_id, project.layout.logs());
     let endings = [dialect(claim.protocol).ending, "err"];
     let of_start = |start| endings.map(|ending| log_name(id, start, ending));
-    let names = (1..=claim.starts).flat_map(of_start);
-    let dir = project.layout.logs();
-    std::iter::once(id.file_name())
-        .chain(names)
-        .map(|name| format!("{dir}/{name}"))
-        .collect()
+    let text = (claim.starts > 0).then(|| id.file_name()).into_iter();
+    let names = text.chain((1..=claim.starts).flat_map(of_start));
+    names.map(|name| format!("{dir}/{name}")).collect()
 }
 
 /// A job's cost: the last running total of each session, summed, less what one had cost before the job
@@ -106,63 +110,15 @@ pub fn cost_of(attempts: &[Attempt], inherited: Option<&Inherited>) -> Option<f6
     (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, cost)| cost).sum()))
 }
 
-/// Puts the last attempt's output into a result, on top of what earlier ones brought. Paths below
-/// one of `roots`, the names of the project's directory, become relative to it.
-pub fn take_report(
-    outcome: &mut Outcome,
-    claim: &Claim,
-    report: Report,
-    stderr: String,
-    roots: &[&Path],
-) {
-    let mut files: Vec<String> = Vec::new();
-    let named = report
-        .audit
-        .artifacts
-        .into_iter()
-        .chain(claim.carried.edited.clone())
-        .chain(report.edited);
-    for path in named {
-        let below = roots
-            .iter()
-            .find_map(|root| Path::new(&path).strip_prefix(root).ok()?.to_str());
-        let path = below.unwrap_or(&path);
-        let path = path.strip_prefix("./").unwrap_or(path);
-        if !files.iter().any(|known| known == path) {
-            files.push(path.to_owned());
-        }
-    }
-    let text = Some(report.text).filter(|text| !text.is_empty());
-    outcome.worker_output = Some(WorkerOutput {
-        summary: report.answer,
-        raw_output: text.clone(),
-        usage: sum_usage(claim.carried.usage.clone(), report.usage),
-        cost_usd: cost_of(&claim.attempts, claim.inherited.as_ref()),
-    });
-    outcome.stdout = text;
-    outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
-    (outcome.audit_score, outcome.audit_notes) = (report.audit.score, report.audit.notes);
-    outcome.artifacts = Some(files).filter(|files| !files.is_empty());
-    (outcome.agent_version, outcome.model) = (report.agent_version, report.model);
-    outcome.num_turns = sum_turns(claim.carried.num_turns, report.num_turns);
-    unite(&mut outcome.permission_denials, report.permission_denials);
-    unite(&mut outcome.failed_mcp_servers, report.failed_servers);
-}
-
-/// Keeps for the result what an attempt brought that is not the last.
-pub fn carry(carried: &mut Carried, report: Report) {
-    carried.usage = sum_usage(carried.usage.take(), report.usage);
-    carried.num_turns = sum_turns(carried.num_turns, report.num_turns);
-    unite(&mut carried.edited, report.edited);
-    unite(&mut carried.permission_denials, report.permission_denials);
-    unite(&mut carried.failed_mcp_servers, report.failed_servers);
-}
-
-fn sum_turns(before: Option<u64>, now: Option<u64>) -> Option<u64> {
-    match (before, now) {
-        (Some(before), Some(now)) => Some(before + now),
-        (before, now) => before.or(now),
-    }
+/// Keeps for the result what an attempt brought; what counts of the last one only stays in its report.
+pub fn carry(carried: &mut Carried, report: &mut Report) {
+    carried.usage = sum_usage(carried.usage.take(), report.usage.take());
+    carried.num_turns = sum(carried.num_turns, report.num_turns);
+    unite(&mut carried.edited, std::mem::take(&mut report.edited));
+    let denials = std::mem::take(&mut report.permission_denials);
+    unite(&mut carried.permission_denials, denials);
+    let servers = std::mem::take(&mut report.failed_servers);
+    unite(&mut carried.failed_mcp_servers, servers);
 }
 
 fn unite<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
@@ -227,9 +183,9 @@ mod tests {
             ..Report::default()
         };
         let mut carried = Carried::default();
-        carry(&mut carried, report("a", Some(2)));
-        carry(&mut carried, report("a", None));
-        carry(&mut carried, report("b", Some(1)));
+        carry(&mut carried, &mut report("a", Some(2)));
+        carry(&mut carried, &mut report("a", None));
+        carry(&mut carried, &mut report("b", Some(1)));
         assert_eq!(carried.edited, ["a", "b"]);
         assert_eq!(carried.num_turns, Some(3));
         assert_eq!(

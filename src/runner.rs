@@ -1,9 +1,7 @@
 //! One attempt: the files it writes to, the process, the clocks that watch it, and what it said.
 
-use crate::agent::plan::Plan;
-use crate::agent::{
-    Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict,
-};
+use crate::agent::plan::{Files, Plan};
+use crate::agent::{Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, verdict};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::job::JobId;
@@ -17,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The first look at a running agent, late enough that the view's write does not compete with
@@ -32,7 +30,6 @@ const PIECE: usize = 64 << 10;
 /// So much of it is taken in between two looks: an agent that writes faster than it is read must
 /// not keep us from clocks, caps and the person's wishes.
 const HEAR_MAX: u64 = 8 << 20;
-
 /// So long an agent may wait by itself for the network (SPEC 6b).
 const OFFLINE_MAX: Duration = Duration::from_secs(300);
 /// The clocks of file systems are so coarse, and those of servers so wrong.
@@ -44,8 +41,7 @@ pub struct Running {
     /// The process.
     pub agent: Agent,
     logs: LogFiles,
-    files: Files,
-    resumed: bool,
+    listener: Listener,
     started: Instant,
 }
 
@@ -89,24 +85,12 @@ pub fn start(
         stdout: &logs.out,
         stderr: &logs.err,
     };
-    let get = |name: &str| {
-        let found = plan.env.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| (*value).to_owned())
-    };
-    let files = Files {
-        witness: plan
-            .dialect
-            .witness
-            .and_then(|witness| (witness.below)(&get)),
-        answer: plan.answer.clone(),
-        require_answer: false,
-    };
+    let listener = Listener::new(plan.dialect, plan.resumed, plan.files.clone());
     let started = Instant::now();
     Ok(Agent::spawn(&launch, token).map(|agent| Running {
         agent,
         logs,
-        files,
-        resumed: plan.resumed,
+        listener,
         started,
     }))
 }
@@ -114,8 +98,8 @@ pub fn start(
 /// A file in memory: whoever is started can read it as it likes, and nothing is left of it.
 pub fn memory_file(text: &str) -> Result<File> {
     let failed = |e| Error::io("make", Path::new("standard input"), e);
-    let file =
-        File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?);
+    let made = memfd_create(c"input", MFdFlags::MFD_CLOEXEC);
+    let file = File::from(made.map_err(|e| failed(e.into()))?);
     file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
     Ok(file)
 }
@@ -128,21 +112,9 @@ impl Running {
         policy: &Policy,
         mut look: impl FnMut(&Agent, &Report) -> Option<Ending>,
     ) -> Finished {
-        let Running {
-            agent,
-            logs,
-            mut files,
-            resumed,
-            started,
-        } = self;
-        files.require_answer = policy.agent.require_answer;
-        let mut listener = Listener {
-            fold: Fold::new(dialect(policy.agent.protocol), resumed),
-            files: &files,
-            offset: 0,
-        };
+        let (agent, logs, mut listener) = (self.agent, self.logs, self.listener);
         let mut slice = FIRST_LOOK;
-        let mut heard = (0, started);
+        let mut heard = (0, self.started);
         let (mut final_since, mut offline_since) = (None, None);
         let by = loop {
             if agent.wait(slice) {
@@ -152,47 +124,73 @@ impl Running {
             // say so.
             let is_behind = listener.hear(&logs.out, HEAR_MAX).unwrap_or(false);
             slice = if is_behind { Duration::ZERO } else { LOOK };
-            let now = Instant::now();
+            let (now, fold) = (Instant::now(), &listener.fold);
             let written = size_of(&logs.out) + size_of(&logs.err);
             if written != heard.0 {
                 heard = (written, now);
             }
-            let fold = &listener.fold;
             final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
             offline_since = fold.offline.then(|| offline_since.unwrap_or(now));
-            let over = |limit: Duration, since: Instant| now.duration_since(since) >= limit;
-            let end = look(&agent, &fold.report).or_else(|| {
-                match (final_since, policy.silence_timeout) {
-                    (Some(since), _) if over(policy.linger, since) => Some(Ending::Linger),
-                    _ if over(policy.timeout, started) => Some(Ending::Timeout),
-                    _ if offline_since.is_some_and(|since| over(OFFLINE_MAX, since)) => {
-                        Some(Ending::Offline)
-                    }
-                    _ if written > policy.max_output => Some(Ending::OutputLimit),
-                    (None, Some(limit)) => over(limit, heard.1).then_some(Ending::Silent),
-                    _ => None,
-                }
-            });
+            let age = |since: Instant| now.duration_since(since);
+            let ages = Ages {
+                run: age(self.started),
+                silence: age(heard.1),
+                is_final: final_since.map(age),
+                offline: offline_since.map(age),
+            };
+            let end = look(&agent, &fold.report).or_else(|| ages.end(written, policy));
             if let Some(end) = end {
                 agent.stop(policy.grace);
                 break end;
             }
         };
-        let duration = started.elapsed();
+        let duration = self.started.elapsed();
         let (exit, leftovers) = agent.reap();
         let (code, signal) = match exit {
             Exit::Code(code) => (Some(code), None),
             Exit::Signal(signal) => (None, Some(signal)),
         };
-        let stderr =
-            files::tail(&logs.err, Path::new(&logs.names[1]), STDERR_MAX).unwrap_or_default();
-        listener.conclude(
-            logs.out,
-            Ended { code, signal, by },
-            stderr,
+        let ended = Ended { code, signal, by };
+        let finished = listener.conclude(&logs.out, Some(&logs.err), ended, duration);
+        Finished {
             leftovers,
-            duration,
-        )
+            ..finished
+        }
+    }
+}
+
+/// For how long what has held of a running agent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ages {
+    run: Duration,
+    silence: Duration,
+    /// It stays although its last result is there.
+    is_final: Option<Duration>,
+    /// It waits by itself for the network.
+    offline: Option<Duration>,
+}
+
+impl Ages {
+    /// The limit that is reached, if one is, when so much is written.
+    fn end(self, written: u64, policy: &Policy) -> Option<Ending> {
+        let silence_max = policy.silence_timeout.unwrap_or(Duration::MAX);
+        match self {
+            Ages {
+                is_final: Some(age),
+                ..
+            } if age >= policy.linger => Some(Ending::Linger),
+            Ages { run, .. } if run >= policy.timeout => Some(Ending::Timeout),
+            Ages {
+                offline: Some(age), ..
+            } if age >= OFFLINE_MAX => Some(Ending::Offline),
+            _ if written > policy.max_output => Some(Ending::OutputLimit),
+            Ages {
+                is_final: None,
+                silence,
+                ..
+            } if silence >= silence_max => Some(Ending::Silent),
+            _ => None,
+        }
     }
 }
 
@@ -202,26 +200,21 @@ impl Running {
 /// # Errors
 /// When its output cannot be read: nobody knows then whether it holds a result.
 pub fn read_back(
-    out: File,
+    out: &File,
     err: Option<&File>,
     dialect: &'static Dialect,
     resumed: bool,
-    files: &Files,
+    files: Files,
     duration: Duration,
 ) -> io::Result<Finished> {
-    let stderr = err.and_then(|err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok());
+    let mut listener = Listener::new(dialect, resumed, files);
+    listener.hear(out, size_of(out))?;
     let ended = Ended {
         code: None,
         signal: None,
         by: Ending::Interrupted,
     };
-    let mut listener = Listener {
-        fold: Fold::new(dialect, resumed),
-        files,
-        offset: 0,
-    };
-    listener.hear(&out, size_of(&out))?;
-    Ok(listener.conclude(out, ended, stderr.unwrap_or_default(), 0, duration))
+    Ok(listener.conclude(out, err, ended, duration))
 }
 
 impl Finished {
@@ -243,32 +236,28 @@ impl Finished {
 }
 
 /// Follows the output as it grows.
-struct Listener<'a> {
+#[derive(Debug)]
+struct Listener {
     fold: Fold,
-    files: &'a Files,
+    files: Files,
     offset: u64,
 }
 
-/// Files of the agent's own that say more than its output.
-#[derive(Clone, Debug, Default)]
-pub struct Files {
-    /// The directory below which it tells why it failed.
-    pub witness: Option<PathBuf>,
-    /// The file that holds the answer.
-    pub answer: Option<PathBuf>,
-    /// Whether a blank answer is a fault.
-    pub require_answer: bool,
-}
-
-impl Listener<'_> {
-    /// Reads what has come since, at most so much; whether there may be more.
-    fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
-        if self.fold.dialect.read.is_none() {
-            return Ok(false);
+impl Listener {
+    fn new(dialect: &'static Dialect, resumed: bool, files: Files) -> Listener {
+        Listener {
+            fold: Fold::new(dialect, resumed),
+            files,
+            offset: 0,
         }
+    }
+
+    /// Reads what has come since, at most so much; whether there may be more. Output without events is
+    /// read at the end.
+    fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
         let end = self.offset.saturating_add(max);
         let mut piece = vec![0; PIECE];
-        while self.offset < end {
+        while self.fold.dialect.read.is_some() && self.offset < end {
             let length = out.read_at(&mut piece, self.offset)?;
             if length == 0 {
                 return Ok(false);
@@ -276,55 +265,54 @@ impl Listener<'_> {
             self.fold.feed(&piece[..length]);
             self.offset += length as u64;
         }
-        Ok(true)
+        Ok(self.fold.dialect.read.is_some())
     }
 
     fn conclude(
         mut self,
-        out: File,
+        out: &File,
+        err: Option<&File>,
         ended: Ended,
-        stderr: String,
-        leftovers: u32,
         duration: Duration,
     ) -> Finished {
-        let size = size_of(&out);
-        // Some agents write their errors where their answers go.
-        let is_mute =
-            self.fold.dialect.read.is_none() && stderr.trim().is_empty() && ended.code != Some(0);
-        let words = match is_mute {
-            true => files::tail(&out, Path::new("standard output"), STDERR_MAX).unwrap_or_default(),
-            false => stderr.clone(),
-        };
-        if self.fold.dialect.read.is_none() {
-            self.fold.feed(excerpt(&out, size).as_bytes());
-        } else {
-            // What came after the end is not the agent's: a survivor may write for ever. Of an output that
-            // is too long no more than another piece is read: the rest may take minutes.
-            let rest = size.saturating_sub(self.offset);
-            let is_too_long = ended.by == Ending::OutputLimit;
-            let _ = self.hear(
-                &out,
-                if is_too_long {
-                    rest.min(HEAR_MAX)
-                } else {
-                    rest
-                },
-            );
+        let (size, is_plain) = (size_of(out), self.fold.dialect.read.is_none());
+        let stderr = err.map(|err| files::tail(err, Path::new("standard error"), STDERR_MAX));
+        let stderr = stderr.and_then(Result::ok).unwrap_or_default();
+        if is_plain {
+            self.fold.feed(excerpt(out, size).as_bytes());
         }
-        if let (Some(dir), Some(session)) =
-            (&self.files.witness, self.fold.report.session_id.clone())
-            && let Some(told) = witness::read(dir, &session)
-        {
+        // What came after the end is not the agent's: a survivor may write for ever. Of an output that is
+        // too long no more than another piece is read: the rest may take minutes.
+        let rest = size.saturating_sub(self.offset);
+        let is_too_long = ended.by == Ending::OutputLimit;
+        let _ = self.hear(
+            out,
+            if is_too_long {
+                rest.min(HEAR_MAX)
+            } else {
+                rest
+            },
+        );
+        let session = self.fold.report.session_id.clone().unwrap_or_default();
+        let witness = self.files.witness.as_ref();
+        if let Some(told) = witness.and_then(|dir| witness::read(dir, &session)) {
             self.fold.witness(&told);
         }
         self.fold.finish();
         if let Some(path) = &self.files.answer {
             self.fold.answer(&answer(path, duration));
         }
+        // Some agents write their errors where their answers go.
+        let is_mute = is_plain && stderr.trim().is_empty();
+        let words = if is_mute {
+            &self.fold.report.text
+        } else {
+            &stderr
+        };
         let verdict = verdict::judge(&Case {
             ended: &ended,
             fold: &self.fold,
-            stderr: &words,
+            stderr: words,
             require_answer: self.files.require_answer,
             now: Wall::now(),
         });
@@ -333,7 +321,7 @@ impl Listener<'_> {
             verdict,
             report: self.fold.report,
             stderr,
-            leftovers,
+            leftovers: 0,
             duration,
         }
     }
@@ -371,4 +359,65 @@ fn answer(path: &Path, ran: Duration) -> String {
 
 fn size_of(file: &File) -> u64 {
     file.metadata().map_or(0, |meta| meta.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines keep coming from an agent that waits by itself for the network, so silence is no measure of it.
+    #[test]
+    fn an_agent_that_waits_for_the_network_is_ended_after_five_minutes() {
+        let policy = Policy::standard();
+        let end = |offline: Option<u64>| {
+            let offline = offline.map(Duration::from_secs);
+            let run = Duration::from_secs(600);
+            Ages {
+                run,
+                offline,
+                ..Ages::default()
+            }
+            .end(1, &policy)
+        };
+        assert_eq!(end(None), None);
+        assert_eq!(end(Some(299)), None);
+        assert_eq!(end(Some(300)), Some(Ending::Offline));
+    }
+
+    #[test]
+    fn of_several_limits_the_one_that_says_most_counts() {
+        let policy = Policy {
+            max_output: 10,
+            ..Policy::standard()
+        };
+        let long = Some(Duration::from_secs(1 << 20));
+        let silence = long.unwrap();
+        let ages = Ages {
+            silence,
+            ..Ages::default()
+        };
+        assert_eq!(ages.end(10, &policy), Some(Ending::Silent));
+        assert_eq!(ages.end(11, &policy), Some(Ending::OutputLimit));
+        let offline = Ages {
+            offline: long,
+            ..ages
+        };
+        assert_eq!(offline.end(11, &policy), Some(Ending::Offline));
+        let late = Ages {
+            run: silence,
+            ..offline
+        };
+        assert_eq!(late.end(11, &policy), Some(Ending::Timeout));
+        assert_eq!(
+            Ages {
+                is_final: long,
+                ..late
+            }
+            .end(11, &policy),
+            Some(Ending::Linger)
+        );
+        // After the last word silence is no fault.
+        let is_final = Some(Duration::ZERO);
+        assert_eq!(Ages { is_final, ..ages }.end(10, &policy), None);
+    }
 }

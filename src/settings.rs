@@ -235,10 +235,7 @@ fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
         .map(|(name, entry)| agent(name, entry))
         .collect();
     let mut all = all?;
-    for dialect in agent::DIALECTS
-        .iter()
-        .filter(|dialect| dialect.read.is_some())
-    {
+    for dialect in &agent::DIALECTS {
         if !listed.contains_key(dialect.name) {
             all.push(agent(dialect.name, &none)?);
         }

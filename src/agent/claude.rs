@@ -2,44 +2,41 @@
 //! 2.1.328; see `tests/fixtures/claude`.
 
 use super::event::{By, Call, Event, LastResult, Session, Signs, Window, time};
-use super::json::{Object, object};
-use super::plan::Assignment;
-use super::verdict::{Case, Fault, Rules};
-use super::{Dialect, Lookup, Scratch, Sessions};
-use crate::job::ErrorKind::*;
+use super::json::{Object, object, text};
+use super::verdict::{Case, kind};
+use super::{Dialect, PLAIN, Sessions};
+use crate::job::ErrorKind;
 use crate::project::Protocol;
-use crate::time::human;
-use serde_json::{Map, Value};
-use std::path::PathBuf;
-use std::time::Duration;
+use crate::time::Wall;
+use serde_json::{Map, Value, json};
 
 pub(super) const DIALECT: Dialect = Dialect {
     name: "claude",
     protocol: Protocol::Claude,
     ending: "jsonl",
     sessions: Sessions::Chosen,
-    silent_on: "",
     costs: true,
-    turns: true,
     skill_call: "/task-coordination\n\n",
     skills: &[".claude/skills", ".claude/commands"],
-    slash_commands: true,
-    prompt_max: usize::MAX,
     // A tool that hits its time limit would be moved to the background and keep the CLI alive for ten
     // minutes after its answer.
     env: &[
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1",
         "DISABLE_AUTOUPDATER=1",
     ],
-    scratch: Scratch::Unless("CLAUDE_CODE_TMPDIR"),
-    args,
+    scratch: ("CLAUDE_CODE_TMPDIR", false),
+    // Forbidden are tools whose only use is to outlive the turn; the list adds to one of the user's own.
+    args: "-p --output-format stream-json --verbose --permission-mode acceptEdits --setting-sources project \
+           --disallowedTools Monitor,ScheduleWakeup,CronCreate [--session-id {new}] [--resume {old}] \
+           [--model {model}] [--max-turns {turns}] [--max-budget-usd {budget}] {args}",
     open: "--resume",
     read: Some(read),
     opens_with: "system",
     results: &["result"],
-    witness: None,
-    fault,
-    login,
+    told,
+    unknown: "No conversation found",
+    home: &[("CLAUDE_CONFIG_DIR", ""), ("HOME", ".claude")],
+    login: ".credentials.json",
     preflight: &["auth", "status"],
     keys: &[
         "CLAUDE_CODE_OAUTH_TOKEN",
@@ -47,35 +44,13 @@ pub(super) const DIALECT: Dialect = Dialect {
         "ANTHROPIC_AUTH_TOKEN",
     ],
     install: "npm install -g @anthropic-ai/claude-code",
+    ..PLAIN
 };
 
-/// Tools whose only use is to outlive the turn. The list adds to one of the user's own.
-const WAITING_TOOLS: &str = "Monitor,ScheduleWakeup,CronCreate";
 /// The tools that change files.
 const EDIT_TOOLS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
 /// The longest `usage` object that is added up.
 const USAGE_MAX: usize = 64 << 10;
-
-fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
-    let fixed = "-p --output-format stream-json --verbose --permission-mode acceptEdits \
-                 --setting-sources project --disallowedTools";
-    argv.extend(fixed.split(' ').map(str::to_owned));
-    argv.push(WAITING_TOOLS.to_owned());
-    let turns = assignment.wishes.max_turns.map(|turns| turns.to_string());
-    let budget = assignment.budget_left_usd.map(|left| format!("{left:.4}"));
-    let (name, session) = assignment.opening.session("--session-id", "--resume");
-    assignment.option(argv, name, session);
-    assignment.option(argv, "--model", assignment.wishes.model.as_deref());
-    assignment.option(argv, "--max-turns", turns.as_deref());
-    assignment.option(argv, "--max-budget-usd", budget.as_deref());
-    argv.extend(assignment.own_args());
-}
-
-fn login(get: &Lookup<'_>) -> Option<PathBuf> {
-    let home = || Some(PathBuf::from(get("HOME")?).join(".claude"));
-    let dir = get("CLAUDE_CONFIG_DIR").map(PathBuf::from).or_else(home)?;
-    Some(dir.join(".credentials.json"))
-}
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let by = line.word("parent_tool_use_id");
@@ -101,27 +76,26 @@ fn assistant(message: &Object<'_>, by: &By, each: &mut dyn FnMut(Event<'_>)) {
         each(Event::Tokens(id, message.raw("usage")));
     }
     for block in message.objects("content") {
-        let (by, input) = (by.clone(), block.raw("input"));
-        match block.word("type").as_deref() {
-            Some("text") => each(Event::Say(by, block.text("text"))),
-            Some("thinking") => each(Event::Think(by, block.text("thinking"))),
-            Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
-                let (id, tool) = (block.text("id"), block.text("name"));
-                let input_of = block.object("input");
-                let path = input_of.text("file_path") + &input_of.text("notebook_path");
-                let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
-                let edits = is_edit.then_some(path);
-                each(Event::Call(Call {
-                    by,
-                    id,
-                    tool,
-                    input,
-                    edits,
-                }));
-            }
+        match block.text("type").as_str() {
+            "text" => each(Event::Say(by.clone(), block.text("text"))),
+            "thinking" => each(Event::Think(by.clone(), block.text("thinking"))),
+            "tool_use" | "server_tool_use" | "mcp_tool_use" => each(call(&block, by.clone())),
             _ => {}
         }
     }
+}
+
+fn call<'a>(block: &Object<'a>, by: By) -> Event<'a> {
+    let (tool, input) = (block.text("name"), block.object("input"));
+    let path = input.text("file_path") + &input.text("notebook_path");
+    let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
+    Event::Call(Call {
+        by,
+        id: block.text("id"),
+        tool,
+        input: block.raw("input"),
+        edits: is_edit.then_some(path),
+    })
 }
 
 fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
@@ -129,13 +103,9 @@ fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
         each(Event::Turn(false));
     }
     for block in line.object("message").objects("content") {
-        let failed = block.raw("is_error") == "true";
+        let (id, failed) = (block.text("tool_use_id"), block.raw("is_error") == "true");
         if block.is("type", "tool_result") {
-            each(Event::Answer(
-                block.text("tool_use_id"),
-                block.raw("content"),
-                failed,
-            ));
+            each(Event::Answer(id, block.raw("content"), failed));
         } else if let Some(said) = block.text("text").strip_prefix("Stop hook feedback:") {
             each(Event::Feedback(said.trim().to_owned()));
         }
@@ -148,70 +118,57 @@ fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
 }
 
 fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
-    let notice = match line.word("subtype").unwrap_or_default().as_str() {
-        "init" => return init(line, each),
+    let text = |key: &str| line.text(key);
+    each(match text("subtype").as_str() {
+        "init" => init(line),
         "permission_denied" => {
-            let told = ["tool_name", "tool_use_id", "message"]
-                .map(|key| (key.to_owned(), Value::from(line.text(key))));
-            return each(Event::Denied(Value::Object(Map::from_iter(told))));
+            let (name, id) = (text("tool_name"), text("tool_use_id"));
+            let told = json!({"tool_name": name, "tool_use_id": id, "message": text("message")});
+            Event::Denied(told)
         }
-        "background_tasks_changed" => {
-            return each(Event::Pending(!line.items("tasks").is_empty()));
-        }
+        "background_tasks_changed" => Event::Pending(!line.items("tasks").is_empty()),
         "informational" => {
             let outcome = line.object("prompt_submit_outcome");
-            if outcome.text("kind").ends_with("_by_hook") {
-                let reason = outcome.text("reason");
-                let text = format!("the UserPromptSubmit hook refused the prompt: {reason}");
-                each(Event::Blocked(text));
+            let reason = outcome.text("reason");
+            match outcome.text("kind").ends_with("_by_hook") {
+                true => Event::Blocked(format!(
+                    "the UserPromptSubmit hook refused the prompt: {reason}"
+                )),
+                false => Event::Notice(text("content")),
             }
-            line.text("content")
         }
-        "notification" => {
-            if line.is("key", "stop-hook-block-cap") {
-                each(Event::Blocked(
-                    "the Stop hook would not let it end".to_owned(),
-                ));
-            }
-            line.text("text")
+        "notification" if line.is("key", "stop-hook-block-cap") => {
+            Event::Blocked("the Stop hook would not let it end".to_owned())
         }
+        "notification" => Event::Notice(text("text")),
         "api_retry" => {
-            let status = line
-                .number("error_status")
-                .map_or(String::new(), |s| format!(" ({s})"));
-            let pause = line.number("retry_delay_ms").unwrap_or_default().max(0.0);
-            let pause = human(Duration::from_millis(pause as u64));
-            let (error, at, most) = (
-                line.text("error"),
-                line.raw("attempt"),
-                line.raw("max_retries"),
-            );
-            format!("no answer from the service: {error}{status}; try {at} of {most} in {pause}")
+            let (error, at, most) = (text("error"), line.raw("attempt"), line.raw("max_retries"));
+            let said = format!("no answer from the service: {error}; try {at} of {most}");
+            let status = line.number("error_status").map(|status| status as u64);
+            let names = vec![error];
+            Event::Retry(said, Signs { names, status })
         }
-        "compact_boundary" => "the conversation was summed up to make room".to_owned(),
-        "model_fallback" => "another model takes over".to_owned(),
-        "task_notification" => {
-            format!(
-                "in the background, {}: {}",
-                line.text("status"),
-                line.text("summary")
-            )
-        }
+        "compact_boundary" => Event::Notice("the conversation was summed up to make room".into()),
+        "model_fallback" => Event::Notice("another model takes over".into()),
+        "task_notification" => Event::Notice(format!(
+            "in the background, {}: {}",
+            text("status"),
+            text("summary")
+        )),
         _ => return,
-    };
-    each(Event::Notice(notice));
+    });
 }
 
-fn init(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
+fn init(line: &Object<'_>) -> Event<'static> {
     let servers = line.objects("mcp_servers").into_iter();
     let failed = servers.filter(|server| server.is("status", "failed"));
-    each(Event::Session(Session {
+    Event::Session(Session {
         id: line.word("session_id"),
         model: line.word("model"),
         version: line.word("claude_code_version"),
-        cwd: Some(line.text("cwd")),
+        cwd: line.text("cwd"),
         failed_servers: failed.filter_map(|server| server.word("name")).collect(),
-    }));
+    })
 }
 
 /// A message that the CLI made up to tell of a failure: it is no part of the answer.
@@ -220,38 +177,29 @@ fn trouble(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let content = message.objects("content").into_iter();
     let said: Vec<String> = content.map(|block| block.text("text")).collect();
     rate_limit(&line.object("api_error_params"), false, each);
-    let names = [
-        line.word("error"),
-        line.word("api_error"),
-        message.word("stop_reason"),
-    ];
-    let names = names.into_iter().flatten().collect();
-    each(Event::Trouble(
-        said.join("\n"),
-        Signs {
-            names,
-            status: None,
-        },
-    ));
+    let names = ["error", "api_error"].map(|key| line.word(key)).into_iter();
+    let names = names.chain([message.word("stop_reason")]);
+    let (names, status) = (names.flatten().collect(), None);
+    each(Event::Trouble(said.join("\n"), Signs { names, status }));
 }
 
 /// The limits in a `rate_limit_info`; `all` if this is the event of its own. Any status but `rejected`
 /// lifts the limit; a rejection without a time is one of those that are "not your usage limit".
 fn rate_limit(line: &Object<'_>, all: bool, each: &mut dyn FnMut(Event<'_>)) {
     let info = line.object("rate_limit_info");
-    let reset = time(&info, "resetsAt").filter(|_| info.is("status", "rejected"));
-    if reset.is_some() || all && !info.is("status", "rejected") {
+    let is_rejected = info.is("status", "rejected");
+    let reset = time(&info, "resetsAt").filter(|_| is_rejected);
+    if reset.is_some() || all && !is_rejected {
         each(Event::Limit(reset));
     }
     let windows: Map<String, Value> = info.value("unifiedWindows").unwrap_or_default();
     let windows = windows.into_iter().filter_map(|(name, window)| {
         let window = window.to_string();
-        let window = object(&window).ok()?;
-        let (utilization, resets_at) = (window.number("utilization")?, time(&window, "resetsAt"));
+        let window = object(&window)?;
         Some(Window {
             name,
-            utilization,
-            resets_at,
+            utilization: window.number("utilization")?,
+            resets_at: time(&window, "resetsAt"),
         })
     });
     let windows: Vec<Window> = windows.collect();
@@ -265,26 +213,24 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let (subtype, reason) = (line.word("subtype"), line.word("terminal_reason"));
     let is_success = subtype.as_deref() == Some("success");
     let is_through = reason.as_deref().is_none_or(|reason| reason == "completed");
-    let mut complaint = vec![line.text("result")];
-    complaint.extend(
-        line.items("errors")
-            .into_iter()
-            .filter_map(super::json::text),
-    );
+    let errors = line.items("errors").into_iter().filter_map(text);
+    let mut complaint: Vec<String> = [line.text("result")].into_iter().chain(errors).collect();
     complaint.retain(|text| !text.trim().is_empty() && is_error != "false");
     // `api_error` is no more than that a request failed.
     let reason_sign = reason.clone().filter(|reason| reason != "api_error");
     let other = ["stop_reason", "api_error", "api_error_type"].map(|key| line.word(key));
-    let names = [subtype.clone(), reason_sign]
-        .into_iter()
-        .chain(other)
-        .flatten();
+    let names = [subtype.clone(), reason_sign].into_iter().chain(other);
+    let status = line.number("api_error_status").map(|status| status as u64);
+    let usage: Option<Map<_, _>> = line.value("usage");
     rate_limit(&line.object("api_error_params"), false, each);
-    let usage = Some(line.raw("usage")).filter(|json| json.len() <= USAGE_MAX);
-    let signs = Signs {
-        names: names.collect(),
-        status: line.number("api_error_status").map(|status| status as u64),
+    let hook = match reason.as_deref() {
+        Some("stop_hook_prevented") => "the Stop hook stopped it",
+        Some("hook_stopped") => "a hook of a tool (PreToolUse or PostToolUse) stopped the turn",
+        _ => "",
     };
+    if !hook.is_empty() {
+        each(Event::Blocked(hook.to_owned()));
+    }
     each(Event::Result(Box::new(LastResult {
         good: is_error == "false" && is_success && is_through,
         complaint: complaint.join("; ").trim().to_owned(),
@@ -292,122 +238,25 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         turns: line.number("num_turns").map(|turns| turns as u64),
         cost_usd: line.number("total_cost_usd"),
         usage: usage
-            .and_then(|_| line.value::<Map<_, _>>("usage"))
-            .map(Value::Object),
+            .map(Value::Object)
+            .filter(|_| line.raw("usage").len() <= USAGE_MAX),
         denials: line.value("permission_denials"),
         duration_ms: line.number("duration_ms"),
-        session: line.word("session_id"),
-        signs,
+        signs: Signs {
+            names: names.flatten().collect(),
+            status,
+        },
         ending: reason.or(subtype),
     })));
 }
 
-/// Recorded texts, but for those of gateways and of agents without classes.
-const RULES: Rules = Rules {
-    first: &[
-        (Blocked, "hook_stopped|stop_hook_prevented"),
-        (MaxTurns, "error_max_turns|max_turns"),
-        (Budget, "error_max_budget_usd|budget_exhausted"),
-        (PromptTooLong, "prompt_too_long|blocking_limit"),
-        (Refused, "refusal"),
-        (UsageLimit, "usage_limit_reached"),
-        (Billing, "billing_error|account_on_hold"),
-        (
-            NotAuthenticated,
-            "authentication_failed|authentication_error|permission_error",
-        ),
-        (
-            NotAuthenticated,
-            "cloud_credential_error|oauth_org_not_allowed|verification_required",
-        ),
-        (NotAuthenticated, "stored_login_refused"),
-        (MaxOutputTokens, "max_output_tokens"),
-        (ModelNotFound, "model_not_found|not_found_error"),
-        (Overloaded, "overloaded"),
-    ],
-    // Beside a status they tell less than that.
-    last: &[
-        (RateLimited, "rate_limit|rate_limit_error"),
-        (Overloaded, "overloaded_error|api_error"),
-        (
-            Network,
-            "server_error|connection_failed|connection_timeout|timeout",
-        ),
-        // A request with too many bytes (images, mostly), whatever the model's window.
-        (
-            InvalidRequest,
-            "invalid_request|invalid_request_error|request_too_large",
-        ),
-    ],
-    words: &[
-        (PromptTooLong, "prompt is too long"),
-        (
-            Billing,
-            "credit balance is too low|insufficient balance|insufficient credit",
-        ),
-        (Billing, "requires credits|has been disabled|out of credits"),
-        (UsageLimit, "usage limit|you've hit your"),
-        (
-            NotAuthenticated,
-            "not logged in|invalid api key|failed to authenticate",
-        ),
-        (NotAuthenticated, "could not load credentials"),
-        (
-            Network,
-            "empty or malformed response|timed out|connection refused|connection error",
-        ),
-        (Network, "econnre|enotfound|etimedout|eai_again"),
-        (Overloaded, "overloaded"),
-    ],
-};
-
-fn fault(case: &Case<'_>) -> Option<Fault> {
-    let limit = case.fold.limit;
-    let Some(result) = &case.fold.result else {
-        // Known by its own event, and the job would be lost for nothing if the agent died of it.
-        if limit.is_some() {
-            return Some(
-                case.fault(UsageLimit, "the usage limit is reached")
-                    .until(limit),
-            );
-        }
-        let unknown = !case.fold.has_events && case.stderr.lines().any(is_session_unknown);
-        return unknown.then(|| {
-            case.fault(ExitCode, "the agent does not know the session")
-                .afresh()
-        });
-    };
+fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
+    let (limit, result) = (case.fold.limit, case.fold.result.as_ref()?);
     // Words tell of failed requests only, which the CLI calls a success with an error.
     let is_request = result.signs.names.iter().any(|name| name == "success");
-    let said = if is_request {
-        result.complaint.as_str()
-    } else {
-        ""
-    };
-    let kind = RULES.kind(&result.signs, said, limit.is_some());
-    if kind == Blocked {
-        let hook = match result.ending.as_deref() {
-            Some("stop_hook_prevented") => "the Stop hook stopped it",
-            _ => "a hook of a tool (PreToolUse or PostToolUse) stopped the turn",
-        };
-        return Some(Fault::new(
-            kind,
-            case.fold.blocked().unwrap_or_else(|| hook.to_owned()),
-        ));
-    }
-    let by_stderr = result.complaint.is_empty() && case.stderr.lines().any(is_session_unknown);
-    let fault = Fault::new(kind, case.own_words());
-    Some(match kind {
-        UsageLimit => fault.until(limit),
-        AgentError if by_stderr || is_session_unknown(&result.complaint) => fault.afresh(),
-        _ => fault,
-    })
-}
-
-/// The CLI's answer to `--resume` with an id that it has no session for; no field tells it.
-fn is_session_unknown(line: &str) -> bool {
-    let line = line.trim_start().trim_start_matches("Error: ");
-    line.starts_with("No conversation found")
+    let said = Some(result.complaint.as_str()).filter(|_| is_request);
+    let kind = kind(&result.signs, said.unwrap_or_default(), limit.is_some());
+    Some((kind, limit))
 }
 
 #[cfg(test)]
@@ -415,7 +264,6 @@ mod tests {
     use super::*;
     use crate::agent::Fold;
     use crate::agent::verdict::{Ended, Ending, Verdict, judge};
-    use crate::time::Wall;
     use serde_json::json;
 
     /// Kind, and the fields of a failed result beside `is_error: true`; `class` is that of the

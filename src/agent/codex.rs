@@ -4,13 +4,12 @@
 
 use super::event::{Call, Event, LastResult, Session, Signs, Window, time};
 use super::json::Object;
-use super::plan::{Assignment, Opening};
-use super::verdict::{Case, Fault, Rules};
-use super::{Dialect, Lookup, Scratch, Sessions, Witness};
-use crate::job::ErrorKind::*;
+use super::verdict::{Case, kind};
+use super::{Dialect, PLAIN, Sessions};
+use crate::job::ErrorKind;
 use crate::project::Protocol;
+use crate::time::Wall;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 
 pub(super) const DIALECT: Dialect = Dialect {
     name: "codex",
@@ -18,86 +17,54 @@ pub(super) const DIALECT: Dialect = Dialect {
     ending: "jsonl",
     sessions: Sessions::Told,
     silent_on: "what it costs, how many turns it takes, and which tools it was refused",
-    costs: false,
-    turns: false,
     skill_call: "$task-coordination\n\n",
     skills: &[".agents/skills", ".codex/skills"],
-    slash_commands: false,
     // The CLI takes 1,048,576 and adds words of its own.
     prompt_max: 1_048_000,
-    env: &[],
-    scratch: Scratch::None,
-    args,
+    // The agent's own `args` stand in front of `resume`, since not every option is known behind it. Without
+    // the sandbox's name a resumed start could only read.
+    args: "exec --json --skip-git-repo-check [--sandbox workspace-write] -c analytics.enabled=false \
+           -c features.unbounded_connection_retries=false [--model {model}] {args} [resume {old}] -",
     open: "resume",
     read: Some(read),
     opens_with: "thread.started",
     results: &["turn.completed", "turn.failed"],
-    witness: Some(Witness {
-        below: |get| Some(home(get)?.join("sessions")),
-        read: witness,
-    }),
-    fault,
-    login: |get| Some(home(get)?.join("auth.json")),
+    witness: Some(("sessions", witness)),
+    told,
+    unknown: "thread/resume failed",
+    home: &[("CODEX_HOME", ""), ("HOME", ".codex")],
+    login: "auth.json",
     preflight: &["login", "status"],
     keys: &["CODEX_API_KEY"],
     install: "npm install -g @openai/codex",
+    ..PLAIN
 };
-
-fn home(get: &Lookup<'_>) -> Option<PathBuf> {
-    let below_home = || Some(PathBuf::from(get("HOME")?).join(".codex"));
-    get("CODEX_HOME").map(PathBuf::from).or_else(below_home)
-}
-
-/// The agent's own `args` stand in front of `resume`, since not every option is known behind it. Without
-/// the sandbox's name a resumed start could only read.
-fn args(assignment: &Assignment<'_>, argv: &mut Vec<String>) {
-    argv.extend(
-        "exec --json --skip-git-repo-check"
-            .split(' ')
-            .map(str::to_owned),
-    );
-    assignment.option(argv, "--sandbox", Some("workspace-write"));
-    let fixed = "-c analytics.enabled=false -c features.unbounded_connection_retries=false";
-    argv.extend(fixed.split(' ').map(str::to_owned));
-    assignment.option(argv, "--model", assignment.wishes.model.as_deref());
-    argv.extend(assignment.own_args());
-    if let Opening::Resume { session, .. } = assignment.opening {
-        argv.extend(["resume".to_owned(), session.clone()]);
-    }
-    argv.push("-".to_owned());
-}
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let message = line.text("message");
-    match line.word("type").as_deref() {
-        Some("thread.started") => {
-            let id = line.word("thread_id");
-            each(Event::Session(Session {
-                id,
-                ..Session::default()
-            }));
+    let mut result = LastResult::default();
+    match line.text("type").as_str() {
+        "thread.started" => {
+            let session = Session::new(line.word("thread_id"), None, None);
+            each(Event::Session(session));
         }
-        Some("turn.started") => each(Event::Turn(false)),
-        Some("item.started") => item(line.raw("item"), &line.object("item"), false, each),
-        Some("item.completed") => item(line.raw("item"), &line.object("item"), true, each),
-        Some("error") if message.contains("waiting for network") => each(Event::Offline(message)),
-        Some("error") if message.starts_with("Reconnecting") => each(Event::Notice(message)),
-        Some("error") => each(Event::Trouble(message, Signs::default())),
-        Some("turn.completed") => {
-            line.value("usage")
-                .into_iter()
-                .for_each(|usage| each(Event::Total(usage)));
-            each(Event::Result(Box::new(LastResult {
-                good: true,
-                ..LastResult::default()
-            })));
+        "turn.started" => each(Event::Turn(false)),
+        "item.started" => item(line.raw("item"), &line.object("item"), false, each),
+        "item.completed" => item(line.raw("item"), &line.object("item"), true, each),
+        "error" if message.contains("waiting for network") => each(Event::Offline(message)),
+        "error" if message.starts_with("Reconnecting") => {
+            each(Event::Retry(message, Signs::default()));
         }
-        Some("turn.failed") => {
-            let complaint = line.object("error").text("message");
-            each(Event::Result(Box::new(LastResult {
-                complaint,
-                ..LastResult::default()
-            })));
+        "error" => each(Event::Trouble(message, Signs::default())),
+        "turn.completed" => {
+            let usage = line.value("usage").into_iter();
+            usage.for_each(|usage| each(Event::Total(usage)));
+            result.good = true;
+            each(Event::Result(Box::new(result)));
+        }
+        "turn.failed" => {
+            result.complaint = line.object("error").text("message");
+            each(Event::Result(Box::new(result)));
         }
         _ => {}
     }
@@ -118,39 +85,26 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
         ("file_change", _) => {
             for (at, change) in item.objects("changes").into_iter().enumerate() {
                 let (id, input) = (format!("{id}.{at}"), item.items("changes")[at]);
-                let (tool, edits) = ("Edit".to_owned(), Some(change.text("path")));
                 each(match is_over {
                     true => Event::Answer(id, "", failed),
-                    false => Event::Call(Call {
-                        by: None,
-                        id,
-                        tool,
-                        input,
-                        edits,
-                    }),
+                    false => call(id, "Edit", input, Some(change.text("path"))),
                 });
             }
         }
         (_, true) => each(Event::Answer(id, item.raw("aggregated_output"), failed)),
-        ("command_execution", false) => {
-            let tool = "Shell".to_owned();
-            each(Event::Call(Call {
-                id,
-                tool,
-                input: json,
-                ..Call::default()
-            }));
-        }
-        (_, false) => {
-            let tool = item.word("tool").unwrap_or(kind);
-            each(Event::Call(Call {
-                id,
-                tool,
-                input: json,
-                ..Call::default()
-            }));
-        }
+        ("command_execution", false) => each(call(id, "Shell", json, None)),
+        (_, false) => each(call(id, &item.word("tool").unwrap_or(kind), json, None)),
     }
+}
+
+fn call<'a>(id: String, tool: &str, input: &'a str, edits: Option<String>) -> Event<'a> {
+    Event::Call(Call {
+        by: None,
+        id,
+        tool: tool.to_owned(),
+        input,
+        edits,
+    })
 }
 
 /// A line of the rollout file, which holds the whole thread: what counts is told after the last
@@ -159,12 +113,8 @@ fn witness(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let (kind, payload) = (line.text("type"), line.object("payload"));
     match (kind.as_str(), payload.text("type").as_str()) {
         ("session_meta" | "turn_context", _) => {
-            let (version, model) = (payload.word("cli_version"), payload.word("model"));
-            each(Event::Session(Session {
-                version,
-                model,
-                ..Session::default()
-            }));
+            let (model, version) = (payload.word("model"), payload.word("cli_version"));
+            each(Event::Session(Session::new(None, model, version)));
         }
         ("event_msg", "task_started") => {
             each(Event::Session(Session::default()));
@@ -172,9 +122,8 @@ fn witness(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         }
         ("event_msg", "token_count") => {
             let total = payload.object("info").value("total_token_usage");
-            total
-                .into_iter()
-                .for_each(|total| each(Event::Total(total)));
+            let total = total.into_iter();
+            total.for_each(|total| each(Event::Total(total)));
             let limits = payload.object("rate_limits");
             let windows = ["primary", "secondary"].map(|key| window(&limits.object(key)));
             each(Event::Windows(windows.into_iter().flatten().collect()));
@@ -186,10 +135,8 @@ fn witness(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             let (key, value) = named.into_iter().next().unzip();
             let status = value.and_then(|value| value["http_status_code"].as_u64());
             let names = error.word("codex_error_info").or(key).into_iter().collect();
-            each(Event::Trouble(
-                error.text("message"),
-                Signs { names, status },
-            ));
+            let signs = Signs { names, status };
+            each(Event::Trouble(error.text("message"), signs));
         }
         _ => {}
     }
@@ -201,86 +148,23 @@ fn window(window: &Object<'_>) -> Option<Window> {
         10_080 => "seven_day".to_owned(),
         minutes => format!("{minutes}_minutes"),
     };
-    let utilization = window.number("used_percent")? / 100.0;
     Some(Window {
         name,
-        utilization,
+        utilization: window.number("used_percent")? / 100.0,
         resets_at: time(window, "resets_at"),
     })
 }
 
-const RULES: Rules = Rules {
-    first: &[
-        (UsageLimit, "usage_limit_exceeded"),
-        (NotAuthenticated, "unauthorized"),
-        (PromptTooLong, "context_window_exceeded"),
-        (ModelNotFound, "model_not_found"),
-        (
-            Refused,
-            "invalid_prompt|cyber_policy|bio_policy|misalignment_policy_violation",
-        ),
-        (Budget, "session_budget_exceeded"),
-    ],
-    last: &[
-        (RateLimited, "rate_limit_exceeded"),
-        (Overloaded, "internal_server_error|server_overloaded"),
-        (InvalidRequest, "bad_request"),
-        (Network, "http_connection_failed"),
-    ],
-    words: &[
-        (Billing, "quota exceeded|chatgpt plan, upgrade|status 402"),
-        (UsageLimit, "hit your usage limit"),
-        (PromptTooLong, "ran out of room|status 413"),
-        (Overloaded, "at capacity|high demand|status 5"),
-        (
-            NotAuthenticated,
-            "status 401|status 403|could not be refreshed",
-        ),
-        (
-            NotAuthenticated,
-            "missing environment variable|discovery unauthorized",
-        ),
-        (RateLimited, "status: 429"),
-        (ModelNotFound, "does not exist or you do not have access"),
-        (Refused, "invalid prompt|reason: content_filter"),
-        (MaxOutputTokens, "reason: max_output_tokens"),
-        (
-            Network,
-            "stream disconnected|connection failed|workspace routing discovery",
-        ),
-    ],
-};
-
-fn fault(case: &Case<'_>) -> Option<Fault> {
-    let fold = case.fold;
-    let Some(result) = &fold.result else {
-        return if fold.offline {
-            Some(case.fault(Network, "the agent waited for the network"))
-        } else if case.stderr.contains("input_too_large") {
-            Some(case.fault(PromptTooLong, "the prompt is too long for codex"))
-        } else {
-            let unknown = case.stderr.contains("thread/resume failed");
-            unknown.then(|| {
-                case.fault(ExitCode, "the agent cannot go on in the session")
-                    .afresh()
-            })
-        };
+fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
+    let (fold, said) = (case.fold, case.complaint());
+    let windows = fold.report.windows.iter();
+    let full = windows.filter(|window| window.utilization >= 1.0);
+    let is_too_long = case.stderr.contains("input_too_large");
+    let kind = match fold.result.is_some() {
+        false => is_too_long.then_some(ErrorKind::PromptTooLong)?,
+        // The whole answer of the service, quoted: any other 400.
+        true if said.trim_start().starts_with('{') => ErrorKind::InvalidRequest,
+        true => kind(&fold.trouble.1, said, false),
     };
-    let said = if result.complaint.is_empty() {
-        &fold.trouble
-    } else {
-        &result.complaint
-    };
-    // The whole answer of the service, quoted: any other 400.
-    let kind = match said.trim_start().starts_with('{') {
-        true => InvalidRequest,
-        false => RULES.kind(&fold.signs, said, false),
-    };
-    let full = fold
-        .report
-        .windows
-        .iter()
-        .filter(|window| window.utilization >= 1.0);
-    let reset = full.filter_map(|window| window.resets_at).max();
-    Some(Fault::new(kind, case.own_words()).until(reset.filter(|_| kind == UsageLimit)))
+    Some((kind, full.filter_map(|window| window.resets_at).max()))
 }

@@ -1,9 +1,8 @@
 //! What an agent tells while it works, whatever its protocol. A dialect turns a line of output into
 //! events; `fold` adds them up for the verdict, and the transcript shows them to a person.
 
-use super::json::Object;
-use super::lines::Line;
-use super::{Read, json};
+use super::Read;
+use super::json::{Object, object};
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,6 +47,8 @@ pub enum Event<'a> {
     Trouble(String, Signs),
     /// Something happened around it: a retry, a compaction.
     Notice(String),
+    /// A request of its failed, which it repeats by itself: as for `Trouble`.
+    Retry(String, Signs),
     /// It waits by itself for the network, however long.
     Offline(String),
     /// Its turn is over.
@@ -72,7 +73,7 @@ pub struct Session {
     /// The agent's version.
     pub version: Option<String>,
     /// The directory it works in.
-    pub cwd: Option<String>,
+    pub cwd: String,
     /// MCP servers that failed to start.
     pub failed_servers: Vec<String>,
 }
@@ -109,8 +110,6 @@ pub struct LastResult {
     pub usage: Option<Value>,
     /// Tools refused; `None` if it lists none.
     pub denials: Option<Vec<Value>>,
-    /// The session, as the agent names it.
-    pub session: Option<String>,
     /// How long it took, in milliseconds.
     pub duration_ms: Option<f64>,
     /// By what its failure is known.
@@ -139,29 +138,33 @@ pub struct Window {
     pub resets_at: Option<Wall>,
 }
 
-/// Hands out what a line of an agent with events tells. `results` are the types of lines that may end
-/// a turn.
-pub fn events(line: Line<'_>, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
-    let (text, whole) = match line {
-        Line::Whole(text) if !text.trim_ascii_start().starts_with('{') => {
-            return each(Event::Plain(text));
-        }
-        Line::Whole(text) => (text, true),
-        Line::TooLong(start) | Line::Cut(start) => (start, false),
-    };
-    match json::object(text) {
-        Ok(object) if whole => read(&object, each),
-        Ok(object) | Err(object) => {
-            // As the order of keys is not fixed, the absence of a `type` proves nothing.
-            let fits = object
-                .word("type")
-                .is_none_or(|kind| results.contains(&kind.as_str()));
-            each(Event::Lost(
-                text,
-                fits && text.trim_ascii_start().starts_with("{\""),
-            ));
+impl Session {
+    /// One of which no more is known.
+    pub fn new(id: Option<String>, model: Option<String>, version: Option<String>) -> Session {
+        Session {
+            id,
+            model,
+            version,
+            ..Session::default()
         }
     }
+}
+
+/// Hands out what a line of an agent with events tells. `results` are the types of lines that may end
+/// a turn.
+pub fn events(line: &str, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
+    let json = line.trim_ascii_start();
+    if !json.starts_with('{') {
+        return each(Event::Plain(line));
+    }
+    if let Some(object) = object(json) {
+        return read(&object, each);
+    }
+    // Only of results it was seen that the type does not stand in front.
+    let kind = json.strip_prefix("{\"type\":\"");
+    let kind = kind.and_then(|rest| rest.split_once('"'));
+    let fits = kind.is_none_or(|(kind, _)| results.contains(&kind));
+    each(Event::Lost(json, fits && json.starts_with("{\"")));
 }
 
 /// A whole number of seconds since 1970; one that would be 5000 years away can only be milliseconds.

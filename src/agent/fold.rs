@@ -3,10 +3,10 @@
 
 use super::event::{Call, Event, LastResult, Session, Signs, Window, events};
 use super::json::{object, text};
-use super::lines::{Capped, Line, Lines};
+use super::lines::{Capped, Lines};
 use super::{Dialect, Read, TEXT_MAX};
 use crate::time::Wall;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Bounds on what is collected; an attempt that exceeds one loses the rest of that list, nothing else.
 const EDITED_MAX: usize = 2000;
@@ -63,7 +63,7 @@ pub struct Audit {
 }
 
 /// Reads the output of one attempt as it comes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fold {
     /// How the agent speaks.
     pub dialect: &'static Dialect,
@@ -82,9 +82,9 @@ pub struct Fold {
     /// The end of a usage limit that is reached now: nothing went on since it was told.
     pub limit: Option<Wall>,
     /// What it said of its last failure, and by what that is known.
-    pub trouble: String,
-    /// See `trouble`.
-    pub signs: Signs,
+    pub trouble: (String, Signs),
+    /// The same of a request that it repeats by itself, and that was not answered since.
+    pub repeats: Option<(String, Signs)>,
     resumed: bool,
     lines: Lines,
     text: Capped,
@@ -92,6 +92,7 @@ pub struct Fold {
     said: String,
     has_tasks: bool,
     is_scheduled: bool,
+    /// What a hook said that sent the agent back to work, and which one refused or stopped it.
     feedback: Option<String>,
     blocked: Option<String>,
     /// The session's running total of usage: before this attempt, and now.
@@ -105,25 +106,8 @@ impl Fold {
     pub fn new(dialect: &'static Dialect, resumed: bool) -> Fold {
         Fold {
             dialect,
-            report: Report::default(),
-            result: None,
-            result_lost: false,
-            has_events: false,
-            at_work: false,
-            offline: false,
-            limit: None,
-            trouble: String::new(),
-            signs: Signs::default(),
             resumed,
-            lines: Lines::default(),
-            text: Capped::default(),
-            said: String::new(),
-            has_tasks: false,
-            is_scheduled: false,
-            feedback: None,
-            blocked: None,
-            total: (None, None),
-            open_edits: Vec::new(),
+            ..Fold::default()
         }
     }
 
@@ -133,19 +117,20 @@ impl Fold {
             return self.text.push(&String::from_utf8_lossy(bytes));
         };
         let mut lines = std::mem::take(&mut self.lines);
-        lines.feed(bytes, |line| self.line(read, line));
+        lines.feed(bytes, &mut |line| self.line(read, line));
         self.lines = lines;
     }
 
     /// Takes the file in which the agent tells why it failed, from its beginning; before
     /// [`Fold::finish`].
     pub fn witness(&mut self, bytes: &[u8]) {
+        let Some((_, read)) = self.dialect.witness else {
+            return;
+        };
         let before = (self.at_work, self.result_lost, self.offline);
         // It tells the whole session's usage again, from its beginning.
         let total = std::mem::take(&mut self.total);
-        if let Some(witness) = self.dialect.witness {
-            Lines::default().feed(bytes, |line| self.line(witness.read, line));
-        }
+        Lines::default().feed(bytes, &mut |line| self.line(read, line));
         (self.at_work, self.result_lost, self.offline) = before;
         if self.total.1.is_none() {
             self.total = total;
@@ -155,22 +140,18 @@ impl Fold {
     /// The output is complete.
     pub fn finish(&mut self) {
         let mut lines = std::mem::take(&mut self.lines);
-        match self.dialect.read {
-            Some(read) => lines.finish(|line| self.line(read, line)),
-            None => self.report.answer = None,
+        if let Some(read) = self.dialect.read {
+            lines.finish(&mut |line| self.line(read, line));
         }
         self.report.text = std::mem::take(&mut self.text).into_text();
         if self.dialect.read.is_none() {
             self.answer(&self.report.text.clone());
         }
-        let before = self.total.0.take();
-        if let Some(now) = self
-            .total
-            .1
-            .take()
-            .filter(|_| !self.resumed || before.is_some())
-        {
-            self.report.usage = Some(less(now, before.as_ref()));
+        let (before, now) = std::mem::take(&mut self.total);
+        if now.is_some() && (!self.resumed || before.is_some()) {
+            let mut used = now.unwrap_or_default();
+            join(&mut used, before.unwrap_or_default(), u64::saturating_sub);
+            self.report.usage = Some(used);
         }
         self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
     }
@@ -197,40 +178,22 @@ impl Fold {
         Some(self.blocked.clone()? + &feedback.unwrap_or_default())
     }
 
-    fn line(&mut self, read: Read, line: Line<'_>) {
+    fn line(&mut self, read: Read, line: &str) {
         events(line, read, self.dialect.results, &mut |event| {
             self.take(event)
         });
     }
 
     fn take(&mut self, event: Event<'_>) {
-        match event {
-            Event::Plain(_) => return,
-            Event::Lost(_, may_be_result) => {
-                self.result_lost |= may_be_result;
-                return;
-            }
-            _ => self.has_events = true,
+        if !matches!(event, Event::Plain(_) | Event::Lost(..)) {
+            self.has_events = true;
+            self.offline = matches!(event, Event::Offline(_));
         }
-        self.offline = matches!(event, Event::Offline(_));
         match event {
             Event::Session(session) => self.session(session),
             Event::Turn(answered) => self.turn(answered),
-            Event::Say(None, text) => {
-                let gap = if self.text.is_empty() || text.is_empty() {
-                    ""
-                } else {
-                    "\n\n"
-                };
-                self.text.push(gap);
-                self.said.clear();
-                self.say(&text);
-            }
-            Event::More(text) => {
-                let is_new = self.said.is_empty() && !self.text.is_empty();
-                self.text.push(if is_new { "\n\n" } else { "" });
-                self.say(&text);
-            }
+            Event::Say(None, text) => self.say(&text, true),
+            Event::More(text) => self.say(&text, self.said.is_empty()),
             Event::Say(..) | Event::Think(..) => self.report.answered = true,
             Event::Call(call) => self.open_edit(call),
             Event::Answer(id, _, failed) => self.close_edit(&id, !failed),
@@ -244,17 +207,18 @@ impl Fold {
             Event::Total(now) => self.total.1 = Some(now),
             Event::Limit(until) => self.limit = until,
             Event::Windows(windows) => self.report.windows = windows,
+            Event::Retry(text, signs) => self.repeats = Some((text, signs)),
             Event::Pending(some) => self.has_tasks = some,
             Event::Scheduled => self.is_scheduled = true,
             Event::Feedback(said) => self.feedback = Some(said),
-            Event::Blocked(by) => self.blocked = Some(by),
+            Event::Blocked(by) => drop(self.blocked.get_or_insert(by)),
             Event::Trouble(text, signs) => {
                 self.at_work = true;
-                (self.trouble, self.signs) = (text, signs);
+                self.trouble = (text, signs);
             }
             Event::Result(result) => self.result_is(*result),
-            Event::Tokens(..) | Event::Notice(_) | Event::Offline(_) => {}
-            Event::Plain(_) | Event::Lost(..) => {}
+            Event::Lost(_, may_be_result) => self.result_lost |= may_be_result,
+            Event::Tokens(..) | Event::Notice(_) | Event::Offline(_) | Event::Plain(_) => {}
         }
     }
 
@@ -268,7 +232,7 @@ impl Fold {
         }
         self.total.0 = self.total.1.clone();
         (self.is_scheduled, self.blocked, self.feedback) = (false, None, None);
-        (self.trouble, self.signs) = Default::default();
+        self.trouble = Default::default();
         self.at_work = true;
     }
 
@@ -276,13 +240,20 @@ impl Fold {
         self.at_work = true;
         if answered {
             // The model answers, so whatever stood in the way is over.
-            (self.report.answered, self.limit) = (true, None);
-            (self.trouble, self.signs) = Default::default();
+            (self.report.answered, self.limit, self.repeats) = (true, None, None);
+            self.trouble = Default::default();
         }
     }
 
-    fn say(&mut self, text: &str) {
+    /// It says something; `anew` if that does not go on with what it said last.
+    fn say(&mut self, text: &str, anew: bool) {
         self.turn(true);
+        if anew {
+            self.said.clear();
+        }
+        if anew && !self.text.is_empty() && !text.is_empty() {
+            self.text.push("\n\n");
+        }
         self.text.push(text);
         if self.said.len() <= TEXT_MAX {
             self.said.push_str(text);
@@ -311,17 +282,22 @@ impl Fold {
     }
 
     fn deny(&mut self, mut denial: Value) {
-        if denial.to_string().len() > DENIAL_MAX {
+        let size = denial.to_string().len();
+        let Value::Object(fields) = &mut denial else {
+            return;
+        };
+        if size > DENIAL_MAX {
             // Which tool it was is worth more than all that it was asked to do.
-            let kept = ["tool_name", "tool_use_id"].map(|key| (key.to_owned(), denial[key].take()));
-            denial = Value::Object(Map::from_iter(kept));
+            let is_short = |value: &Value| value.as_str().is_some_and(|text| text.len() < 256);
+            fields.retain(|key, value| {
+                ["tool_name", "tool_use_id"].contains(&key.as_str()) && is_short(value)
+            });
         }
-        let denials = &mut self.report.permission_denials;
-        let id = &denial["tool_use_id"];
-        let is_known = denials
-            .iter()
-            .any(|one| *one == denial || one["tool_use_id"] == *id && id.is_string());
-        if !is_known && denials.len() < DENIALS_MAX && denial.is_object() {
+        let (denials, id) = (&mut self.report.permission_denials, &denial["tool_use_id"]);
+        let mut known = denials.iter();
+        let is_known =
+            known.any(|one| *one == denial || one["tool_use_id"] == *id && id.is_string());
+        if !is_known && denials.len() < DENIALS_MAX {
             denials.push(denial);
         }
     }
@@ -329,12 +305,9 @@ impl Fold {
     /// Turns and usage are told per result, money as the session's running total.
     fn result_is(&mut self, mut result: LastResult) {
         let report = &mut self.report;
-        if let Some(turns) = result.turns {
-            report.num_turns = Some(report.num_turns.unwrap_or(0).saturating_add(turns));
-        }
+        report.num_turns = sum(report.num_turns, result.turns);
         report.cost_usd = result.cost_usd.or(report.cost_usd);
         report.usage = sum_usage(report.usage.take(), result.usage.take());
-        report.session_id = report.session_id.take().or(result.session.take());
         let spoken = Some(std::mem::take(&mut self.said)).filter(|said| !said.trim().is_empty());
         report.answer = result.answer.take().or(spoken.filter(|_| result.good));
         if let Some(denials) = result.denials.take() {
@@ -343,46 +316,44 @@ impl Fold {
             }
             denials.into_iter().for_each(|denial| self.deny(denial));
         }
-        result.signs.names.append(&mut self.signs.names);
+        result.signs.names.append(&mut self.trouble.1.names);
         self.result = Some(result);
-        (self.result_lost, self.at_work) = (false, false);
+        (self.result_lost, self.at_work, self.repeats) = (false, false, None);
+    }
+}
+
+/// Adds counts of which either may be unknown.
+pub fn sum(before: Option<u64>, now: Option<u64>) -> Option<u64> {
+    match (before, now) {
+        (Some(before), Some(now)) => Some(before.saturating_add(now)),
+        (before, now) => before.or(now),
     }
 }
 
 /// Adds what a later start used to what earlier ones did: numbers are summed, objects member by member,
 /// of anything else the last one counts. `null` is no news.
 pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
-    fn add(sum: &mut Value, more: Value) {
-        match (sum, more) {
-            (_, Value::Null) => {}
-            (Value::Object(sum), Value::Object(more)) => {
-                for (key, value) in more {
-                    add(sum.entry(key).or_insert(Value::Null), value);
-                }
-            }
-            (sum @ Value::Number(_), more @ Value::Number(_)) => {
-                *sum = match (sum.as_u64(), more.as_u64()) {
-                    (Some(a), Some(b)) => Value::from(a.saturating_add(b)),
-                    _ => Value::from(sum.as_f64().unwrap_or(0.0) + more.as_f64().unwrap_or(0.0)),
-                };
-            }
-            (sum, more) => *sum = more,
-        }
-    }
-    let mut sum = before.unwrap_or(Value::Null);
-    add(&mut sum, now.unwrap_or(Value::Null));
+    let mut sum = before.unwrap_or_default();
+    join(&mut sum, now.unwrap_or_default(), u64::saturating_add);
     Some(sum).filter(|sum| !sum.is_null())
 }
 
-/// What a running total of counts has grown by.
-fn less(mut now: Value, before: Option<&Value>) -> Value {
-    for (key, count) in now.as_object_mut().into_iter().flatten() {
-        let was = before.and_then(|before| before[key].as_u64()).unwrap_or(0);
-        if let Some(is) = count.as_u64() {
-            *count = Value::from(is.saturating_sub(was));
+fn join(sum: &mut Value, more: Value, count: fn(u64, u64) -> u64) {
+    match (sum, more) {
+        (_, Value::Null) => {}
+        (Value::Object(sum), Value::Object(more)) => {
+            for (key, value) in more {
+                join(sum.entry(key).or_insert(Value::Null), value, count);
+            }
         }
+        (sum @ Value::Number(_), more @ Value::Number(_)) => {
+            *sum = match (sum.as_u64(), more.as_u64()) {
+                (Some(a), Some(b)) => Value::from(count(a, b)),
+                _ => Value::from(sum.as_f64().unwrap_or(0.0) + more.as_f64().unwrap_or(0.0)),
+            };
+        }
+        (sum, more) => *sum = more,
     }
-    now
 }
 
 /// Finds the audit block: the last fenced block marked `json` that holds an object with one of the keys.
@@ -396,15 +367,14 @@ fn audit(answer: &str) -> Audit {
 }
 
 fn audit_object(block: &str) -> Option<Audit> {
-    let block = object(block.trim()).ok()?;
+    let block = object(block.trim())?;
     let keys = ["audit_score", "audit_notes", "artifacts"];
     keys.iter().find(|key| !block.raw(key).is_empty())?;
     let mut artifacts = Vec::from_iter(text(block.raw("artifacts")));
     artifacts.extend(block.items("artifacts").into_iter().filter_map(text));
+    let score = block.number("audit_score");
     Some(Audit {
-        score: block
-            .number("audit_score")
-            .map(|score| score.clamp(0.0, 100.0)),
+        score: score.map(|score| score.clamp(0.0, 100.0)),
         notes: text(block.raw("audit_notes")),
         artifacts,
     })
@@ -548,6 +518,9 @@ mod tests {
             fold.report.permission_denials,
             [json!({"tool_name": "T", "tool_use_id": "a"})]
         );
+        // What is no object tells nothing, however long it is.
+        let fold = read(&[json!({"type": "result", "permission_denials": ["x".repeat(10_000)]})]);
+        assert!(fold.report.permission_denials.is_empty());
     }
 
     #[test]

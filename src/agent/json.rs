@@ -3,52 +3,28 @@
 
 use super::TEXT_MAX;
 use super::lines::Capped;
-use serde::Deserializer as _;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer as _};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The longest name, id or class that is kept.
 const WORD_MAX: usize = 256;
 
 /// The members of an object, each as the JSON that was written. Of two with one name the last counts.
-#[derive(Debug, Default)]
-pub struct Object<'a>(Vec<(Cow<'a, str>, &'a str)>);
+#[derive(Debug, Default, Deserialize)]
+pub struct Object<'a>(#[serde(borrow)] BTreeMap<String, &'a RawValue>);
 
-/// Reads an object; of one that is cut or garbled, as an error, the members that are whole.
-pub fn object(json: &str) -> Result<Object<'_>, Object<'_>> {
-    struct Members<'o, 'a>(&'o mut Object<'a>);
-
-    impl<'a> Visitor<'a> for Members<'_, 'a> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
-            while let Some((Key(key), value)) = map.next_entry::<Key<'_>, &RawValue>()? {
-                self.0.0.push((key, value.get()));
-            }
-            Ok(())
-        }
-    }
-
-    #[derive(serde::Deserialize)]
-    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-    let mut found = Object::default();
-    let mut json = serde_json::Deserializer::from_str(json);
-    let whole = json.deserialize_map(Members(&mut found)).is_ok() && json.end().is_ok();
-    if whole { Ok(found) } else { Err(found) }
+/// Reads an object; nothing of one that is cut or garbled.
+pub fn object(json: &str) -> Option<Object<'_>> {
+    serde_json::from_str(json).ok()
 }
 
 impl<'a> Object<'a> {
     /// The JSON of a member; empty if it is absent.
     pub fn raw(&self, key: &str) -> &'a str {
-        let found = self.0.iter().rev().find(|(name, _)| name == key);
-        found.map_or("", |(_, json)| json)
+        self.0.get(key).map_or("", |json| json.get())
     }
 
     /// A member that is an object; one without members if it is none.
@@ -58,16 +34,13 @@ impl<'a> Object<'a> {
 
     /// The items of a member that is a list, each as JSON.
     pub fn items(&self, key: &str) -> Vec<&'a str> {
-        let items: Option<Vec<&RawValue>> = serde_json::from_str(self.raw(key)).ok();
-        items.into_iter().flatten().map(RawValue::get).collect()
+        let items: Vec<&RawValue> = serde_json::from_str(self.raw(key)).unwrap_or_default();
+        items.into_iter().map(RawValue::get).collect()
     }
 
     /// The objects in a member that is a list.
     pub fn objects(&self, key: &str) -> Vec<Object<'a>> {
-        self.items(key)
-            .into_iter()
-            .filter_map(|item| object(item).ok())
-            .collect()
+        self.items(key).into_iter().filter_map(object).collect()
     }
 
     /// A string; empty if it is absent.
@@ -88,11 +61,8 @@ impl<'a> Object<'a> {
     /// A number, also one in a string.
     pub fn number(&self, key: &str) -> Option<f64> {
         let written = text(self.raw(key)).unwrap_or_else(|| self.raw(key).to_owned());
-        written
-            .trim()
-            .parse()
-            .ok()
-            .filter(|number: &f64| number.is_finite())
+        let number: Option<f64> = written.trim().parse().ok();
+        number.filter(|number| number.is_finite())
     }
 
     /// A value of the type wanted.
@@ -111,26 +81,20 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
 /// it becomes U+FFFD.
 pub fn text(json: &str) -> Option<String> {
     struct Bytes;
-
     impl Visitor<'_> for Bytes {
         type Value = String;
-
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a string")
         }
-
         fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
             let mut capped = Capped::default();
-            bytes
-                .chunks(TEXT_MAX)
-                .for_each(|piece| capped.push(&String::from_utf8_lossy(piece)));
+            let pieces = bytes.chunks(TEXT_MAX).map(String::from_utf8_lossy);
+            pieces.for_each(|piece| capped.push(&piece));
             Ok(capped.into_text())
         }
     }
-
-    serde_json::Deserializer::from_str(json)
-        .deserialize_bytes(Bytes)
-        .ok()
+    let mut json = serde_json::Deserializer::from_str(json);
+    json.deserialize_bytes(Bytes).ok()
 }
 
 #[cfg(test)]
@@ -148,10 +112,8 @@ mod tests {
         assert_eq!(found.object("a").items("c"), ["2"]);
         assert_eq!(found.objects("x")[0].number("a"), Some(9.0));
         assert!(found.objects("a").is_empty() && found.object("b").0.is_empty());
-        let cut = object(r#"{"a":1,"b":"cut"#).unwrap_err();
-        assert_eq!((cut.raw("a"), cut.raw("b")), ("1", ""));
-        for not in ["[1]", "5", "{}x", "", "{\"a\":1}{}"] {
-            assert!(object(not).is_err(), "{not}");
+        for not in ["[1]", "5", "{}x", "", "{\"a\":1}{}", r#"{"a":1,"b":"cut"#] {
+            assert!(object(not).is_none(), "{not}");
         }
     }
 

@@ -10,16 +10,16 @@ pub mod fold;
 mod gemini;
 pub mod json;
 pub mod lines;
-mod plain;
 pub mod plan;
 pub mod verdict;
 
+use crate::job::ErrorKind;
 use crate::project::Protocol;
+use crate::time::Wall;
 use event::Event;
 pub use event::Window;
 pub use fold::{Audit, Fold, Report, sum_usage};
 use json::Object;
-use plan::Assignment;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 pub use verdict::{Case, Ended, Ending, Fault, Verdict};
@@ -42,24 +42,21 @@ pub struct Dialect {
     pub sessions: Sessions,
     /// What it cannot tell, in words for a person; empty if it tells all.
     pub silent_on: &'static str,
-    /// Whether it tells what it costs, and so can be given a budget.
+    /// Whether it counts turns and tells what it costs, and so can be given limits of both.
     pub costs: bool,
-    /// Whether it can be given a limit of turns.
-    pub turns: bool,
     /// What calls the skill `task-coordination` at the head of a prompt.
     pub skill_call: &'static str,
     /// Where a project keeps skills for it; the first is where they are written.
     pub skills: &'static [&'static str],
-    /// Whether a slash at the head of a prompt is a command to it.
-    pub slash_commands: bool,
     /// The longest prompt that it takes, in characters.
     pub prompt_max: usize,
     /// `NAME=VALUE`, given to it unless the name is set already.
     pub env: &'static [&'static str],
-    /// How it is told where to keep its temporary files.
-    pub scratch: Scratch,
-    /// The arguments of a start, behind the command's own.
-    pub args: fn(&Assignment<'_>, &mut Vec<String>),
+    /// The variable that names a directory made for one start, or none; true: it is set also where the
+    /// daemon's own environment has it.
+    pub scratch: (&'static str, bool),
+    /// The arguments of a start behind the command's own, as `plan` fills them in.
+    pub args: &'static str,
     /// The argument in front of a session's id that opens it for a person.
     pub open: &'static str,
     /// Reads a line of its output. `None`: that is text.
@@ -68,12 +65,19 @@ pub struct Dialect {
     pub opens_with: &'static str,
     /// The `type`s of lines that may end a turn.
     pub results: &'static [&'static str],
-    /// Another file in which it tells why it failed.
-    pub witness: Option<Witness>,
-    /// The fault of an attempt that did not complete, where the agent's own words decide it.
-    pub fault: fn(&Case<'_>) -> Option<Fault>,
-    /// The file that changes when a person logs in, from the agent's environment.
-    pub login: fn(&Lookup<'_>) -> Option<PathBuf>,
+    /// Another file in which it tells why it failed, named by the session: the directory in its home
+    /// below which it lies, and what reads a line of it.
+    pub witness: Option<(&'static str, Read)>,
+    /// Why an attempt did not complete, where the agent's own words decide it; and when its usage limit
+    /// ends.
+    pub told: fn(&Case<'_>) -> Option<(ErrorKind, Option<Wall>)>,
+    /// What it says of a session that it does not know.
+    pub unknown: &'static str,
+    /// Where it keeps its own files: variables of which the first that is set counts, each with the
+    /// directory below its value.
+    pub home: &'static [(&'static str, &'static str)],
+    /// The file in its home that changes when a person logs in.
+    pub login: &'static str,
     /// Arguments with which it tells by its exit status whether somebody is logged in, offline and at no
     /// cost; empty if it cannot.
     pub preflight: &'static [&'static str],
@@ -102,33 +106,36 @@ pub enum Sessions {
     Told,
 }
 
-/// The variable that names a directory made for one start.
-#[derive(Clone, Copy, Debug)]
-pub enum Scratch {
-    /// There is none.
-    None,
-    /// This one, unless it is set already.
-    Unless(&'static str),
-    /// This one, also where the daemon's own environment has it.
-    Always(&'static str),
-}
+/// Every dialect but that of all other programs.
+pub static DIALECTS: [Dialect; 3] = [claude::DIALECT, codex::DIALECT, gemini::DIALECT];
 
-/// A file of the agent's own that says more than its output, named by the session.
-#[derive(Clone, Copy, Debug)]
-pub struct Witness {
-    /// The directory below which it lies.
-    pub below: fn(&Lookup<'_>) -> Option<PathBuf>,
-    /// Reads a line of it.
-    pub read: Read,
-}
-
-/// Every dialect; the last is for all other programs.
-pub static DIALECTS: [Dialect; 4] = [
-    claude::DIALECT,
-    codex::DIALECT,
-    gemini::DIALECT,
-    plain::DIALECT,
-];
+/// Any command that takes a prompt on standard input. Its exit status is its verdict.
+const PLAIN: Dialect = Dialect {
+    name: "",
+    protocol: Protocol::Plain,
+    ending: "out",
+    sessions: Sessions::None,
+    silent_on: "",
+    costs: false,
+    skill_call: "",
+    skills: &[],
+    prompt_max: usize::MAX,
+    env: &[],
+    scratch: ("", false),
+    args: "{args}",
+    open: "",
+    read: None,
+    opens_with: "",
+    results: &[],
+    witness: None,
+    told: |_| None,
+    unknown: "",
+    home: &[],
+    login: "",
+    preflight: &[],
+    keys: &[],
+    install: "",
+};
 
 impl Dialect {
     /// Whether a project has the skill that the built-in prompt calls.
@@ -137,11 +144,24 @@ impl Dialect {
         let mut dirs = self.skills.iter().map(|dir| project.join(dir));
         dirs.any(|dir| names.iter().any(|name| dir.join(name).is_file()))
     }
+
+    /// A file or directory in the agent's home.
+    pub fn own_file(&self, name: &str, get: &Lookup<'_>) -> Option<PathBuf> {
+        let mut homes = self.home.iter();
+        let home = homes.find_map(|(variable, below)| Some(Path::new(&get(variable)?).join(below)));
+        Some(home?.join(name))
+    }
+}
+
+impl Default for &Dialect {
+    fn default() -> Self {
+        &PLAIN
+    }
 }
 
 fn find(fits: impl Fn(&Dialect) -> bool) -> &'static Dialect {
     let found = DIALECTS.iter().find(|dialect| fits(dialect));
-    found.unwrap_or(&DIALECTS[DIALECTS.len() - 1])
+    found.unwrap_or_default()
 }
 
 /// The dialect of a protocol.
@@ -157,12 +177,8 @@ pub fn protocol_of(command: &str) -> Protocol {
 
 /// Whose output this is, by the ending of its name and its beginning.
 pub fn recognise(ending: &str, start: &[u8]) -> &'static Dialect {
-    let line = start
-        .split(|byte| *byte == b'\n')
-        .find(|line| line.starts_with(b"{"));
-    let line = String::from_utf8_lossy(line.unwrap_or_default());
-    let opening = json::object(&line).unwrap_or_else(|cut| cut);
-    find(|dialect| {
-        dialect.ending == ending && (opening.is("type", dialect.opens_with) || ending == "out")
-    })
+    let text = String::from_utf8_lossy(start);
+    let opening = text.lines().find(|line| line.starts_with('{'));
+    let opening = opening.and_then(json::object).unwrap_or_default();
+    find(|dialect| dialect.ending == ending && opening.is("type", dialect.opens_with))
 }

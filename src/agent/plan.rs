@@ -1,11 +1,11 @@
 //! Job and settings -> what to start: arguments, environment, prompt. Data only; `runner` starts it.
 
 use super::verdict::Fault;
-use super::{Dialect, Scratch, dialect};
+use super::{Dialect, Lookup, dialect};
 use crate::document::Wishes;
 use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
-use crate::project::{Policy, Project};
-use std::borrow::Cow;
+use crate::project::{AgentSpec, Policy, Project};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
@@ -39,21 +39,6 @@ pub struct Assignment<'a> {
     pub scratch: &'a OsStr,
 }
 
-impl Assignment<'_> {
-    /// The agent's own arguments, which a dialect puts where they win over its own.
-    pub fn own_args(&self) -> impl Iterator<Item = String> {
-        let args = self.policy.agent.args.iter();
-        args.map(|text| fill(text, self.project, self.job, self.start))
-    }
-
-    /// Adds an option, unless the agent's own arguments have it: not every program lets it repeat.
-    pub fn option(&self, argv: &mut Vec<String>, name: &str, value: Option<&str>) {
-        let is_own = self.policy.agent.args.iter().any(|own| own == name);
-        let value = value.filter(|_| !is_own).into_iter();
-        argv.extend(value.flat_map(|value| [name.to_owned(), value.to_owned()]));
-    }
-}
-
 /// How a start begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opening {
@@ -71,16 +56,6 @@ pub enum Opening {
         /// Why it goes on.
         because: Because,
     },
-}
-
-impl Opening {
-    /// The option that names the session, of these for a new and an old one, and the session.
-    pub fn session<'a>(&'a self, new: &'a str, old: &'a str) -> (&'a str, Option<&'a str>) {
-        match self {
-            Opening::Fresh { session, .. } => (new, session.as_deref()),
-            Opening::Resume { session, .. } => (old, Some(session)),
-        }
-    }
 }
 
 /// Why a session goes on.
@@ -109,13 +84,13 @@ pub struct Plan<'a> {
     /// The whole environment, each name once.
     pub env: Vec<Variable<'a>>,
     /// Standard input.
-    pub prompt: Cow<'a, str>,
+    pub prompt: String,
     /// How the agent speaks.
     pub dialect: &'static Dialect,
     /// Whether it goes on in an old session.
     pub resumed: bool,
-    /// The file that will hold the answer, where that is not standard output.
-    pub answer: Option<PathBuf>,
+    /// What it will tell elsewhere.
+    pub files: Files,
     /// Whether the agent was given the scratch directory, which must be made then.
     pub uses_scratch: bool,
 }
@@ -131,6 +106,37 @@ impl Plan<'_> {
 
 /// Name and value of an environment variable.
 pub type Variable<'a> = (&'a OsStr, &'a OsStr);
+
+/// Files of the agent's own that say more than its output.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The directory below which it tells why it failed.
+    pub witness: Option<PathBuf>,
+    /// The file that holds the answer.
+    pub answer: Option<PathBuf>,
+    /// Whether a blank answer is a fault.
+    pub require_answer: bool,
+}
+
+impl Files {
+    /// Those of a start, from the agent's environment.
+    pub fn of(
+        agent: &AgentSpec,
+        project: &Project,
+        job: &JobId,
+        start: u32,
+        get: &Lookup<'_>,
+    ) -> Files {
+        let dialect = dialect(agent.protocol);
+        let witness = dialect.witness;
+        let answer = agent.answer.as_ref();
+        Files {
+            witness: witness.and_then(|(name, _)| dialect.own_file(name, get)),
+            answer: answer.map(|path| project.path.join(fill(path, project, job, start))),
+            require_answer: agent.require_answer,
+        }
+    }
+}
 
 /// Fills the placeholders of a command, an argument or a path.
 pub fn fill(text: &str, project: &Project, job: &JobId, start: u32) -> String {
@@ -148,44 +154,86 @@ pub fn plan<'a>(
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
 ) -> Result<Plan<'a>, Fault> {
-    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
-    let (name, dialect) = (&agent.name, dialect(agent.protocol));
-    let (max_turns, max_cost) = (wishes.max_turns.is_some(), wishes.max_budget_usd.is_some());
-    if max_turns && !dialect.turns || max_cost && !dialect.costs {
-        let error =
-            format!("the agent {name} takes no max-turns and no max-budget-usd; remove them");
-        return Err(Fault::new(ErrorKind::Rejected, error));
-    }
-    if assignment
+    let (agent, dialect) = (
+        &assignment.policy.agent,
+        dialect(assignment.policy.agent.protocol),
+    );
+    let prompt = prompt(assignment, dialect);
+    refuse(assignment, dialect, &prompt)?;
+    let env = environment(assignment, dialect, base, credentials);
+    let get = |name: &str| {
+        let found = env.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
+    Ok(Plan {
+        argv: arguments(assignment, dialect.args),
+        prompt,
+        dialect,
+        resumed: matches!(assignment.opening, Opening::Resume { .. }),
+        files: Files::of(agent, project, job, start, &get),
+        uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
+        env,
+    })
+}
+
+/// What is known to fail is not started.
+fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
+    let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
+    let has_limit =
+        assignment.wishes.max_turns.is_some() || assignment.wishes.max_budget_usd.is_some();
+    let (kind, error) = if has_limit && !dialect.costs {
+        let error = "takes no max-turns and no max-budget-usd; remove them";
+        (ErrorKind::Rejected, format!("the agent {name} {error}"))
+    } else if assignment
         .budget_left_usd
         .is_some_and(|left| left < BUDGET_MIN)
     {
         let error =
             "the job's earlier starts used its max_budget_usd up; raise it, or split the job";
-        return Err(Fault::new(ErrorKind::Budget, error));
-    }
-    let (prompt, max) = (prompt(assignment, dialect), dialect.prompt_max);
-    if prompt.len() > max && prompt.chars().count() > max {
+        (ErrorKind::Budget, error.to_owned())
+    } else if prompt.len() > max && prompt.chars().count() > max {
         let error = format!("{name} takes no prompt of more than {max} characters; split the job");
-        return Err(Fault::new(ErrorKind::PromptTooLong, error));
-    }
-    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
-    let fill = |text: &String| fill(text, project, job, start);
+        (ErrorKind::PromptTooLong, error)
+    } else {
+        return Ok(());
+    };
+    Err(Fault::new(kind, error))
+}
+
+/// The command and a dialect's arguments behind it. `{args}` stands for the agent's own. An option in
+/// brackets is left out where its value is not known, and where the agent's own arguments have it: not
+/// every program lets it repeat.
+fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
+    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
+    let fill = |text: &String| fill(text, assignment.project, assignment.job, assignment.start);
+    let value = |word: &str| match (word, assignment.opening) {
+        ("{new}", Opening::Fresh { session, .. }) => session.clone(),
+        ("{old}", Opening::Resume { session, .. }) => Some(session.clone()),
+        ("{new}" | "{old}", _) => None,
+        ("{model}", _) => wishes.model.clone(),
+        ("{turns}", _) => wishes.max_turns.map(|turns| turns.to_string()),
+        ("{budget}", _) => assignment.budget_left_usd.map(|left| format!("{left:.4}")),
+        _ => Some(word.to_owned()),
+    };
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
-    (dialect.args)(assignment, &mut argv);
-    let env = environment(assignment, dialect, base, credentials);
-    Ok(Plan {
-        dialect,
-        resumed: matches!(assignment.opening, Opening::Resume { .. }),
-        answer: agent
-            .answer
-            .as_ref()
-            .map(|path| project.path.join(fill(path))),
-        uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
-        argv,
-        env,
-        prompt,
-    })
+    let mut words = template.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        match word.strip_prefix('[') {
+            None if word == "{args}" => argv.extend(agent.args.iter().map(fill)),
+            None => argv.push(word.to_owned()),
+            Some(option) => {
+                let known = words
+                    .next()
+                    .and_then(|word| value(word.trim_end_matches(']')));
+                let is_own = agent.args.iter().any(|own| own == option);
+                if let Some(value) = known.filter(|_| !is_own) {
+                    argv.extend([option.to_owned(), value]);
+                }
+            }
+        }
+    }
+    argv
 }
 
 /// Later ones win: what we were given, the credentials, the agent's own, and the job's marks.
@@ -195,83 +243,68 @@ fn environment<'a>(
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
 ) -> Vec<Variable<'a>> {
-    let mut all: Vec<Variable<'a>> = Vec::new();
-    let defaults = dialect
-        .env
-        .iter()
-        .filter_map(|default| default.split_once('='));
-    all.extend(defaults.map(|(name, value)| (name.as_ref(), value.as_ref())));
-    match dialect.scratch {
-        Scratch::Unless(name) => all.push((name.as_ref(), assignment.scratch)),
-        Scratch::Always(_) | Scratch::None => {}
+    fn os<'a>((name, value): &'a (OsString, OsString)) -> Variable<'a> {
+        (name, value)
     }
-    all.extend(base.iter().map(|(name, value)| (&**name, &**value)));
-    if let Scratch::Always(name) = dialect.scratch {
-        all.push((name.as_ref(), assignment.scratch));
+    fn text<'a>((name, value): (&'a str, &'a str)) -> Variable<'a> {
+        (name.as_ref(), value.as_ref())
     }
-    all.extend(credentials.iter().map(|(name, value)| (&**name, &**value)));
+    let (name, always) = dialect.scratch;
+    let scratch = [(OsStr::new(name), assignment.scratch)];
+    let scratch = scratch.into_iter().filter(|(name, _)| !name.is_empty());
+    let defaults = dialect.env.iter().filter_map(|one| one.split_once('='));
     let own = assignment.policy.agent.env.iter();
-    all.extend(own.map(|(name, value)| (name.as_ref(), value.as_ref())));
-    all.extend([
-        (
-            "JOB_MONITOR_JOB_ID".as_ref(),
-            assignment.job.as_str().as_ref(),
-        ),
-        (
-            "JOB_MONITOR_PROJECT".as_ref(),
-            assignment.project.name.as_ref(),
-        ),
-        (RUN_VARIABLE.as_ref(), assignment.run.as_ref()),
-    ]);
-    let mut env: Vec<Variable<'a>> = Vec::with_capacity(all.len());
-    for (name, value) in all {
-        match env.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => env.push((name, value)),
-        }
-    }
-    env
+    let marks = [
+        ("JOB_MONITOR_JOB_ID", assignment.job.as_str()),
+        ("JOB_MONITOR_PROJECT", assignment.project.name.as_str()),
+        (RUN_VARIABLE, assignment.run),
+    ];
+    let all = defaults.map(text).chain(scratch.clone());
+    let all = all.chain(base.iter().map(os));
+    let all = all.chain(scratch.filter(|_| always));
+    let all = all.chain(credentials.iter().map(os));
+    let all = all.chain(own.map(|(name, value)| text((name, value))));
+    let all: BTreeMap<&OsStr, &OsStr> = all.chain(marks.map(text)).collect();
+    all.into_iter().collect()
 }
 
-fn prompt<'a>(assignment: &Assignment<'a>, dialect: &Dialect) -> Cow<'a, str> {
-    let body = assignment.body;
+fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
+    let (body, has_events) = (assignment.body, dialect.read.is_some());
+    let call = Some(dialect.skill_call).filter(|_| assignment.has_skill);
     let opening = match &assignment.policy.agent.prompt {
         Some(template) => {
-            let exposed = dialect.slash_commands && template.starts_with("{content}");
-            let gap = if exposed { "\n" } else { "" };
-            Cow::Owned(format!("{gap}{}", template.replace("{content}", body)))
+            // At its head a slash may be a command to the agent.
+            let is_exposed = has_events && template.starts_with("{content}");
+            let gap = if is_exposed { "\n" } else { "" };
+            format!("{gap}{}", template.replace("{content}", body))
         }
-        None if dialect.read.is_none() => Cow::Borrowed(body),
-        None => {
-            let call = if assignment.has_skill {
-                dialect.skill_call
-            } else {
-                ""
-            };
-            Cow::Owned(format!("{call}Execute the following job:\n\n{body}"))
-        }
+        None if !has_events => body.to_owned(),
+        None => format!(
+            "{}Execute the following job:\n\n{body}",
+            call.unwrap_or_default()
+        ),
     };
     match assignment.opening {
-        Opening::Resume {
-            because: Because::Reply,
-            ..
-        }
-        | Opening::Fresh { because: None, .. } => opening,
-        Opening::Resume { because, .. } => Cow::Owned(going_on(because)),
+        Opening::Fresh { because: None, .. } => opening,
         Opening::Fresh {
             because: Some(because),
             ..
-        } => Cow::Owned(format!(
-            "{}\n\n---\n\n{}",
-            opening.trim_end(),
-            going_on(because)
-        )),
+        } => {
+            format!("{}\n\n---\n\n{}", opening.trim_end(), going_on(because))
+        }
+        Opening::Resume {
+            because: Because::Reply,
+            ..
+        } => opening,
+        Opening::Resume { because, .. } => going_on(because),
     }
 }
 
 /// What an agent is told that goes on with a job.
 fn going_on(because: &Because) -> String {
-    let reason = match because {
+    let kind = match because {
+        Because::Ended(kind) => kind.as_str().replace('_', " "),
+        Because::Reply => String::new(),
         Because::Check {
             command,
             how,
@@ -283,34 +316,18 @@ fn going_on(because: &Because) -> String {
                  mend what keeps the check from passing, without weakening the check itself, and finish the job.\n"
             );
         }
-        Because::Ended(ErrorKind::UsageLimit) => {
-            "the usage limit was reached, and has been reset since"
-        }
-        Because::Ended(ErrorKind::NotAuthenticated) => {
-            "the credentials were not accepted, but are mended now"
-        }
-        Because::Ended(ErrorKind::Billing) => {
-            "the account could not pay, and that has been mended since"
-        }
-        Because::Ended(ErrorKind::Overloaded) => "the service was overloaded",
-        Because::Ended(ErrorKind::Network) => "the service could not be reached",
-        Because::Ended(ErrorKind::RateLimited) => "there were too many requests",
-        Because::Ended(ErrorKind::Interrupted) => "the monitor or the machine was restarted",
-        Because::Ended(ErrorKind::Silent) => "nothing was heard of it for too long",
-        Because::Ended(ErrorKind::Signal | ErrorKind::NoResult) => "the agent's program broke off",
-        Because::Ended(_) | Because::Reply => "it was interrupted",
     };
     format!(
-        "The previous run of this job ended early: {reason}. Nothing of the job has changed.\n\nFirst look at what \
-         is already done, in the conversation above and in the files, since the last step may have been cut off in \
-         the middle. Then go on from there and finish the job. Do not do again what is done.\n"
+        "The previous run of this job ended early ({kind}); that is over now. Nothing of the job has changed.\n\n\
+         First look at what is already done, in the conversation above and in the files, since the last step may \
+         have been cut off in the middle. Then go on from there and finish the job. Do not do again what is done.\n"
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::{AgentSpec, Layout, Protocol};
+    use crate::project::{Layout, Protocol};
 
     fn policy(protocol: Protocol) -> Policy {
         let mut agent = AgentSpec::new("a", protocol);
@@ -345,7 +362,7 @@ mod tests {
         let job = JobId::parse("job-20260130-143000-x").unwrap();
         let wishes = Wishes {
             model: Some("opus".into()),
-            max_turns: dialect(policy.agent.protocol).turns.then_some(3),
+            max_turns: dialect(policy.agent.protocol).costs.then_some(3),
             ..Wishes::default()
         };
         let os = |pairs: &[(&str, &str)]| -> Vec<(OsString, OsString)> {
@@ -371,7 +388,7 @@ mod tests {
         Planned {
             argv: plan.argv,
             env: plan.env.iter().map(|(n, v)| (text(n), text(v))).collect(),
-            prompt: plan.prompt.into_owned(),
+            prompt: plan.prompt,
         }
     }
 

@@ -3,6 +3,8 @@
 
 use super::event::Signs;
 use super::fold::Fold;
+use crate::error::is_harmful;
+use crate::job::Course;
 use crate::job::ErrorKind::{self, *};
 use crate::time::Wall;
 
@@ -93,26 +95,11 @@ impl Verdict {
 impl Fault {
     /// A fault that says nothing about limits or sessions.
     pub fn new(kind: ErrorKind, error: impl Into<String>) -> Fault {
-        let (resets_at, session_unknown) = (None, false);
-        let error = error.into();
         Fault {
             kind,
-            error,
-            resets_at,
-            session_unknown,
-        }
-    }
-
-    /// The same, which ends then.
-    pub fn until(self, resets_at: Option<Wall>) -> Fault {
-        Fault { resets_at, ..self }
-    }
-
-    /// The same, of a session that the agent does not know.
-    pub fn afresh(self) -> Fault {
-        Fault {
-            session_unknown: true,
-            ..self
+            error: error.into(),
+            resets_at: None,
+            session_unknown: false,
         }
     }
 }
@@ -123,58 +110,28 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     // When we ended it, its last result is its last word only if it did not go to work again. That was
     // looked at before `linger` ended it, and what it may have written while dying changes nothing.
     let stands = matches!(ended.by, Ending::Itself | Ending::Linger) || fold.is_final();
-    let in_its_words = || (fold.dialect.fault)(case);
     let fault = match fold.result.as_ref().filter(|_| stands) {
         // A person's word comes before everything, even before a result that came just in time.
         _ if ended.by == Ending::Cancelled => forced(ended.by),
-        Some(result) if result.good || is_lost(case) => objection(case, result.turns == Some(0)),
-        Some(_) => in_its_words().or_else(|| Some(Fault::new(AgentError, case.own_words()))),
+        Some(result) if result.good || case.is_lost() => case.objection(result.turns == Some(0)),
+        Some(_) => case
+            .told()
+            .or_else(|| Some(Fault::new(AgentError, case.own_words()))),
         None => match forced(ended.by) {
-            // One that sleeps a limit out is silent, too.
-            Some(fault) if ended.by == Ending::Silent => in_its_words()
-                .filter(|told| told.kind == UsageLimit)
-                .or(Some(fault)),
+            // One that waits for its service, or sleeps a limit out, is not slow itself.
+            Some(fault) if matches!(fault.kind, Timeout | Silent) => {
+                let told = case.repeats().or_else(|| case.told());
+                let told = told.filter(|told| told.kind.course() == Course::Hold);
+                told.or(Some(fault))
+            }
             Some(fault) => Some(fault),
             None if fold.dialect.read.is_none() && ended.code == Some(0) => {
                 (case.require_answer && fold.report.answer.is_none()).then(empty)
             }
-            None => in_its_words().or_else(|| Some(without_result(case))),
+            None => case.told().or_else(|| Some(case.without_result())),
         },
     };
     fault.map_or(Verdict::Completed, Verdict::Fault)
-}
-
-/// Whether a result after the last one may have been lost. Only in an agent that we did not end: our
-/// ending it may well have cut a line.
-fn is_lost(case: &Case<'_>) -> bool {
-    case.fold.result_lost && case.ended.by == Ending::Itself
-}
-
-/// What keeps a result that calls itself a success from being one.
-fn objection(case: &Case<'_>, no_turn: bool) -> Option<Fault> {
-    let Case { ended, fold, .. } = case;
-    let by_itself = ended.by == Ending::Itself;
-    if is_lost(case) || by_itself && fold.at_work {
-        return Some(case.fault(NoResult, "the agent ended without a whole result"));
-    }
-    if let Some(blocked) = fold.blocked() {
-        return Some(Fault::new(Blocked, head(&line(&blocked))));
-    }
-    if by_itself && fold.is_pending() {
-        let error = "the agent ended its turn while something of its own was to wake it later";
-        return Some(Fault::new(Unfinished, error));
-    }
-    if no_turn
-        || fold
-            .report
-            .answer
-            .as_deref()
-            .is_none_or(|answer| answer.trim().is_empty())
-    {
-        return Some(empty());
-    }
-    // An exit that we forced, or that nobody saw, is no fault after the last word.
-    (by_itself && ended.code != Some(0)).then(|| ended_badly(case))
 }
 
 fn empty() -> Fault {
@@ -183,72 +140,133 @@ fn empty() -> Fault {
 
 /// Our own clocks and caps: what an attempt is that has no last word of its own.
 fn forced(by: Ending) -> Option<Fault> {
-    let (kind, why) = match by {
+    let kind = match by {
         Ending::Itself | Ending::Linger => return None,
+        Ending::Timeout => Timeout,
+        Ending::Silent => Silent,
+        Ending::Offline => Network,
+        Ending::OutputLimit => OutputLimit,
         Ending::Cancelled => return Some(Fault::new(Cancelled, "cancelled by hand")),
-        Ending::Interrupted => {
-            let error = "the monitor or the machine went down while the job ran";
-            return Some(Fault::new(Interrupted, error));
+        Ending::Interrupted => Interrupted,
+    };
+    let why = match kind {
+        Timeout => "it took longer than its timeout; raise that, or split the job",
+        Silent => {
+            "it wrote nothing for longer than silence_timeout; raise that if such a pause is normal"
         }
-        Ending::Timeout => (
-            Timeout,
-            "took longer than its timeout; raise that, or split the job",
-        ),
-        Ending::Silent => (
-            Silent,
-            "wrote nothing for longer than silence_timeout; raise that if such a pause is normal",
-        ),
-        Ending::Offline => (Network, "waited for the network for five minutes"),
-        Ending::OutputLimit => (
-            OutputLimit,
-            "wrote more than max_output; raise that if so much is normal",
-        ),
+        OutputLimit => "it wrote more than max_output; raise that if so much is normal",
+        Network => "it waited for the network for five minutes",
+        _ => "the monitor or the machine went down while the job ran",
     };
-    Some(Fault::new(kind, format!("ended by the monitor: it {why}")))
-}
-
-fn without_result(case: &Case<'_>) -> Fault {
-    let fold = case.fold;
-    let has_output = fold.has_events || fold.result_lost || case.ended.code == Some(0);
-    match fold.dialect.read.is_some() && has_output {
-        // Also when it was cut off or too long to hold; who wonders finds it in the log.
-        true => case.fault(NoResult, "the agent ended without a whole result"),
-        false => ended_badly(case),
-    }
-}
-
-/// An exit that is the agent's fault.
-fn ended_badly(case: &Case<'_>) -> Fault {
-    let kind = if case.ended.signal.is_some() {
-        Signal
-    } else {
-        ExitCode
-    };
-    let (how, tail) = (exit(case.ended), tail(case.stderr));
-    Fault::new(kind, format!("the agent ended with {how}{tail}"))
+    Some(Fault::new(kind, format!("the agent was ended: {why}")))
 }
 
 impl Case<'_> {
+    /// Whether a result after the last one may have been lost. Only in an agent that we did not end: our
+    /// ending it may well have cut a line.
+    fn is_lost(&self) -> bool {
+        self.fold.result_lost && self.ended.by == Ending::Itself
+    }
+
+    /// What keeps a result that calls itself a success from being one.
+    fn objection(&self, no_turn: bool) -> Option<Fault> {
+        let (fold, by_itself) = (self.fold, self.ended.by == Ending::Itself);
+        if self.is_lost() || by_itself && fold.at_work {
+            return Some(self.no_result());
+        }
+        if let Some(blocked) = fold.blocked() {
+            return Some(Fault::new(Blocked, head(&line(&blocked))));
+        }
+        if by_itself && fold.is_pending() {
+            let error = "the agent ended its turn while something of its own was to wake it later";
+            return Some(Fault::new(Unfinished, error));
+        }
+        let answer = fold.report.answer.as_deref().unwrap_or_default();
+        if no_turn || answer.trim().is_empty() {
+            return Some(empty());
+        }
+        // An exit that we forced, or that nobody saw, is no fault after the last word.
+        (by_itself && self.ended.code != Some(0)).then(|| self.ended_badly())
+    }
+
+    /// Also where it was cut off or too long to hold; who wonders finds it in the log.
+    fn no_result(&self) -> Fault {
+        self.fault(NoResult, "the agent ended without a whole result")
+    }
+
+    fn without_result(&self) -> Fault {
+        let fold = self.fold;
+        let has_output = fold.has_events || fold.result_lost || self.ended.code == Some(0);
+        match fold.dialect.read.is_some() && has_output {
+            true => self.no_result(),
+            false => self.ended_badly(),
+        }
+    }
+
+    /// An exit that is the agent's fault.
+    fn ended_badly(&self) -> Fault {
+        let kind = self.ended.signal.map_or(ExitCode, |_| Signal);
+        let (how, tail) = (exit(self.ended), tail(self.stderr));
+        Fault::new(kind, format!("the agent ended with {how}{tail}"))
+    }
+
+    /// Why it repeats a request by itself, if it does.
+    fn repeats(&self) -> Option<Fault> {
+        let (text, signs) = self.fold.repeats.as_ref()?;
+        let error = format!("the agent repeats its request: {}", head(&line(text)));
+        Some(self.fault(kind(signs, text, false), &error))
+    }
+
+    /// What the agent's own words say of its failure.
+    fn told(&self) -> Option<Fault> {
+        let (fold, unknown) = (self.fold, self.fold.dialect.unknown);
+        let is_unknown = |text: &str| !unknown.is_empty() && text.contains(unknown);
+        // Where the model has answered, these words may be a quotation.
+        let session_unknown =
+            !fold.report.answered && (is_unknown(self.complaint()) || is_unknown(self.stderr));
+        let (kind, resets_at, words) = match &fold.result {
+            // Known by its own event, and the job would be lost for nothing if the agent died of it.
+            None if fold.limit.is_some() => (UsageLimit, fold.limit, "the usage limit is reached"),
+            None if fold.offline => (Network, None, "the agent waited for the network"),
+            None if session_unknown => (ExitCode, None, "the agent does not know the session"),
+            _ => {
+                let (kind, resets_at) = (fold.dialect.told)(self)?;
+                (kind, resets_at, "the agent gave up")
+            }
+        };
+        let blocked = fold.blocked().filter(|_| kind == Blocked);
+        let fault = match (&fold.result, blocked) {
+            (_, Some(blocked)) => Fault::new(kind, head(&line(&blocked))),
+            (Some(_), None) => Fault::new(kind, self.own_words()),
+            (None, None) => self.fault(kind, words),
+        };
+        Some(Fault {
+            resets_at: resets_at.filter(|_| kind == UsageLimit),
+            session_unknown: session_unknown && matches!(kind, ExitCode | AgentError),
+            ..fault
+        })
+    }
+
     /// A fault in our words, with the exit and the end of standard error.
-    pub fn fault(&self, kind: ErrorKind, error: &str) -> Fault {
+    fn fault(&self, kind: ErrorKind, error: &str) -> Fault {
         let (how, tail) = (exit(self.ended), tail(self.stderr));
         Fault::new(kind, format!("{error} ({how}){tail}"))
     }
 
-    /// What the agent says about its error, or the best that can be said without its words.
-    pub fn own_words(&self) -> String {
+    /// What the agent complains of; empty if it does not.
+    pub fn complaint(&self) -> &str {
         let result = self.fold.result.as_ref();
-        let complaint = result.map_or("", |result| result.complaint.as_str());
-        let text = line(if complaint.trim().is_empty() {
-            &self.fold.trouble
-        } else {
-            complaint
-        });
-        let reason = line(
-            result
-                .and_then(|result| result.ending.as_deref())
-                .unwrap_or("unnamed"),
-        );
+        let told = result.map_or("", |result| result.complaint.as_str());
+        let is_blank = told.trim().is_empty();
+        if is_blank { &self.fold.trouble.0 } else { told }
+    }
+
+    /// What the agent says about its error, or the best that can be said without its words.
+    fn own_words(&self) -> String {
+        let result = self.fold.result.as_ref();
+        let text = line(self.complaint());
+        let ending = result.and_then(|result| result.ending.as_deref());
+        let reason = line(ending.unwrap_or("unnamed"));
         let text = if text.is_empty() {
             format!("the agent reports an error ({reason}){}", tail(self.stderr))
         } else if text.starts_with("[ede_diagnostic]") {
@@ -257,66 +275,113 @@ impl Case<'_> {
         } else {
             text
         };
-        let status = result
-            .and_then(|result| result.signs.status)
-            .map(|status| status.to_string());
-        match status.filter(|status| !text.contains(status.as_str())) {
+        let status = result.and_then(|result| result.signs.status);
+        match status.filter(|status| !text.contains(&status.to_string())) {
             Some(status) => format!("{} (HTTP {status})", head(&text)),
             None => head(&text),
         }
     }
 }
 
-/// Kinds, each with names or words that tell it, `|` between them. The first row that fits counts.
-pub type Table = &'static [(ErrorKind, &'static str)];
-
-/// By what an agent's failures are known.
-#[derive(Debug)]
-pub struct Rules {
-    /// Names that count whatever the status; one that ends in `*` stands for all that begin so.
-    pub first: Table,
-    /// Names that count where there is no status.
-    pub last: Table,
-    /// Words in lower case, which count where no name and no status does.
-    pub words: Table,
+/// Names by which agents class a failure of this kind, which count whatever the status.
+fn classes(kind: ErrorKind) -> &'static str {
+    match kind {
+        Blocked => "hook_stopped|stop_hook_prevented",
+        MaxTurns => "error_max_turns|max_turns",
+        Budget => "error_max_budget_usd|budget_exhausted|session_budget_exceeded",
+        PromptTooLong => "prompt_too_long|blocking_limit|context_window_exceeded",
+        Refused => "refusal|invalid_prompt|cyber_policy|bio_policy|misalignment_policy_violation",
+        UsageLimit => "usage_limit_reached|usage_limit_exceeded",
+        Billing => "billing_error|account_on_hold",
+        NotAuthenticated => {
+            "authentication_failed|authentication_error|permission_error|unauthorized|stored_login_refused|\
+             cloud_credential_error|oauth_org_not_allowed|verification_required"
+        }
+        MaxOutputTokens => "max_output_tokens",
+        ModelNotFound => "model_not_found|not_found_error",
+        Overloaded => "overloaded",
+        _ => "",
+    }
 }
 
-impl Rules {
-    /// The kind of a failure that is known by `signs` and in whose text `said` stands. `is_limit`: a
-    /// usage limit was told, which counts where the failure has no class of its own.
-    pub fn kind(&self, signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
-        let said = said.to_lowercase();
-        let is_named = |name: &str| match name.strip_suffix('*') {
-            Some(start) => signs.names.iter().any(|sign| sign.starts_with(start)),
-            None => signs.names.iter().any(|sign| sign == name),
-        };
-        let named = |table: Table| {
-            let mut rows = table
-                .iter()
-                .filter(|(_, names)| names.split('|').any(is_named));
-            rows.next().map(|(kind, _)| *kind)
-        };
-        let worded = |kinds: &[ErrorKind]| {
-            let rows = self.words.iter().filter(|(kind, _)| kinds.contains(kind));
-            let mut rows =
-                rows.filter(|(_, words)| words.split('|').any(|word| said.contains(word)));
-            rows.next().map(|(kind, _)| *kind)
-        };
-        let by_status = || signs.status.map(of_status);
-        let kind = named(self.first)
-            .or_else(by_status)
-            .or_else(|| named(self.last));
-        match kind {
-            None | Some(RateLimited) if is_limit => UsageLimit,
-            // The CLI's own words for a 429 that is none.
-            Some(RateLimited) if said.contains("not your usage limit") => RateLimited,
-            // One status for much that the service does not want; the text is all that tells these.
-            Some(kind @ (InvalidRequest | RateLimited | UsageLimit)) => {
-                worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
-            }
-            Some(kind) => kind,
-            None => worded(ErrorKind::ALL).unwrap_or(AgentError),
+/// Names that tell less than a status, and count where there is none.
+fn vague(kind: ErrorKind) -> &'static str {
+    match kind {
+        RateLimited => "rate_limit|rate_limit_error|rate_limit_exceeded",
+        Overloaded => "overloaded_error|api_error|internal_server_error|server_overloaded",
+        Network => {
+            "server_error|connection_failed|connection_timeout|timeout|http_connection_failed"
         }
+        // A request with too many bytes (images, mostly), whatever the model's window.
+        InvalidRequest => "invalid_request|invalid_request_error|request_too_large|bad_request",
+        _ => "",
+    }
+}
+
+/// Words in lower case, which count where no name and no status does. All were recorded, but for those of
+/// gateways and of agents without classes.
+fn words(kind: ErrorKind) -> &'static str {
+    match kind {
+        PromptTooLong => {
+            "prompt is too long|ran out of room|exceeds the maximum number of tokens|status 413"
+        }
+        Billing => {
+            "credit balance is too low|insufficient balance|insufficient credit|requires credits|out of credits|\
+             has been disabled|quota exceeded. check|chatgpt plan, upgrade|status 402"
+        }
+        UsageLimit => "usage limit|you've hit your|terminalquotaerror",
+        NotAuthenticated => {
+            "not logged in|invalid api key|failed to authenticate|could not load credentials|api_key_invalid|\
+             api key not valid|status 401|status 403|could not be refreshed|missing environment variable|\
+             discovery unauthorized"
+        }
+        RateLimited => "status: 429",
+        ModelNotFound => "does not exist or you do not have access|is not found for api version",
+        Refused => "invalid prompt|reason: content_filter|blocked due to safety|prompt was blocked",
+        MaxOutputTokens => "reason: max_output_tokens",
+        EmptyAnswer => "empty response",
+        Overloaded => "at capacity|high demand|status 5|\"code\":5|service unavailable|overloaded",
+        Network => {
+            "empty or malformed response|timed out|connection refused|connection error|connection failed|econnre|\
+             enotfound|etimedout|eai_again|stream disconnected|workspace routing discovery|fetch failed|\
+             incomplete json|terminated|without a finish reason"
+        }
+        _ => "",
+    }
+}
+
+/// The kind of a failure that is known by `signs` and in whose text `said` stands. `is_limit`: a usage
+/// limit was told, which counts where the failure has no class of its own.
+pub fn kind(signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
+    type Table = fn(ErrorKind) -> &'static str;
+    let said = said.to_lowercase();
+    let fits = |table: Table, kind: ErrorKind, is_there: &dyn Fn(&str) -> bool| {
+        let mut all = table(kind).split('|').filter(|one| !one.is_empty());
+        all.any(is_there)
+    };
+    let is_sign = |name: &str| signs.names.iter().any(|sign| sign == name);
+    let named = |table: Table| {
+        let mut kinds = ErrorKind::ALL.iter().copied();
+        kinds.find(|kind| fits(table, *kind, &is_sign))
+    };
+    let worded = |kinds: &[ErrorKind]| {
+        // That something did not come through stands in front of many a reason.
+        let (network, others): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| **kind == Network);
+        let mut kinds = others.into_iter().chain(network).copied();
+        kinds.find(|kind| fits(words, *kind, &|word| said.contains(word)))
+    };
+    let by_status = || signs.status.map(of_status);
+    let kind = named(classes).or_else(by_status).or_else(|| named(vague));
+    match kind {
+        None | Some(RateLimited) if is_limit => UsageLimit,
+        // The CLI's own words for a 429 that is none.
+        Some(RateLimited) if said.contains("not your usage limit") => RateLimited,
+        // One status for much that the service does not want; the text is all that tells these.
+        Some(kind @ (InvalidRequest | RateLimited | UsageLimit)) => {
+            worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
+        }
+        Some(kind) => kind,
+        None => worded(ErrorKind::ALL).unwrap_or(AgentError),
     }
 }
 
@@ -365,21 +430,15 @@ fn head(text: &str) -> String {
     }
 }
 
-/// One line for a person: white space collapsed, terminal sequences and control characters (C0, DEL, C1,
-/// and those that turn the direction of writing) left out.
+/// One line for a person: white space collapsed, terminal sequences and harmful characters left out.
 fn line(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        match c {
-            '\x1b' if chars.as_str().starts_with('[') => {
-                chars.by_ref().skip(1).find(|c| ('@'..='~').contains(c));
-            }
-            c if c.is_whitespace() => plain.push(' '),
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' => {}
-            '\u{2066}'..='\u{2069}' => {}
-            c if c.is_control() => {}
-            c => plain.push(c),
+        if c == '\x1b' && chars.as_str().starts_with('[') {
+            chars.by_ref().skip(1).find(|c| ('@'..='~').contains(c));
+        } else if c.is_whitespace() || !is_harmful(c) {
+            plain.push(c);
         }
     }
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -522,7 +581,7 @@ mod tests {
             }
             named.insert(format!("{agent}/{name}"));
         }
-        for dialect in DIALECTS.iter().filter(|dialect| dialect.read.is_some()) {
+        for dialect in &DIALECTS {
             for entry in std::fs::read_dir(format!("{DIR}/{}", dialect.name)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if let Some(name) = name.strip_suffix(".stderr") {
@@ -673,6 +732,52 @@ mod tests {
         assert_eq!(claude(&ended, &after_result, ""), Verdict::Completed);
     }
 
+    /// The service was ill: that is no fault of a job whose time ran out meanwhile.
+    #[test]
+    fn an_agent_that_repeats_its_request_when_we_end_it_is_not_slow_itself() {
+        let retry = |status: Value, error: &str| {
+            json!({"type": "system", "subtype": "api_retry", "attempt": 3, "max_retries": 10,
+                "error_status": status, "error": error})
+        };
+        let answer = json!({"type": "assistant", "message": {"content": []}});
+        let judge = |by, list: &[Value]| kind_of(&claude(&killed(15, by), &events(list), ""));
+        let ill = retry(json!(529), "rate_limit");
+        assert_eq!(
+            judge(Ending::Timeout, std::slice::from_ref(&ill)),
+            Some(Overloaded)
+        );
+        assert_eq!(
+            judge(Ending::Silent, &[answer.clone(), ill.clone()]),
+            Some(Overloaded)
+        );
+        let unreached = retry(json!(null), "server_error");
+        assert_eq!(judge(Ending::Timeout, &[unreached]), Some(Network));
+        // It went on, or the service wants no such request, or we ended it for another reason.
+        assert_eq!(
+            judge(Ending::Timeout, &[ill.clone(), answer.clone()]),
+            Some(Timeout)
+        );
+        assert_eq!(
+            judge(Ending::Timeout, &[retry(json!(400), "unknown")]),
+            Some(Timeout)
+        );
+        assert_eq!(
+            judge(Ending::OutputLimit, std::slice::from_ref(&ill)),
+            Some(OutputLimit)
+        );
+        assert_eq!(judge(Ending::Cancelled, &[ill]), Some(Cancelled));
+
+        let mut fold = Fold::new(dialect(Protocol::Codex), false);
+        fold.feed(
+            b"{\"type\":\"error\",\"message\":\"Reconnecting... 2/5 (unexpected status 503)\"}\n",
+        );
+        fold.finish();
+        assert_eq!(
+            kind_of(&claude(&killed(15, Ending::Timeout), &fold, "")),
+            Some(Overloaded)
+        );
+    }
+
     #[test]
     fn without_a_result_events_tell_an_agent_from_a_wrong_command_line() {
         let init = json!({"type": "system", "subtype": "init"});
@@ -774,7 +879,10 @@ mod tests {
         );
         let quoted = json!({"type": "result", "subtype": "success", "is_error": true,
             "result": format!("the test says: {text}")});
-        assert!(!expect_fault(claude(&exited(1), &events(&[quoted]), "")).session_unknown);
+        let answered = json!({"type": "assistant", "message": {"content": []}});
+        assert!(
+            !expect_fault(claude(&exited(1), &events(&[answered, quoted]), "")).session_unknown
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::agent::event::{Event, LastResult, Session, events};
 use crate::agent::json::{object, text as parse_text};
-use crate::agent::lines::{Line, Lines};
+use crate::agent::lines::Lines;
 use crate::agent::{Dialect, TEXT_MAX};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
@@ -97,13 +97,13 @@ impl Transcript {
             return self.plain(bytes);
         }
         let mut lines = take(&mut self.start.lines);
-        lines.feed(bytes, |line| self.hear(line));
+        lines.feed(bytes, &mut |line| self.hear(line));
         self.start.lines = lines;
     }
 
     /// The output is complete.
     pub(super) fn finish(&mut self) {
-        take(&mut self.start.lines).finish(|line| self.hear(line));
+        take(&mut self.start.lines).finish(&mut |line| self.hear(line));
         let held = take(&mut self.start.held);
         self.print(&String::from_utf8_lossy(&held));
     }
@@ -138,7 +138,7 @@ impl Transcript {
         self.print(&text);
     }
 
-    fn hear(&mut self, line: Line<'_>) {
+    fn hear(&mut self, line: &str) {
         if let Some(dialect) = self.start.dialect
             && let Some(read) = dialect.read
         {
@@ -179,6 +179,7 @@ impl Transcript {
             }
             Event::Feedback(text) => self.notice(&format!("a hook: {text}")),
             Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
+            Event::Retry(text, _) => self.notice(&text),
             Event::Result(result) => self.result(*result),
             Event::Plain(text) => self.print(&format!("{text}\n")),
             Event::Lost(start, _) => self.notice(&format!("cut or too long: {}", headline(start))),
@@ -195,7 +196,7 @@ impl Transcript {
             self.line(0, "2", &who);
             self.start.who = who;
         }
-        self.start.cwd = session.cwd.unwrap_or_default();
+        self.start.cwd = session.cwd;
     }
 
     fn say(&mut self, text: &str, goes_on: bool) {
@@ -467,7 +468,7 @@ mod tests {
     #[test]
     fn failures_are_told_once_and_in_the_agent_s_words() {
         let told = read_fixture("api-529-recovered");
-        assert!(told.contains("! no answer from the service: overloaded (529); try 1 of 10 in 0s"));
+        assert!(told.contains("! no answer from the service: overloaded; try 1 of 10"));
         let told = read_fixture("api-400");
         assert_eq!(told.matches("API Error: 400").count(), 1, "{told}");
         assert!(told.contains("\n✗ failed, 1 turn,"), "{told}");

@@ -91,12 +91,13 @@ impl Worker<'_> {
         claim.checking = next == Next::Check;
         let decision = match next {
             Next::Publish(status) => {
-                let outcome = self.outcome(&claim, status, finished, policy);
+                let outcome = self.outcome(&mut claim, status, finished, policy);
                 Decision::Result(Box::new(outcome))
             }
             Next::Check => Decision::Claim(Box::new(claim)),
             Next::Suspend(suspension) => {
-                outcome::carry(&mut claim.carried, finished.report);
+                let mut report = finished.report;
+                outcome::carry(&mut claim.carried, &mut report);
                 self.say_suspended(&claim.job_id, &suspension);
                 claim.suspended = Some(suspension);
                 Decision::Claim(Box::new(claim))
@@ -107,26 +108,24 @@ impl Worker<'_> {
 
     fn outcome(
         &mut self,
-        claim: &Claim,
+        claim: &mut Claim,
         status: Status,
         finished: Finished,
         policy: &Policy,
     ) -> Outcome {
         let Finished {
             verdict,
-            report,
+            mut report,
             stderr,
             ..
         } = finished;
+        outcome::carry(&mut claim.carried, &mut report);
         let (project, now) = (&self.post.project, Wall::now());
-        let mut outcome = outcome::of_claim(project, claim, status, verdict.fault(), now);
+        let (root, fault) = (self.spool.root().unwrap_or_default(), verdict.fault());
+        let mut outcome = outcome::of_claim(project, claim, status, fault, report, &root, now);
         // A start that failed has no output, and a power cut may have taken a log.
-        let root = self.spool.root().unwrap_or_default();
         outcome.logs.retain(|log| root.join(log).exists());
-        if claim.starts > 0 {
-            let roots = [project.path.as_path(), &root];
-            outcome::take_report(&mut outcome, claim, report, stderr, &roots);
-        }
+        outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
         outcome.git = self.change(claim);
         self.count(claim, verdict.fault(), policy);
         outcome

@@ -3,7 +3,7 @@
 
 use super::Worker;
 use super::hook::{Command, Told};
-use crate::agent::{Ending, Fault, Verdict};
+use crate::agent::{Ending, Fault, Report, Verdict};
 use crate::decide::{self, Next, State, Until};
 use crate::error::Result;
 use crate::holds::{Kind, Own};
@@ -59,8 +59,9 @@ impl Worker<'_> {
 
     /// What is known of a job whose result is not there yet.
     fn told_before(&self, claim: &Claim) -> Told {
-        let (project, now) = (&self.post.project, Wall::now());
-        let outcome = outcome::of_claim(project, claim, Status::Completed, None, now);
+        let (project, report) = (&self.post.project, Report::default());
+        let (status, root, now) = (Status::Completed, &project.path, Wall::now());
+        let outcome = outcome::of_claim(project, claim, status, None, report, root, now);
         let mut told = self.told_of(&outcome);
         told.retain(|(name, _)| !matches!(*name, "JOB_MONITOR_STATUS" | "JOB_MONITOR_RESULT"));
         told

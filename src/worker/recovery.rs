@@ -4,7 +4,7 @@
 use super::end::record;
 use super::start::remove_scratch;
 use super::{Decision, Post, Worker};
-use crate::agent::plan::fill;
+use crate::agent::plan::Files;
 use crate::agent::{Fault, Verdict, dialect};
 use crate::decide::{self, State, Until};
 use crate::document;
@@ -13,7 +13,7 @@ use crate::job::{ErrorKind, JobId, Meta, log_name};
 use crate::process::{self, Among, Token};
 use crate::project::Policy;
 use crate::record::Claim;
-use crate::runner::{self, Files, Finished};
+use crate::runner::{self, Finished};
 use crate::settings;
 use crate::spool::{Leftovers, Mark};
 use crate::time::Wall;
@@ -146,7 +146,7 @@ impl Worker<'_> {
         let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);
         let ran = last_word.max().map_or(Duration::ZERO, since_start);
         let files = self.agent_files(claim, policy);
-        runner::read_back(out, err.as_ref(), dialect, claim.resumed, &files, ran)
+        runner::read_back(&out, err.as_ref(), dialect, claim.resumed, files, ran)
             .map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
     }
@@ -164,15 +164,13 @@ impl Worker<'_> {
             let own = own.next().map(|(_, value)| value.into());
             own.or(given.map(|(_, value)| value.clone()))
         };
-        let answer = policy.agent.answer.as_ref();
-        let answer = answer.map(|path| fill(path, project, &claim.job_id, claim.starts));
-        Files {
-            witness: dialect(claim.protocol)
-                .witness
-                .and_then(|witness| (witness.below)(&variable)),
-            answer: answer.map(|path| project.path.join(path)),
-            require_answer: policy.agent.require_answer,
-        }
+        Files::of(
+            &policy.agent,
+            project,
+            &claim.job_id,
+            claim.starts,
+            &variable,
+        )
     }
 
     /// A claim that cannot be read does not allow a start: its job is held until a person says that it may

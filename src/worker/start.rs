@@ -259,7 +259,8 @@ impl Worker<'_> {
         };
         let planned = plan(&assignment, &context.environment, &credentials);
         let found = planned.and_then(|plan| {
-            let login = (dialect.login)(&|name| plan.variable(name).map(Into::into));
+            let variable = |name: &str| plan.variable(name).map(Into::into);
+            let login = dialect.own_file(dialect.login, &variable);
             self.used.extend(login.map(board::stamp));
             let path = plan.variable("PATH").unwrap_or_default();
             let program = process::find_program(plan.argv[0].as_ref(), path, &project.path)

@@ -205,7 +205,7 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     let result = real.project.wait_result(JOB);
     real.completed_in_one_session(&result, &["not_authenticated"]);
     assert_eq!(result["retry_count"], 0);
-    real.resumed_with("the credentials were not accepted, but are mended now");
+    real.resumed_with("not authenticated");
     // Neither key is anywhere but in the file that they were given in.
     for word in ["dummy-key", "another-key"] {
         real.says_nowhere(word);
@@ -288,7 +288,7 @@ fn a_usage_limit_is_waited_out_and_the_same_session_completes() {
     assert_eq!(result["artifacts"], json!(["stub-output.txt"]));
     let second = time(&result["attempts"][1]["started_at"]);
     assert!(second >= until, "{second} is before {until}");
-    real.resumed_with("the usage limit was reached, and has been reset since");
+    real.resumed_with("usage limit");
 }
 
 // --- retries ---
@@ -310,7 +310,7 @@ fn an_overloaded_service_is_asked_again_after_half_a_minute_in_the_same_session(
     real.completed_in_one_session(&result, &["overloaded"]);
     // Nothing tells that the job is to blame.
     assert_eq!(result["retry_count"], 0);
-    real.resumed_with("the service was overloaded");
+    real.resumed_with("overloaded");
 }
 
 #[test]
@@ -651,7 +651,7 @@ impl Real {
         self.completed_in_one_session(result, &["interrupted"]);
         assert_eq!(result["retry_count"], 0);
         assert!(!self.project.path.join("finished").exists());
-        let last = self.resumed_with("the monitor or the machine was restarted");
+        let last = self.resumed_with("interrupted");
         // The model sees the call that was cut off.
         assert!(last.contains("touch started"), "{last}");
     }
@@ -662,7 +662,7 @@ impl Real {
     fn resumed_with(&self, reason: &str) -> String {
         let messages = self.stub.conversations().pop().expect("a request was made");
         let text = messages.to_string();
-        let ours = format!("The previous run of this job ended early: {reason}.");
+        let ours = format!("The previous run of this job ended early ({reason});");
         assert_eq!(text.matches(&ours).count(), 1, "{text}");
         assert_eq!(text.matches(TEXT.trim()).count(), 1, "{text}");
         text

@@ -538,6 +538,24 @@ fn an_overloaded_service_is_tried_again_after_a_pause_also_over_a_restart() {
     assert!(project.made("prompt.2").contains("overloaded"));
 }
 
+/// The CLI repeats its requests by itself for minutes. A job must not be lost because its time ran out meanwhile.
+#[test]
+fn an_outage_that_outlasts_the_timeout_holds_the_agent_and_fails_no_job() {
+    let (space, project) = one_project();
+    space.set(json!({"timeout": "4s"}));
+    let retry = r#"{"type":"system","subtype":"api_retry","attempt":1,"max_retries":10,"error_status":529,"error":"rate_limit"}"#;
+    script(&project, 1, &format!("echo '{retry}'; sleep 600"));
+    space.start();
+    project.submit(ID, "x");
+    project.wait_view("held", |view| view["hold"]["kind"] == "overloaded");
+    space.run(&["release", "--all"]).ok();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result:#}");
+    assert_eq!(result["attempts"][0]["error_kind"], "overloaded");
+    let session = option(&project, 1, "--session-id");
+    assert_eq!(option(&project, 2, "--resume"), session);
+}
+
 // --- interruptions ---
 
 #[test]

@@ -116,7 +116,8 @@ fn login_finding(world: &World, agent: &AgentSpec, program: &Path, env: &Env) ->
         return Fine.found("login", format!("{key} is set"));
     }
     let get = |name: &str| variable(env, name).map(OsStr::to_owned);
-    let file = (dialect(agent.protocol).login)(&get);
+    let dialect = dialect(agent.protocol);
+    let file = dialect.own_file(dialect.login, &get);
     if file
         .as_ref()
         .is_some_and(|file| question.is_empty() && file.exists())
