@@ -4,7 +4,7 @@
 use crate::agent::{Fault, Window};
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Own, Stamp, TURN};
+use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::HoldView;
@@ -27,17 +27,6 @@ const LEDGER: &str = "ledger.json";
 /// A file that `release --all` leaves in STATE.
 const RELEASE: &str = "release";
 
-/// What `config.json` says for all projects together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// Agents at once.
-    pub slots: Option<usize>,
-    /// US dollars a day.
-    pub daily_budget_usd: Option<f64>,
-    /// So many jobs of an agent in a row that fail alike hold it; 0 is never.
-    pub breaker: usize,
-}
-
 /// What is on disk, for the daemon and, as a copy, for commands.
 #[derive(Debug, Default)]
 pub struct Records {
@@ -59,12 +48,12 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     records: Records,
-    limits: Limits,
+    common: Policy,
     running: usize,
     /// When a slot last became free.
     freed_at: Wall,
-    /// Who was turned away, the first first, and whose hold it waits for; `None` is for a slot.
-    line: Vec<(String, Option<String>)>,
+    /// The projects that wait for a slot, the first first.
+    line: Vec<String>,
     bells: HashMap<String, Bell>,
     /// By project: whether an agent runs, and how many jobs wait.
     counts: HashMap<String, (bool, usize)>,
@@ -110,61 +99,62 @@ pub fn is_release(name: &str) -> bool {
 
 /// What a file looks like now; a link to one counts as that file.
 pub fn stamp(path: PathBuf) -> Stamp {
-    let seen = std::fs::metadata(&path).map_or_else(
-        |_| String::new(),
-        |meta| {
-            let (device, inode, size) = (meta.dev(), meta.ino(), meta.size());
-            let changed = (meta.ctime(), meta.ctime_nsec());
-            format!("{device}:{inode}:{size}:{}.{:09}", changed.0, changed.1)
-        },
-    );
+    let seen = std::fs::metadata(&path).map_or(String::new(), |meta| {
+        let (device, inode, size) = (meta.dev(), meta.ino(), meta.size());
+        let (secs, nanos) = (meta.ctime(), meta.ctime_nsec());
+        format!("{device}:{inode}:{size}:{secs}.{nanos:09}")
+    });
     Stamp { path, seen }
 }
 
-/// What cannot be read is as good as absent: holds come back with the next attempt, and a file of
-/// the ledger that was damaged is told by the caller's log.
-fn load<T: DeserializeOwned>(dir: &Dir, name: &str) -> Option<T> {
-    let bytes = dir.read(name, FILE_MAX).unwrap_or_else(|error| {
-        log::warn!("{error}; it is taken as empty");
+/// What cannot be read is as good as absent: holds come back with the next attempt.
+fn load<T: DeserializeOwned + Default>(dir: &Dir, name: &str) -> T {
+    let read = dir.read(name, FILE_MAX).map_err(|error| error.to_string());
+    let parsed = read.and_then(|bytes| {
+        let parsed = bytes
+            .map(|bytes| serde_json::from_slice(&bytes))
+            .transpose();
+        parsed.map_err(|error| format!("{} is broken ({error})", dir.path_of(name).display()))
+    });
+    let whole = parsed.unwrap_or_else(|why| {
+        log::warn!("{why}; it is taken as empty");
         None
-    })?;
-    let parsed = serde_json::from_slice(&bytes);
-    let path = dir.path_of(name);
-    parsed
-        .map_err(|error| {
-            log::warn!(
-                "{} is broken ({error}); it is taken as empty",
-                path.display()
-            )
-        })
-        .ok()
+    });
+    whole.unwrap_or_default()
 }
 
 impl Records {
     fn load(dir: &Dir) -> Records {
         Records {
-            holds: load(dir, HOLDS).unwrap_or_default(),
-            ledger: load(dir, LEDGER).unwrap_or_default(),
+            holds: load(dir, HOLDS),
+            ledger: load(dir, LEDGER),
         }
     }
 
     /// Brings the holds that settings and the time decide in line. Returns one that is news.
     fn decide(
         &mut self,
-        entrant: &Entrant<'_>,
+        who: &Entrant<'_>,
         policy: &Policy,
         overall: Option<f64>,
         now: Wall,
     ) -> Option<Hold> {
         let Records { holds, ledger } = self;
-        let windows = holds.windows.get(entrant.agent).map_or(&[][..], |all| all);
+        let windows = holds.windows.get(who.agent).map_or(&[][..], |all| all);
         let ceiling = holds::ceiling(windows, &policy.usage_ceiling, now);
-        let budget = ledger.exhausted(entrant.project, policy.daily_budget_usd, overall, now);
+        let budget = ledger.exhausted(who.project, policy.daily_budget_usd, overall, now);
         let hours = holds::hours(&policy.hours, now);
-        let ceiling = holds.decide(Own::UsageCeiling, entrant, ceiling, now);
-        let budget = holds.decide(Own::DailyBudget, entrant, budget, now);
-        let hours = holds.decide(Own::Hours, entrant, hours, now);
-        ceiling.or(budget).or(hours)
+        let all = [
+            (Kind::UsageCeiling, Some(who.agent), ceiling),
+            (Kind::DailyBudget, None, budget),
+            (Kind::Hours, None, hours),
+        ];
+        let mut news = None;
+        for (kind, agent, wanted) in all {
+            let wanted = wanted.map(|(reason, until)| (reason, Some(until)));
+            news = news.or(holds.set(kind, (who.project, agent), wanted, now));
+        }
+        news
     }
 
     /// The hold that keeps a project's jobs from being started by the agent of its settings.
@@ -175,18 +165,17 @@ impl Records {
         overall_usd: Option<f64>,
         now: Wall,
     ) -> Option<HoldView> {
-        let entrant = Entrant {
+        let who = Entrant {
             project,
             agent: &policy.agent.name,
             begun: false,
-            place: 0,
         };
-        self.decide(&entrant, policy, overall_usd, now);
+        self.decide(&who, policy, overall_usd, now);
         let is_shown = |hold: &&Hold| {
             hold.project.as_deref() == Some(project)
-                && matches!(hold.kind, Kind::Own(Own::Gate | Own::Check))
+                && matches!(hold.kind, Kind::Gate | Kind::Check)
         };
-        let hold = match self.holds.gate(&entrant, now) {
+        let hold = match self.holds.gate(&who, now) {
             Gate::Closed(hold, _) => Some(hold),
             Gate::Open | Gate::Probe => self.holds.list.iter().find(is_shown),
         };
@@ -201,7 +190,7 @@ impl Records {
 }
 
 impl Board {
-    /// Opens the daemon's state directory; `main` is rung when the files of holds change.
+    /// Opens the daemon's state directory; `main` is rung when holds change.
     pub fn open(dir: Dir, main: &Bell) -> Board {
         for name in [HOLDS, LEDGER] {
             // What a crash left of a write; the file itself is whole.
@@ -209,21 +198,23 @@ impl Board {
                 log::warn!("{error}");
             }
         }
-        let inner = Inner {
-            records: Records::load(&dir),
+        let records = Records::load(&dir);
+        let inner = Mutex::new(Inner {
+            records,
             ..Inner::default()
-        };
+        });
         Board {
             dir,
             main: main.clone(),
-            inner: Mutex::new(inner),
+            inner,
         }
     }
 
     /// What holds over all projects.
-    pub fn configure(&self, limits: Limits) {
+    pub fn configure(&self, common: &Policy) {
         let mut inner = self.inner();
-        if std::mem::replace(&mut inner.limits, limits) != limits {
+        if inner.common != *common {
+            inner.common = common.clone();
             inner.ring_all();
         }
     }
@@ -238,7 +229,7 @@ impl Board {
         let mut inner = self.inner();
         inner.bells.remove(project);
         inner.counts.remove(project);
-        inner.line.retain(|(waiter, _)| waiter != project);
+        inner.line.retain(|waiter| waiter != project);
     }
 
     /// What a project's view says, for the service's status text.
@@ -246,7 +237,7 @@ impl Board {
         let mut inner = self.inner();
         inner.counts.insert(project.to_owned(), (running, waiting));
         if waiting == 0 {
-            inner.line.retain(|(waiter, _)| waiter != project);
+            inner.line.retain(|waiter| waiter != project);
         }
         let status = status(&inner);
         if inner.told != status {
@@ -267,18 +258,15 @@ impl Board {
     fn keep(&self, inner: &Inner, before: &Holds) {
         if inner.records.holds != *before {
             self.save(HOLDS, &inner.records.holds);
+            self.main.ring(Wake::Everything);
         }
         if inner.records.holds.weight() < before.weight() {
             inner.ring_all();
         }
-        if !inner.records.holds.stamps().eq(before.stamps()) {
-            self.main.ring(Wake::Everything);
-        }
     }
 
-    /// The right to start an agent now. Whoever is turned away stands in line, and goes before those
-    /// who come later: for a slot, and for the one probe of a hold. One that does not come when it is
-    /// its turn is passed after a second.
+    /// The right to start an agent now. Whoever is turned away for want of a slot stands in line, and
+    /// goes before those who come later.
     pub fn enter(
         &self,
         project: &str,
@@ -287,39 +275,33 @@ impl Board {
         now: Wall,
     ) -> std::result::Result<Slot<'_>, Box<Closed>> {
         let mut inner = self.inner();
-        let agent = policy.agent.name.as_str();
-        let entrant = Entrant {
+        let who = Entrant {
             project,
-            agent,
+            agent: &policy.agent.name,
             begun,
-            place: inner.place(project, Some(agent)),
         };
-        let overall = inner.limits.daily_budget_usd;
+        let overall = inner.common.daily_budget_usd;
         let before = inner.records.holds.clone();
-        let news = inner.records.decide(&entrant, policy, overall, now);
+        let news = inner.records.decide(&who, policy, overall, now);
         self.keep(&inner, &before);
-        let (hold, until, waits_for) = match inner.records.holds.gate(&entrant, now) {
-            Gate::Closed(hold, until) => (Some(hold.clone()), until, Some(agent)),
-            gate => {
-                let is_probe = gate == Gate::Probe;
-                match inner.slot(project, now) {
-                    Ok(()) => {
-                        inner.line.retain(|(waiter, _)| waiter != project);
-                        inner.records.holds.begin_probe(&entrant, now);
-                        inner.running += 1;
-                        return Ok(Slot {
-                            board: self,
-                            project: project.to_owned(),
-                            is_probe,
-                            has_started: Cell::new(false),
-                        });
-                    }
-                    Err(until) => (None, until, None),
-                }
-            }
+        let gate = inner.records.holds.gate(&who, now);
+        let is_probe = gate == Gate::Probe;
+        let closed = match gate {
+            Gate::Closed(hold, until) => Some((Some(hold.clone()), until)),
+            Gate::Open | Gate::Probe => inner.turn_away(project, now).map(|until| (None, until)),
         };
-        inner.line_up(project, waits_for);
-        Err(Box::new(Closed { hold, until, news }))
+        if let Some((hold, until)) = closed {
+            return Err(Box::new(Closed { hold, until, news }));
+        }
+        inner.records.holds.begin_probe(&who, now);
+        inner.running += 1;
+        let (project, has_started) = (project.to_owned(), Cell::new(false));
+        Ok(Slot {
+            board: self,
+            project,
+            is_probe,
+            has_started,
+        })
     }
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
@@ -344,7 +326,7 @@ impl Board {
         fault: Option<&Fault>,
         lasted: Duration,
     ) -> Option<Hold> {
-        let breaker = self.inner().limits.breaker;
+        let breaker = self.inner().common.breaker;
         self.change(|holds, now| holds.finished(of, fault, lasted, breaker, now))
     }
 
@@ -385,8 +367,7 @@ impl Board {
 
     /// A full disk must not undo a hold: it stays in memory, and the next change writes it.
     fn save(&self, name: &str, value: &impl Serialize) {
-        let text =
-            serde_json::to_vec_pretty(value).expect("holds and ledger are representable in JSON");
+        let text = serde_json::to_vec_pretty(value).expect("it is representable in JSON");
         if let Err(error) = self.dir.replace(name, &text, Durability::Durable) {
             log::error!("{error}");
         }
@@ -394,50 +375,33 @@ impl Board {
 }
 
 impl Inner {
-    /// The place in line among those who wait for the same, from 0; whoever comes anew is the last.
-    fn place(&self, project: &str, waits_for: Option<&str>) -> usize {
-        let mut same = self
-            .line
-            .iter()
-            .filter(|(_, what)| what.as_deref() == waits_for);
-        let all = same.clone().count();
-        same.position(|(waiter, _)| waiter == project)
-            .unwrap_or(all)
+    fn free(&self) -> usize {
+        let slots = self.common.max_parallel.unwrap_or(usize::MAX);
+        slots.saturating_sub(self.running)
     }
 
-    fn line_up(&mut self, project: &str, waits_for: Option<&str>) {
-        let waiter = (project.to_owned(), waits_for.map(str::to_owned));
-        if !self.line.contains(&waiter) {
-            self.line.retain(|(waiter, _)| waiter != project);
-            self.line.push(waiter);
+    /// Takes a project out of the line if there is a slot for it; else tells when to ask again. Those in
+    /// front who do not come when it is their turn are passed after a while.
+    fn turn_away(&mut self, project: &str, now: Wall) -> Option<Option<Wall>> {
+        let place = self.line.iter().position(|waiter| waiter == project);
+        let place = place.unwrap_or_else(|| {
+            self.line.push(project.to_owned());
+            self.line.len() - 1
+        });
+        let (free, turn) = (self.free(), self.freed_at.plus(TURN));
+        if free == 0 {
+            return Some(None);
         }
-    }
-
-    fn free(&self) -> Option<usize> {
-        self.limits
-            .slots
-            .map(|slots| slots.saturating_sub(self.running))
-    }
-
-    /// Whether there is a slot for a project; else when to ask again.
-    fn slot(&self, project: &str, now: Wall) -> std::result::Result<(), Option<Wall>> {
-        let free = self.free().unwrap_or(usize::MAX);
-        let behind = self
-            .place(project, None)
-            .saturating_add(1)
-            .saturating_sub(free);
-        let turn = self.freed_at.plus(TURN * behind as u32);
-        match free {
-            0 => Err(None),
-            _ if behind > 0 && turn > now => Err(Some(turn)),
-            _ => Ok(()),
+        if place >= free && turn > now {
+            return Some(Some(turn));
         }
+        self.line.remove(place);
+        None
     }
 
     /// Wakes those whose turn is next, and one more who takes it if they do not.
     fn ring_next(&self) {
-        let for_slot = self.line.iter().filter(|(_, what)| what.is_none());
-        for (waiter, _) in for_slot.take(self.free().unwrap_or(0) + 1) {
+        for waiter in self.line.iter().take(self.free().saturating_add(1)) {
             if let Some(bell) = self.bells.get(waiter) {
                 bell.ring(Wake::Again);
             }
@@ -454,22 +418,22 @@ fn status(inner: &Inner) -> String {
     let counts = inner.counts.values();
     let running = counts.clone().filter(|(running, _)| *running).count();
     let waiting: usize = counts.map(|(_, waiting)| waiting).sum();
-    let mut text = format!("{running} running, {waiting} waiting");
-    for hold in inner.records.all(Wall::now()) {
-        text.push_str("; ");
-        text.push_str(&hold.sentence());
-    }
-    text
+    let holds = inner.records.all(Wall::now());
+    let holds = holds.iter().map(|hold| format!("; {}", hold.sentence()));
+    format!(
+        "{running} running, {waiting} waiting{}",
+        holds.collect::<String>()
+    )
 }
 
 impl Slot<'_> {
     /// The agent runs: a probe is used up. Returns the holds that this lifts.
-    pub fn started(&self, now: Wall) -> Vec<Hold> {
+    pub fn started(&self) -> Vec<Hold> {
         self.has_started.set(true);
         match self.is_probe {
             true => self
                 .board
-                .change(|holds, _| holds.probe_started(&self.project, now)),
+                .change(|holds, _| holds.probe_started(&self.project)),
             false => Vec::new(),
         }
     }

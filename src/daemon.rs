@@ -1,10 +1,10 @@
 //! The main thread: one instance, signals, registry and settings followed live, one worker for each
 //! enabled project, and the slow look that heals what inotify cannot tell.
 
-use crate::board::{self, Board, Limits};
+use crate::board::{self, Board};
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
-use crate::holds::{Hold, Stamp};
+use crate::holds::{Hold, Holds};
 use crate::process;
 use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -77,76 +78,75 @@ pub fn run(places: Places) -> Result<()> {
     log::info!("Starting Multi-Project Job Monitor");
     let (bell, ear) = watch::bell();
     handle_signals(&bell)?;
-    let context = Context {
+    let context = Arc::new(Context {
         board: Board::open(state, &bell),
         watcher: Mutex::new(Watcher::asleep()),
         environment: settings::base_environment(),
         places,
-    };
+    });
     Daemon {
-        context: Arc::new(context),
+        context,
         bell,
         ear,
         workers: Vec::new(),
         settings: None,
         entries: None,
         had: [false; 2],
-        missing: None,
         told: BTreeSet::new(),
         watched: BTreeMap::new(),
-        is_deaf: false,
     }
-    .run()
+    .run();
+    Ok(())
 }
 
 /// One daemon for each user: no agent inherits the lock, so it dies with us. Only an agent that is
 /// just being started has it until its exec is through; a daemon that was killed in that moment
 /// must not keep its successor out.
 fn lock_instance(state: &Dir) -> Result<Flock<File>> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let failed = |verb, error| Error::io(verb, &state.path_of(INSTANCE), error);
+    let started = Instant::now();
     let mut file = state.append_file(INSTANCE)?;
     let lock = loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => break lock,
-            Err((again, nix::Error::EWOULDBLOCK)) if Instant::now() < deadline => {
-                file = again;
-                std::thread::sleep(LOCK_PATIENCE / 50);
+            Err((_, error)) if error != nix::Error::EWOULDBLOCK => {
+                return Err(failed("lock", error.into()));
             }
-            Err((_, nix::Error::EWOULDBLOCK)) => {
-                return Err(Error::with(
-                    Exit::AlreadyRunning,
-                    "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew",
-                ));
+            Err((file, _)) if started.elapsed() < LOCK_PATIENCE => file,
+            Err(_) => {
+                let text = "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew";
+                return Err(Error::with(Exit::AlreadyRunning, text));
             }
-            Err((_, error)) => {
-                return Err(Error::io("lock", &state.path_of(INSTANCE), error.into()));
-            }
-        }
+        };
+        std::thread::sleep(LOCK_PATIENCE / 50);
     };
     let pid = format!("{}\n", std::process::id());
-    let io = |e| Error::io("write", &state.path_of(INSTANCE), e);
-    lock.set_len(0).map_err(io)?;
-    std::io::Write::write_all(&mut &*lock, pid.as_bytes()).map_err(io)?;
+    let written = lock
+        .set_len(0)
+        .and_then(|()| (&*lock).write_all(pid.as_bytes()));
+    written.map_err(|error| failed("write", error))?;
     Ok(lock)
 }
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
 fn handle_signals(bell: &Bell) -> Result<()> {
-    let failed = |e: &dyn std::fmt::Display| Error::new(format!("cannot handle signals: {e}"));
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: only "ignore" and whatever was there before are installed, no handler of ours.
-    let hangup = unsafe { sigaction(Signal::SIGHUP, &ignore) }.map_err(|e| failed(&e))?;
+    let failed = |e: String| Error::new(format!("cannot handle signals: {e}"));
+    let ignore = || {
+        let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: no handler of ours is installed.
+        unsafe { sigaction(Signal::SIGHUP, &action) }.map_err(|e| failed(e.to_string()))
+    };
+    let before = ignore()?;
     let bell = bell.clone();
-    ctrlc::set_handler(move || {
+    let handler = move || {
         if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 {
             process::hurry();
         }
         bell.ring(Wake::Again);
-    })
-    .map_err(|e| failed(&e))?;
-    if matches!(hangup.handler(), SigHandler::SigIgn) {
-        // SAFETY: as above.
-        unsafe { sigaction(Signal::SIGHUP, &ignore) }.map_err(|e| failed(&e))?;
+    };
+    ctrlc::set_handler(handler).map_err(|e| failed(e.to_string()))?;
+    if matches!(before.handler(), SigHandler::SigIgn) {
+        ignore()?;
     }
     Ok(())
 }
@@ -162,14 +162,10 @@ struct Daemon {
     entries: Option<Vec<Entry>>,
     /// Whether settings and registry were there the last time.
     had: [bool; 2],
-    /// Since when one of them is not.
-    missing: Option<Instant>,
-    /// What has been said of settings and registry, so that it is said once.
+    /// What has been said of settings, registry and watches, so that it is said once.
     told: BTreeSet<String>,
     /// Directories whose events are heard, besides those of projects, as they were then.
     watched: BTreeMap<PathBuf, Signature>,
-    /// Whether one of them cannot be watched, which has been said.
-    is_deaf: bool,
 }
 
 /// A worker's thread and the means to reach it.
@@ -180,92 +176,83 @@ struct Handle {
     thread: JoinHandle<()>,
 }
 
+/// Lines that are said once while they hold.
+type Said = Vec<(Level, String)>;
+
 impl Daemon {
-    fn run(mut self) -> Result<()> {
-        self.watch_own();
+    fn run(mut self) {
+        let mut tick = Instant::now() + TICK;
+        let mut latest = Some(Instant::now() + READY_MAX);
         self.follow();
-        match &self.entries {
-            None => service::status("no project is served: the registry is broken"),
-            Some(entries) if entries.is_empty() => {
-                log::info!("no project is registered yet; job-monitor register PATH adds one");
-                service::status("no project is registered yet");
-            }
-            Some(_) => {}
-        }
-        let started = Instant::now();
-        let mut ready = false;
-        let mut tick = started + TICK;
         while SIGNALS.load(Ordering::SeqCst) == 0 {
-            let is_up = |worker: &Handle| worker.orders.desk().is_up;
-            if !ready && (self.workers.iter().all(is_up) || started.elapsed() >= READY_MAX) {
-                ready = true;
+            let is_up = self.workers.iter().all(|worker| worker.orders.desk().is_up);
+            if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
+                latest = None;
                 service::ready();
             }
-            let replaced = self.missing.map(|since| since + REPLACE_MAX);
-            let all = [
-                Some(tick),
-                (!ready).then_some(started + READY_MAX),
-                replaced,
-            ];
-            let woken = self.ear.wait(all.into_iter().flatten().min());
-            let mut is_changed = replaced.is_some_and(|at| at <= Instant::now());
-            for wake in woken.into_iter().chain(self.ear.pending()) {
-                is_changed |= wake != Wake::Again;
-            }
+            let until = latest.map_or(tick, |latest| latest.min(tick));
+            let heard = self
+                .ear
+                .wait(Some(until))
+                .into_iter()
+                .chain(self.ear.pending());
+            let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
             if is_slow_look {
                 tick = Instant::now() + TICK;
             }
-            self.look(is_changed, is_slow_look);
+            if self.bury() || is_changed || is_slow_look {
+                self.look();
+            }
+            if is_slow_look {
+                self.workers.iter().for_each(Handle::look_slowly);
+            }
         }
         self.stop();
-        Ok(())
     }
 
     /// Looks at what the daemon waits for, besides documents.
-    fn look(&mut self, is_changed: bool, is_slow_look: bool) {
-        if !self.bury() && !is_changed && !is_slow_look {
-            return;
+    fn look(&mut self) {
+        let board = &self.context.board;
+        if board.take_release_request() {
+            say_lifted(
+                board.change(|holds, _| holds.release(None)),
+                "released by hand",
+            );
         }
-        if self.context.board.take_release_request() {
-            let lifted = self.context.board.change(|holds, _| holds.release(None));
-            say_lifted(lifted, "released by hand");
-        }
-        // Watching comes first: what changes after the look is heard of.
-        self.watch_own();
         self.follow();
-        let has_changed = |old: &Stamp| board::stamp(old.path.clone()) != *old;
-        let lifted = self
-            .context
-            .board
-            .change(|holds, _| holds.mend(has_changed));
-        say_lifted(lifted, "its credentials or its program have changed");
-        if is_slow_look {
-            self.workers.iter().for_each(Handle::look_slowly);
-        }
+        let board = &self.context.board;
+        let mended =
+            |holds: &mut Holds, _| holds.mend(|old| board::stamp(old.path.clone()) != *old);
+        say_lifted(
+            board.change(mended),
+            "its credentials or its program have changed",
+        );
     }
 
     /// Brings the workers in line with settings and registry as they are now. What is broken, or is
     /// just being replaced, leaves the last good state in force.
     fn follow(&mut self) {
-        if self.is_being_replaced() {
-            return;
-        }
-        let mut said = Vec::new();
-        self.read_settings(&mut said);
-        self.read_registry(&mut said);
+        let mut said = Said::new();
+        // Watching comes first: what changes after the look is heard of.
+        self.watch_own(&mut said);
+        self.wait_for_editors();
+        self.read(&mut said);
         let mut wanted = Vec::new();
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
+            if !entry.enabled {
+                said.push((
+                    Level::Info,
+                    format!("Project '{name}' is disabled, skipping"),
+                ));
+                continue;
+            }
             match self
                 .settings
                 .as_ref()
                 .map(|settings| entry.policy(settings))
             {
-                _ if !entry.enabled => {
-                    let text = format!("Project '{name}' is disabled, skipping");
-                    said.push((Level::Info, text));
-                }
                 Some(Ok(policy)) => wanted.push((entry.project.clone(), policy)),
                 Some(Err(error)) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
@@ -273,66 +260,65 @@ impl Daemon {
                 None => {}
             }
         }
-        for (level, text) in said.iter().filter(|(_, text)| !self.told.contains(text)) {
+        if self.entries.as_ref().is_some_and(Vec::is_empty) {
+            let text = "no project is registered yet; job-monitor register PATH adds one";
+            said.push((Level::Info, text.to_owned()));
+        }
+        let news = said.iter().filter(|(_, text)| !self.told.contains(text));
+        for (level, text) in news {
             log::log!(*level, "{text}");
+            if wanted.is_empty() {
+                service::status(text);
+            }
         }
         self.told = said.into_iter().map(|(_, text)| text).collect();
         self.employ(wanted);
     }
 
-    /// Whether settings or registry were there and have been missing only for a moment.
-    fn is_being_replaced(&mut self) -> bool {
-        let places = &self.context.places;
-        let there = [places.settings(), places.registry()].map(|path| path.exists());
-        let is_lost = std::iter::zip(self.had, there).any(|(had, there)| had && !there);
-        let since = *self.missing.get_or_insert_with(Instant::now);
-        if is_lost && since.elapsed() < REPLACE_MAX {
-            return true;
+    /// A file that was there and is not may be there again in a moment.
+    fn wait_for_editors(&mut self) {
+        let files = [
+            self.context.places.settings(),
+            self.context.places.registry(),
+        ];
+        let there = || files.each_ref().map(|file| file.exists());
+        let is_lost = || std::iter::zip(self.had, there()).any(|(had, there)| had && !there);
+        let began = Instant::now();
+        while is_lost() && began.elapsed() < REPLACE_MAX {
+            std::thread::sleep(STOP_LOOK);
         }
-        (self.had, self.missing) = (there, None);
-        false
+        self.had = there();
     }
 
-    fn read_settings(&mut self, said: &mut Vec<(Level, String)>) {
-        match settings::load(&self.context.places.settings()) {
-            Ok((settings, warnings)) => {
-                said.extend(warnings.into_iter().map(|text| (Level::Warn, text)));
-                self.context.board.configure(Limits {
-                    slots: settings.common.max_parallel,
-                    daily_budget_usd: settings.common.daily_budget_usd,
-                    breaker: settings.common.breaker,
-                });
-                if self.settings.as_ref().is_some_and(|old| *old != settings) {
-                    log::info!("the settings have changed; they hold from the next start on");
-                }
+    /// Reads settings and registry. A broken one leaves what was read before in force.
+    fn read(&mut self, said: &mut Said) {
+        let places = &self.context.places;
+        let before = self.settings.clone();
+        match settings::load(&places.settings()) {
+            Ok((settings, wrong)) => {
+                said.extend(wrong.into_iter().map(|text| (Level::Warn, text)));
+                self.context.board.configure(&settings.common);
                 self.settings = Some(settings);
             }
-            Err(error) => {
-                let so = match self.settings {
-                    Some(_) => "the settings before stay in force",
-                    None => "meanwhile no job is started",
-                };
-                said.push((Level::Error, format!("{error}; {so}")));
-            }
+            Err(error) => said.push((
+                Level::Error,
+                in_force(&error, &self.settings, ["settings", "job is started"]),
+            )),
         }
-    }
-
-    fn read_registry(&mut self, said: &mut Vec<(Level, String)>) {
-        match Registry::load(&self.context.places.registry()) {
+        if before.is_some() && before != self.settings {
+            log::info!("the settings have changed; they hold from the next start on");
+        }
+        match Registry::load(&places.registry()) {
             Ok(registry) => {
-                let (entries, warnings) = registry.entries();
-                said.extend(warnings.into_iter().map(|text| (Level::Error, text)));
-                let unknown = registry.unknown_keys().into_iter();
-                said.extend(unknown.map(|text| (Level::Warn, text)));
+                let (entries, wrong) = registry.entries();
+                let wrong = wrong.into_iter().chain(registry.unknown_keys());
+                said.extend(wrong.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
-            Err(error) => {
-                let so = match self.entries {
-                    Some(_) => "the projects before stay in force",
-                    None => "meanwhile no project is served",
-                };
-                said.push((Level::Error, format!("{error}; {so}")));
-            }
+            Err(error) => said.push((
+                Level::Error,
+                in_force(&error, &self.entries, ["projects", "project is served"]),
+            )),
         }
     }
 
@@ -387,56 +373,52 @@ impl Daemon {
 
     /// Takes leave of workers that have left; whether there were any.
     fn bury(&mut self) -> bool {
-        let left = self
+        let before = self.workers.len();
+        for worker in self
             .workers
-            .extract_if(.., |worker| worker.orders.desk().has_left);
-        let left: Vec<Handle> = left.collect();
-        let any = !left.is_empty();
-        for worker in left {
+            .extract_if(.., |worker| worker.orders.desk().has_left)
+        {
             let _ = worker.thread.join();
         }
-        any
+        self.workers.len() < before
     }
 
-    /// Hears of changes of settings, registry, releases, and of the files that end a hold. Harmless
-    /// where a watch is in place; heals a directory that was replaced or mounted over.
-    fn watch_own(&mut self) {
+    /// Hears of changes of settings, registry, releases, and of the files that end a hold. Heals the
+    /// watch of a directory that was replaced or mounted over.
+    fn watch_own(&mut self, said: &mut Said) {
         let places = &self.context.places;
         let mut files = self.context.board.files_of_holds();
         files.extend([places.settings(), places.registry(), places.credentials()]);
         if places.config.is_symlink() {
             files.push(places.config.clone());
         }
-        let state = places.state.canonicalize().ok();
-        let dirs = files.iter().flat_map(|file| whereabouts(file));
-        let dirs = dirs
-            .filter_map(|dir| dir.canonicalize().ok())
-            .chain(state.clone());
-        let dirs = dirs.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
-        let mut dirs: BTreeMap<PathBuf, Signature> = dirs.collect();
+        let mut dirs: Vec<PathBuf> = files.iter().flat_map(|file| whereabouts(file)).collect();
+        dirs.push(places.state.clone());
+        let state = places.state.canonicalize().unwrap_or_default();
+        let real = dirs.iter().filter_map(|dir| dir.canonicalize().ok());
+        let seen = real.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
+        let mut dirs: BTreeMap<PathBuf, Signature> = seen.collect();
         let watcher = self.context.watcher.lock();
         let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
         for dir in self.watched.keys().filter(|dir| !dirs.contains_key(*dir)) {
             watcher.unwatch(dir);
         }
-        let was_deaf = std::mem::take(&mut self.is_deaf);
         dirs.retain(|dir, seen| {
+            // Each request wakes the watcher's thread, which an idle daemon must not do.
+            if self.watched.get(dir) == Some(seen) {
+                return true;
+            }
             // In STATE we write ourselves; settings may be links to anything.
-            let interest: watch::Interest = match state.as_ref() == Some(dir) {
+            let interest: watch::Interest = match *dir == state {
                 true => board::is_release,
                 false => |_: &str| true,
             };
-            // Each request wakes the watcher's thread, which an idle daemon must not do.
-            let is_known = self.watched.get(dir) == Some(seen);
-            let watched = match is_known {
-                true => Ok(()),
-                false => watcher.watch(dir, &self.bell, interest),
-            };
-            if let (Err(error), false) = (&watched, was_deaf) {
-                let (dir, why) = (dir.display(), watch::reason(error));
-                log::warn!("{dir} cannot be watched: {why}; changes there are seen once a minute");
+            let watched = watcher.watch(dir, &self.bell, interest);
+            if let Err(error) = &watched {
+                let why = watch::reason(error);
+                let text = format!("the configuration cannot be watched: {why}; changes there are seen once a minute");
+                said.push((Level::Warn, text));
             }
-            self.is_deaf |= watched.is_err();
             watched.is_ok()
         });
         drop(watcher);
@@ -457,21 +439,23 @@ impl Daemon {
             self.ear.wait(Some(Instant::now() + STOP_LOOK));
             self.ear.pending().for_each(drop);
             self.workers.retain(|worker| !worker.thread.is_finished());
-            if SIGNALS.load(Ordering::SeqCst) > 1
-                && insisted.get_or_insert_with(Instant::now).elapsed() > INSIST_MAX
-            {
-                let names = self
-                    .workers
-                    .iter()
-                    .map(|worker| worker.project.name.as_str());
-                let names = names.collect::<Vec<_>>().join(", ");
-                log::error!(
-                    "these projects did not stop in time and are left as they are: {names}"
+            let insists = SIGNALS.load(Ordering::SeqCst) > 1;
+            if insists && insisted.get_or_insert_with(Instant::now).elapsed() > INSIST_MAX {
+                let left = self.workers.len();
+                return log::error!(
+                    "{left} projects did not stop in time; they are left as they are"
                 );
-                return;
             }
         }
         log::info!("Stopped");
+    }
+}
+
+/// What is wrong with a file, and what holds meanwhile.
+fn in_force<T>(error: &Error, before: &Option<T>, [what, none]: [&str; 2]) -> String {
+    match before {
+        Some(_) => format!("{error}; the {what} before stay in force"),
+        None => format!("{error}; meanwhile no {none}"),
     }
 }
 
@@ -521,20 +505,16 @@ fn live(post: &Post) {
 /// that of the file to which it is a link.
 fn whereabouts(file: &Path) -> Vec<PathBuf> {
     let above = file.ancestors().skip(1).find(|dir| dir.is_dir());
-    let real = file
-        .is_symlink()
-        .then(|| file.canonicalize().ok())
-        .flatten();
-    let target = real.as_deref().and_then(Path::parent);
+    let real = file.canonicalize().unwrap_or_default();
     above
         .into_iter()
-        .chain(target)
+        .chain(real.parent())
         .map(Path::to_owned)
         .collect()
 }
 
 fn say_lifted(lifted: Vec<Hold>, why: &str) {
     for hold in lifted {
-        log::info!("the hold of {} is lifted: {why}", hold.whom());
+        log::info!("{}", hold.farewell(why));
     }
 }

@@ -19,14 +19,14 @@ const PROBE_PAUSE: Duration = Duration::from_secs(30 * 60);
 const ILL_PAUSES: [u64; 6] = [30, 60, 120, 240, 480, 900];
 /// Services are late with their own reset: whoever comes at the very second is refused once more.
 const RESET_MARGIN: Duration = Duration::from_secs(5);
-/// The first pause after a usage limit without a sensible end; it doubles up to the longest.
-const BLIND_PAUSE: Duration = Duration::from_secs(5 * 60);
-const BLIND_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// The first pause after a usage limit without a sensible end, in seconds; it doubles up to the longest.
+const BLIND_PAUSE: u64 = 5 * 60;
+const BLIND_PAUSE_MAX: u64 = 3600;
 /// A usage limit that claims to last longer is not believed; the longest known is a month.
 const RESET_MAX: Duration = Duration::from_secs(35 * 24 * 3600);
-/// A hold that is younger than nothing by more than this was put before the clock was set back.
+/// A hold that lies ahead by more than this was put before the clock was set back.
 const CLOCK_SLACK: Duration = MINUTE;
-/// How long the next in line is left to go first, before the one behind it may.
+/// So long whoever had a turn leaves the next one to others.
 pub const TURN: Duration = Duration::from_secs(1);
 /// A probe that was given back is granted again after this.
 const GIVEN_BACK: Duration = Duration::from_secs(5);
@@ -34,21 +34,12 @@ const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// at each start must not be started for ever.
 const MENDED_MAX: u32 = 3;
 
-/// A hold's kind: a fault's, or one of our own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Kind {
-    /// The fault of an attempt.
-    Fault(ErrorKind),
-    /// Anything else.
-    Own(Own),
-}
-
-/// Kinds of holds that no single attempt calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Why somebody is held. The word in documents is the name here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Own {
+pub enum Kind {
     /// Jobs in a row failed alike.
+    #[default]
     Breaker,
     /// The account's usage window is full enough.
     UsageCeiling,
@@ -62,55 +53,63 @@ pub enum Own {
     Gate,
     /// The project's check cannot be started.
     Check,
+    /// The fault of an attempt.
+    #[serde(untagged)]
+    Fault(ErrorKind),
 }
 
-/// Kinds that replace each other: at most one hold of each class and scope is in force.
+/// Faults of one class replace each other, are tried again alike, and end alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Limit,
     Login,
     Files,
     Ill,
-    Own(Own),
+    /// No fault: each kind is by itself.
+    Own,
 }
 
 impl Kind {
     fn class(self) -> Class {
         use ErrorKind::*;
         match self {
-            Kind::Own(own) => Class::Own(own),
             Kind::Fault(UsageLimit) => Class::Limit,
             Kind::Fault(AgentMissing | UnsafeEnv) => Class::Files,
             Kind::Fault(Overloaded | Network | RateLimited) => Class::Ill,
             Kind::Fault(_) => Class::Login,
+            _ => Class::Own,
         }
     }
 
     /// The word in documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Fault(kind) => kind.as_str(),
-            Kind::Own(Own::Breaker) => "breaker",
-            Kind::Own(Own::UsageCeiling) => "usage_ceiling",
-            Kind::Own(Own::DailyBudget) => "daily_budget",
-            Kind::Own(Own::Hours) => "hours",
-            Kind::Own(Own::OnFailure) => "on_failure",
-            Kind::Own(Own::Gate) => "gate",
-            Kind::Own(Own::Check) => "check",
-        }
+    pub fn word(self) -> String {
+        let word = serde_json::to_value(self).ok();
+        word.and_then(|word| Some(word.as_str()?.to_owned()))
+            .unwrap_or_default()
     }
-}
 
-impl Class {
     /// How long after the n-th probe the next one is due.
     fn pause(self, probes: u32) -> Duration {
-        match self {
+        match self.class() {
             Class::Files => MINUTE,
             Class::Ill | Class::Limit => {
-                let at = (probes as usize).min(ILL_PAUSES.len() - 1);
-                Duration::from_secs(ILL_PAUSES[at])
+                Duration::from_secs(ILL_PAUSES[(probes as usize).min(ILL_PAUSES.len() - 1)])
             }
-            Class::Login | Class::Own(_) => PROBE_PAUSE,
+            Class::Login | Class::Own => PROBE_PAUSE,
+        }
+    }
+
+    /// What a person must do.
+    fn remedy(self) -> &'static str {
+        match self {
+            Kind::Fault(ErrorKind::Billing) => {
+                "; settle it with the provider, then job-monitor release --all"
+            }
+            Kind::OnFailure => "; job-monitor release --all lets the others run",
+            kind if kind.class() == Class::Login => {
+                "; log in again or mend .env (job-monitor doctor says how)"
+            }
+            _ => "",
         }
     }
 }
@@ -125,12 +124,12 @@ pub struct Stamp {
 }
 
 /// Why agents are not started. Without agent and project it is about all of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Hold {
     /// The agent, where it is about one.
     pub agent: Option<String>,
     /// The project, where it is about one.
-    #[serde(default)]
     pub project: Option<String>,
     /// The kind.
     pub kind: Kind,
@@ -143,20 +142,19 @@ pub struct Hold {
     /// When one job may try whether things are mended; without it, only `until` or a person ends it.
     pub probe_at: Option<Wall>,
     /// Probes that failed in a row; of a usage limit, those that told no end.
-    #[serde(default)]
     pub probes: u32,
     /// The files that the agent was refused with; a change of one ends the hold.
-    #[serde(default)]
     pub stamps: Vec<Stamp>,
     /// Whether it was found before the agent ran, so that its start proves the repair.
-    #[serde(default)]
     pub before_start: bool,
     /// A person lets jobs pass until its end.
-    #[serde(default)]
     pub released: bool,
     /// The project whose job probes just now, and since when.
     #[serde(skip)]
     pub probing: Option<(String, Wall)>,
+    /// The project whose job met it last: another one has the next turn.
+    #[serde(skip)]
+    pub met_by: String,
 }
 
 /// Who wants to start an agent.
@@ -168,8 +166,6 @@ pub struct Entrant<'a> {
     pub agent: &'a str,
     /// Whether the job was started before: what keeps new jobs from starting does not stop it.
     pub begun: bool,
-    /// Its place among those who wait for the same, from 0.
-    pub place: usize,
 }
 
 /// An attempt that ended in a fault which calls for a hold.
@@ -204,117 +200,111 @@ pub struct Holds {
     pub list: Vec<Hold>,
     /// The usage windows of each agent's account, as it last told them.
     pub windows: BTreeMap<String, Vec<Window>>,
-    /// By agent: jobs that failed alike and at once, in a row.
+    /// Jobs that failed at once and, for each agent, alike: agent, kind, project, job. A restart begins
+    /// anew: that costs at most as many jobs again.
     #[serde(skip)]
-    series: BTreeMap<String, (ErrorKind, Vec<(String, JobId)>)>,
+    series: Vec<(String, ErrorKind, String, JobId)>,
     /// How often a change of files ended a hold of an agent that was not answered since.
     #[serde(skip)]
     mended: BTreeMap<String, u32>,
 }
 
 impl Holds {
-    /// Puts a hold in force, in place of one of its class and scope. Returns it if it is news.
+    /// Puts a hold in force, in place of one like it. Returns it if it is news.
     fn put(&mut self, mut hold: Hold) -> Option<Hold> {
-        let is_old = self.list.iter().position(|old| old.is_like(&hold));
-        let old = is_old.map(|at| self.list.remove(at));
-        let lasts = |old: &Hold| old.until.is_none_or(|until| until > hold.since);
-        let is_news = !old.as_ref().is_some_and(lasts);
-        hold.since = old.map_or(hold.since, |old| old.since.min(hold.since));
-        self.list.push(hold.clone());
+        let Some(old) = self.list.iter_mut().find(|old| old.is_like(&hold)) else {
+            self.list.push(hold.clone());
+            return Some(hold);
+        };
+        let is_news = old.until.is_some_and(|until| until <= hold.since);
+        hold.since = hold.since.min(old.since);
+        hold.probing = old.probing.take();
+        *old = hold.clone();
         is_news.then_some(hold)
+    }
+
+    fn take(&mut self, is_lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
+        self.list.extract_if(.., |hold| is_lifted(hold)).collect()
     }
 
     /// Takes an agent out of service after a fault whose course is to hold. Returns the hold if it
     /// is news.
     pub fn fault(&mut self, failure: &Failure<'_>, fault: &Fault, now: Wall) -> Option<Hold> {
-        let Failure { agent, began, .. } = *failure;
+        let Failure {
+            agent,
+            project,
+            began,
+            ..
+        } = *failure;
         let mut hold = Hold::new(Kind::Fault(fault.kind), &fault.error, now);
         let class = hold.kind.class();
-        if fault.kind != ErrorKind::UnsafeEnv {
-            hold.agent = Some(agent.name.clone());
-        }
+        hold.agent = (fault.kind != ErrorKind::UnsafeEnv).then(|| agent.name.clone());
         // A program that is looked for in the project is missing there and nowhere else.
         let program = agent.command.first().map_or("", String::as_str);
-        let is_projects = program.contains('/') && !program.starts_with('/');
-        if fault.kind == ErrorKind::AgentMissing && is_projects {
-            hold.project = Some(failure.project.to_owned());
+        if fault.kind == ErrorKind::AgentMissing
+            && program.contains('/')
+            && !program.starts_with('/')
+        {
+            hold.project = Some(project.to_owned());
         }
-        // A refusal is an answer all the same, and a limit whose end is past is not the matter any more.
-        let is_earlier = |old: &Hold| began.is_some_and(|began| old.since <= began);
-        self.take(|old| match (class, old.kind.class()) {
-            _ if old.agent != hold.agent => false,
-            (Class::Limit | Class::Login, Class::Ill) => is_earlier(old),
-            (Class::Limit, Class::Login) | (Class::Login, Class::Limit) => is_earlier(old),
-            (Class::Ill, Class::Limit) => old.until.is_some_and(|until| until <= now),
-            _ => false,
-        });
+        if let (Class::Limit | Class::Login, Some(began)) = (class, began) {
+            // A refusal is an answer all the same.
+            self.prove(project, &agent.name, began, Some(class));
+        }
+        let old = self.list.iter().find(|old| old.is_like(&hold));
+        let is_late = old.is_some_and(|old| began.is_some_and(|began| began < old.since));
+        if is_late && class != Class::Limit {
+            // What began before the hold tells nothing of how it is now.
+            return None;
+        }
         let mended = self.mended.get(&agent.name).copied().unwrap_or(0);
         if mended < MENDED_MAX {
             hold.stamps = failure.stamps.to_vec();
         }
-        let old = self.list.iter().find(|old| old.is_like(&hold));
-        // What began before the hold tells nothing of how it is now.
-        let is_late = old.is_some_and(|old| began.is_some() && !is_earlier(old));
         hold.probes = old.map_or(0, |old| old.probes + u32::from(!is_late));
         hold.before_start = began.is_none();
-        hold.probe_at = Some(match class {
-            Class::Limit => {
-                let known = old.and_then(|old| old.until).filter(|until| *until > now);
-                let end = limit_ends(fault.resets_at, known, &mut hold.probes, now);
-                hold.until = Some(end);
-                end
-            }
-            Class::Ill if is_late => old.and_then(|old| old.probe_at).unwrap_or(now),
+        project.clone_into(&mut hold.met_by);
+        if class == Class::Limit {
+            let known = old.and_then(|old| old.until).filter(|until| *until > now);
+            hold.until = Some(limit_ends(fault.resets_at, known, &mut hold.probes, now));
+        }
+        hold.probe_at = hold.until.or_else(|| {
             // A service may take a moment to know of a login that has just been mended.
-            Class::Login if hold.probes == 0 && mended > 0 => now.plus(MINUTE),
-            class => now.plus(class.pause(hold.probes)),
+            let is_mended = class == Class::Login && hold.probes == 0 && mended > 0;
+            let pause = if is_mended {
+                MINUTE
+            } else {
+                hold.kind.pause(hold.probes)
+            };
+            Some(now.plus(pause))
         });
         self.put(hold)
     }
 
-    /// Holds a project, until a person or `until` ends it. Returns the hold if it is news.
-    pub fn hold_project(
+    /// Brings a hold of a project, or of an agent in it, in line: with this reason and end, or not in
+    /// force. One that a person released stays so until its end. Returns the hold if it is news.
+    pub fn set(
         &mut self,
-        project: &str,
-        own: Own,
-        reason: &str,
-        until: Option<Wall>,
+        kind: Kind,
+        (project, agent): (&str, Option<&str>),
+        wanted: Option<(String, Option<Wall>)>,
         now: Wall,
     ) -> Option<Hold> {
-        let mut hold = Hold::new(Kind::Own(own), reason, now);
-        (hold.project, hold.until) = (Some(project.to_owned()), until);
-        self.put(hold)
-    }
-
-    /// Ends a hold of a project.
-    pub fn unhold_project(&mut self, project: &str, own: Own) {
-        let is_of = |hold: &Hold| hold.project.as_deref() == Some(project);
-        self.take(|hold| hold.kind == Kind::Own(own) && is_of(hold));
-    }
-
-    /// Brings a hold that settings and the time decide in line with them: `wanted` is its reason and
-    /// its end. One that a person released stays so until that end. Returns the hold if it is news.
-    pub fn decide(
-        &mut self,
-        own: Own,
-        entrant: &Entrant<'_>,
-        wanted: Option<(String, Wall)>,
-        now: Wall,
-    ) -> Option<Hold> {
-        let (reason, until) = wanted.clone().unwrap_or_default();
-        let mut hold = Hold::new(Kind::Own(own), &reason, now);
-        hold.agent = (own == Own::UsageCeiling).then(|| entrant.agent.to_owned());
-        (hold.project, hold.until) = (Some(entrant.project.to_owned()), Some(until));
-        if wanted.is_none() {
+        let is_wanted = wanted.is_some();
+        let (reason, until) = wanted.unwrap_or_default();
+        let (project, agent) = (Some(project.to_owned()), agent.map(str::to_owned));
+        let hold = Hold {
+            project,
+            agent,
+            until,
+            ..Hold::new(kind, &reason, now)
+        };
+        if !is_wanted {
             self.take(|old| old.is_like(&hold));
             return None;
         }
-        let is_same = |old: &Hold| {
-            let is_released = old.released && old.until.is_some_and(|until| until > now);
-            is_released || (&old.reason, old.until) == (&hold.reason, hold.until)
-        };
-        let old = self.list.iter().find(|old| old.is_like(&hold));
-        match old.is_some_and(is_same) {
+        let is_let_pass = |old: &Hold| old.is_like(&hold) && old.released && old.until > Some(now);
+        match self.list.iter().any(is_let_pass) {
             true => None,
             false => self.put(hold),
         }
@@ -331,32 +321,38 @@ impl Holds {
         now: Wall,
     ) -> Option<Hold> {
         use ErrorKind::*;
-        let kind = fault.map(|fault| fault.kind);
-        let counts = match kind {
-            Some(Rejected | Cancelled | Interrupted) => return None,
-            None | Some(PromptTooLong | MaxTurns | Budget | CheckFailed | Blocked) => false,
-            Some(Timeout | OutputLimit) => false,
-            Some(_) => lasted < MINUTE,
-        };
-        let known = self.series.get(agent).map(|(kind, _)| *kind);
-        if !counts || known.is_some() && known != kind {
-            self.series.remove(agent);
-            let is_of = |hold: &Hold| hold.agent.as_deref() == Some(agent);
-            self.take(|hold| hold.kind == Kind::Own(Own::Breaker) && is_of(hold));
-        }
-        let fault = fault.filter(|_| counts)?;
-        let series = self.series.entry(agent.to_owned());
-        let (_, jobs) = series.or_insert((fault.kind, Vec::new()));
-        jobs.push((project.to_owned(), job.clone()));
-        if breaker == 0 || jobs.len() < breaker {
+        if fault.is_some_and(|fault| matches!(fault.kind, Rejected | Cancelled | Interrupted)) {
             return None;
         }
-        let (number, kind, error, again) = (jobs.len(), fault.kind, &fault.error, retries(jobs));
+        let fault = fault.filter(|fault| match fault.kind {
+            PromptTooLong | MaxTurns | Budget | CheckFailed | Blocked | Timeout | OutputLimit => {
+                false
+            }
+            _ => lasted < MINUTE,
+        });
+        let kind = fault.map(|fault| fault.kind);
+        let before = self.series.len();
+        self.series
+            .retain(|(held, known, ..)| held != agent || Some(*known) == kind);
+        if kind.is_none() || self.series.len() < before {
+            let is_of = |hold: &Hold| hold.agent.as_deref() == Some(agent);
+            self.take(|hold| hold.kind == Kind::Breaker && is_of(hold));
+        }
+        let Fault { kind, error, .. } = fault.filter(|_| breaker > 0)?;
+        self.series
+            .push((agent.to_owned(), *kind, project.to_owned(), job.clone()));
+        let alike = self.series.iter().filter(|(held, ..)| held == agent);
+        let number = alike.clone().count();
+        if number < breaker {
+            return None;
+        }
+        let again = retries(alike.map(|(_, _, project, job)| (project.as_str(), job)));
         let reason = format!(
             "{number} jobs in a row failed alike and at once ({kind}: {error}); when it is mended, run them again: {again}"
         );
-        let mut hold = Hold::new(Kind::Own(Own::Breaker), &reason, now);
-        (hold.agent, hold.probe_at) = (Some(agent.to_owned()), Some(now.plus(PROBE_PAUSE)));
+        let mut hold = Hold::new(Kind::Breaker, &reason, now);
+        (hold.agent, hold.met_by) = (Some(agent.to_owned()), project.to_owned());
+        hold.probe_at = Some(now.plus(PROBE_PAUSE));
         self.put(hold)
     }
 
@@ -377,76 +373,68 @@ impl Holds {
         let held = self.list.iter_mut().filter(|hold| hold.stops(entrant));
         for hold in held.filter(|hold| hold.probe_at.is_some()) {
             hold.probing = Some((entrant.project.to_owned(), now));
+            entrant.project.clone_into(&mut hold.met_by);
         }
     }
 
     /// The probe of a project has really started its agent. Returns what this alone proves mended.
-    pub fn probe_started(&mut self, project: &str, now: Wall) -> Vec<Hold> {
-        self.put_off(project, now);
+    pub fn probe_started(&mut self, project: &str) -> Vec<Hold> {
         self.take(|hold| hold.is_probed_by(project) && hold.before_start)
     }
 
-    /// The probe of a project is over, or was not made after all.
+    /// The probe of a project is over, or was not made after all. Unless it tells more, the next one is
+    /// due after a pause.
     pub fn end_probe(&mut self, project: &str, has_started: bool, now: Wall) {
-        if has_started {
-            self.put_off(project, now);
-        }
-        for hold in self
-            .list
-            .iter_mut()
-            .filter(|hold| hold.is_probed_by(project))
-        {
-            hold.probing = None;
-            // What kept this one from starting may keep it again, and must not be asked without a pause.
-            hold.probe_at = hold.probe_at.max(Some(now.plus(GIVEN_BACK)));
-        }
-    }
-
-    /// Unless the probe tells more, the next one is due after a pause.
-    fn put_off(&mut self, project: &str, now: Wall) {
-        for hold in self
-            .list
-            .iter_mut()
-            .filter(|hold| hold.is_probed_by(project))
-        {
-            hold.probe_at = Some(now.plus(hold.kind.class().pause(hold.probes)));
+        for hold in &mut self.list {
+            if hold.is_probed_by(project) {
+                let pause = if has_started {
+                    hold.kind.pause(hold.probes)
+                } else {
+                    GIVEN_BACK
+                };
+                hold.probing = None;
+                hold.probe_at = hold.probe_at.max(Some(now.plus(pause)));
+            }
         }
     }
 
-    /// The service has just answered an attempt of this agent that began at `began`. A usage limit
-    /// or a refused login that came since stands. Returns what is lifted.
+    /// The service has just answered an attempt of this agent that began at `began`. Returns what is
+    /// lifted.
     pub fn answered(&mut self, project: &str, agent: &str, began: Wall) -> Vec<Hold> {
         self.mended.remove(agent);
+        self.prove(project, agent, began, None)
+    }
+
+    /// Lifts what an answer proves to be over, except holds of one class. A usage limit or a refused login
+    /// that came since the attempt began stands.
+    fn prove(&mut self, project: &str, agent: &str, began: Wall, but: Option<Class>) -> Vec<Hold> {
         self.take(|hold| match hold.kind.class() {
-            _ if !hold.is_about(project, agent) => false,
+            class if Some(class) == but || !hold.is_about(project, agent) => false,
             Class::Ill => true,
             Class::Limit | Class::Login | Class::Files => hold.since <= began,
-            Class::Own(_) => false,
+            Class::Own => false,
         })
     }
 
     /// Lifts what a person lets go: of one project and agent, or all. What settings and the time
     /// decide is let pass until its end. Returns what was in force.
     pub fn release(&mut self, of: Option<(&str, &str)>) -> Vec<Hold> {
-        let is_meant =
-            |hold: &Hold| of.is_none_or(|(project, agent)| hold.is_about(project, agent));
         self.series
-            .retain(|held, _| of.is_some_and(|(_, agent)| agent != held));
-        let is_decided = |hold: &Hold| {
+            .retain(|(held, ..)| of.is_some_and(|(_, agent)| agent != held));
+        let lifted = self.take(|hold| {
+            !hold.released && of.is_none_or(|(project, agent)| hold.is_about(project, agent))
+        });
+        let is_decided = |hold: &&Hold| {
             matches!(
                 hold.kind,
-                Kind::Own(Own::UsageCeiling | Own::DailyBudget | Own::Hours)
+                Kind::UsageCeiling | Kind::DailyBudget | Kind::Hours
             )
         };
-        let mut lifted = self.take(|hold| is_meant(hold) && !is_decided(hold));
-        for hold in self
-            .list
-            .iter_mut()
-            .filter(|hold| is_meant(hold) && !hold.released)
-        {
-            hold.released = true;
-            lifted.push(hold.clone());
-        }
+        let passed = lifted.iter().filter(is_decided).cloned();
+        self.list.extend(passed.map(|hold| Hold {
+            released: true,
+            ..hold
+        }));
         lifted
     }
 
@@ -459,21 +447,16 @@ impl Holds {
         lifted
     }
 
+    /// How much keeps jobs from starting; with less, some may pass that could not before.
+    pub fn weight(&self) -> usize {
+        let weight =
+            |hold: &Hold| usize::from(!hold.released) + usize::from(hold.probing.is_some());
+        self.list.iter().map(weight).sum()
+    }
+
     /// The files whose change would end a hold.
     pub fn stamps(&self) -> impl Iterator<Item = &Stamp> {
         self.list.iter().flat_map(|hold| &hold.stamps)
-    }
-
-    /// How much keeps jobs from starting; with less, some may pass that could not before.
-    pub fn weight(&self) -> usize {
-        let in_force = self.list.iter().filter(|hold| !hold.released);
-        in_force
-            .map(|hold| 1 + usize::from(hold.probing.is_some()))
-            .sum()
-    }
-
-    fn take(&mut self, is_lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
-        self.list.extract_if(.., |hold| is_lifted(hold)).collect()
     }
 }
 
@@ -491,26 +474,25 @@ pub fn is_answer(fault: Option<&Fault>, answered: bool) -> bool {
 /// When a usage limit ends; `blind` counts how many in a row told no end. A known end is never replaced
 /// by a guess.
 fn limit_ends(told: Option<Wall>, known: Option<Wall>, blind: &mut u32, now: Wall) -> Wall {
-    match (told, known) {
-        (Some(at), known) if at > now && at.since(now) <= RESET_MAX => {
+    let pause = match told {
+        Some(at) if at > now && at.since(now) <= RESET_MAX => {
             *blind = 0;
-            at.plus(RESET_MARGIN).max(known.unwrap_or(at))
+            return at.plus(RESET_MARGIN).max(known.unwrap_or(at));
         }
-        (_, Some(known)) => known,
-        (Some(at), None) if at <= now => now.plus(MINUTE),
-        _ => now.plus((BLIND_PAUSE * 2_u32.pow((*blind).min(8))).min(BLIND_PAUSE_MAX)),
-    }
+        Some(at) if at <= now => MINUTE,
+        _ => Duration::from_secs((BLIND_PAUSE << (*blind).min(8)).min(BLIND_PAUSE_MAX)),
+    };
+    known.unwrap_or(now.plus(pause))
 }
 
 /// The commands that run jobs again, one for each project.
-fn retries(jobs: &[(String, JobId)]) -> String {
+fn retries<'a>(jobs: impl Iterator<Item = (&'a str, &'a JobId)>) -> String {
     let mut by_project: BTreeMap<&str, String> = BTreeMap::new();
     for (project, job) in jobs {
-        let command = by_project.entry(project);
-        let command = command.or_insert_with(|| format!("job-monitor -p {project} retry"));
-        *command += &format!(" {job}");
+        *by_project.entry(project).or_default() += &format!(" {job}");
     }
-    let commands: Vec<String> = by_project.into_values().collect();
+    let command = |(project, ids)| format!("job-monitor -p {project} retry{ids}");
+    let commands: Vec<String> = by_project.into_iter().map(command).collect();
     commands.join("; ")
 }
 
@@ -524,22 +506,15 @@ pub fn hours(spans: &[Span], now: Wall) -> Option<(String, Wall)> {
     };
     let ahead = |span: &Span| (i64::from(span.from) - i64::from(minute)).rem_euclid(1440);
     let minutes = spans.iter().map(ahead).min()?;
-    let text = |span: &Span| {
-        let (from, to) = (span.from, span.to);
-        format!(
-            "{:02}:{:02}-{:02}:{:02}",
-            from / 60,
-            from % 60,
-            to / 60,
-            to % 60
-        )
-    };
-    (!spans.iter().any(is_open)).then(|| {
-        let spans: Vec<String> = spans.iter().map(text).collect();
-        let minute = now.secs() - now.secs().rem_euclid(60);
-        let reason = format!("jobs start only in the hours {}", spans.join(", "));
-        (reason, Wall::from_secs(minute + minutes * 60))
-    })
+    if spans.iter().any(is_open) {
+        return None;
+    }
+    let clock = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+    let text = |span: &Span| format!("{}-{}", clock(span.from), clock(span.to));
+    let spans: Vec<String> = spans.iter().map(text).collect();
+    let reason = format!("jobs start only in the hours {}", spans.join(", "));
+    let minute = now.secs() - now.secs().rem_euclid(60);
+    Some((reason, Wall::from_secs(minute + minutes * 60)))
 }
 
 /// Why a usage window is full enough that no job is started, and until when: of several windows the
@@ -549,54 +524,32 @@ pub fn ceiling(windows: &[Window], ceiling: &Ceiling, now: Wall) -> Option<(Stri
         let named = ceiling.named.iter().find(|(name, _)| *name == window.name);
         let limit = named.map(|(_, share)| *share).or(ceiling.every)?;
         let until = window.resets_at.filter(|at| *at > now)?;
-        (window.utilization >= limit).then(|| {
-            let percent = |share: f64| (share * 100.0).floor();
-            let reason = format!(
-                "{}% of the window {} is used, and usage_ceiling is {}%",
-                percent(window.utilization),
-                window.name,
-                percent(limit)
-            );
-            (reason, until)
-        })
+        let percent = |share: f64| (share * 100.0).floor();
+        let (used, most) = (percent(window.utilization), percent(limit));
+        let name = &window.name;
+        let reason = format!("{used}% of the window {name} is used, and usage_ceiling is {most}%");
+        (window.utilization >= limit).then_some((reason, until))
     };
-    windows
-        .iter()
-        .filter_map(full)
-        .max_by_key(|(_, until)| *until)
+    let all = windows.iter().filter_map(full);
+    all.max_by_key(|(_, until)| *until)
 }
 
 impl Hold {
     fn new(kind: Kind, reason: &str, now: Wall) -> Hold {
-        let remedy = match kind {
-            Kind::Fault(ErrorKind::Billing) => {
-                "; settle it with the provider, then job-monitor release --all"
-            }
-            Kind::Own(Own::OnFailure) => "; job-monitor release --all lets the others run",
-            kind if kind.class() == Class::Login => {
-                "; log in again or mend .env (job-monitor doctor says how)"
-            }
-            _ => "",
-        };
+        let reason = format!("{reason}{}", kind.remedy());
         Hold {
-            agent: None,
-            project: None,
             kind,
-            reason: format!("{reason}{remedy}"),
+            reason,
             since: now,
-            until: None,
-            probe_at: None,
-            probes: 0,
-            stamps: Vec::new(),
-            before_start: false,
-            released: false,
-            probing: None,
+            ..Hold::default()
         }
     }
 
+    /// Whether one of the two replaces the other.
     fn is_like(&self, other: &Hold) -> bool {
-        self.kind.class() == other.kind.class()
-            && (&self.agent, &self.project) == (&other.agent, &other.project)
+        let class = self.kind.class();
+        let is_kin = self.kind == other.kind || class != Class::Own && class == other.kind.class();
+        is_kin && (&self.agent, &self.project) == (&other.agent, &other.project)
     }
 
     fn is_probed_by(&self, project: &str) -> bool {
@@ -610,9 +563,9 @@ impl Hold {
 
     fn stops(&self, entrant: &Entrant<'_>) -> bool {
         let stops_this = match self.kind {
-            Kind::Own(Own::Hours | Own::OnFailure) => !entrant.begun,
+            Kind::Hours | Kind::OnFailure => !entrant.begun,
             // Whoever runs gate and check asks them again by himself; these are only shown.
-            Kind::Own(Own::Gate | Own::Check) => false,
+            Kind::Gate | Kind::Check => false,
             _ => true,
         };
         stops_this && !self.released && self.is_about(entrant.project, entrant.agent)
@@ -620,15 +573,16 @@ impl Hold {
 
     /// When it lets this entrant pass; `None` is when something changes.
     fn opens(&self, entrant: &Entrant<'_>, now: Wall) -> Option<Wall> {
-        match (&self.probing, self.probe_at) {
+        let Some(at) = self.probe_at else {
+            return self.until;
+        };
+        match &self.probing {
             // A job that has lived for so long did not fail at once.
-            (Some((_, since)), _) if self.kind == Kind::Own(Own::Breaker) => {
-                Some(since.plus(MINUTE))
-            }
-            (Some(_), _) => None,
-            (None, Some(_)) if self.since > now.plus(CLOCK_SLACK) => Some(now),
-            (None, Some(at)) => Some(at.plus(TURN * entrant.place as u32)),
-            (None, None) => self.until,
+            Some((_, since)) if self.kind == Kind::Breaker => Some(since.plus(MINUTE)),
+            Some(_) => None,
+            None if self.since > now.plus(CLOCK_SLACK) => Some(now),
+            None if self.met_by == entrant.project => Some(at.plus(TURN)),
+            None => Some(at),
         }
     }
 
@@ -636,28 +590,15 @@ impl Hold {
     pub fn view(&self, now: Wall) -> HoldView {
         let probe_at = self.probe_at.filter(|_| self.kind.class() == Class::Ill);
         HoldView {
-            kind: self.kind.as_str().to_owned(),
+            kind: self.kind.word(),
             agent: self.agent.clone(),
             reason: self.reason.clone(),
             until: self.until.or(probe_at).filter(|until| *until > now),
         }
     }
 
-    /// Whether it ends only after a person has done something about the account or the cause.
-    pub fn needs_person(&self) -> bool {
-        let class = self.kind.class();
-        matches!(
-            class,
-            Class::Login | Class::Own(Own::Breaker | Own::OnFailure)
-        )
-    }
-
-    /// Whom it holds, with the kind: `agent "claude" (usage_limit)`.
-    pub fn whom(&self) -> String {
-        format!("{} ({})", self.who(), self.kind.as_str())
-    }
-
-    fn who(&self) -> String {
+    /// Whom it holds.
+    pub fn who(&self) -> String {
         match (&self.agent, &self.project) {
             (Some(agent), None) => format!("agent {agent:?}"),
             (Some(agent), Some(project)) => format!("agent {agent:?} in project {project:?}"),
@@ -671,8 +612,17 @@ impl Hold {
         format!(
             "{} is held ({}): {}",
             self.who(),
-            self.kind.as_str(),
+            self.kind.word(),
             self.reason
+        )
+    }
+
+    /// That it is over.
+    pub fn farewell(&self, why: &str) -> String {
+        format!(
+            "the hold of {} ({}) is lifted: {why}",
+            self.who(),
+            self.kind.word()
         )
     }
 }
@@ -717,19 +667,19 @@ impl Ledger {
         overall: Option<f64>,
         now: Wall,
     ) -> Option<(String, Wall)> {
-        let budgets = [
-            ("this project's daily budget", own, Some(project)),
-            ("the daily budget", overall, None),
-        ];
-        budgets.into_iter().find_map(|(what, limit, of)| {
-            let (limit, spent) = (limit?, self.spent(of, now));
-            (spent >= limit).then(|| {
-                let reason = format!(
-                    "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
-                );
-                (reason, now.midnight())
-            })
-        })
+        let used_up = |what: &str, limit: Option<f64>, spent: f64| {
+            let limit = limit.filter(|limit| spent >= *limit)?;
+            Some(format!(
+                "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
+            ))
+        };
+        let own = used_up(
+            "this project's daily budget",
+            own,
+            self.spent(Some(project), now),
+        );
+        let reason = own.or_else(|| used_up("the daily budget", overall, self.spent(None, now)))?;
+        Some((reason, now.midnight()))
     }
 }
 
@@ -749,7 +699,6 @@ mod tests {
             project,
             agent,
             begun: false,
-            place: 0,
         }
     }
 
@@ -763,7 +712,7 @@ mod tests {
     ) -> bool {
         let agent = AgentSpec::new("a", Protocol::Claude);
         let failure = Failure {
-            project: "p",
+            project: "x",
             agent: &agent,
             began,
             stamps: &[],
@@ -787,7 +736,7 @@ mod tests {
         assert_eq!(holds.gate(&who("p", "a"), at), Gate::Probe);
         holds.begin_probe(&who("p", "a"), at);
         assert_eq!(closed(holds, who("q", "a"), at), Some(None));
-        holds.probe_started("p", at);
+        holds.probe_started("p");
         holds.end_probe("p", true, at);
         assert!(!fail(holds, kind, None, Some(at), at));
     }
@@ -832,8 +781,8 @@ mod tests {
             NOW,
         );
         assert_eq!(closed(&holds, who("p", "a"), NOW), Some(Some(secs(1800))));
-        holds.begin_probe(&who("p", "a"), secs(1800));
-        holds.end_probe("p", false, secs(1796));
+        holds.begin_probe(&who("x", "a"), secs(1800));
+        holds.end_probe("x", false, secs(1796));
         assert_eq!(holds.gate(&who("q", "a"), secs(1801)), Gate::Probe);
         probe(&mut holds, ErrorKind::NotAuthenticated, secs(1801));
         assert_eq!(
@@ -843,15 +792,15 @@ mod tests {
     }
 
     #[test]
-    fn those_behind_in_line_let_the_first_go_first() {
+    fn whoever_met_the_trouble_lets_another_project_try_first() {
         let mut holds = Holds::default();
         fail(&mut holds, ErrorKind::Network, None, Some(NOW), NOW);
-        let second = Entrant {
-            place: 1,
-            ..who("q", "a")
-        };
-        assert_eq!(closed(&holds, second, secs(30)), Some(Some(secs(31))));
-        assert_eq!(holds.gate(&second, secs(31)), Gate::Probe);
+        assert_eq!(
+            closed(&holds, who("x", "a"), secs(30)),
+            Some(Some(secs(31)))
+        );
+        assert_eq!(holds.gate(&who("q", "a"), secs(30)), Gate::Probe);
+        assert_eq!(holds.gate(&who("x", "a"), secs(31)), Gate::Probe);
     }
 
     #[test]
@@ -939,7 +888,7 @@ mod tests {
             Some(Some(secs(60)))
         );
         holds.begin_probe(&who("q", "b"), secs(60));
-        assert_eq!(holds.probe_started("q", secs(60)).len(), 1);
+        assert_eq!(holds.probe_started("q").len(), 1);
         let mut agent = AgentSpec::new("a", Protocol::Plain);
         agent.command = vec!["./agent.sh".into()];
         let failure = Failure {
@@ -1029,16 +978,10 @@ mod tests {
     #[test]
     fn what_settings_and_time_decide_comes_and_goes_and_a_person_may_let_it_pass() {
         let mut holds = Holds::default();
-        let (entrant, wanted) = (who("p", "a"), Some(("night".to_owned(), secs(600))));
-        assert!(
-            holds
-                .decide(Own::Hours, &entrant, wanted.clone(), NOW)
-                .is_some()
-        );
-        assert_eq!(
-            holds.decide(Own::Hours, &entrant, wanted.clone(), secs(1)),
-            None
-        );
+        let (entrant, wanted) = (who("p", "a"), Some(("night".to_owned(), Some(secs(600)))));
+        let set = |holds: &mut Holds, wanted, now| holds.set(Kind::Hours, ("p", None), wanted, now);
+        assert!(set(&mut holds, wanted.clone(), NOW).is_some());
+        assert_eq!(set(&mut holds, wanted.clone(), secs(1)), None);
         assert_eq!(closed(&holds, entrant, secs(1)), Some(Some(secs(600))));
         let begun = Entrant {
             begun: true,
@@ -1046,19 +989,17 @@ mod tests {
         };
         assert_eq!(holds.gate(&begun, secs(1)), Gate::Open);
         assert_eq!(holds.release(Some(("p", "a"))).len(), 1);
-        assert_eq!(
-            holds.decide(Own::Hours, &entrant, wanted.clone(), secs(2)),
-            None
-        );
+        assert_eq!(set(&mut holds, wanted.clone(), secs(2)), None);
         assert_eq!(holds.gate(&entrant, secs(2)), Gate::Open);
-        let wanted = wanted.map(|(reason, _)| (reason, secs(1200)));
-        assert!(
-            holds
-                .decide(Own::Hours, &entrant, wanted, secs(601))
-                .is_some()
+        let wanted = wanted.map(|(reason, _)| (reason, Some(secs(1200))));
+        assert!(set(&mut holds, wanted, secs(601)).is_some());
+        assert_eq!(set(&mut holds, None, secs(602)), None);
+        holds.set(
+            Kind::OnFailure,
+            ("p", None),
+            Some(("x failed".to_owned(), None)),
+            NOW,
         );
-        assert_eq!(holds.decide(Own::Hours, &entrant, None, secs(602)), None);
-        holds.hold_project("p", Own::OnFailure, "x failed", None, NOW);
         assert_eq!(closed(&holds, entrant, secs(9)), Some(None));
         assert_eq!(holds.release(None).len(), 1);
         assert_eq!(holds, Holds::default());
@@ -1110,7 +1051,12 @@ mod tests {
     fn a_clock_that_is_set_back_prolongs_no_hold() {
         let mut holds = Holds::default();
         fail(&mut holds, ErrorKind::Billing, None, Some(NOW), NOW);
-        holds.hold_project("p", Own::OnFailure, "x failed", None, NOW);
+        holds.set(
+            Kind::OnFailure,
+            ("p", None),
+            Some(("x failed".to_owned(), None)),
+            NOW,
+        );
         let before = Wall(NOW.0 - 86_400_000);
         assert_eq!(holds.gate(&who("q", "a"), before), Gate::Probe);
         assert!(closed(&holds, who("p", "a"), before).is_some());

@@ -6,7 +6,7 @@ use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
 use crate::decide::{self, Next, State, Until};
 use crate::error::Result;
 use crate::git;
-use crate::holds::{Failure, Own, is_answer};
+use crate::holds::{Failure, Kind, is_answer};
 use crate::job::{Attempt, Course, ErrorKind, JobId, Status};
 use crate::outcome;
 use crate::project::{OnFailure, Policy};
@@ -144,9 +144,8 @@ impl Worker<'_> {
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
         if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {
             let reason = format!("{id} failed: {}: {}", fault.kind, fault.error);
-            let own = Own::OnFailure;
-            let held =
-                board.change(|holds, now| holds.hold_project(project, own, &reason, None, now));
+            let (of, wanted) = ((project.as_str(), None), Some((reason, None)));
+            let held = board.change(|holds, now| holds.set(Kind::OnFailure, of, wanted, now));
             self.announce(held);
         }
     }

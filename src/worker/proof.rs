@@ -6,7 +6,7 @@ use super::hook::{Command, Told};
 use crate::agent::{Ending, Fault, Report, Verdict};
 use crate::decide::{self, Next, State, Until};
 use crate::error::Result;
-use crate::holds::{Kind, Own};
+use crate::holds::Kind;
 use crate::job::{ErrorKind, JobId, Status};
 use crate::outcome;
 use crate::project::Policy;
@@ -25,7 +25,7 @@ impl Worker<'_> {
     /// is open. Else the project is held.
     pub(super) fn may_be_proved(&mut self, claim: &Claim, policy: &Policy) -> Result<bool> {
         if let Some(Err(error)) = policy.check.as_ref().map(|argv| self.program_of(argv)) {
-            self.hold_for(Own::Check, format!("the check {error}"));
+            self.hold_for(Kind::Check, format!("the check {error}"));
             return Ok(false);
         }
         let Some(argv) = policy.gate.as_ref().filter(|_| claim.starts == 0) else {
@@ -43,7 +43,7 @@ impl Worker<'_> {
         let mut stops = |worker: &mut Self| worker.is_stopping().then_some(Ending::Interrupted);
         let why = match self.run_command(&command, &mut stops) {
             Ok(ran) if ran.check.exit_code == Some(0) => {
-                self.unhold(Own::Gate);
+                self.unhold(Kind::Gate);
                 return Ok(true);
             }
             Ok(ran) if ran.by == Ending::Interrupted => return Ok(false),
@@ -53,7 +53,7 @@ impl Worker<'_> {
             },
             Err(error) => error.to_string(),
         };
-        self.hold_for(Own::Gate, why);
+        self.hold_for(Kind::Gate, why);
         Ok(false)
     }
 
@@ -67,20 +67,20 @@ impl Worker<'_> {
         told
     }
 
-    fn unhold(&self, own: Own) {
+    fn unhold(&self, kind: Kind) {
         let board = &self.post.context.board;
-        board.change(|holds, _| holds.unhold_project(self.name(), own));
+        board.change(|holds, now| holds.set(kind, (self.name(), None), None, now));
     }
 
     /// Holds the project for a minute, or until something rings.
-    fn hold_for(&mut self, own: Own, reason: String) {
+    fn hold_for(&mut self, kind: Kind, reason: String) {
         let until = Some(Wall::now().plus(PAUSE));
         let board = &self.post.context.board;
-        let news =
-            board.change(|holds, now| holds.hold_project(self.name(), own, &reason, until, now));
+        let (of, wanted) = ((self.name(), None), Some((reason.clone(), until)));
+        let news = board.change(|holds, now| holds.set(kind, of, wanted, now));
         self.announce(news);
         self.set_hold(Some(HoldView {
-            kind: Kind::Own(own).as_str().to_owned(),
+            kind: kind.word(),
             agent: None,
             reason,
             until,
@@ -129,11 +129,11 @@ impl Worker<'_> {
             Ok(ran) => ran,
             Err(error) => {
                 // Nothing could be proved, so nothing else is begun either.
-                self.hold_for(Own::Check, format!("the check {error}"));
+                self.hold_for(Kind::Check, format!("the check {error}"));
                 return Ok(None);
             }
         };
-        self.unhold(Own::Check);
+        self.unhold(Kind::Check);
         claim.carried.leftovers += ran.leftovers;
         let (next, fault) = match ran.by {
             // The claim says that it is to be checked, and so the next start of the daemon does.

@@ -4,7 +4,7 @@
 use super::Worker;
 use crate::decide::State;
 use crate::error::Result;
-use crate::holds::{Hold, Kind, Own};
+use crate::holds::{Hold, Kind};
 use crate::job::{JobId, Name};
 use crate::record::{Claim, HoldView, QueueView};
 use crate::time::Wall;
@@ -51,9 +51,9 @@ impl Worker<'_> {
         let until = hold.until.map_or(String::new(), until);
         self.warn(format!("{}{until}", hold.sentence()));
         let policy = self.post.orders.policy();
-        let is_quiet = matches!(hold.kind, Kind::Own(Own::Hours | Own::Gate));
+        let is_quiet = matches!(hold.kind, Kind::Hours | Kind::Gate);
         if let Some(command) = policy.on_hold.as_ref().filter(|_| !is_quiet) {
-            let kind = hold.kind.as_str().to_owned();
+            let kind = hold.kind.word();
             let until = hold.until.map_or(String::new(), |at| at.to_string());
             let told = vec![
                 ("JOB_MONITOR_AGENT", hold.agent.unwrap_or_default()),
@@ -67,7 +67,7 @@ impl Worker<'_> {
 
     pub(super) fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
         for hold in lifted {
-            self.info(format!("the hold of {} is lifted: {why}", hold.whom()));
+            self.info(hold.farewell(why));
         }
     }
 

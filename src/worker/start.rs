@@ -355,7 +355,7 @@ impl Worker<'_> {
         slot: Slot<'_>,
     ) -> Finished {
         let id = claim.job_id.clone();
-        let lifted = slot.started(claim.started_at);
+        let lifted = slot.started();
         self.say_lifted(lifted, "its agent has started");
         self.say_started(&claim, policy);
         self.jobs

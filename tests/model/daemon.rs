@@ -301,7 +301,7 @@ impl Daemon {
             }
             _ => {
                 world.spawn(&claim, log, version)?;
-                world.disk.holds.probe_started("p", wall);
+                world.disk.holds.probe_started("p");
                 world.disk.holds.end_probe("p", true, wall);
                 self.jobs.set(id.clone(), State::Running(Box::new(claim)));
                 self.jobs.attended = Some(id.clone());

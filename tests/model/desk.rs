@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const START: Wall = Wall(1_795_173_825_000);
 /// No pause is longer, whatever an agent says of its limit.
-const LONGEST: Duration = Duration::from_secs(35 * 24 * 3600 + 5);
+const LONGEST: Duration = Duration::from_secs(35 * 24 * 3600 + 6);
 
 #[derive(Clone, Copy, Debug)]
 enum Act {
@@ -63,7 +63,6 @@ pub fn entrant(agent: &str) -> Entrant<'_> {
         project: "p",
         agent,
         begun: true,
-        place: 0,
     }
 }
 
@@ -81,7 +80,7 @@ fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
         Act::Try(agent) => {
             if holds.gate(&entrant(agent), *now) == Gate::Probe {
                 holds.begin_probe(&entrant(agent), *now);
-                holds.probe_started("p", *now);
+                holds.probe_started("p");
                 holds.end_probe("p", true, *now);
             }
         }
@@ -119,7 +118,7 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
                 if !matches!(later.gate(&entrant(agent), now), Gate::Closed(_, None)) {
                     return Err(format!("{agent} may probe twice"));
                 }
-                later.probe_started("p", now);
+                later.probe_started("p");
                 later.end_probe("p", true, now);
                 let files = |hold: &Hold| hold.before_start;
                 let gate = later.gate(&entrant(agent), now);
