@@ -69,6 +69,7 @@ pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
 /// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
 pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
     let all = *jobs == Jobs::All;
+    let lifted = board::read(&scope.places.state).all(Wall::now()).len();
     if all {
         board::ask_release(&scope.places.state)?;
     }
@@ -111,9 +112,12 @@ pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
             1 => "Released 1 job".to_owned(),
             n => format!("Released {n} jobs"),
         };
-        render::print(&format!(
-            "{jobs}; holds of agents and projects are lifted\n"
-        ))?;
+        let holds = match lifted {
+            0 => "no agent or project was held".to_owned(),
+            1 => "the hold of an agent or project is lifted".to_owned(),
+            n => format!("{n} holds of agents and projects are lifted"),
+        };
+        render::print(&format!("{jobs}; {holds}\n"))?;
     }
     Ok(())
 }

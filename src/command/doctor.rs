@@ -13,14 +13,14 @@ use crate::board;
 use crate::cli::{Format, Which};
 use crate::error::{Error, Exit, Result};
 use crate::holds::Hold;
-use crate::project::{AgentSpec, Policy, Project};
+use crate::project::{AgentSpec, Project};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, quoted};
 use crate::settings::{self, Places, Settings};
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
 use serde::Serialize;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use system::World;
 
@@ -28,7 +28,7 @@ use system::World;
 const ODD_SHOWN: usize = 20;
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
     /// As it should be.
@@ -38,8 +38,6 @@ enum Level {
     /// Jobs are stopped, or would be.
     Problem,
 }
-
-use Level::{Ok as Fine, Problem, Warning};
 
 /// What one check found.
 #[derive(Clone, Debug, Serialize)]
@@ -53,41 +51,57 @@ struct Finding {
     remedy: Option<String>,
 }
 
-impl Level {
-    fn found(self, check: &'static str, message: impl Into<String>) -> Finding {
-        Finding {
-            check,
-            project: None,
-            agent: None,
-            level: self,
-            message: message.into(),
-            remedy: None,
-        }
+fn found(level: Level, check: &'static str, message: String, remedy: Option<String>) -> Finding {
+    let (project, agent) = (None, None);
+    Finding {
+        check,
+        project,
+        agent,
+        level,
+        message,
+        remedy,
     }
 }
 
-impl Finding {
-    /// An error about a file. Where the error's own sentence ends with a command, that is the remedy,
-    /// else the editor.
-    fn error(check: &'static str, error: &Error, path: &Path) -> Finding {
-        let text = error.to_string();
-        let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
-        let advice = advice.split(" (").next().unwrap_or_default();
-        let message = message.split("; mend it").next().unwrap_or_default();
-        // Our errors end with the path as it is, which a shell would take for several words.
-        let remedy = advice.find(" /").map(|at| {
-            let (command, path) = advice.split_at(at + 1);
-            format!("{command}{}", quoted(path))
-        });
-        Problem
-            .found(check, message)
-            .remedy(remedy.unwrap_or_else(|| edit(path)))
-    }
+fn fine(check: &'static str, message: impl Into<String>) -> Finding {
+    found(Level::Ok, check, message.into(), None)
+}
 
-    fn remedy(mut self, remedy: impl Into<String>) -> Finding {
-        self.remedy = Some(remedy.into());
-        self
-    }
+fn warning(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    found(Level::Warning, check, message.into(), Some(remedy.into()))
+}
+
+fn problem(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    found(Level::Problem, check, message.into(), Some(remedy.into()))
+}
+
+/// An error about a file. Where the error's own sentence ends with a command, that is the remedy, else
+/// the editor.
+fn wrong(check: &'static str, error: &Error, path: &Path) -> Finding {
+    let text = error.to_string();
+    let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
+    let message = message.split("; mend it").next().unwrap_or_default();
+    // Our errors end with the path as it is, which a shell would take for several words.
+    let command = advice
+        .split(" (")
+        .next()
+        .and_then(|advice| advice.split_once(" /"));
+    let command =
+        command.map(|(command, path)| format!("{command} {}", quoted(&format!("/{path}"))));
+    problem(check, message, command.unwrap_or_else(|| edit(path)))
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A path as one word for a shell.
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn edit(path: &Path) -> String {
+    format!("${{EDITOR:-vi}} {}", quoted_path(path))
 }
 
 /// Tells findings as they come, and keeps them.
@@ -100,70 +114,44 @@ struct Report {
 
 impl Report {
     fn tell(&mut self, heading: &str, found: Vec<Finding>) -> Result<()> {
-        if self.format == Format::Text && !found.is_empty() {
-            let mut text = String::new();
-            if self.heading != heading {
-                text = self.style.paint("1", &clean_line(heading)) + "\n";
-                heading.clone_into(&mut self.heading);
+        let mut text = String::new();
+        if self.heading != heading {
+            text = self.style.paint("1", &clean_line(heading)) + "\n";
+            heading.clone_into(&mut self.heading);
+        }
+        for finding in &found {
+            let (color, level) = match finding.level {
+                Level::Ok => ("32", "ok     "),
+                Level::Warning => ("33", "warning"),
+                Level::Problem => ("31", "problem"),
+            };
+            let level = self.style.paint(color, level);
+            let whose = finding.project.as_ref().map(|name| format!("{name}: "));
+            let message = whose.unwrap_or_default() + &finding.message;
+            text += &format!("  {level} {:<11} {}\n", finding.check, clean_line(&message));
+            if let Some(remedy) = &finding.remedy {
+                text += &format!("{:22}{}\n", "", clean_line(remedy));
             }
-            let mut told: Vec<(&str, &str)> = Vec::new();
-            for finding in &found {
-                // The same of several projects is one line.
-                let what = (finding.check, finding.message.as_str());
-                if !told.contains(&what) {
-                    let alike = found
-                        .iter()
-                        .filter(|f| (f.check, f.message.as_str()) == what);
-                    text += &self.line(&alike.collect::<Vec<_>>());
-                    told.push(what);
-                }
-            }
-            render::print(&text)?;
         }
         self.findings.extend(found);
-        Ok(())
-    }
-
-    fn line(&self, alike: &[&Finding]) -> String {
-        let Finding {
-            check,
-            level,
-            message,
-            ..
-        } = alike[0];
-        let level = match level {
-            Fine => self.style.paint("32", "ok     "),
-            Warning => self.style.paint("33", "warning"),
-            Problem => self.style.paint("31", "problem"),
-        };
-        let names: Vec<&str> = alike.iter().filter_map(|f| f.project.as_deref()).collect();
-        let whose = if names.is_empty() {
-            String::new()
-        } else {
-            names.join(", ") + ": "
-        };
-        let line = format!("  {level} {check:<11} {}\n", clean_line(&(whose + message)));
-        let remedies = alike.iter().filter_map(|finding| finding.remedy.as_ref());
-        remedies.fold(line, |text, remedy| {
-            text + &format!("{:22}{}\n", "", clean_line(remedy))
-        })
+        match self.format {
+            Format::Text => render::print(&text),
+            Format::Json => Ok(()),
+        }
     }
 
     fn end(self) -> Outcome {
         let count = |level| self.findings.iter().filter(|f| f.level == level).count();
-        let (problems, warnings) = (count(Problem), count(Warning));
+        let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
         let holds = self.findings.iter().filter(|f| f.check == "hold").count();
         let all = json!({"findings": self.findings, "problems": problems, "warnings": warnings});
         render::answer(self.format, &all, || {
-            let verdict = match (problems, holds) {
-                (0, 0) => "Nothing stops jobs".to_owned(),
-                (n, 0) => format!("Jobs are stopped by {}", counted(n, "problem")),
-                (0, n) => format!("Jobs are stopped by {}", counted(n, "hold")),
-                _ => format!(
-                    "Jobs are stopped by {} and {}",
-                    counted(problems, "problem"),
-                    counted(holds, "hold")
-                ),
+            let causes = [(problems, "problem"), (holds, "hold")];
+            let causes = causes.into_iter().filter(|(n, _)| *n > 0);
+            let causes: Vec<String> = causes.map(|(n, what)| counted(n, what)).collect();
+            let verdict = match causes.is_empty() {
+                true => "Nothing stops jobs".to_owned(),
+                false => format!("Jobs are stopped by {}", causes.join(" and ")),
             };
             format!("{verdict}; {} in all\n", counted(warnings, "warning"))
         })?;
@@ -175,15 +163,12 @@ impl Report {
     }
 }
 
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
+    let style = Style::of_stdout();
     let mut report = Report {
         format,
-        style: Style::of_stdout(),
+        style,
         heading: String::new(),
         findings: Vec::new(),
     };
@@ -203,11 +188,23 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     };
     for (agent, project) in agents(&settings, &entries) {
         let heading = format!("Agent {}", agent.name);
-        report.tell(&heading, agent::findings(&world, &agent, project.as_ref()))?;
+        report.tell(&heading, Vec::new())?;
+        report.tell(&heading, agent::findings(&world, &agent, project))?;
     }
     let of_entry = |entry| project_findings(&world, &settings, entry);
-    report.tell("Projects", entries.iter().flat_map(of_entry).collect())?;
-    report.tell("Holds", hold_findings(&world.places, &settings, &entries))?;
+    let mut findings: Vec<Finding> = entries.iter().flat_map(of_entry).collect();
+    if findings.is_empty() {
+        findings.push(fine(
+            "projects",
+            format!("{} in order", counted(entries.len(), "project")),
+        ));
+    }
+    report.tell("Projects", findings)?;
+    let mut holds = hold_findings(&world.places, &settings, &entries);
+    if holds.is_empty() {
+        holds.push(fine("holds", "nobody is held"));
+    }
+    report.tell("Holds", holds)?;
     report.end()
 }
 
@@ -215,33 +212,34 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
 pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
     let world = World::look(places.clone());
     let mut findings = vec![credentials_finding(&world)];
-    if let (_, Some(settings)) = settings_findings(places)
-        && let Ok(policy) = settings.policy(&Map::new())
-    {
+    let settings = settings_findings(places).1;
+    if let Some(Ok(policy)) = settings.map(|settings| settings.policy(&Map::new())) {
         findings.extend(agent::findings(&world, &policy.agent, Some(project)));
     }
-    findings.retain(|finding| finding.level == Problem);
+    findings.retain(|finding| finding.level == Level::Problem);
     let line = |finding: Finding| {
-        let remedy = finding.remedy.map(|remedy| format!("; run: {remedy}"));
-        clean_line(&format!(
-            "Problem: {}{}",
-            finding.message,
-            remedy.unwrap_or_default()
-        ))
+        let remedy = finding.remedy.unwrap_or_default();
+        clean_line(&format!("Problem: {}; run: {remedy}", finding.message))
     };
     findings.into_iter().map(line).collect()
 }
 
-/// The agents that the projects use and that of the settings, each with the first project that does.
-fn agents(settings: &Settings, entries: &[Entry]) -> Vec<(AgentSpec, Option<Project>)> {
-    let mut agents: Vec<(AgentSpec, Option<Project>)> = Vec::new();
+/// The agents that projects use, that of the settings, and those that the settings list, each with the
+/// first project that uses it.
+fn agents<'a>(settings: &Settings, entries: &'a [Entry]) -> Vec<(AgentSpec, Option<&'a Project>)> {
     let used = entries.iter().filter(|entry| entry.enabled);
-    let used = used.map(|entry| (entry.policy(settings), Some(&entry.project)));
-    for (policy, project) in used.chain([(settings.policy(&Map::new()), None)]) {
-        if let Ok(Policy { agent, .. }) = policy
-            && !agents.iter().any(|(known, _)| known.name == agent.name)
-        {
-            agents.push((agent, project.cloned()));
+    let used = used.map(|entry| (entry.policy(settings).ok(), Some(&entry.project)));
+    let listed = settings.get("agents").and_then(Value::as_object);
+    let names = listed.into_iter().flat_map(Map::keys);
+    let named = names.map(|name| Map::from_iter([("agent".to_owned(), json!(name))]));
+    let others = std::iter::once(Map::new()).chain(named);
+    let others = others.map(|own| (settings.policy(&own).ok(), None));
+    let mut agents: Vec<(AgentSpec, Option<&Project>)> = Vec::new();
+    for (policy, project) in used.chain(others) {
+        let agent = policy.map(|policy| policy.agent);
+        let is_new = |agent: &AgentSpec| agents.iter().all(|(known, _)| known.name != agent.name);
+        if let Some(agent) = agent.filter(is_new) {
+            agents.push((agent, project));
         }
     }
     agents
@@ -250,18 +248,19 @@ fn agents(settings: &Settings, entries: &[Entry]) -> Vec<(AgentSpec, Option<Proj
 fn settings_findings(places: &Places) -> (Vec<Finding>, Option<Settings>) {
     let path = places.settings();
     let shown = path.display();
-    match settings::load(&path) {
-        Err(error) => (vec![Finding::error("settings", &error, &path)], None),
-        Ok((settings, warnings)) => {
-            let finding = |text| Warning.found("settings", text).remedy(edit(&path));
-            let mut findings: Vec<Finding> = warnings.into_iter().map(finding).collect();
-            findings.push(match path.exists() {
-                true => Fine.found("settings", shown.to_string()),
-                false => Fine.found("settings", format!("the defaults; there is no {shown}")),
-            });
-            (findings, Some(settings))
-        }
-    }
+    let (settings, warnings) = match settings::load(&path) {
+        Ok(read) => read,
+        Err(error) => return (vec![wrong("settings", &error, &path)], None),
+    };
+    let unknown = warnings.into_iter();
+    let mut findings: Vec<Finding> = unknown
+        .map(|text| warning("settings", text, edit(&path)))
+        .collect();
+    findings.push(match path.exists() {
+        true => fine("settings", shown.to_string()),
+        false => fine("settings", format!("the defaults; there is no {shown}")),
+    });
+    (findings, Some(settings))
 }
 
 /// What is wrong with the registry, and the entries that the command is about.
@@ -269,21 +268,21 @@ fn registry_findings(places: &Places, which: &Which) -> Result<(Vec<Finding>, Ve
     let path = places.registry();
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
-        Err(error) => return Ok((vec![Finding::error("registry", &error, &path)], Vec::new())),
+        Err(error) => return Ok((vec![wrong("registry", &error, &path)], Vec::new())),
     };
-    let (entries, warnings) = registry.entries();
-    let finding = |text| Problem.found("registry", text).remedy(edit(&path));
-    let mut findings: Vec<Finding> = warnings.into_iter().map(finding).collect();
+    let (entries, bad) = registry.entries();
+    let bad = bad.into_iter();
+    let mut findings: Vec<Finding> = bad
+        .map(|text| problem("registry", text, edit(&path)))
+        .collect();
     let count = format!(
         "{} in {}",
         counted(entries.len(), "project"),
         path.display()
     );
     findings.push(match entries.is_empty() {
-        true => Warning
-            .found("registry", count)
-            .remedy("job-monitor register PATH"),
-        false => Fine.found("registry", count),
+        true => warning("registry", count, "job-monitor register PATH"),
+        false => fine("registry", count),
     });
     Ok((findings, scope::choose(&registry, entries, which)?.0))
 }
@@ -292,15 +291,12 @@ fn credentials_finding(world: &World) -> Finding {
     let path = world.places.credentials();
     let shown = path.display();
     match &world.credentials {
-        Err(error) => Finding::error("credentials", error, &path),
+        Err(error) => wrong("credentials", error, &path),
         Ok(all) if path.exists() => {
-            let message = format!(
-                "{shown} is safe and sets {}",
-                counted(all.len(), "variable")
-            );
-            Fine.found("credentials", message)
+            let count = counted(all.len(), "variable");
+            fine("credentials", format!("{shown} is safe and sets {count}"))
         }
-        Ok(_) => Fine.found("credentials", format!("none; there is no {shown}")),
+        Ok(_) => fine("credentials", format!("none; there is no {shown}")),
     }
 }
 
@@ -309,10 +305,11 @@ fn project_findings(world: &World, settings: &Settings, entry: &Entry) -> Vec<Fi
     let name = &entry.project.name;
     let mut findings = match entry.policy(settings) {
         _ if !entry.enabled => {
-            let finding = Fine.found("project", "is disabled, so no job of it is started");
-            vec![finding.remedy(format!("job-monitor enable {}", quoted(name)))]
+            let remedy = format!("job-monitor enable {}", quoted(name));
+            let message = "is disabled, so no job of it is started".to_owned();
+            vec![found(Level::Ok, "project", message, Some(remedy))]
         }
-        Err(error) => vec![Finding::error("settings", &error, &world.places.registry())],
+        Err(error) => vec![wrong("settings", &error, &world.places.registry())],
         Ok(policy) => {
             let mut findings = spool_findings(&entry.project);
             findings.extend(agent::project_findings(
@@ -336,22 +333,20 @@ fn spool_findings(project: &Project) -> Vec<Finding> {
     let odd = match scan {
         Ok(scan) => scan.odd,
         Err(error) if error.is_not_found() => {
-            let finding = Problem.found("directories", error.to_string());
-            return vec![finding.remedy(match project.path.is_dir() {
+            let remedy = match project.path.is_dir() {
                 true => format!("mkdir -p {}", quoted_path(&items)),
                 false => format!("job-monitor unregister {name}"),
-            })];
+            };
+            return vec![problem("directories", error.to_string(), remedy)];
         }
-        Err(error) => return vec![Finding::error("directories", &error, &items)],
+        Err(error) => return vec![wrong("directories", &error, &items)],
     };
-    let left_alone = odd.iter().take(ODD_SHOWN).map(|(file, why)| {
+    let left_alone = |(file, why): &(String, String)| {
         let path = quoted_path(&items.join(file));
-        let finding = Warning.found("documents", format!("{file} is left alone: {why}"));
-        finding.remedy(format!("job-monitor -p {name} submit {path} && rm {path}"))
-    });
-    left_alone
-        .chain([Fine.found("directories", "in order")])
-        .collect()
+        let remedy = format!("job-monitor -p {name} submit {path} && rm {path}");
+        warning("documents", format!("{file} is left alone: {why}"), remedy)
+    };
+    odd.iter().take(ODD_SHOWN).map(left_alone).collect()
 }
 
 /// What is held: by faults of agents, by the day's money, by the owner's own rules.
@@ -370,27 +365,15 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
         }
     }
     let finding = |hold: &Hold| {
-        let ends = match hold.until {
-            Some(until) => format!(
+        let ends = |until: Wall| {
+            format!(
                 "; until {}, in {}",
                 until.short(now),
                 human(until.since(now))
-            ),
-            None => String::new(),
+            )
         };
-        let finding = Warning.found("hold", format!("{}{ends}", hold.sentence()));
-        finding.remedy("job-monitor release --all")
+        let message = hold.sentence() + &hold.until.map(ends).unwrap_or_default();
+        warning("hold", message, "job-monitor release --all")
     };
     records.all(now).into_iter().map(finding).collect()
-}
-
-// --- remedies ---
-
-/// A text as one word for a shell.
-fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
-}
-
-fn edit(path: &Path) -> String {
-    format!("${{EDITOR:-vi}} {}", quoted_path(path))
 }

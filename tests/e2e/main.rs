@@ -21,6 +21,7 @@ mod limits;
 mod minute;
 mod mistaken;
 mod mounts;
+mod night;
 mod plain_user;
 mod processes;
 mod proof;

@@ -2,7 +2,7 @@
 //! logged in, and what it finds in a project.
 
 use super::system::{Env, World, ask};
-use super::{Finding, Fine, Problem, Warning, edit, quoted, quoted_path};
+use super::{Finding, edit, fine, problem, quoted, quoted_path, warning};
 use crate::agent::dialect;
 use crate::files;
 use crate::process::find_program;
@@ -20,29 +20,26 @@ const SHOWN_MAX: usize = 200;
 /// The agents' own files: settings are small, Claude Code's keeps histories.
 const FILE_MAX: u64 = 256 << 20;
 
-/// How an agent tells whether somebody is logged in: a free and offline question, and the variables
-/// that make it unnecessary.
-fn login_of(protocol: Protocol) -> (&'static [&'static str], &'static [&'static str]) {
-    let claude = &[
-        "CLAUDE_CODE_OAUTH_TOKEN",
-        "ANTHROPIC_API_KEY",
-        "ANTHROPIC_AUTH_TOKEN",
-    ];
-    match protocol {
-        Protocol::Claude => (&["auth", "status"], claude),
-        Protocol::Codex => (&["login", "status"], &["CODEX_API_KEY"]),
-        Protocol::Gemini | Protocol::Plain => (&[], &["GEMINI_API_KEY"]),
-    }
-}
-
-/// The environment that an agent gets (SPEC 5), but for the marks of its job.
-fn environment(world: &World, agent: &AgentSpec) -> Env {
+/// What `.env` and the settings give to an agent.
+fn given(world: &World, agent: &AgentSpec) -> Env {
     let own = agent
         .env
         .iter()
         .map(|(name, value)| (name.into(), value.into()));
-    let given = world.credentials.iter().flatten().cloned().chain(own);
-    world.environment.iter().cloned().chain(given).collect()
+    world
+        .credentials
+        .iter()
+        .flatten()
+        .cloned()
+        .chain(own)
+        .collect()
+}
+
+/// The environment that an agent gets (SPEC 5), but for the marks of its job.
+fn environment(world: &World, agent: &AgentSpec) -> Env {
+    let mut env = world.environment.clone();
+    env.extend(given(world, agent));
+    env
 }
 
 fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
@@ -53,55 +50,63 @@ fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
 /// The checks of an agent, as a project would start it.
 pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -> Vec<Finding> {
     let env = environment(world, agent);
-    let root = at.map_or(Path::new("/"), |project| &project.path);
-    let root = if root.is_dir() { root } else { Path::new("/") };
+    let root = at
+        .map(|project| project.path.as_path())
+        .filter(|path| path.is_dir());
+    let root = root.unwrap_or(Path::new("/"));
     let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
     let path = variable(&env, "PATH").unwrap_or_default();
     let program = match find_program(wanted.as_ref(), path, root) {
         Ok(program) => program,
-        Err(missing) => return vec![not_found(world, &wanted, path, root, &missing)],
+        Err(missing) => return vec![not_found(world, agent, &wanted, path, root, &missing)],
     };
     let shown = program.display();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
         // It may queue, cost or ask: it is not started for a question.
-        return vec![Fine.found("program", format!("{shown}, which is not asked anything"))];
+        return vec![fine(
+            "program",
+            format!("{shown}, which is not asked anything"),
+        )];
     }
     let mut findings = match ask(&program, &["--version"], root, &env) {
         Ok(version) => vec![
-            Fine.found("program", format!("{shown}, {}", clean_line(&version))),
+            fine("program", format!("{shown}, {}", clean_line(&version))),
             login_finding(world, agent, &program, &env),
         ],
         Err(why) => {
             let remedy = format!("{} --version", quoted_path(&program));
-            vec![
-                Problem
-                    .found("program", format!("{shown} {why}"))
-                    .remedy(remedy),
-            ]
+            vec![problem("program", format!("{shown} {why}"), remedy)]
         }
     };
     findings.extend(gemini_finding(agent, &env));
     for finding in &mut findings {
         finding.agent = Some(agent.name.clone());
-        finding.message = without_secrets(&finding.message, world, agent);
+        finding.message = without_secrets(&finding.message, &given(world, agent));
     }
     findings
 }
 
-fn not_found(world: &World, wanted: &str, path: &OsStr, root: &Path, why: &str) -> Finding {
+fn not_found(
+    world: &World,
+    agent: &AgentSpec,
+    wanted: &str,
+    path: &OsStr,
+    root: &Path,
+    why: &str,
+) -> Finding {
     let message = format!("{why} (of {})", world.whose());
     let shell = settings::variable("PATH").unwrap_or_default();
     let elsewhere = find_program(wanted.as_ref(), shell.as_ref(), root).ok();
     let Some(directory) = elsewhere.as_deref().and_then(Path::parent) else {
-        return Problem
-            .found("program", message)
-            .remedy(edit(&world.places.settings()));
+        let remedy = match dialect(agent.protocol).install {
+            "" => edit(&world.places.settings()),
+            install => install.to_owned(),
+        };
+        return problem("program", message, remedy);
     };
     let line = quoted(&format!("PATH={}:{}", directory.display(), path.display()));
     let message = format!("{message}; this shell finds it in {}", directory.display());
-    Problem
-        .found("program", message)
-        .remedy(add_to_credentials(world, &line))
+    problem("program", message, add_to_credentials(world, &line))
 }
 
 fn add_to_credentials(world: &World, line: &str) -> String {
@@ -111,31 +116,33 @@ fn add_to_credentials(world: &World, line: &str) -> String {
 
 /// Whether there are credentials; whether they are accepted, only a job shows.
 fn login_finding(world: &World, agent: &AgentSpec, program: &Path, env: &Env) -> Finding {
-    let (question, keys) = login_of(agent.protocol);
+    let dialect = dialect(agent.protocol);
+    let (question, keys) = (dialect.preflight, dialect.keys);
     if let Some(key) = keys.iter().find(|key| variable(env, key).is_some()) {
-        return Fine.found("login", format!("{key} is set"));
+        return fine("login", format!("{key} is set"));
     }
     let get = |name: &str| variable(env, name).map(OsStr::to_owned);
-    let dialect = dialect(agent.protocol);
-    let file = dialect.own_file(dialect.login, &get);
-    if file
-        .as_ref()
-        .is_some_and(|file| question.is_empty() && file.exists())
-    {
-        return Fine.found("login", "the agent is logged in");
-    }
-    if !question.is_empty() && ask(program, question, Path::new("/"), env).is_ok() {
-        return Fine.found("login", "the agent is logged in");
+    let is_logged_in = match question.is_empty() {
+        true => dialect
+            .own_file(dialect.login, &get)
+            .is_some_and(|file| file.exists()),
+        false => ask(program, question, Path::new("/"), env).is_ok(),
+    };
+    if is_logged_in {
+        return fine("login", "the agent is logged in");
     }
     let message = format!("no credentials in the environment of {}", world.whose());
     // What an interactive shell exports does not reach a service.
     match keys.iter().find(|key| settings::variable(key).is_some()) {
-        Some(key) => Problem
-            .found("login", format!("{message}; {key} is only in this shell's"))
-            .remedy(add_to_credentials(world, &format!("\"{key}=${key}\""))),
-        None => Problem
-            .found("login", message)
-            .remedy(quoted(&agent.command[0])),
+        Some(key) => {
+            let message = format!("{message}; {key} is only in this shell's");
+            problem(
+                "login",
+                message,
+                add_to_credentials(world, &format!("\"{key}=${key}\"")),
+            )
+        }
+        None => problem("login", message, quoted(&agent.command[0])),
     }
 }
 
@@ -151,7 +158,7 @@ fn gemini_finding(agent: &AgentSpec, env: &Env) -> Option<Finding> {
          hours; and by itself the agent edits files, but runs no command",
         path.display()
     );
-    Some(Warning.found("settings", message).remedy(edit(&path)))
+    Some(warning("settings", message, edit(&path)))
 }
 
 /// What a file of the agent's says; nothing without the file, null if it is no JSON.
@@ -161,24 +168,18 @@ fn json_of(path: &Path) -> Option<Value> {
 }
 
 /// A text without the values that credentials and settings give to the agent.
-fn without_secrets(text: &str, world: &World, agent: &AgentSpec) -> String {
-    let given = world.credentials.iter().flatten();
-    let given = given.map(|(name, value)| (name.to_string_lossy(), value.to_string_lossy()));
-    let own = agent
-        .env
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
-    // Where programs are looked for is the very matter of some messages.
-    let secrets = given
-        .chain(own)
-        .filter(|(name, value)| name != "PATH" && value.len() >= SECRET_MIN);
-    let text = secrets.fold(text.to_owned(), |text, (_, secret)| {
-        text.replace(&*secret, "***")
-    });
+fn without_secrets(text: &str, given: &Env) -> String {
+    let mut text = text.to_owned();
+    for (name, value) in given {
+        // Where programs are looked for is the very matter of some messages.
+        if name != "PATH" && value.len() >= SECRET_MIN {
+            text = text.replace(&*value.to_string_lossy(), "***");
+        }
+    }
     fit(&text, SHOWN_MAX)
 }
 
-/// What the agent finds in a project: the skill that a prompt calls, and its list of allowed tools.
+/// What the agent finds amiss in a project: the skill that a prompt calls, its list of allowed tools.
 pub(super) fn project_findings(
     world: &World,
     agent: &AgentSpec,
@@ -194,29 +195,17 @@ pub(super) fn project_findings(
         .collect()
 }
 
-/// A project without our own skill is served, too; one without the command that the owner's prompt
-/// calls gives the agent a riddle.
+/// A project without the command that the owner's prompt calls gives the agent a riddle. One without our
+/// own skill is served, too.
 fn skill_finding(project: &Project, agent: &AgentSpec) -> Option<Finding> {
-    let called = match &agent.prompt {
-        None => "task-coordination",
-        Some(prompt) => prompt.strip_prefix('/')?.split_whitespace().next()?,
-    };
+    let prompt = agent.prompt.as_ref()?;
+    let called = prompt.strip_prefix('/')?.split_whitespace().next()?;
     let claude = project.path.join(".claude");
     let skill = claude.join("skills").join(called).join("SKILL.md");
     let command = claude.join("commands").join(format!("{called}.md"));
-    Some(if skill.is_file() || command.is_file() {
-        Fine.found("skill", format!("/{called} is there"))
-    } else if agent.prompt.is_some() {
-        let message = format!("the prompt calls /{called}, which the project does not have");
-        Warning.found("skill", message).remedy(edit(&skill))
-    } else {
-        let remedy = format!(
-            "job-monitor register --skills {}",
-            quoted_path(&project.path)
-        );
-        Fine.found("skill", "jobs are not audited; if they should be:")
-            .remedy(remedy)
-    })
+    let message = format!("the prompt calls /{called}, which the project does not have");
+    let is_there = skill.is_file() || command.is_file();
+    (!is_there).then(|| warning("skill", message, edit(&skill)))
 }
 
 /// Whether the agent heeds the project's own list of allowed tools.
@@ -226,17 +215,17 @@ fn trust_finding(project: &Project, agent: &AgentSpec, env: &Env) -> Option<Find
     let own = json_of(&settings)?;
     if own.is_null() {
         let message = format!("the agent ignores {}, which is no JSON", settings.display());
-        return Some(Warning.found("trust", message).remedy(edit(&settings)));
+        return Some(warning("trust", message, edit(&settings)));
     }
     own["permissions"]["allow"].get(0)?;
     // The CLI keeps the answers to its question by the real path of the directory.
     let home = variable(env, "CLAUDE_CONFIG_DIR").or_else(|| variable(env, "HOME"))?;
     let answers = json_of(&Path::new(home).join(".claude.json")).unwrap_or_default();
     if answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"] == true {
-        return Some(Fine.found("trust", "the workspace is trusted"));
+        return None;
     }
     let message =
         "its .claude/settings.json counts once the agent trusts the directory; start it there:";
     let remedy = format!("cd {} && {}", quoted_path(&root), quoted(&agent.command[0]));
-    Some(Warning.found("trust", message).remedy(remedy))
+    Some(warning("trust", message, remedy))
 }

@@ -1,36 +1,27 @@
 //! What the monitor needs of the machine: to run, to be started again, directories of its own with
 //! room in them, inotify. And how a program is asked something.
 
-use super::{Finding, Fine, Problem, Warning, counted, quoted_path};
+use super::{Finding, Level, counted, fine, found, problem, quoted_path, warning, wrong};
 use crate::daemon;
 use crate::error::{Error, plain};
 use crate::files;
 use crate::process::find_program;
 use crate::registry::Entry;
+use crate::runner::memory_file;
 use crate::service;
 use crate::settings::{self, Places};
 use crate::watch::{self, Watcher, bell};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::stat;
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{User, geteuid};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
-use wait_timeout::ChildExt;
+use std::process::{Command, ExitStatus, Stdio};
 
-/// A program that only has to look at its own files answers at once; a cold start on a busy machine
-/// takes some seconds.
-const ASK_MAX: Duration = Duration::from_secs(8);
 /// No answer that we ask for is longer, in bytes.
-const ANSWER_MAX: usize = 64 << 10;
+const ANSWER_MAX: u64 = 64 << 10;
 /// Below this nothing can be relied on to be written, in MiB: results take kilobytes, logs megabytes.
 const ROOM_MIN: u64 = 32;
 /// Below this a day of logs may not fit, in MiB.
@@ -71,19 +62,14 @@ impl World {
 
     pub(super) fn daemon_finding(&self) -> Finding {
         let Some(pid) = self.daemon else {
-            let finding = Problem.found("daemon", "the monitor is not running");
-            return finding.remedy(service::start_command());
+            return problem(
+                "daemon",
+                "the monitor is not running",
+                service::start_command(),
+            );
         };
-        let program = |of: &str| {
-            let meta = std::fs::metadata(format!("/proc/{of}/exe"));
-            meta.map(|meta| (meta.dev(), meta.ino())).ok()
-        };
-        if program("self") != program(&pid.to_string()) {
-            let finding = Warning.found("daemon", format!("pid {pid} runs another version"));
-            return finding.remedy("job-monitor restart");
-        }
         let version = env!("CARGO_PKG_VERSION");
-        Fine.found("daemon", format!("runs (pid {pid}), version {version}"))
+        fine("daemon", format!("runs (pid {pid}), version {version}"))
     }
 }
 
@@ -100,95 +86,69 @@ fn environment_of(pid: i32) -> Option<Env> {
 
 /// Asks a program that answers by itself and at once: all that it said, or why that is no answer.
 pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result<String, String> {
-    let answer = run(program, args, at, env);
-    let (ended, said) = answer.map_err(|error| format!("cannot be started: {}", plain(&error)))?;
-    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-    match ended {
-        Some(status) if status.success() => Ok(said),
-        Some(status) => Err(format!(
-            "fails ({status}): {}",
-            last.unwrap_or("it says nothing")
-        )),
-        None => Err(format!("gave no answer within {} s", ASK_MAX.as_secs())),
+    // A pipe may be held open by whoever the program leaves behind.
+    let answer = memory_file("").map_err(|error| error.to_string())?;
+    let run = || -> io::Result<ExitStatus> {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(at).stdin(Stdio::null());
+        command.env_clear().envs(env.iter().cloned());
+        command
+            .stdout(answer.try_clone()?)
+            .stderr(answer.try_clone()?);
+        command.status()
+    };
+    let status = run().map_err(|error| format!("cannot be started: {}", plain(&error)))?;
+    let said = files::tail(&answer, program, ANSWER_MAX).map_err(|error| error.to_string())?;
+    let last = said.trim().lines().last().unwrap_or("it says nothing");
+    match status.success() {
+        true => Ok(said),
+        false => Err(format!("fails ({status}): {last}")),
     }
 }
 
-fn run(
-    program: &Path,
-    args: &[&str],
-    at: &Path,
-    env: &Env,
-) -> io::Result<(Option<std::process::ExitStatus>, String)> {
-    // A pipe may fill, and be held open by whoever the program leaves behind.
-    let said = File::from(memfd_create(c"answer", MFdFlags::MFD_CLOEXEC)?);
-    let mut command = Command::new(program);
-    command.args(args).current_dir(at).stdin(Stdio::null());
-    command.stdout(said.try_clone()?).stderr(said.try_clone()?);
-    command.env_clear().envs(env.iter().cloned());
-    let mut child = command.process_group(0).spawn()?;
-    let ended = child.wait_timeout(ASK_MAX);
-    // What it left behind must not outlive the question.
-    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-    let _ = child.wait();
-    let mut bytes = vec![0; ANSWER_MAX];
-    let length = said.read_at(&mut bytes, 0)?;
-    Ok((
-        ended?,
-        String::from_utf8_lossy(&bytes[..length]).into_owned(),
-    ))
-}
-
-/// Asks a program of the service manager's, as this shell does.
-fn systemd(program: &str, args: &[&str]) -> Result<String, String> {
+/// What systemd says of our unit, asked as this shell does.
+fn unit() -> Result<String, String> {
     let path = settings::variable("PATH").unwrap_or_default();
-    let root = Path::new("/");
-    let found = find_program(program.as_ref(), path.as_ref(), root);
-    let found = found.map_err(|_| format!("there is no {program} here"))?;
+    let found = find_program("systemctl".as_ref(), path.as_ref(), Path::new("/"));
+    let program = found.map_err(|_| "there is no systemctl here")?;
+    let wanted = "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload";
+    let args = ["--user", "show", "job-monitor.service", wanted];
     let env = std::env::vars_os().collect();
-    ask(&found, args, root, &env).map_err(|why| format!("{program} {why}"))
+    ask(&program, &args, Path::new("/"), &env).map_err(|why| format!("systemctl {why}"))
 }
 
 /// What starts the monitor, and whether it goes on without a login.
 pub(super) fn service_findings() -> Vec<Finding> {
-    let wanted = "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload";
-    let asked = systemd(
-        "systemctl",
-        &["--user", "show", "job-monitor.service", wanted],
-    );
-    let told = match asked {
+    let told = match unit() {
         Ok(told) => told,
         Err(why) => {
             let message = format!("no systemd user manager starts the monitor ({why})");
-            return vec![Warning.found("service", message)];
+            return vec![found(Level::Warning, "service", message, None)];
         }
     };
-    let value = |key: &str| {
-        let mut lines = told.lines();
-        lines
+    let value = |key| {
+        told.lines()
             .find_map(|line| line.strip_prefix(key))
             .unwrap_or_default()
     };
-    let enabled = value("UnitFileState=");
+    let (active, enabled) = (value("ActiveState="), value("UnitFileState="));
     let is_changed = value("NeedDaemonReload=") == "yes";
-    let service = match (value("LoadState="), value("ActiveState=")) {
-        ("loaded", "active") if enabled == "enabled" && !is_changed => {
-            Fine.found("service", "is enabled and active")
+    let state = format!("is {enabled} and {active}, or was changed on disk");
+    let enable = "systemctl --user enable --now job-monitor";
+    let service = match active {
+        _ if value("LoadState=") != "loaded" => {
+            let message = "nothing starts the monitor at boot; in the directory of its source:";
+            warning("service", message, format!("make install && {enable}"))
         }
-        ("loaded", "failed" | "activating") => Warning
-            .found("service", "does not stay up")
-            .remedy("journalctl --user --unit job-monitor --lines 30"),
-        ("loaded", active) => Warning
-            .found(
-                "service",
-                format!("is {enabled} and {active}, or was changed on disk"),
-            )
-            .remedy("systemctl --user daemon-reload && systemctl --user enable --now job-monitor"),
-        _ => Warning
-            .found(
-                "service",
-                "nothing starts the monitor at boot; in the directory of its source:",
-            )
-            .remedy("make install && systemctl --user enable --now job-monitor"),
+        "active" if enabled == "enabled" && !is_changed => fine("service", "is enabled and active"),
+        "failed" | "activating" => {
+            let remedy = "journalctl --user --unit job-monitor --lines 30";
+            warning("service", "does not stay up", remedy)
+        }
+        _ => {
+            let remedy = format!("systemctl --user daemon-reload && {enable}");
+            warning("service", state, remedy)
+        }
     };
     vec![service, lingering_finding()]
 }
@@ -196,37 +156,31 @@ pub(super) fn service_findings() -> Vec<Finding> {
 fn lingering_finding() -> Finding {
     let user = User::from_uid(geteuid()).ok().flatten();
     let user = user.map_or_else(|| geteuid().to_string(), |user| user.name);
-    let told = systemd("loginctl", &["show-user", &user, "--property=Linger"]);
-    // loginctl does not know users who are not logged in.
-    let lingers = told.is_ok_and(|told| told.trim() == "Linger=yes")
-        || Path::new("/var/lib/systemd/linger").join(&user).exists();
-    match lingers {
-        true => Fine.found(
+    // Here logind keeps it, also of users who are not logged in, whom loginctl does not know.
+    match Path::new("/var/lib/systemd/linger").join(&user).exists() {
+        true => fine(
             "lingering",
             "the monitor also runs while you are logged out",
         ),
-        false => Warning
-            .found("lingering", "the monitor ends when you log out")
-            .remedy("loginctl enable-linger"),
+        false => warning(
+            "lingering",
+            "the monitor ends when you log out",
+            "loginctl enable-linger",
+        ),
     }
 }
 
 /// Directories of the monitor's own, room on each file system, and inotify.
 pub(super) fn machine_findings(places: &Places, entries: &[Entry]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = Vec::new();
-    for path in [&places.config, &places.state] {
-        let checked = stat(path).ok().map(|stat| files::check_own(&stat, path));
-        findings.push(match checked {
-            Some(Err(error)) => Finding::error("directories", &error, path),
-            _ => Fine.found("directories", format!("{} is yours alone", path.display())),
-        });
-    }
+    let own = |path: &PathBuf| match stat(path).map(|stat| files::check_own(&stat, path)) {
+        Ok(Err(error)) => wrong("directories", &error, path),
+        _ => fine("directories", format!("{} is yours alone", path.display())),
+    };
+    let mut findings: Vec<Finding> = [&places.config, &places.state].map(own).into();
+    let mut paths = vec![places.state.clone(), std::env::temp_dir()];
+    paths.extend(entries.iter().map(|entry| entry.project.path.clone()));
     let mut devices = Vec::new();
-    let roots = entries.iter().map(|entry| entry.project.path.as_path());
-    for path in [places.state.as_path(), &std::env::temp_dir()]
-        .into_iter()
-        .chain(roots)
-    {
+    for path in &paths {
         // The directory, or what it will be made in.
         let there = path
             .ancestors()
@@ -250,9 +204,9 @@ fn disk_finding(path: &Path) -> Option<Finding> {
     let message = format!("{room} MiB of room at {}", path.display());
     let remedy = format!("df -h {0} && df -i {0}", quoted_path(path));
     Some(match room {
-        _ if is_full => Problem.found("disk", message).remedy(remedy),
-        ..ROOM_LOW => Warning.found("disk", message).remedy(remedy),
-        _ => Fine.found("disk", message),
+        _ if is_full => problem("disk", message, remedy),
+        ..ROOM_LOW => warning("disk", message, remedy),
+        _ => fine("disk", message),
     })
 }
 
@@ -261,25 +215,22 @@ fn inotify_finding(entries: &[Entry]) -> Finding {
     let (bell, _ear) = bell();
     let mut watcher = Watcher::asleep();
     let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
-    let there: Vec<PathBuf> = entries
+    let mut there: Vec<PathBuf> = entries
         .iter()
         .map(items)
         .filter(|path| path.is_dir())
         .collect();
-    for path in [PathBuf::from("/")].iter().chain(&there) {
+    let count = counted(there.len(), "project");
+    there.push(PathBuf::from("/"));
+    for path in &there {
         if let Err(error) = watcher.watch(path, &bell, |_| false) {
             let why = watch::reason(&error);
             let message = format!("{} is looked at once a minute only: {why}", path.display());
             let key = why
                 .rsplit_once("the sysctl ")
                 .map_or("fs.inotify", |(_, key)| key);
-            return Warning
-                .found("inotify", message)
-                .remedy(format!("sudo sysctl {key}=524288"));
+            return warning("inotify", message, format!("sudo sysctl {key}=524288"));
         }
     }
-    Fine.found(
-        "inotify",
-        format!("{} can be watched", counted(there.len(), "project")),
-    )
+    fine("inotify", format!("{count} can be watched"))
 }

@@ -1,0 +1,170 @@
+//! Faults of a bad night (issue 12), each through the built program.
+
+use crate::claude_standin::{ahead, script, stand_in, starts};
+use crate::space::{Project, Space, replace, wait_until};
+use serde_json::{Value, json};
+use std::fs;
+
+const ID: &str = "job-20260101-120000-hello";
+const NEXT: &str = "job-20260101-120001-next";
+
+/// An agent that notes its job and waits for a word.
+const GATED: &str =
+    "cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran; until [ -e go ]; do sleep 0.02; done";
+
+/// Fault 4.
+#[test]
+fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    // As `git clean` and a restored backup do: while the daemon runs, and while it does not.
+    fs::remove_file(project.results(&format!("{ID}.json"))).unwrap();
+    let text = fs::read(project.item(&format!("{ID}.md"))).unwrap();
+    replace(&project.item(&format!("{ID}.md")), &text);
+    let way_out = format!("job-monitor retry {ID}");
+    space.wait_log(&way_out);
+    space.kill();
+    let _ = fs::remove_dir_all(project.state(""));
+    space.start();
+    project.submit(NEXT, "x");
+    project.wait_result(NEXT);
+    assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"));
+    let queue = space.run(&["queue"]).ok();
+    assert!(queue.contains(&way_out), "{queue}");
+}
+
+/// Fault 16.
+#[test]
+fn orderly_restarts_are_no_interruptions_that_count() {
+    let space = Space::new();
+    stand_in(&space);
+    let project = space.project("alpha");
+    for start in 1..=5 {
+        let works = "stream sigkill-in-tool; touch \"works.$n\"; exec sleep 600";
+        script(&project, start, works);
+    }
+    space.start();
+    project.submit(ID, "x");
+    for start in 1..=5 {
+        let file = project.path.join(format!("works.{start}"));
+        wait_until("the agent's work", || file.exists());
+        assert_eq!(space.stop(), 0);
+        space.start();
+    }
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    assert_eq!(result["attempts"].as_array().unwrap().len(), 6);
+    assert_eq!(result["retry_count"], 0);
+}
+
+/// Fault 18.
+#[test]
+fn documents_that_have_not_settled_when_the_daemon_starts_run_in_order() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    space.set(json!({"settle": "2s"}));
+    let project = space.project("alpha");
+    let ids: Vec<String> = (0..4).map(|n| format!("job-20260101-12000{n}-x")).collect();
+    for id in ids.iter().rev() {
+        fs::write(project.item(&format!("{id}.md")), "x").unwrap();
+    }
+    space.start();
+    for id in &ids {
+        project.wait_result(id);
+    }
+    assert_eq!(project.made("ran"), ids.join("\n") + "\n");
+}
+
+/// Fault 24.
+#[test]
+fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_nothing_after_a_hook()
+{
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let hook = "echo $JOB_MONITOR_JOB_ID >> hooked; until [ -e done ]; do sleep 0.02; done";
+    let hook = space.program("hook", hook);
+    space.set(json!({"on_finish": [hook]}));
+    let project = space.project("alpha");
+    space.start();
+    let third = "job-20260101-120002-third";
+    for id in [ID, NEXT, third] {
+        project.submit(id, "x");
+    }
+    project.wait_made("ran");
+    project.wait_view("two wait", |view| view["queue_size"] == 2);
+    space.run(&["cancel", NEXT]).ok();
+    assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
+    fs::write(project.path.join("go"), "").unwrap();
+    project.wait_made("hooked");
+    // The word comes while the first hook runs.
+    space.run(&["disable", "alpha"]).ok();
+    space.wait_log("is disabled, skipping");
+    fs::write(project.path.join("done"), "").unwrap();
+    let both = || project.made("hooked").lines().count() == 2;
+    wait_until("the hook of the cancelled job", both);
+    space.run(&["enable", "alpha"]).ok();
+    project.wait_result(third);
+    // Until it was enabled the third had not begun: its line would stand before the hook's end.
+    assert_eq!(project.made("ran"), format!("{ID}\n{third}\n"));
+}
+
+/// The claim's next try is due: what a person does not want to wait for.
+fn make_retry_due(project: &Project, id: &str) {
+    let path = project.state(&format!("{id}.claim"));
+    let text = fs::read_to_string(&path).unwrap();
+    let mut lines = text.splitn(2, '\n');
+    let mut claim: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+    claim["suspended"]["retry_at"] = json!("2026-01-01T00:00:00.000+00:00");
+    let rest = lines.next().unwrap_or_default();
+    replace(&path, format!("{claim}\n{rest}").as_bytes());
+}
+
+/// Fault 42.
+#[test]
+fn an_agent_that_crashes_in_the_midst_of_its_work_goes_on_in_its_session() {
+    let space = Space::new();
+    stand_in(&space);
+    let project = space.project("alpha");
+    script(&project, 1, "stream sigkill-in-tool; kill -SEGV $$");
+    space.start();
+    project.submit(ID, "x");
+    let view = project.wait_view("a retry", |view| view["retry_at"].is_string());
+    assert!((0..=30).contains(&ahead(&view["retry_at"])), "{view}");
+    assert_eq!(space.stop(), 0);
+    make_retry_due(&project, ID);
+    space.start();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    let error = result["attempts"][0]["error"].as_str().unwrap();
+    assert!(error.contains("SIGSEGV"), "{error}");
+    assert_eq!(result["retry_count"], 1);
+    assert_eq!(starts(&project), 2);
+    let argv = |start: u32| project.made(&format!("argv.{start}"));
+    let session = result["session_id"].as_str().unwrap();
+    assert!(argv(1).contains(&format!("--session-id\n{session}\n")));
+    assert!(argv(2).contains(&format!("--resume\n{session}\n")));
+}
+
+#[test]
+fn to_release_everything_tells_what_was_held_and_nothing_else() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; [ -e fixed ]");
+    let project = space.project_with("alpha", json!({"on_failure": "hold"}));
+    space.start();
+    let nothing = "No job was held; no agent or project was held\n";
+    assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
+    for id in [ID, NEXT] {
+        project.submit(id, "x");
+    }
+    project.wait_view("a hold", |view| view["hold"]["kind"] == "on_failure");
+    fs::write(project.path.join("fixed"), "").unwrap();
+    let told = space.run(&["release", "--all"]).ok();
+    let one = "No job was held; the hold of an agent or project is lifted\n";
+    assert_eq!(told, one);
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
+}
