@@ -20,7 +20,7 @@ use crate::settings::{self, Places, Settings};
 use crate::spool::{Leftovers, Spool};
 use crate::time::{Wall, human};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::path::Path;
 use system::World;
 
@@ -189,7 +189,7 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     for (agent, project) in agents(&settings, &entries) {
         let heading = format!("Agent {}", agent.name);
         report.tell(&heading, Vec::new())?;
-        report.tell(&heading, agent::findings(&world, &agent, project))?;
+        report.tell(&heading, agent::findings(&world, agent, project))?;
     }
     let of_entry = |entry| project_findings(&world, &settings, entry);
     let mut findings: Vec<Finding> = entries.iter().flat_map(of_entry).collect();
@@ -212,9 +212,9 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
 pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
     let world = World::look(places.clone());
     let mut findings = vec![credentials_finding(&world)];
-    let settings = settings_findings(places).1;
-    if let Some(Ok(policy)) = settings.map(|settings| settings.policy(&Map::new())) {
-        findings.extend(agent::findings(&world, &policy.agent, Some(project)));
+    if let (_, Some(settings)) = settings_findings(places) {
+        let agent = &settings.common.agent;
+        findings.extend(agent::findings(&world, agent, Some(project)));
     }
     findings.retain(|finding| finding.level == Level::Problem);
     let line = |finding: Finding| {
@@ -226,23 +226,22 @@ pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> 
 
 /// The agents that projects use, that of the settings, and those that the settings list, each with the
 /// first project that uses it.
-fn agents<'a>(settings: &Settings, entries: &'a [Entry]) -> Vec<(AgentSpec, Option<&'a Project>)> {
-    let used = entries.iter().filter(|entry| entry.enabled);
-    let used = used.map(|entry| (entry.policy(settings).ok(), Some(&entry.project)));
-    let listed = settings.get("agents").and_then(Value::as_object);
-    let names = listed.into_iter().flat_map(Map::keys);
-    let named = names.map(|name| Map::from_iter([("agent".to_owned(), json!(name))]));
-    let others = std::iter::once(Map::new()).chain(named);
-    let others = others.map(|own| (settings.policy(&own).ok(), None));
-    let mut agents: Vec<(AgentSpec, Option<&Project>)> = Vec::new();
-    for (policy, project) in used.chain(others) {
-        let agent = policy.map(|policy| policy.agent);
-        let is_new = |agent: &AgentSpec| agents.iter().all(|(known, _)| known.name != agent.name);
-        if let Some(agent) = agent.filter(is_new) {
-            agents.push((agent, project));
-        }
-    }
-    agents
+fn agents<'a>(
+    settings: &'a Settings,
+    entries: &'a [Entry],
+) -> Vec<(&'a AgentSpec, Option<&'a Project>)> {
+    let listed = settings.values.get("agents");
+    let uses = |entry: &&Entry, agent: &AgentSpec| {
+        let policy = entry.policy(settings);
+        entry.enabled && policy.is_ok_and(|policy| policy.agent.name == agent.name)
+    };
+    let asked = settings.agents.iter().filter_map(|agent| {
+        let user = entries.iter().find(|entry| uses(entry, agent));
+        let is_listed = listed.is_some_and(|all| all.get(&agent.name).is_some());
+        let is_asked = user.is_some() || is_listed || settings.common.agent.name == agent.name;
+        is_asked.then_some((agent, user.map(|entry| &entry.project)))
+    });
+    asked.collect()
 }
 
 fn settings_findings(places: &Places) -> (Vec<Finding>, Option<Settings>) {
