@@ -242,6 +242,14 @@ pub fn log_name(id: &JobId, start: u32, ending: &str) -> String {
     }
 }
 
+/// The name of the log of a job's n-th check.
+pub fn check_log(id: &JobId, round: u32) -> String {
+    match round {
+        0 | 1 => format!("{id}.check"),
+        _ => format!("{id}.check.{round}"),
+    }
+}
+
 /// The environment variable that carries the token of a run to all its processes.
 pub const RUN_VARIABLE: &str = "JOB_MONITOR_RUN";
 

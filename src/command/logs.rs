@@ -10,7 +10,7 @@ use crate::agent::{self, Dialect};
 use crate::cli::Manner;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
-use crate::job::{Attempt, JobId, log_name};
+use crate::job::{Attempt, JobId, check_log, log_name};
 use crate::record::{Check, Claim};
 use crate::render::{self, Style};
 use crate::spool::Spool;
@@ -134,54 +134,42 @@ enum Piece {
 
 impl Story {
     fn of(standing: &Standing, now: Wall) -> Story {
+        let mut story = Story::default();
         match standing {
-            Standing::Done(result) => Story::of_result(result),
-            Standing::Running(claim) => {
+            Standing::Done(result) => {
+                let told = Finished::read(result).unwrap_or_default();
+                story.starts = told.attempts.list().to_vec();
+                story.checks = told.checks.list().to_vec();
+                story.line = told.line();
+                story.exit = Some(match told.is_completed() {
+                    true => Exit::Done,
+                    false => Exit::NotCompleted,
+                });
+            }
+            Standing::Running(claim) | Standing::Suspended(claim) => {
+                story.starts.clone_from(&claim.attempts);
+                story.checks.clone_from(&claim.checks);
+                if story.starts.len() < claim.starts as usize {
+                    story.starts.push(Attempt {
+                        started_at: claim.started_at,
+                        session_id: claim.session_id.clone(),
+                        ..Attempt::default()
+                    });
+                }
+                // Of an interrupted start nobody knows yet how it ended.
+                story.grows = claim.suspended.is_none() && !claim.checking;
                 let since = human(now.since(claim.started_at));
-                Story::of_claim(claim, format!("running for {since}; -f follows"))
+                story.line = match standing {
+                    Standing::Running(_) => format!("running for {since}; -f follows"),
+                    _ => format!("paused: {}", suspension_text(claim, now)),
+                };
             }
-            Standing::Suspended(claim) => {
-                Story::of_claim(claim, format!("paused: {}", suspension_text(claim, now)))
+            Standing::Waiting { .. } => {
+                let why = "waits, and nothing has run yet; job-monitor queue says for what";
+                story.line = why.to_owned();
             }
-            Standing::Waiting { .. } => Story {
-                line: "waits, and nothing has run yet; job-monitor queue says for what".to_owned(),
-                ..Story::default()
-            },
         }
-    }
-
-    fn of_claim(claim: &Claim, line: String) -> Story {
-        let mut starts = claim.attempts.clone();
-        if starts.len() < claim.starts as usize {
-            starts.push(Attempt {
-                started_at: claim.started_at,
-                session_id: claim.session_id.clone(),
-                ..Attempt::default()
-            });
-        }
-        Story {
-            starts,
-            checks: claim.checks.clone(),
-            // Of an interrupted start nobody knows yet how it ended.
-            grows: claim.suspended.is_none() && !claim.checking,
-            line,
-            exit: None,
-        }
-    }
-
-    fn of_result(result: &File) -> Story {
-        let told = Finished::read(result).unwrap_or_default();
-        let exit = match told.is_completed() {
-            true => Exit::Done,
-            false => Exit::NotCompleted,
-        };
-        Story {
-            starts: told.attempts.list().to_vec(),
-            checks: told.checks.list().to_vec(),
-            line: told.line(),
-            exit: Some(exit),
-            grows: false,
-        }
+        story
     }
 
     /// All that there is to tell.
@@ -363,14 +351,6 @@ impl Telling<'_> {
             kept.drain(..start_of_last(kept, lines));
         }
         Ok(())
-    }
-}
-
-/// The log of a job's n-th check.
-fn check_log(id: &JobId, round: u32) -> String {
-    match round {
-        1 => format!("{id}.check"),
-        _ => format!("{id}.check.{round}"),
     }
 }
 

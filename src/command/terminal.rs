@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// Taken where the size is not known.
-pub(super) const COLUMNS: usize = 80;
+const COLUMNS: usize = 80;
 const ROWS: usize = 24;
 
 /// Alternate screen, no cursor, no wrapping: a line that is too wide all the same stays one.
@@ -48,7 +48,7 @@ impl LiveLine {
         }
     }
 
-    /// Shows a text in place of the one before.
+    /// Shows a text in place of the one before; an empty one makes room for something that stays.
     pub(super) fn show(&mut self, text: &str) {
         // The last column stays free: some terminals wrap as soon as it is taken.
         let text = fit(&clean_line(text), size(io::stderr()).0.saturating_sub(1));
@@ -57,18 +57,11 @@ impl LiveLine {
             self.shown = text;
         }
     }
-
-    /// Takes it away, to make room for something that stays.
-    pub(super) fn clear(&mut self) {
-        if !std::mem::take(&mut self.shown).is_empty() {
-            render::say("\r\x1b[K");
-        }
-    }
 }
 
 impl Drop for LiveLine {
     fn drop(&mut self) {
-        self.clear();
+        self.show("");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an agent's output tells a person: events become lines. Pure, and in bounded memory whatever
 //! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
-use crate::agent::event::{Event, LastResult, Session, events};
+use crate::agent::event::{Event, LastResult, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::Lines;
 use crate::agent::{Dialect, TEXT_MAX};
@@ -48,8 +48,6 @@ struct Start {
     lines: Lines,
     /// Of a plain agent: the beginning of a character, or of the end of a line.
     held: Vec<u8>,
-    /// The model and the version.
-    who: String,
     cwd: String,
     /// Depth and words of calls by their ids.
     calls: HashMap<String, (usize, String)>,
@@ -149,7 +147,14 @@ impl Transcript {
     fn event(&mut self, event: Event<'_>) {
         let goes_on = take(&mut self.start.speaking);
         match event {
-            Event::Session(session) => self.session(session),
+            Event::Session(session) => {
+                let words = [session.model, session.version].into_iter().flatten();
+                let words = clean_line(&words.collect::<Vec<_>>().join(" "));
+                if !words.is_empty() {
+                    self.line(0, "2", &words);
+                }
+                self.start.cwd = session.cwd;
+            }
             Event::Say(by, text) => {
                 let depth = self.depth_below(by);
                 self.say(&text, false);
@@ -185,18 +190,6 @@ impl Transcript {
             Event::Lost(start, _) => self.notice(&format!("cut or too long: {}", headline(start))),
             _ => {}
         }
-    }
-
-    fn session(&mut self, session: Session) {
-        let words = [session.model, session.version];
-        let who = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
-        let who = clean_line(&who);
-        // Each turn opens with one of its own.
-        if who != self.start.who && !who.is_empty() {
-            self.line(0, "2", &who);
-            self.start.who = who;
-        }
-        self.start.cwd = session.cwd;
     }
 
     fn say(&mut self, text: &str, goes_on: bool) {
@@ -296,8 +289,9 @@ impl Transcript {
     /// A whole text, with a blank line around it.
     fn text(&mut self, depth: usize, color: &str, text: &str) {
         self.begin_line(Above::Text);
+        let indent = "    ".repeat(depth);
         for line in clean(text.trim_end()).lines() {
-            let line = format!("{}{line}", indent(depth));
+            let line = format!("{indent}{line}");
             let line = self.style.paint(color, line.trim_end());
             self.out.push_str(&(line + "\n"));
         }
@@ -306,7 +300,10 @@ impl Transcript {
     /// One line, cut at the edge.
     fn line(&mut self, depth: usize, color: &str, line: &str) {
         self.begin_line(Above::Lines);
-        let line = fit(&format!("{}{}", indent(depth), line.trim_end()), self.width);
+        let line = fit(
+            &format!("{}{}", "    ".repeat(depth), line.trim_end()),
+            self.width,
+        );
         self.out.push_str(&(self.style.paint(color, &line) + "\n"));
     }
 
@@ -321,10 +318,6 @@ impl Transcript {
         }
         self.above = next;
     }
-}
-
-fn indent(depth: usize) -> String {
-    "    ".repeat(depth)
 }
 
 /// The tokens that a turn used, those read from a cache left out: each request reads the whole

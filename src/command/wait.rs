@@ -39,7 +39,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         for mut job in pending {
             let standing = standing(scope, &job.spool, job.id)?;
             if let Standing::Done(result) = &standing {
-                line.clear();
+                line.show("");
                 if !tell(job.id, result)? {
                     exit = Exit::NotCompleted;
                 }
@@ -74,7 +74,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         }
         let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
         if rest.is_zero() {
-            line.clear();
+            line.show("");
             let left: Vec<&str> = pending.iter().map(|job| job.id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);

@@ -39,10 +39,7 @@ pub(super) fn watch(which: &Which) -> Outcome {
     let mut scope = Scope::load(which)?;
     let style = Style::of_stdout();
     if !Screen::is_there() {
-        let columns = match style.terminal {
-            true => terminal::size(io::stdout()).0,
-            false => terminal::COLUMNS,
-        };
+        let columns = terminal::size(io::stdout()).0;
         let lines = Overview::of(&scope, style).lines(columns, usize::MAX);
         return render::print(&(lines.join("\n") + "\n")).map(|()| Exit::Done);
     }
@@ -101,7 +98,12 @@ impl Overview {
         let (ground, now) = (Ground::of(scope), Wall::now());
         let panel = |entry: &Entry| {
             let mut panel = Panel::default();
-            if let Err(error) = panel.fill(scope, &ground, entry, style, now) {
+            let settings = ground.settings.as_ref();
+            let policy = settings.and_then(|settings| entry.policy(settings).ok());
+            let limit = policy.map(|policy| policy.timeout);
+            let seen = ground.look(scope, entry);
+            let filled = seen.and_then(|seen| panel.fill(&seen, limit, style, now));
+            if let Err(error) = filled {
                 panel.rows = vec![style.paint("31", &clean_line(&error.to_string()))];
             }
             panel.name = clean_line(&entry.project.name);
@@ -148,13 +150,11 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
 impl Panel {
     fn fill(
         &mut self,
-        scope: &Scope,
-        ground: &Ground,
-        entry: &Entry,
+        seen: &Seen,
+        limit: Option<Duration>,
         style: Style,
         now: Wall,
     ) -> Result<()> {
-        let seen = ground.look(scope, entry)?;
         self.ended = ended(&seen.spool, style, now)?;
         for (word, text) in &seen.obstacles {
             self.rows.push(match *word {
@@ -166,9 +166,8 @@ impl Panel {
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
             let elapsed = human(now.since(claim.started_at));
-            let policy = ground.settings.as_ref().and_then(|s| entry.policy(s).ok());
             // The document may want less.
-            let limit = policy.map_or(String::new(), |p| format!(" of {}", human(p.timeout)));
+            let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
             let start = match claim.starts {
                 0 | 1 => String::new(),
                 start => format!(", start {start}"),
@@ -195,7 +194,7 @@ impl Panel {
         if self.rows.is_empty() {
             self.rows.push(style.paint("2", "idle"));
         }
-        self.wait(&seen);
+        self.wait(seen);
         Ok(())
     }
 
@@ -205,15 +204,14 @@ impl Panel {
         let (held, waiting): (Vec<&JobId>, Vec<&JobId>) = seen.waiting.iter().partition(held);
         self.held = held.len();
         self.waiting = waiting.len() + usize::from(seen.suspended.is_some());
-        let mut parts = Vec::new();
-        if !held.is_empty() {
-            parts.push(format!("{} held", held.len()));
-        }
-        if !waiting.is_empty() {
-            let named = waiting.iter().take(WAITING_NAMED);
-            let names: Vec<&str> = named.map(|id| id.description()).collect();
-            parts.push(format!("{} waiting: {}", waiting.len(), names.join(", ")));
-        }
+        let named = waiting.iter().take(WAITING_NAMED);
+        let names: Vec<&str> = named.map(|id| id.description()).collect();
+        let waiting = (waiting.len(), format!("waiting: {}", names.join(", ")));
+        let parts = [(held.len(), "held".to_owned()), waiting].into_iter();
+        let parts = parts.filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
         if !parts.is_empty() {
             self.rows.push(parts.join(", "));
         }

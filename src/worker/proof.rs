@@ -7,7 +7,7 @@ use crate::agent::{Ending, Fault, Report, Verdict};
 use crate::decide::{self, Next, State, Until};
 use crate::error::Result;
 use crate::holds::Kind;
-use crate::job::{ErrorKind, JobId, Status};
+use crate::job::{ErrorKind, JobId, Status, check_log};
 use crate::outcome;
 use crate::project::Policy;
 use crate::record::{Claim, HoldView};
@@ -101,10 +101,7 @@ impl Worker<'_> {
             let next = Next::Publish(Status::Completed);
             return Ok(self.follow(claim, next, finished, &policy));
         };
-        let name = match claim.checks.len() {
-            0 => format!("{id}.check"),
-            n => format!("{id}.check.{}", n + 1),
-        };
+        let name = check_log(id, claim.checks.len() as u32 + 1);
         let out = self.spool.create_log(&name)?;
         let command = Command {
             argv,
