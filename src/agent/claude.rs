@@ -72,9 +72,6 @@ fn assistant(message: &Object<'_>, by: &By, each: &mut dyn FnMut(Event<'_>)) {
     if by.is_none() {
         each(Event::Turn(true));
     }
-    if let Some(id) = message.word("id") {
-        each(Event::Tokens(id, message.raw("usage")));
-    }
     for block in message.objects("content") {
         match block.text("type").as_str() {
             "text" => each(Event::Say(by.clone(), block.text("text"))),

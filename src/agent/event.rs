@@ -27,8 +27,6 @@ pub enum Event<'a> {
     Answer(String, &'a str, bool),
     /// A tool was refused.
     Denied(Value),
-    /// The usage so far of one message, which may be told more than once.
-    Tokens(String, &'a str),
     /// The session's running total of usage, where the agent tells that.
     Total(Value),
     /// The usage limit is reached until then; `None`: it is not.

@@ -218,7 +218,7 @@ impl Fold {
             }
             Event::Result(result) => self.result_is(*result),
             Event::Lost(_, may_be_result) => self.result_lost |= may_be_result,
-            Event::Tokens(..) | Event::Notice(_) | Event::Offline(_) | Event::Plain(_) => {}
+            Event::Notice(_) | Event::Offline(_) | Event::Plain(_) => {}
         }
     }
 
