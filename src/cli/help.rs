@@ -1,5 +1,5 @@
-//! What `--help` prints, and what the help texts say of each command to the manual page and the
-//! completions.
+//! What `commands.txt` says: the text that `--help` prints, and, read out of it, which options and
+//! operands each command takes.
 
 /// The help of one command.
 #[derive(Clone, Copy, Debug)]
@@ -21,31 +21,29 @@ pub fn commands() -> impl Iterator<Item = CommandHelp> {
 }
 
 /// The help for a command, or for the program when there is no command of that name.
-pub fn help(topic: Option<&str>) -> String {
-    let page = topic.and_then(|name| commands().find(|command| command.name == name));
-    match page {
+pub fn help(topic: &str) -> String {
+    match commands().find(|command| command.name == topic) {
         Some(page) => format!("{}\n", page.text),
         None => include_str!("overview.txt").to_owned(),
     }
 }
 
 impl CommandHelp {
-    /// Its options, as `(long name without dashes, the word for its value)`.
-    pub fn options(self) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
-        let lines = self.text.lines().filter(|line| line.starts_with("  "));
-        lines.filter_map(|line| {
-            let (signature, _) = line
-                .trim_start()
-                .split_once("  ")
-                .unwrap_or((line.trim(), ""));
-            let (_, option) = signature
-                .split_once("--")
-                .filter(|_| signature.starts_with('-'))?;
-            Some(
-                option
-                    .split_once(' ')
-                    .map_or((option, None), |(long, value)| (long, Some(value))),
-            )
+    /// Its options: the short name if it has one, the long name, and the word for its value.
+    pub fn options(
+        self,
+    ) -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix("  "));
+        let lines = lines
+            .map(str::trim_start)
+            .filter(|line| line.starts_with('-'));
+        lines.map(|line| {
+            let names = line.split("  ").next().unwrap_or(line);
+            let (short, long) = names.split_once(", ").unwrap_or(("", names));
+            match long.split_once(' ') {
+                Some((long, value)) => (short, long, Some(value)),
+                None => (short, long, None),
+            }
         })
     }
 
@@ -55,16 +53,10 @@ impl CommandHelp {
         line.trim_start_matches("Usage: job-monitor ")
     }
 
-    /// The word for what it takes beside options: `ID`, `PATH`.
-    pub fn operand(self) -> Option<&'static str> {
-        let words = self
-            .usage()
-            .split(' ')
-            .skip(1)
-            .filter(|word| !word.contains("OPTION"));
-        let words = words.map(|word| word.trim_matches(|c: char| !c.is_ascii_uppercase()));
-        words
-            .filter(|word| *word != "DURATION")
-            .find(|word| !word.is_empty())
+    /// What it takes beside options, as the usage has it: `ID...`, `[FILE]`, `PATH`.
+    pub fn operands(self) -> impl Iterator<Item = &'static str> {
+        let words = self.usage().split(' ').skip(1);
+        let words = words.take_while(|word| *word != "|");
+        words.filter(|word| !word.starts_with("--") && !["[OPTION...]", "DURATION"].contains(word))
     }
 }

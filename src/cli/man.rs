@@ -1,6 +1,6 @@
 //! The manual page in the man(7) macros, rendered from `manual.txt`. There `#` begins a section,
-//! `##` a subsection, `* ` a term that indented text explains; four spaces mark an example, and
-//! `{commands}` stands for the help of every command.
+//! `##` a subsection, `* ` a term that indented text explains. Paragraphs are parted by blank lines; one
+//! that begins with four spaces is an example. `{commands}` stands for the help of every command.
 
 use super::commands;
 
@@ -13,40 +13,30 @@ pub fn man_page() -> String {
     let mut page = format!(
         ".TH JOB\\-MONITOR 1 {REVISED} \"job\\-monitor {version}\" \"User Commands\"\n.nh\n.ad l\n"
     );
-    let mut example = false;
-    let mut gap = false;
-    for line in include_str!("manual.txt").lines() {
-        if let Some(code) = line.strip_prefix("    ") {
-            page += if gap { ".PP\n" } else { "" };
-            page += if example { "" } else { ".RS 4\n.EX\n" };
-            gap = false;
-            page += &escaped(code);
-            example = true;
-            continue;
-        }
-        if std::mem::take(&mut example) {
-            page += ".EE\n.RE\n";
-        }
-        let (macros, text) = match line.split_once(' ') {
-            _ if line == "{commands}" => {
-                page.extend(commands().map(|help| command(help.name, help.text)));
-                continue;
-            }
-            None if line.is_empty() => {
-                gap = true;
-                continue;
-            }
-            Some(("#", heading)) => (".SH ", heading),
-            Some(("##", heading)) => (".SS ", heading),
-            Some(("*", term)) => (".TP\n.B ", term),
-            _ if gap => (".PP\n", line),
-            _ => ("", line.trim_start()),
+    for block in include_str!("manual.txt").split("\n\n") {
+        let is_example = block.starts_with("    ");
+        page += match block.starts_with(['#', '*']) {
+            true => "",
+            false if is_example => ".PP\n.RS 4\n.EX\n",
+            false => ".PP\n",
         };
-        gap = false;
-        page += macros;
-        page += &escaped(text);
+        for line in block.lines() {
+            let (macros, text) = match line.split_once(' ') {
+                _ if is_example => ("", line.trim_start_matches("    ")),
+                Some(("#", heading)) => (".SH ", heading),
+                Some(("##", heading)) => (".SS ", heading),
+                Some(("*", term)) => (".TP\n.B ", term),
+                _ => ("", line.trim_start()),
+            };
+            page += macros;
+            page += &escaped(text);
+        }
+        page += if is_example { ".EE\n.RE\n" } else { "" };
     }
-    page
+    let help: String = commands()
+        .map(|help| command(help.name, help.text))
+        .collect();
+    page.replace("{commands}\n", &help)
 }
 
 fn command(name: &str, text: &str) -> String {
@@ -54,24 +44,20 @@ fn command(name: &str, text: &str) -> String {
     format!(".SS {}\n.EX\n{lines}.EE\n", escaped(name).trim_end())
 }
 
-/// A line as roff prints it unchanged, with hyphens that can be pasted.
+/// What roff would not print as it is, with hyphens that can be pasted.
+const ESCAPES: [(&str, &str); 7] = [
+    ("\\", "\\e"),
+    ("-", "\\-"),
+    ("'", "\\(aq"),
+    ("`", "\\(ga"),
+    ("^", "\\(ha"),
+    ("~", "\\(ti"),
+    ("\"", "\\(dq"),
+];
+
+/// A line as roff prints it unchanged.
 fn escaped(line: &str) -> String {
-    let mut roff = String::from(if line.starts_with(['.', '\'']) {
-        "\\&"
-    } else {
-        ""
-    });
-    for letter in line.chars() {
-        match letter {
-            '\\' => roff.push_str("\\e"),
-            '-' => roff.push_str("\\-"),
-            '\'' => roff.push_str("\\(aq"),
-            '`' => roff.push_str("\\(ga"),
-            '^' => roff.push_str("\\(ha"),
-            '~' => roff.push_str("\\(ti"),
-            '"' => roff.push_str("\\(dq"),
-            _ => roff.push(letter),
-        }
-    }
-    roff + "\n"
+    let guard = if line.starts_with('.') { "\\&" } else { "" };
+    let replace = |line: String, (from, to): &(&str, &str)| line.replace(from, to);
+    guard.to_owned() + &ESCAPES.iter().fold(line.to_owned(), replace) + "\n"
 }

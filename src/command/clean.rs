@@ -1,102 +1,74 @@
 //! `clean`: removes what old finished jobs left.
 
-use super::scope::Scope;
-use crate::error::Result;
+use super::result::counted;
+use super::scope::{Scope, each_id};
+use crate::cli::Asked;
+use crate::error::{Error, Exit, Result};
 use crate::files::Dir;
 use crate::job::JobId;
 use crate::project::Project;
 use crate::render::{self, clean_line};
-use crate::spool::{Leftovers, Spool};
+use crate::spool::Spool;
 use crate::time::Wall;
-use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::time::Duration;
-
-/// What was, or would be, removed.
-#[derive(Default)]
-struct Removed {
-    jobs: usize,
-    files: usize,
-    bytes: u64,
-}
+use std::collections::BTreeMap;
 
 /// Removes document, logs and result of each job that finished so long ago.
-pub(super) fn clean(scope: &Scope, older_than: Duration, dry_run: bool) -> Result<()> {
-    let before =
-        i128::from(Wall::now().0) - i128::try_from(older_than.as_millis()).unwrap_or(i128::MAX);
-    let mut text = String::new();
+pub(super) fn clean(scope: &Scope, asked: &Asked) -> Result<()> {
+    let none = || Error::with(Exit::Usage, "clean needs --older-than DURATION");
+    let age = asked.older_than.ok_or_else(none)?.as_millis();
+    let before = i128::from(Wall::now().0) - i128::try_from(age).unwrap_or(i128::MAX);
     for spool in scope.whole()? {
-        let removed = clean_project(&spool, before * 1_000_000, dry_run)?;
-        let verb = if dry_run { "Would remove" } else { "Removed" };
-        let name = clean_line(&spool.project().name);
-        let Removed { jobs, files, bytes } = removed;
-        let (s, mib) = (
-            if jobs == 1 { "" } else { "s" },
-            bytes as f64 / f64::from(1 << 20),
-        );
-        let _ = writeln!(
-            text,
-            "{verb} {jobs} job{s} of {name}: {files} files, {mib:.1} MiB"
-        );
+        let told = clean_project(&spool, before.saturating_mul(1_000_000), asked.dry_run)?;
+        render::print(&told)?;
     }
-    render::print(&text)
+    Ok(())
 }
 
-fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<Removed> {
-    let mut known = BTreeSet::new();
-    let mut old = BTreeSet::new();
-    spool.finished(&mut |id, written| {
-        known.insert(id.to_owned());
-        if written < before_ns {
-            old.insert(id.to_owned());
-        }
+/// Gives a sentence on what was, or would be, removed.
+fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String> {
+    // Every job, and whether it is old.
+    let mut jobs = BTreeMap::new();
+    each_id(spool, &mut |id, ended| {
+        let is_old = ended.is_some_and(|ended| ended < before_ns);
+        jobs.insert(id.to_string(), is_old);
     })?;
-    let marks = spool.marks(Leftovers::Leave)?;
-    let open = spool
-        .scan(Leftovers::Leave)?
-        .waiting
-        .into_iter()
-        .chain(marks.claims);
-    known.extend(open.map(|id| id.to_string()));
     let Project { path, layout, .. } = spool.project();
-    let mut removed = Removed {
-        jobs: old.len(),
-        ..Removed::default()
-    };
+    let (mut files, mut bytes) = (0, 0);
     // The result goes last: a job whose document is there without it could run again.
-    for place in [
-        layout.items(),
-        layout.archive(),
-        layout.logs(),
-        layout.results(),
-    ] {
+    let places = [layout.items(), layout.archive(), layout.logs()];
+    for place in places.into_iter().chain([layout.results()]) {
         let Ok(dir) = Dir::open(&path.join(place)) else {
             continue;
         };
         let mut names = Vec::new();
         dir.list(&mut |name, _| {
-            if owner(name, &known).is_some_and(|id| old.contains(id)) {
+            if owner(name, &jobs).is_some_and(|id| jobs[id]) {
                 names.push(name.to_owned());
             }
         })?;
         for name in names {
-            removed.bytes += dir
-                .look(&name)?
-                .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-            removed.files += 1;
+            bytes += dir.look(&name)?.map_or(0, |stat| stat.st_size);
+            files += 1;
             if !dry_run {
                 dir.remove(&name)?;
             }
         }
         dir.sync()?;
     }
-    Ok(removed)
+    let verb = if dry_run { "Would remove" } else { "Removed" };
+    let old = jobs.values().filter(|is_old| **is_old).count() as u64;
+    let (old, files) = (counted(old, "job"), counted(files, "file"));
+    let (name, mib) = (
+        clean_line(&spool.project().name),
+        bytes as f64 / f64::from(1 << 20),
+    );
+    Ok(format!("{verb} {old} of {name}: {files}, {mib:.1} MiB\n"))
 }
 
 /// The job that a file belongs to: of the ids that its name begins with, the longest.
-fn owner<'a>(name: &'a str, known: &BTreeSet<String>) -> Option<&'a str> {
+fn owner<'a>(name: &'a str, jobs: &BTreeMap<String, bool>) -> Option<&'a str> {
     let dots = name.rmatch_indices('.').map(|(at, _)| &name[..at]);
-    dots.filter(|stem| known.contains(*stem))
+    dots.filter(|stem| jobs.contains_key(*stem))
         .find(|stem| JobId::exact(stem).is_some())
 }
 
@@ -106,8 +78,8 @@ mod tests {
 
     #[test]
     fn a_file_belongs_to_the_job_with_the_longest_id() {
-        let known = ["job-20260130-143000-a", "job-20260130-143000-a.b"].map(str::to_owned);
-        let known = BTreeSet::from(known);
+        let known = ["job-20260130-143000-a", "job-20260130-143000-a.b"];
+        let known = known.map(|id| (id.to_owned(), true)).into();
         for (name, id) in [
             (
                 "job-20260130-143000-a.2.jsonl",

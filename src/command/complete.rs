@@ -1,13 +1,13 @@
-//! The hidden command `complete`: what could stand where the person presses the Tab key. The stubs
-//! that `completions` prints call it.
+//! The hidden command `complete`: what could stand where the person presses the Tab key, a word a
+//! line. The stubs that `completions` prints call it, and quote the words for their shell.
 
-use super::scope::Scope;
+use super::scope::{Scope, each_id};
 use crate::cli::{CommandHelp, Which, commands};
 use crate::error::Result;
 use crate::job::JobId;
+use crate::registry::Entry;
 use crate::render;
-use crate::spool::{Leftovers, Spool};
-use std::collections::BTreeSet;
+use crate::spool::Spool;
 use std::ffi::OsString;
 
 /// So many finished jobs of a project are offered, the newest.
@@ -15,214 +15,93 @@ const FINISHED_MAX: usize = 50;
 /// Tells a stub that its shell is to offer files.
 const FILES: &str = ":files";
 
-/// Prints the words that go on from the last of `words`; the first one is the shell's name.
+/// Prints the words that go on from the last of `words`.
 pub(super) fn complete(words: &[OsString]) -> Result<()> {
-    let mut words: Vec<String> = words
-        .iter()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let shell = words.remove(0);
-    let bash = shell == "bash";
-    let typed = words.last().cloned().unwrap_or_default();
-    if bash {
-        words = joined(words);
-    }
-    // Nobody begins to type what is in a name and needs a quote itself.
-    if shell != "zsh" {
-        words
-            .iter_mut()
-            .for_each(|word| word.retain(|c| !"\\'\"".contains(c)));
-    }
+    // bash and fish give the words as they were typed. Nobody begins to type what is in a name and
+    // needs a quote itself.
+    let plain = |word: &OsString| word.to_string_lossy().replace(['\\', '\'', '"'], "");
+    let words: Vec<String> = words.iter().map(plain).collect();
     let Some((begun, before)) = words.split_last() else {
         return Ok(());
     };
-    // bash takes the value behind `=` for a word of its own.
-    let head = begun.rfind('=').filter(|_| bash && begun.starts_with('-'));
-    let head = head.map_or(0, |at| at + 1);
-    let mut text = String::new();
-    for word in candidates(before, begun) {
-        let quoted = match bash && word != FILES {
-            true => word.get(head..).and_then(|rest| quoted_as(rest, &typed)),
-            false => Some(word.clone()),
-        };
-        if word == FILES || word.starts_with(begun) {
-            text.extend(quoted.map(|word| word + "\n"));
-        }
-    }
-    render::print(&text)
-}
-
-/// What was sorted out of the words before the one that was begun.
-#[derive(Default)]
-struct Line {
-    command: Option<CommandHelp>,
-    operands: usize,
-    projects: Which,
-    /// The word for the value that the last option still needs.
-    value: Option<&'static str>,
-}
-
-fn read(before: &[String]) -> Line {
-    let mut line = Line {
-        projects: Which::All,
-        ..Line::default()
-    };
-    for word in before {
-        match line.value.take() {
-            Some("PROJECT") => line.projects = Which::Named(word.clone()),
-            Some(_) => {}
-            None if word == "-p" || word == "--project" => line.value = Some("PROJECT"),
-            None if word.starts_with('-') => {
-                let named = word.strip_prefix("--project=").or(word.strip_prefix("-p"));
-                if let Some(name) = named {
-                    line.projects = Which::Named(name.to_owned());
-                }
-                line.value = line.command.and_then(|command| value_of(command, word));
-            }
-            None if line.command.is_none() => {
-                let is_id = JobId::parse(word).is_some();
-                let name = if is_id { "show" } else { word };
-                line.command = commands().find(|command| command.name == name);
-                line.operands = usize::from(is_id);
-            }
-            None => line.operands += 1,
-        }
-    }
-    line
-}
-
-fn value_of(command: CommandHelp, option: &str) -> Option<&'static str> {
-    let long = option.strip_prefix("--")?;
-    command.options().find(|(name, _)| *name == long)?.1
+    let fits = |word: &String| word == FILES || word.starts_with(begun);
+    let words = candidates(before, begun).into_iter().filter(fits);
+    render::print(&words.map(|word| word + "\n").collect::<String>())
 }
 
 fn candidates(before: &[String], begun: &str) -> Vec<String> {
-    let line = read(before);
-    if let Some(value) = line.value {
-        return values(value, &line, "");
-    }
-    if let Some((option, _)) = begun.split_once('=').filter(|_| begun.starts_with("--")) {
-        let known = line.command.and_then(|command| value_of(command, option));
-        let value = if option == "--project" {
-            Some("PROJECT")
+    let (mut page, mut projects) = (None::<CommandHelp>, Which::All);
+    let (mut operands, mut value) = (0, None);
+    // `--project=x` is one word, or for bash three.
+    let before = before.iter().flat_map(|word| word.split('='));
+    for word in before.filter(|word| !word.is_empty()) {
+        if let Some(kind) = value.take() {
+            if kind == "PROJECT" {
+                projects = Which::Named(word.to_owned());
+            }
+        } else if word.starts_with('-') {
+            let pages = page.into_iter().chain(commands());
+            let mut known = pages.flat_map(CommandHelp::options);
+            let option = known.find(|(short, long, _)| word == *short || word == *long);
+            value = option.and_then(|(_, _, value)| value);
+        } else if page.is_none() {
+            let is_id = JobId::parse(word).is_some();
+            let name = if is_id { "show" } else { word };
+            page = commands().find(|page| page.name == name);
+            operands = usize::from(is_id);
         } else {
-            known
-        };
-        let words = value
-            .map(|value| values(value, &line, ""))
-            .unwrap_or_default();
-        return words
-            .into_iter()
-            .map(|word| format!("{option}={word}"))
-            .collect();
-    }
-    if begun.starts_with('-') {
-        let globals = ["project", "all-projects", "json", "version"];
-        let own = line
-            .command
-            .map(|command| command.options().map(|(long, _)| long).collect());
-        let longs: Vec<_> = own.unwrap_or(globals.to_vec());
-        return longs
-            .into_iter()
-            .chain(["help"])
-            .map(|long| format!("--{long}"))
-            .collect();
-    }
-    match line.command {
-        None if begun.starts_with("job-") || begun.starts_with("task-") => {
-            values("ID", &line, "show")
-        }
-        None => values("COMMAND", &line, ""),
-        Some(command) => {
-            let second = command.name == "reply" && line.operands > 0;
-            let operand = if second {
-                Some("FILE")
-            } else {
-                command.operand()
-            };
-            let once = line.operands > 0 && !command.usage().contains("...");
-            let operand = operand.filter(|_| !once || second);
-            operand
-                .map(|operand| values(operand, &line, command.name))
-                .unwrap_or_default()
+            operands += 1;
         }
     }
-}
-
-/// What can stand for a word in capitals of a help text.
-fn values(word: &str, line: &Line, command: &str) -> Vec<String> {
     let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-    match word {
-        "COMMAND" => commands().map(|command| command.name.to_owned()).collect(),
+    if value.is_none() && begun.starts_with('-') {
+        let own = page.map(|page| page.options().map(|(_, long, _)| long).collect());
+        let all: Vec<&str> = own.unwrap_or(vec!["--project", "--all-projects", "--version"]);
+        return owned(&[all, vec!["--help"]].concat());
+    }
+    let operand = page.and_then(|page| {
+        let last = page.operands().last().filter(|last| last.contains("..."));
+        page.operands().nth(operands).or(last)
+    });
+    let is_id = begun.starts_with("job-") || begun.starts_with("task-");
+    let kind = match value.or(operand) {
+        None if page.is_some() => return Vec::new(),
+        None if is_id => "ID",
+        None => "COMMAND",
+        Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
+    };
+    match kind {
+        "ID" => ids(&projects, page.map_or("show", |page| page.name)),
+        "COMMAND" => commands().map(|page| page.name.to_owned()).collect(),
         "SHELL" => owned(&["bash", "fish", "zsh"]),
-        "LAYOUT" => owned(&["jobs", "tasks"]),
         "FILE" | "PATH" => owned(&[FILES]),
         "PROJECT" => {
-            let entries = Scope::read(&Which::All).map(|(scope, _)| scope.entries);
-            entries
-                .unwrap_or_default()
-                .into_iter()
-                .map(|entry| entry.project.name)
-                .collect()
-        }
-        "ID" => {
-            let open_only = ["cancel", "hold", "release", "wait", "edit"].contains(&command);
-            let entries = Scope::read(&line.projects).map(|(scope, _)| scope.entries);
-            let spools = entries.unwrap_or_default().into_iter();
-            let spools = spools.filter_map(|entry| Spool::open(&entry.project).ok());
-            spools.flat_map(|spool| ids(&spool, open_only)).collect()
+            let names = entries(&Which::All).into_iter();
+            names.map(|entry| entry.project.name).collect()
         }
         _ => Vec::new(),
     }
 }
 
-/// The jobs of a project that are not done, then the newest that are.
-fn ids(spool: &Spool, open_only: bool) -> Vec<String> {
-    let waiting = spool
-        .scan(Leftovers::Leave)
-        .map(|scan| scan.waiting)
-        .unwrap_or_default();
-    let begun = spool
-        .marks(Leftovers::Leave)
-        .map(|marks| marks.claims)
-        .unwrap_or_default();
-    let open: BTreeSet<JobId> = begun.into_iter().chain(waiting).collect();
-    let mut ids: Vec<String> = open.iter().map(ToString::to_string).collect();
+fn entries(which: &Which) -> Vec<Entry> {
+    Scope::read(which).map_or(Vec::new(), |(scope, _)| scope.entries)
+}
+
+/// The jobs that are not done, and where the command wants those, too, the newest that are.
+fn ids(projects: &Which, command: &str) -> Vec<String> {
+    let open_only = ["cancel", "hold", "release", "wait"].contains(&command);
+    let (mut ids, mut finished) = (Vec::new(), Vec::new());
+    for entry in entries(projects) {
+        let spool = Spool::new(&entry.project);
+        let _ = each_id(&spool, &mut |id, ended| match ended {
+            Some(ended) => finished.push((ended, id.to_string())),
+            None => ids.push(id.to_string()),
+        });
+    }
+    finished.sort_unstable();
+    let newest = finished.into_iter().rev().take(FINISHED_MAX);
     if !open_only {
-        let mut finished = Vec::new();
-        let _ = spool.finished(&mut |id, written| finished.push((written, id.to_owned())));
-        finished.sort_unstable();
-        ids.extend(
-            finished
-                .into_iter()
-                .rev()
-                .take(FINISHED_MAX)
-                .map(|(_, id)| id),
-        );
+        ids.extend(newest.map(|(_, id)| id));
     }
     ids
-}
-
-/// Readline makes three words of `--project=x`.
-fn joined(words: Vec<String>) -> Vec<String> {
-    let mut joined: Vec<String> = Vec::new();
-    for word in words {
-        match joined.last_mut() {
-            Some(last) if word == "=" || last.ends_with('=') => last.push_str(&word),
-            _ => joined.push(word),
-        }
-    }
-    joined
-}
-
-/// A word as bash reads it, behind what the person began; in quotes only what they keep as it is.
-fn quoted_as(word: &str, typed: &str) -> Option<String> {
-    let special = |c: char| !c.is_alphanumeric() && !"/._-+:,@%=".contains(c);
-    if typed.starts_with(['\'', '"']) {
-        return (!word.contains(['\'', '"', '$', '`', '\\'])).then(|| word.to_owned());
-    }
-    let letters = word
-        .chars()
-        .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]));
-    Some(letters.collect())
 }

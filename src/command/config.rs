@@ -1,64 +1,49 @@
 //! `config`: the settings in force, and where each comes from.
 
-use super::Outcome;
 use super::scope::Scope;
 use crate::cli::Format;
-use crate::error::Exit;
+use crate::error::Result;
 use crate::project::{GLOBAL_KEYS, KEYS};
 use crate::render;
 use crate::settings::{self, Settings};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-#[derive(Serialize)]
-struct Line {
-    key: &'static str,
-    value: Value,
-    from: &'static str,
-}
-
-pub(super) fn config(scope: &Scope, format: Format) -> Outcome {
-    let (settings, warnings) = settings::load(&scope.places.settings())?;
+pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
+    let path = scope.places.settings();
+    let (settings, warnings) = settings::load(&path)?;
     warnings.iter().for_each(|warning| render::note(warning));
-    let none = Map::new();
     // Where there is no project, those of the first one to come.
     let common: Vec<_> = match scope.entries.is_empty() {
-        true => GLOBAL_KEYS.iter().chain(KEYS).collect(),
-        false => GLOBAL_KEYS.iter().collect(),
+        true => [GLOBAL_KEYS, KEYS].concat(),
+        false => GLOBAL_KEYS.to_vec(),
     };
-    let common = lines(common, &settings, &none);
-    let mut text = format!(
-        "All projects ({})\n{}",
-        scope.places.settings().display(),
-        table(&common)
-    );
+    let mut text = format!("All projects ({})\n", path.display());
+    let common = lines(&common, &settings, &Map::new(), &mut text);
     let mut projects = Vec::new();
     for entry in &scope.entries {
-        let project = &entry.project;
-        let own = lines(KEYS, &settings, &entry.own);
+        let (name, path) = (&entry.project.name, &entry.project.path);
         let skipped = entry.policy(&settings).err().map(|e| e.to_string());
-        text.push_str(&format!(
-            "\n{} ({})\n",
-            project.name,
-            project.path.display()
-        ));
-        if let Some(mistake) = &skipped {
-            text.push_str(&format!("  Skipped: {mistake}\n"));
-        }
-        text.push_str(&table(&own));
-        projects.push(json!({"name": project.name, "path": project.path, "skipped": skipped, "settings": own}));
+        text += &format!("\n{name} ({})\n", path.display());
+        text.extend(
+            skipped
+                .iter()
+                .map(|mistake| format!("  Skipped: {mistake}\n")),
+        );
+        let own = lines(KEYS, &settings, &entry.own, &mut text);
+        projects.push(json!({"name": name, "path": path, "skipped": skipped, "settings": own}));
     }
     let all = json!({"settings": common, "projects": projects});
-    render::answer(format, &all, || render::clean(&text).into_owned())?;
-    Ok(Exit::Done)
+    render::answer(format, &all, || render::clean(&text).into_owned())
 }
 
-fn lines<'a>(
-    keys: impl IntoIterator<Item = &'a (&'static str, &'static str)>,
+/// The settings of these keys, and a line for each at the end of `text`.
+fn lines(
+    keys: &[(&str, &str)],
     settings: &Settings,
     own: &Map<String, Value>,
-) -> Vec<Line> {
-    let line = |(key, default): &(&'static str, &'static str)| {
+    text: &mut String,
+) -> Vec<Value> {
+    let line = |(key, default): &(&str, &str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");
         let (value, from) = match (own.get(*key), settings.values.get(*key)) {
             (Some(value), _) => (value.clone(), "the project's entry"),
@@ -74,19 +59,13 @@ fn lines<'a>(
                 .collect(),
             _ => value,
         };
-        Line { key, value, from }
-    };
-    keys.into_iter().map(line).collect()
-}
-
-fn table(lines: &[Line]) -> String {
-    let row = |line: &Line| {
-        let value = match &line.value {
+        let shown = match &value {
             Value::Null => "none".to_owned(),
             Value::String(text) => text.clone(),
             value => value.to_string(),
         };
-        format!("  {:<17} {value:<24} {}\n", line.key, line.from)
+        *text += &format!("  {key:<17} {shown:<24} {from}\n");
+        json!({"key": key, "value": value, "from": from})
     };
-    lines.iter().map(row).collect()
+    keys.iter().map(line).collect()
 }

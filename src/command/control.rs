@@ -2,18 +2,17 @@
 //! the rest, now or when it is started.
 
 use super::brief::{retry_at, suspension_text};
-use super::result::Finished;
-use super::scope::{Scope, Standing};
+use super::result::{Finished, counted};
+use super::scope::{Scope, Standing, open_ids};
 use super::submit;
 use crate::board;
-use crate::cli::{Jobs, Since};
-use crate::error::{Error, Exit, Result};
+use crate::cli::Asked;
+use crate::error::{Error, Result};
 use crate::job::JobId;
 use crate::render;
-use crate::spool::{Leftovers, Mark, Spool};
+use crate::spool::{Mark, Spool};
 use crate::time::Wall;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::time::Duration;
 
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
@@ -23,151 +22,125 @@ const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 type Done = Result<Option<String>>;
 
 /// Ends running jobs and withdraws waiting ones.
-pub(super) fn cancel(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
-        match standing {
-            Standing::Done(result) => return Err(already_done(id, result)),
-            _ => spool.mark(id, Mark::Cancel)?,
-        }
-        let name = &spool.project().name;
-        Ok(Some(match (standing, scope.delay(name)) {
+pub(super) fn cancel(scope: &Scope, asked: &Asked) -> Result<()> {
+    let act = |spool: &Spool, id: &JobId, standing: &Standing| {
+        spool.mark(id, Mark::Cancel)?;
+        Ok(Some(match (standing, scope.delay(&spool.project().name)) {
             (Standing::Running(_), _) => format!("Cancelling {id}: its processes are being ended"),
             (_, Some(delay)) => format!("Cancelled {id}; it stays in the queue {delay}"),
             (_, None) => format!("Cancelled {id}: it is withdrawn"),
         }))
     };
-    match each(scope, jobs, &mut act)? {
-        0 => render::print("No job runs or waits\n"),
-        _ => Ok(()),
-    }
+    each(scope, asked, "No job runs or waits\n", &act).map(drop)
 }
 
 /// Keeps waiting jobs from being started.
-pub(super) fn hold(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
-        match standing {
-            Standing::Done(result) => Err(already_done(id, result)),
-            Standing::Running(_) if *jobs == Jobs::All => Ok(None),
-            Standing::Running(_) => Err(Error::new(format!(
-                "{id} is running; job-monitor cancel {id} ends it"
-            ))),
-            _ if spool.has_mark(id, Mark::Hold)? => Ok(Some(format!("{id} is held already"))),
-            _ => {
-                spool.mark(id, Mark::Hold)?;
-                Ok(Some(format!(
-                    "Held {id}; job-monitor release {id} lets it run"
-                )))
-            }
+pub(super) fn hold(scope: &Scope, asked: &Asked) -> Result<()> {
+    let act = |spool: &Spool, id: &JobId, standing: &Standing| match standing {
+        Standing::Running(_) if asked.all => Ok(None),
+        Standing::Running(_) => {
+            let text = format!("{id} is running; job-monitor cancel {id} ends it");
+            Err(Error::new(text))
+        }
+        _ if spool.has_mark(id, Mark::Hold)? => Ok(Some(format!("{id} is held already"))),
+        _ => {
+            spool.mark(id, Mark::Hold)?;
+            let text = format!("Held {id}; job-monitor release {id} lets it run");
+            Ok(Some(text))
         }
     };
-    match each(scope, jobs, &mut act)? {
-        0 => render::print("No job waits\n"),
-        _ => Ok(()),
-    }
+    each(scope, asked, "No job waits\n", &act).map(drop)
 }
 
 /// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
-pub(super) fn release(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    let all = *jobs == Jobs::All;
-    let lifted = board::read(&scope.places.state).all(Wall::now()).len();
-    if all {
-        board::ask_release(&scope.places.state)?;
+pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
+    let (state, now) = (&scope.places.state, Wall::now());
+    let holds = board::read(state).all(now).len() as u64;
+    if asked.all {
+        board::ask_release(state)?;
     }
-    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
-        let now = Wall::now();
+    let act = |spool: &Spool, id: &JobId, standing: &Standing| {
         let delay = scope.delay(&spool.project().name);
-        let delay = delay
-            .map(|delay| format!("; it waits {delay}"))
-            .unwrap_or_default();
-        match standing {
-            Standing::Done(result) => Err(already_done(id, result)),
+        let delay = delay.map_or(String::new(), |delay| format!("; it waits {delay}"));
+        Ok(Some(match standing {
             _ if spool.has_mark(id, Mark::Hold)? => {
                 spool.unmark(id, Mark::Hold)?;
                 spool.poke()?;
-                Ok(Some(format!("Released {id}{delay}")))
+                format!("Released {id}{delay}")
             }
-            _ if all => Ok(None),
-            Standing::Running(_) => Ok(Some(format!("{id} is running already"))),
+            _ if asked.all => return Ok(None),
             Standing::Suspended(claim)
                 if claim.suspended.is_none() || retry_at(claim).is_some() =>
             {
-                Ok(Some(format!(
-                    "{id} is not held; it {}",
-                    suspension_text(claim, now)
-                )))
+                format!("{id} is not held; it {}", suspension_text(claim, now))
             }
             // It may wait for its agent without having been begun.
             _ => {
                 spool.mark(id, Mark::Release)?;
-                Ok(Some(format!(
-                    "{id} is not held; if its agent or project is, that hold is lifted{delay}"
-                )))
+                format!("{id} is not held; if its agent or project is, that hold is lifted{delay}")
             }
-        }
+        }))
     };
-    let released = each(scope, jobs, &mut act)?;
-    if all {
-        let jobs = match released {
-            0 => "No job was held".to_owned(),
-            1 => "Released 1 job".to_owned(),
-            n => format!("Released {n} jobs"),
-        };
-        let holds = match lifted {
-            0 => "no agent or project was held".to_owned(),
-            1 => "the hold of an agent or project is lifted".to_owned(),
-            n => format!("{n} holds of agents and projects are lifted"),
-        };
-        render::print(&format!("{jobs}; {holds}\n"))?;
+    let jobs = counted(each(scope, asked, "", &act)?, "job");
+    match asked.all {
+        true => {
+            let holds = counted(holds, "hold");
+            render::print(&format!(
+                "Released {jobs}; lifted {holds} of agents and projects\n"
+            ))
+        }
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Submits the texts of jobs again, under new ids.
-pub(super) fn retry(scope: &Scope, jobs: &Jobs) -> Result<()> {
-    let mut act = |spool: &Spool, id: &JobId, standing: &Standing| -> Done {
+pub(super) fn retry(scope: &Scope, asked: &Asked) -> Result<()> {
+    let act = |spool: &Spool, id: &JobId, standing: &Standing| {
         let Standing::Done(_) = standing else {
-            return Err(Error::new(format!(
-                "{id} is not finished, so there is nothing to retry; job-monitor {id} shows how it stands"
-            )));
+            let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
+            return Err(Error::new(text));
         };
         let kept = spool.kept_text(id, 1 << 30)?;
         let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
-        let gone = || {
-            Error::new(format!(
-                "the text of {id} is gone; write and submit it again"
-            ))
-        };
-        let new = submit::put(spool, id.description(), &text.ok_or_else(gone)?, false)?;
-        if let Some(delay) = scope.disabled(&spool.project().name) {
+        let gone = format!("the text of {id} is gone; write and submit it again");
+        let text = text.ok_or_else(|| Error::new(gone))?;
+        let new = submit::put(spool, id.description(), &text, false)?;
+        if let Some(delay) = scope.delay(&spool.project().name) {
             render::note(&format!("{new} waits {delay}"));
         }
         Ok(Some(new.to_string()))
     };
-    match each(scope, jobs, &mut act)? {
-        0 => render::print("No job failed that was not handed in again\n"),
-        _ => Ok(()),
-    }
+    let none = "No job failed that was not handed in again\n";
+    each(scope, asked, none, &act).map(drop)
 }
 
-/// Does the same to each job and counts them. With several, one that cannot be done does not keep
-/// the others from it, and the last error decides the exit status.
+/// Does the same to each job and counts them; says `none` if there is none. With several, one that
+/// cannot be done does not keep the others from it, and the last error decides the exit status.
 fn each(
     scope: &Scope,
-    jobs: &Jobs,
-    act: &mut dyn FnMut(&Spool, &JobId, &Standing) -> Done,
-) -> Result<usize> {
-    let mut failed: Option<Error> = None;
-    let mut done = 0;
-    for id in ids(scope, jobs)? {
-        let acted = scope
-            .job(&id)
-            .and_then(|(spool, standing)| act(&spool, &id, &standing));
-        match acted {
+    asked: &Asked,
+    none: &str,
+    act: &dyn Fn(&Spool, &JobId, &Standing) -> Done,
+) -> Result<u64> {
+    let act_on = |id: &JobId| -> Done {
+        let (spool, standing) = scope.job(id)?;
+        match &standing {
+            Standing::Done(result) if asked.command != "retry" => {
+                let told = Finished::read(result);
+                let status = told.map_or("unreadable".to_owned(), |told| told.word());
+                Err(Error::new(format!("{id} is finished already ({status})")))
+            }
+            standing => act(&spool, id, standing),
+        }
+    };
+    let (mut done, mut failed) = (0, None::<Error>);
+    for id in ids(scope, asked)? {
+        match act_on(&id) {
+            Ok(None) => {}
             Ok(Some(text)) => {
                 done += 1;
-                render::print(&format!("{text}\n"))?;
+                render::print(&(text + "\n"))?;
             }
-            Ok(None) => {}
             Err(error) => {
                 if let Some(before) = failed.replace(error) {
                     render::note(&before.to_string());
@@ -175,26 +148,23 @@ fn each(
             }
         }
     }
-    failed.map_or(Ok(done), Err)
+    match failed {
+        Some(error) => Err(error),
+        None if done == 0 => render::print(none).map(|()| 0),
+        None => Ok(done),
+    }
 }
 
 /// The jobs that are meant.
-pub(super) fn ids(scope: &Scope, jobs: &Jobs) -> Result<Vec<JobId>> {
-    if let Jobs::These(names) = jobs {
-        return names.iter().map(|name| scope.resolve(name)).collect();
+pub(super) fn ids(scope: &Scope, asked: &Asked) -> Result<Vec<JobId>> {
+    if !asked.jobs.is_empty() {
+        return asked.jobs.iter().map(|name| scope.resolve(name)).collect();
     }
     let mut ids = BTreeSet::new();
     for spool in scope.whole()? {
-        match jobs {
-            Jobs::Failed(since) => {
-                let since = since.unwrap_or(Since::Ago(FAILED_SINCE)).start(Wall::now());
-                ids.extend(failed_jobs(&spool, since)?);
-            }
-            _ => {
-                ids.extend(spool.scan(Leftovers::Leave)?.waiting);
-                let begun = spool.marks(Leftovers::Leave)?.claims.into_iter();
-                ids.extend(begun.filter(|id| matches!(spool.has_result(id), Ok(false))));
-            }
+        match asked.command {
+            "retry" => ids.extend(failed_jobs(&spool, asked.wanted.since)?),
+            _ => ids.extend(open_ids(&spool)?),
         }
     }
     Ok(ids.into_iter().collect())
@@ -202,30 +172,21 @@ pub(super) fn ids(scope: &Scope, jobs: &Jobs) -> Result<Vec<JobId>> {
 
 /// The jobs that failed since then, unless a later one of the same description shows that somebody
 /// handed them in again.
-fn failed_jobs(spool: &Spool, since: Wall) -> Result<Vec<JobId>> {
-    let mut all = spool
-        .scan(Leftovers::Leave)?
-        .waiting
-        .into_iter()
-        .collect::<Vec<_>>();
-    let mut failed = Vec::new();
+fn failed_jobs(spool: &Spool, since: Option<Wall>) -> Result<Vec<JobId>> {
+    let long_ago = Wall(Wall::now().0 - FAILED_SINCE.as_millis() as i64);
+    let since = i128::from(since.unwrap_or(long_ago).0) * 1_000_000;
+    let (mut all, mut failed) = (open_ids(spool)?, Vec::new());
     spool.finished(&mut |id, written| {
         let Some(id) = JobId::exact(id) else { return };
-        all.push(id.clone());
-        let is_new = written >= i128::from(since.0) * 1_000_000;
-        if is_new && Finished::of(spool, &id).is_some_and(|told| told.word() == "failed") {
+        all.insert(id.clone());
+        let told = || Finished::of(spool, &id);
+        if written >= since && told().is_some_and(|told| told.word() == "failed") {
             failed.push(id);
         }
     })?;
-    let later = |id: &JobId| {
-        all.iter()
-            .any(|other| other > id && other.description() == id.description())
-    };
-    failed.retain(|id| !later(id));
+    failed.retain(|id| {
+        let mut later = all.range(id..).skip(1);
+        !later.any(|other| other.description() == id.description())
+    });
     Ok(failed)
-}
-
-fn already_done(id: &JobId, result: &File) -> Error {
-    let status = Finished::read(result).map_or("unreadable".to_owned(), |told| told.word());
-    Error::with(Exit::Failed, format!("{id} is finished already ({status})"))
 }

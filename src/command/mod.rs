@@ -24,13 +24,12 @@ mod transcript;
 mod wait;
 mod watch;
 
-use crate::cli::{self, Command, Invocation, Which};
+use crate::cli::{self, Asked, Which};
 use crate::daemon;
 use crate::error::{Error, Exit, Result, plain};
 use crate::process;
 use crate::render;
 use crate::settings::Places;
-use crate::time::Wall;
 use scope::Scope;
 use std::process::ExitCode;
 
@@ -42,7 +41,7 @@ pub fn main() -> ExitCode {
     let prepared = process::prepare()
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))));
     let parsed = prepared.and_then(|()| cli::parse(std::env::args_os().skip(1)));
-    match parsed.and_then(run) {
+    match parsed.and_then(|asked| run(&asked)) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
             render::note(&error.to_string());
@@ -51,76 +50,64 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(
-    Invocation {
-        projects,
-        format,
-        command,
-    }: Invocation,
-) -> Outcome {
-    let scope = || Scope::load(&projects);
+fn run(asked: &Asked) -> Outcome {
+    let scope = || Scope::load(&asked.projects);
     // All projects are shown wherever the person stands, unless one is named.
-    let everywhere = match &projects {
-        Which::Around => Which::All,
-        named => named.clone(),
+    let everywhere = match &asked.projects {
+        Which::Around => &Which::All,
+        named => named,
     };
-    let done = match command {
-        Command::Daemon => daemon::run(Places::find()?),
-        Command::Queue => queue::queue(&scope()?, format),
-        Command::List => queue::list(&Scope::load(&everywhere)?, format),
-        Command::Status(wanted) => status::status(&scope()?, &wanted, format),
-        Command::Stats(since) => {
-            let since = since.map(|since| since.start(Wall::now()));
-            stats::stats(&scope()?, since, format)
-        }
-        Command::Config => return config::config(&scope()?, format),
-        Command::Diff(job, stat) => {
+    let format = asked.format;
+    let done = match asked.command {
+        "daemon" => daemon::run(Places::find()?),
+        "queue" => queue::queue(&scope()?, format),
+        "list" => queue::list(&Scope::load(everywhere)?, format),
+        "status" => status::status(&scope()?, &asked.wanted, format),
+        "stats" => stats::stats(&scope()?, asked.wanted.since, format),
+        "config" => config::config(&scope()?, format),
+        "watch" => return watch::watch(everywhere),
+        "doctor" => return doctor::doctor(&asked.projects, format),
+        "show" | "logs" | "diff" | "open" => {
             let scope = scope()?;
-            diff::diff(&scope, &scope.resolve_or_latest(job.as_ref())?, stat)
+            let id = scope.resolve_or_latest(asked.jobs.first())?;
+            return match asked.command {
+                "show" => show::job(&scope, &id, format),
+                "logs" => logs::logs(&scope, &id, asked.manner),
+                "open" => session::open(&scope, &id),
+                _ => diff::diff(&scope, &id, asked.stat).map(|()| Exit::Done),
+            };
         }
-        Command::Watch => return watch::watch(&everywhere),
-        Command::Doctor => return doctor::doctor(&projects, format),
-        Command::Show(job) => {
-            let scope = scope()?;
-            return show::job(&scope, &scope.resolve_or_latest(job.as_ref())?, format);
-        }
-        Command::Logs(job, manner) => {
-            let scope = scope()?;
-            return logs::logs(&scope, &scope.resolve_or_latest(job.as_ref())?, manner);
-        }
-        Command::Wait(jobs, timeout) => {
+        "wait" => {
             let scope = scope()?.of_all();
-            return wait::wait(&scope, &control::ids(&scope, &jobs)?, timeout);
+            return wait::wait(&scope, &control::ids(&scope, asked)?, asked.timeout);
         }
-        Command::Submit(texts, wishes) => return submit::submit(&scope()?, &texts, &wishes),
-        Command::Reply(job, text, wishes) => return submit::reply(&scope()?, &job, &text, &wishes),
-        Command::Open(job) => return session::open(&scope()?, job.as_ref()),
-        Command::Edit(job) => submit::edit(&scope()?, &job),
-        Command::Cancel(jobs) => control::cancel(&scope()?, &jobs),
-        Command::Hold(jobs) => control::hold(&scope()?, &jobs),
-        Command::Release(jobs) => control::release(&scope()?.of_all(), &jobs),
-        Command::Retry(jobs) => control::retry(&scope()?, &jobs),
-        Command::Clean(age, dry_run) => clean::clean(&scope()?, age, dry_run),
-        Command::Register(path, asked) => manage::register(&path, asked),
-        Command::Unregister => manage::unregister(&projects),
-        Command::Enable => manage::enable(&projects, true),
-        Command::Disable => manage::enable(&projects, false),
-        Command::Restart => manage::restart(),
-        other => return about(other),
+        "submit" => return submit::submit(&scope()?, asked),
+        "reply" => return submit::reply(&scope()?, asked),
+        "cancel" => control::cancel(&scope()?, asked),
+        "hold" => control::hold(&scope()?, asked),
+        "release" => control::release(&scope()?.of_all(), asked),
+        "retry" => control::retry(&scope()?, asked),
+        "clean" => clean::clean(&scope()?, asked),
+        "register" => manage::register(asked),
+        "unregister" | "enable" | "disable" => manage::change(asked),
+        "restart" => manage::restart(),
+        "complete" => complete::complete(&asked.words),
+        _ => return about(asked),
     };
     done.map(|()| Exit::Done)
 }
 
 /// What the program tells of itself, without a look at anything else.
-fn about(command: Command) -> Outcome {
-    let text = match command {
-        Command::Help(topic) => cli::help(topic),
-        Command::Version => concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-        Command::Man => cli::man_page(),
-        Command::Completions(shell) => shell.completions().to_owned(),
-        Command::Complete(words) => return complete::complete(&words).map(|()| Exit::Done),
+fn about(asked: &Asked) -> Outcome {
+    let word = asked.words.first().and_then(|word| word.to_str());
+    let word = word.unwrap_or_default();
+    let text = match asked.command {
+        "help" => cli::help(word),
+        "version" => concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
+        "man" => cli::man_page(),
+        "completions" => cli::completions(word)?.to_owned(),
         _ => {
-            render::say(&cli::help(None));
+            render::say(&cli::help(""));
             return Ok(Exit::Usage);
         }
     };

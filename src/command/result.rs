@@ -253,7 +253,7 @@ impl Finished {
 }
 
 /// `1 file`, `3 files`.
-fn counted(number: u64, one: &str) -> String {
+pub(super) fn counted(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 

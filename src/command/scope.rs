@@ -10,15 +10,14 @@ use crate::render::{self, quoted};
 use crate::service;
 use crate::settings::{self, Places};
 use crate::spool::{Leftovers, Mark, Spool};
-use crate::text::nearest;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 /// What is said where there is nothing to look at.
 pub(super) const NO_PROJECT: &str = "no project is registered; job-monitor register PATH adds one";
-/// Of the ids that a part stands for, so many are listed.
-const LISTED_MAX: usize = 5;
+/// How one finds the id of a job.
+const LISTS: &str = "job-monitor queue and job-monitor status list the jobs";
 
 /// The projects that a command may look at.
 pub(crate) struct Scope {
@@ -63,38 +62,28 @@ impl Scope {
         let places = Places::find()?;
         let registry = Registry::load(&places.registry())?;
         let (entries, warnings) = registry.entries();
-        let (entries, mut others) = choose(&registry, entries, which)?;
-        if matches!(which, Which::Named(_)) {
-            others.clear();
-        }
-        let daemon = daemon::running(&places);
-        let all = *which == Which::All;
-        Ok((
-            Scope {
-                places,
-                entries,
-                daemon,
-                others,
-                all,
-            },
-            warnings,
-        ))
+        let (entries, others) = choose(&registry, entries, which)?;
+        let is_named = matches!(which, Which::Named(_));
+        let scope = Scope {
+            entries,
+            daemon: daemon::running(&places),
+            others: if is_named { Vec::new() } else { others },
+            all: *which == Which::All,
+            places,
+        };
+        Ok((scope, warnings))
     }
 
     /// The one project to act on.
     pub(crate) fn one(&self) -> Result<&Entry> {
         match self.entries.as_slice() {
             [entry] => Ok(entry),
-            [] => Err(Error::with(Exit::NotFound, NO_PROJECT)),
+            [] => Err(self.none("")),
             entries => {
-                let names: Vec<_> = entries
-                    .iter()
-                    .map(|entry| quoted(&entry.project.name))
-                    .collect();
-                let names = names.join(", ");
-                let text =
-                    format!("which project? say -p NAME, or -a for all; registered: {names}");
-                Err(Error::with(Exit::Usage, text))
+                let names = entries.iter().map(|entry| quoted(&entry.project.name));
+                let names = names.collect::<Vec<_>>().join(", ");
+                let text = "which project? say -p NAME, or -a for all; registered";
+                Err(Error::with(Exit::Usage, format!("{text}: {names}")))
             }
         }
     }
@@ -106,20 +95,18 @@ impl Scope {
 
     /// The projects of which all jobs are meant: one, unless somebody said all.
     pub(crate) fn whole(&self) -> Result<Vec<Spool>> {
-        if !self.all {
-            return Ok(vec![Spool::open(&self.one()?.project)?]);
+        match self.all {
+            true => Ok(self.spools()),
+            false => Ok(vec![Spool::open(&self.one()?.project)?]),
         }
-        Ok(self.spools())
     }
 
     /// The spools of all projects in question; one that is unavailable is told of and left out.
     pub(crate) fn spools(&self) -> Vec<Spool> {
-        let open = |entry: &Entry| match Spool::open(&entry.project) {
-            Ok(spool) => Some(spool),
-            Err(error) => {
-                render::note(&format!("project {:?}: {error}", entry.project.name));
-                None
-            }
+        let open = |entry: &Entry| {
+            let name = &entry.project.name;
+            let told = |e: &Error| render::note(&format!("project {name:?}: {e}"));
+            Spool::open(&entry.project).inspect_err(told).ok()
         };
         self.entries.iter().filter_map(open).collect()
     }
@@ -131,23 +118,15 @@ impl Scope {
         found.ok_or_else(|| Error::with(Exit::NotFound, format!("no project named {project:?}")))
     }
 
-    /// Until when a project that is disabled starts nothing.
-    pub(crate) fn disabled(&self, project: &str) -> Option<String> {
-        let entry = self.entry(project).ok().filter(|entry| !entry.enabled)?;
-        let name = quoted(&entry.project.name);
-        Some(format!(
-            "until its project is enabled (job-monitor enable {name})"
-        ))
-    }
-
     /// Until when nothing happens to the jobs of a project, if that is so.
     pub(crate) fn delay(&self, project: &str) -> Option<String> {
-        let stopped = || {
-            self.daemon
-                .is_none()
-                .then(|| "until the monitor runs".to_owned())
-        };
-        self.disabled(project).or_else(stopped)
+        if self.entry(project).is_ok_and(|entry| !entry.enabled) {
+            let name = quoted(project);
+            let command = format!("job-monitor enable {name}");
+            return Some(format!("until its project is enabled ({command})"));
+        }
+        let stopped = self.daemon.is_none();
+        stopped.then(|| "until the monitor runs".to_owned())
     }
 
     /// Where a job is, and how it stands there.
@@ -155,39 +134,43 @@ impl Scope {
         self.find(id)?.ok_or_else(|| {
             // It may be in a project that cannot be looked at, which this says.
             self.spools();
-            let way_out = match self.nearest(id) {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None if self.entries.is_empty() => NO_PROJECT.to_owned(),
-                None => "job-monitor queue and job-monitor status list the jobs".to_owned(),
-            };
-            Error::with(Exit::NotFound, format!("there is no job {id}; {way_out}"))
+            self.none(&format!("there is no job {id}; {LISTS}"))
         })
     }
 
-    /// Looks for a job in the projects in question, then in the others. Ids are unique in practice;
-    /// if two projects have one of the same name, the person must say which.
-    fn find(&self, id: &JobId) -> Result<Option<(Spool, Standing)>> {
+    fn none(&self, text: &str) -> Error {
+        let is_empty = self.entries.is_empty();
+        Error::with(Exit::NotFound, if is_empty { NO_PROJECT } else { text })
+    }
+
+    /// What `look` finds in the projects in question, else in the others.
+    fn search<T>(&self, look: impl Fn(Spool, &mut Vec<T>) -> Result<()>) -> Result<Vec<T>> {
+        let mut found = Vec::new();
         for entries in [&self.entries, &self.others] {
-            let mut found: Option<(Spool, Standing)> = None;
-            for spool in entries
-                .iter()
-                .filter_map(|entry| Spool::open(&entry.project).ok())
-            {
-                let Some(standing) = standing(&spool, id, self.daemon.is_some())? else {
-                    continue;
-                };
-                if let Some((other, _)) = &found {
-                    let (one, other) = (&other.project().name, &spool.project().name);
-                    let text = format!("{id} is in {one:?} and {other:?}; say -p NAME");
-                    return Err(Error::with(Exit::Usage, text));
-                }
-                found = Some((spool, standing));
+            for spool in entries.iter().flat_map(|entry| Spool::open(&entry.project)) {
+                look(spool, &mut found)?;
             }
-            if found.is_some() {
-                return Ok(found);
+            if !found.is_empty() {
+                break;
             }
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// Looks for a job. Ids are unique in practice; if two projects have one of the same name, the
+    /// person must say which.
+    fn find(&self, id: &JobId) -> Result<Option<(Spool, Standing)>> {
+        let mut found = self.search(|spool, found| {
+            let standing = standing(&spool, id, self.daemon.is_some())?;
+            found.extend(standing.map(|standing| (spool, standing)));
+            Ok(())
+        })?;
+        if let [(one, _), (other, _), ..] = found.as_slice() {
+            let (one, other) = (&one.project().name, &other.project().name);
+            let text = format!("{id} is in {one:?} and {other:?}; say -p NAME");
+            return Err(Error::with(Exit::Usage, text));
+        }
+        Ok(found.pop())
     }
 
     /// The job that was typed: an id, of which a part is enough if no other job has it. An id that
@@ -200,40 +183,25 @@ impl Scope {
             return Ok(id.clone());
         }
         let part = typed.as_str().strip_suffix(".md").unwrap_or(typed.as_str());
-        for entries in [&self.entries, &self.others] {
-            let mut ids = BTreeSet::new();
-            each_id(entries, &mut |id| {
+        let mut ids = self.search(|spool, found| {
+            each_id(&spool, &mut |id, _| {
                 if id.as_str().contains(part) {
-                    ids.insert(id);
+                    found.push(id);
                 }
-            });
-            match ids.len() {
-                0 => {}
-                1 => return Ok(ids.into_iter().next().expect("there is one")),
-                count => {
-                    let last: Vec<_> = ids
-                        .iter()
-                        .rev()
-                        .take(LISTED_MAX)
-                        .map(JobId::as_str)
-                        .collect();
-                    let more = if count > LISTED_MAX { ", …" } else { "" };
-                    let last = last.join(", ");
-                    let text = format!("{count} jobs have {part:?} in their id: {last}{more}");
-                    return Err(Error::with(Exit::Usage, text));
-                }
+            })
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        match (ids.as_slice(), exact) {
+            ([id], _) => Ok(id.clone()),
+            ([], Some(id)) => Ok(id),
+            ([], None) => Err(self.none(&format!("no job has {part:?} in its id; {LISTS}"))),
+            ([.., last], _) => {
+                let count = ids.len();
+                let text = format!("{count} jobs have {part:?} in their id, the last {last}");
+                Err(Error::with(Exit::Usage, text))
             }
         }
-        exact.ok_or_else(|| {
-            let lists = "job-monitor queue and job-monitor status list the jobs";
-            Error::with(
-                Exit::NotFound,
-                match self.entries.is_empty() {
-                    true => NO_PROJECT.to_owned(),
-                    false => format!("no job has {part:?} in its id; {lists}"),
-                },
-            )
-        })
     }
 
     /// The same for a word that may be missing: then the job that runs is meant, else the newest.
@@ -241,75 +209,50 @@ impl Scope {
         if let Some(typed) = typed {
             return self.resolve(typed);
         }
-        let (mut running, mut finished, mut waiting) = (None, None, None);
+        let mut latest = None;
         for spool in self.spools() {
             for id in spool.marks(Leftovers::Leave)?.claims {
-                if let Some(Standing::Running(claim)) =
-                    standing(&spool, &id, self.daemon.is_some())?
-                {
-                    running = running.max(Some((claim.started_at, id)));
+                let standing = standing(&spool, &id, self.daemon.is_some())?;
+                if let Some(Standing::Running(claim)) = standing {
+                    latest = latest.max(Some((true, i128::from(claim.started_at.0), id)));
                 }
             }
-            spool.finished(&mut |id, written| {
-                if finished
-                    .as_ref()
-                    .is_none_or(|(newest, _)| written > *newest)
-                {
-                    finished = JobId::exact(id).map(|id| (written, id)).or(finished.take());
+            each_id(&spool, &mut |id, ended| {
+                let found = Some((false, ended.unwrap_or(0), id));
+                if found > latest {
+                    latest = found;
                 }
             })?;
-            waiting = waiting.max(spool.scan(Leftovers::Leave)?.waiting.into_iter().max());
         }
-        let latest = running
-            .map(|(_, id)| id)
-            .or(finished.map(|(_, id)| id))
-            .or(waiting);
-        latest.ok_or_else(|| {
-            let text = "there is no job yet; job-monitor submit hands one in";
-            Error::with(
-                Exit::NotFound,
-                if self.entries.is_empty() {
-                    NO_PROJECT
-                } else {
-                    text
-                },
-            )
-        })
-    }
-
-    /// The job that was probably meant by an id that is none's: the last one whose description is
-    /// the same, but for a slip.
-    pub(crate) fn nearest(&self, id: &JobId) -> Option<JobId> {
-        let mut ids = Vec::new();
-        for entries in [&self.entries, &self.others] {
-            each_id(entries, &mut |id| ids.push(id));
-        }
-        let meant = nearest(id.description(), ids.iter().map(JobId::description))?;
-        let last = ids.iter().filter(|id| id.description() == meant).max();
-        last.cloned()
+        let none = || self.none("there is no job yet; job-monitor submit hands one in");
+        latest.map(|(_, _, id)| id).ok_or_else(none)
     }
 }
 
-/// Every job that there is, finished or not. What cannot be listed is left out.
-fn each_id(entries: &[Entry], each: &mut dyn FnMut(JobId)) {
-    for spool in entries
-        .iter()
-        .filter_map(|entry| Spool::open(&entry.project).ok())
-    {
-        let _ = spool.finished(&mut |id, _| JobId::exact(id).into_iter().for_each(&mut *each));
-        let waiting = spool.scan(Leftovers::Leave).map(|scan| scan.waiting);
-        let begun = spool.marks(Leftovers::Leave).map(|marks| marks.claims);
-        waiting.unwrap_or_default().into_iter().for_each(&mut *each);
-        begun.unwrap_or_default().into_iter().for_each(&mut *each);
-    }
+/// Every job of a project, with the time of its result in nanoseconds if it is finished.
+pub(super) fn each_id(spool: &Spool, each: &mut dyn FnMut(JobId, Option<i128>)) -> Result<()> {
+    spool.finished(&mut |id, ended| {
+        if let Some(id) = JobId::exact(id) {
+            each(id, Some(ended));
+        }
+    })?;
+    open_ids(spool)?.into_iter().for_each(|id| each(id, None));
+    Ok(())
+}
+
+/// The jobs of a project that are not done, in order.
+pub(super) fn open_ids(spool: &Spool) -> Result<BTreeSet<JobId>> {
+    let mut ids = spool.scan(Leftovers::Leave)?.waiting;
+    let begun = spool.marks(Leftovers::Leave)?.claims.into_iter();
+    ids.extend(begun.filter(|id| matches!(spool.has_result(id), Ok(false))));
+    Ok(ids)
 }
 
 /// Refuses to wait, inside of a job, for a job of the same project.
 pub(super) fn refuse_own_wait(project: &str) -> Result<()> {
-    let own =
-        settings::variable("JOB_MONITOR_PROJECT").zip(settings::variable("JOB_MONITOR_JOB_ID"));
+    let own = ["JOB_MONITOR_PROJECT", "JOB_MONITOR_JOB_ID"].map(settings::variable);
     match own {
-        Some((own, id)) if own == project => Err(Error::new(format!(
+        [Some(own), Some(id)] if own == project => Err(Error::new(format!(
             "{id} would wait for a job of its own project, which runs one job at a time: it would wait for ever"
         ))),
         _ => Ok(()),
@@ -343,14 +286,20 @@ pub(crate) fn choose(
     mut entries: Vec<Entry>,
     which: &Which,
 ) -> Result<(Vec<Entry>, Vec<Entry>)> {
+    let named = |name: &String| {
+        let by_name = entries.iter().position(|entry| entry.project.name == *name);
+        // A name that was mistyped must not be taken for a path below the current directory.
+        let is_path = name.starts_with('.') || name.contains('/') || Path::new(name).exists();
+        let path = std::path::absolute(name).ok().filter(|_| is_path);
+        by_name.or_else(|| around(&entries, &path?))
+    };
     let chosen = match which {
         Which::All => None,
-        Which::Named(name) => {
-            Some(find_named(&entries, name).ok_or_else(|| not_registered(registry, name))?)
+        Which::Named(name) => Some(named(name).ok_or_else(|| registry.unknown(name))?),
+        Which::Around => {
+            let here = std::env::current_dir().ok();
+            here.and_then(|here| around(&entries, &here))
         }
-        Which::Around => std::env::current_dir()
-            .ok()
-            .and_then(|here| around(&entries, &here)),
     };
     Ok(match chosen {
         Some(at) => (vec![entries.remove(at)], entries),
@@ -358,44 +307,14 @@ pub(crate) fn choose(
     })
 }
 
-/// What looks like a path is no name that was mistyped.
-fn not_registered(registry: &Registry, named: &str) -> Error {
-    if looks_like_a_path(named) {
-        let text = format!("{named:?} is in no registered project; job-monitor list shows them");
-        return Error::with(Exit::NotFound, text);
-    }
-    registry.unknown(named)
-}
-
-/// A name that was mistyped must not be taken for a path below the current directory.
-fn find_named(entries: &[Entry], named: &str) -> Option<usize> {
-    let by_name = entries.iter().position(|entry| entry.project.name == named);
-    let is_path = || looks_like_a_path(named) || Path::new(named).exists();
-    by_name.or_else(|| {
-        around(
-            entries,
-            &std::path::absolute(named).ok().filter(|_| is_path())?,
-        )
-    })
-}
-
-fn looks_like_a_path(named: &str) -> bool {
-    named.starts_with('.') || named.contains('/')
-}
-
 /// The registered project that an absolute path lies in; of nested ones the innermost. Paths are
 /// compared as text first, since to resolve each could hang in a dead mount; one with `..` in it
 /// means nothing before it is resolved.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
     let deepest = |path: &Path, root: fn(&Path) -> PathBuf| {
-        let roots = entries
-            .iter()
-            .map(|entry| root(&entry.project.path))
-            .enumerate();
-        let inside = roots.filter(|(_, root)| path.starts_with(root));
-        inside
-            .max_by_key(|(_, root)| root.as_os_str().len())
-            .map(|(at, _)| at)
+        let roots = entries.iter().map(|entry| root(&entry.project.path));
+        let inside = roots.enumerate().filter(|(_, root)| path.starts_with(root));
+        Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
     };
     let is_plain = !path.components().any(|part| part == Component::ParentDir);
     let as_text = is_plain.then(|| deepest(path, Path::to_owned)).flatten();
@@ -405,8 +324,6 @@ fn around(entries: &[Entry], path: &Path) -> Option<usize> {
 /// Where a path leads. Of one that leads nowhere, at least what is above it is resolved.
 fn resolved(path: &Path) -> PathBuf {
     let above = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize()
-        .ok()
-        .or_else(above)
-        .unwrap_or_else(|| path.to_owned())
+    let real = path.canonicalize().ok().or_else(above);
+    real.unwrap_or_else(|| path.to_owned())
 }

@@ -4,7 +4,6 @@ use super::Outcome;
 use super::result::Finished;
 use super::scope::{Scope, Standing};
 use crate::agent::{Sessions, dialect, plan};
-use crate::cli::JobName;
 use crate::error::{Error, Result, plain};
 use crate::job::JobId;
 use crate::project::AgentSpec;
@@ -13,31 +12,36 @@ use crate::spool::Spool;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// The session of a finished job, and the agent that keeps it.
-pub(super) fn of_finished(
+/// The session of a job that does not run, and the agent that keeps it.
+pub(super) fn of(
     scope: &Scope,
     spool: &Spool,
     id: &JobId,
     standing: &Standing,
 ) -> Result<(String, AgentSpec)> {
-    let Standing::Done(result) = standing else {
-        return Err(Error::new(format!(
-            "{id} is not finished; job-monitor wait {id} waits for it"
-        )));
+    let (session, name) = match standing {
+        Standing::Done(result) => {
+            let told = Finished::read(result).ok_or_else(|| {
+                let path = spool.result_path(id);
+                Error::new(format!("the result {} cannot be read", path.display()))
+            })?;
+            (
+                told.session_id.clone(),
+                told.agent.clone().unwrap_or_default(),
+            )
+        }
+        Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
+        Standing::Running(_) => {
+            return Err(Error::new(format!(
+                "{id} is running, and a session has room for one; job-monitor logs -f {id} shows it"
+            )));
+        }
+        Standing::Waiting { .. } => (None, String::new()),
     };
-    let told = Finished::read(result).ok_or_else(|| {
-        let path = spool.result_path(id);
-        Error::new(format!("the result {} cannot be read", path.display()))
-    })?;
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;
-    let name = told.agent.clone().unwrap_or_default();
-    let agent = policy
-        .agents
-        .iter()
-        .chain([&policy.agent])
-        .find(|agent| agent.name == name);
-    match (told.session_id.clone(), agent) {
+    let mut agents = policy.agents.iter().chain([&policy.agent]);
+    match (session, agents.find(|agent| agent.name == name)) {
         (Some(session), Some(agent)) if dialect(agent.protocol).sessions != Sessions::None => {
             Ok((session, agent.clone()))
         }
@@ -51,20 +55,12 @@ pub(super) fn of_finished(
 }
 
 /// Opens the session of a job in the agent's own program, in the project.
-pub(super) fn open(scope: &Scope, job: Option<&JobName>) -> Outcome {
-    let id = scope.resolve_or_latest(job)?;
-    let (spool, standing) = scope.job(&id)?;
-    if let Standing::Running(_) = standing {
-        let text = format!(
-            "{id} is running, and a session has room for one; job-monitor logs -f {id} shows it"
-        );
-        return Err(Error::new(text));
-    }
-    let (session, agent) = of_finished(scope, &spool, &id, &standing)?;
+pub(super) fn open(scope: &Scope, id: &JobId) -> Outcome {
+    let (spool, standing) = scope.job(id)?;
+    let (session, agent) = of(scope, &spool, id, &standing)?;
     let project = spool.project();
-    let command: Vec<String> = (agent.command.iter())
-        .map(|word| plan::fill(word, project, &id, 1))
-        .collect();
+    let fill = |word: &String| plan::fill(word, project, id, 1);
+    let command: Vec<String> = agent.command.iter().map(fill).collect();
     // What the daemon gives the agent decides where its sessions are.
     let credentials = settings::credentials(&scope.places.credentials()).unwrap_or_default();
     let error = Command::new(&command[0])
@@ -74,10 +70,9 @@ pub(super) fn open(scope: &Scope, job: Option<&JobName>) -> Outcome {
         .envs(credentials)
         .envs(agent.env.iter().cloned())
         .exec();
-    let text = format!(
+    Err(Error::new(format!(
         "cannot start {}: {}; install it, or set the agent's command",
         command[0],
         plain(&error)
-    );
-    Err(Error::new(text))
+    )))
 }

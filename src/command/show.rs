@@ -137,9 +137,6 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     if places.is_empty() {
         places = format!("\n  - {NO_PROJECT}");
     }
-    if let Some(nearest) = scope.nearest(id) {
-        places += &format!("\nDid you mean {nearest}?");
-    }
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));

@@ -25,7 +25,7 @@ pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<(
 
 fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
     let (spools, style) = (scope.spools(), Style::of_stdout());
-    let since = wanted.since.map(|since| since.start(Wall::now()));
+    let since = wanted.since;
     let limit = wanted.limit.unwrap_or(usize::MAX);
     let newest = Newest::of(&spools)?;
     render::show(match format {

@@ -980,40 +980,6 @@ fn ids(jobs: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn an_id_that_was_mistyped_is_answered_with_the_one_that_was_meant() {
-    let space = Space::new();
-    let project = space.project("alpha");
-    let waits = "job-20260101-120000-fix-the-login";
-    let done = "job-20260102-120000-write-a-report";
-    project.submit(waits, "x");
-    fs::write(project.results(&format!("{done}.json")), "{}").unwrap();
-    for (typed, meant) in [
-        ("job-20260101-120000-fix-the-logni", waits),
-        ("job-20260101-120001-fix-the-login.md", waits),
-        ("job-20251231-235959-fix-the-login", waits),
-        ("job-20260102-120000-write-report", done),
-    ] {
-        let shown = space.run(&[typed]);
-        assert_eq!(shown.status, 3, "{shown:?}");
-        assert!(
-            shown.stdout.ends_with(&format!("Did you mean {meant}?\n")),
-            "{shown:?}"
-        );
-        let refused = space.run(&["logs", typed]);
-        assert_eq!(refused.status, 3, "{refused:?}");
-        assert!(
-            refused.stderr.contains(&format!("did you mean {meant}?")),
-            "{refused:?}"
-        );
-    }
-    // A part that only one id has is enough.
-    let part = space.run(&["show", "120000-fix"]);
-    assert!(part.stdout.contains(&format!("Job: {waits}\n")), "{part:?}");
-    let strange = space.run(&["job-20200101-000000-something-else"]);
-    assert!(!strange.stdout.contains("Did you mean"), "{strange:?}");
-}
-
-#[test]
 fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
     let space = Space::new();
     let project = space.project("alpha");

@@ -220,10 +220,12 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
         lines.push(vec![id.to_owned(), "--json".to_owned()]);
     }
     for help in commands() {
-        if matches!(help.name, "restart" | "daemon" | "watch" | "open" | "edit") {
+        if matches!(help.name, "restart" | "daemon" | "watch" | "open") {
             continue;
         }
-        let values = match help.operand() {
+        let operand = help.operands().next();
+        let operand = operand.map(|word| word.trim_matches(|c: char| !c.is_ascii_uppercase()));
+        let values = match operand {
             None => vec![vec![]],
             // The project is needed for what comes next.
             Some("PROJECT") if help.name != "enable" => vec![vec![bad.clone()]],
@@ -248,11 +250,11 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
             }
             line.extend(value);
             lines.push(line.clone());
-            for (long, value) in help.options() {
-                let option = format!("--{long}");
+            for (_, long, value) in help.options() {
+                let option = long.to_owned();
                 match value {
                     Some(_) => lines.push([line.clone(), vec![option, bad.clone()]].concat()),
-                    None if long == "json" => lines.push([line.clone(), vec![option]].concat()),
+                    None if long == "--json" => lines.push([line.clone(), vec![option]].concat()),
                     None => {}
                 }
             }

@@ -117,6 +117,18 @@ fn release_all_lifts_every_hold_wherever_the_person_stands() {
     let told = space.run(&["release", "--all"]).ok();
     assert!(told.contains("Released 2 jobs"), "{told}");
     assert!(!api.state(&format!("{OLD}.hold")).exists());
+    // What was not held is not said to be lifted.
+    assert!(told.contains("; lifted 0 holds"), "{told}");
+    let hold = json!({"agent": "claude", "kind": "usage_limit", "reason": "limit reached",
+        "since": "2026-01-01T12:00:00Z", "until": "2099-01-01T12:00:00Z", "probe_at": null});
+    fs::create_dir_all(space.state()).unwrap();
+    let holds = json!({"list": [hold], "blind": {}}).to_string();
+    fs::write(space.state().join("holds.json"), holds).unwrap();
+    let told = space.run(&["release", "--all"]).ok();
+    assert!(
+        told.starts_with("Released 0 jobs; lifted 1 hold "),
+        "{told}"
+    );
     // What ends or holds jobs needs to be told where.
     let ran = space.run(&["cancel", "--all"]);
     assert!(
@@ -215,10 +227,7 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
     }
     let taken = file("d.md", "---\nmodel: opus\n---\nDo it.\n");
     for (args, said) in [
-        (
-            ["submit", &taken, "--model", "x"],
-            "front matter has model already",
-        ),
+        (["submit", &taken, "--model", "x"], "stands there twice"),
         (["submit", &plain, "--agent", "nobody"], "nobody"),
         (["submit", &plain, "-d", "ü"], "choose another with -d"),
     ] {
@@ -260,6 +269,18 @@ fn a_reply_goes_on_in_a_session_and_is_refused_where_there_is_none() {
     let ran = space.run(&["reply", id.trim(), &text]);
     assert!(ran.stderr.contains("is not finished"), "{ran:?}");
     space.claude("pwd; echo \"$@\"");
+    // A job whose agent was interrupted has a session, too.
+    let waits = "job-20260101-130000-waits";
+    project.submit(waits, "x");
+    let refused = space.run(&["open", waits]);
+    assert!(refused.stderr.contains("has no session"), "{refused:?}");
+    let claim = crate::recovery::claim(
+        waits,
+        json!({"agent": "claude", "session_id": "of-the-claim"}),
+    );
+    fs::write(project.state(&format!("{waits}.claim")), claim).unwrap();
+    let opened = space.run(&["open", waits]).ok();
+    assert!(opened.contains("--resume of-the-claim"), "{opened}");
     let opened = space.run(&["open", "rotate"]).ok();
     let expected = format!(
         "{}\n--resume 11111111-2222-4333-8444-555555555555\n",
@@ -321,16 +342,12 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
 }
 
 #[test]
-fn register_warns_of_what_goes_wrong_later() {
+fn register_keeps_git_away_refuses_a_spool_and_follows_a_project_that_moved() {
     let space = Space::new();
     let alpha = space.project("alpha");
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
     let path = |part: &str| alpha.path.join(part).to_str().unwrap().to_owned();
-    let told = space.run(&["register", &path("inner")]).ok();
-    assert!(
-        told.contains("Warning: it lies inside project \"alpha\""),
-        "{told}"
-    );
+    space.run(&["register", &path("inner")]).ok();
     assert_eq!(
         fs::read_to_string(path("inner/jobs/.gitignore")).unwrap(),
         "*\n"
@@ -480,11 +497,6 @@ fn what_was_typed_in_the_editor_is_never_lost() {
             &["submit"],
         ),
         (write("precious\\n"), &["submit", "--agent", "nobody"]),
-        (write("precious\\n") + "; kill -9 $$", &["edit", id]),
-        (
-            write("---\\ntimeout: soon\\n---\\nprecious\\n"),
-            &["edit", id],
-        ),
     ]
     .into_iter()
     .enumerate()
@@ -498,14 +510,9 @@ fn what_was_typed_in_the_editor_is_never_lost() {
         assert!(text.contains("precious"), "{text}");
         assert_eq!(left(), kept + 1);
     }
-    // Nothing written, nothing submitted, nothing left; and a job is held only while it is edited.
+    // Nothing written, nothing submitted, nothing left.
     let told = with_editor(&space, "exit 0", &["submit"]).unwrap();
     assert!(told.contains("nothing was written"), "{told}");
-    let told = with_editor(&space, &write("More.\\n"), &["edit", id]).unwrap();
-    assert!(told.contains(&format!("Changed {id}")), "{told}");
-    let text = fs::read_to_string(project.item(&format!("{id}.md"))).unwrap();
-    assert_eq!(text.trim_end(), "More.\n# Do it well");
-    assert!(!project.state(&format!("{id}.hold")).exists());
     assert_eq!(documents(&project).len(), 1);
-    assert_eq!(left(), 5);
+    assert_eq!(left(), 3);
 }
