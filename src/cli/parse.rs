@@ -29,22 +29,24 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
         Some("-V" | "--version") => return Ok(just("version", Vec::new())),
         // Whoever asks for help gets it, however garbled the rest.
         _ if before_operands.any(|word| word == "-h" || word == "--help") => {
-            let mut pages = args.iter().filter_map(|word| first_word(word).ok());
-            let topic = pages.next().map(|(page, _)| page.name.into());
+            let topic = args.iter().find_map(|word| page_of(word).ok());
+            let topic = topic.map(|page| page.name.into());
             return Ok(just("help", topic.into_iter().collect()));
         }
         _ => {}
     }
-    let (words, options) = sort(&args)?;
-    let mut words = words.into_iter();
-    let first = words.next();
+    let (mut words, options) = sort(&args)?;
+    let first = words.first();
     let first = first.ok_or_else(|| usage("no command; job-monitor --help lists all"))?;
-    let (page, job) = first_word(&first)?;
+    let page = page_of(first)?;
+    if !is_like_an_id(first) {
+        words.remove(0);
+    }
     let mut asked = just(page.name, Vec::new());
     for (long, value) in options {
         asked.take_option(page, long, value)?;
     }
-    asked.take_operands(page, job.into_iter().chain(words))?;
+    asked.take_operands(page, words)?;
     let wanted = &mut asked.wanted;
     if asked.command == "status" && !asked.all && wanted.since.is_none() {
         wanted.limit = wanted.limit.or(Some(STATUS_LIMIT));
@@ -69,10 +71,7 @@ fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Options)> {
             Arg::Long(long) => format!("--{long}"),
         };
         // A letter means what the command means by it, if that is known by then.
-        let own = words
-            .first()
-            .and_then(|word: &OsString| first_word(word).ok());
-        let own = own.map(|(page, _)| page);
+        let own = words.first().and_then(|word: &OsString| page_of(word).ok());
         let pages = own.into_iter().chain(commands());
         let mut known = pages.flat_map(CommandHelp::options);
         let option = known.find(|(short, long, _)| typed == *short || typed == *long);
@@ -85,27 +84,26 @@ fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Options)> {
     Ok((words, options))
 }
 
-/// The first word: a command, or the id of a job to show.
-fn first_word(word: &OsStr) -> Result<(CommandHelp, Option<OsString>)> {
+/// The help of a command; of `show` for the id of a job.
+fn page_of(word: &OsStr) -> Result<CommandHelp> {
     let text = word.to_string_lossy();
-    let find = |name: &str| commands().find(|page| page.name == name);
     let name = match &*text {
         "pause" => "disable",
         "resume" => "enable",
+        _ if is_like_an_id(word) => "show",
         name => name,
     };
-    if let Some(page) = find(name) {
-        return Ok((page, None));
-    }
-    let lower = text.to_ascii_lowercase();
-    let is_like_an_id = lower.starts_with("job-")
-        || lower.starts_with("task-")
-        || lower.starts_with(|c: char| c.is_ascii_digit())
-        || text.contains(|c| "/.".contains(c) || is_harmful(c));
-    match find("show").filter(|_| is_like_an_id) {
-        Some(page) => job(word).map(|_| (page, Some(word.to_owned()))),
-        None => Err(unknown("command", word, None)),
-    }
+    let page = commands().find(|page| page.name == name);
+    page.ok_or_else(|| unknown("command", word, None))
+}
+
+/// What no command looks like, and many an id.
+fn is_like_an_id(word: &OsStr) -> bool {
+    let text = word.to_string_lossy().to_ascii_lowercase();
+    text.starts_with("job-")
+        || text.starts_with("task-")
+        || text.starts_with(|c: char| c.is_ascii_digit())
+        || text.contains(|c| "/.".contains(c) || is_harmful(c))
 }
 
 impl Asked {
@@ -160,11 +158,8 @@ impl Asked {
         Ok(())
     }
 
-    fn take_operands(
-        &mut self,
-        page: CommandHelp,
-        mut words: impl Iterator<Item = OsString>,
-    ) -> Result<()> {
+    fn take_operands(&mut self, page: CommandHelp, words: Vec<OsString>) -> Result<()> {
+        let mut words = words.into_iter();
         let wrong = |what: String| usage(format!("{what}; usage: job-monitor {}", page.usage()));
         for operand in page.operands() {
             let kind = operand.trim_matches(|c: char| !c.is_ascii_uppercase());
@@ -191,7 +186,7 @@ impl Asked {
                 match kind {
                     "ID" => self.jobs.push(job(&word)?),
                     "PROJECT" => self.projects = Which::Named(utf8(&word, "the project's name")?),
-                    "COMMAND" => self.words.push(first_word(&word)?.0.name.into()),
+                    "COMMAND" => self.words.push(page_of(&word)?.name.into()),
                     _ => self.words.push(word),
                 }
             }

@@ -125,21 +125,20 @@ fn install_skills(project: &Path) -> Result<String> {
 /// projects on and off.
 pub(super) fn change(asked: &Asked) -> Result<()> {
     let registry = Places::find()?.registry();
-    let names = match &asked.projects {
+    let which = if asked.all {
+        &Which::All
+    } else {
+        &asked.projects
+    };
+    let scope = || Scope::read(which).map(|(scope, _)| scope);
+    let name = |entry: &Entry| entry.project.name.clone();
+    let names = match which {
         // Also an entry that cannot be used has a name.
         Which::Named(name) if Registry::load(&registry)?.projects.contains_key(name) => {
             vec![name.clone()]
         }
-        which => {
-            let which = if asked.all { &Which::All } else { which };
-            let (scope, _) = Scope::read(which)?;
-            let all = scope.entries.iter().filter(|_| *which == Which::All);
-            let all: Vec<_> = all.map(|entry| entry.project.name.clone()).collect();
-            match all.is_empty() {
-                true => vec![scope.one()?.project.name.clone()],
-                false => all,
-            }
-        }
+        Which::All => scope()?.entries.iter().map(name).collect(),
+        _ => vec![name(scope()?.one()?)],
     };
     for name in names {
         let told = registry::update(&registry, |registry| {
