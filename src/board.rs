@@ -165,11 +165,7 @@ impl Records {
         overall_usd: Option<f64>,
         now: Wall,
     ) -> Option<HoldView> {
-        let who = Entrant {
-            project,
-            agent: &policy.agent.name,
-            begun: false,
-        };
+        let who = Entrant::new(project, policy, false);
         self.decide(&who, policy, overall_usd, now);
         let is_shown = |hold: &&Hold| {
             hold.project.as_deref() == Some(project)
@@ -275,11 +271,7 @@ impl Board {
         now: Wall,
     ) -> std::result::Result<Slot<'_>, Box<Closed>> {
         let mut inner = self.inner();
-        let who = Entrant {
-            project,
-            agent: &policy.agent.name,
-            begun,
-        };
+        let who = Entrant::new(project, policy, begun);
         let overall = inner.common.daily_budget_usd;
         let before = inner.records.holds.clone();
         let news = inner.records.decide(&who, policy, overall, now);

@@ -4,7 +4,7 @@
 use crate::board::{self, Board};
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
-use crate::holds::{Hold, Holds};
+use crate::holds::{Hold, Stamp};
 use crate::process;
 use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
@@ -170,9 +170,7 @@ struct Daemon {
 
 /// A worker's thread and the means to reach it.
 struct Handle {
-    project: Project,
-    orders: Arc<Orders>,
-    bell: Bell,
+    post: Arc<Post>,
     thread: JoinHandle<()>,
 }
 
@@ -185,17 +183,17 @@ impl Daemon {
         let mut latest = Some(Instant::now() + READY_MAX);
         self.follow();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
-            let is_up = self.workers.iter().all(|worker| worker.orders.desk().is_up);
+            let is_up = self
+                .workers
+                .iter()
+                .all(|worker| worker.post.orders.desk().is_up);
             if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
                 latest = None;
                 service::ready();
             }
             let until = latest.map_or(tick, |latest| latest.min(tick));
-            let heard = self
-                .ear
-                .wait(Some(until))
-                .into_iter()
-                .chain(self.ear.pending());
+            let first = self.ear.wait(Some(until));
+            let heard = first.into_iter().chain(self.ear.pending());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
             if is_slow_look {
@@ -215,19 +213,14 @@ impl Daemon {
     fn look(&mut self) {
         let board = &self.context.board;
         if board.take_release_request() {
-            say_lifted(
-                board.change(|holds, _| holds.release(None)),
-                "released by hand",
-            );
+            let lifted = board.change(|holds, _| holds.release(None));
+            say_lifted(lifted, "released by hand");
         }
         self.follow();
+        let has_changed = |old: &Stamp| board::stamp(old.path.clone()) != *old;
         let board = &self.context.board;
-        let mended =
-            |holds: &mut Holds, _| holds.mend(|old| board::stamp(old.path.clone()) != *old);
-        say_lifted(
-            board.change(mended),
-            "its credentials or its program have changed",
-        );
+        let lifted = board.change(|holds, _| holds.mend(has_changed));
+        say_lifted(lifted, "its credentials or its program have changed");
     }
 
     /// Brings the workers in line with settings and registry as they are now. What is broken, or is
@@ -241,23 +234,17 @@ impl Daemon {
         let mut wanted = Vec::new();
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
-            if !entry.enabled {
-                said.push((
-                    Level::Info,
-                    format!("Project '{name}' is disabled, skipping"),
-                ));
-                continue;
-            }
-            match self
-                .settings
-                .as_ref()
-                .map(|settings| entry.policy(settings))
-            {
+            let settings = self.settings.as_ref().filter(|_| entry.enabled);
+            match settings.map(|settings| entry.policy(settings)) {
                 Some(Ok(policy)) => wanted.push((entry.project.clone(), policy)),
                 Some(Err(error)) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
                 }
-                None => {}
+                None if entry.enabled => {}
+                None => {
+                    let text = format!("Project '{name}' is disabled, skipping");
+                    said.push((Level::Info, text));
+                }
             }
         }
         if self.entries.as_ref().is_some_and(Vec::is_empty) {
@@ -277,11 +264,8 @@ impl Daemon {
 
     /// A file that was there and is not may be there again in a moment.
     fn wait_for_editors(&mut self) {
-        let files = [
-            self.context.places.settings(),
-            self.context.places.registry(),
-        ];
-        let there = || files.each_ref().map(|file| file.exists());
+        let places = &self.context.places;
+        let there = || [places.settings(), places.registry()].map(|file| file.exists());
         let is_lost = || std::iter::zip(self.had, there()).any(|(had, there)| had && !there);
         let began = Instant::now();
         while is_lost() && began.elapsed() < REPLACE_MAX {
@@ -326,17 +310,19 @@ impl Daemon {
     /// still at the same name or place, the new one waits until that has left.
     fn employ(&mut self, wanted: Vec<(Project, Policy)>) {
         for worker in &self.workers {
-            match wanted
-                .iter()
-                .find(|(project, _)| *project == worker.project)
-            {
+            let is_its = |(project, _): &&(Project, Policy)| *project == worker.post.project;
+            match wanted.iter().find(is_its) {
                 Some((_, policy)) => worker.serve(policy),
                 None => worker.order(Order::Drain),
             }
         }
         for (project, policy) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
-            if !self.workers.iter().any(|worker| is_at(&worker.project)) {
+            if !self
+                .workers
+                .iter()
+                .any(|worker| is_at(&worker.post.project))
+            {
                 let path = project.path.display();
                 log::info!("Project '{}' configured: {path}", project.name);
                 self.start(project, policy);
@@ -346,26 +332,23 @@ impl Daemon {
 
     fn start(&mut self, project: Project, policy: Policy) {
         let (bell, ear) = watch::bell();
+        let (context, main) = (self.context.clone(), self.bell.clone());
         let orders = Arc::new(Orders::default());
         orders.set_policy(&policy);
-        let post = Post {
-            context: self.context.clone(),
-            project: project.clone(),
-            orders: orders.clone(),
-            bell: bell.clone(),
+        let post = Arc::new(Post {
+            context,
+            project,
+            orders,
+            bell,
             ear,
-            main: self.bell.clone(),
-        };
-        let thread = std::thread::Builder::new().name(project.name.clone());
-        match thread.stack_size(STACK).spawn(move || live(&post)) {
-            Ok(thread) => self.workers.push(Handle {
-                project,
-                orders,
-                bell,
-                thread,
-            }),
+            main,
+        });
+        let life = Arc::clone(&post);
+        let thread = std::thread::Builder::new().name(post.project.name.clone());
+        match thread.stack_size(STACK).spawn(move || live(&life)) {
+            Ok(thread) => self.workers.push(Handle { post, thread }),
             Err(error) => {
-                let (name, why) = (&project.name, plain(&error));
+                let (name, why) = (&post.project.name, plain(&error));
                 log::error!("[{name}] cannot start a thread: {why}; trying again in a minute");
             }
         }
@@ -374,10 +357,8 @@ impl Daemon {
     /// Takes leave of workers that have left; whether there were any.
     fn bury(&mut self) -> bool {
         let before = self.workers.len();
-        for worker in self
-            .workers
-            .extract_if(.., |worker| worker.orders.desk().has_left)
-        {
+        let has_left = |worker: &mut Handle| worker.post.orders.desk().has_left;
+        for worker in self.workers.extract_if(.., has_left) {
             let _ = worker.thread.join();
         }
         self.workers.len() < before
@@ -461,14 +442,14 @@ fn in_force<T>(error: &Error, before: &Option<T>, [what, none]: [&str; 2]) -> St
 
 impl Handle {
     fn order(&self, order: Order) {
-        if self.orders.give(order) {
-            self.bell.ring(Wake::Again);
+        if self.post.orders.give(order) {
+            self.post.bell.ring(Wake::Again);
         }
     }
 
     fn serve(&self, policy: &Policy) {
-        if self.orders.set_policy(policy) {
-            self.bell.ring(Wake::Again);
+        if self.post.orders.set_policy(policy) {
+            self.post.bell.ring(Wake::Again);
         }
         self.order(Order::Serve);
     }
@@ -476,10 +457,16 @@ impl Handle {
     /// Has the worker look at a directory that changed without a word, or whose changes it does not
     /// hear. Where a look may take for ever, only the worker looks, so that nobody else waits.
     fn look_slowly(&self) {
-        let items = self.project.path.join(self.project.layout.items());
+        let Post {
+            project,
+            orders,
+            bell,
+            ..
+        } = &*self.post;
+        let items = project.path.join(project.layout.items());
         let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
-        if !self.orders.desk().seen.is_some_and(is_known) {
-            self.bell.ring(Wake::Everything);
+        if !orders.desk().seen.is_some_and(is_known) {
+            bell.ring(Wake::Everything);
         }
     }
 }
@@ -506,11 +493,8 @@ fn live(post: &Post) {
 fn whereabouts(file: &Path) -> Vec<PathBuf> {
     let above = file.ancestors().skip(1).find(|dir| dir.is_dir());
     let real = file.canonicalize().unwrap_or_default();
-    above
-        .into_iter()
-        .chain(real.parent())
-        .map(Path::to_owned)
-        .collect()
+    let dirs = above.into_iter().chain(real.parent());
+    dirs.map(Path::to_owned).collect()
 }
 
 fn say_lifted(lifted: Vec<Hold>, why: &str) {

@@ -4,7 +4,7 @@
 
 use crate::agent::{Fault, Window};
 use crate::job::{Course, ErrorKind, JobId};
-use crate::project::{AgentSpec, Ceiling, Span};
+use crate::project::{AgentSpec, Ceiling, Policy, Span};
 use crate::record::HoldView;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,11 @@ impl Kind {
             .unwrap_or_default()
     }
 
+    /// Whether settings and the time decide it.
+    fn is_decided(self) -> bool {
+        matches!(self, Kind::UsageCeiling | Kind::DailyBudget | Kind::Hours)
+    }
+
     /// How long after the n-th probe the next one is due.
     fn pause(self, probes: u32) -> Duration {
         match self.class() {
@@ -168,6 +173,18 @@ pub struct Entrant<'a> {
     pub begun: bool,
 }
 
+impl<'a> Entrant<'a> {
+    /// A job of a project with this policy.
+    pub fn new(project: &'a str, policy: &'a Policy, begun: bool) -> Entrant<'a> {
+        let agent = &policy.agent.name;
+        Entrant {
+            project,
+            agent,
+            begun,
+        }
+    }
+}
+
 /// An attempt that ended in a fault which calls for a hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Failure<'a> {
@@ -230,21 +247,14 @@ impl Holds {
     /// Takes an agent out of service after a fault whose course is to hold. Returns the hold if it
     /// is news.
     pub fn fault(&mut self, failure: &Failure<'_>, fault: &Fault, now: Wall) -> Option<Hold> {
-        let Failure {
-            agent,
-            project,
-            began,
-            ..
-        } = *failure;
+        let (agent, project, began) = (failure.agent, failure.project, failure.began);
         let mut hold = Hold::new(Kind::Fault(fault.kind), &fault.error, now);
         let class = hold.kind.class();
         hold.agent = (fault.kind != ErrorKind::UnsafeEnv).then(|| agent.name.clone());
         // A program that is looked for in the project is missing there and nowhere else.
         let program = agent.command.first().map_or("", String::as_str);
-        if fault.kind == ErrorKind::AgentMissing
-            && program.contains('/')
-            && !program.starts_with('/')
-        {
+        let is_below = program.contains('/') && !program.starts_with('/');
+        if fault.kind == ErrorKind::AgentMissing && is_below {
             hold.project = Some(project.to_owned());
         }
         if let (Class::Limit | Class::Login, Some(began)) = (class, began) {
@@ -268,16 +278,12 @@ impl Holds {
             let known = old.and_then(|old| old.until).filter(|until| *until > now);
             hold.until = Some(limit_ends(fault.resets_at, known, &mut hold.probes, now));
         }
-        hold.probe_at = hold.until.or_else(|| {
+        let mut pause = hold.kind.pause(hold.probes);
+        if class == Class::Login && hold.probes == 0 && mended > 0 {
             // A service may take a moment to know of a login that has just been mended.
-            let is_mended = class == Class::Login && hold.probes == 0 && mended > 0;
-            let pause = if is_mended {
-                MINUTE
-            } else {
-                hold.kind.pause(hold.probes)
-            };
-            Some(now.plus(pause))
-        });
+            pause = MINUTE;
+        }
+        hold.probe_at = hold.until.or(Some(now.plus(pause)));
         self.put(hold)
     }
 
@@ -424,17 +430,10 @@ impl Holds {
         let lifted = self.take(|hold| {
             !hold.released && of.is_none_or(|(project, agent)| hold.is_about(project, agent))
         });
-        let is_decided = |hold: &&Hold| {
-            matches!(
-                hold.kind,
-                Kind::UsageCeiling | Kind::DailyBudget | Kind::Hours
-            )
-        };
-        let passed = lifted.iter().filter(is_decided).cloned();
-        self.list.extend(passed.map(|hold| Hold {
-            released: true,
-            ..hold
-        }));
+        for mut hold in lifted.iter().filter(|hold| hold.kind.is_decided()).cloned() {
+            hold.released = true;
+            self.list.push(hold);
+        }
         lifted
     }
 
@@ -609,21 +608,14 @@ impl Hold {
 
     /// Whom it holds and what is the matter.
     pub fn sentence(&self) -> String {
-        format!(
-            "{} is held ({}): {}",
-            self.who(),
-            self.kind.word(),
-            self.reason
-        )
+        let (who, kind) = (self.who(), self.kind.word());
+        format!("{who} is held ({kind}): {}", self.reason)
     }
 
     /// That it is over.
     pub fn farewell(&self, why: &str) -> String {
-        format!(
-            "the hold of {} ({}) is lifted: {why}",
-            self.who(),
-            self.kind.word()
-        )
+        let (who, kind) = (self.who(), self.kind.word());
+        format!("the hold of {who} ({kind}) is lifted: {why}")
     }
 }
 
@@ -673,12 +665,9 @@ impl Ledger {
                 "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
             ))
         };
-        let own = used_up(
-            "this project's daily budget",
-            own,
-            self.spent(Some(project), now),
-        );
-        let reason = own.or_else(|| used_up("the daily budget", overall, self.spent(None, now)))?;
+        let (mine, all) = (self.spent(Some(project), now), self.spent(None, now));
+        let own = used_up("this project's daily budget", own, mine);
+        let reason = own.or_else(|| used_up("the daily budget", overall, all))?;
         Some((reason, now.midnight()))
     }
 }

@@ -155,11 +155,10 @@ impl Report {
             };
             format!("{verdict}; {} in all\n", counted(warnings, "warning"))
         })?;
-        Ok(if problems == 0 {
-            Exit::Done
-        } else {
-            Exit::Failed
-        })
+        match problems {
+            0 => Ok(Exit::Done),
+            _ => Ok(Exit::Failed),
+        }
     }
 }
 
@@ -194,10 +193,8 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     let of_entry = |entry| project_findings(&world, &settings, entry);
     let mut findings: Vec<Finding> = entries.iter().flat_map(of_entry).collect();
     if findings.is_empty() {
-        findings.push(fine(
-            "projects",
-            format!("{} in order", counted(entries.len(), "project")),
-        ));
+        let count = counted(entries.len(), "project");
+        findings.push(fine("projects", format!("{count} in order")));
     }
     report.tell("Projects", findings)?;
     let mut holds = hold_findings(&world.places, &settings, &entries);
@@ -270,15 +267,10 @@ fn registry_findings(places: &Places, which: &Which) -> Result<(Vec<Finding>, Ve
         Err(error) => return Ok((vec![wrong("registry", &error, &path)], Vec::new())),
     };
     let (entries, bad) = registry.entries();
-    let bad = bad.into_iter();
-    let mut findings: Vec<Finding> = bad
-        .map(|text| problem("registry", text, edit(&path)))
-        .collect();
-    let count = format!(
-        "{} in {}",
-        counted(entries.len(), "project"),
-        path.display()
-    );
+    let bad_entry = |text| problem("registry", text, edit(&path));
+    let mut findings: Vec<Finding> = bad.into_iter().map(bad_entry).collect();
+    let count = counted(entries.len(), "project");
+    let count = format!("{count} in {}", path.display());
     findings.push(match entries.is_empty() {
         true => warning("registry", count, "job-monitor register PATH"),
         false => fine("registry", count),
@@ -310,13 +302,8 @@ fn project_findings(world: &World, settings: &Settings, entry: &Entry) -> Vec<Fi
         }
         Err(error) => vec![wrong("settings", &error, &world.places.registry())],
         Ok(policy) => {
-            let mut findings = spool_findings(&entry.project);
-            findings.extend(agent::project_findings(
-                world,
-                &policy.agent,
-                &entry.project,
-            ));
-            findings
+            let of_agent = agent::project_findings(world, &policy.agent, &entry.project);
+            [spool_findings(&entry.project), of_agent].concat()
         }
     };
     for finding in &mut findings {
@@ -351,25 +338,18 @@ fn spool_findings(project: &Project) -> Vec<Finding> {
 /// What is held: by faults of agents, by the day's money, by the owner's own rules.
 fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec<Finding> {
     let now = Wall::now();
+    let overall = settings.common.daily_budget_usd;
     let mut records = board::read(&places.state);
     for entry in entries.iter().filter(|entry| entry.enabled) {
         if let Ok(policy) = entry.policy(settings) {
             // So that what only settings and time decide is in force.
-            records.hold_of(
-                &entry.project.name,
-                &policy,
-                settings.common.daily_budget_usd,
-                now,
-            );
+            records.hold_of(&entry.project.name, &policy, overall, now);
         }
     }
     let finding = |hold: &Hold| {
         let ends = |until: Wall| {
-            format!(
-                "; until {}, in {}",
-                until.short(now),
-                human(until.since(now))
-            )
+            let (at, rest) = (until.short(now), human(until.since(now)));
+            format!("; until {at}, in {rest}")
         };
         let message = hold.sentence() + &hold.until.map(ends).unwrap_or_default();
         warning("hold", message, "job-monitor release --all")

@@ -22,17 +22,10 @@ const FILE_MAX: u64 = 256 << 20;
 
 /// What `.env` and the settings give to an agent.
 fn given(world: &World, agent: &AgentSpec) -> Env {
-    let own = agent
-        .env
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()));
-    world
-        .credentials
-        .iter()
-        .flatten()
-        .cloned()
-        .chain(own)
-        .collect()
+    let own = agent.env.iter();
+    let own = own.map(|(name, value)| (name.into(), value.into()));
+    let given = world.credentials.iter().flatten().cloned();
+    given.chain(own).collect()
 }
 
 /// The environment that an agent gets (SPEC 5), but for the marks of its job.
@@ -189,10 +182,8 @@ pub(super) fn project_findings(
         return Vec::new();
     }
     let trust = trust_finding(project, agent, &environment(world, agent));
-    skill_finding(project, agent)
-        .into_iter()
-        .chain(trust)
-        .collect()
+    let skill = skill_finding(project, agent);
+    [skill, trust].into_iter().flatten().collect()
 }
 
 /// A project without the command that the owner's prompt calls gives the agent a riddle. One without our

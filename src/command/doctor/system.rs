@@ -62,11 +62,8 @@ impl World {
 
     pub(super) fn daemon_finding(&self) -> Finding {
         let Some(pid) = self.daemon else {
-            return problem(
-                "daemon",
-                "the monitor is not running",
-                service::start_command(),
-            );
+            let how = service::start_command();
+            return problem("daemon", "the monitor is not running", how);
         };
         let version = env!("CARGO_PKG_VERSION");
         fine("daemon", format!("runs (pid {pid}), version {version}"))
@@ -92,9 +89,8 @@ pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result
         let mut command = Command::new(program);
         command.args(args).current_dir(at).stdin(Stdio::null());
         command.env_clear().envs(env.iter().cloned());
-        command
-            .stdout(answer.try_clone()?)
-            .stderr(answer.try_clone()?);
+        command.stdout(answer.try_clone()?);
+        command.stderr(answer.try_clone()?);
         command.status()
     };
     let status = run().map_err(|error| format!("cannot be started: {}", plain(&error)))?;
