@@ -273,7 +273,9 @@ impl Holds {
         }
         hold.probes = old.map_or(0, |old| old.probes + u32::from(!is_late));
         hold.before_start = began.is_none();
-        project.clone_into(&mut hold.met_by);
+        if began.is_some() {
+            project.clone_into(&mut hold.met_by);
+        }
         if class == Class::Limit {
             let known = old.and_then(|old| old.until).filter(|until| *until > now);
             hold.until = Some(limit_ends(fault.resets_at, known, &mut hold.probes, now));
