@@ -4,7 +4,6 @@ use crate::job::{JobId, Meta};
 use crate::project::Policy;
 use crate::text;
 use crate::time::{Wall, parse_duration, parse_when};
-use std::borrow::Cow;
 use std::time::Duration;
 
 /// A document that can be run.
@@ -39,49 +38,28 @@ pub struct Wishes {
 
 impl Wishes {
     /// The policy with these wishes taken in: whatever is tighter holds. The error is a sentence.
-    pub fn tighten<'a>(&self, policy: &'a Policy) -> Result<Cow<'a, Policy>, String> {
-        if let Wishes {
-            timeout: None,
-            max_budget_usd: None,
-            retries: None,
-            agent: None,
-            ..
-        } = self
-        {
-            return Ok(Cow::Borrowed(policy));
+    pub fn tighten(&self, policy: &Policy) -> Result<Policy, String> {
+        let mut tight = policy.clone();
+        tight.timeout = self.timeout.unwrap_or(policy.timeout).min(policy.timeout);
+        tight.retries = self.retries.unwrap_or(policy.retries).min(policy.retries);
+        let budgets = [policy.max_budget_usd, self.max_budget_usd];
+        tight.max_budget_usd = budgets.into_iter().flatten().reduce(f64::min);
+        if let Some(name) = &self.agent {
+            let named = policy.agents.iter().find(|agent| agent.name == *name);
+            tight.agent = named.cloned().ok_or_else(|| {
+                let names = policy.agents.iter().map(|agent| agent.name.as_str());
+                let names = names.collect::<Vec<_>>().join(", ");
+                format!("front matter \"agent\" is {name:?}, but the settings allow a document only {names}; name one of them and submit it again")
+            })?;
         }
-        let agent = match &self.agent {
-            Some(name) => (policy.agents.iter())
-                .find(|agent| agent.name == *name)
-                .ok_or_else(|| no_agent(name, policy))?,
-            None => &policy.agent,
-        };
-        let budget = [policy.max_budget_usd, self.max_budget_usd];
-        let max_budget_usd = budget.into_iter().flatten().reduce(f64::min);
-        if max_budget_usd.is_some() && !agent.costs {
+        if tight.max_budget_usd.is_some() && !tight.agent.costs {
+            let name = &tight.agent.name;
             return Err(format!(
-                "the agent {:?} does not tell what it costs, so that max-budget-usd cannot be kept; \
-                 leave one of them out and submit it again",
-                agent.name
+                "the agent {name:?} does not tell what it costs, so that max-budget-usd cannot be kept; leave one of them out and submit it again"
             ));
         }
-        Ok(Cow::Owned(Policy {
-            agent: agent.clone(),
-            timeout: self.timeout.unwrap_or(policy.timeout).min(policy.timeout),
-            retries: self.retries.unwrap_or(policy.retries).min(policy.retries),
-            max_budget_usd,
-            ..policy.clone()
-        }))
+        Ok(tight)
     }
-}
-
-fn no_agent(name: &str, policy: &Policy) -> String {
-    let names = policy.agents.iter().map(|agent| agent.name.as_str());
-    format!(
-        "front matter \"agent\" is {name:?}, but the settings allow a document only {}; \
-         name one of them and submit it again",
-        names.collect::<Vec<_>>().join(", ")
-    )
 }
 
 /// Checks a document's content, of which at most `max + 1` bytes need have been read. The error
@@ -108,10 +86,8 @@ pub fn check<'a>(
         return Err("the document has a NUL byte in it; write it as plain text".to_owned());
     }
     let text = std::str::from_utf8(bytes).map_err(|e| {
-        format!(
-            "the document is not UTF-8 text (byte {}); save it as UTF-8",
-            e.valid_up_to()
-        )
+        let at = e.valid_up_to();
+        format!("the document is not UTF-8 text (byte {at}); save it as UTF-8")
     })?;
     let (front, body) = split(text);
     let wishes = read_front(&front)?;
@@ -178,23 +154,19 @@ fn split(text: &str) -> (Vec<Line<'_>>, &str) {
                     false => (Vec::new(), text),
                 };
             }
-            line if is_open && (is_comment(line) || is_continuation(line)) => {}
-            line if is_open => match key_line(line) {
+            line if is_open && is_passed_over(line) => {}
+            line => match key_line(line).filter(|_| is_open) {
                 Some(line) => front.push(line),
                 None => break,
             },
-            _ => break,
         }
     }
     (Vec::new(), text)
 }
 
-fn is_comment(line: &str) -> bool {
-    line.trim_start().starts_with('#')
-}
-
-fn is_continuation(line: &str) -> bool {
-    line.starts_with([' ', '\t']) || line == "-" || line.starts_with("- ")
+/// Comments, and the continuations of keys.
+fn is_passed_over(line: &str) -> bool {
+    line.starts_with(['#', ' ', '\t']) || line == "-" || line.starts_with("- ")
 }
 
 /// Reads `key: value`. Without a space behind the colon it may be anything, such as an address: then
@@ -254,16 +226,12 @@ fn read_wish(key: &str, value: &str, wishes: &mut Wishes) -> Option<()> {
         let is_fine = !value.starts_with('-') && !value.contains(char::is_control);
         (is_fine && !value.is_empty()).then(|| value.to_owned())
     };
+    let is_money = |usd: &f64| *usd > 0.0 && usd.is_finite();
     match key {
-        "timeout" => {
-            wishes.timeout = Some(parse_duration(value).filter(|timeout| !timeout.is_zero())?);
-        }
+        "timeout" => wishes.timeout = Some(parse_duration(value).filter(|time| !time.is_zero())?),
         "model" => wishes.model = Some(word()?),
         "max-turns" => wishes.max_turns = Some(value.parse().ok().filter(|&turns| turns > 0)?),
-        "max-budget-usd" => {
-            let is_fine = |amount: &f64| *amount > 0.0 && amount.is_finite();
-            wishes.max_budget_usd = Some(value.parse().ok().filter(is_fine)?);
-        }
+        "max-budget-usd" => wishes.max_budget_usd = Some(value.parse().ok().filter(is_money)?),
         "retries" => wishes.retries = Some(value.parse().ok()?),
         "agent" => wishes.agent = Some(word()?),
         "not-before" => wishes.not_before = Some(parse_when(value)?),
@@ -402,7 +370,7 @@ mod tests {
         let tight = |front: &str, policy: &Policy| {
             let text = format!("---\n{front}\n---\nx");
             let wishes = read(&text).unwrap().wishes;
-            wishes.tighten(policy).map(Cow::into_owned)
+            wishes.tighten(policy)
         };
         let wide = tight("timeout: 9h\nretries: 9\nmax-budget-usd: 9", &policy).unwrap();
         assert_eq!(wide, policy);

@@ -35,9 +35,7 @@ pub struct Error(Box<Trouble>);
 pub struct Trouble {
     /// The process exit status if this error ends a command.
     pub exit: Exit,
-    /// The kind of the I/O error below, if the error came from the system.
-    pub kind: Option<io::ErrorKind>,
-    /// The system's error number, where the kind is too coarse (ENOSPC, EDQUOT, ETXTBSY).
+    /// The system's error number, if the error came from the system.
     pub errno: Option<i32>,
     text: String,
 }
@@ -54,24 +52,18 @@ impl Error {
     /// An error of our own making with the given exit status.
     #[cold]
     pub fn with(exit: Exit, text: impl Into<String>) -> Error {
-        Error(Box::new(Trouble {
-            exit,
-            kind: None,
-            errno: None,
-            text: text.into(),
-        }))
+        let (errno, text) = (None, text.into());
+        Error(Box::new(Trouble { exit, errno, text }))
     }
 
     /// A failed system call: `cannot VERB PATH: cause`.
     #[cold]
     #[inline(never)]
     pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
-        Error(Box::new(Trouble {
-            exit: Exit::Failed,
-            kind: Some(cause.kind()),
-            errno: cause.raw_os_error(),
-            text: format!("cannot {verb} {}: {}", path.display(), plain(&cause)),
-        }))
+        let (path, what) = (path.display(), plain(&cause));
+        let mut error = Error::new(format!("cannot {verb} {path}: {what}"));
+        error.0.errno = cause.raw_os_error();
+        error
     }
 
     /// The same error with what was being done in front of it.
@@ -83,7 +75,7 @@ impl Error {
 
     /// Whether the file or directory is simply not there.
     pub fn is_not_found(&self) -> bool {
-        self.kind == Some(io::ErrorKind::NotFound)
+        self.errno == Some(libc::ENOENT)
     }
 
     /// Whether we lack memory or descriptors, which says nothing of the file that was asked for.
@@ -95,10 +87,8 @@ impl Error {
 /// The system's words without Rust's "(os error 2)", which helps nobody.
 pub(crate) fn plain(cause: &io::Error) -> String {
     let text = cause.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_lowercase(),
-        None => text,
-    }
+    let known = text.split_once(" (os error ");
+    known.map_or(text.clone(), |(words, _)| words.to_lowercase())
 }
 
 /// Whether a character could move a cursor, change a terminal's state or reorder a line: C0 but

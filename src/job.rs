@@ -1,7 +1,7 @@
 //! The words of a job: its name, what can become of it, and why.
 
 use crate::project::Layout;
-use crate::time::Wall;
+use crate::time::{Wall, has_form};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -16,8 +16,11 @@ const NAME_MAX: usize = 200;
 ///
 /// Ordered as the queue is: by time stamp, then by file name; names without a stamp (layout
 /// `tasks` allows them) come last.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct JobId(Box<str>);
+
+/// The form of the time stamp in a name.
+const STAMP: &str = "00000000-000000";
 
 /// What a file name in the spool means.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,22 +62,18 @@ impl JobId {
 
     /// The part of the name that a person chose.
     pub fn description(&self) -> &str {
-        match (self.0.strip_prefix("job-"), self.0.strip_prefix("task-")) {
-            (Some(rest), _) => &rest[16..],
-            (_, Some(rest)) => match self.stamp() {
-                Some(_) => &rest[..rest.len() - 16],
-                None => rest,
-            },
-            _ => &self.0,
+        match (self.layout(), self.stamp()) {
+            (Layout::Jobs, _) => &self.0[20..],
+            (Layout::Tasks, Some(_)) => &self.0[5..self.0.len() - 16],
+            (Layout::Tasks, None) => &self.0[5..],
         }
     }
 
     /// The layout in which this name is a job.
     pub fn layout(&self) -> Layout {
-        if self.0.starts_with(Layout::Jobs.prefix()) {
-            Layout::Jobs
-        } else {
-            Layout::Tasks
+        match self.0.starts_with(Layout::Jobs.prefix()) {
+            true => Layout::Jobs,
+            false => Layout::Tasks,
         }
     }
 
@@ -87,28 +86,14 @@ impl JobId {
 impl Name {
     /// Sorts a file name of the spool of a project with `layout`.
     pub fn of(file: &str, layout: Layout) -> Name {
-        let hidden = file.starts_with('.')
-            || [".tmp", ".swp", "~", "#"]
-                .iter()
-                .any(|end| file.ends_with(end));
+        // The endings of temporary files and copies are no `.md` either.
         match file.strip_suffix(".md") {
-            Some(stem) if !hidden && stem.starts_with(layout.prefix()) => {
+            Some(stem) if stem.starts_with(layout.prefix()) => {
                 JobId::of_stem(stem, layout).map_or(Name::Bad, Name::Job)
             }
             _ => Name::Other,
         }
     }
-}
-
-fn is_stamp(text: &str) -> bool {
-    text.len() == 15
-        && text.bytes().enumerate().all(|(at, byte)| {
-            if at == 8 {
-                byte == b'-'
-            } else {
-                byte.is_ascii_digit()
-            }
-        })
 }
 
 /// Whether a text is a job id of a project with this layout.
@@ -117,7 +102,7 @@ pub fn is_id(text: &str, layout: Layout) -> bool {
         return false;
     };
     let description = match (layout, rest.split_at_checked(15)) {
-        (Layout::Jobs, Some((stamp, rest))) if is_stamp(stamp) => rest.strip_prefix('-'),
+        (Layout::Jobs, Some((stamp, rest))) if has_form(stamp, STAMP) => rest.strip_prefix('-'),
         (Layout::Jobs, _) => None,
         (Layout::Tasks, _) => Some(rest),
     };
@@ -152,25 +137,15 @@ impl Ord for JobId {
 
 /// The order of two ids, or of texts that may be some.
 pub fn order(mine: &str, theirs: &str) -> Ordering {
-    let jobs = Layout::Jobs.prefix();
-    if mine.starts_with(jobs) && theirs.starts_with(jobs) {
-        // The stamp is where the names begin to differ, so the names say both.
-        return order_of_files(mine.as_bytes(), theirs.as_bytes());
-    }
     let stamps = (stamp_of(mine), stamp_of(theirs));
     (stamps.0.is_none().cmp(&stamps.1.is_none()))
         .then_with(|| stamps.0.cmp(&stamps.1))
-        .then_with(|| order_of_files(mine.as_bytes(), theirs.as_bytes()))
-}
-
-/// As the names with their `.md`, which are those that `ls` sorts.
-fn order_of_files(mine: &[u8], theirs: &[u8]) -> Ordering {
-    let shared = mine.len().min(theirs.len());
-    let differ = mine[..shared].cmp(&theirs[..shared]);
-    differ.then_with(|| {
-        let (mine, theirs) = (&mine[shared..], &theirs[shared..]);
-        mine.iter().chain(b".md").cmp(theirs.iter().chain(b".md"))
-    })
+        // As the names with their `.md`, which are those that `ls` sorts.
+        .then_with(|| {
+            mine.bytes()
+                .chain(*b".md")
+                .cmp(theirs.bytes().chain(*b".md"))
+        })
 }
 
 /// `YYYYMMDD-HHMMSS` of an id, wherever its layout keeps it.
@@ -180,7 +155,7 @@ fn stamp_of(id: &str) -> Option<&str> {
     }
     let start = id.len().checked_sub(15)?;
     let stamp = id.get(start..)?;
-    (is_stamp(stamp) && start > 6 && id.as_bytes()[start - 1] == b'-').then_some(stamp)
+    (has_form(stamp, STAMP) && start > 6 && id.as_bytes()[start - 1] == b'-').then_some(stamp)
 }
 
 impl PartialOrd for JobId {
@@ -198,12 +173,6 @@ impl fmt::Display for JobId {
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-impl Serialize for JobId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The words of a project: where its spool lies, which agent serves it, within what limits.
 
-use crate::time::parse_duration;
+use crate::time::{has_form, parse_duration};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -172,13 +172,10 @@ impl Span {
     /// Reads `22:00-07:00`; the end may be `24:00`.
     pub fn parse(text: &str) -> Option<Span> {
         let minute = |text: &str| {
-            let (hour, minute) = text.trim().split_once(':')?;
-            let number = |digits: &str, most: u16| {
-                let fine = digits.len() <= 2 && digits.bytes().all(|b| b.is_ascii_digit());
-                digits.parse().ok().filter(|&n: &u16| fine && n <= most)
-            };
-            let minute = number(minute, 59).filter(|_| minute.len() == 2)?;
-            Some(number(hour, 24)? * 60 + minute)
+            let text = format!("{:0>5}", text.trim());
+            let is_time = has_form(&text, "00:00") && text[..2] <= *"24" && text[3..] < *"60";
+            let number = |at: usize| text[at..at + 2].parse::<u16>().ok();
+            is_time.then(|| Some(number(0)? * 60 + number(3)?))?
         };
         let (from, to) = text.split_once('-')?;
         let (from, to) = (minute(from)?, minute(to)?);
@@ -306,9 +303,7 @@ impl Policy {
         match key {
             "agent" => self.agent = AgentSpec::new(&text(value)?, Protocol::Claude),
             "timeout" => self.timeout = limit()?,
-            "silence_timeout" => {
-                self.silence_timeout = Some(span()?).filter(|span| !span.is_zero())
-            }
+            "silence_timeout" => self.silence_timeout = Some(span()?).filter(|t| !t.is_zero()),
             "grace" => self.grace = span()?,
             "linger" => self.linger = span()?,
             "settle" => self.settle = span()?,
@@ -344,9 +339,7 @@ impl Policy {
 pub fn form(key: &str) -> &'static str {
     match key {
         "timeout" | "check_timeout" => "a duration above 0 such as \"90s\" or \"1h30m\"",
-        "silence_timeout" | "grace" | "linger" | "settle" => {
-            "a duration such as \"90s\" or \"1h30m\""
-        }
+        "silence_timeout" | "grace" | "linger" | "settle" => "a duration such as \"90s\"",
         "retries" | "check_rounds" | "breaker" => "a whole number from 0",
         "max_parallel" => "a whole number from 1",
         "max_budget_usd" | "daily_budget_usd" => "an amount above 0, without quotes",
@@ -356,14 +349,12 @@ pub fn form(key: &str) -> &'static str {
         "usage_ceiling" => "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
         "max_document" | "max_output" => "a size such as \"512 KiB\" or \"1 MiB\"",
         "git" | "archive" | "require_answer" => "true or false",
-        "gate" | "check" | "on_finish" | "on_hold" | "command" => {
-            "a list of texts, the program first"
-        }
         "args" => "a list of texts",
         "protocol" => "\"claude\", \"codex\", \"gemini\" or \"plain\"",
         "prompt" => "a text that contains {content}",
         "layout" => "\"jobs\" or \"tasks\"",
-        _ => "a text",
+        "agent" | "answer" => "a text",
+        _ => "a list of texts, the program first",
     }
 }
 
@@ -388,13 +379,8 @@ pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
 
 /// A list of arguments.
 pub fn texts(value: &Value) -> Option<Vec<String>> {
-    let item = |item: &Value| {
-        Some(
-            item.as_str()
-                .filter(|text| !text.contains('\0'))?
-                .to_owned(),
-        )
-    };
+    let is_fine = |text: &&str| !text.contains('\0');
+    let item = |item: &Value| item.as_str().filter(is_fine).map(str::to_owned);
     value.as_array()?.iter().map(item).collect()
 }
 
@@ -408,10 +394,8 @@ fn size(value: &Value) -> Option<u64> {
     let bytes = match value.as_str() {
         None => value.as_u64()?,
         Some(text) => {
-            let (number, unit) = text.split_at(
-                text.find(|c: char| !c.is_ascii_digit())
-                    .unwrap_or(text.len()),
-            );
+            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, unit) = text.split_at(digits);
             let unit = match unit.trim() {
                 "" | "B" => 1,
                 "KiB" | "K" => 1 << 10,

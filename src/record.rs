@@ -4,9 +4,9 @@
 use crate::job::{Attempt, ErrorKind, JobId, Status};
 use crate::project::{AgentSpec, Layout, Protocol};
 use crate::time::Wall;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
-use std::io;
 
 /// A process as it can be recognised again after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,6 @@ pub struct Claim {
     /// The boot in which it happened.
     pub boot_id: String,
     /// The process of the latest start, once it is known.
-    #[serde(default)]
     pub process: Option<Identity>,
     /// The number of starts, the latest included.
     pub starts: u32,
@@ -68,13 +67,10 @@ pub struct Claim {
     #[serde(default)]
     pub checks: Vec<Check>,
     /// The finished job whose session this one resumes.
-    #[serde(default)]
     pub continues: Option<JobId>,
     /// That session.
-    #[serde(default)]
     pub inherited: Option<Inherited>,
     /// The work tree as it was before the first start; null where git does not keep it.
-    #[serde(default)]
     pub git: Option<Snapshot>,
 }
 
@@ -212,20 +208,16 @@ impl Claim {
 
     /// Reads the file's content. Older writers added a second line, which said nothing that is needed here.
     pub fn parse(bytes: &[u8]) -> Result<Claim, String> {
-        let line = bytes
-            .split(|&byte| byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        serde_json::from_slice(line).map_err(|e| e.to_string())
+        let line = bytes.split(|&byte| byte == b'\n').next();
+        serde_json::from_slice(line.unwrap_or_default()).map_err(|e| e.to_string())
     }
 }
 
-/// A result, in the order of keys that SPEC 8 gives; the first, `job_id` or `task_id`, is put
-/// in front by [`Outcome::write_document`].
+/// A result as it lies in `results/`, in the order of keys that SPEC 8 gives.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// The job.
-    #[serde(skip)]
+    /// The job, under the key that its layout has for it.
+    #[serde(flatten, serialize_with = "named")]
     pub job_id: JobId,
     /// How it ended.
     pub status: Status,
@@ -302,32 +294,14 @@ pub struct WorkerOutput {
     pub cost_usd: Option<f64>,
 }
 
-impl Outcome {
-    /// Writes the document as it lies in `results/`.
-    pub fn write_document(&self, layout: Layout, out: impl io::Write) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            job_id: Option<&'a JobId>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            task_id: Option<&'a JobId>,
-            #[serde(flatten)]
-            rest: &'a Outcome,
-        }
-        let id = Some(&self.job_id);
-        let (job_id, task_id) = match layout {
-            Layout::Jobs => (id, None),
-            Layout::Tasks => (None, id),
-        };
-        let document = Document {
-            job_id,
-            task_id,
-            rest: self,
-        };
-        let mut out = out;
-        serde_json::to_writer_pretty(&mut out, &document)?;
-        out.write_all(b"\n")
-    }
+fn named<S: Serializer>(id: &JobId, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    let key = match id.layout() {
+        Layout::Jobs => "job_id",
+        Layout::Tasks => "task_id",
+    };
+    map.serialize_entry(key, id)?;
+    map.end()
 }
 
 /// `state/queue_state.json`: a view for people and scripts, never read back by the daemon. The
@@ -369,7 +343,6 @@ pub struct HoldView {
     /// The kind, as `holds::Kind` has the words.
     pub kind: String,
     /// The agent that is held; null for every one, and where it is about the project alone.
-    #[serde(default)]
     pub agent: Option<String>,
     /// What is the matter, and what to do if only a person can.
     pub reason: String,

@@ -9,7 +9,6 @@ use crate::time::Wall;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Seat;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,28 +86,20 @@ impl Registry {
             }
         }
         let paths = entries.iter().map(|entry| entry.project.path.clone());
-        let places = places(paths.collect());
-        let mut seats = BTreeMap::new();
-        let mut served = Vec::new();
-        for (entry, place) in entries.into_iter().zip(places) {
-            let Project { name, path, .. } = &entry.project;
-            match seats.entry(place.ok_or_else(|| path.clone())) {
-                Seat::Occupied(seat) => {
-                    let (path, other): (_, &String) = (path.display(), seat.get());
-                    skip(
-                        name,
-                        format!(
-                            "{path} is registered already, as {other:?}; unregister one of them"
-                        ),
-                    );
-                }
-                Seat::Vacant(seat) => {
-                    seat.insert(name.clone());
-                    served.push(entry);
-                }
+        let mut places = places(paths.collect()).into_iter();
+        let mut names = BTreeMap::new();
+        entries.retain(|Entry { project, .. }| {
+            let place = places.next().flatten().ok_or_else(|| project.path.clone());
+            let first: &mut String = names.entry(place).or_insert_with(|| project.name.clone());
+            let (path, is_first) = (project.path.display(), *first == project.name);
+            if !is_first {
+                let why =
+                    format!("{path} is registered already, as {first:?}; unregister one of them");
+                skip(&project.name, why);
             }
-        }
-        (served, warnings)
+            is_first
+        });
+        (entries, warnings)
     }
 
     /// A sentence for each key of an entry that nobody reads: it may be a setting that was mistyped.
@@ -128,10 +119,8 @@ impl Registry {
     pub fn at(&self, path: &Path) -> Option<Entry> {
         let here = place(path);
         let is_here = |other: &Path| other == path || here.is_some() && place(other) == here;
-        let (entries, _) = self.entries();
-        entries
-            .into_iter()
-            .find(|entry| is_here(&entry.project.path))
+        let mut entries = self.entries().0.into_iter();
+        entries.find(|entry| is_here(&entry.project.path))
     }
 }
 
@@ -149,19 +138,13 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -
     }
     let mut registry = Registry::load(path)?;
     let result = change(&mut registry)?;
-    let Registry {
-        projects,
-        rest: mut document,
-    } = registry;
-    document.insert("projects".to_owned(), Value::Object(projects));
+    let mut document = registry.rest;
+    document.insert("projects".to_owned(), registry.projects.into());
     let text = format!("{:#}\n", Value::Object(document));
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let (parent, name) = real.parent().zip(files::name_of(&real)).ok_or_else(|| {
-        let real = real.display();
-        Error::new(format!(
-            "{real} is no place for the registry; rename the file"
-        ))
-    })?;
+    let place = real.parent().zip(files::name_of(&real));
+    let unnamed = || Error::new("registered.json leads to a file without a name; mend the link");
+    let (parent, name) = place.ok_or_else(unnamed)?;
     Dir::open(parent)?.replace(name, text.as_bytes(), Durability::Durable)?;
     Ok(result)
 }

@@ -208,7 +208,7 @@ pub fn put(bytes: &[u8]) -> Result<()> {
 /// That the reader of standard output has gone is no failure.
 pub fn unless_gone(told: Result<()>) -> Result<()> {
     match told {
-        Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(error) if error.errno == Some(libc::EPIPE) => Ok(()),
         told => told,
     }
 }

@@ -41,19 +41,14 @@ impl Places {
             let state = config.join("state");
             return Ok(Places { config, state });
         }
-        let [config, state] = [
-            ("XDG_CONFIG_HOME", ".config"),
-            ("XDG_STATE_HOME", ".local/state"),
-        ]
-        .map(|(xdg, below_home)| {
+        let place = |xdg: &str, below_home: &str| {
             let base = absolute(xdg).or_else(|| Some(absolute("HOME")?.join(below_home)));
             let no_home = || Error::new("HOME is not set to an absolute path; set it");
-            Ok::<_, Error>(base.ok_or_else(no_home)?.join("job-monitor"))
-        });
-        Ok(Places {
-            config: config?,
-            state: state?,
-        })
+            Ok(base.ok_or_else(no_home)?.join("job-monitor"))
+        };
+        let config = place("XDG_CONFIG_HOME", ".config")?;
+        let state = place("XDG_STATE_HOME", ".local/state")?;
+        Ok(Places { config, state })
     }
 
     /// The registry of projects.
@@ -171,47 +166,40 @@ impl Settings {
     /// What holds for a project whose registry entry has these keys of ours.
     pub fn policy(&self, own: &Map<String, Value>) -> Result<Policy> {
         if let Some((key, _)) = GLOBAL_KEYS.iter().find(|(key, _)| own.contains_key(*key)) {
-            return Err(Error::new(format!(
-                "setting {key:?} holds for all projects; move it to config.json"
-            )));
+            return Err(wrong(key, "holds for all projects; move it to config.json"));
         }
         let mut policy = self.common.clone();
         // That of config.json is the budget of all projects together.
         policy.daily_budget_usd = None;
         take(&mut policy, own)?;
-        let agent = &policy.agent.name;
-        let named = self.agents.iter().find(|spec| spec.name == *agent);
+        let name = policy.agent.name.clone();
+        let named = self.agents.iter().find(|spec| spec.name == name);
         policy.agent = named.cloned().ok_or_else(|| {
-            Error::new(format!(
-                "setting \"agent\" is {agent:?}, but \"agents\" of config.json has no agent of that name; add it there"
-            ))
+            let what = "but \"agents\" of config.json has no agent of that name; add it there";
+            wrong("agent", &format!("is {name:?}, {what}"))
         })?;
         policy.agents = Arc::clone(&self.agents);
         let daily = policy.daily_budget_usd.or(self.common.daily_budget_usd);
-        let budgets = [
-            ("max_budget_usd", policy.max_budget_usd),
-            ("daily_budget_usd", daily),
-        ];
-        if let Some((budget, _)) = budgets.iter().find(|(_, usd)| usd.is_some()) {
-            if !policy.agent.costs {
-                let agent = &policy.agent.name;
-                return Err(Error::new(format!(
-                    "setting {budget:?} cannot be kept, since the agent {agent:?} does not tell what it costs; leave it out, or choose another agent"
-                )));
-            }
-            let telling = self.agents.iter().filter(|spec| spec.costs);
-            policy.agents = Arc::new(telling.cloned().collect());
+        let budget = match (policy.max_budget_usd, daily) {
+            (Some(_), _) => "max_budget_usd",
+            (_, Some(_)) => "daily_budget_usd",
+            _ => return Ok(policy),
+        };
+        if !policy.agent.costs {
+            let what = "does not tell what it costs; leave it out, or choose another agent";
+            let what = format!("cannot be kept, since the agent {name:?} {what}");
+            return Err(wrong(budget, &what));
         }
+        let telling = self.agents.iter().filter(|spec| spec.costs);
+        policy.agents = Arc::new(telling.cloned().collect());
         Ok(policy)
     }
 }
 
 /// Takes settings into a policy; the error names the key and what it must be.
 fn take(policy: &mut Policy, values: &Map<String, Value>) -> Result<()> {
-    for (key, value) in values
-        .iter()
-        .filter(|(key, _)| is_setting(key) && *key != "agents")
-    {
+    let ours = values.iter().filter(|(key, _)| is_setting(key));
+    for (key, value) in ours.filter(|(key, _)| *key != "agents") {
         policy.set(key, value).ok_or_else(|| {
             let shown: String = value.to_string().chars().take(100).collect();
             wrong(key, &format!("is {shown}, but must be {}", form(key)))
@@ -225,22 +213,20 @@ pub fn wrong(key: &str, what: &str) -> Error {
     Error::new(format!("setting {key:?} {what}"))
 }
 
+fn object<'a>(key: &str, value: &'a Value) -> Result<&'a Map<String, Value>> {
+    let object = value.as_object();
+    object.ok_or_else(|| wrong(key, "must be an object"))
+}
+
 /// The agents of the settings, and those that are built in.
 fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
-    let none = json!({});
-    let listed = listed.unwrap_or(&none).as_object();
-    let listed = listed.ok_or_else(|| wrong("agents", "must be an object"))?;
-    let all: Result<Vec<_>> = listed
-        .iter()
-        .map(|(name, entry)| agent(name, entry))
-        .collect();
-    let mut all = all?;
+    let mut entries = object("agents", listed.unwrap_or(&json!({})))?.clone();
     for dialect in &agent::DIALECTS {
-        if !listed.contains_key(dialect.name) {
-            all.push(agent(dialect.name, &none)?);
-        }
+        let entry = entries.entry(dialect.name);
+        entry.or_insert_with(|| json!({}));
     }
-    Ok(all)
+    let agents = entries.iter().map(|(name, entry)| agent(name, entry));
+    agents.collect()
 }
 
 /// One agent. Without a protocol it has that of its command's own name; an entry that changes one of
@@ -248,20 +234,18 @@ fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
 /// it may be a secret.
 fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
     let place = format!("agents.{name}");
-    let entry = entry
-        .as_object()
-        .ok_or_else(|| wrong(&place, "must be an object"))?;
     let mut spec = AgentSpec::new(name, Protocol::Plain);
     let mut protocol = None;
-    for (key, value) in entry {
+    for (key, value) in object(&place, entry)? {
         let full = format!("{place}.{key}");
         let taken = match key.as_str() {
             "command" => command(value).map(|command| spec.command = command),
             "args" => texts(value).map(|args| spec.args = args),
             "protocol" => word(value).map(|word| protocol = Some(word)),
-            "prompt" => text(value)
-                .filter(|text| text.contains("{content}"))
-                .map(|text| spec.prompt = Some(text)),
+            "prompt" => {
+                let template = text(value).filter(|text| text.contains("{content}"));
+                template.map(|template| spec.prompt = Some(template))
+            }
             "answer" => text(value).map(|path| spec.answer = Some(path)),
             "require_answer" => value.as_bool().map(|flag| spec.require_answer = flag),
             "env" => {
@@ -269,10 +253,8 @@ fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
                 Some(())
             }
             _ => {
-                return Err(wrong(
-                    &full,
-                    &format!("is unknown; an agent has {AGENT_KEYS}"),
-                ));
+                let what = format!("is unknown; an agent has {AGENT_KEYS}");
+                return Err(wrong(&full, &what));
             }
         };
         taken.ok_or_else(|| wrong(&full, &format!("must be {}", form(key))))?;
@@ -282,11 +264,8 @@ fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
         own => own,
     });
     if spec.answer.is_some() && spec.protocol != Protocol::Plain {
-        let key = format!("{place}.answer");
-        return Err(wrong(
-            &key,
-            "must be left out, since this agent tells its answer itself",
-        ));
+        let what = "must be left out, since this agent tells its answer itself";
+        return Err(wrong(&format!("{place}.answer"), what));
     }
     spec.costs = agent::dialect(spec.protocol).costs;
     Ok(spec)
@@ -294,20 +273,16 @@ fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
 
 /// Environment variables.
 fn variables(key: &str, value: &Value) -> Result<Vec<(String, String)>> {
-    let object = value
-        .as_object()
-        .ok_or_else(|| wrong(key, "must be an object"))?;
+    let is_fine = |text: &&str| !text.contains('\0');
     let variable = |(name, value): (&String, &Value)| {
-        let text = value
-            .as_str()
-            .filter(|text| !text.contains('\0') && is_variable(name));
+        let text = value.as_str().filter(is_fine).filter(|_| is_variable(name));
         match text {
             Some(text) if !is_of_home(text) => Ok((name.clone(), text.to_owned())),
             Some(_) => Err(wrong(&format!("{key}.{name}"), OF_HOME)),
             None => Err(wrong(&format!("{key}.{name}"), "must be a text")),
         }
     };
-    object.iter().map(variable).collect()
+    object(key, value)?.iter().map(variable).collect()
 }
 
 /// Whether only a shell would make a path of it: to a program it names a directory `~`.

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+const DAY: i64 = 86_400;
+
 /// A point of wall-clock time, in milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wall(pub i64);
@@ -38,46 +40,18 @@ impl Wall {
 
     /// Reads RFC 3339; a text without an offset, as the predecessor wrote, is local time.
     pub fn parse(text: &str) -> Option<Wall> {
-        let number = |at: usize, digits: usize| {
-            let part = text.get(at..at + digits)?;
-            let is_number = part.bytes().all(|b| b.is_ascii_digit());
-            is_number.then(|| part.parse::<i32>().ok())?
-        };
-        let is = |(at, signs): (usize, &str)| text[at..].starts_with(|c| signs.contains(c));
-        let numbers = [number(0, 4), number(5, 2), number(8, 2)];
-        let [year, month, day] = numbers.map(|part| part.unwrap_or(-1));
-        let numbers = [number(11, 2), number(14, 2), number(17, 2)];
-        let [hour, minute, second] = numbers.map(|part| part.unwrap_or(-1));
-        let are_in_range = (0..=23).contains(&hour)
-            && (0..=59).contains(&minute)
-            && (0..=60).contains(&second)
-            && [year, month, day].iter().all(|part| *part >= 0);
-        // Where all numbers are digits, the signs between them begin at whole characters.
-        if !are_in_range
-            || ![(4, "-"), (7, "-"), (10, "Tt "), (13, ":"), (16, ":")]
-                .into_iter()
-                .all(is)
-        {
-            return None;
-        }
-        let day_began = days_since_1970(year, month, day)? * 86_400;
-        let naive = day_began + i64::from(hour * 3600 + minute * 60 + second);
-        let mut rest = &text[19..];
-        let mut ms = 0;
+        let (date_time, rest) = text.split_at_checked(19)?;
+        let (mut ms, mut zone) = (0, rest);
         if let Some(fraction) = rest.strip_prefix('.') {
             let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            ms = format!(
-                "{:0<3}",
-                fraction.get(..digits.min(3)).filter(|_| digits > 0)?
-            )
-            .parse()
-            .ok()?;
-            rest = &fraction[digits..];
+            let thousandths = format!("{:0<3.3}", &fraction[..digits]);
+            ms = thousandths.parse().ok().filter(|_| digits > 0)?;
+            zone = &fraction[digits..];
         }
-        let secs = match rest {
-            "" => instants(naive, local_offset)[0],
-            "Z" | "z" => naive,
-            _ => naive - offset(rest)?,
+        let secs = match zone {
+            "" => read_clock(date_time, true)?,
+            "Z" | "z" => read_clock(date_time, false)?,
+            _ => read_clock(date_time, false)? - offset(zone)?,
         };
         Some(Wall(secs * 1000 + ms))
     }
@@ -96,31 +70,27 @@ impl Wall {
     /// `12:34` today, else `2026-11-20 12:34`: for sentences.
     pub fn short(self, now: Wall) -> String {
         let text = self.to_string();
-        if self.day() == now.day() {
-            text[11..16].to_owned()
-        } else {
-            format!("{} {}", &text[..10], &text[11..16])
+        match self.day() == now.day() {
+            true => text[11..16].to_owned(),
+            false => text[..16].replace('T', " "),
         }
     }
 
     /// Minutes since local midnight, as a clock on the wall shows them.
     pub fn minute_of_day(self) -> u16 {
-        let local = self.secs() + local_offset(self.secs());
-        (local.rem_euclid(86_400) / 60) as u16
+        let tm = local(self.secs());
+        (tm.tm_hour * 60 + tm.tm_min) as u16
     }
 
     /// The coming local midnight; where the clock leaves it out, the first moment after it.
     pub fn midnight(self) -> Wall {
-        Wall::from_secs(midnight(self.secs(), local_offset))
+        Wall::from_secs(midnight(self.secs(), offset_at))
     }
 }
 
 impl From<SystemTime> for Wall {
     fn from(time: SystemTime) -> Wall {
-        match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Wall(0).plus(after),
-            Err(before) => Wall(-(before.duration().as_millis().min(i64::MAX as u128) as i64)),
-        }
+        Wall(0).plus(time.duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 }
 
@@ -128,17 +98,15 @@ impl From<SystemTime> for Wall {
 impl fmt::Display for Wall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tm = local(self.secs());
-        let (year, month) = (i64::from(tm.tm_year) + 1900, tm.tm_mon + 1);
+        let (year, month, day) = (i64::from(tm.tm_year) + 1900, tm.tm_mon + 1, tm.tm_mday);
+        let (hour, minute, second) = (tm.tm_hour, tm.tm_min, tm.tm_sec);
+        let (ms, east) = (self.0.rem_euclid(1000), tm.tm_gmtoff.abs() / 60);
+        let sign = if tm.tm_gmtoff < 0 { '-' } else { '+' };
         write!(
             f,
-            "{year:04}-{month:02}-{:02}T{:02}",
-            tm.tm_mday, tm.tm_hour
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}"
         )?;
-        let ms = self.0.rem_euclid(1000);
-        write!(f, ":{:02}:{:02}.{ms:03}", tm.tm_min, tm.tm_sec)?;
-        let sign = if tm.tm_gmtoff < 0 { '-' } else { '+' };
-        let minutes = tm.tm_gmtoff.abs() / 60;
-        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+        write!(f, "{sign}{:02}:{:02}", east / 60, east % 60)
     }
 }
 
@@ -167,32 +135,27 @@ pub fn parse_when(text: &str) -> Option<Wall> {
     }
 }
 
-/// Reads `90s`, `30m`, `2h`, `1h30m`, `200ms`, `1d`; a bare `0` is nothing at all.
+/// Reads `90s`, `30m`, `2h`, `1h30m`, `200ms`, `1d`; a bare `0` is nothing at all. What is longer than
+/// [`Wall`] can tell could not be added to any time.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
+    let mut total: i64 = 0;
+    let mut rest = if text == "0" { "0s" } else { text };
     while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let amount: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let unit_ms = match &rest[..letters] {
+        let (amount, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic());
+        let (unit, after) = after.split_at(letters.unwrap_or(after.len()));
+        let unit_ms: i64 = match unit {
             "ms" => 1,
             "s" => 1000,
             "m" => 60_000,
             "h" => 3_600_000,
-            "d" => 86_400_000,
+            "d" => DAY * 1000,
             _ => return None,
         };
-        total = total.checked_add(Duration::from_millis(amount.checked_mul(unit_ms)?))?;
-        rest = &rest[letters..];
+        total = total.checked_add(amount.parse::<i64>().ok()?.checked_mul(unit_ms)?)?;
+        rest = after;
     }
-    // What is longer than [`Wall`] can tell could not be added to any time.
-    let tellable = total.as_millis() <= i64::MAX as u128;
-    (!text.is_empty() && tellable).then_some(total)
+    (!text.is_empty()).then_some(Duration::from_millis(total as u64))
 }
 
 /// A duration for a person: `4s`, `2m 05s`, `1h 03m`, `3d 04h`.
@@ -204,6 +167,18 @@ pub fn human(duration: Duration) -> String {
         3600..86_400 => format!("{}h {:02}m", secs / 3600, secs / 60 % 60),
         _ => format!("{}d {:02}h", secs / 86_400, secs / 3600 % 24),
     }
+}
+
+/// Whether a text has a form, in which `0` stands for a digit, `+` for either sign, and `T` for what may
+/// stand between date and time.
+pub fn has_form(text: &str, form: &str) -> bool {
+    let fits = |(byte, form)| match form {
+        b'0' => u8::is_ascii_digit(&byte),
+        b'+' => b"+-".contains(&byte),
+        b'T' => b"Tt ".contains(&byte),
+        sign => byte == sign,
+    };
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
 }
 
 /// What clock and calendar show here at `secs` since 1970.
@@ -218,59 +193,58 @@ fn local(secs: i64) -> libc::tm {
 }
 
 /// Seconds east of UTC that the local time zone has at `secs` since 1970.
-fn local_offset(secs: i64) -> i64 {
+fn offset_at(secs: i64) -> i64 {
     local(secs).tm_gmtoff
 }
 
-/// `None` for a day that no calendar has.
-fn days_since_1970(year: i32, month: i32, day: i32) -> Option<i64> {
-    // SAFETY: `tm` is plain data for which all zeroes are valid; timegm keeps no pointer to it.
+/// Reads `2026-11-20T12:34:56`, local or in UTC, in seconds since 1970; `None` for a time that no clock
+/// or calendar has. Where local clocks leave it out, the system goes on counting.
+fn read_clock(text: &str, is_local: bool) -> Option<i64> {
+    if !has_form(text, "0000-00-00T00:00:00") {
+        return None;
+    }
+    let number = |at: usize| text[at..at + 2].parse::<libc::c_int>().unwrap_or(0);
+    let asked = [5, 8, 11, 14, 17].map(number);
+    // SAFETY: `tm` is plain data for which all zeroes are valid; neither call keeps a pointer to it.
     let (secs, tm) = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
-        (tm.tm_year, tm.tm_mon, tm.tm_mday) = (year - 1900, month - 1, day);
-        (libc::timegm(&mut tm), tm)
+        [tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec] = asked;
+        (tm.tm_year, tm.tm_mon) = (number(0) * 100 + number(2) - 1900, asked[0] - 1);
+        let mut local = libc::tm { tm_isdst: -1, ..tm };
+        let utc = libc::timegm(&mut tm);
+        (
+            if is_local {
+                libc::mktime(&mut local)
+            } else {
+                utc
+            },
+            tm,
+        )
     };
-    // It counts on where there is no such day.
-    (tm.tm_mon == month - 1 && tm.tm_mday == day).then_some(secs / 86_400)
+    // It counts on where there is no such time.
+    ([tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec] == asked).then_some(secs)
 }
 
 /// Reads the offset of RFC 3339, `+02:00`, in seconds.
 fn offset(text: &str) -> Option<i64> {
-    let (hours, minutes) = text.get(1..)?.split_once(':')?;
-    let number = |part: &str, most: i64| {
-        let is_number = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
-        part.parse().ok().filter(|&n: &i64| is_number && n <= most)
-    };
-    let secs = number(hours, 23)? * 3600 + number(minutes, 59)? * 60;
-    match text.as_bytes()[0] {
-        b'+' => Some(secs),
-        b'-' => Some(-secs),
-        _ => None,
-    }
+    let is_one = has_form(text, "+00:00") && text[1..3] < *"24" && text[4..] < *"60";
+    let number = |at: usize| text[at..at + 2].parse::<i64>().ok();
+    let secs = is_one.then(|| Some(number(1)? * 3600 + number(4)? * 60))??;
+    Some(if text.starts_with('-') { -secs } else { secs })
 }
 
-/// When local clocks show `naive`, which is counted as if they were in UTC: once, or twice when they
-/// are set back. Where they leave it out, both are as long after the change as it would have been.
-fn instants(naive: i64, offset: impl Fn(i64) -> i64) -> [i64; 2] {
-    let (before, after) = (offset(naive - 86_400), offset(naive + 86_400));
-    let first = naive - before;
-    let last = naive - after;
-    match (offset(first) == before, offset(last) == after) {
-        (true, true) => [first, last],
-        (false, true) => [last, last],
-        _ => [first, first],
-    }
-}
-
+/// The first moment of the next local day.
 fn midnight(now: i64, offset: impl Fn(i64) -> i64) -> i64 {
-    let naive = ((now + offset(now)).div_euclid(86_400) + 1) * 86_400;
-    let [first, last] = instants(naive, offset);
-    // A clock that was set back over midnight has had the first already: no wait ends in the past.
-    if first > now {
-        first
-    } else {
-        last.max(now + 1)
+    let day = |secs: i64| (secs + offset(secs)).div_euclid(DAY);
+    let (mut before, mut after) = (now, now + DAY + 4 * 3600);
+    while before + 1 < after {
+        let between = before.midpoint(after);
+        match day(between) > day(now) {
+            true => after = between,
+            false => before = between,
+        }
     }
+    after
 }
 
 #[cfg(test)]

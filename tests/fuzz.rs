@@ -495,7 +495,7 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
             },
         ] {
             let after = match wishes.tighten(before) {
-                Ok(after) => after.into_owned(),
+                Ok(after) => after,
                 Err(error) => {
                     assert!(is_calm(&error) && wishes.agent.is_some(), "{error:?}");
                     continue;

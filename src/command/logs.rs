@@ -373,7 +373,7 @@ fn pause() -> Result<()> {
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
     match poll(&mut fds, LOOK) {
         Ok(1..) => {
-            let gone = io::ErrorKind::BrokenPipe.into();
+            let gone = io::Error::from_raw_os_error(libc::EPIPE);
             Err(Error::io("write", Path::new("standard output"), gone))
         }
         _ => Ok(()),

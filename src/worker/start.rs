@@ -178,7 +178,7 @@ impl Worker<'_> {
             let agent = self.inherit(claim, before)?;
             wishes.agent.get_or_insert(agent);
         }
-        let policy = wishes.tighten(settings)?.into_owned();
+        let policy = wishes.tighten(settings)?;
         claim.agent.clone_from(&policy.agent.name);
         claim.protocol = policy.agent.protocol;
         Ok(policy)
