@@ -46,11 +46,14 @@ impl Wishes {
         tight.max_budget_usd = budgets.into_iter().flatten().reduce(f64::min);
         if let Some(name) = &self.agent {
             let named = policy.agents.iter().find(|agent| agent.name == *name);
-            tight.agent = named.cloned().ok_or_else(|| {
-                let names = policy.agents.iter().map(|agent| agent.name.as_str());
-                let names = names.collect::<Vec<_>>().join(", ");
-                format!("front matter \"agent\" is {name:?}, but the settings allow a document only {names}; name one of them and submit it again")
-            })?;
+            let Some(agent) = named else {
+                let names: Vec<_> = policy.agents.iter().map(|agent| &*agent.name).collect();
+                let names = names.join(", ");
+                return Err(format!(
+                    "front matter \"agent\" is {name:?}, but the settings allow a document only {names}; name one of them and submit it again"
+                ));
+            };
+            tight.agent = agent.clone();
         }
         if tight.max_budget_usd.is_some() && !tight.agent.costs {
             let name = &tight.agent.name;
@@ -92,9 +95,8 @@ pub fn check<'a>(
     let (front, body) = split(text);
     let wishes = read_front(&front)?;
     if body.trim().is_empty() {
-        return Err(
-            "the document has nothing but white space; write what is to be done".to_owned(),
-        );
+        let what = "the document has nothing but white space; write what is to be done";
+        return Err(what.to_owned());
     }
     Ok(Document { wishes, body })
 }
@@ -107,10 +109,7 @@ const KEYS: [(&str, &str); 8] = [
     ("max-budget-usd", "an amount above 0"),
     ("retries", "a whole number from 0"),
     ("agent", "the name of an agent"),
-    (
-        "not-before",
-        "a time such as 2026-12-01 22:00, or one with an offset from UTC",
-    ),
+    ("not-before", "a time such as 2026-12-01 22:00"),
     ("continues", "the id of a finished job"),
 ];
 
@@ -203,20 +202,19 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
         let Some((ours, form)) = nearest(key) else {
             continue;
         };
-        if key != ours {
-            return Err(format!(
-                "front matter {key:?} is no limit that there is; the nearest is {ours:?}; mend it and submit it again"
-            ));
-        }
-        if seen.contains(&ours) {
-            return Err(format!(
-                "front matter {ours:?} stands there twice; leave one and submit it again"
-            ));
-        }
-        seen.push(ours);
-        read_wish(ours, value, &mut wishes).ok_or_else(|| {
-            format!("front matter {ours:?} must be {form}; mend it and submit it again")
-        })?;
+        let what = if key != ours {
+            format!("is no limit that there is; the nearest is {ours:?}")
+        } else if seen.contains(&ours) {
+            "stands there twice".to_owned()
+        } else if read_wish(ours, value, &mut wishes).is_none() {
+            format!("must be {form}")
+        } else {
+            seen.push(ours);
+            continue;
+        };
+        return Err(format!(
+            "front matter {key:?} {what}; mend it and submit it again"
+        ));
     }
     Ok(wishes)
 }

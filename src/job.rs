@@ -16,7 +16,7 @@ const NAME_MAX: usize = 200;
 ///
 /// Ordered as the queue is: by time stamp, then by file name; names without a stamp (layout
 /// `tasks` allows them) come last.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct JobId(Box<str>);
 
 /// The form of the time stamp in a name.
@@ -165,12 +165,6 @@ impl PartialOrd for JobId {
 }
 
 impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -333,7 +333,6 @@ pub struct QueueView {
     /// another one there looks for itself.
     pub items_mtime: Option<String>,
     /// Entries among the documents that are no jobs, with what is wrong.
-    #[serde(default)]
     pub left_alone: Vec<String>,
 }
 

@@ -72,8 +72,8 @@ impl Registry {
         }
     }
 
-    /// The usable entries, and a sentence for each of the others. Of two names for one directory the
-    /// first is served.
+    /// The usable entries as they were registered, and a sentence for each of the others. Of two names
+    /// for one directory the older is served.
     pub fn entries(&self) -> (Vec<Entry>, Warnings) {
         let (mut entries, mut warnings) = (Vec::new(), Vec::new());
         let mut skip = |name: &str, why: String| {
@@ -85,6 +85,7 @@ impl Registry {
                 Err(error) => skip(name, format!("{error}; mend its entry in registered.json")),
             }
         }
+        entries.sort_by_key(|entry| (entry.registered_at.is_none(), entry.registered_at.clone()));
         let paths = entries.iter().map(|entry| entry.project.path.clone());
         let mut places = places(paths.collect()).into_iter();
         let mut names = BTreeMap::new();

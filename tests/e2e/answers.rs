@@ -859,10 +859,10 @@ fn read_predecessor(space: &Space, daemon: bool) {
     let list = json(&["list"]);
     assert_offsets(&list);
     assert_eq!(
-        list["projects"][0]["registered_at"],
+        list["projects"][1]["registered_at"],
         "2026-01-30T12:43:00.000+00:00"
     );
-    assert_eq!(list["projects"][1]["layout"], "tasks");
+    assert_eq!(list["projects"][0]["layout"], "tasks");
     // Its view of the queue is old; the documents tell.
     assert_eq!(
         ask(&["-p", "reports", "queue"]),

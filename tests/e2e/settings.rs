@@ -99,7 +99,7 @@ fn the_settings_in_force_are_shown_with_where_each_comes_from() {
     has(&["silence_timeout", "15m", "default"]);
     has(&[
         "agents",
-        "[\"mine\",\"claude\",\"codex\",\"gemini\"]",
+        "[\"claude\",\"codex\",\"gemini\",\"mine\"]",
         "config.json",
     ]);
     let json = space.run(&["config", "--json"]).json();
