@@ -253,7 +253,7 @@ fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
     };
     match telling.tell(scope) {
         // A reader that has gone has seen what it wanted.
-        Err(error) if error.kind == Some(io::ErrorKind::BrokenPipe) => Ok(Exit::Done),
+        Err(error) if error.errno == Some(libc::EPIPE) => Ok(Exit::Done),
         told => told,
     }
 }
