@@ -4,14 +4,8 @@
 /// The SHA-256 of `data` in hexadecimal.
 pub fn sha256_hex(data: &[u8]) -> String {
     let mut state: [u32; 8] = [
-        0x6a09_e667,
-        0xbb67_ae85,
-        0x3c6e_f372,
-        0xa54f_f53a,
-        0x510e_527f,
-        0x9b05_688c,
-        0x1f83_d9ab,
-        0x5be0_cd19,
+        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
+        0x5be0cd19,
     ];
     let mut blocks = data.chunks_exact(64);
     for block in &mut blocks {
@@ -47,20 +41,13 @@ fn compress(state: &mut [u32; 8], block: &[u8]) {
         let (w15, w2) = (schedule[t - 15], schedule[t - 2]);
         let s0 = w15.rotate_right(7) ^ w15.rotate_right(18) ^ (w15 >> 3);
         let s1 = w2.rotate_right(17) ^ w2.rotate_right(19) ^ (w2 >> 10);
-        schedule[t] = schedule[t - 16]
-            .wrapping_add(s0)
-            .wrapping_add(schedule[t - 7])
-            .wrapping_add(s1);
+        schedule[t] = sum([schedule[t - 16], s0, schedule[t - 7], s1]);
     }
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
     for (constant, word) in ROUND.iter().zip(schedule) {
         let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
         let choice = (e & f) ^ (!e & g);
-        let first = h
-            .wrapping_add(s1)
-            .wrapping_add(choice)
-            .wrapping_add(*constant)
-            .wrapping_add(word);
+        let first = sum([h, s1, choice, *constant, word]);
         let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
         let majority = (a & b) ^ (a & c) ^ (b & c);
         let second = s0.wrapping_add(majority);
@@ -72,7 +59,10 @@ fn compress(state: &mut [u32; 8], block: &[u8]) {
     }
 }
 
-#[rustfmt::skip]
+fn sum<const N: usize>(parts: [u32; N]) -> u32 {
+    parts.into_iter().fold(0, u32::wrapping_add)
+}
+
 const ROUND: [u32; 64] = [
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
