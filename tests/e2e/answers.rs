@@ -970,7 +970,7 @@ fn read_predecessor(space: &Space, daemon: bool) {
     assert_eq!(stats["total"]["input_tokens"], 1200);
     assert_eq!(stats["projects"][0]["unreadable"], 0);
     assert_eq!(stats["projects"][1]["unreadable"], 0);
-    assert_eq!(stats["projects"][0]["total"]["cost_usd"], 0.1234);
+    assert_eq!(stats["projects"][1]["total"]["cost_usd"], 0.1234);
     ask(&["stats"]);
 }
 
