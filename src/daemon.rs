@@ -289,9 +289,6 @@ impl Daemon {
                 in_force(&error, &self.settings, ["settings", "job is started"]),
             )),
         }
-        if before.is_some() && before != self.settings {
-            log::info!("the settings have changed; they hold from the next start on");
-        }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
                 let (entries, wrong) = registry.entries();
@@ -303,6 +300,9 @@ impl Daemon {
                 Level::Error,
                 in_force(&error, &self.entries, ["projects", "project is served"]),
             )),
+        }
+        if before.is_some() && before != self.settings {
+            log::info!("the settings have changed; they hold from the next start on");
         }
     }
 
