@@ -6,7 +6,7 @@ use crate::board;
 use crate::cli::Format;
 use crate::error::Result;
 use crate::job::JobId;
-use crate::record::{Claim, HoldView, QueueView};
+use crate::record::{Claim, HoldView};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean, clean_line};
 use crate::settings::{self, Settings};
@@ -44,13 +44,11 @@ impl Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
         let most = settings.as_ref().and_then(|s| s.common.max_parallel);
-        let is_busy = |entry: &&Entry| {
-            let view = Spool::open(&entry.project).ok().and_then(|s| s.read_view());
-            view.is_some_and(|view| view.is_processing)
-        };
         let slots = most.filter(|_| scope.daemon.is_some()).map(|most| {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
-            (registry.entries().0.iter().filter(is_busy).count(), most)
+            let view = |entry: Entry| Spool::open(&entry.project).ok()?.read_view();
+            let views = registry.entries().0.into_iter().filter_map(view);
+            (views.filter(|view| view.is_processing).count(), most)
         });
         Ground { settings, slots }
     }
@@ -59,47 +57,40 @@ impl Ground {
     pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
         let spool = Spool::open(&entry.project)?;
         let marks = spool.marks(Leftovers::Leave)?;
+        let items = spool.items_signature()?.mtime();
         let view = scope.daemon.and_then(|_| spool.read_view());
-        let hold = view.as_ref().and_then(|view| view.hold.clone());
-        let is_true = |view: &QueueView| {
-            let items = spool.items_signature().map(|items| items.mtime());
-            items.is_ok_and(|items| view.items_mtime.as_ref() == Some(&items))
+        let mut view = view.unwrap_or_default();
+        let mut waiting: Vec<JobId> = Vec::new();
+        if view.items_mtime == Some(items) {
+            let names = view.queued_tasks.iter();
+            waiting.extend(names.filter_map(|name| JobId::parse(name)));
+        } else {
+            let scan = spool.scan(Leftovers::Leave)?;
+            waiting.extend(scan.waiting);
+            let odd = scan.odd.into_iter();
+            view.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();
+        }
+        let mut seen = Seen {
+            current: None,
+            suspended: None,
+            waiting,
+            left_alone: view.left_alone,
+            hold: view.hold,
+            obstacles: Vec::new(),
+            spool,
+            marks,
         };
-        let (mut waiting, left_alone): (Vec<JobId>, _) = match view.filter(is_true) {
-            Some(view) => {
-                let names = view.queued_tasks.iter();
-                let ids = names.filter_map(|name| JobId::parse(name)).collect();
-                (ids, view.left_alone)
-            }
-            None => {
-                let scan = spool.scan(Leftovers::Leave)?;
-                let odd = scan.odd.into_iter();
-                let odd = odd.map(|(name, what)| format!("{name} ({what})"));
-                (scan.waiting.into_iter().collect(), odd.collect())
-            }
-        };
-        let (mut current, mut suspended) = (None, None);
-        for id in &marks.claims {
-            if !spool.has_result(id)?
-                && let Ok(Some(claim)) = spool.read_claim(id)
+        for id in seen.marks.claims.iter() {
+            if !seen.spool.has_result(id)?
+                && let Ok(Some(claim)) = seen.spool.read_claim(id)
             {
-                waiting.retain(|waiting| waiting != id);
+                seen.waiting.retain(|waiting| waiting != id);
                 match scope.daemon.is_some() && claim.suspended.is_none() {
-                    true => current = Some(claim),
-                    false => suspended = Some(claim),
+                    true => seen.current = Some(claim),
+                    false => seen.suspended = Some(claim),
                 }
             }
         }
-        let mut seen = Seen {
-            spool,
-            current,
-            suspended,
-            waiting,
-            marks,
-            left_alone,
-            hold,
-            obstacles: Vec::new(),
-        };
         self.find_obstacles(&mut seen, scope, entry);
         Ok(seen)
     }
@@ -107,10 +98,7 @@ impl Ground {
     fn find_obstacles(&self, seen: &mut Seen, scope: &Scope, entry: &Entry) {
         let (now, name) = (Wall::now(), &entry.project.name);
         let mut obstacles = Vec::new();
-        let policy = self
-            .settings
-            .as_ref()
-            .map(|settings| entry.policy(settings));
+        let policy = self.settings.as_ref().map(|all| entry.policy(all));
         if let Some(Err(error)) = &policy {
             obstacles.push(("Skipped", clean_line(&error.to_string())));
         }
@@ -120,14 +108,13 @@ impl Ground {
             obstacles.push(("Disabled", text));
         }
         // A daemon's view knows which agent the next job wants; else its records tell as much.
-        seen.hold = seen.hold.take().or_else(|| {
-            let (settings, mut policy) = (self.settings.as_ref()?, policy?.ok()?);
+        if let (None, Some(Ok(mut policy)), Some(settings)) = (&seen.hold, policy, &self.settings) {
             if let Some(claim) = &seen.suspended {
                 policy.agent.name.clone_from(&claim.agent);
             }
             let mut records = board::read(&scope.places.state);
-            records.hold_of(name, &policy, settings.common.daily_budget_usd, now)
-        });
+            seen.hold = records.hold_of(name, &policy, settings.common.daily_budget_usd, now);
+        }
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
         obstacles.extend(held);
         let later = seen.suspended.as_ref().and_then(retry_at) > Some(now);
@@ -161,6 +148,39 @@ impl Seen {
         let line = |(word, text): &(&str, String)| format!("{word}: {text}");
         self.obstacles.iter().map(line).collect()
     }
+
+    fn as_text(&self) -> String {
+        let now = Wall::now();
+        let mut lines = vec![format!("Queue size: {}", self.all().count())];
+        match &self.current {
+            Some(claim) => {
+                lines.push(format!("Processing: {}", claim.job_id.file_name()));
+                let start = Some(claim.starts).filter(|start| *start > 1);
+                let start = start.map_or(String::new(), |start| format!(", start {start}"));
+                let since = human(now.since(claim.started_at));
+                lines.push(format!("Running for: {since}{start}"));
+            }
+            None => lines.push("Processing: None".to_owned()),
+        }
+        lines.extend(self.obstacle_lines());
+        for (number, id) in self.all().enumerate() {
+            if number == 0 {
+                lines.push("Queued jobs:".to_owned());
+            }
+            let claim = self.suspended.as_ref().filter(|claim| claim.job_id == *id);
+            let remark = match claim {
+                // Only until the daemon sees it: then the job is done.
+                _ if self.marks.cancelled.contains(id) => " (cancelled)".to_owned(),
+                _ if self.marks.held.contains(id) => " (held)".to_owned(),
+                Some(claim) => format!(" ({})", suspension_text(claim, now)),
+                None => String::new(),
+            };
+            lines.push(format!("  {}. {}{remark}", number + 1, id.file_name()));
+        }
+        let left_alone = self.left_alone.iter();
+        lines.extend(left_alone.map(|entry| format!("Left alone: {}", clean_line(entry))));
+        lines.join("\n") + "\n"
+    }
 }
 
 /// The queue of each project in question.
@@ -168,7 +188,7 @@ pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
     let is_one = scope.entries.len() == 1;
     tell(scope, format, |entry, seen| {
         let text = match seen {
-            Ok(seen) => queue_text(seen),
+            Ok(seen) => seen.as_text(),
             Err(trouble) => format!("Unavailable: {}\n", clean(trouble)),
         };
         match is_one {
@@ -178,59 +198,21 @@ pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
     })
 }
 
-fn queue_text(seen: &Seen) -> String {
-    let now = Wall::now();
-    let mut text = format!("Queue size: {}\n", seen.all().count());
-    match &seen.current {
-        Some(claim) => {
-            let since = human(now.since(claim.started_at));
-            let start = match claim.starts {
-                0 | 1 => String::new(),
-                start => format!(", start {start}"),
-            };
-            let name = claim.job_id.file_name();
-            text += &format!("Processing: {name}\nRunning for: {since}{start}\n");
-        }
-        None => text += "Processing: None\n",
-    }
-    for line in seen.obstacle_lines() {
-        text += &format!("{line}\n");
-    }
-    for (number, id) in seen.all().enumerate() {
-        let claim = seen.suspended.as_ref().filter(|claim| claim.job_id == *id);
-        let remark = match claim {
-            // Only until the daemon sees it: then the job is done.
-            _ if seen.marks.cancelled.contains(id) => " (cancelled)".to_owned(),
-            _ if seen.marks.held.contains(id) => " (held)".to_owned(),
-            Some(claim) => format!(" ({})", suspension_text(claim, now)),
-            None => String::new(),
-        };
-        let head = if number == 0 { "Queued jobs:\n" } else { "" };
-        text += &format!("{head}  {}. {}{remark}\n", number + 1, id.file_name());
-    }
-    for entry in &seen.left_alone {
-        text += &format!("Left alone: {}\n", clean_line(entry));
-    }
-    text
-}
-
 /// The registered projects.
 pub(super) fn list(scope: &Scope, format: Format) -> Result<()> {
     let style = Style::of_stdout();
     tell(scope, format, |entry, seen| {
+        let (mark, project) = (style.mark(entry.enabled), &entry.project);
         let enabled = if entry.enabled { "enabled" } else { "disabled" };
-        let enabled = format!("{} {enabled}", style.mark(entry.enabled));
-        let (name, path) = (&entry.project.name, entry.project.path.to_string_lossy());
+        let (name, path) = (clean(&project.name), project.path.to_string_lossy());
         let registered = clean(entry.registered_at.as_deref().unwrap_or("unknown"));
-        let mut text = format!("{}\n  Path: {}\n", clean(name), clean(&path));
-        text += &format!("  Status: {enabled}\n  Registered: {registered}\n");
+        let mut text = format!("{name}\n  Path: {}\n", clean(&path));
+        text += &format!("  Status: {mark} {enabled}\n  Registered: {registered}\n");
         match seen {
             Err(trouble) => text += &format!("  Unavailable: {}\n", clean(trouble)),
             Ok(seen) => {
-                let others = seen.obstacles.iter();
-                for (word, why) in others.filter(|(word, _)| *word != "Disabled") {
-                    text += &format!("  {word}: {why}\n");
-                }
+                let others = seen.obstacles.iter().filter(|one| one.0 != "Disabled");
+                others.for_each(|(word, why)| text += &format!("  {word}: {why}\n"));
             }
         }
         text
@@ -244,24 +226,32 @@ fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) 
     let ground = Ground::of(scope);
     let look = |entry| ground.look(scope, entry).map_err(|error| error.to_string());
     let found: Vec<(&Entry, Found)> = scope.entries.iter().map(|e| (e, look(e))).collect();
-    if format == Format::Json {
-        let projects = found.iter().map(|(entry, seen)| as_json(entry, seen));
-        let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
-        let answer = json!({"daemon": daemon, "projects": projects.collect::<Vec<Value>>()});
-        return render::print(&(render::json(&answer)? + "\n"));
-    }
-    if found.is_empty() {
-        return render::print("No projects registered; job-monitor register PATH adds one\n");
-    }
-    let texts = found.iter().map(|(entry, seen)| text(entry, seen));
-    render::print(&texts.collect::<String>())
+    let projects = || found.iter().map(|(entry, seen)| as_json(entry, seen));
+    let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
+    let answer = || json!({"daemon": daemon, "projects": projects().collect::<Vec<Value>>()});
+    let none = "No projects registered; job-monitor register PATH adds one\n";
+    render::print(&match format {
+        Format::Json => render::json(&answer())? + "\n",
+        Format::Text if found.is_empty() => none.to_owned(),
+        Format::Text => found
+            .iter()
+            .map(|(entry, seen)| text(entry, seen))
+            .collect(),
+    })
 }
 
 fn as_json(entry: &Entry, found: &Found) -> Value {
+    let project = &entry.project;
     // The predecessor wrote local times without their offset; a program is told it.
     let with_offset = |text: &String| Wall::parse(text).map_or(text.clone(), |at| at.to_string());
-    let seen = found.as_ref().ok();
-    let job = |seen: &Seen, id: &JobId| {
+    let mut json = json!({
+        "name": project.name, "path": project.path.to_string_lossy(),
+        "layout": project.layout.as_str(), "enabled": entry.enabled, "available": found.is_ok(),
+        "registered_at": entry.registered_at.as_ref().map(with_offset),
+        "hold": null, "current": null, "waiting": [], "obstacles": [], "left_alone": [],
+    });
+    let Ok(seen) = found else { return json };
+    let job = |id: &JobId| {
         let meta = seen.spool.document_meta(id).ok().flatten();
         let claim = seen.suspended.as_ref().filter(|claim| claim.job_id == *id);
         json!({
@@ -269,15 +259,13 @@ fn as_json(entry: &Entry, found: &Found) -> Value {
             "held": seen.marks.held.contains(id), "retry_at": claim.and_then(retry_at),
         })
     };
-    let current = |claim: &Claim| json!({"job_id": claim.job_id, "attempt": claim.starts, "started_at": claim.started_at});
-    json!({
-        "name": entry.project.name, "path": entry.project.path.to_string_lossy(),
-        "layout": entry.project.layout.as_str(), "enabled": entry.enabled, "available": found.is_ok(),
-        "registered_at": entry.registered_at.as_ref().map(with_offset),
-        "hold": seen.and_then(|seen| seen.hold.clone()),
-        "current": seen.and_then(|seen| seen.current.as_ref().map(current)),
-        "waiting": seen.map_or(Vec::new(), |seen| seen.all().map(|id| job(seen, id)).collect()),
-        "obstacles": seen.map(Seen::obstacle_lines).unwrap_or_default(),
-        "left_alone": seen.map_or(&[][..], |seen| &seen.left_alone),
-    })
+    if let Some(claim) = &seen.current {
+        let (id, starts) = (&claim.job_id, claim.starts);
+        json["current"] = json!({"job_id": id, "attempt": starts, "started_at": claim.started_at});
+    }
+    json["hold"] = json!(seen.hold);
+    json["waiting"] = seen.all().map(job).collect();
+    json["obstacles"] = json!(seen.obstacle_lines());
+    json["left_alone"] = json!(seen.left_alone);
+    json
 }
