@@ -192,12 +192,13 @@ impl Finished {
                 rounds => format!("check passed at try {rounds}"),
             });
         }
-        let (denied, missing) = (&self.permission_denials, &self.failed_mcp_servers);
+        let denied = self.permission_denials.list().len() as u64;
+        let missing = self.failed_mcp_servers.list().len() as u64;
         for (count, what, how) in [
-            (denied.list().len(), "tool", "denied"),
-            (missing.list().len(), "MCP server", "missing"),
+            (denied, "tool", "denied"),
+            (missing, "MCP server", "missing"),
         ] {
-            notes.extend((count > 0).then(|| format!("{} {how}", counted(count as u64, what))));
+            notes.extend((count > 0).then(|| format!("{} {how}", counted(count, what))));
         }
         notes
     }
@@ -229,19 +230,15 @@ impl Finished {
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
     pub(super) fn change(&self) -> Option<String> {
-        let change = self.git.as_ref().filter(|change| change.files != Some(0))?;
-        lines_changed(change)
+        lines_changed(self.git.as_ref().filter(|change| change.files != Some(0))?)
     }
 
     /// How the job ended, in a line.
     pub(super) fn line(&self) -> String {
         let mut line = self.word();
-        if let Some(kind) = self.remark() {
-            line = format!("{line} ({kind})");
-        }
-        if let Some(duration) = self.duration() {
-            line = format!("{line} after {duration}");
-        }
+        let kind = self.remark().map(|kind| format!(" ({kind})"));
+        let duration = self.duration().map(|duration| format!(" after {duration}"));
+        line.extend(kind.into_iter().chain(duration));
         for part in self.cost().into_iter().chain(self.notes()) {
             line = format!("{line}, {part}");
         }

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::brief::{check_end, retry_at, suspension_text};
 use super::queue::Seen;
-use super::result::{Finished, change_line};
+use super::result::{Finished, Member, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
@@ -16,7 +16,7 @@ use crate::time::{Wall, human};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{BufReader, Seek};
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;
@@ -43,14 +43,18 @@ impl Page {
 
 /// One job, wherever it stands.
 pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
+    let mut view = json!({"job_id": id, "project": null, "state": "not_found", "position": null,
+        "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null});
     let (spool, standing) = match scope.job(id) {
-        Err(error) if error.exit == Exit::NotFound => return not_found(scope, id, format),
+        Err(error) if error.exit == Exit::NotFound => {
+            render::answer(format, &view, || not_found(scope, id).0)?;
+            return Ok(Exit::NotFound);
+        }
         found => found?,
     };
-    let mut view = json!({"job_id": id, "project": spool.project().name, "state": "done",
-        "position": null, "started_at": null, "attempt": null, "retry_at": null, "obstacles": []});
+    view["project"] = json!(spool.project().name);
     let page = match standing {
-        Standing::Done(result) => return done(&view, &spool, id, result, format),
+        Standing::Done(result) => return done(view, &spool, id, result, format),
         Standing::Running(claim) => {
             view["state"] = json!("running");
             view["started_at"] = json!(claim.started_at);
@@ -64,36 +68,24 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
         }
         Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, &spool)?, id, None)?,
     };
-    tell(format, page, &view, "null")?;
+    render::answer(format, &view, || page.0)?;
     Ok(Exit::Done)
 }
 
-/// Tells the page, or else the view with the result in it, which may be large and goes out as it is.
-fn tell(format: Format, page: Page, view: &Value, result: &str) -> Result<()> {
-    if format == Format::Text {
-        return render::print(&page.0);
-    }
-    let view = render::json(view)?;
-    let view = view.strip_suffix('}').unwrap_or(&view);
-    let result = render::calm_json(result);
-    render::print(&format!("{view},\"result\":{result}}}\n"))
-}
-
 /// A finished job. A result that cannot be read ends it all the same.
-fn done(view: &Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
-    let path = spool.result_path(id);
+fn done(mut view: Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
+    view["state"] = json!("done");
     let Some(result) = Finished::read(&file) else {
-        tell(format, Page::of("unreadable", id), view, "null")?;
+        render::answer(format, &view, || Page::of("unreadable", id).0)?;
+        let path = spool.result_path(id);
         let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
         let text = format!("the result {} cannot be read; {way_out}", path.display());
         return Err(Error::new(text));
     };
-    let mut json = String::new();
-    if format == Format::Json {
-        let read = file.rewind().and_then(|()| file.read_to_string(&mut json));
-        read.map_err(|e| Error::io("read", &path, e))?;
+    if format == Format::Json && file.rewind().is_ok() {
+        view["result"] = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();
     }
-    tell(format, of_result(spool, id, &result), view, &json)?;
+    render::answer(format, &view, || of_result(spool, id, &result).0)?;
     Ok(Exit::Done)
 }
 
@@ -113,9 +105,11 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     page.line("Queue position", place.map(of_all));
     page.line("Attempts", claim.map(|claim| claim.starts));
     if seen.marks.cancelled.contains(id) {
-        page.0 += "Cancelled: it is withdrawn when the monitor runs\n";
+        let what = "it is withdrawn when the monitor runs";
+        page.line("Cancelled", Some(what));
     } else if held {
-        page.0 += &format!("Held: job-monitor release {id} lets it run\n");
+        let how = format!("job-monitor release {id} lets it run");
+        page.line("Held", Some(how));
     } else {
         let why = claim.map(|claim| suspension_text(claim, Wall::now()));
         page.line("Suspended", why);
@@ -126,7 +120,7 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     Ok(page)
 }
 
-fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
+fn not_found(scope: &Scope, id: &JobId) -> Page {
     let mut places = String::new();
     for project in scope.entries.iter().map(|entry| &entry.project) {
         let layout = project.layout;
@@ -140,9 +134,7 @@ fn not_found(scope: &Scope, id: &JobId, format: Format) -> Outcome {
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));
-    let view = json!({"job_id": id, "project": null, "state": "not_found", "position": null});
-    tell(format, page, &view, "null")?;
-    Ok(Exit::NotFound)
+    page
 }
 
 fn of_running(spool: &Spool, claim: &Claim) -> Page {
@@ -163,42 +155,25 @@ fn of_running(spool: &Spool, claim: &Claim) -> Page {
 
 fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let mut page = Page::of(&result.word(), id);
-    let seconds = result
-        .duration_seconds
-        .map(|all| format!("{all:.2} seconds"));
-    page.line("Duration", seconds);
-    let kind = result.error_kind.as_ref().map(|kind| format!(" ({kind})"));
-    let kind = kind.unwrap_or_default();
-    let error = result.error.as_ref();
+    let (error, agent) = (result.error.as_ref(), result.agent.as_ref());
+    let (seconds, score) = (*result.duration_seconds, *result.audit_score);
+    page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
+    let kind = around(" (", &result.error_kind, ")");
     page.line("Error", error.map(|error| format!("{error}{kind}")));
     page.line("Started", *result.started_at);
     page.line("Ended", *result.completed_at);
-    if let Some(agent) = result.agent.as_ref() {
-        let more = [&result.agent_version, &result.model].into_iter();
-        let more = more.filter_map(|word| word.as_deref());
-        page.line("Project", Some(&spool.project().name));
-        page.line(
-            "Agent",
-            Some(more.fold(agent.clone(), |all, word| all + " " + word)),
-        );
-    }
+    page.line("Project", agent.map(|_| &spool.project().name));
+    let version = around(" ", &result.agent_version, "") + &around(" ", &result.model, "");
+    page.line("Agent", agent.map(|agent| format!("{agent}{version}")));
     page.line("Continues", result.continues.as_ref());
-    let notes = result
-        .audit_notes
-        .as_ref()
-        .map(|notes| format!(": {notes}"));
-    let notes = notes.unwrap_or_default();
-    let audit = result
-        .audit_score
-        .map(|score| format!("{score} of 100{notes}"));
-    page.line("Audit", audit);
+    let notes = around(": ", &result.audit_notes, "");
+    page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
     page.line("Check", check(result.checks.list()));
-    if let Some(change) = result.git.as_ref() {
-        let patch = change.patch.as_ref();
-        let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
-        let line = change_line(change);
-        page.line("Changed", line.map(|line| line + &hint));
-    }
+    let change = result.git.as_ref();
+    let patch = change.and_then(|change| change.patch.as_ref());
+    let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
+    let change = change.and_then(change_line);
+    page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
     let joined = |list: &[String], gap| (!list.is_empty()).then(|| list.join(gap));
     let servers = joined(result.failed_mcp_servers.list(), ", ");
@@ -210,11 +185,15 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     page.line("Usage", usage(result));
     let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
     let session = result.session_id.as_ref();
-    page.line(
-        "Session",
-        session.map(|session| format!("{session}\n  {hint}")),
-    );
+    let session = session.map(|session| format!("{session}\n  {hint}"));
+    page.line("Session", session);
     page
+}
+
+/// A text with something around it, where there is one.
+fn around(before: &str, text: &Member<String>, behind: &str) -> String {
+    let text = text.as_ref().map(|text| format!("{before}{text}{behind}"));
+    text.unwrap_or_default()
 }
 
 /// The answer without its closing audit block, which is told in words.

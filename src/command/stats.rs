@@ -7,47 +7,33 @@ use super::terminal;
 use crate::cli::Format;
 use crate::error::Result;
 use crate::job::JobId;
-use crate::render::{self, Style, clean_line, fit};
+use crate::render::{self, Style, clean_line};
 use crate::time::{Wall, human};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io;
 use std::time::Duration;
 
 /// A result is written after its job's end, but the clock of a file system may lag.
 const SLACK: Duration = Duration::from_secs(60);
-/// A bar of fewer columns tells nothing, and one of more no more.
-const BAR_MIN: usize = 8;
+/// A bar of more columns tells no more.
 const BAR_MAX: usize = 40;
 
 #[derive(Default, Serialize)]
-struct Statistics {
-    since: Option<Wall>,
-    projects: Vec<ProjectStatistics>,
-    total: Totals,
-}
-
-#[derive(Default, Serialize)]
-struct ProjectStatistics {
+struct Project {
     name: String,
-    days: Vec<Day>,
+    days: Vec<Totals>,
     total: Totals,
     /// Results of which nothing is known, and which are counted nowhere else.
     unreadable: u64,
 }
 
-#[derive(Serialize)]
-struct Day {
-    day: String,
-    #[serde(flatten)]
-    totals: Totals,
-}
-
 /// What the jobs of a day, of a project, or all of them came to. What no result tells is null.
 #[derive(Default, Serialize)]
 struct Totals {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    day: String,
     jobs: u64,
     completed: u64,
     failed: u64,
@@ -59,11 +45,9 @@ struct Totals {
     cached_tokens: Option<u64>,
     output_tokens: Option<u64>,
     cost_usd: Option<f64>,
-    /// Jobs that had a check, where there are some, and those that passed it at the first try.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checked: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checked_at_once: Option<u64>,
+    /// Jobs that had a check, and those that passed it at the first try.
+    checked: u64,
+    checked_at_once: u64,
     /// How long each job took. There may be a hundred thousand.
     #[serde(skip)]
     seconds: Vec<f32>,
@@ -71,15 +55,10 @@ struct Totals {
 
 /// Prints what the finished jobs of the projects in question came to.
 pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Result<()> {
-    let mut all = Statistics {
-        since,
-        ..Statistics::default()
-    };
+    let (mut projects, mut total) = (Vec::new(), Totals::default());
     for spool in scope.spools() {
-        let mut project = ProjectStatistics {
-            name: spool.project().name.clone(),
-            ..ProjectStatistics::default()
-        };
+        let mut project = Project::default();
+        project.name.clone_from(&spool.project().name);
         let mut days: BTreeMap<String, Totals> = BTreeMap::new();
         spool.finished(&mut |id, written_ns| {
             let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
@@ -94,31 +73,31 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
             let ended = result.completed_at.unwrap_or(written);
             if since.is_none_or(|since| ended >= since) {
                 let day = days.entry(ended.day()).or_default();
-                for totals in [day, &mut project.total, &mut all.total] {
+                for totals in [day, &mut project.total, &mut total] {
                     totals.add(&result);
                 }
             }
         })?;
         project.total.finish();
-        project
-            .days
-            .extend(days.into_iter().map(|(day, mut totals)| {
-                totals.finish();
-                Day { day, totals }
-            }));
-        all.projects.push(project);
+        for (day, mut totals) in days {
+            totals.finish();
+            project.days.push(Totals { day, ..totals });
+        }
+        projects.push(project);
     }
-    all.total.finish();
-    let unreadable: u64 = all.projects.iter().map(|project| project.unreadable).sum();
+    total.finish();
+    let unreadable: u64 = projects.iter().map(|project| project.unreadable).sum();
     if unreadable > 0 {
+        let which = "job-monitor status --all shows which";
         render::note(&format!(
-            "results that cannot be read are left out: {unreadable}; job-monitor status --all shows which"
+            "results that cannot be read are left out: {unreadable}; {which}"
         ));
     }
-    render::answer(format, &all, || {
-        let style = Style::of_stdout();
-        let columns = terminal::size(io::stdout()).0;
-        table(&all, style, columns)
+    let answer = json!({"since": since, "projects": projects, "total": total});
+    render::answer(format, &answer, || match (total.jobs, since) {
+        (0, None) => "No job has finished\n".to_owned(),
+        (0, Some(at)) => format!("No job has finished since {}\n", at.short(Wall::now())),
+        _ => table(&projects, &total, Style::of_stdout()),
     })
 }
 
@@ -163,9 +142,8 @@ impl Totals {
             self.cost_usd = Some(self.cost_usd.unwrap_or(0.0) + cost);
         }
         if let Some(check) = result.checks.list().first() {
-            add(&mut self.checked, Some(1));
-            let at_once = u64::from(check.exit_code == Some(0));
-            add(&mut self.checked_at_once, Some(at_once));
+            self.checked += 1;
+            self.checked_at_once += u64::from(check.exit_code == Some(0));
         }
     }
 
@@ -185,128 +163,91 @@ impl Totals {
         // Below a ten-thousandth of a cent is the noise of adding binary fractions.
         self.cost_usd = self.cost_usd.map(|cost| rounded(cost, 1e6));
     }
-}
 
-// --- showing ---
-
-/// The table. The bars take what room is left of so many columns.
-fn table(statistics: &Statistics, style: Style, columns: usize) -> String {
-    let all = &statistics.total;
-    if all.jobs == 0 {
-        let since = statistics.since.map(|at| at.short(Wall::now()));
-        let since = since.map_or(String::new(), |at| format!(" since {at}"));
-        return format!("No job has finished{since}\n");
-    }
-    let checks = all.checked.is_some();
-    let heads = [
-        "Jobs", "Done", "Checks", "Median", "Total", "Tok in", "Tok out", "Cost",
-    ];
-    let head = row("", heads.map(str::to_owned), checks);
-    let room = columns.saturating_sub(head.len() + 2);
-    let days = statistics.projects.iter().flat_map(|project| &project.days);
-    let bars = Bars {
-        style,
-        width: if room < BAR_MIN { 0 } else { room.min(BAR_MAX) },
-        most: days.map(|day| day.totals.jobs).max().unwrap_or(1),
-    };
-    let mut text = String::new();
-    let mut line = |line: &str, bar: &str| {
-        let line = match style.terminal {
-            true => fit(line, columns),
-            false => line.to_owned(),
-        };
-        let _ = writeln!(text, "{line}{bar}");
-    };
-    line(&head, "");
-    for project in &statistics.projects {
-        line(&clean_line(&project.name), "");
-        for Day { day, totals } in &project.days {
-            line(&totals.row(&format!("  {day}"), checks), &bars.bar(totals));
-        }
-        if project.days.len() != 1 {
-            line(&project.total.row("  all days", checks), "");
-        }
-    }
-    if statistics.projects.len() > 1 {
-        line(&all.row("all projects", checks), "");
-    }
-    if bars.width > 0 && all.completed < all.jobs {
-        let (good, bad) = bars.signs(1, 1);
-        line("", &format!("{good} completed  {bad} failed or cancelled"));
-    }
-    text
-}
-
-fn row(name: &str, cells: [String; 8], with_checks: bool) -> String {
-    let widths = [7, 6, 8, 9, 9, 8, 8, 10];
-    let cells = cells.iter().zip(widths).enumerate();
-    let cells = cells.filter(|(at, _)| *at != 2 || with_checks);
-    cells.fold(format!("{name:<12}"), |row, (_, (cell, width))| {
-        format!("{row}{cell:>width$}")
-    })
-}
-
-impl Totals {
+    /// A row of the table.
     fn row(&self, name: &str, with_checks: bool) -> String {
         let mut input = self.input_tokens;
         add(&mut input, self.cached_tokens);
         // Rounded down: 100% is said only where none failed.
         let done = (self.completed * 100).checked_div(self.completed + self.failed);
-        let checks = self.checked_at_once.zip(self.checked);
+        let time = |seconds| human(Duration::from_secs_f64(seconds));
+        let checks =
+            (self.checked > 0).then(|| format!("{}/{}", self.checked_at_once, self.checked));
         let cells = [
             Some(self.jobs.to_string()),
             done.map(|percent| format!("{percent}%")),
-            checks.map(|(at_once, all)| format!("{at_once}/{all}")),
-            self.median_seconds.map(span),
-            self.median_seconds.map(|_| span(self.total_seconds)),
+            checks,
+            self.median_seconds.map(time),
+            self.median_seconds.map(|_| time(self.total_seconds)),
             input.map(tokens),
             self.output_tokens.map(tokens),
             self.cost_usd.map(money),
         ];
-        let cells = cells.map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
-        row(name, cells, with_checks)
+        row(
+            name,
+            cells.map(|cell| cell.unwrap_or("-".to_owned())),
+            with_checks,
+        )
     }
 }
 
-struct Bars {
-    style: Style,
-    width: usize,
-    most: u64,
-}
+// --- showing ---
 
-impl Bars {
-    /// So many signs for jobs that completed, and so many for others.
-    fn signs(&self, good: usize, bad: usize) -> (String, String) {
-        let paint = |color, sign: &str, times| match times {
-            0 => String::new(),
-            _ => self.style.paint(color, &sign.repeat(times)),
-        };
-        (paint("32", "█", good), paint("31", "░", bad))
-    }
-
-    /// A bar as long as the day had jobs; those that did not complete stand at its end.
-    fn bar(&self, totals: &Totals) -> String {
-        if self.width == 0 || totals.jobs == 0 {
-            return String::new();
+/// The table. Its bars take what room is left.
+fn table(projects: &[Project], total: &Totals, style: Style) -> String {
+    let checks = total.checked > 0;
+    let heads = [
+        "Jobs", "Done", "Checks", "Median", "Total", "Tok in", "Tok out", "Cost",
+    ];
+    let head = row("", heads.map(str::to_owned), checks);
+    let room = terminal::size(io::stdout())
+        .0
+        .saturating_sub(head.len() + 2);
+    let days = projects.iter().flat_map(|project| &project.days);
+    let most = days.map(|day| day.jobs).max().unwrap_or(1);
+    let mut lines = vec![head];
+    for project in projects {
+        lines.push(clean_line(&project.name));
+        for day in &project.days {
+            let bar = bar(day, most, room.min(BAR_MAX), style);
+            lines.push(day.row(&format!("  {}", day.day), checks) + &bar);
         }
-        let share = |part: u64, whole: u64, of: usize| (part * of as u64).div_ceil(whole) as usize;
-        let length = share(totals.jobs, self.most, self.width);
-        let mut good = share(totals.completed, totals.jobs, length);
-        if totals.completed < totals.jobs {
-            // One that failed is seen, if there is room for both.
-            good = good.min((length - 1).max(usize::from(totals.completed > 0)));
+        if project.days.len() != 1 {
+            lines.push(project.total.row("  all days", checks));
         }
-        let (good, bad) = self.signs(good, length - good);
-        format!("  {good}{bad}")
     }
+    if projects.len() > 1 {
+        lines.push(total.row("all projects", checks));
+    }
+    if room > 0 && total.completed < total.jobs {
+        let (good, bad) = (style.paint("32", "█"), style.paint("31", "░"));
+        lines.push(format!("{good} completed  {bad} failed or cancelled"));
+    }
+    lines.join("\n") + "\n"
 }
 
-/// A duration of an agent's or of many; the first may be below a second.
-fn span(seconds: f64) -> String {
-    if seconds < 10.0 {
-        return format!("{:.1}s", (seconds * 10.0).floor() / 10.0);
+fn row(name: &str, cells: [String; 8], with_checks: bool) -> String {
+    let [jobs, done, checks, median, total, input, output, cost] = cells;
+    let checks = match with_checks {
+        true => format!("{checks:>8}"),
+        false => String::new(),
+    };
+    let begin = format!("{name:<12}{jobs:>7}{done:>6}{checks}{median:>9}{total:>9}");
+    format!("{begin}{input:>8}{output:>8}{cost:>10}")
+}
+
+/// A bar as long as the day had jobs; those that did not complete stand at its end.
+fn bar(day: &Totals, most: u64, width: usize, style: Style) -> String {
+    let share = |part: u64, whole: u64, of: usize| (part * of as u64).div_ceil(whole) as usize;
+    let length = share(day.jobs, most, width);
+    let mut good = share(day.completed, day.jobs, length);
+    if day.completed < day.jobs {
+        // One that failed is seen, if there is room for both.
+        good = good.min(length.saturating_sub(1).max(usize::from(day.completed > 0)));
     }
-    human(Duration::from_secs_f64(seconds))
+    let bad = length.saturating_sub(good);
+    let (good, bad) = ("█".repeat(good), "░".repeat(bad));
+    format!("  {}{}", style.paint("32", &good), style.paint("31", &bad))
 }
 
 fn tokens(number: u64) -> String {
@@ -322,8 +263,7 @@ fn tokens(number: u64) -> String {
 fn money(usd: f64) -> String {
     match usd {
         0.0..10.0 => format!("${usd:.4}"),
-        10.0..1000.0 => format!("${usd:.2}"),
-        _ => format!("${usd:.0}"),
+        _ => format!("${usd:.2}"),
     }
 }
 
@@ -383,7 +323,7 @@ mod tests {
             (totals.median_seconds, totals.total_seconds),
             (Some(6.0), 12.0)
         );
-        assert_eq!((totals.checked_at_once, totals.checked), (Some(1), Some(1)));
+        assert_eq!((totals.checked_at_once, totals.checked), (1, 1));
     }
 
     #[test]
@@ -419,21 +359,14 @@ mod tests {
 
     #[test]
     fn a_bar_shows_how_many_and_that_one_failed() {
-        let bars = Bars {
-            style: Style {
-                color: false,
-                terminal: false,
-            },
-            width: 10,
-            most: 20,
-        };
+        let style = Style::default();
         let bar = |jobs, completed| {
             let totals = Totals {
                 jobs,
                 completed,
                 ..Totals::default()
             };
-            bars.bar(&totals).trim_start().to_owned()
+            bar(&totals, 20, 10, style).trim_start().to_owned()
         };
         assert_eq!(bar(20, 20), "█".repeat(10));
         assert_eq!(bar(20, 19), "█".repeat(9) + "░");
@@ -456,8 +389,7 @@ mod tests {
             told,
             ["0", "999", "1.0k", "12.3k", "999.9k", "1.0M", "56.6G"]
         );
-        let told = [0.0, 1.5, 12.0, 125_070.49].map(money);
-        assert_eq!(told, ["$0.0000", "$1.5000", "$12.00", "$125070"]);
-        assert_eq!([0.25, 9.96, 75.0].map(span), ["0.2s", "9.9s", "1m 15s"]);
+        let told = [0.0, 1.5, 12.0].map(money);
+        assert_eq!(told, ["$0.0000", "$1.5000", "$12.00"]);
     }
 }

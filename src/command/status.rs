@@ -6,6 +6,7 @@ use super::terminal;
 use crate::board;
 use crate::cli::{Format, Wanted};
 use crate::error::Result;
+use crate::holds::Hold;
 use crate::job::JobId;
 use crate::render::{self, Style, clean, fit, width};
 use crate::spool::Spool;
@@ -33,15 +34,22 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
         Format::Json => "{\"jobs\":[",
     })?;
     let mut rows = newest.iter().filter_map(|(place, id)| {
+        let spool = &spools[place];
         // One that cannot be read is told, too; when it ended nobody knows.
-        let result = Finished::of(&spools[place], &id).unwrap_or_else(Finished::unreadable);
+        let result = Finished::of(spool, &id).unwrap_or_else(Finished::unreadable);
         let is_old = since.is_some_and(|since| *result.completed_at < Some(since));
-        let is_wanted = !is_old && (!wanted.failed || result.ending() == Ending::Bad);
-        let project = (spools.len() > 1).then(|| clean(&spools[place].project().name));
-        is_wanted.then(|| match format {
-            Format::Text => Row::of(&id, &result, project.as_deref(), style),
-            Format::Json => Row::as_json(&id, &result, &spools[place]),
-        })
+        if is_old || wanted.failed && result.ending() != Ending::Bad {
+            return None;
+        }
+        let told = match format {
+            Format::Text if spools.len() == 1 => as_cells(&id, &result, "", style),
+            Format::Text => {
+                let project = format!("  [{}]", clean(&spool.project().name));
+                as_cells(&id, &result, &project, style)
+            }
+            Format::Json => vec![as_json(&id, &result, spool)],
+        };
+        Some((*result.completed_at, told))
     });
     let mut shown = 0;
     while shown < limit {
@@ -49,113 +57,94 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
         if group.is_empty() {
             break;
         }
-        group.sort_by_key(|row| Reverse(row.ended));
+        group.sort_by_key(|row| Reverse(row.0));
         group.truncate(limit - shown);
         if format == Format::Json {
             let gap = if shown > 0 { "," } else { "" };
-            let jobs: Vec<&str> = group.iter().map(|row| row.head.as_str()).collect();
+            let jobs: Vec<&str> = group.iter().map(|row| row.1[0].as_str()).collect();
             render::show(&format!("{gap}{}", jobs.join(",")))?;
         } else {
-            render::show(&lines(&group, style).collect::<String>())?;
+            render::show(&lines(&group, style))?;
         }
         shown += group.len();
     }
-    let (takes_all, total) = (since.is_none() && !wanted.failed, newest.order.len());
+    let left = newest.order.len() - shown;
+    let takes_all = since.is_none() && !wanted.failed;
     render::show(&match (format, shown) {
         (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
         (_, 0) if takes_all => "  none yet\n".to_owned(),
         (_, 0) => "  none such\n".to_owned(),
-        _ if takes_all && shown < total => {
-            format!("  and {} more; --all shows them\n", total - shown)
-        }
+        _ if takes_all && left > 0 => format!("  and {left} more; --all shows them\n"),
         _ => String::new(),
     })
 }
 
-/// A finished job as it will be told.
-#[derive(Default)]
-struct Row {
-    ended: Option<Wall>,
-    mark: String,
-    /// Its id and how it ended; or all that there is, as JSON.
-    head: String,
-    /// In columns: when, how long, for how much, how large the change.
-    cells: [String; 4],
-    notes: String,
+/// A finished job: when it ended, and what is told of it, in columns; as JSON that is one.
+type Row = (Option<Wall>, Vec<String>);
+
+fn as_cells(id: &JobId, result: &Finished, project: &str, style: Style) -> Vec<String> {
+    let kind = result.remark().map(|kind| format!(" ({kind})"));
+    let (mark, word) = (result.ending().mark(style), result.word());
+    let at = result.completed_at.map(|at| at.short(Wall::now()));
+    let notes = result.notes().join(", ") + project;
+    let cells = [
+        at,
+        result.duration(),
+        result.cost(),
+        result.change(),
+        Some(notes.trim_start().to_owned()),
+    ];
+    let head = format!("  {mark} {id}: {word}{}", kind.unwrap_or_default());
+    let cells = cells.into_iter().map(Option::unwrap_or_default);
+    [head].into_iter().chain(cells).collect()
 }
 
-impl Row {
-    fn of(id: &JobId, result: &Finished, project: Option<&str>, style: Style) -> Row {
-        let ended = *result.completed_at;
-        let kind = result.remark().map(|kind| format!(" ({kind})"));
-        let project = project.map(|name| format!("  [{name}]"));
-        let cells = [
-            ended.map(|at| at.short(Wall::now())),
-            result.duration(),
-            result.cost(),
-            result.change(),
-        ];
-        let notes = result.notes().join(", ") + &project.unwrap_or_default();
-        Row {
-            ended,
-            mark: result.ending().mark(style),
-            head: format!("{id}: {}{}", result.word(), kind.unwrap_or_default()),
-            cells: cells.map(Option::unwrap_or_default),
-            notes: notes.trim_start().to_owned(),
-        }
-    }
-
-    fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> Row {
-        let change = result.git.clone().unwrap_or_default();
-        let json = json!({
-            "job_id": id, "project": spool.project().name, "status": result.word(),
-            "error_kind": *result.error_kind, "completed_at": *result.completed_at,
-            "duration_seconds": result.seconds(), "cost_usd": *result.worker_output.cost_usd,
-            "audit_score": *result.audit_score, "notes": result.notes(),
-            "insertions": change.insertions, "deletions": change.deletions,
-        });
-        Row {
-            ended: *result.completed_at,
-            head: render::json(&json).unwrap_or_default(),
-            ..Row::default()
-        }
-    }
+fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
+    let change = result.git.clone().unwrap_or_default();
+    let json = render::json(&json!({
+        "job_id": id, "project": spool.project().name, "status": result.word(),
+        "error_kind": *result.error_kind, "completed_at": *result.completed_at,
+        "duration_seconds": result.seconds(), "cost_usd": *result.worker_output.cost_usd,
+        "audit_score": *result.audit_score, "notes": result.notes(),
+        "insertions": change.insertions, "deletions": change.deletions,
+    }));
+    json.expect("strings and numbers are representable in JSON")
 }
 
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
-fn lines(rows: &[Row], style: Style) -> impl Iterator<Item = String> {
-    let widest = |of: &dyn Fn(&Row) -> &str| rows.iter().map(|row| width(of(row))).max();
-    let head_wide = widest(&|row| &row.head).unwrap_or(0);
-    let notes_wide = widest(&|row| &row.notes).unwrap_or(0);
-    let wide: [usize; 4] = std::array::from_fn(|at| widest(&|row| &row.cells[at]).unwrap_or(0));
+fn lines(rows: &[Row], style: Style) -> String {
+    let widest = |at: usize| rows.iter().map(|row| width(&row.1[at])).max();
+    let wide: Vec<usize> = (0..6).map(|at| widest(at).unwrap_or(0)).collect();
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,
         false => usize::MAX,
     };
-    let all_wide = [head_wide, notes_wide].iter().chain(&wide).sum::<usize>() + 14;
-    rows.iter().map(move |row| {
+    let fits = wide.iter().map(|wide| wide + 2).sum::<usize>() <= columns;
+    let line = |(_, cells): &Row| {
         let mut rest = String::new();
-        for (cell, wide) in row.cells.iter().zip(wide).filter(|(_, wide)| *wide > 0) {
-            rest = format!("{rest}  {}{cell}", " ".repeat(wide - width(cell)));
+        for at in (1..6).filter(|at| wide[*at] > 0) {
+            // The notes, which are last, begin at the left of their column.
+            let gap = (wide[at] - width(&cells[at])) * usize::from(at < 5);
+            rest += &format!("  {:gap$}{}", "", cells[at]);
         }
-        let rest = format!("{rest}  {}", row.notes);
-        let (mark, head, rest) = (&row.mark, &row.head, rest.trim_end());
-        if all_wide <= columns || rest.is_empty() {
-            let gap = " ".repeat(head_wide - width(head));
-            return format!("  {mark} {head}{gap}{rest}").trim_end().to_owned() + "\n";
+        let (head, gap) = (&cells[0], wide[0] - width(&cells[0]));
+        if fits || rest.trim().is_empty() {
+            return format!("{head}{:gap$}{rest}", "").trim_end().to_owned() + "\n";
         }
-        let rest = fit(&format!("    {}", rest.trim_start()), columns);
-        format!("  {mark} {head}\n{rest}\n")
-    })
+        let rest = fit(&format!("    {}", rest.trim()), columns);
+        format!("{head}\n{rest}\n")
+    };
+    rows.iter().map(line).collect()
 }
 
 fn holds_as_json(scope: &Scope) -> Result<String> {
     let now = Wall::now();
     let records = board::read(&scope.places.state);
-    let holds = records.all(now).into_iter().map(|hold| {
-        let view = hold.view(now);
-        json!({"kind": view.kind, "agent": view.agent, "project": hold.project,
-            "reason": view.reason, "until": view.until})
-    });
+    let view = |hold: &Hold| {
+        let mut view = json!(hold.view(now));
+        view["project"] = json!(hold.project);
+        view
+    };
+    let holds = records.all(now).into_iter().map(view);
     render::json(&holds.collect::<Vec<Value>>())
 }

@@ -12,70 +12,65 @@ use crate::job::JobId;
 use crate::render::{self, Style};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
+use std::collections::HashSet;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// Between looks. A look costs a few system calls for each job, a watch on directories much code.
 const LOOK: Duration = Duration::from_millis(100);
-/// So many looks between two states of the live line.
+/// What the jobs do meanwhile is told every so many looks.
 const TICK: usize = 10;
-
-/// A job that is waited for.
-struct Pending<'a> {
-    spool: Spool,
-    id: &'a JobId,
-    /// Whether it was said what it waits for.
-    noted: bool,
-}
 
 /// Waits for all of `ids`, at most `timeout`.
 pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> Outcome {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let pending = ids.iter().map(|id| Pending::new(scope, id));
-    let mut pending = pending.collect::<Result<Vec<Pending<'_>>>>()?;
-    let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
+    let mut left = Vec::new();
+    for id in ids {
+        let (spool, _) = scope.job(id)?;
+        refuse_own_wait(&spool.project().name)?;
+        left.push((id, spool));
+    }
+    let (mut line, mut exit, mut noted) = (LiveLine::new(), Exit::Done, HashSet::new());
     for look in 0_usize.. {
-        let (mut doing, mut running, mut left) = (None, 0, Vec::new());
-        for mut job in pending {
-            let standing = standing(scope, &job.spool, job.id)?;
+        let (mut running, mut shown) = (0, None);
+        for (id, spool) in std::mem::take(&mut left) {
+            let standing = standing(scope, &spool, id)?;
             if let Standing::Done(result) = &standing {
                 line.show("");
-                if !tell(job.id, result)? {
+                if !tell(id, result)? {
                     exit = Exit::NotCompleted;
                 }
                 continue;
             }
             let runs = matches!(standing, Standing::Running(_));
             running += usize::from(runs);
-            if line.is_on {
-                // Of several jobs, the first that runs is the most interesting.
-                if look % TICK == 0 && (doing.is_none() || runs && running == 1) {
-                    doing = Some(job.doing(scope, &standing)?.0);
-                }
-            } else if !runs && !job.noted {
-                let (text, is_odd) = job.doing(scope, &standing)?;
-                job.noted = is_odd;
-                if is_odd {
+            // Of several jobs, the first that runs is the most interesting.
+            let is_shown = line.is_on && (shown.is_none() || runs && running == 1);
+            let is_noted = !line.is_on && !runs && !noted.contains(id);
+            if look % TICK == 0 && (is_shown || is_noted) {
+                let (text, is_odd) = doing(scope, &spool, id, &standing)?;
+                if is_noted && is_odd {
                     render::note(&text);
+                    noted.insert(id);
                 }
+                shown = Some(text);
             }
-            left.push(job);
+            left.push((id, spool));
         }
-        pending = left;
-        if pending.is_empty() {
+        if left.is_empty() {
             break;
         }
-        if let Some(doing) = doing {
-            let done = ids.len() - pending.len();
-            line.show(&match ids.len() {
-                1 => doing,
-                all => format!("{done} of {all} done, {running} running; {doing}"),
+        if let Some(text) = shown {
+            let (done, all) = (ids.len() - left.len(), ids.len());
+            line.show(&match all {
+                1 => text,
+                _ => format!("{done} of {all} done, {running} running; {text}"),
             });
         }
         let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
         if rest.is_zero() {
             line.show("");
-            let left: Vec<&str> = pending.iter().map(|job| job.id.as_str()).collect();
+            let left: Vec<&str> = left.iter().map(|(id, _)| id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }
@@ -96,43 +91,30 @@ fn tell(id: &JobId, result: &File) -> Result<bool> {
     Ok(result.is_completed())
 }
 
-impl<'a> Pending<'a> {
-    fn new(scope: &Scope, id: &'a JobId) -> Result<Pending<'a>> {
-        let (spool, _) = scope.job(id)?;
-        refuse_own_wait(&spool.project().name)?;
-        Ok(Pending {
-            spool,
-            id,
-            noted: false,
-        })
-    }
-
-    /// What becomes of the job just now, in a line; and whether that is more than its turn.
-    fn doing(&self, scope: &Scope, standing: &Standing) -> Result<(String, bool)> {
-        let (id, name, now) = (self.id, self.id.description(), Wall::now());
-        let (text, is_odd) = match standing {
-            Standing::Done(_) => ("is done".to_owned(), false),
-            Standing::Suspended(claim) => (suspension_text(claim, now), true),
-            Standing::Waiting { held: true } => {
-                let text = format!("is held; job-monitor release {id} lets it run");
-                (text, true)
+/// What becomes of a job just now, in a line; and whether that is more than its turn.
+fn doing(scope: &Scope, spool: &Spool, id: &JobId, standing: &Standing) -> Result<(String, bool)> {
+    let now = Wall::now();
+    let (text, is_odd) = match standing {
+        Standing::Done(_) => ("is done".to_owned(), false),
+        Standing::Suspended(claim) => (suspension_text(claim, now), true),
+        Standing::Waiting { held: true } => {
+            let how = format!("job-monitor release {id} lets it run");
+            (format!("is held; {how}"), true)
+        }
+        Standing::Waiting { held: false } => {
+            let seen = Seen::around(scope, spool)?;
+            let before = seen.all().take_while(|other| *other != id).count();
+            let ahead = usize::from(seen.current.is_some()) + before;
+            match seen.obstacles.first() {
+                Some((_, why)) => (format!("waits: {why}"), true),
+                None if ahead == 0 => ("is next".to_owned(), false),
+                None => (format!("waits; {ahead} ahead of it"), false),
             }
-            Standing::Waiting { held: false } => {
-                let seen = Seen::around(scope, &self.spool)?;
-                let before = seen.all().take_while(|other| *other != id).count();
-                let ahead = usize::from(seen.current.is_some()) + before;
-                match (seen.obstacles.first(), ahead) {
-                    (Some((_, obstacle)), _) => (format!("waits: {obstacle}"), true),
-                    (None, 0) => ("is next".to_owned(), false),
-                    (None, ahead) => (format!("waits; {ahead} ahead of it"), false),
-                }
-            }
-            Standing::Running(claim) => {
-                let elapsed = human(now.since(claim.started_at));
-                let text = format!("{elapsed}: {}", action(&self.spool, claim, now)?);
-                (text, false)
-            }
-        };
-        Ok((format!("{name} {text}"), is_odd))
-    }
+        }
+        Standing::Running(claim) => {
+            let elapsed = human(now.since(claim.started_at));
+            (format!("{elapsed}: {}", action(spool, claim, now)?), false)
+        }
+    };
+    Ok((format!("{} {text}", id.description()), is_odd))
 }

@@ -76,10 +76,12 @@ fn jobs_are_summed_by_project_and_local_day() {
         json!([
             {"day": "2026-01-28", "jobs": 1, "completed": 1, "failed": 0, "cancelled": 0,
                 "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
-                "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5},
+                "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5, "checked": 0,
+                "checked_at_once": 0},
             {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
                 "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
-                "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0},
+                "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0, "checked": 0,
+                "checked_at_once": 0},
         ])
     );
     assert_eq!(alpha["total"]["jobs"], 5);
@@ -106,7 +108,7 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
         "  2026-01-29      4   66%      20s  10m 30s    4.0k       8   $1.0000  █████░░░░",
         "  all days        5   75%      40s  11m 30s    5.0k      28   $1.5000",
         "beta",
-        "  2026-01-30      1  100%     5.0s     5.0s       -       -         -  ███",
+        "  2026-01-30      1  100%       5s       5s       -       -         -  ███",
         "all projects      6   80%      20s  11m 35s    5.0k      28   $1.5000",
         "█ completed  ░ failed or cancelled",
     ];
