@@ -65,20 +65,11 @@ impl State {
     }
 }
 
-/// How a document came into the spool, as far as an event told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Arrival {
-    /// Renamed in: whole at once.
-    Whole,
-    /// Written in place, linked, or found by a scan: whole once it has settled.
-    #[default]
-    Unknown,
-}
-
 /// What is known of a waiting document.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
-    arrival: Arrival,
+    /// Whether it was renamed in, as far as an event told, and so is whole at once.
+    whole: bool,
     /// Its place in the queue when it came, from 1.
     accepted: u64,
     /// Not to be looked at before this.
@@ -245,16 +236,16 @@ impl Jobs {
         let new = scanned.into_iter().filter(|id| !self.all.contains_key(id));
         let new: Vec<JobId> = new.collect();
         for id in &new {
-            self.note(id.clone(), Arrival::Unknown);
+            self.note(id.clone(), false);
         }
         (new, gone)
     }
 
     /// A document has appeared or changed; that of a job that was begun matters no more. Returns whether
     /// it is new.
-    pub fn note(&mut self, id: JobId, arrival: Arrival) -> bool {
+    pub fn note(&mut self, id: JobId, whole: bool) -> bool {
         let mut standing = Standing {
-            arrival,
+            whole,
             accepted: self.len() as u64 + 1,
             ..Standing::default()
         };
@@ -279,9 +270,9 @@ impl Jobs {
     }
 
     /// Puts a waiting job off; others go before it.
-    pub fn put_off(&mut self, id: &JobId, until: Until) {
+    pub fn put_off(&mut self, id: &JobId, look_at: Option<Instant>, not_before: Option<Wall>) {
         if let Some(standing) = self.standing(id) {
-            (standing.look_at, standing.not_before) = (until.instant, until.wall);
+            (standing.look_at, standing.not_before) = (look_at, not_before);
         }
     }
 
@@ -356,13 +347,13 @@ impl Jobs {
         let quiet = unchanged.max(now.wall.since(meta.mtime()));
         let is_empty = meta.size == 0;
         let is_overdue = is_empty && unchanged >= EMPTY_REPORT;
-        let pause = match standing.arrival {
+        let pause = match standing.whole {
             // The event of its first write will bring it back; until then only a word is due.
             _ if is_overdue => LONG,
             _ if is_empty => EMPTY_REPORT - unchanged,
             // Not every file system tells when it is closed.
             _ if writer => unchanged.clamp(settle.min(WRITER_PAUSE), WRITER_PAUSE),
-            Arrival::Unknown if quiet < settle => settle - quiet,
+            false if quiet < settle => settle - quiet,
             _ => return Readiness::Ready,
         };
         standing.look_at = Some(now.instant + pause);
@@ -644,9 +635,9 @@ mod tests {
     }
 
     impl Desk {
-        fn new(arrival: Arrival) -> Desk {
+        fn new(whole: bool) -> Desk {
             let mut jobs = Jobs::default();
-            jobs.note(id("a"), arrival);
+            jobs.note(id("a"), whole);
             Desk {
                 jobs,
                 job: id("a"),
@@ -670,13 +661,13 @@ mod tests {
 
     #[test]
     fn a_document_that_was_renamed_in_is_whole_at_once() {
-        let mut desk = Desk::new(Arrival::Whole);
+        let mut desk = Desk::new(true);
         assert_eq!(desk.look(&meta(1, ms(0)), false, ms(0)), Readiness::Ready);
     }
 
     #[test]
     fn a_document_written_in_place_counts_once_it_has_settled() {
-        let mut desk = Desk::new(Arrival::Unknown);
+        let mut desk = Desk::new(false);
         assert_eq!(desk.look(&meta(1, ms(0)), false, ms(50)), Readiness::NotYet);
         assert_eq!(desk.due(), Some(SETTLE));
         assert_eq!(desk.look(&meta(1, ms(0)), false, SETTLE), Readiness::Ready);
@@ -684,7 +675,7 @@ mod tests {
 
     #[test]
     fn what_is_still_being_written_begins_to_settle_anew() {
-        let mut desk = Desk::new(Arrival::Unknown);
+        let mut desk = Desk::new(false);
         desk.look(&meta(1, ms(0)), false, ms(0));
         assert_eq!(
             desk.look(&meta(2, ms(190)), false, SETTLE),
@@ -699,7 +690,7 @@ mod tests {
 
     #[test]
     fn a_document_of_long_ago_needs_not_settle_again() {
-        let mut desk = Desk::new(Arrival::Unknown);
+        let mut desk = Desk::new(false);
         let mut old = meta(1, ms(0));
         old.mtime_ns -= 3_600_000_000_000;
         assert_eq!(desk.look(&old, false, ms(0)), Readiness::Ready);
@@ -707,7 +698,7 @@ mod tests {
 
     #[test]
     fn a_modification_time_of_the_future_is_settled_by_the_other_clock() {
-        let mut desk = Desk::new(Arrival::Unknown);
+        let mut desk = Desk::new(false);
         let future = meta(1, Duration::from_secs(3600));
         assert_eq!(desk.look(&future, false, ms(0)), Readiness::NotYet);
         assert_eq!(desk.look(&future, false, ms(199)), Readiness::NotYet);
@@ -716,8 +707,8 @@ mod tests {
 
     #[test]
     fn nobody_s_half_written_document_counts_however_it_came() {
-        for arrival in [Arrival::Whole, Arrival::Unknown] {
-            let mut desk = Desk::new(arrival);
+        for whole in [true, false] {
+            let mut desk = Desk::new(whole);
             let text = meta(1, ms(0));
             assert_eq!(desk.look(&text, true, ms(0)), Readiness::NotYet);
             assert_eq!(desk.due(), Some(SETTLE));
@@ -736,15 +727,15 @@ mod tests {
 
     #[test]
     fn an_empty_document_never_counts_and_is_told_after_a_minute() {
-        for arrival in [Arrival::Whole, Arrival::Unknown] {
-            let mut desk = Desk::new(arrival);
+        for whole in [true, false] {
+            let mut desk = Desk::new(whole);
             let empty = meta(0, ms(0));
             assert_eq!(desk.look(&empty, false, ms(0)), Readiness::NotYet);
             assert_eq!(desk.due(), Some(EMPTY_REPORT));
             assert_eq!(desk.look(&empty, false, EMPTY_REPORT), Readiness::Overdue);
             // Its first write is an event, and then everything is forgotten.
             let job = desk.job.clone();
-            assert!(!desk.jobs.note(job, Arrival::Unknown));
+            assert!(!desk.jobs.note(job, false));
             let late = 3 * EMPTY_REPORT;
             assert_eq!(desk.look(&meta(1, late), false, late), Readiness::NotYet);
             let settled = late + SETTLE;
@@ -785,7 +776,7 @@ mod tests {
         let mut look = |name: &str, written, after| {
             let now = at(start, after);
             jobs.readiness(&id(name), &meta(1, written), false, SETTLE, now);
-            jobs.note(id(name), Arrival::Unknown);
+            jobs.note(id(name), false);
             jobs.readiness(&id(name), &meta(1, written), false, SETTLE, now);
             jobs.first(now).cloned()
         };
@@ -801,7 +792,7 @@ mod tests {
         let mut jobs = Jobs::default();
         jobs.replace(ids(&["a", "b"]));
         let tomorrow = WALL.plus(Duration::from_secs(86_400));
-        jobs.put_off(&id("a"), Until::wall(Some(tomorrow)));
+        jobs.put_off(&id("a"), None, Some(tomorrow));
         assert_eq!(jobs.first(now), Ok(&id("b")));
         jobs.remove(&id("b"));
         let wall = Some(tomorrow);
@@ -829,8 +820,8 @@ mod tests {
     fn a_job_keeps_the_place_that_it_had_when_it_came() {
         let mut jobs = Jobs::default();
         jobs.replace(ids(&["b", "c"]));
-        assert!(jobs.note(id("d"), Arrival::Whole));
-        assert!(!jobs.note(id("b"), Arrival::Unknown));
+        assert!(jobs.note(id("d"), true));
+        assert!(!jobs.note(id("b"), false));
         jobs.remove(&id("c"));
         let places = ["b", "d"].map(|name| jobs.accepted_at(&id(name)));
         assert_eq!((places, jobs.len()), ([1, 3], 2));

@@ -1,52 +1,28 @@
 //! What follows an attempt: it is written down, judged, and published, proved or put off. A decision that
 //! cannot be written is kept, and nothing is started until it is.
 
-use super::{Decision, Worker};
-use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
-use crate::decide::{self, Next, State, Until};
-use crate::error::Result;
-use crate::git;
-use crate::holds::{Failure, Kind, is_answer};
-use crate::job::{Attempt, Course, ErrorKind, JobId, Status};
-use crate::outcome;
-use crate::project::{OnFailure, Policy};
-use crate::record::{Change, Claim, Outcome, Suspension};
-use crate::runner::Finished;
-use crate::spool::Mark;
-use crate::time::Wall;
-use log::Level;
-use std::time::{Duration, Instant};
-
-/// While something cannot be written, it is tried again so often.
-const WRITE_PAUSE: Duration = Duration::from_secs(2);
+use super::*;
 
 impl Worker<'_> {
     /// Takes an attempt's end in: what it cost, what it amounts to, what follows.
-    pub(super) fn conclude(
-        &mut self,
-        mut claim: Claim,
-        finished: Finished,
-        policy: &Policy,
-    ) -> Option<Until> {
+    pub fn conclude(&mut self, mut claim: Claim, finished: Finished, policy: &Policy) {
         let fault = finished.verdict.fault();
         let is_cut_off = fault.is_some_and(|fault| fault.kind == ErrorKind::Interrupted);
         if finished.ended.by == Ending::Interrupted && is_cut_off {
-            let id = &claim.job_id;
-            self.info(format!(
-                "Job interrupted: {id}.md - the monitor is stopping"
-            ));
+            let (id, why) = (&claim.job_id, "the monitor is stopping");
+            self.info(format!("Job interrupted: {id}.md - {why}"));
             // The next start finds it as one that runs, and need not count what a person asked for.
             claim.stopped = true;
-            return self.write(Decision::Claim(Box::new(claim)));
+            self.write(Decision::Claim(Box::new(claim)));
+            return;
         }
         self.is_in_order = true;
         let began = claim.started_at;
-        let board = &self.post.context.board;
-        let others_answered = decide::fault_before(&claim).is_some_and(|since| {
-            board.others_answered(self.name(), &claim.agent, &claim.job_id, since)
-        });
+        let (agent, id) = (&claim.agent, &claim.job_id);
+        let answered = |since| self.board().others_answered(self.name(), agent, id, since);
+        let others_answered = decide::fault_before(&claim).is_some_and(answered);
         record(&mut claim, &finished);
-        board.usage(policy, &finished.report.windows);
+        self.board().usage(policy, &finished.report.windows);
         if is_answer(fault, finished.report.answered) {
             self.answered(&claim);
         }
@@ -56,38 +32,32 @@ impl Worker<'_> {
         if let Some(fault) = fault.filter(|fault| fault.kind.course() == Course::Hold) {
             self.hold_agent(fault, policy, Some(began));
         }
-        self.follow(claim, next, finished, policy)
+        self.follow(claim, next, finished, policy);
     }
 
     /// The service answers: what held its agent is over.
-    pub(super) fn answered(&mut self, claim: &Claim) {
+    pub fn answered(&mut self, claim: &Claim) {
         let (id, began) = (&claim.job_id, claim.started_at);
-        let board = &self.post.context.board;
-        let lifted = board.answered(self.name(), &claim.agent, id, began);
+        let lifted = self.board().answered(self.name(), &claim.agent, id, began);
         self.say_lifted(lifted, "its service answers");
     }
 
     /// Something keeps the agent from working for anybody.
-    pub(super) fn hold_agent(&mut self, fault: &Fault, policy: &Policy, began: Option<Wall>) {
-        let failure = Failure {
-            project: self.name(),
-            agent: &policy.agent,
-            began,
-            stamps: &self.used,
-        };
-        let board = &self.post.context.board;
-        let news = board.change(|holds, now| holds.fault(&failure, fault, now));
-        self.announce(news);
+    pub fn hold_agent(&mut self, fault: &Fault, policy: &Policy, began: Option<Wall>) {
+        let stamps = self.used.clone();
+        self.hold(|holds, project, now| {
+            let failure = Failure {
+                project,
+                agent: &policy.agent,
+                began,
+                stamps: &stamps,
+            };
+            holds.fault(&failure, fault, now)
+        });
     }
 
     /// Does what was decided after an attempt, an interruption or a check.
-    pub(super) fn follow(
-        &mut self,
-        mut claim: Claim,
-        next: Next,
-        finished: Finished,
-        policy: &Policy,
-    ) -> Option<Until> {
+    pub fn follow(&mut self, mut claim: Claim, next: Next, finished: Finished, policy: &Policy) {
         claim.checking = next == Next::Check;
         let decision = match next {
             Next::Publish(status) => {
@@ -103,7 +73,7 @@ impl Worker<'_> {
                 Decision::Claim(Box::new(claim))
             }
         };
-        self.write(decision)
+        self.write(decision);
     }
 
     fn outcome(
@@ -133,20 +103,17 @@ impl Worker<'_> {
 
     /// A job's end may hold its agent, when others ended like it, or its project.
     fn count(&mut self, claim: &Claim, fault: Option<&Fault>, policy: &Policy) {
-        let (project, board) = (&self.post.project.name, &self.post.context.board);
-        let id = &claim.job_id;
-        let lasted = claim
-            .attempts
-            .last()
-            .map_or(Duration::ZERO, Attempt::duration);
-        let tripped = board.finished((project, id, &claim.agent), fault, lasted);
+        let (project, id) = (&self.post.project.name, &claim.job_id);
+        let (of, last) = ((&**project, id, &*claim.agent), claim.attempts.last());
+        let lasted = last.map_or(Duration::ZERO, Attempt::duration);
+        let tripped = self.board().finished(of, fault, lasted);
         self.announce(tripped);
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
         if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {
             let reason = format!("{id} failed: {}: {}", fault.kind, fault.error);
-            let (of, wanted) = ((project.as_str(), None), Some((reason, None)));
-            let held = board.change(|holds, now| holds.set(Kind::OnFailure, of, wanted, now));
-            self.announce(held);
+            self.hold(|holds, project, now| {
+                holds.hold_project(project, Own::OnFailure, &reason, None, now)
+            });
         }
     }
 
@@ -188,29 +155,24 @@ impl Worker<'_> {
 
     /// Ends a job that a person cancelled, while nothing of it runs. Where that cannot be written while
     /// another job's agent runs, it is decided anew later: the mark is still there.
-    pub(super) fn withdraw(&mut self, id: &JobId) -> Option<Until> {
+    pub fn withdraw(&mut self, id: &JobId) {
         let policy = self.post.orders.policy();
         let claim = self.jobs.claim(id).cloned().unwrap_or_else(|| {
             let meta = self.spool.document_meta(id).ok().flatten();
             let created_at = meta.map_or(Wall::now(), |meta| meta.mtime());
             let position = self.jobs.accepted_at(id);
-            Claim::new(
-                id.clone(),
-                created_at,
-                position,
-                String::new(),
-                &policy.agent,
-            )
+            let digest = String::new();
+            Claim::new(id.clone(), created_at, position, digest, &policy.agent)
         });
         let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
         let finished = Finished::never_ran(Verdict::Fault(fault));
-        self.follow(claim, Next::Publish(Status::Cancelled), finished, &policy)
+        self.follow(claim, Next::Publish(Status::Cancelled), finished, &policy);
     }
 
     /// Ends a job that is not started.
-    pub(super) fn fail(&mut self, claim: Claim, fault: Fault, policy: &Policy) -> Option<Until> {
+    pub fn fail(&mut self, claim: Claim, fault: Fault, policy: &Policy) {
         let finished = Finished::never_ran(Verdict::Fault(fault));
-        self.follow(claim, Next::Publish(Status::Failed), finished, policy)
+        self.follow(claim, Next::Publish(Status::Failed), finished, policy);
     }
 
     /// Sees to it that a decision is written where the project is. One that was moved or unmounted, or in whose
@@ -218,17 +180,16 @@ impl Worker<'_> {
     fn place(&mut self) -> Result<()> {
         let had_lock = self.lock.is_some();
         let placed = self.take_place();
-        if had_lock && self.lock.is_some() {
-            Ok(())
-        } else {
-            placed
+        match &self.lock {
+            Some(_) if had_lock => Ok(()),
+            _ => placed,
         }
     }
 
     /// Brings a decision to disk, or keeps it until that is possible. What an attempt cost is counted
     /// once that is there, since before it would be taken again.
-    pub(super) fn write(&mut self, decision: Decision) -> Option<Until> {
-        self.view.stale = true;
+    pub fn write(&mut self, decision: Decision) {
+        self.view.fresh = false;
         let written = self.place().and_then(|()| match &decision {
             Decision::Result(outcome) => self.spool.publish(outcome),
             Decision::Claim(claim) => self.spool.write_claim(claim),
@@ -241,26 +202,15 @@ impl Worker<'_> {
             self.unwritten = Some(decision);
             // Its directories may have been replaced; where they are gone, the next try tells.
             let _ = self.move_in();
-            let instant = Some(Instant::now() + WRITE_PAUSE);
-            return Some(Until {
-                instant,
-                wall: None,
-            });
+            return;
         }
         self.told.remove("unwritten");
         let (id, cost) = match &decision {
-            Decision::Result(outcome) => {
-                let output = outcome.worker_output.as_ref();
-                (
-                    outcome.job_id.clone(),
-                    output.and_then(|output| output.cost_usd),
-                )
-            }
+            Decision::Result(outcome) => (outcome.job_id.clone(), cost_of_result(outcome)),
             Decision::Claim(claim) => (claim.job_id.clone(), cost_of(claim)),
         };
-        let before = self.jobs.claim(&id).and_then(cost_of);
-        let cost_usd = cost.unwrap_or(0.0) - before.unwrap_or(0.0);
-        self.post.context.board.spend(self.name(), cost_usd);
+        let before = self.jobs.claim(&id).map_or(0.0, cost_of);
+        self.board().spend(self.name(), cost - before);
         match (written, decision) {
             (Err(error), _) => {
                 let gone = format!("{id}.md has gone with its project, and so has its outcome");
@@ -270,7 +220,6 @@ impl Worker<'_> {
             (Ok(()), Decision::Result(outcome)) => self.finish(&outcome),
             (Ok(()), Decision::Claim(claim)) => self.jobs.set(id, State::of(*claim)),
         }
-        None
     }
 
     /// After the result is there: what was only there for the job's sake goes.
@@ -293,9 +242,10 @@ impl Worker<'_> {
         }
         self.say_finished(outcome);
         match policy.on_finish {
-            Some(_) => self
-                .jobs
-                .set(id.clone(), State::Done(self.told_of(outcome))),
+            Some(_) => {
+                let told = self.told_of(outcome);
+                self.jobs.set(id.clone(), State::Done(told));
+            }
             None => drop(self.jobs.remove(id)),
         }
     }
@@ -304,10 +254,8 @@ impl Worker<'_> {
         let (id, left) = (&outcome.job_id, outcome.leftovers);
         match outcome.status {
             Status::Completed => {
-                let seconds = outcome.duration_seconds;
-                self.info(format!(
-                    "Job completed: {id}.md - status=completed, duration={seconds:.1}s"
-                ));
+                let how = format!("duration={:.1}s", outcome.duration_seconds);
+                self.info(format!("Job completed: {id}.md - status=completed, {how}"));
             }
             Status::Cancelled => self.info(format!("Job cancelled: {id}.md")),
             // A failure stands out where lines are picked by priority, such as in the journal.
@@ -318,16 +266,15 @@ impl Worker<'_> {
             }
         }
         if left > 0 {
-            self.warn(format!(
-                "{id}.md left processes behind; they were ended ({left})"
-            ));
+            let what = "left processes behind; they were ended";
+            self.warn(format!("{id}.md {what} ({left})"));
         }
     }
 }
 
 /// Writes an attempt down in its claim. Some agents begin a session only with the first answer: one that was
 /// to begin with an attempt that got none does not exist, and the next start is a fresh one.
-pub(super) fn record(claim: &mut Claim, finished: &Finished) {
+pub fn record(claim: &mut Claim, finished: &Finished) {
     let needs_answer = dialect(claim.protocol).sessions == Sessions::Proved;
     let exists = claim.resumed || finished.report.answered || !needs_answer;
     let told = finished.report.session_id.clone();
@@ -346,6 +293,11 @@ pub(super) fn record(claim: &mut Claim, finished: &Finished) {
     claim.carried.leftovers += finished.leftovers;
 }
 
-fn cost_of(claim: &Claim) -> Option<f64> {
-    outcome::cost_of(&claim.attempts, claim.inherited.as_ref())
+fn cost_of(claim: &Claim) -> f64 {
+    outcome::cost_of(&claim.attempts, claim.inherited.as_ref()).unwrap_or(0.0)
+}
+
+fn cost_of_result(outcome: &Outcome) -> f64 {
+    let output = outcome.worker_output.as_ref();
+    output.and_then(|output| output.cost_usd).unwrap_or(0.0)
 }

@@ -12,26 +12,25 @@ use std::path::{Path, PathBuf};
 /// So many are remembered, the last.
 const KEPT: usize = 10_000;
 /// What stands in the file for each: half of a digest of its id.
-const SIZE: usize = 8;
+type Half = [u8; 8];
 
 /// The memory of one project: a file in STATE, which is read when it is first asked and forgotten while
 /// nothing is to be done.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub struct Memory {
     state: PathBuf,
     name: String,
-    known: Option<Vec<[u8; SIZE]>>,
+    known: Option<Vec<Half>>,
     /// Whether results may lie in the project that were never taken in.
-    pub(super) is_new: bool,
+    pub is_new: bool,
 }
 
-impl Finished {
+impl Memory {
     /// The memory of the project at `root`.
-    pub(super) fn of(state: &Path, root: &Path) -> Finished {
-        let mut name = sha256_hex(root.as_os_str().as_bytes());
-        name.truncate(16);
+    pub fn of(state: &Path, root: &Path) -> Memory {
+        let name = sha256_hex(root.as_os_str().as_bytes())[..16].to_owned();
         let state = state.join("finished");
-        Finished {
+        Memory {
             is_new: !state.join(&name).exists(),
             state,
             name,
@@ -39,52 +38,42 @@ impl Finished {
         }
     }
 
-    fn dir(&self) -> Result<Dir> {
-        Dir::create(&self.state)
-    }
-
-    fn known(&mut self) -> Result<&mut Vec<[u8; SIZE]>> {
+    fn known(&mut self) -> Result<&mut Vec<Half>> {
         if self.known.is_none() {
             let bytes = files::read_path(&self.state.join(&self.name), u64::MAX - 1)?;
-            let bytes = bytes.unwrap_or_default();
-            self.known = Some(bytes.as_chunks().0.to_vec());
+            self.known = Some(bytes.unwrap_or_default().as_chunks().0.to_vec());
         }
         Ok(self.known.get_or_insert_default())
     }
 
     /// Whether a job was finished once.
-    pub(super) fn has(&mut self, id: &JobId) -> Result<bool> {
-        let mark = mark(id);
-        Ok(self.known()?.contains(&mark))
+    pub fn has(&mut self, id: &JobId) -> Result<bool> {
+        Ok(self.known()?.contains(&half(id)))
     }
 
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
-    pub(super) fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
-        let new: Vec<[u8; SIZE]> = ids.into_iter().map(mark).collect();
+    pub fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
+        let new: Vec<Half> = ids.into_iter().map(half).collect();
+        let (dir, name) = (Dir::create(&self.state)?, self.name.clone());
         let known = self.known()?;
         known.extend(&new);
         if known.len() > 2 * KEPT {
             known.drain(..known.len() - KEPT);
-            let all = known.as_flattened().to_vec();
-            return self
-                .dir()?
-                .replace(&self.name, &all, Durability::Relaxed)
-                .map(drop);
+            let all = known.as_flattened();
+            return dir.replace(&name, all, Durability::Relaxed).map(drop);
         }
-        let dir = self.dir()?;
-        let mut file = dir.append_file(&self.name)?;
+        let mut file = dir.append_file(&name)?;
         file.write_all(new.as_flattened())
-            .map_err(|e| Error::io("write", &dir.path_of(&self.name), e))
+            .map_err(|e| Error::io("write", &dir.path_of(&name), e))
     }
 
     /// Gives the memory back while nothing is to be done.
-    pub(super) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.known = None;
     }
 }
 
-fn mark(id: &JobId) -> [u8; SIZE] {
-    let digest = sha256_hex(id.as_str().as_bytes());
-    let number = u64::from_str_radix(&digest[..2 * SIZE], 16);
-    number.expect("a digest is hexadecimal").to_le_bytes()
+fn half(id: &JobId) -> Half {
+    let digest = u64::from_str_radix(&sha256_hex(id.as_str().as_bytes())[..16], 16);
+    digest.expect("a digest is hexadecimal").to_le_bytes()
 }

@@ -1,13 +1,6 @@
 //! Looking: from rings of the bell and scans to what the worker knows of documents and marks.
 
-use super::Worker;
-use crate::decide::{Arrival, State};
-use crate::error::Result;
-use crate::job::JobId;
-use crate::spool::{Leftovers, Look, Mark, Spool};
-use crate::watch::Wake;
-use log::Level;
-use std::sync::PoisonError;
+use super::*;
 
 /// So many new documents, or entries that are none, of one scan are named in the log; of more, only the
 /// number is told.
@@ -44,7 +37,7 @@ impl Worker<'_> {
 
     /// Takes in what has been rung, `first` before all. Where that fails, the names are gone from the bell,
     /// so the next look is at everything.
-    pub(super) fn hear(&mut self, first: Option<Wake>) -> Result<()> {
+    pub fn hear(&mut self, first: Option<Wake>) -> Result<()> {
         let heard = self.take_in(first);
         self.missed |= heard.is_err();
         // A decision that is not on disk yet outlasts trouble with the directories.
@@ -87,7 +80,7 @@ impl Worker<'_> {
 
     /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where the
     /// watch is in place, watching again is harmless; it heals a directory that was replaced.
-    pub(super) fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
+    pub fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
         self.watch();
         let scan = self.spool.scan(leftovers)?;
         let mut odd = scan.odd;
@@ -115,7 +108,7 @@ impl Worker<'_> {
             },
         );
         self.say_some("More jobs queued", &queued, Worker::say_queued);
-        self.view.stale = true;
+        self.view.fresh = false;
         self.look_at_marks()
     }
 
@@ -128,49 +121,41 @@ impl Worker<'_> {
     }
 
     /// Looks at one name, as an event brings it.
-    pub(super) fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
-        let id = match self.spool.look_at(name)? {
-            Look::Waiting(id) => id,
-            Look::Odd(what) => {
-                self.tell_of_oddity(name, &what);
-                return Ok(());
+    pub fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
+        let mut look = self.spool.look_at(name)?;
+        if let Look::Waiting(id) = &look
+            && self.jobs.get(id).is_none()
+            && let Some(what) = self.objection(id)?
+        {
+            look = Look::Odd(what);
+        }
+        match look {
+            Look::Odd(what) => self.tell_of_oddity(name, &what),
+            Look::Waiting(id) => {
+                self.odd.remove(name);
+                self.view.fresh = false;
+                if self.jobs.note(id.clone(), whole) {
+                    self.say_queued(&id);
+                }
             }
             Look::Nothing => {
                 let id = JobId::parse(name);
                 let is_waiting = |id: &JobId| matches!(self.jobs.get(id), Some(State::Waiting(_)));
                 if let Some(id) = id.filter(is_waiting) {
                     self.jobs.remove(&id);
-                    self.view.stale = true;
+                    self.view.fresh = false;
                     self.say_gone(&id)?;
                 }
-                return Ok(());
             }
-        };
-        if self.jobs.get(&id).is_none()
-            && let Some(what) = self.objection(&id)?
-        {
-            self.tell_of_oddity(name, &what);
-            return Ok(());
-        }
-        let arrival = match whole {
-            true => Arrival::Whole,
-            false => Arrival::Unknown,
-        };
-        self.odd.remove(name);
-        self.view.stale = true;
-        if self.jobs.note(id.clone(), arrival) {
-            self.say_queued(&id);
         }
         Ok(())
     }
 
     /// Why a document that looks like a new job is none.
     fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
-        Ok(self.finished.has(id)?.then(|| {
-            format!(
-                "it was finished once, and its result is gone; job-monitor retry {id} runs it again"
-            )
-        }))
+        let what = "it was finished once, and its result is gone";
+        let is_known = self.finished.has(id)?;
+        Ok(is_known.then(|| format!("{what}; job-monitor retry {id} runs it again")))
     }
 
     /// A document that waited is gone.
@@ -183,10 +168,10 @@ impl Worker<'_> {
     }
 
     /// Takes the marks in. Those of jobs that are done, or were never there, are swept.
-    pub(super) fn look_at_marks(&mut self) -> Result<()> {
+    pub fn look_at_marks(&mut self) -> Result<()> {
         let marks = self.spool.marks(Leftovers::Leave)?;
         (self.jobs.cancelled, self.jobs.held) = (marks.cancelled.clone(), marks.held.clone());
-        self.view.stale = true;
+        self.view.fresh = false;
         for id in marks.cancelled {
             if self.jobs.is_over(&id) {
                 // It may have come before the event of its document.
@@ -209,8 +194,7 @@ impl Worker<'_> {
             let claim = self.jobs.claim(&id);
             let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
             let of = Some((self.name(), agent.as_str()));
-            let board = &self.post.context.board;
-            let lifted = board.change(|holds, _| holds.release(of));
+            let lifted = self.board().change(|holds, _| holds.release(of));
             self.say_lifted(lifted, "released by hand");
         }
         Ok(())

@@ -14,32 +14,50 @@ mod start;
 
 pub use orders::{Order, Orders};
 
-use crate::board::{Board, Closed};
-use crate::decide::{Jobs, Now, State, Step, Until, decide};
+// The files below this one see what it sees.
+use crate::agent::plan::{Assignment, Plan, fill, plan};
+use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
+use crate::board::{self, Board, Closed, Slot};
+use crate::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide, how};
+use crate::digest::sha256_hex;
+use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
-use crate::files::Signature;
-use crate::holds::Stamp;
-use crate::job::JobId;
-use crate::process;
-use crate::project::Project;
-use crate::record::{Claim, Outcome};
-use crate::settings::Places;
-use crate::spool::{Leftovers, Spool, SpoolLock};
+use crate::files::{self, Dir, Signature};
+use crate::git;
+use crate::holds::{Failure, Hold, Holds, Kind, Own, Stamp, is_answer};
+use crate::job::{
+    Attempt, Course, ErrorKind, JobId, Meta, Name, RUN_VARIABLE, Status, check_log, log_name,
+};
+use crate::outcome::{self, millis};
+use crate::process::{self, Agent, Among, Exit, Launch, SpawnFault, Token};
+use crate::project::{OnFailure, Policy, Project};
+use crate::record::{Change, Check, Claim, HoldView, Inherited, Outcome, QueueView, Suspension};
+use crate::runner::{self, Files, Finished, Running, memory_file};
+use crate::settings::{self, Places};
+use crate::spool::{Leftovers, Look, Mark, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
-use finished::Finished;
 use log::Level;
 use say::View;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::BufReader;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use {end::record, finished::Memory, hook::Told, start::remove_scratch};
 
 /// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is noticed.
 const WALL_PIECE: Duration = Duration::from_secs(60);
 /// After trouble with the project's directories; doubles up to the second.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// While a decision cannot be written, it is tried again so often.
+const WRITE_PAUSE: Duration = Duration::from_secs(2);
 /// Until a view that could not be written is tried again.
 const VIEW_RETRY: Duration = Duration::from_secs(5);
 
@@ -76,12 +94,10 @@ pub struct Post {
 /// A worker thread's life: serves the project until told to leave. Trouble with the project's directories
 /// is told once and waited out; nothing is made in place of a missing project.
 pub fn serve(post: &Post) {
-    let Post {
-        project, orders, ..
-    } = post;
+    let (name, orders) = (&post.project.name, &post.orders);
     let mut told = String::new();
     let mut pause = TROUBLE_PAUSE;
-    post.context.board.join(&project.name, &post.bell);
+    post.context.board.join(name, &post.bell);
     while orders.order() == Order::Serve {
         let mut is_in_order = false;
         let ran = Worker::open(post).and_then(|mut worker| {
@@ -96,7 +112,7 @@ pub fn serve(post: &Post) {
             told.clear();
             pause = TROUBLE_PAUSE;
         }
-        let (name, text) = (&project.name, error.to_string());
+        let text = error.to_string();
         if text != told {
             log::error!("[{name}] the project is unavailable: {text}; trying again");
             told = text;
@@ -104,7 +120,7 @@ pub fn serve(post: &Post) {
         post.rest(pause);
         pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
     }
-    post.context.board.leave(&project.name);
+    post.context.board.leave(name);
 }
 
 impl Post {
@@ -131,7 +147,7 @@ struct Worker<'a> {
     left: Option<Signature>,
     jobs: Jobs,
     /// What was finished once, though its result may be gone.
-    finished: Finished,
+    finished: Memory,
     /// A decision that is not on disk yet; until it is, nothing is started.
     unwritten: Option<Decision>,
     /// The text that runs, as long as no copy of it is kept.
@@ -179,7 +195,7 @@ impl<'a> Worker<'a> {
         let spool = Spool::open(&post.project)?;
         let has_lost_state = spool.has_lost_state()?;
         let lock = Some(spool.lock()?);
-        let finished = Finished::of(&post.context.places.state, &spool.root()?);
+        let finished = Memory::of(&post.context.places.state, &spool.root()?);
         let mut worker = Worker {
             post,
             spool,
@@ -197,11 +213,15 @@ impl<'a> Worker<'a> {
             told: BTreeSet::new(),
             odd: BTreeMap::new(),
             lines: Vec::new(),
-            view: View::NONE,
+            view: View::default(),
         };
         worker.find_claims(has_lost_state)?;
         worker.look_at_everything(Leftovers::Remove)?;
         Ok(worker)
+    }
+
+    fn board(&self) -> &'a Board {
+        &self.post.context.board
     }
 
     /// Serves the project until it is told to leave.
@@ -218,10 +238,13 @@ impl<'a> Worker<'a> {
                 self.rest()?;
             }
             // The last view before a long sleep must not be the one that failed.
-            let view = self.view.stale.then(|| Instant::now() + VIEW_RETRY);
-            let pause = |at: Wall| at.since(Wall::now()).min(WALL_PIECE);
-            let calendar = until.wall.map(|at| Instant::now() + pause(at));
-            let until = [until.instant, calendar, view].into_iter().flatten().min();
+            let now = now();
+            let view = (!self.view.fresh).then(|| now.instant + VIEW_RETRY);
+            let write = self.unwritten.as_ref().map(|_| now.instant + WRITE_PAUSE);
+            let pause = |at: Wall| at.since(now.wall).min(WALL_PIECE);
+            let calendar = until.wall.map(|at| now.instant + pause(at));
+            let all = [until.instant, calendar, view, write];
+            let until = all.into_iter().flatten().min();
             if !self.is_to_leave() {
                 let first = self.post.ear.wait(until);
                 self.closed = None;
@@ -249,23 +272,25 @@ impl<'a> Worker<'a> {
     /// One decision and its effect; until when to wait, where there is nothing to be done.
     fn step(&mut self) -> Result<Option<Until>> {
         if let Some(decision) = self.unwritten.take() {
-            return Ok(self.write(decision));
+            self.write(decision);
+            return Ok(self.unwritten.as_ref().map(|_| Until::default()));
         }
         match decide(&self.jobs, self.closed, now()) {
-            Step::Withdraw(id) => Ok(self.withdraw(&id)),
+            Step::Withdraw(id) => self.withdraw(&id),
             Step::Tell(id) => self.tell(&id),
-            Step::Recover(id) => self.recover(&id),
-            Step::Check(id) => self.check(&id),
-            Step::Start(id) => self.start(&id),
+            Step::Recover(id) => self.recover(&id)?,
+            Step::Check(id) => self.check(&id)?,
+            Step::Start(id) => self.start(&id)?,
             Step::Wait(until) => {
                 if self.closed.is_none() {
                     self.set_hold(None);
                 }
-                Ok(Some(until))
+                return Ok(Some(until));
             }
             // Nobody is attended here.
-            Step::End => Ok(None),
+            Step::End => {}
         }
+        Ok(None)
     }
 
     /// Nothing is to be done: what was only needed for that goes. The directories that stayed open while an

@@ -1,28 +1,11 @@
 //! What a starting worker makes of the claims that it finds: the rows "interrupted", "checking" and
 //! "suspended" of the table of states, after a crash.
 
-use super::end::record;
-use super::start::remove_scratch;
-use super::{Decision, Post, Worker};
-use crate::agent::plan::Files;
-use crate::agent::{Fault, Verdict, dialect};
-use crate::decide::{self, State, Until};
-use crate::document;
-use crate::error::{Error, Result};
-use crate::job::{ErrorKind, JobId, Meta, log_name};
-use crate::process::{self, Among, Token};
-use crate::project::Policy;
-use crate::record::Claim;
-use crate::runner::{self, Finished};
-use crate::settings;
-use crate::spool::{Leftovers, Mark};
-use crate::time::Wall;
-use log::Level;
-use std::time::Duration;
+use super::*;
 
 impl Worker<'_> {
     /// Takes in the claims on disk, and ends what a dead daemon left: nothing of this project may run yet.
-    pub(super) fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
+    pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
         let boot_id = process::boot_id()?;
         let (mut runs, mut broken) = (Vec::new(), Vec::new());
         for id in self.spool.marks(Leftovers::Remove)?.claims {
@@ -49,18 +32,14 @@ impl Worker<'_> {
             let root = self.spool.root()?;
             let (killed, all_gone) = process::sweep_project(&root, &runs, Among::Everybody);
             runs.iter().for_each(|(token, _)| remove_scratch(token));
-            let survivors = "processes of an earlier run";
+            let whose = "processes of an earlier run";
             if killed > 0 {
-                self.warn(format!(
-                    "{survivors} had survived; they were ended ({killed})"
-                ));
+                self.warn(format!("{whose} had survived; they were ended ({killed})"));
             }
             if !all_gone {
                 let remedy = "look for them with ps and end them by hand";
-                self.say(
-                    Level::Error,
-                    format!("{survivors} cannot be ended; {remedy}"),
-                );
+                let text = format!("{whose} cannot be ended; {remedy}");
+                self.say(Level::Error, text);
             }
         }
         for (id, why) in broken {
@@ -70,9 +49,9 @@ impl Worker<'_> {
     }
 
     /// Goes on with a job whose claim says that its agent runs, and it does not.
-    pub(super) fn recover(&mut self, id: &JobId) -> Result<Option<Until>> {
-        let Some(State::Interrupted(claim)) = self.jobs.get(id).cloned() else {
-            return Ok(None);
+    pub fn recover(&mut self, id: &JobId) -> Result<()> {
+        let Some(mut claim) = self.jobs.claim(id).cloned() else {
+            return Ok(());
         };
         let policy = self.policy_of(&claim)?;
         let finished = match self.read_back(&claim, &policy) {
@@ -80,49 +59,46 @@ impl Worker<'_> {
                 self.jobs.remove(id);
                 self.park(id, &error)?;
                 self.look_at(&id.file_name(), false)?;
-                return self.look_at_marks().map(|()| None);
+                return self.look_at_marks();
             }
             other => other?,
         };
         if finished.is_none() && claim.process.is_none() && claim.boot_id == process::boot_id()? {
             // The logs are made before the agent is started, and its process is written down soon after.
             // An agent that made away with its logs is known by its process.
-            return self.undo(*claim);
+            return self.undo(claim);
         }
         // A power cut may have taken its log; it was a start all the same.
-        let cut_off = || Fault::new(ErrorKind::Interrupted, "");
-        let mut finished =
-            finished.unwrap_or_else(|| Finished::never_ran(Verdict::Fault(cut_off())));
-        if finished
-            .verdict
-            .fault()
-            .is_none_or(|fault| fault.kind != ErrorKind::Interrupted)
-        {
-            self.info(format!(
-                "{id}.md came to its end without the monitor; its output counts"
-            ));
-            return Ok(self.conclude(*claim, finished, &policy));
+        let cut_off = Verdict::Fault(Fault::new(ErrorKind::Interrupted, ""));
+        let mut finished = finished.unwrap_or_else(|| Finished::never_ran(cut_off));
+        let kind = finished.verdict.fault().map(|fault| fault.kind);
+        if kind != Some(ErrorKind::Interrupted) {
+            let how = "came to its end without the monitor";
+            self.info(format!("{id}.md {how}; its output counts"));
+            self.conclude(claim, finished, &policy);
+            return Ok(());
         }
-        let mut claim = *claim;
         let (next, fault) = decide::after_interruption(&mut claim, &policy, Wall::now());
         finished.verdict = Verdict::Fault(fault);
         record(&mut claim, &finished);
-        Ok(self.follow(claim, next, finished, &policy))
+        self.follow(claim, next, finished, &policy);
+        Ok(())
     }
 
     /// The start came to nothing: the job stands where it stood before.
-    fn undo(&mut self, claim: Claim) -> Result<Option<Until>> {
+    fn undo(&mut self, claim: Claim) -> Result<()> {
         let id = claim.job_id.clone();
         if let Some(claim) = decide::undone(claim, Wall::now()) {
-            return Ok(self.write(Decision::Claim(Box::new(claim))));
+            self.write(Decision::Claim(Box::new(claim)));
+            return Ok(());
         }
         self.spool.remove_claim(&id)?;
         self.jobs.remove(&id);
-        self.look_at(&id.file_name(), true).map(|()| None)
+        self.look_at(&id.file_name(), true)
     }
 
     /// What holds for a job that was begun: the settings, tightened by the text that ran.
-    pub(super) fn policy_of(&mut self, claim: &Claim) -> Result<Policy> {
+    pub fn policy_of(&mut self, claim: &Claim) -> Result<Policy> {
         let settings = self.post.orders.policy();
         let text = self.text_of(claim, &settings)?.unwrap_or_default();
         let document = document::check(&text, &Meta::default(), u64::MAX, true);
@@ -132,7 +108,7 @@ impl Worker<'_> {
     }
 
     /// What the claim's last attempt has written, if it has a log.
-    pub(super) fn read_back(&self, claim: &Claim, policy: &Policy) -> Result<Option<Finished>> {
+    pub fn read_back(&self, claim: &Claim, policy: &Policy) -> Result<Option<Finished>> {
         let log = |ending| log_name(&claim.job_id, claim.starts, ending);
         let dialect = dialect(claim.protocol);
         let name = log(dialect.ending);
@@ -153,24 +129,24 @@ impl Worker<'_> {
 
     /// The agent's own files that say how a start of it ended.
     fn agent_files(&self, claim: &Claim, policy: &Policy) -> Files {
-        let Post {
-            context, project, ..
-        } = self.post;
+        let (context, project) = (&self.post.context, &self.post.project);
         let credentials = settings::credentials(&context.places.credentials()).unwrap_or_default();
         let variable = |name: &str| {
-            let mut own = policy.agent.env.iter().filter(|(known, _)| known == name);
+            let mut own = policy.agent.env.iter();
+            let own = own.find(|(known, _)| known == name);
             let mut given = credentials.iter().chain(&context.environment);
             let given = given.find(|(known, _)| known == name);
-            let own = own.next().map(|(_, value)| value.into());
+            let own = own.map(|(_, value)| value.into());
             own.or(given.map(|(_, value)| value.clone()))
         };
-        Files::of(
-            &policy.agent,
-            project,
-            &claim.job_id,
-            claim.starts,
-            &variable,
-        )
+        let witness = dialect(claim.protocol).witness;
+        let answer = policy.agent.answer.as_ref();
+        let answer = answer.map(|path| fill(path, project, &claim.job_id, claim.starts));
+        Files {
+            witness: witness.and_then(|witness| (witness.below)(&variable)),
+            answer: answer.map(|path| project.path.join(path)),
+            require_answer: policy.agent.require_answer,
+        }
     }
 
     /// A claim that cannot be read does not allow a start: its job is held until a person says that it may

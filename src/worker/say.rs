@@ -1,50 +1,32 @@
 //! What a worker says: lines of the log, written when nothing is more urgent, and the view of the queue
 //! that the commands show.
 
-use super::Worker;
-use crate::decide::State;
-use crate::error::Result;
-use crate::holds::{Hold, Kind};
-use crate::job::{JobId, Name};
-use crate::record::{Claim, HoldView, QueueView};
-use crate::time::Wall;
-use log::Level;
-use std::fmt::Display;
-use std::time::{Duration, Instant};
+use super::*;
 
 /// The view is written at most so often, and at most a fiftieth of the time is spent on it.
 const VIEW_PAUSE: Duration = Duration::from_millis(250);
 const VIEW_SHARE: u32 = 50;
 
 /// When the view was last written, and whether it is still true.
-pub(super) struct View {
-    pub(super) stale: bool,
+#[derive(Default)]
+pub struct View {
+    pub fresh: bool,
     written: Option<Instant>,
     pause: Duration,
     hold: Option<HoldView>,
 }
 
-impl View {
-    /// None was written yet.
-    pub(super) const NONE: View = View {
-        stale: true,
-        written: None,
-        pause: VIEW_PAUSE,
-        hold: None,
-    };
-}
-
 impl Worker<'_> {
     /// Takes note of why the project waits.
-    pub(super) fn set_hold(&mut self, hold: Option<HoldView>) {
+    pub fn set_hold(&mut self, hold: Option<HoldView>) {
         if self.view.hold != hold {
             self.view.hold = hold;
-            self.view.stale = true;
+            self.view.fresh = false;
         }
     }
 
     /// Says that a hold has begun, and runs the person's command for that.
-    pub(super) fn announce(&mut self, hold: Option<Hold>) {
+    pub fn announce(&mut self, hold: Option<Hold>) {
         let Some(hold) = hold else { return };
         let now = Wall::now();
         let until = |at: Wall| format!("; until {}", at.short(now));
@@ -65,44 +47,52 @@ impl Worker<'_> {
         }
     }
 
-    pub(super) fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
+    /// Changes the holds of agents and of this project, and announces one that begins.
+    pub fn hold(&mut self, change: impl FnOnce(&mut Holds, &str, Wall) -> Option<Hold>) {
+        let news = self
+            .board()
+            .change(|holds, now| change(holds, self.name(), now));
+        self.announce(news);
+    }
+
+    pub fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
         for hold in lifted {
             self.info(hold.farewell(why));
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.post.project.name
     }
 
     /// Keeps a line until nothing more urgent is to be done.
-    pub(super) fn say(&mut self, level: Level, text: impl Display) {
+    pub fn say(&mut self, level: Level, text: impl Display) {
         let line = format!("[{}] {text}", self.name());
         self.lines.push((level, line));
     }
 
-    pub(super) fn info(&mut self, text: impl Display) {
+    pub fn info(&mut self, text: impl Display) {
         self.say(Level::Info, text);
     }
 
-    pub(super) fn warn(&mut self, text: impl Display) {
+    pub fn warn(&mut self, text: impl Display) {
         self.say(Level::Warn, text);
     }
 
     /// Says what lasts, once; whoever ends it takes the key out of `told`.
-    pub(super) fn say_once(&mut self, key: &'static str, level: Level, text: impl Display) {
+    pub fn say_once(&mut self, key: &'static str, level: Level, text: impl Display) {
         if self.told.insert(key) {
             self.say(level, text);
         }
     }
 
     /// Says what is the matter where that changes nothing for the job.
-    pub(super) fn or_warn<T>(&mut self, result: Result<T>) -> Option<T> {
+    pub fn or_warn<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.warn(error)).ok()
     }
 
     /// As [`Worker::or_warn`], once as long as it lasts; whether all is well.
-    pub(super) fn is_well(&mut self, key: &'static str, result: &Result<()>) -> bool {
+    pub fn is_well(&mut self, key: &'static str, result: &Result<()>) -> bool {
         match result {
             Ok(()) => drop(self.told.remove(key)),
             Err(error) => self.say_once(key, Level::Warn, error),
@@ -110,29 +100,29 @@ impl Worker<'_> {
         result.is_ok()
     }
 
-    pub(super) fn say_queued(&mut self, id: &JobId) {
+    pub fn say_queued(&mut self, id: &JobId) {
         let size = self.jobs.len();
         self.info(format!("Job queued: {id}.md (queue size: {size})"));
     }
 
     /// A result ends its job whoever wrote it: it may have been restored, and then the job was done once.
     /// Whoever else can write there could have removed the document, too.
-    pub(super) fn say_foreign(&mut self, id: &JobId) {
-        self.view.stale = true;
+    pub fn say_foreign(&mut self, id: &JobId) {
+        self.view.fresh = false;
         self.warn(format!(
             "{id}.md has a result that this monitor did not write, so it is not run; job-monitor retry {id} runs it"
         ));
     }
 
     /// Says once what is wrong with an entry of the spool.
-    pub(super) fn tell_of_oddity(&mut self, name: &str, what: &str) {
+    pub fn tell_of_oddity(&mut self, name: &str, what: &str) {
         let known = self.odd.insert(name.to_owned(), what.to_owned());
         if known.is_none() {
             self.say_odd(name, what);
         }
     }
 
-    pub(super) fn say_odd(&mut self, name: &str, what: &str) {
+    pub fn say_odd(&mut self, name: &str, what: &str) {
         // What nobody meant for a job is only shown by the queue.
         if Name::of(name, self.spool.layout()) != Name::Other {
             let path = self.spool.items_path().join(name);
@@ -140,7 +130,7 @@ impl Worker<'_> {
         }
     }
 
-    pub(super) fn write_lines(&mut self) {
+    pub fn write_lines(&mut self) {
         if !self.lines.is_empty() {
             self.spool.log(&self.lines);
             self.lines.clear();
@@ -148,15 +138,15 @@ impl Worker<'_> {
     }
 
     /// Before sleeping: nothing is left to be told.
-    pub(super) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         self.write_lines();
-        if self.view.stale {
+        if !self.view.fresh {
             self.write_view();
         }
     }
 
     /// Between jobs in a row: now and then.
-    pub(super) fn refresh_view(&mut self) {
+    pub fn refresh_view(&mut self) {
         let written = self.view.written;
         if written.is_none_or(|at| at.elapsed() >= self.view.pause) {
             self.flush();
@@ -194,11 +184,11 @@ impl Worker<'_> {
             // Readers hold the directory's age against it: a view that misses what was rung has none.
             items_mtime: items.map(|items| items.mtime()),
         };
-        let board = &self.post.context.board;
-        board.tell(self.name(), view.is_processing, view.queue_size);
+        self.board()
+            .tell(self.name(), view.is_processing, view.queue_size);
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);
-        self.view.stale = !self.is_well("view", &written);
+        self.view.fresh = self.is_well("view", &written);
         self.view.written = Some(Instant::now());
         self.view.pause = VIEW_PAUSE.max(started.elapsed() * VIEW_SHARE);
     }

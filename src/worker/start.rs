@@ -1,29 +1,7 @@
 //! One start of a job: document, hold, gate, claim, agent. The order of effects is the program's promise:
 //! claim durable, agent, result durable, claim removed (SPEC 4).
 
-use super::{Post, Worker, now};
-use crate::agent::plan::{Assignment, Plan, plan};
-use crate::agent::{Ending, Fault, Verdict, dialect};
-use crate::board::{self, Slot};
-use crate::decide::{self, Readiness, State, Step, Until};
-use crate::digest::sha256_hex;
-use crate::document::{self, Document, Wishes};
-use crate::error::{Error, Result};
-use crate::git;
-use crate::job::{Attempt, Course, ErrorKind, JobId, Meta, log_name};
-use crate::outcome;
-use crate::process::{self, Agent, SpawnFault, Token};
-use crate::project::Policy;
-use crate::record::{Claim, Inherited};
-use crate::runner::{self, Finished, Running};
-use crate::settings;
-use crate::spool::{Mark, Taken};
-use crate::time::Wall;
-use log::Level;
-use serde::Deserialize;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use super::*;
 
 /// Until a document that could not be read is tried again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
@@ -37,32 +15,28 @@ const LOST: &str = "the text that ran was lost, so the job cannot go on; submit 
 impl Worker<'_> {
     /// Starts a job, or goes on with it, and attends its agent to the end; unless its document does not
     /// count yet or is no job, or somebody holds it.
-    pub(super) fn start(&mut self, id: &JobId) -> Result<Option<Until>> {
+    pub fn start(&mut self, id: &JobId) -> Result<()> {
         self.take_place()?;
         let settings = self.post.orders.policy();
-        let (mut claim, meta, text) = match self.jobs.claim(id).cloned() {
+        let (mut claim, meta, text, max) = match self.jobs.claim(id).cloned() {
             Some(claim) => match self.text_of(&claim, &settings)? {
-                Some(text) => (claim, Meta::default(), text),
+                Some(text) => (claim, Meta::default(), text, u64::MAX),
                 None => {
                     let fault = Fault::new(ErrorKind::Interrupted, LOST);
-                    return Ok(self.fail(claim, fault, &settings));
+                    self.fail(claim, fault, &settings);
+                    return Ok(());
                 }
             },
             None => {
                 let Some((meta, text)) = self.take(id, &settings)? else {
-                    return Ok(None);
+                    return Ok(());
                 };
                 let (place, digest) = (self.jobs.accepted_at(id), sha256_hex(&text));
                 let claim = Claim::new(id.clone(), meta.mtime(), place, digest, &settings.agent);
-                (claim, meta, text)
+                (claim, meta, text, settings.max_document)
             }
         };
         let is_begun = claim.starts > 0;
-        let max = if is_begun {
-            u64::MAX
-        } else {
-            settings.max_document
-        };
         let ready = document::check(&text, &meta, max, is_begun).and_then(|mut document| {
             let policy = self.policy_for(&mut document.wishes, &mut claim, &settings)?;
             Ok((document, policy))
@@ -70,28 +44,25 @@ impl Worker<'_> {
         let (document, policy) = match ready {
             Ok(ready) => ready,
             Err(reason) => {
-                return Ok(self.fail(claim, Fault::new(ErrorKind::Rejected, reason), &settings));
+                self.fail(claim, Fault::new(ErrorKind::Rejected, reason), &settings);
+                return Ok(());
             }
         };
         let not_before = document.wishes.not_before.filter(|at| *at > Wall::now());
         if not_before.is_some() && !is_begun {
-            self.jobs.put_off(id, Until::wall(not_before));
-            return Ok(None);
+            self.jobs.put_off(id, None, not_before);
+            return Ok(());
         }
-        let post = self.post;
-        let entered = post
-            .context
-            .board
-            .enter(self.name(), &policy, is_begun, Wall::now());
-        let slot = match entered {
+        let (board, now) = (self.board(), Wall::now());
+        let slot = match board.enter(self.name(), &policy, is_begun, now) {
             Ok(slot) => slot,
             Err(closed) => {
                 self.close(*closed);
-                return Ok(None);
+                return Ok(());
             }
         };
         if !self.may_be_proved(&claim, &policy)? {
-            return Ok(None);
+            return Ok(());
         }
         self.set_hold(None);
         self.unkept = (!is_begun).then(|| text.clone());
@@ -110,14 +81,8 @@ impl Worker<'_> {
                 return Ok(None);
             }
             Taken::Unreadable(error) => {
-                let instant = Some(Instant::now() + UNREADABLE_PAUSE);
-                self.jobs.put_off(
-                    id,
-                    Until {
-                        instant,
-                        wall: None,
-                    },
-                );
+                let later = Instant::now() + UNREADABLE_PAUSE;
+                self.jobs.put_off(id, Some(later), None);
                 let what = format!("{error}; the job waits, and it is tried again once a minute");
                 self.tell_of_oddity(&name, &what);
                 return Ok(None);
@@ -144,7 +109,7 @@ impl Worker<'_> {
 
     /// The text that a begun job runs. The daemon may have died before the copy of it was made, a power cut
     /// may have taken the copy: an unchanged document is as good, and is kept then.
-    pub(super) fn text_of(&mut self, claim: &Claim, policy: &Policy) -> Result<Option<Vec<u8>>> {
+    pub fn text_of(&mut self, claim: &Claim, policy: &Policy) -> Result<Option<Vec<u8>>> {
         let id = &claim.job_id;
         let kept = match self.spool.kept_text(id, policy.max_document.max(1 << 20)) {
             Err(error) if error.is_shortage() => return Err(error),
@@ -166,7 +131,7 @@ impl Worker<'_> {
 
     /// What holds for the job with its document's wishes. A first start that continues a finished job gets
     /// that one's session and agent. The error is a sentence.
-    pub(super) fn policy_for(
+    pub fn policy_for(
         &self,
         wishes: &mut Wishes,
         claim: &mut Claim,
@@ -194,17 +159,12 @@ impl Worker<'_> {
             attempts: Vec<Attempt>,
         }
         let refuse = |why: &str| format!("front matter \"continues\" names {before}, {why}");
-        let ended = self
-            .spool
-            .open_result(before)
-            .map_err(|error| error.to_string())?;
-        let ended = ended
-            .ok_or_else(|| refuse("which has no result in this project; name a finished job"))?;
+        let ended = self.spool.open_result(before).map_err(|e| e.to_string())?;
+        let ended = ended.ok_or_else(|| refuse("which has no result here; name a finished job"))?;
         let ended: Ended = serde_json::from_reader(BufReader::new(ended))
             .map_err(|_| refuse("whose result cannot be read; submit the job without it"))?;
-        let session_id = ended.session_id;
-        let session_id =
-            session_id.ok_or_else(|| refuse("which has no session; submit the job without it"))?;
+        let none = || refuse("which has no session; submit the job without it");
+        let session_id = ended.session_id.ok_or_else(none)?;
         let of_it = |attempt: &&Attempt| attempt.session_id.as_ref() == Some(&session_id);
         let mut costs = ended.attempts.iter().rev().filter(of_it);
         let cost_usd = costs.find_map(|attempt| attempt.cost_usd).unwrap_or(0.0);
@@ -224,10 +184,8 @@ impl Worker<'_> {
         document: &Document<'_>,
         policy: &Policy,
         slot: Slot<'_>,
-    ) -> Result<Option<Until>> {
-        let Post {
-            context, project, ..
-        } = self.post;
+    ) -> Result<()> {
+        let (context, project) = (&self.post.context, &self.post.project);
         let dialect = dialect(policy.agent.protocol);
         let token = Token::new(&self.spool.root()?);
         let opening = decide::opening(&before, policy, process::uuid());
@@ -238,7 +196,8 @@ impl Worker<'_> {
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 let fault = Fault::new(ErrorKind::UnsafeEnv, error.to_string());
-                return Ok(self.refuse(before, fault, policy));
+                self.refuse(before, fault, policy);
+                return Ok(());
             }
             Ok(credentials) => credentials,
         };
@@ -270,7 +229,10 @@ impl Worker<'_> {
         });
         let (plan, program) = match found {
             Ok(found) => found,
-            Err(fault) => return Ok(self.refuse(before.clone(), fault, policy)),
+            Err(fault) => {
+                self.refuse(before.clone(), fault, policy);
+                return Ok(());
+            }
         };
         let boot_id = process::boot_id()?;
         let claim = decide::begun(&before, &policy.agent, &opening, token.as_str(), boot_id);
@@ -279,12 +241,11 @@ impl Worker<'_> {
 
     /// The start comes to nothing, and nothing was claimed. What keeps the agent from working for anybody
     /// changes nothing for the job; anything else is its end.
-    fn refuse(&mut self, claim: Claim, fault: Fault, policy: &Policy) -> Option<Until> {
-        if fault.kind.course() != Course::Hold {
-            return self.fail(claim, fault, policy);
+    fn refuse(&mut self, claim: Claim, fault: Fault, policy: &Policy) {
+        match fault.kind.course() {
+            Course::Hold => self.hold_agent(&fault, policy, None),
+            _ => self.fail(claim, fault, policy),
         }
-        self.hold_agent(&fault, policy, None);
-        None
     }
 
     /// The rest of a start, from the claim to what follows.
@@ -296,7 +257,7 @@ impl Worker<'_> {
         token: &Token,
         policy: &Policy,
         slot: Slot<'_>,
-    ) -> Result<Option<Until>> {
+    ) -> Result<()> {
         let (id, start) = (claim.job_id.clone(), claim.starts);
         if start == 1 && policy.git {
             let before = git::snapshot(&self.spool);
@@ -309,16 +270,17 @@ impl Worker<'_> {
         claim.started_at = Wall::now();
         self.spool.write_claim(&claim)?;
         if plan.uses_scratch {
-            make_scratch(token);
+            // Without it, the agent uses what it finds.
+            let _ = Dir::create(&scratch_of(token));
         }
         let fault = match runner::start(&self.spool, &id, start, program, plan, token) {
             Ok(Ok(running)) => {
                 let finished = self.attend(claim, running, policy, slot);
                 remove_scratch(token);
-                return Ok(match self.jobs.get(&id).cloned() {
-                    Some(State::Running(claim)) => self.conclude(*claim, finished, policy),
-                    _ => None,
-                });
+                if let Some(State::Running(claim)) = self.jobs.get(&id).cloned() {
+                    self.conclude(*claim, finished, policy);
+                }
+                return Ok(());
             }
             Ok(Err(fault)) => Ok(fault),
             Err(error) => Err(error),
@@ -330,7 +292,7 @@ impl Worker<'_> {
             SpawnFault::Passing(error) => {
                 let error = Error::io("start", program, error).to_string();
                 let verdict = Verdict::Fault(Fault::new(ErrorKind::SpawnFailed, error));
-                Ok(self.conclude(claim, Finished::never_ran(verdict), policy))
+                self.conclude(claim, Finished::never_ran(verdict), policy);
             }
             SpawnFault::Missing(error) => {
                 self.jobs.set(id, State::Interrupted(Box::new(claim)));
@@ -340,9 +302,9 @@ impl Worker<'_> {
                 let error = Error::io("execute", program, error);
                 let text = format!("{error}; job-monitor doctor says what it needs");
                 self.hold_agent(&Fault::new(ErrorKind::AgentMissing, text), policy, None);
-                Ok(None)
             }
         }
+        Ok(())
     }
 
     /// Attends a running agent; nothing that fails may make us forget it. What it does not need is done
@@ -361,7 +323,7 @@ impl Worker<'_> {
         self.jobs
             .set(id.clone(), State::Running(Box::new(claim.clone())));
         self.jobs.attended = Some(id.clone());
-        self.view.stale = true;
+        self.view.fresh = false;
         let (mut last_reaped, mut has_answered) = (Instant::now(), false);
         let finished = running.attend(policy, |agent, report| {
             if report.answered && !has_answered {
@@ -411,7 +373,7 @@ impl Worker<'_> {
     }
 
     /// What a worker does while an agent or a check runs; the end, if somebody wants it.
-    pub(super) fn look_while_running(&mut self, id: &JobId) -> Option<Ending> {
+    pub fn look_while_running(&mut self, id: &JobId) -> Option<Ending> {
         // Trouble with the directories can wait until the agent is done; the bell is heard on.
         let _ = self.hear(None);
         let is_cancelled = match decide::decide(&self.jobs, None, now()) {
@@ -424,10 +386,8 @@ impl Worker<'_> {
             _ => self.spool.has_mark(id, Mark::Cancel).unwrap_or(false),
         };
         self.flush();
-        if self.is_stopping() {
-            return Some(Ending::Interrupted);
-        }
-        is_cancelled.then_some(Ending::Cancelled)
+        let stopping = self.stopping();
+        stopping.or(is_cancelled.then_some(Ending::Cancelled))
     }
 
     fn say_started(&mut self, claim: &Claim, policy: &Policy) {
@@ -464,20 +424,7 @@ fn scratch_of(token: &Token) -> PathBuf {
     std::env::temp_dir().join(format!("job-monitor-{}", &token.as_str()[..16]))
 }
 
-/// Without it, the agent uses what it finds.
-fn make_scratch(token: &Token) {
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    let _ = builder.create(scratch_of(token));
-}
-
 /// Removes a start's temporary files, if there are any.
-pub(super) fn remove_scratch(token: &Token) {
-    let path = scratch_of(token);
-    match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            log::warn!("{}", Error::io("remove", &path, error));
-        }
-        _ => {}
-    }
+pub fn remove_scratch(token: &Token) {
+    let _ = std::fs::remove_dir_all(scratch_of(token));
 }

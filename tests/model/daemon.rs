@@ -5,7 +5,7 @@ use crate::desk::{entrant, fail};
 use crate::world::{AGENT, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, World, ids, passing};
 use job_monitor::agent::plan::Opening;
 use job_monitor::agent::{Fault, Verdict};
-use job_monitor::decide::{self, Arrival, Jobs, Next, Now, Readiness, State, Step, Until, decide};
+use job_monitor::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide};
 use job_monitor::holds::{Gate, Holds};
 use job_monitor::job::{Course, ErrorKind, JobId, Status, log_name};
 use job_monitor::project::{AgentSpec, Policy, Protocol};
@@ -179,8 +179,8 @@ impl Daemon {
     }
 
     fn hear(&mut self, world: &mut World) -> Done {
-        for (id, arrival) in std::mem::take(&mut world.events) {
-            self.look_at(world, &id, arrival);
+        for (id, whole) in std::mem::take(&mut world.events) {
+            self.look_at(world, &id, whole);
         }
         match std::mem::take(&mut world.poked) {
             true => self.look_at_marks(world),
@@ -188,9 +188,9 @@ impl Daemon {
         }
     }
 
-    fn look_at(&mut self, world: &World, id: &JobId, arrival: Arrival) {
+    fn look_at(&mut self, world: &World, id: &JobId, whole: bool) {
         if world.disk.documents.contains_key(id) && world.is_open(id) {
-            self.jobs.note(id.clone(), arrival);
+            self.jobs.note(id.clone(), whole);
         } else if matches!(self.jobs.get(id), Some(State::Waiting(_))) {
             self.jobs.remove(id);
         }
@@ -201,7 +201,7 @@ impl Daemon {
         self.jobs.held = world.disk.held.clone();
         for id in world.disk.cancelled.clone() {
             if self.jobs.get(&id).is_none() {
-                self.look_at(world, &id, Arrival::Unknown);
+                self.look_at(world, &id, false);
             }
             if self.jobs.get(&id).is_none() {
                 world.effect(|disk| disk.cancelled.remove(&id))?;
@@ -246,7 +246,7 @@ impl Daemon {
             }
             None => {
                 let Some((meta, version)) = world.meta(id) else {
-                    self.look_at(world, id, Arrival::Unknown);
+                    self.look_at(world, id, false);
                     return None;
                 };
                 let readiness = self.jobs.readiness(id, &meta, false, SETTLE, now(world));
@@ -497,7 +497,7 @@ impl Daemon {
                     None => {
                         world.effect(|disk| disk.claims.remove(id))?;
                         self.jobs.remove(id);
-                        self.look_at(world, id, Arrival::Whole);
+                        self.look_at(world, id, true);
                         Ok(())
                     }
                 }

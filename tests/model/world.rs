@@ -3,7 +3,7 @@
 
 use crate::daemon::Daemon;
 use job_monitor::agent::Fault;
-use job_monitor::decide::{Arrival, INTERRUPTIONS_MAX};
+use job_monitor::decide::INTERRUPTIONS_MAX;
 use job_monitor::holds::Holds;
 use job_monitor::job::{ErrorKind, JobId, Meta, Status};
 use job_monitor::project::{OnInterrupt, Protocol};
@@ -231,7 +231,7 @@ pub struct World {
     pub others_answered: bool,
     pub boot: u32,
     /// What inotify holds for the daemon.
-    pub events: Vec<(JobId, Arrival)>,
+    pub events: Vec<(JobId, bool)>,
     pub poked: bool,
     elapsed: Duration,
     clock_set: i64,
@@ -378,15 +378,15 @@ impl World {
     pub fn apply(&mut self, act: Act) {
         let id = |n: usize| ids()[n].clone();
         match act {
-            Act::Arrive(n) => self.put(id(n), 1, Arrival::Whole),
-            Act::Touch(n) => self.put(id(n), 0, Arrival::Unknown),
+            Act::Arrive(n) => self.put(id(n), 1, true),
+            Act::Touch(n) => self.put(id(n), 0, false),
             Act::Write(n) => {
                 let version = self.disk.documents.get(&id(n)).map_or(0, |d| d.version) + 1;
-                self.put(id(n), version, Arrival::Unknown);
+                self.put(id(n), version, false);
             }
             Act::Withdraw(n) => {
                 self.disk.documents.remove(&id(n));
-                self.ring(id(n), Arrival::Unknown);
+                self.ring(id(n), false);
             }
             Act::Cancel(n) => {
                 self.disk.cancelled.insert(id(n));
@@ -470,21 +470,21 @@ impl World {
             Act::Unpublish(n) if !self.may_be_unpublished(n) => {}
             Act::Unpublish(n) => {
                 self.disk.results.remove(&id(n));
-                self.ring(id(n), Arrival::Whole);
+                self.ring(id(n), true);
             }
         }
     }
 
-    fn put(&mut self, id: JobId, version: u32, arrival: Arrival) {
+    fn put(&mut self, id: JobId, version: u32, whole: bool) {
         let written = self.wall();
         let document = Document { version, written };
         self.disk.documents.insert(id.clone(), document);
-        self.ring(id, arrival);
+        self.ring(id, whole);
     }
 
-    fn ring(&mut self, id: JobId, arrival: Arrival) {
+    fn ring(&mut self, id: JobId, whole: bool) {
         if self.daemon.is_some() {
-            self.events.push((id, arrival));
+            self.events.push((id, whole));
         }
     }
 

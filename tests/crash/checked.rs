@@ -1,0 +1,111 @@
+//! The short life of a job whose agent is sent back once by its check: two starts, two checks, and a claim
+//! that says in turn that its agent runs, that it is checked, and that it waits. Killed before each system
+//! call, and with each failing once.
+
+use crate::faults::{every_fault, live_with_fault, see_off};
+use crate::space::BOUND;
+use crate::tracer::{Act, End};
+use crate::world::{Beside, ONE, World, can_trace, effects, exhaust, report, submit, tally};
+use nix::libc;
+use serde_json::json;
+
+/// Fails the first time, and knows that by what neither disk nor daemon can lose.
+const CHECK: &str = r#"mkdir "$NOTES.checked" 2> /dev/null && exit 1; exit 0"#;
+
+fn new_world(on_interrupt: &str) -> World {
+    let world = World::new(on_interrupt);
+    let check = world.space.program("check", CHECK);
+    world
+        .space
+        .set(json!({"check": [check], "check_rounds": 1}));
+    submit(&world.project, ONE);
+    world
+}
+
+#[test]
+fn killed_at_any_call_a_job_is_checked_and_no_agent_is_begun_for_nothing() {
+    if !can_trace() {
+        return;
+    }
+    let hit = exhaust(one_point);
+    report(&format!("kill points in a checked life: {}", tally(&hit)));
+    for name in ["fsync", "renameat", "unlinkat", "clone3", "execve"] {
+        assert!(hit.contains_key(name), "no {name} among {hit:?}");
+    }
+}
+
+#[test]
+fn with_any_call_failing_once_a_job_is_checked_and_no_agent_is_begun_for_nothing() {
+    every_fault(
+        "a checked life",
+        &["fsync", "renameat", "openat"],
+        one_fault,
+    );
+}
+
+fn one_point(point: usize) -> Option<String> {
+    let world = new_world("rerun");
+    let (table, mut count, mut hit) = (effects(), 0, None);
+    let end = world.live(
+        |_, call| {
+            let Some((_, name, _)) = table.iter().find(|row| row.0 == call.number) else {
+                return Act::Let;
+            };
+            count += 1;
+            if count != point {
+                return Act::Let;
+            }
+            hit = Some((*name).to_owned());
+            Act::Kill
+        },
+        |beside| {
+            if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
+                beside.stop();
+            }
+        },
+    );
+    world.tell(format!("checked: killed at call {point}, {hit:?}; {end:?}"));
+    match &hit {
+        Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
+        None => assert_eq!(end, End::Code(0), "the undisturbed life"),
+    }
+    world.heal(&[ONE]);
+    assert!(check(&world) <= 1, "one break interrupts one start");
+    hit
+}
+
+fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
+    let world = new_world("fail");
+    let attend = |beside: &Beside<'_>, limit| {
+        see_off(beside, limit, || beside.is_done(ONE) && beside.is_idle())
+    };
+    let (hit, became) = live_with_fault(&world, kind, point, |_, _| true, attend);
+    world.heal(&[ONE]);
+    assert_eq!(check(&world), 0, "a fault interrupts nothing");
+    Some((hit?, became))
+}
+
+/// The job is completed and was proved; its agent was begun once, once more if the check sent it back, and
+/// once more for each interruption, of which the number is given.
+fn check(world: &World) -> usize {
+    world.assert_tidy();
+    let result = world.project.result(ONE).expect("the job has a result");
+    assert_eq!(result["status"], "completed", "{result}");
+    let attempts = result["attempts"].as_array().unwrap().iter();
+    let interrupted = attempts
+        .filter(|one| one["error_kind"] == "interrupted")
+        .count();
+    let checks = result["checks"].as_array().unwrap();
+    assert_eq!(checks.last().unwrap()["exit_code"], 0, "{result}");
+    let failed = checks.iter().filter(|one| one["exit_code"] != 0).count();
+    let starts = world.starts();
+    assert!(
+        starts.last().is_some_and(|last| last.ended),
+        "{starts:?}: {result}"
+    );
+    assert!(
+        failed <= 1 && starts.len() <= 1 + failed + interrupted,
+        "{starts:?}: {result}"
+    );
+    interrupted
+}
