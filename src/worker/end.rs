@@ -61,7 +61,18 @@ impl Worker<'_> {
         claim.checking = next == Next::Check;
         let decision = match next {
             Next::Publish(status) => {
-                let outcome = self.outcome(&mut claim, status, finished, policy);
+                let (project, fault) = (&self.post.project, finished.verdict.fault());
+                let mut outcome = outcome::of_claim(project, &claim, status, fault, Wall::now());
+                // A start that failed has no output, and a power cut may have taken a log.
+                let root = self.spool.root().unwrap_or_default();
+                outcome.logs.retain(|log| root.join(log).exists());
+                outcome.git = self.change(&claim);
+                self.count(&claim, fault, policy);
+                if claim.starts > 0 {
+                    let roots = [project.path.as_path(), &root];
+                    let (report, stderr) = (finished.report, finished.stderr);
+                    outcome::take_report(&mut outcome, &claim, report, stderr, &roots);
+                }
                 Decision::Result(Box::new(outcome))
             }
             Next::Check => Decision::Claim(Box::new(claim)),
@@ -74,31 +85,6 @@ impl Worker<'_> {
             }
         };
         self.write(decision);
-    }
-
-    fn outcome(
-        &mut self,
-        claim: &mut Claim,
-        status: Status,
-        finished: Finished,
-        policy: &Policy,
-    ) -> Outcome {
-        let Finished {
-            verdict,
-            mut report,
-            stderr,
-            ..
-        } = finished;
-        outcome::carry(&mut claim.carried, &mut report);
-        let (project, now) = (&self.post.project, Wall::now());
-        let (root, fault) = (self.spool.root().unwrap_or_default(), verdict.fault());
-        let mut outcome = outcome::of_claim(project, claim, status, fault, report, &root, now);
-        // A start that failed has no output, and a power cut may have taken a log.
-        outcome.logs.retain(|log| root.join(log).exists());
-        outcome.stderr = Some(stderr).filter(|text| !text.is_empty());
-        outcome.git = self.change(claim);
-        self.count(claim, verdict.fault(), policy);
-        outcome
     }
 
     /// A job's end may hold its agent, when others ended like it, or its project.

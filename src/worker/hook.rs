@@ -23,6 +23,7 @@ impl Worker<'_> {
     pub fn told_of(&self, outcome: &Outcome) -> Told {
         let output = outcome.worker_output.as_ref();
         let cost = output.and_then(|output| output.cost_usd);
+        let cost = cost.map_or(String::new(), |cost| cost.to_string());
         let kind = outcome.error_kind.map_or("", ErrorKind::as_str);
         let result = self.spool.result_path(&outcome.job_id);
         vec![
@@ -31,10 +32,7 @@ impl Worker<'_> {
             ("JOB_MONITOR_ERROR_KIND", kind.to_owned()),
             ("JOB_MONITOR_RESULT", result.to_string_lossy().into_owned()),
             ("JOB_MONITOR_DURATION", outcome.duration_seconds.to_string()),
-            (
-                "JOB_MONITOR_COST_USD",
-                cost.map_or(String::new(), |cost| cost.to_string()),
-            ),
+            ("JOB_MONITOR_COST_USD", cost),
         ]
     }
 

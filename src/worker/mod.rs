@@ -271,11 +271,14 @@ impl<'a> Worker<'a> {
 
     /// One decision and its effect; until when to wait, where there is nothing to be done.
     fn step(&mut self) -> Result<Option<Until>> {
-        if let Some(decision) = self.unwritten.take() {
-            self.write(decision);
-            return Ok(self.unwritten.as_ref().map(|_| Until::default()));
-        }
-        match decide(&self.jobs, self.closed, now()) {
+        let step = match self.unwritten.take() {
+            Some(decision) => {
+                self.write(decision);
+                Step::End
+            }
+            None => decide(&self.jobs, self.closed, now()),
+        };
+        match step {
             Step::Withdraw(id) => self.withdraw(&id),
             Step::Tell(id) => self.tell(&id),
             Step::Recover(id) => self.recover(&id)?,
@@ -290,7 +293,8 @@ impl<'a> Worker<'a> {
             // Nobody is attended here.
             Step::End => {}
         }
-        Ok(None)
+        // While something cannot be written, nothing else is done.
+        Ok(self.unwritten.as_ref().map(|_| Until::default()))
     }
 
     /// Nothing is to be done: what was only needed for that goes. The directories that stayed open while an
