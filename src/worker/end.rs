@@ -57,22 +57,29 @@ impl Worker<'_> {
     }
 
     /// Does what was decided after an attempt, an interruption or a check.
-    pub fn follow(&mut self, mut claim: Claim, next: Next, finished: Finished, policy: &Policy) {
+    pub fn follow(
+        &mut self,
+        mut claim: Claim,
+        next: Next,
+        mut finished: Finished,
+        policy: &Policy,
+    ) {
         claim.checking = next == Next::Check;
         let decision = match next {
             Next::Publish(status) => {
-                let (project, fault) = (&self.post.project, finished.verdict.fault());
-                let mut outcome = outcome::of_claim(project, &claim, status, fault, Wall::now());
+                outcome::carry(&mut claim.carried, &mut finished.report);
+                let (project, report, now) = (&self.post.project, finished.report, Wall::now());
+                let (root, fault) = (
+                    self.spool.root().unwrap_or_default(),
+                    finished.verdict.fault(),
+                );
+                let mut outcome =
+                    outcome::of_claim(project, &claim, status, fault, report, &root, now);
                 // A start that failed has no output, and a power cut may have taken a log.
-                let root = self.spool.root().unwrap_or_default();
                 outcome.logs.retain(|log| root.join(log).exists());
+                outcome.stderr = Some(finished.stderr).filter(|text| !text.is_empty());
                 outcome.git = self.change(&claim);
                 self.count(&claim, fault, policy);
-                if claim.starts > 0 {
-                    let roots = [project.path.as_path(), &root];
-                    let (report, stderr) = (finished.report, finished.stderr);
-                    outcome::take_report(&mut outcome, &claim, report, stderr, &roots);
-                }
                 Decision::Result(Box::new(outcome))
             }
             Next::Check => Decision::Claim(Box::new(claim)),
@@ -97,9 +104,7 @@ impl Worker<'_> {
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
         if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {
             let reason = format!("{id} failed: {}: {}", fault.kind, fault.error);
-            self.hold(|holds, project, now| {
-                holds.hold_project(project, Own::OnFailure, &reason, None, now)
-            });
+            self.hold_project(Kind::OnFailure, Some((reason, None)));
         }
     }
 

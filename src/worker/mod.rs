@@ -15,8 +15,8 @@ mod start;
 pub use orders::{Order, Orders};
 
 // The files below this one see what it sees.
-use crate::agent::plan::{Assignment, Plan, fill, plan};
-use crate::agent::{Ending, Fault, Sessions, Verdict, dialect};
+use crate::agent::plan::{Assignment, Files, Plan, plan};
+use crate::agent::{Ending, Fault, Report, Sessions, Verdict, dialect};
 use crate::board::{self, Board, Closed, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide, how};
 use crate::digest::sha256_hex;
@@ -24,7 +24,7 @@ use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
 use crate::files::{self, Dir, Signature};
 use crate::git;
-use crate::holds::{Failure, Hold, Holds, Kind, Own, Stamp, is_answer};
+use crate::holds::{Failure, Hold, Holds, Kind, Stamp, is_answer};
 use crate::job::{
     Attempt, Course, ErrorKind, JobId, Meta, Name, RUN_VARIABLE, Status, check_log, log_name,
 };
@@ -32,7 +32,7 @@ use crate::outcome::{self, millis};
 use crate::process::{self, Agent, Among, Exit, Launch, SpawnFault, Token};
 use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, Outcome, QueueView, Suspension};
-use crate::runner::{self, Files, Finished, Running, memory_file};
+use crate::runner::{self, Finished, Running, memory_file};
 use crate::settings::{self, Places};
 use crate::spool::{Leftovers, Look, Mark, Spool, SpoolLock, Taken};
 use crate::time::Wall;

@@ -23,7 +23,7 @@ impl Worker<'_> {
         let ran = self.run_command(argv, told, Some(&out), GATE_MAX, &mut Worker::stopping);
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {
-                self.unhold(Own::Gate);
+                self.hold_project(Kind::Gate, None);
                 return Ok(true);
             }
             Ok((_, Ending::Interrupted, _)) => return Ok(false),
@@ -47,15 +47,10 @@ impl Worker<'_> {
         told
     }
 
-    fn unhold(&self, own: Own) {
-        self.board()
-            .change(|holds, _| holds.unhold_project(self.name(), own));
-    }
-
     /// Holds the project for a minute, or until something rings.
     fn hold_for(&mut self, kind: Kind, reason: String) {
         let until = Some(Wall::now().plus(PAUSE));
-        self.hold(|holds, project, now| holds.hold_project(project, own, &reason, until, now));
+        self.hold_project(kind, Some((reason.clone(), until)));
         self.set_hold(Some(HoldView {
             kind: kind.word(),
             agent: None,
@@ -94,11 +89,11 @@ impl Worker<'_> {
             Ok(ran) => ran,
             Err(error) => {
                 // Nothing could be proved, so nothing else is begun either.
-                self.hold_for(Own::Check, format!("the check {error}"));
+                self.hold_for(Kind::Check, format!("the check {error}"));
                 return Ok(());
             }
         };
-        self.unhold(Own::Check);
+        self.hold_project(Kind::Check, None);
         claim.carried.leftovers += leftovers;
         let (next, fault) = match by {
             // The claim says that it is to be checked, and so the next start of the daemon does.

@@ -139,14 +139,8 @@ impl Worker<'_> {
             let own = own.map(|(_, value)| value.into());
             own.or(given.map(|(_, value)| value.clone()))
         };
-        let witness = dialect(claim.protocol).witness;
-        let answer = policy.agent.answer.as_ref();
-        let answer = answer.map(|path| fill(path, project, &claim.job_id, claim.starts));
-        Files {
-            witness: witness.and_then(|witness| (witness.below)(&variable)),
-            answer: answer.map(|path| project.path.join(path)),
-            require_answer: policy.agent.require_answer,
-        }
+        let (id, agent) = (&claim.job_id, &policy.agent);
+        Files::of(agent, project, id, claim.starts, &variable)
     }
 
     /// A claim that cannot be read does not allow a start: its job is held until a person says that it may

@@ -55,6 +55,11 @@ impl Worker<'_> {
         self.announce(news);
     }
 
+    /// Holds this project, or no longer.
+    pub fn hold_project(&mut self, kind: Kind, wanted: Option<(String, Option<Wall>)>) {
+        self.hold(|holds, project, now| holds.set(kind, (project, None), wanted, now));
+    }
+
     pub fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
         for hold in lifted {
             self.info(hold.farewell(why));
