@@ -390,8 +390,8 @@ mod tests {
             max_output: 10,
             ..Policy::standard()
         };
-        let long = Some(Duration::from_secs(1 << 20));
-        let silence = long.unwrap();
+        let silence = Duration::from_secs(1 << 20);
+        let long = Some(silence);
         let ages = Ages {
             silence,
             ..Ages::default()

@@ -70,7 +70,7 @@ pub struct Dialect {
     pub witness: Option<(&'static str, Read)>,
     /// Why an attempt did not complete, where the agent's own words decide it; and when its usage limit
     /// ends.
-    pub told: fn(&Case<'_>) -> Option<(ErrorKind, Option<Wall>)>,
+    pub told: fn(&Case<'_>) -> Option<Reason>,
     /// What it says of a session that it does not know.
     pub unknown: &'static str,
     /// Where it keeps its own files: variables of which the first that is set counts, each with the
@@ -86,6 +86,9 @@ pub struct Dialect {
     /// The command that installs it; empty for a program that we do not know.
     pub install: &'static str,
 }
+
+/// A kind of fault, and for a usage limit when it ends.
+pub type Reason = (ErrorKind, Option<Wall>);
 
 /// Turns a line into events.
 pub type Read = fn(&Object<'_>, &mut dyn FnMut(Event<'_>));
