@@ -426,5 +426,10 @@ fn scratch_of(token: &Token) -> PathBuf {
 
 /// Removes a start's temporary files, if there are any.
 pub fn remove_scratch(token: &Token) {
-    let _ = std::fs::remove_dir_all(scratch_of(token));
+    let path = scratch_of(token);
+    if let Err(error) = std::fs::remove_dir_all(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("{}", Error::io("remove", &path, error));
+    }
 }

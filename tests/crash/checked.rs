@@ -77,12 +77,21 @@ fn one_point(point: usize) -> Option<String> {
 fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     let world = new_world("fail");
     let attend = |beside: &Beside<'_>, limit| {
-        see_off(beside, limit, || beside.is_done(ONE) && beside.is_idle())
+        let done = || beside.is_done(ONE) && beside.is_idle();
+        beside.wait(limit, || done() || waits(beside));
+        see_off(beside, limit, done)
     };
     let (hit, became) = live_with_fault(&world, kind, point, |_, _| true, attend);
     world.heal(&[ONE]);
     assert_eq!(check(&world), 0, "a fault interrupts nothing");
     Some((hit?, became))
+}
+
+/// Whether something is put off. A job that its check sends back is due at once, and waits for nothing.
+fn waits(beside: &Beside<'_>) -> bool {
+    let view = beside.project.view();
+    let text = |key: &str| view[key].as_str().unwrap_or_default().to_owned();
+    view["hold"].is_object() || text("retry_at") > text("updated_at")
 }
 
 /// The job is completed and was proved; its agent was begun once, once more if the check sent it back, and
