@@ -210,9 +210,8 @@ pub fn read_back(
     let mut listener = Listener::new(dialect, resumed, files);
     listener.hear(out, size_of(out))?;
     let ended = Ended {
-        code: None,
-        signal: None,
         by: Ending::Interrupted,
+        ..Ended::default()
     };
     Ok(listener.conclude(out, err, ended, duration))
 }
@@ -221,11 +220,7 @@ impl Finished {
     /// An attempt whose process the system did not start.
     pub fn never_ran(verdict: Verdict) -> Finished {
         Finished {
-            ended: Ended {
-                code: None,
-                signal: None,
-                by: Ending::Itself,
-            },
+            ended: Ended::default(),
             verdict,
             report: Report::default(),
             stderr: String::new(),

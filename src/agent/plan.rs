@@ -154,43 +154,36 @@ pub fn plan<'a>(
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
 ) -> Result<Plan<'a>, Fault> {
-    let (agent, dialect) = (
-        &assignment.policy.agent,
-        dialect(assignment.policy.agent.protocol),
-    );
+    let agent = &assignment.policy.agent;
+    let dialect = dialect(agent.protocol);
     let prompt = prompt(assignment, dialect);
     refuse(assignment, dialect, &prompt)?;
     let env = environment(assignment, dialect, base, credentials);
-    let get = |name: &str| {
-        let found = env.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| (*value).to_owned())
-    };
-    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
-    Ok(Plan {
+    let mut plan = Plan {
         argv: arguments(assignment, dialect.args),
         prompt,
         dialect,
         resumed: matches!(assignment.opening, Opening::Resume { .. }),
-        files: Files::of(agent, project, job, start, &get),
+        files: Files::default(),
         uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         env,
-    })
+    };
+    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
+    let get = |name: &str| plan.variable(name).map(OsStr::to_owned);
+    plan.files = Files::of(agent, project, job, start, &get);
+    Ok(plan)
 }
 
 /// What is known to fail is not started.
 fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
     let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
-    let has_limit =
-        assignment.wishes.max_turns.is_some() || assignment.wishes.max_budget_usd.is_some();
+    let (wishes, left) = (assignment.wishes, assignment.budget_left_usd);
+    let has_limit = wishes.max_turns.is_some() || wishes.max_budget_usd.is_some();
     let (kind, error) = if has_limit && !dialect.costs {
         let error = "takes no max-turns and no max-budget-usd; remove them";
         (ErrorKind::Rejected, format!("the agent {name} {error}"))
-    } else if assignment
-        .budget_left_usd
-        .is_some_and(|left| left < BUDGET_MIN)
-    {
-        let error =
-            "the job's earlier starts used its max_budget_usd up; raise it, or split the job";
+    } else if left.is_some_and(|left| left < BUDGET_MIN) {
+        let error = "earlier starts used up the job's max_budget_usd; raise it, or split the job";
         (ErrorKind::Budget, error.to_owned())
     } else if prompt.len() > max && prompt.chars().count() > max {
         let error = format!("{name} takes no prompt of more than {max} characters; split the job");

@@ -14,7 +14,7 @@ const SENTENCE_MAX: usize = 500;
 const TAIL_MAX: usize = 300;
 
 /// How the agent's process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     /// Its exit status, if it exited and we saw it.
     pub code: Option<i32>,
@@ -25,9 +25,10 @@ pub struct Ended {
 }
 
 /// Who or what ended the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ending {
     /// The agent itself, or a signal that is not ours.
+    #[default]
     Itself,
     /// We did: it stayed longer than `linger` after its final result.
     Linger,
@@ -140,25 +141,23 @@ fn empty() -> Fault {
 
 /// Our own clocks and caps: what an attempt is that has no last word of its own.
 fn forced(by: Ending) -> Option<Fault> {
-    let kind = match by {
+    let (kind, why) = match by {
         Ending::Itself | Ending::Linger => return None,
-        Ending::Timeout => Timeout,
-        Ending::Silent => Silent,
-        Ending::Offline => Network,
-        Ending::OutputLimit => OutputLimit,
         Ending::Cancelled => return Some(Fault::new(Cancelled, "cancelled by hand")),
-        Ending::Interrupted => Interrupted,
+        Ending::Interrupted => (Interrupted, "the monitor or the machine went down"),
+        Ending::Offline => (Network, "it waited five minutes for the network"),
+        Ending::Timeout => (Timeout, "it took longer than its timeout"),
+        Ending::Silent => (Silent, "it was silent for its silence_timeout"),
+        Ending::OutputLimit => (OutputLimit, "it wrote more than max_output"),
     };
-    let why = match kind {
-        Timeout => "it took longer than its timeout; raise that, or split the job",
-        Silent => {
-            "it wrote nothing for longer than silence_timeout; raise that if such a pause is normal"
-        }
-        OutputLimit => "it wrote more than max_output; raise that if so much is normal",
-        Network => "it waited for the network for five minutes",
-        _ => "the monitor or the machine went down while the job ran",
+    let advice = match kind {
+        Interrupted | Network => "",
+        _ => "; raise that if the job needs it, or split the job",
     };
-    Some(Fault::new(kind, format!("the agent was ended: {why}")))
+    Some(Fault::new(
+        kind,
+        format!("the agent was ended: {why}{advice}"),
+    ))
 }
 
 impl Case<'_> {
@@ -350,26 +349,22 @@ fn words(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// Kinds whose words may stand behind some about a connection that broke off.
+const REASONS: [ErrorKind; 3] = [NotAuthenticated, Refused, MaxOutputTokens];
+
 /// The kind of a failure that is known by `signs` and in whose text `said` stands. `is_limit`: a usage
 /// limit was told, which counts where the failure has no class of its own.
 pub fn kind(signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
-    type Table = fn(ErrorKind) -> &'static str;
+    type Marks = fn(ErrorKind) -> &'static str;
     let said = said.to_lowercase();
-    let fits = |table: Table, kind: ErrorKind, is_there: &dyn Fn(&str) -> bool| {
-        let mut all = table(kind).split('|').filter(|one| !one.is_empty());
-        all.any(is_there)
+    let first = |kinds: &[ErrorKind], marks: Marks, is_there: &dyn Fn(&str) -> bool| {
+        let has = |mark: &str| !mark.is_empty() && is_there(mark);
+        let mut kinds = kinds.iter().copied();
+        kinds.find(|kind| marks(*kind).split('|').any(has))
     };
     let is_sign = |name: &str| signs.names.iter().any(|sign| sign == name);
-    let named = |table: Table| {
-        let mut kinds = ErrorKind::ALL.iter().copied();
-        kinds.find(|kind| fits(table, *kind, &is_sign))
-    };
-    let worded = |kinds: &[ErrorKind]| {
-        // That something did not come through stands in front of many a reason.
-        let (network, others): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| **kind == Network);
-        let mut kinds = others.into_iter().chain(network).copied();
-        kinds.find(|kind| fits(words, *kind, &|word| said.contains(word)))
-    };
+    let named = |marks: Marks| first(ErrorKind::ALL, marks, &is_sign);
+    let worded = |kinds: &[ErrorKind]| first(kinds, words, &|word| said.contains(word));
     let by_status = || signs.status.map(of_status);
     let kind = named(classes).or_else(by_status).or_else(|| named(vague));
     match kind {
@@ -381,7 +376,9 @@ pub fn kind(signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
             worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
         }
         Some(kind) => kind,
-        None => worded(ErrorKind::ALL).unwrap_or(AgentError),
+        None => worded(&REASONS)
+            .or_else(|| worded(ErrorKind::ALL))
+            .unwrap_or(AgentError),
     }
 }
 

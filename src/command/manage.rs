@@ -3,6 +3,7 @@
 use super::doctor;
 use super::result::counted;
 use super::scope::Scope;
+use crate::agent::dialect;
 use crate::cli::{Asked, Which};
 use crate::daemon;
 use crate::error::{Error, Result};
@@ -11,11 +12,13 @@ use crate::project::{Layout, Project};
 use crate::registry::{self, Entry, Registry};
 use crate::render::{self, clean, quoted};
 use crate::service;
-use crate::settings::Places;
+use crate::settings::{self, Places};
 use crate::skills;
 use crate::spool::{Leftovers, Mark, Spool};
 use crate::time::Wall;
-use std::path::{Path, PathBuf};
+use serde_json::Map;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Registers a project: its directories, holds on what lies there, the entry, the skills.
@@ -30,7 +33,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     // Skills may be wanted later than the project.
     if let Some(known) = known.as_ref().filter(|_| asked.skills) {
         let text = format!("{:?} is registered already\n", known.project.name);
-        return render::print(&(text + &install_skills(&path)?));
+        return render::print(&(text + &install_skills(&places, Some(known), &path)?));
     }
     let name = asked.name.as_deref().or(name_of(&path));
     let name = name.filter(|name| registry::valid_name(name));
@@ -60,7 +63,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
         None => format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?,
     };
     if asked.skills {
-        text += &install_skills(&project.path)?;
+        text += &install_skills(&places, moved, &project.path)?;
     }
     registry::update(&places.registry(), add)?;
     let items = spool.items_path();
@@ -113,12 +116,24 @@ fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
     ))
 }
 
-fn install_skills(project: &Path) -> Result<String> {
-    let line = |(path, written): (PathBuf, bool)| {
-        let what = if written { "Wrote" } else { "Kept your" };
-        format!("  {what} {}\n", clean(&path.to_string_lossy()))
+/// Writes the skills where Claude Code looks for them, and where the project's own agent does.
+fn install_skills(places: &Places, entry: Option<&Entry>, project: &Path) -> Result<String> {
+    let (settings, _) = settings::load(&places.settings())?;
+    let policy = match entry {
+        Some(entry) => entry.policy(&settings)?,
+        None => settings.policy(&Map::new())?,
     };
-    Ok(skills::install(project)?.into_iter().map(line).collect())
+    let own = dialect(policy.agent.protocol).skills.first();
+    let mut dirs = BTreeSet::from([".claude/skills"]);
+    dirs.extend(own);
+    let mut text = String::new();
+    for dir in dirs {
+        for (path, written) in skills::install(&project.join(dir))? {
+            let what = if written { "Wrote" } else { "Kept your" };
+            text += &format!("  {what} {}\n", clean(&path.to_string_lossy()));
+        }
+    }
+    Ok(text)
 }
 
 /// `unregister`: takes a project out of the registry; its files stay. `enable` and `disable`: switch

@@ -14,12 +14,12 @@ pub const SKILLS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Writes the skills into a project, never over an existing file. Each path, and whether it was
-/// written. Only Claude Code is known to look for skills in a project.
-pub fn install(project: &Path) -> Result<Vec<(PathBuf, bool)>> {
+/// Writes the skills into a directory of a project, never over an existing file. Each path, and whether it
+/// was written.
+pub fn install(directory: &Path) -> Result<Vec<(PathBuf, bool)>> {
     let mut files = Vec::new();
     for (name, text) in SKILLS {
-        let path = project.join(".claude/skills").join(name);
+        let path = directory.join(name);
         std::fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
         let dir = Dir::open(&path)?;
         let file = "SKILL.md";

@@ -583,7 +583,7 @@ fn an_interrupted_session_is_resumed_and_told_what_happened() {
     let session = option(&project, 1, "--session-id");
     assert_eq!(option(&project, 2, "--resume"), session);
     let prompt = project.made("prompt.2");
-    assert!(prompt.contains("restarted") && !prompt.contains("the text"));
+    assert!(prompt.contains("(interrupted)") && !prompt.contains("the text"));
     space.assert_no_survivor();
 }
 

@@ -409,6 +409,23 @@ fn a_skill_that_was_cut_short_is_written_whole_and_a_person_s_own_is_kept() {
 }
 
 #[test]
+fn skills_are_written_where_the_project_s_agent_looks_for_them() {
+    let space = Space::new();
+    let has = |project: &Project, dir: &str| {
+        let names = ["task-coordination", "job-document-writer"];
+        let file = |name| project.path.join(dir).join(name).join("SKILL.md");
+        names.map(|name| file(name).exists()) == [true, true]
+    };
+    for (agent, theirs) in [("claude", false), ("codex", true), ("gemini", true)] {
+        let project = space.project_with(agent, json!({ "agent": agent }));
+        let path = project.path.to_str().unwrap();
+        space.run(&["register", "--skills", path]).ok();
+        assert!(has(&project, ".claude/skills"), "{agent}");
+        assert_eq!(has(&project, ".agents/skills"), theirs, "{agent}");
+    }
+}
+
+#[test]
 fn no_byte_that_is_a_command_in_another_encoding_is_printed() {
     let space = Space::new();
     let project = space.project("\u{db}mlaut");
