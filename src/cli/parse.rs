@@ -306,7 +306,7 @@ mod tests {
                 let operand = match long {
                     "--all" | "--failed" => "",
                     "--project" | "--all-projects"
-                        if operand == " x" && page.usage().contains("[PROJECT]") =>
+                        if operand == " x" && page.usage().contains("PROJECT") =>
                     {
                         ""
                     }
@@ -416,6 +416,7 @@ mod tests {
             ("pause web", of("disable", named("web"))),
             ("disable .", of("disable", named("."))),
             ("unregister web", of("unregister", named("web"))),
+            ("-p web unregister", of("unregister", named("web"))),
             ("list -pweb", of("list", named("web"))),
             ("--project=web list", of("list", named("web"))),
             ("clean -a", of("clean", Which::All)),

@@ -24,11 +24,9 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
         let (name, path) = (&entry.project.name, &entry.project.path);
         let skipped = entry.policy(&settings).err().map(|e| e.to_string());
         text += &format!("\n{name} ({})\n", path.display());
-        text.extend(
-            skipped
-                .iter()
-                .map(|mistake| format!("  Skipped: {mistake}\n")),
-        );
+        if let Some(mistake) = &skipped {
+            text += &format!("  Skipped: {mistake}\n");
+        }
         let own = lines(KEYS, &settings, &entry.own, &mut text);
         projects.push(json!({"name": name, "path": path, "skipped": skipped, "settings": own}));
     }
@@ -43,6 +41,7 @@ fn lines(
     own: &Map<String, Value>,
     text: &mut String,
 ) -> Vec<Value> {
+    let agents = || settings.agents.iter().map(|agent| agent.name.as_str());
     let line = |(key, default): &(&str, &str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");
         let (value, from) = match (own.get(*key), settings.values.get(*key)) {
@@ -52,11 +51,7 @@ fn lines(
         };
         // What else an agent's entry says may be secret.
         let value = match *key {
-            "agents" => settings
-                .agents
-                .iter()
-                .map(|agent| agent.name.as_str())
-                .collect(),
+            "agents" => agents().collect(),
             _ => value,
         };
         let shown = match &value {

@@ -70,11 +70,11 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
         return Err(Error::with(Exit::Usage, text));
     }
     let spool = Spool::open(project)?;
-    let description = asked.description.as_deref().map(|given| {
+    let description = asked.description.as_deref().and_then(slug);
+    if description.is_none() && asked.description.is_some() {
         let text = "the description needs an ASCII letter or digit; choose another with -d";
-        slug(given).ok_or_else(|| Error::with(Exit::Usage, text))
-    });
-    let description = description.transpose()?;
+        return Err(Error::with(Exit::Usage, text));
+    }
     let is_typed = asked.words.is_empty() && std::io::stdin().is_terminal();
     let draft = is_typed.then(|| {
         let (stamp, pid) = (Wall::now().stamp(), std::process::id());
