@@ -283,6 +283,10 @@ impl Board {
             Gate::Open | Gate::Probe => inner.turn_away(project, now).map(|until| (None, until)),
         };
         if let Some((hold, until)) = closed {
+            if hold.is_some() {
+                // Whoever could not take a slot is not waited for.
+                inner.line.retain(|waiter| waiter != project);
+            }
             return Err(Box::new(Closed { hold, until, news }));
         }
         inner.records.holds.begin_probe(&who, now);

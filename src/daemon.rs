@@ -284,10 +284,7 @@ impl Daemon {
                 self.context.board.configure(&settings.common);
                 self.settings = Some(settings);
             }
-            Err(error) => said.push((
-                Level::Error,
-                in_force(&error, &self.settings, ["settings", "job is started"]),
-            )),
+            Err(e) => said.push(in_force(&e, &self.settings, ["settings", "job is started"])),
         }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
@@ -296,9 +293,10 @@ impl Daemon {
                 said.extend(wrong.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
-            Err(error) => said.push((
-                Level::Error,
-                in_force(&error, &self.entries, ["projects", "project is served"]),
+            Err(e) => said.push(in_force(
+                &e,
+                &self.entries,
+                ["projects", "project is served"],
             )),
         }
         if before.is_some() && before != self.settings {
@@ -433,11 +431,12 @@ impl Daemon {
 }
 
 /// What is wrong with a file, and what holds meanwhile.
-fn in_force<T>(error: &Error, before: &Option<T>, [what, none]: [&str; 2]) -> String {
-    match before {
-        Some(_) => format!("{error}; the {what} before stay in force"),
-        None => format!("{error}; meanwhile no {none}"),
-    }
+fn in_force<T>(error: &Error, old: &Option<T>, [what, none]: [&str; 2]) -> (Level, String) {
+    let so = match old {
+        Some(_) => format!("the {what} before stay in force"),
+        None => format!("meanwhile no {none}"),
+    };
+    (Level::Error, format!("{error}; {so}"))
 }
 
 impl Handle {

@@ -82,13 +82,12 @@ fn wrong(check: &'static str, error: &Error, path: &Path) -> Finding {
     let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
     let message = message.split("; mend it").next().unwrap_or_default();
     // Our errors end with the path as it is, which a shell would take for several words.
-    let command = advice
-        .split(" (")
-        .next()
-        .and_then(|advice| advice.split_once(" /"));
-    let command =
-        command.map(|(command, path)| format!("{command} {}", quoted(&format!("/{path}"))));
-    problem(check, message, command.unwrap_or_else(|| edit(path)))
+    let advice = advice.split(" (").next().unwrap_or_default();
+    let remedy = match advice.split_once(" /") {
+        Some((command, path)) => format!("{command} {}", quoted(&format!("/{path}"))),
+        None => edit(path),
+    };
+    problem(check, message, remedy)
 }
 
 fn counted(n: usize, what: &str) -> String {
