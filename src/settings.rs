@@ -141,12 +141,6 @@ fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings::new(Map::new()).expect("the defaults are sound")
-    }
-}
-
 impl Settings {
     /// Takes the object that `config.json` holds. What holds for everybody must make sense by itself, so
     /// that a mistake is told by its file.
@@ -361,25 +355,14 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// Variables by which an enclosing agent session or service manager would be mistaken for ours.
-const ENCLOSING: &[&str] = &[
-    "CLAUDECODE",
-    "CLAUDE_CODE_SESSION_ID",
-    "CLAUDE_CODE_ENTRYPOINT",
-    "CLAUDE_CODE_SSE_PORT",
-    "CLAUDE_CODE_SDK_READS_SESSION_STATE",
-    "CLAUDE_AGENT_SDK_VERSION",
-    "CLAUDE_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-];
+const ENCLOSING: &str = "CLAUDECODE CLAUDE_CODE_SESSION_ID CLAUDE_CODE_ENTRYPOINT CLAUDE_CODE_SSE_PORT \
+    CLAUDE_CODE_SDK_READS_SESSION_STATE CLAUDE_AGENT_SDK_VERSION CLAUDE_PID \
+    NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID LISTEN_FDS LISTEN_PID LISTEN_FDNAMES";
 
 /// The environment that agents start from: ours less the marks of whatever encloses us.
 pub fn base_environment() -> Variables {
-    let is_ours = |name: &str| !ENCLOSING.contains(&name) && !name.starts_with("JOB_MONITOR_");
+    let is_enclosing = |name: &str| ENCLOSING.split(' ').any(|other| other == name);
+    let is_ours = |name: &str| !is_enclosing(name) && !name.starts_with("JOB_MONITOR_");
     env::vars_os()
         .filter(|(name, _)| name.to_str().is_none_or(is_ours))
         .collect()
@@ -403,7 +386,7 @@ mod tests {
             .map(|(key, value)| format!("{key:?}: {value}"))
             .collect();
         let told = Settings::new(serde_json::from_str(&format!("{{{}}}", told.join(","))).unwrap());
-        let (told, silent) = (told.unwrap(), Settings::default());
+        let (told, silent) = (told.unwrap(), Settings::new(Map::new()).unwrap());
         let own = Map::new();
         assert_eq!(told.policy(&own).unwrap(), silent.policy(&own).unwrap());
         let policy = silent.policy(&own).unwrap();

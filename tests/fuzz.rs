@@ -411,7 +411,7 @@ fn a_registry_gives_usable_entries_or_a_sentence_and_keeps_what_is_not_ours() {
             assert!(registry::valid_name(&entry.project.name));
             assert!(entry.project.path.is_absolute());
             assert!(paths.insert(&entry.project.path));
-            if let Err(error) = entry.policy(&Settings::default()) {
+            if let Err(error) = entry.policy(&Settings::new(serde_json::Map::new()).unwrap()) {
                 assert!(error.to_string().contains("project "), "{error}");
             }
         }
