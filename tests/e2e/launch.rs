@@ -361,3 +361,39 @@ fn a_project_whose_directory_cannot_be_entered_is_waited_for_and_its_agent_not_h
     assert_eq!(result["status"], "completed", "{result}");
     assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
 }
+
+/// A plain agent's answer may stand in a file of its own, and an owner may want one of every job.
+#[test]
+fn a_plain_agent_s_answer_is_read_from_its_file_and_missed_where_one_is_required() {
+    let space = Space::new();
+    let writes = space.program(
+        "writes",
+        r#"cat > /dev/null; mkdir -p out; echo "from the file" > "out/$1.$2"; echo noise"#,
+    );
+    let silent = space.program("silent", "cat > /dev/null");
+    space.set(json!({"breaker": 0, "agents": {
+        "writes": {"command": [writes, "{job_id}", "{attempt}"], "answer": "out/{job_id}.{attempt}"},
+        "old": {"command": [silent], "answer": "old", "require_answer": true},
+        "silent": {"command": [silent]},
+        "must": {"command": [silent], "require_answer": true},
+    }}));
+    let run = |agent: &str| {
+        let project = space.project_with(agent, json!({ "agent": agent }));
+        // What lies there from before is no answer of this job's.
+        let old = File::create(project.path.join("old")).unwrap();
+        (&old).write_all(b"an older answer").unwrap();
+        old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        project.submit(ID, "x");
+        project
+    };
+    let projects = ["writes", "old", "silent", "must"].map(run);
+    space.start();
+    let [writes, old, silent, must] = projects.each_ref().map(|project| project.wait_result(ID));
+    assert_eq!(writes["worker_output"]["summary"], "from the file");
+    assert_eq!(silent["status"], "completed");
+    assert_eq!(silent["worker_output"]["summary"], Value::Null);
+    for result in [old, must] {
+        assert_eq!(result["status"], "failed", "{result:#}");
+        assert_eq!(result["error_kind"], "empty_answer");
+    }
+}
