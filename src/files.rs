@@ -6,15 +6,15 @@
 
 use crate::error::{Error, Result};
 use crate::job::Meta;
-use nix::dir::{Dir as Listing, Type};
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -84,6 +84,11 @@ impl Signature {
         }
     }
 
+    /// The signature of an open directory.
+    pub fn of_dir(dir: &Dir) -> Result<Signature> {
+        Ok(Signature::of(&dir.stat()?))
+    }
+
     /// The signature of what `path` names now; links are followed.
     pub fn at(path: &Path) -> Result<Signature> {
         let stat = nix::sys::stat::stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
@@ -99,20 +104,19 @@ impl Signature {
 impl Dir {
     /// Opens a directory, which may be reached by links. Messages name it by its real path.
     pub fn open(path: &Path) -> Result<Dir> {
-        let failed = |e| Error::io("open directory", path, e);
-        let handle = nix::fcntl::open(path, DIRECTORY, Mode::empty());
-        let handle = File::from(handle.map_err(|e| failed(e.into()))?);
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()));
-        let path = path.map_err(failed)?;
-        Ok(Dir { handle, path })
+        let open = || -> io::Result<Dir> {
+            let handle = File::from(nix::fcntl::open(path, DIRECTORY, Mode::empty())?);
+            let path = std::fs::read_link(place_of(&handle))?;
+            Ok(Dir { handle, path })
+        };
+        open().map_err(|e| Error::io("open directory", path, e))
     }
 
     /// Opens a directory, first making it (0700) and what leads to it where missing.
     pub fn create(path: &Path) -> Result<Dir> {
         if std::fs::symlink_metadata(path).is_err() {
             let mut builder = std::fs::DirBuilder::new();
-            std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
-            let made = builder.create(path);
+            let made = builder.recursive(true).mode(0o700).create(path);
             made.map_err(|e| Error::io("create", path, e))?;
         }
         Dir::open(path)
@@ -121,19 +125,20 @@ impl Dir {
     /// Opens a directory in this one, which is no link; `make` says what becomes of one that is
     /// missing (0755).
     pub fn sub(&self, name: &str, make: Make) -> Result<Dir> {
-        let flags = DIRECTORY | OFlag::O_NOFOLLOW;
-        let mut handle = openat(&self.handle, name, flags, Mode::empty());
+        let open = || {
+            openat(
+                &self.handle,
+                name,
+                DIRECTORY | OFlag::O_NOFOLLOW,
+                Mode::empty(),
+            )
+        };
+        let mut handle = open();
         if matches!(handle, Err(nix::Error::ENOENT)) && make == Make::Missing {
-            let made = mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755));
-            made.or_else(|e| {
-                if e == nix::Error::EEXIST {
-                    Ok(())
-                } else {
-                    Err(e)
-                }
-            })
-            .map_err(|e| self.failed("create", name, e))?;
-            handle = openat(&self.handle, name, flags, Mode::empty());
+            match mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(nix::Error::EEXIST) => handle = open(),
+                Err(error) => return Err(self.failed("create", name, error)),
+            }
         }
         let handle = handle.map_err(|error| match error {
             // The system only says that it is no directory, which a person may not believe.
@@ -169,23 +174,18 @@ impl Dir {
     /// tell) of every entry but `.` and `..`, in no order. Names that are not UTF-8 are passed
     /// with replacement characters, which no name of ours has.
     pub fn list(&self, each: &mut dyn FnMut(&str, u32)) -> Result<()> {
-        let failed = |e: nix::Error| Error::io("list", &self.path, e.into());
+        let failed = |e| Error::io("list", &self.path, e);
         // A fresh description of the same directory: a listing has a position of its own.
-        let listing = Listing::openat(&self.handle, ".", DIRECTORY, Mode::empty());
-        for entry in listing.map_err(failed)?.iter() {
+        for entry in std::fs::read_dir(place_of(&self.handle)).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
             let kind = match entry.file_type() {
-                Some(Type::File) => libc::S_IFREG,
-                Some(Type::Directory) => libc::S_IFDIR,
-                Some(Type::Symlink) => libc::S_IFLNK,
-                Some(_) => libc::S_IFIFO,
-                None => 0,
+                Ok(kind) if kind.is_file() => libc::S_IFREG,
+                Ok(kind) if kind.is_dir() => libc::S_IFDIR,
+                Ok(kind) if kind.is_symlink() => libc::S_IFLNK,
+                Ok(_) => libc::S_IFIFO,
+                Err(_) => 0,
             };
-            each(&String::from_utf8_lossy(name), kind);
+            each(&entry.file_name().to_string_lossy(), kind);
         }
         Ok(())
     }
@@ -230,13 +230,11 @@ impl Dir {
     /// planted link of that name is removed first, never written through.
     pub fn create_file(&self, name: &str) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL;
-        let created = match self.open_at(name, flags) {
-            Err(nix::Error::EEXIST) => {
-                self.remove(name)?;
-                self.open_at(name, flags)
-            }
-            other => other,
-        };
+        let mut created = self.open_at(name, flags);
+        if matches!(created, Err(nix::Error::EEXIST)) {
+            self.remove(name)?;
+            created = self.open_at(name, flags);
+        }
         created.map_err(|e| self.failed("create", name, e))
     }
 
@@ -277,30 +275,29 @@ impl Dir {
         let mut file = self.create_file(&temporary)?;
         let written = file.write_all(content).and_then(|()| file.sync_all());
         drop(file);
-        let put = written
-            .map_err(|e| self.failed("write", name, e))
-            .and_then(|()| self.rename_new(&temporary, name));
+        let put = written.and_then(|()| Ok(self.rename_new(&temporary, name)?));
         match put {
             Ok(true) => self.sync()?,
             _ => self.remove(&temporary)?,
         }
-        put
+        put.map_err(|e| self.failed("write", name, e))
     }
 
     /// Renames unless something has the new name; whether it did.
-    fn rename_new(&self, from: &str, to: &str) -> Result<bool> {
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        let renamed = match renameat2(&self.handle, from, &self.handle, to, flags) {
+    fn rename_new(&self, from: &str, to: &str) -> nix::Result<bool> {
+        let (here, flags) = (&self.handle, RenameFlags::RENAME_NOREPLACE);
+        let renamed = match renameat2(here, from, here, to, flags) {
             // A file system without that flag: between look and rename there is a moment, in which
             // only a document of this very name could come.
-            Err(nix::Error::EINVAL) if self.has(to)? => Err(nix::Error::EEXIST),
-            Err(nix::Error::EINVAL) => renameat(&self.handle, from, &self.handle, to),
-            other => other,
+            Err(nix::Error::EINVAL) => match fstatat(here, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(nix::Error::EEXIST),
+                Err(_) => renameat(here, from, here, to),
+            },
+            renamed => renamed,
         };
         match renamed {
-            Ok(()) => Ok(true),
             Err(nix::Error::EEXIST) => Ok(false),
-            Err(error) => Err(self.failed("write", to, error)),
+            renamed => renamed.map(|()| true),
         }
     }
 
@@ -310,26 +307,22 @@ impl Dir {
     /// fsync is never repeated on the same file, since the kernel reports it once only.
     /// Returns the new file, still open for reading and appending.
     pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<File> {
-        let temporary = format!(".{name}.tmp");
+        let (temporary, is_durable) = (format!(".{name}.tmp"), durability == Durability::Durable);
         let mut file = self.create_file(&temporary)?;
         let mut put = || -> io::Result<()> {
             file.write_all(content)?;
-            if durability == Durability::Durable {
+            if is_durable {
                 file.sync_all()?;
             }
-            Ok(renameat(
-                &self.handle,
-                temporary.as_str(),
-                &self.handle,
-                name,
-            )?)
+            let (here, temporary) = (&self.handle, temporary.as_str());
+            Ok(renameat(here, temporary, here, name)?)
         };
         if let Err(error) = put() {
             // The temporary file is of no use to anybody; the first error is the one to tell.
             let _ = self.remove(&temporary);
             return Err(self.failed("write", name, error));
         }
-        if durability == Durability::Durable {
+        if is_durable {
             self.sync()?;
         }
         Ok(file)
@@ -357,6 +350,11 @@ impl Dir {
     }
 }
 
+/// By what a directory that is open is reached, wherever it was moved.
+fn place_of(handle: &File) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
+}
+
 impl AsFd for Dir {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.handle.as_fd()
@@ -365,21 +363,22 @@ impl AsFd for Dir {
 
 /// Reads an open regular file from its beginning; more than `max` bytes is an error.
 pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
-    let stat = fstat(file).map_err(|e| Error::io("look at", path, e.into()))?;
+    let meta = file.metadata().map_err(|e| Error::io("look at", path, e))?;
     let wrong = |what: &str| Err(Error::new(format!("{} is {what}", path.display())));
-    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+    if !meta.is_file() {
         return wrong("not a regular file");
     }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let content = match size > max {
-        true => Ok(Vec::new()),
-        false => read_range(file, 0, size, max.saturating_add(1)),
+    let most = if meta.len() > max {
+        0
+    } else {
+        max.saturating_add(1)
     };
+    let content = read_range(file, 0, meta.len(), most);
     let content = content.map_err(|e| Error::io("read", path, e))?;
-    if size.max(content.len() as u64) > max {
-        return wrong(&format!("larger than {max} bytes"));
+    match meta.len().max(content.len() as u64) > max {
+        true => wrong(&format!("larger than {max} bytes")),
+        false => Ok(content),
     }
-    Ok(content)
 }
 
 /// Reads a regular file from `start` to its end, at most `max` bytes; `size` is how long it was found
@@ -388,19 +387,18 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
 pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Vec<u8>> {
     let most = usize::try_from(max).unwrap_or(usize::MAX);
     let expected = usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX);
-    let (mut content, mut length) = (Vec::new(), 0);
     let mut room = expected.saturating_add(1).min(most);
-    while room > 0 {
+    let mut content = Vec::new();
+    loop {
+        let length = content.len();
         content.resize(length + room, 0);
         let more = file.read_at(&mut content[length..], start + length as u64)?;
-        length += more;
-        if more < room {
-            break;
+        content.truncate(length + more);
+        if more < room || content.len() == most {
+            return Ok(content);
         }
-        room = length.min(most - length);
+        room = content.len().min(most - content.len());
     }
-    content.truncate(length);
-    Ok(content)
 }
 
 /// Reads a file by path, at most `max` bytes; `None` if there is none. Links are followed: a user
@@ -440,28 +438,28 @@ pub fn open_path(path: &Path) -> Result<Option<File>> {
 pub fn check_own(stat: &FileStat, path: &Path) -> Result<()> {
     let is_private = private_group() == Some(stat.st_gid);
     let closed = if is_private { 0o002 } else { 0o022 };
-    check(stat, path, closed, "can be written by others", "go-w")
+    check(stat, path, closed, ["can be written by others", "go-w"])
 }
 
 /// As [`check_own`], of a file with secrets in it, which nobody else may even read.
 pub fn check_secret(stat: &FileStat, path: &Path) -> Result<()> {
-    check(stat, path, 0o077, "is open to others", "600")
+    check(stat, path, 0o077, ["is open to others", "600"])
 }
 
-fn check(stat: &FileStat, path: &Path, closed: u32, what: &str, remedy: &str) -> Result<()> {
+fn check(stat: &FileStat, path: &Path, closed: u32, [what, remedy]: [&str; 2]) -> Result<()> {
     let (path, uid, mode) = (path.display(), stat.st_uid, stat.st_mode & 0o777);
-    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        return Err(Error::new(format!(
-            "{path} belongs to another user (uid {uid}); run: sudo chown \"$(id -un)\" {path}"
-        )));
-    }
-    if mode & closed != 0 {
-        return Err(Error::new(format!(
+    let is_ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    let text = match (is_ours, mode & closed) {
+        (true, 0) => return Ok(()),
+        (true, _) => format!(
             "{path} {what} (mode {mode:03o}); run: chmod {remedy} {path} (where that changes nothing, \
              mount its file system with umask=077)"
-        )));
-    }
-    Ok(())
+        ),
+        (false, _) => format!(
+            "{path} belongs to another user (uid {uid}); run: sudo chown \"$(id -un)\" {path}"
+        ),
+    };
+    Err(Error::new(text))
 }
 
 /// The user's own group if it has the user's name and no other members, as Debian and Fedora
@@ -478,16 +476,24 @@ pub fn private_group() -> Option<u32> {
 
 /// The last `max` bytes of an open file, as text.
 pub fn tail(file: &File, path: &Path, max: u64) -> Result<String> {
-    let read = || -> io::Result<Vec<u8>> {
-        let size = file.metadata()?.len();
-        read_range(file, size.saturating_sub(max), size, max)
-    };
-    let bytes = read().map_err(|e| Error::io("read", path, e))?;
+    let failed = |e| Error::io("read", path, e);
+    let size = file.metadata().map_err(failed)?.len();
+    let bytes = read_range(file, size.saturating_sub(max), size, max).map_err(failed)?;
     let text = String::from_utf8_lossy(&bytes);
     // The cut may have gone through a character: its rest is dropped rather than shown as such.
     let is_cut = bytes.len() as u64 == max;
     let shown = text.trim_start_matches(|c| is_cut && c == char::REPLACEMENT_CHARACTER);
     Ok(shown.to_owned())
+}
+
+/// A file that is nowhere but in memory: whoever is started can read it as it likes, and nothing is left of it.
+pub fn in_memory(content: &[u8]) -> Result<File> {
+    let made = memfd_create(c"input", MFdFlags::MFD_CLOEXEC).map(File::from);
+    let made = made.map_err(io::Error::from).and_then(|file| {
+        file.write_all_at(content, 0)?;
+        Ok(file)
+    });
+    made.map_err(|e| Error::io("make", Path::new("a file in memory"), e))
 }
 
 /// A file name as text, if it is UTF-8.

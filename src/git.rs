@@ -9,7 +9,6 @@ use crate::job::RUN_VARIABLE;
 use crate::process::{Agent, Exit, Launch, SpawnFault, Token, find_program};
 use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +30,7 @@ const CONFIG: [&str; 4] = [
     "core.splitIndex=false",
     "advice.addEmbeddedRepo=false",
 ];
-const DIFF: [&str; 5] = ["diff-tree", "-r", "-M", "--no-relative", "--no-ext-diff"];
+const DIFF: &str = "diff-tree -r -M --no-relative --no-ext-diff";
 
 /// The project's work tree as it is now; `None` where git keeps none, or there is no git.
 ///
@@ -41,12 +40,12 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
     let Some(mut git) = Git::new(spool)? else {
         return Ok(None);
     };
-    let dir = match git.ask(&["rev-parse", "--absolute-git-dir"]) {
+    let dir = match git.ask("rev-parse --absolute-git-dir", &[]) {
         Err(error) if error.to_string().contains("not a git repository") => return Ok(None),
         dir => PathBuf::from(dir?.unwrap_or_default()),
     };
-    let branch = git.ask(&["symbolic-ref", "-q", "--short", "HEAD"])?;
-    let head = git.ask(&["rev-parse", "-q", "--verify", "HEAD^{commit}"])?;
+    let branch = git.ask("symbolic-ref -q --short HEAD", &[])?;
+    let head = git.ask("rev-parse -q --verify HEAD^{commit}", &[])?;
     let name = &sha256_hex(git.root.as_os_str().as_bytes())[..16];
     let index = dir.join(format!("job-monitor-{name}"));
     let _ = std::fs::remove_file(index.with_extension("lock"));
@@ -54,8 +53,8 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
     git.env
         .push(("GIT_INDEX_FILE".into(), index.clone().into()));
     // What cannot be read, and a nested repository without a commit, is left out of all snapshots.
-    let added = git.limited(&["add", "-A", "--ignore-errors"]);
-    let tree = added.and_then(|_| git.ask(&["write-tree"]));
+    let added = git.ask("add -A --ignore-errors", &git.paths);
+    let tree = added.and_then(|_| git.ask("write-tree", &[]));
     let _ = std::fs::remove_file(&index);
     let tree = tree?.ok_or_else(|| Error::new("git write-tree failed"))?;
     Ok(Some(Snapshot { branch, head, tree }))
@@ -77,21 +76,17 @@ pub fn change(
     let (Some(git), Some(after)) = (Git::new(spool)?, after) else {
         return Ok(change);
     };
-    if before.head != after.head
-        && let Some(head) = &after.head
-    {
-        let base = before.head.iter().map(|head| format!("^{head}"));
-        let range: Vec<String> = base.chain([head.clone()]).collect();
-        let mut args = vec!["rev-list", "--count"];
-        args.extend(range.iter().map(String::as_str));
+    change.commits = Some(0);
+    if let Some(head) = after.head.as_ref().filter(|_| before.head != after.head) {
+        let base = before.head.as_ref().map(|head| format!("^{head}"));
+        let words = format!("rev-list --count {head} {}", base.unwrap_or_default());
         // The commit of the start may be gone, if somebody has cleaned the repository.
-        let count = git.ask(&args).ok().flatten();
+        let count = git.ask(&words, &[]).ok().flatten();
         change.commits = count.and_then(|count| count.parse().ok());
-    } else {
-        change.commits = Some(0);
     }
-    let trees = [before.tree.as_str(), after.tree.as_str()];
-    let stat = git.limited(&[&DIFF[..], &["--shortstat"], &trees].concat())?;
+    let trees = format!("{} {}", before.tree, after.tree);
+    let stat = git.ask(&format!("{DIFF} --shortstat {trees}"), &git.paths)?;
+    let stat = stat.unwrap_or_default();
     let number = |word: &str| {
         let part = stat.split(',').find(|part| part.contains(word));
         let number = part.and_then(|part| part.split_whitespace().next()?.parse().ok());
@@ -101,17 +96,13 @@ pub fn change(
     change.insertions = number("insertion");
     change.deletions = number("deletion");
     if change.files != Some(0) {
-        let args = [
-            &DIFF[..],
-            &["-p", "--binary", "--full-index", "--no-textconv"],
-            &trees,
-        ];
-        let written = git.run(&git.with_spool_left_out(&args.concat()), patch);
-        let size = patch.metadata().map_or(0, |meta| meta.len());
-        if written.is_err() || size > PATCH_MAX {
+        let words = format!("{DIFF} -p --binary --full-index --no-textconv {trees}");
+        let written = git.run(&words, &git.paths, patch);
+        let is_large = patch.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
+        if written.is_err() || is_large {
             let _ = patch.set_len(0);
         }
-        if size <= PATCH_MAX {
+        if !is_large {
             written?;
         }
     }
@@ -158,73 +149,58 @@ impl Git {
     fn new(spool: &Spool) -> Result<Option<Git>> {
         let root = spool.root()?;
         let has_git = |dir: &Path| dir.join(".git").symlink_metadata().is_ok();
-        // Most projects without git are told without a process.
-        if !root.ancestors().any(has_git) {
-            return Ok(None);
-        }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let Ok(program) = find_program(OsStr::new("git"), &path, &root) else {
+        // Most projects without git are told without a process.
+        let program = root.ancestors().any(has_git);
+        let program = program.then(|| find_program(OsStr::new("git"), &path, &root));
+        let Some(Ok(program)) = program else {
             return Ok(None);
         };
         let token = Token::new(&root);
-        let is_ours = |name: &OsStr| {
-            name.as_bytes().starts_with(b"GIT_") || name == "LC_ALL" || name == RUN_VARIABLE
-        };
-        let mut env: Vec<_> = std::env::vars_os()
-            .filter(|(name, _)| !is_ours(name))
-            .collect();
+        let mut env: Vec<_> = std::env::vars_os().collect();
+        env.retain(|(name, _)| {
+            let is_git_s = name.as_bytes().starts_with(b"GIT_");
+            !is_git_s && name != "LC_ALL" && name != RUN_VARIABLE
+        });
         env.push(("LC_ALL".into(), "C".into()));
         env.push((RUN_VARIABLE.into(), token.as_str().into()));
-        let layout = spool.layout();
-        let spool = [
-            layout.items(),
-            layout.results(),
-            layout.state(),
-            layout.logs(),
-            layout.archive(),
-        ];
-        let paths = spool.map(|dir| format!(":(exclude){dir}"));
+        let mut paths = vec!["--".to_owned(), ":/".to_owned()];
+        let dirs = spool.layout().dirs();
+        paths.extend(dirs.map(|dir| format!(":(exclude){dir}")));
+        let deadline = Instant::now() + LIMIT;
         Ok(Some(Git {
             program,
             root,
             env,
             token,
-            deadline: Instant::now() + LIMIT,
-            paths: [":/".to_owned()].into_iter().chain(paths).collect(),
+            deadline,
+            paths,
         }))
     }
 
-    fn with_spool_left_out<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
-        let paths = self.paths.iter().map(String::as_str);
-        args.iter().copied().chain(["--"]).chain(paths).collect()
-    }
-
-    /// What git answers of everything but the spool.
-    fn limited(&self, args: &[&str]) -> Result<String> {
-        let answer = self.ask(&self.with_spool_left_out(args))?;
-        Ok(answer.unwrap_or_default())
-    }
-
-    /// One line of an answer; `None` where git says no by its exit status.
-    fn ask(&self, args: &[&str]) -> Result<Option<String>> {
-        let out = memory()?;
-        let said_yes = self.run(args, &out)?;
+    /// What git answers to some words, of which none has a blank in it, and these paths; `None` where it
+    /// says no by its exit status.
+    fn ask(&self, words: &str, paths: &[String]) -> Result<Option<String>> {
+        let out = files::in_memory(b"")?;
+        let said_yes = self.run(words, paths, &out)?;
         let text = files::tail(&out, Path::new("git"), WORDS_MAX)?;
         Ok(said_yes.then(|| text.trim().to_owned()))
     }
 
     /// Runs git to its end; whether its exit status is 0, or else 1.
-    fn run(&self, args: &[&str], out: &File) -> Result<bool> {
-        let config = CONFIG.iter().flat_map(|setting| [&"-c", setting]);
-        let words = [&"git"].into_iter().chain(config).chain(args);
-        let argv: Vec<OsString> = words.map(OsString::from).collect();
+    fn run(&self, words: &str, paths: &[String], out: &File) -> Result<bool> {
+        let config = CONFIG.iter().flat_map(|setting| ["-c", setting]);
+        let argv = ["git"]
+            .into_iter()
+            .chain(config)
+            .chain(words.split_whitespace());
+        let argv = argv.chain(paths.iter().map(String::as_str));
+        let argv: Vec<OsString> = argv.map(OsString::from).collect();
         let env = self
             .env
             .iter()
             .map(|(name, value)| (name.as_os_str(), value.as_os_str()));
-        let null =
-            File::open("/dev/null").map_err(|e| Error::io("open", Path::new("/dev/null"), e))?;
-        let err = memory()?;
+        let (null, err) = (files::in_memory(b"")?, files::in_memory(b"")?);
         let launch = Launch {
             program: &self.program,
             argv: &argv,
@@ -238,27 +214,19 @@ impl Git {
             let (SpawnFault::Missing(error) | SpawnFault::Passing(error)) = fault;
             Error::io("execute", &self.program, error)
         })?;
+        let name = words.split(' ').next().unwrap_or_default();
         while !agent.wait(SLICE) {
             let is_large = out.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
             if is_large || Instant::now() >= self.deadline {
-                drop(agent);
-                let text = format!("git {} took longer than {} s", args[0], LIMIT.as_secs());
+                let text = format!("git {name} took longer than {} s", LIMIT.as_secs());
                 return Err(Error::new(text));
             }
         }
-        match agent.reap().0 {
-            Exit::Code(code @ (0 | 1)) => Ok(code == 0),
-            _ => {
-                let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;
-                let last = said.lines().last().unwrap_or("was killed");
-                Err(Error::new(format!("git {}: {last}", args[0])))
-            }
+        if let Exit::Code(code @ (0 | 1)) = agent.reap().0 {
+            return Ok(code == 0);
         }
+        let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;
+        let last = said.lines().last().unwrap_or("was killed");
+        Err(Error::new(format!("git {name}: {last}")))
     }
-}
-
-/// A file that is nowhere but in memory.
-fn memory() -> Result<File> {
-    let made = memfd_create(c"git", MFdFlags::MFD_CLOEXEC).map(File::from);
-    made.map_err(|e| Error::io("make", Path::new("a file in memory"), e.into()))
 }

@@ -69,6 +69,12 @@ impl Layout {
     pub fn archive(self) -> &'static str {
         self.pick("jobs/archive", "archive")
     }
+
+    /// All directories that are ours.
+    pub fn dirs(self) -> [&'static str; 5] {
+        let (items, results, state) = (self.items(), self.results(), self.state());
+        [items, results, state, self.logs(), self.archive()]
+    }
 }
 
 /// A registered project.

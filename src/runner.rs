@@ -2,7 +2,7 @@
 
 use crate::agent::plan::{Files, Plan};
 use crate::agent::{Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, verdict};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
 use crate::job::JobId;
 use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
@@ -10,7 +10,6 @@ use crate::project::Policy;
 use crate::spool::{LogFiles, Spool};
 use crate::time::Wall;
 use crate::witness;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -73,7 +72,7 @@ pub fn start(
     token: &Token,
 ) -> Result<std::result::Result<Running, SpawnFault>> {
     let logs = spool.create_logs(id, number, plan.dialect.ending)?;
-    let stdin = memory_file(&plan.prompt)?;
+    let stdin = files::in_memory(plan.prompt.as_bytes())?;
     let root = spool.root()?;
     let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
     let launch = Launch {
@@ -93,15 +92,6 @@ pub fn start(
         listener,
         started,
     }))
-}
-
-/// A file in memory: whoever is started can read it as it likes, and nothing is left of it.
-pub fn memory_file(text: &str) -> Result<File> {
-    let failed = |e| Error::io("make", Path::new("standard input"), e);
-    let made = memfd_create(c"input", MFdFlags::MFD_CLOEXEC);
-    let file = File::from(made.map_err(|e| failed(e.into()))?);
-    file.write_all_at(text.as_bytes(), 0).map_err(failed)?;
-    Ok(file)
 }
 
 impl Running {

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::ErrorKind::NotFound;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -52,26 +52,14 @@ pub enum Mark {
 }
 
 impl Mark {
-    fn ending(self) -> &'static str {
-        match self {
-            Mark::Cancel => ".cancel",
-            Mark::Hold => ".hold",
-            Mark::Release => ".release",
-        }
-    }
-
     fn name(self, id: &JobId) -> String {
-        format!("{id}{}", self.ending())
+        let ending = match self {
+            Mark::Cancel => "cancel",
+            Mark::Hold => "hold",
+            Mark::Release => "release",
+        };
+        format!("{id}.{ending}")
     }
-}
-
-/// What becomes of temporary files that a crash left; only the daemon may remove them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftovers {
-    /// They are removed.
-    Remove,
-    /// They stay, since somebody may be writing them just now.
-    Leave,
 }
 
 /// One project's directories. They are opened when something is done in them, and stay open until
@@ -84,9 +72,7 @@ pub struct Spool {
 
 #[derive(Debug)]
 struct Dirs {
-    /// The project's directory by its real name.
-    root: PathBuf,
-    /// That directory.
+    /// The project's directory, by its real name.
     top: Dir,
     /// What all the others are in.
     base: Dir,
@@ -94,15 +80,10 @@ struct Dirs {
     results: Dir,
     state: Dir,
     logs: Dir,
-    /// The project's log and its size, once something was written there.
-    journal: RefCell<Option<(File, u64)>>,
 }
 
 /// Proof that no other daemon works on the project; held as long as the value lives.
-#[derive(Debug)]
-pub struct SpoolLock {
-    _lock: Flock<File>,
-}
+pub type SpoolLock = Flock<File>;
 
 /// What looking at all documents brought.
 #[derive(Debug, Default)]
@@ -170,7 +151,6 @@ impl Dirs {
     fn open(project: &Project, make: Make) -> Result<Dirs> {
         let layout = project.layout;
         let top = Dir::open(&project.path)?;
-        let root = top.path().to_owned();
         let checked = |dir: Dir| files::check_own(&dir.stat()?, dir.path()).map(|()| dir);
         let base = match layout.items().rsplit_once('/') {
             // Whoever can write there can put another in the place of each of ours.
@@ -183,10 +163,8 @@ impl Dirs {
             results: sub(layout.results(), Make::Missing)?,
             state: sub(layout.state(), Make::Missing)?,
             logs: sub(layout.logs(), Make::Missing)?,
-            root,
             top,
             base,
-            journal: RefCell::new(None),
         })
     }
 }
@@ -212,9 +190,9 @@ impl Spool {
         if project.layout == Layout::Jobs {
             dirs.base.create_new(".gitignore", b"*\n")?;
         }
-        let open = RefCell::new(Some(Rc::new(dirs)));
-        let project = project.clone();
-        Ok(Spool { project, open })
+        let spool = Spool::new(project);
+        *spool.open.borrow_mut() = Some(Rc::new(dirs));
+        Ok(spool)
     }
 
     /// Closes all directories. The next method that needs one finds it by its path, so before a
@@ -227,18 +205,18 @@ impl Spool {
     /// Finds the directories anew by their paths. Where they are gone, or another project is in the place
     /// of this one, those that are open stay so: what belongs to a project goes with it.
     pub fn reopen(&self) -> Result<()> {
-        let before = self.open.take();
-        let found = self.dirs().and_then(|found| match &before {
-            Some(before) if !is_same(&before.top, &found.top)? => {
-                let path = self.project.path.display();
-                Err(Error::new(format!(
-                    "another directory took the place of {path}"
-                )))
-            }
-            _ => Ok(()),
+        let Some(before) = self.open.take() else {
+            return self.dirs().map(drop);
+        };
+        let place = |dirs: &Dirs| Signature::of_dir(&dirs.top);
+        let found = self.dirs().and_then(|found| {
+            let is_same = place(&found)?.is_place_of(place(&before)?);
+            let path = self.project.path.display();
+            let text = || Error::new(format!("another directory took the place of {path}"));
+            is_same.then_some(()).ok_or_else(text)
         });
-        if found.is_err() && before.is_some() {
-            *self.open.borrow_mut() = before;
+        if found.is_err() {
+            *self.open.borrow_mut() = Some(before);
         }
         found
     }
@@ -254,10 +232,11 @@ impl Spool {
             (&dirs.state, layout.state()),
             (&dirs.logs, layout.logs()),
         ];
-        ours.iter().all(|(dir, relative)| {
+        ours.into_iter().all(|(dir, relative)| {
             let there = Signature::at(&self.path(relative, ""));
-            let here = dir.stat().map(|stat| Signature::of(&stat));
-            matches!((here, there), (Ok(here), Ok(there)) if here.is_place_of(there))
+            let here = Signature::of_dir(dir);
+            here.and_then(|here| Ok(here.is_place_of(there?)))
+                .unwrap_or(false)
         })
     }
 
@@ -270,12 +249,11 @@ impl Spool {
 
     fn dirs(&self) -> Result<Rc<Dirs>> {
         let mut open = self.open.borrow_mut();
-        if let Some(dirs) = &*open {
-            return Ok(Rc::clone(dirs));
-        }
-        let dirs = Rc::new(Dirs::open(&self.project, Make::Nothing)?);
-        *open = Some(Rc::clone(&dirs));
-        Ok(dirs)
+        let dirs = match open.take() {
+            Some(dirs) => dirs,
+            None => Rc::new(Dirs::open(&self.project, Make::Nothing)?),
+        };
+        Ok(Rc::clone(open.insert(dirs)))
     }
 
     /// The project.
@@ -285,7 +263,7 @@ impl Spool {
 
     /// The project's directory by its real name, without symbolic links.
     pub fn root(&self) -> Result<PathBuf> {
-        Ok(self.dirs()?.root.clone())
+        Ok(self.dirs()?.top.path().to_owned())
     }
 
     /// How its directories are arranged.
@@ -316,27 +294,24 @@ impl Spool {
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
         let file = self.dirs()?.state.append_file(LOCK)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(SpoolLock { _lock: lock }),
-            Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::new(format!(
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        locked.map_err(|(_, error)| match error {
+            nix::Error::EWOULDBLOCK => Error::new(format!(
                 "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
-            ))),
-            Err((_, error)) => {
-                let path = self.path(self.layout().state(), LOCK);
-                Err(Error::io("lock", &path, error.into()))
-            }
-        }
+            )),
+            error => Error::io("lock", &self.path(self.layout().state(), LOCK), error.into()),
+        })
     }
 
     /// Identity and age of the documents' directory.
     pub fn items_signature(&self) -> Result<Signature> {
-        Ok(Signature::of(&self.dirs()?.items.stat()?))
+        Signature::of_dir(&self.dirs()?.items)
     }
 
     /// Identity and age of `state/`.
     pub fn state_signature(&self) -> Result<Signature> {
-        Ok(Signature::of(&self.dirs()?.state.stat()?))
+        Signature::of_dir(&self.dirs()?.state)
     }
 
     /// Whether the documents lie on another machine, or on a file system of somebody's own making:
@@ -352,43 +327,49 @@ impl Spool {
 
     // --- documents ---
 
-    /// Looks at every document's name, and which of them have a result. Whoever removes leftovers
-    /// lists the results anyway; everybody else looks each document's up, and holds only those that
-    /// have none.
-    pub fn scan(&self, leftovers: Leftovers) -> Result<Scan> {
+    /// Looks at every document's name, and which of them have a result. A result is remembered as one number,
+    /// so that a hundred thousand of them take no room; that two names have the same one practically never
+    /// happens, and not twice, since the numbers are different each time.
+    pub fn scan(&self) -> Result<Scan> {
         let dirs = self.dirs()?;
-        let (mut scan, mut documents) = (Scan::default(), Vec::new());
-        let (mut left, mut failed) = (Vec::new(), None);
-        dirs.items.list(&mut |name, kind| {
-            if is_abandoned(name) {
-                left.push(name.to_owned());
-            }
-            match self.meaning(name, kind) {
-                Look::Odd(what) => scan.odd.push((name.to_owned(), what)),
-                Look::Waiting(id) if leftovers == Leftovers::Remove => documents.push(id),
-                Look::Waiting(id) => match self.has_result(&id) {
-                    Ok(true) => {}
-                    Ok(false) => documents.push(id),
-                    Err(error) => failed = Some(error),
-                },
-                Look::Nothing => {}
-            }
+        let (number, mut done) = (RandomState::new(), Vec::new());
+        dirs.results.list(&mut |name, _| {
+            done.extend(name.strip_suffix(".json").map(|id| number.hash_one(id)));
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if leftovers == Leftovers::Remove {
-            sweep(&dirs.items, &left, leftovers)?;
-            documents.sort_unstable();
-            documents = without_result(&dirs.results, documents)?;
-        }
-        for id in documents {
+        done.sort_unstable();
+        let (mut scan, mut waiting) = (Scan::default(), Vec::new());
+        let is_done = |id: &JobId| done.binary_search(&number.hash_one(id.as_str())).is_ok();
+        dirs.items
+            .list(&mut |name, kind| match self.meaning(name, kind) {
+                Look::Odd(what) => scan.odd.push((name.to_owned(), what)),
+                Look::Waiting(id) if !is_done(&id) => waiting.push(id),
+                _ => {}
+            })?;
+        for id in waiting {
             match self.copied(id.as_str())? {
                 Some(what) => scan.odd.push((id.file_name(), what)),
                 None => drop(scan.waiting.insert(id)),
             }
         }
         Ok(scan)
+    }
+
+    /// Removes temporary files that a crash left. That is for the daemon, which knows that nobody is writing
+    /// them just now.
+    pub fn tidy(&self) -> Result<()> {
+        let dirs = self.dirs()?;
+        let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp");
+        let places: [(&Dir, fn(&str) -> bool); 3] = [
+            (&dirs.items, is_abandoned),
+            (&dirs.results, is_ours),
+            (&dirs.state, is_ours),
+        ];
+        for (dir, is_left) in places {
+            let mut left = Vec::new();
+            dir.list(&mut |name, _| left.extend(is_left(name).then(|| name.to_owned())))?;
+            left.iter().try_for_each(|name| dir.remove(name))?;
+        }
+        Ok(())
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.
@@ -444,15 +425,14 @@ impl Spool {
     pub fn take(&self, id: &JobId, max: u64) -> Result<Taken> {
         let name = id.file_name();
         let path = || self.path(self.layout().items(), &name);
-        let alien = |mode| Taken::Alien(odd_type(mode).unwrap_or_default().to_owned());
         let file = match self.dirs()?.items.open_file(&name) {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(Taken::Gone),
             Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 let found = self.dirs()?.items.look(&name)?;
-                let odd = found.filter(|stat| odd_type(stat.st_mode).is_some());
-                return Ok(odd.map_or(Taken::Unreadable(error), |stat| alien(stat.st_mode)));
+                let odd = found.and_then(|stat| odd_type(stat.st_mode));
+                return Ok(odd.map_or(Taken::Unreadable(error), |odd| Taken::Alien(odd.to_owned())));
             }
         };
         let stat = fstat(&file).map_err(|e| Error::io("look at", &path(), e.into()))?;
@@ -461,8 +441,8 @@ impl Spool {
             // That opens it to nobody.
             meta.mode &= !0o020;
         }
-        if odd_type(meta.mode).is_some() {
-            return Ok(alien(meta.mode));
+        if let Some(odd) = odd_type(meta.mode) {
+            return Ok(Taken::Alien(odd.to_owned()));
         }
         if meta.uid != 0 && meta.uid != nix::unistd::geteuid().as_raw() {
             let uid = meta.uid;
@@ -494,14 +474,13 @@ impl Spool {
 
     /// The text of a document that lies in the spool or in the archive.
     pub fn document_text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
-        let (dirs, name) = (self.dirs()?, id.file_name());
-        if let Some(text) = dirs.items.read(&name, TEXT_MAX)? {
-            return Ok(Some(text));
-        }
-        match self.archive_dir(Make::Nothing) {
-            Ok(archive) => archive.read(&name, TEXT_MAX),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
+        let name = id.file_name();
+        match self.dirs()?.items.read(&name, TEXT_MAX)? {
+            None => match self.archive_dir(Make::Nothing) {
+                Err(error) if error.is_not_found() => Ok(None),
+                archive => archive?.read(&name, TEXT_MAX),
+            },
+            text => Ok(text),
         }
     }
 
@@ -509,13 +488,15 @@ impl Spool {
     pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
         let mut last: Option<String> = None;
         let mut take = |name: &str, _| {
-            let stem = name.strip_suffix(".md");
-            let stem = stem.or_else(|| name.strip_suffix(".json"));
-            if let Some(id) = stem.and_then(JobId::exact)
-                && let Some(stamp) = id.stamp().filter(|stamp| *stamp < horizon)
-                && last.as_deref().is_none_or(|last| last < stamp)
-            {
-                last = Some(stamp.to_owned());
+            let stem = name
+                .strip_suffix(".md")
+                .or_else(|| name.strip_suffix(".json"));
+            let id = stem.and_then(JobId::exact);
+            let stamp = id
+                .as_ref()
+                .and_then(|id| id.stamp().filter(|stamp| *stamp < horizon));
+            if last.as_deref() < stamp {
+                last = stamp.map(str::to_owned);
             }
         };
         let dirs = self.dirs()?;
@@ -542,25 +523,21 @@ impl Spool {
     // --- claims and marks ---
 
     /// What is in `state/`.
-    pub fn marks(&self, leftovers: Leftovers) -> Result<Marks> {
-        let dirs = self.dirs()?;
-        let (mut marks, mut left) = (Marks::default(), Vec::new());
-        dirs.state.list(&mut |name, _| {
-            let id_before = |ending: &str| name.strip_suffix(ending).and_then(JobId::exact);
-            if name.starts_with('.') && name.ends_with(".tmp") {
-                left.push(name.to_owned());
-            } else if let Some(id) = id_before(".claim") {
-                marks.claims.push(id);
-            } else if let Some(id) = id_before(Mark::Cancel.ending()) {
-                marks.cancelled.insert(id);
-            } else if let Some(id) = id_before(Mark::Hold.ending()) {
-                marks.held.insert(id);
-            } else if let Some(id) = id_before(Mark::Release.ending()) {
-                marks.released.push(id);
+    pub fn marks(&self) -> Result<Marks> {
+        let mut marks = Marks::default();
+        self.dirs()?.state.list(&mut |name, _| {
+            let Some((stem, ending)) = name.rsplit_once('.') else {
+                return;
+            };
+            match (JobId::exact(stem), ending) {
+                (Some(id), "claim") => marks.claims.push(id),
+                (Some(id), "cancel") => drop(marks.cancelled.insert(id)),
+                (Some(id), "hold") => drop(marks.held.insert(id)),
+                (Some(id), "release") => marks.released.push(id),
+                _ => {}
             }
         })?;
         marks.claims.sort_unstable();
-        sweep(&dirs.state, &left, leftovers)?;
         Ok(marks)
     }
 
@@ -571,16 +548,13 @@ impl Spool {
         let Some(bytes) = self.dirs()?.state.read(&name, CLAIM_MAX)? else {
             return Ok(None);
         };
-        match Claim::parse(&bytes) {
-            Ok(claim) if claim.job_id == *id => Ok(Some(claim)),
-            other => {
-                let path = self.path(self.layout().state(), &name);
-                let why = other.err();
-                let why = why.unwrap_or_else(|| "it names another job".to_owned());
-                let path = path.display();
-                Err(Error::new(format!("the claim {path} is broken: {why}")))
-            }
-        }
+        let claim = Claim::parse(&bytes).and_then(|claim| match claim.job_id == *id {
+            true => Ok(claim),
+            false => Err("it names another job".to_owned()),
+        });
+        let path = self.path(self.layout().state(), &name);
+        let broken = |why| Error::new(format!("the claim {} is broken: {why}", path.display()));
+        claim.map(Some).map_err(broken)
     }
 
     /// Makes a claim durable.
@@ -590,16 +564,9 @@ impl Spool {
         state.replace(&name, &line, Durability::Durable).map(drop)
     }
 
-    /// Whether the job's claim is missing where its path leads to, though the documents are in their place:
-    /// `state/` was removed or replaced.
-    pub fn has_lost_claim(&self, id: &JobId) -> bool {
-        let path = self.path(self.layout().state(), &claim_name(id));
-        let is_missing = std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == NotFound);
-        let is_in_place = || {
-            let here = self.items_signature().ok()?;
-            Some(Signature::at(&self.items_path()).ok()?.is_place_of(here))
-        };
-        is_missing && is_in_place() == Some(true)
+    /// Whether the job's claim is where its path leads to.
+    pub fn has_claim(&self, id: &JobId) -> bool {
+        self.path(self.layout().state(), &claim_name(id)).exists()
     }
 
     /// Takes the claim away, if it is there.
@@ -764,54 +731,24 @@ impl Spool {
             log::log!(*level, "{message}");
             let _ = writeln!(text, "{now} {level:<5} {}", one_line(message));
         }
-        let appended = self.dirs().and_then(|dirs| append(&dirs, text.as_bytes()));
+        let appended = self
+            .dirs()
+            .and_then(|dirs| append(&dirs.logs, text.as_bytes()));
         if let Err(error) = appended {
             log::debug!("{error}");
         }
     }
 }
 
-fn is_same(one: &Dir, other: &Dir) -> Result<bool> {
-    Ok(Signature::of(&one.stat()?).is_place_of(Signature::of(&other.stat()?)))
-}
-
-/// Appends to the project's log, which is kept open from line to line.
-fn append(dirs: &Dirs, text: &[u8]) -> Result<()> {
-    let failed = |e| Error::io("write", &dirs.logs.path_of(JOURNAL), e);
-    let open = || -> Result<(File, u64)> {
-        let file = dirs.logs.append_file(JOURNAL)?;
-        let size = file.metadata().map_err(failed)?.len();
-        Ok((file, size))
-    };
-    let mut journal = dirs.journal.borrow_mut();
-    let (mut file, mut size) = journal.take().map_or_else(open, Ok)?;
-    if size >= JOURNAL_MAX {
-        dirs.logs.rename_to(JOURNAL, &dirs.logs, "monitor.log.1")?;
-        (file, size) = open()?;
+/// Appends to the project's log.
+fn append(logs: &Dir, text: &[u8]) -> Result<()> {
+    let failed = |e| Error::io("write", &logs.path_of(JOURNAL), e);
+    let mut file = logs.append_file(JOURNAL)?;
+    if file.metadata().map_err(failed)?.len() >= JOURNAL_MAX {
+        logs.rename_to(JOURNAL, logs, "monitor.log.1")?;
+        file = logs.append_file(JOURNAL)?;
     }
-    file.write_all(text).map_err(failed)?;
-    *journal = Some((file, size + text.len() as u64));
-    Ok(())
-}
-
-/// Those of the documents, which are in order, that have no result: lists the results once, and
-/// removes temporary files among them.
-fn without_result(results: &Dir, documents: Vec<JobId>) -> Result<Vec<JobId>> {
-    let mut done = vec![false; documents.len()];
-    let mut left = Vec::new();
-    results.list(&mut |name, _| {
-        if let Some(stem) = name.strip_suffix(".json")
-            && let Ok(at) = documents.binary_search_by(|id| job::order(id.as_str(), stem))
-        {
-            done[at] = true;
-        } else if name.starts_with('.') && name.ends_with(".json.tmp") {
-            left.push(name.to_owned());
-        }
-    })?;
-    sweep(results, &left, Leftovers::Remove)?;
-    let mut done = done.into_iter();
-    let waiting = documents.into_iter().filter(|_| done.next() == Some(false));
-    Ok(waiting.collect())
+    file.write_all(text).map_err(failed)
 }
 
 /// Whether a name is that of a temporary file that [`Dir::add`] made in a process that is gone.
@@ -819,13 +756,6 @@ fn is_abandoned(name: &str) -> bool {
     let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
     let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
     writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-}
-
-fn sweep(dir: &Dir, left: &[String], leftovers: Leftovers) -> Result<()> {
-    match leftovers {
-        Leftovers::Remove => left.iter().try_for_each(|name| dir.remove(name)),
-        Leftovers::Leave => Ok(()),
-    }
 }
 
 fn claim_name(id: &JobId) -> String {

@@ -19,6 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// everything instead.
 const NAMES_MAX: usize = 1024;
 
+const TOO_MANY_WATCHES: &str =
+    "too many inotify watches are in use; raise the sysctl fs.inotify.max_user_watches";
+const TOO_MANY_INSTANCES: &str =
+    "too many inotify instances are in use; raise the sysctl fs.inotify.max_user_instances";
+
 /// All that can wake a project's worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -53,14 +58,12 @@ pub struct Ear {
 pub fn bell() -> (Bell, Ear) {
     // A bounded one would hold room for all the names it may ever hold.
     let (sender, receiver) = unbounded();
-    let overflow = Arc::new(AtomicBool::new(false));
-    (
-        Bell {
-            sender,
-            overflow: Arc::clone(&overflow),
-        },
-        Ear { receiver, overflow },
-    )
+    let overflow = Arc::<AtomicBool>::default();
+    let ear = Ear {
+        receiver,
+        overflow: Arc::clone(&overflow),
+    };
+    (Bell { sender, overflow }, ear)
 }
 
 impl Bell {
@@ -93,12 +96,10 @@ impl Ear {
     /// that came in between would be neither among the names nor told.
     pub fn pending(&self) -> impl Iterator<Item = Wake> {
         let mut names = self.receiver.try_iter();
+        let overflow = || self.overflow.swap(false, Ordering::SeqCst);
         std::iter::from_fn(move || {
-            names.next().or_else(|| {
-                self.overflow
-                    .swap(false, Ordering::SeqCst)
-                    .then_some(Wake::Everything)
-            })
+            let name = names.next();
+            name.or_else(|| overflow().then_some(Wake::Everything))
         })
     }
 }
@@ -119,38 +120,18 @@ pub struct Watcher {
 pub fn reason(error: &notify::Error) -> String {
     match &error.kind {
         notify::ErrorKind::Io(cause) => crate::error::plain(cause),
-        notify::ErrorKind::MaxFilesWatch => {
-            "too many inotify watches are in use; raise the sysctl fs.inotify.max_user_watches"
-                .to_owned()
-        }
+        notify::ErrorKind::MaxFilesWatch => TOO_MANY_WATCHES.to_owned(),
         notify::ErrorKind::PathNotFound => "no such file or directory".to_owned(),
         _ => error.to_string(),
     }
 }
 
 impl Watcher {
-    /// Starts watching nothing yet. Fails where inotify instances are exhausted.
-    pub fn new() -> notify::Result<Watcher> {
-        let mut watcher = Watcher::asleep();
-        watcher.awake()?;
-        Ok(watcher)
-    }
-
-    /// A watcher for those who can do without: it comes to life when it first is to watch
-    /// something, and as long as it cannot, says so each time.
+    /// A watcher that comes to life when it first is to watch something, and as long as it cannot, says so
+    /// each time.
     pub fn asleep() -> Watcher {
-        Watcher {
-            inner: None,
-            routes: Routes::default(),
-        }
-    }
-
-    fn awake(&mut self) -> notify::Result<&mut RecommendedWatcher> {
-        let inner = match self.inner.take() {
-            Some(inner) => inner,
-            None => listen(&self.routes)?,
-        };
-        Ok(self.inner.insert(inner))
+        let (inner, routes) = (None, Routes::default());
+        Watcher { inner, routes }
     }
 
     /// Rings `bell` from now on when something happens in `directory` to a name of interest.
@@ -160,9 +141,14 @@ impl Watcher {
         bell: &Bell,
         interest: Interest,
     ) -> notify::Result<()> {
-        self.routes()
-            .insert(directory.to_owned(), (bell.clone(), interest));
-        self.awake()?.watch(directory, RecursiveMode::NonRecursive)
+        let route = (bell.clone(), interest);
+        self.routes().insert(directory.to_owned(), route);
+        let inner = match self.inner.take() {
+            Some(inner) => inner,
+            None => listen(&self.routes)?,
+        };
+        let inner = self.inner.insert(inner);
+        inner.watch(directory, RecursiveMode::NonRecursive)
     }
 
     /// Forgets a directory.
@@ -182,22 +168,18 @@ impl Watcher {
 
 impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watcher").finish_non_exhaustive()
+        f.write_str("Watcher")
     }
 }
 
 /// One inotify instance, and a thread of notify's that hears it.
 fn listen(routes: &Routes) -> notify::Result<RecommendedWatcher> {
     let handler_routes = Arc::clone(routes);
-    let listener = RecommendedWatcher::new(
-        move |event| deliver(&handler_routes, event),
-        Config::default().with_follow_symlinks(false),
-    );
+    let config = Config::default().with_follow_symlinks(false);
+    let listener = RecommendedWatcher::new(move |event| deliver(&handler_routes, event), config);
     let mut listener = listener.map_err(|error| match &error.kind {
         notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => {
-            notify::Error::generic(
-                "too many inotify instances are in use; raise the sysctl fs.inotify.max_user_instances",
-            )
+            notify::Error::generic(TOO_MANY_INSTANCES)
         }
         _ => error,
     })?;
@@ -217,12 +199,7 @@ fn deliver(routes: &Routes, event: notify::Result<Event>) {
     let event = match event {
         Ok(event) if !event.need_rescan() => event,
         // Overflow names no path, an error may: either way nobody knows what was missed.
-        _ => {
-            routes
-                .values()
-                .for_each(|(bell, _)| bell.ring(Wake::Everything));
-            return;
-        }
+        _ => return { routes.values() }.for_each(|(bell, _)| bell.ring(Wake::Everything)),
     };
     let Some(whole) = meaning(event.kind) else {
         return;
@@ -231,17 +208,15 @@ fn deliver(routes: &Routes, event: notify::Result<Event>) {
         if let Some((bell, _)) = routes.get(path) {
             // The directory itself was removed or moved.
             bell.ring(Wake::Everything);
-        } else if let (Some((bell, interest)), Some(name)) = (
-            path.parent().and_then(|parent| routes.get(parent)),
-            path.file_name(),
-        ) {
-            let name = name.to_string_lossy();
-            if interest(&name) {
-                bell.ring(Wake::Look {
-                    name: name.into_owned(),
-                    whole,
-                });
-            }
+            continue;
+        }
+        let route = path.parent().and_then(|parent| routes.get(parent));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some((bell, interest)) = route
+            && interest(&name)
+        {
+            let name = name.into_owned();
+            bell.ring(Wake::Look { name, whole });
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::project::{AgentSpec, Project};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, quoted};
 use crate::settings::{self, Places, Settings};
-use crate::spool::{Leftovers, Spool};
+use crate::spool::Spool;
 use crate::time::{Wall, human};
 use serde::Serialize;
 use serde_json::json;
@@ -314,7 +314,7 @@ fn project_findings(world: &World, settings: &Settings, entry: &Entry) -> Vec<Fi
 fn spool_findings(project: &Project) -> Vec<Finding> {
     let items = project.path.join(project.layout.items());
     let name = quoted(&project.name);
-    let scan = Spool::open(project).and_then(|spool| spool.scan(Leftovers::Leave));
+    let scan = Spool::open(project).and_then(|spool| spool.scan());
     let odd = match scan {
         Ok(scan) => scan.odd,
         Err(error) if error.is_not_found() => {

@@ -14,7 +14,7 @@ use crate::render::{self, clean, quoted};
 use crate::service;
 use crate::settings::{self, Places};
 use crate::skills;
-use crate::spool::{Leftovers, Mark, Spool};
+use crate::spool::{Mark, Spool};
 use crate::time::Wall;
 use serde_json::Map;
 use std::collections::BTreeSet;
@@ -98,7 +98,7 @@ fn refuse_spool(entries: &[Entry], path: &Path) -> Result<()> {
 
 /// Holds the documents that lie there already, unless they are to run.
 fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
-    let waiting = spool.scan(Leftovers::Leave)?.waiting;
+    let waiting = spool.scan()?.waiting;
     let jobs = counted(waiting.len() as u64, "job");
     if waiting.is_empty() {
         return Ok(String::new());

@@ -10,7 +10,7 @@ use crate::record::{Claim, HoldView};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean, clean_line};
 use crate::settings::{self, Settings};
-use crate::spool::{Leftovers, Marks, Spool};
+use crate::spool::{Marks, Spool};
 use crate::time::{Wall, human};
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ impl Ground {
     /// Looks at a project: from its view if the daemon lives and the view is true, else by scanning.
     pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
         let spool = Spool::open(&entry.project)?;
-        let marks = spool.marks(Leftovers::Leave)?;
+        let marks = spool.marks()?;
         let items = spool.items_signature()?.mtime();
         let view = scope.daemon.and_then(|_| spool.read_view());
         let mut view = view.unwrap_or_default();
@@ -65,7 +65,7 @@ impl Ground {
             let names = view.queued_tasks.iter();
             waiting.extend(names.filter_map(|name| JobId::parse(name)));
         } else {
-            let scan = spool.scan(Leftovers::Leave)?;
+            let scan = spool.scan()?;
             waiting.extend(scan.waiting);
             let odd = scan.odd.into_iter();
             view.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();

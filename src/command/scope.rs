@@ -9,7 +9,7 @@ use crate::registry::{Entry, Registry};
 use crate::render::{self, quoted};
 use crate::service;
 use crate::settings::{self, Places};
-use crate::spool::{Leftovers, Mark, Spool};
+use crate::spool::{Mark, Spool};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -211,7 +211,7 @@ impl Scope {
         }
         let mut latest = None;
         for spool in self.spools() {
-            for id in spool.marks(Leftovers::Leave)?.claims {
+            for id in spool.marks()?.claims {
                 let standing = standing(&spool, &id, self.daemon.is_some())?;
                 if let Some(Standing::Running(claim)) = standing {
                     latest = latest.max(Some((true, i128::from(claim.started_at.0), id)));
@@ -242,8 +242,8 @@ pub(super) fn each_id(spool: &Spool, each: &mut dyn FnMut(JobId, Option<i128>)) 
 
 /// The jobs of a project that are not done, in order.
 pub(super) fn open_ids(spool: &Spool) -> Result<BTreeSet<JobId>> {
-    let mut ids = spool.scan(Leftovers::Leave)?.waiting;
-    let begun = spool.marks(Leftovers::Leave)?.claims.into_iter();
+    let mut ids = spool.scan()?.waiting;
+    let begun = spool.marks()?.claims.into_iter();
     ids.extend(begun.filter(|id| matches!(spool.has_result(id), Ok(false))));
     Ok(ids)
 }

@@ -300,12 +300,19 @@ impl Agent {
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
     /// yet, so its number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
-        if !self.has_ended.get() {
-            let has_ended = match &self.pidfd {
-                Some(pidfd) => ended(pidfd, limit),
-                None => is_dead(self.pid, limit),
-            };
-            self.has_ended.set(has_ended);
+        let deadline = Instant::now() + limit;
+        while !self.has_ended.get() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.has_ended.set(match &self.pidfd {
+                Some(pidfd) => ended(pidfd, left),
+                None => is_dead(self.pid),
+            });
+            if left.is_zero() {
+                break;
+            }
+            if self.pidfd.is_none() {
+                std::thread::sleep(left.min(SLICE));
+            }
         }
         self.has_ended.get()
     }
@@ -389,21 +396,12 @@ pub fn boot_id() -> Result<&'static str, Error> {
     Ok(BOOT_ID.get_or_init(|| text.trim().to_owned()))
 }
 
-/// As [`ended`], of a child of ours, which is looked at now and then.
-fn is_dead(pid: Pid, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
+/// Whether a child of ours has ended. It stays to be reaped.
+fn is_dead(child: Pid) -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match waitid(Id::Pid(pid), look) {
-            Ok(WaitStatus::StillAlive) if left.is_zero() => return false,
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR) => {
-                std::thread::sleep(left.min(SLICE));
-            }
-            // Also of a death by a real-time signal, which has no name in nix.
-            _ => return true,
-        }
-    }
+    let seen = waitid(Id::Pid(child), look);
+    // A death by a real-time signal is an error, since that has no name in nix.
+    !matches!(seen, Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR))
 }
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -24,17 +24,15 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// Between two looks. An exec is over by then.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The list of the main thread's children, open, and those of them that the daemon had before it
-/// started anything.
-static CHILDREN: OnceLock<(File, Vec<i32>)> = OnceLock::new();
+/// Those of the main thread's children that the daemon had before it started anything, where the kernel
+/// has such lists.
+static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
 
 /// To be called in the daemon before anything is started: whoever executed us from a shell may
 /// have left us children that are none of ours.
 pub(super) fn prepare() {
-    let main = std::process::id();
-    if let Ok(file) = File::open(format!("/proc/self/task/{main}/children")) {
-        let inherited = children(&file).unwrap_or_default();
-        let _ = CHILDREN.set((file, inherited));
+    if let Ok(inherited) = children() {
+        let _ = INHERITED.set(inherited);
     }
 }
 
@@ -54,11 +52,13 @@ pub enum Among {
 /// project's directory or no run is under way that could have left them. Gives how many were
 /// killed, and whether none is left.
 pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
+    // Some kernels have no lists of children.
+    let among = INHERITED.get().map_or(Among::Everybody, |_| among);
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();
     let is_of_here = |mark: &str| {
-        Token::parse(mark)
-            .is_some_and(|token| token.is_of(root) || runs.iter().any(|(given, _)| *given == token))
+        let token = Token::parse(mark);
+        token.is_some_and(|token| token.is_of(root) || runs.iter().any(|(run, _)| *run == token))
     };
     let belongs = |pid: i32| -> io::Result<bool> {
         let stat = stat_of(pid)?;
@@ -105,10 +105,9 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
 /// Kills the user's processes that belong; whether some could not be looked at just now.
 fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     let (mut dying, mut unseen) = (Vec::new(), false);
-    let candidates = match (among, CHILDREN.get()) {
-        (Among::Orphans, Some(_)) => orphans(),
-        // A kernel without lists of children shows all or nothing.
-        _ => everybody(),
+    let candidates = match among {
+        Among::Orphans => orphans(),
+        Among::Everybody => everybody(),
     };
     let Ok(candidates) = candidates else {
         return (dying, true);
@@ -150,35 +149,29 @@ pub fn reap_orphans() -> bool {
     for pid in orphans().unwrap_or_default() {
         let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
-    CHILDREN.get().is_none() || orphans().is_ok_and(|orphans| !orphans.is_empty())
+    INHERITED.get().is_none() || !orphans().is_ok_and(|orphans| orphans.is_empty())
 }
 
 /// The processes that were handed to us because their parents died: the children of the main
 /// thread, which starts none itself, less those that it had before it was the daemon. A kernel without
 /// such lists shows none.
 fn orphans() -> io::Result<Vec<i32>> {
-    let Some((file, inherited)) = CHILDREN.get() else {
+    let Some(inherited) = INHERITED.get() else {
         return Ok(Vec::new());
     };
-    let mut pids = children(file)?;
+    let mut pids = children()?;
     pids.retain(|pid| !inherited.contains(pid));
     Ok(pids)
 }
 
-/// Reads a list of children. It is made anew by each read from its beginning, and most are empty.
-fn children(list: &File) -> io::Result<Vec<i32>> {
-    let (mut text, mut length) = (vec![0; 4096], 0);
-    loop {
-        match list.read_at(&mut text[length..], length as u64)? {
-            0 => break,
-            more => length += more,
-        }
-        if length == text.len() {
-            text.resize(2 * length, 0);
-        }
-    }
-    let text = String::from_utf8_lossy(&text[..length]);
-    let pids = text.split_whitespace();
+/// The main thread's children, most often none. Of very many a page full is seen, and the others when
+/// these are gone.
+fn children() -> io::Result<Vec<i32>> {
+    let mut list = [0; 4096];
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    let length = File::open(path)?.read(&mut list)?;
+    let list = String::from_utf8_lossy(&list[..length]);
+    let pids = list.split_whitespace();
     Ok(pids.filter_map(|pid| pid.parse().ok()).collect())
 }
 
@@ -250,12 +243,8 @@ struct Stat {
 fn stat_of(pid: i32) -> io::Result<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&text);
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
+    let fields = text.rsplit(')').next().unwrap_or("");
+    let fields: Vec<&str> = fields.split_whitespace().collect();
     let field = |at: usize| fields.get(at).copied().unwrap_or_default();
     // A number that the kernel does not tell is 0.
     let number = |at: usize| field(at).parse::<u64>().unwrap_or(0);

@@ -103,7 +103,7 @@ impl Worker<'_> {
             argv: &argv,
             env: &env,
             directory: &root,
-            stdin: &memory_file("")?,
+            stdin: &files::in_memory(b"")?,
             stdout: &stdout,
             stderr: &stderr,
         };

@@ -67,7 +67,7 @@ impl Worker<'_> {
             }
         }
         if everything {
-            return self.look_at_everything(Leftovers::Leave);
+            return self.look_at_everything();
         }
         for (name, whole) in looks {
             self.look_at(&name, whole)?;
@@ -80,9 +80,9 @@ impl Worker<'_> {
 
     /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where the
     /// watch is in place, watching again is harmless; it heals a directory that was replaced.
-    pub fn look_at_everything(&mut self, leftovers: Leftovers) -> Result<()> {
+    pub fn look_at_everything(&mut self) -> Result<()> {
         self.watch();
-        let scan = self.spool.scan(leftovers)?;
+        let scan = self.spool.scan()?;
         let mut odd = scan.odd;
         let (new, gone) = self.jobs.replace(scan.waiting);
         for id in &gone {
@@ -169,7 +169,7 @@ impl Worker<'_> {
 
     /// Takes the marks in. Those of jobs that are done, or were never there, are swept.
     pub fn look_at_marks(&mut self) -> Result<()> {
-        let marks = self.spool.marks(Leftovers::Leave)?;
+        let marks = self.spool.marks()?;
         (self.jobs.cancelled, self.jobs.held) = (marks.cancelled.clone(), marks.held.clone());
         self.view.fresh = false;
         for id in marks.cancelled {

@@ -32,9 +32,9 @@ use crate::outcome::{self, millis};
 use crate::process::{self, Agent, Among, Exit, Launch, SpawnFault, Token};
 use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, Outcome, QueueView, Suspension};
-use crate::runner::{self, Finished, Running, memory_file};
+use crate::runner::{self, Finished, Running};
 use crate::settings::{self, Places};
-use crate::spool::{Leftovers, Look, Mark, Spool, SpoolLock, Taken};
+use crate::spool::{Look, Mark, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use log::Level;
@@ -216,7 +216,7 @@ impl<'a> Worker<'a> {
             view: View::default(),
         };
         worker.find_claims(has_lost_state)?;
-        worker.look_at_everything(Leftovers::Remove)?;
+        worker.look_at_everything()?;
         Ok(worker)
     }
 
@@ -311,6 +311,10 @@ impl<'a> Worker<'a> {
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
+        if self.left.is_none() {
+            let tidied = self.spool.tidy();
+            self.or_warn(tidied);
+        }
         self.finished.rest();
         self.left = self.spool.state_signature().ok();
         self.lock = None;
@@ -327,7 +331,7 @@ impl<'a> Worker<'a> {
             // What is open was opened for this look.
             self.lock = Some(self.spool.lock()?);
             let is_as_left = self.left == Some(self.spool.state_signature()?);
-            if !is_as_left && !self.spool.marks(Leftovers::Leave)?.claims.is_empty() {
+            if !is_as_left && !self.spool.marks()?.claims.is_empty() {
                 return Err(Error::new("another monitor has left claims in it"));
             }
             return Ok(());

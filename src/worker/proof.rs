@@ -19,7 +19,7 @@ impl Worker<'_> {
         let Some(argv) = policy.gate.as_ref().filter(|_| claim.starts == 0) else {
             return Ok(true);
         };
-        let (told, out) = (self.told_before(claim), memory_file("")?);
+        let (told, out) = (self.told_before(claim), files::in_memory(b"")?);
         let ran = self.run_command(argv, told, Some(&out), GATE_MAX, &mut Worker::stopping);
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {

@@ -8,7 +8,7 @@ impl Worker<'_> {
     pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
         let boot_id = process::boot_id()?;
         let (mut runs, mut broken) = (Vec::new(), Vec::new());
-        for id in self.spool.marks(Leftovers::Remove)?.claims {
+        for id in self.spool.marks()?.claims {
             let is_done = self.spool.has_result(&id)?;
             let read = self.spool.read_claim(&id);
             if let Ok(Some(claim)) = &read {

@@ -352,10 +352,10 @@ impl Worker<'_> {
         let mut claim = claim.clone();
         let is_news = claim.process.is_none() && agent.identity().is_some();
         claim.process = agent.identity();
-        let place = match self.spool.has_lost_claim(id) {
-            true => self.take_place(),
-            false if is_news => Ok(()),
-            false => return,
+        let place = match self.spool.has_claim(id) {
+            false => self.take_place(),
+            true if is_news => Ok(()),
+            true => return,
         };
         let written = place.and_then(|()| self.spool.write_claim(&claim));
         if self.is_well("claim", &written) {

@@ -7,7 +7,6 @@ use crate::error::{Error, plain};
 use crate::files;
 use crate::process::find_program;
 use crate::registry::Entry;
-use crate::runner::memory_file;
 use crate::service;
 use crate::settings::{self, Places};
 use crate::watch::{self, Watcher, bell};
@@ -84,7 +83,7 @@ fn environment_of(pid: i32) -> Option<Env> {
 /// Asks a program that answers by itself and at once: all that it said, or why that is no answer.
 pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result<String, String> {
     // A pipe may be held open by whoever the program leaves behind.
-    let answer = memory_file("").map_err(|error| error.to_string())?;
+    let answer = files::in_memory(b"").map_err(|error| error.to_string())?;
     let run = || -> io::Result<ExitStatus> {
         let mut command = Command::new(program);
         command.args(args).current_dir(at).stdin(Stdio::null());
