@@ -1,13 +1,14 @@
 //! The record of change: whatever an agent does to the work tree and its repository, the patch takes
 //! it back byte for byte, and nothing of the user's in the repository is touched by us.
 
-use crate::space::Space;
+use crate::space::{Space, lacks};
 use job_monitor::git;
 use job_monitor::project::{Layout, Project};
 use job_monitor::spool::Spool;
+use nix::unistd::Uid;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -281,4 +282,34 @@ fn a_project_that_is_a_folder_of_a_work_tree_is_recorded_with_all_of_it() {
         (Some(3), Some((1 << 20) + 2))
     );
     assert_eq!(patch.metadata().unwrap().len(), 0);
+}
+
+#[test]
+fn without_git_or_where_git_distrusts_the_owner_a_job_runs_and_its_record_is_left_out() {
+    const ID: &str = "job-20260101-120000-hello";
+    let space = Space::new();
+    space.plain_agent("read -r line; echo done");
+    let project = space.project("alpha");
+    sh(&project.path, COMMITTED);
+    let outer = std::env::var("PATH").unwrap_or_default();
+    let bin = space.root().join("bin");
+    space.env("PATH", bin.to_str().unwrap());
+    space.start();
+    project.submit(ID, "x\n");
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    assert!(result["git"].is_null(), "{result}");
+    assert!(!space.log().contains("git"), "{}", space.log());
+    space.kill();
+    if !Uid::effective().is_root() {
+        return lacks("root", "gives a repository to another user");
+    }
+    chown(&project.path.join(".git"), Some(65_534), Some(65_534)).unwrap();
+    space.env("PATH", &outer);
+    space.start();
+    project.submit(&ID.replace("12", "13"), "x\n");
+    let result = project.wait_result(&ID.replace("12", "13"));
+    assert_eq!(result["status"], "completed", "{result}");
+    assert!(result["git"].is_null(), "{result}");
+    space.wait_log("safe.directory");
 }
