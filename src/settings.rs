@@ -148,12 +148,12 @@ impl Settings {
         let agents = Arc::new(agents(values.get("agents"))?);
         let mut common = Policy::standard();
         take(&mut common, &values)?;
-        let settings = Settings {
+        let mut settings = Settings {
             values,
             agents,
             common,
         };
-        settings.policy(&Map::new())?;
+        settings.common.agent = settings.policy(&Map::new())?.agent;
         Ok(settings)
     }
 

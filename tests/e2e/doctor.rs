@@ -485,6 +485,12 @@ fn registering_tells_in_a_line_each_what_would_stop_jobs() {
     assert_eq!(problems.len(), 1, "{text}");
     assert!(problems[0].contains("claude is not on the PATH"), "{text}");
     space.run(&["unregister", "new project"]).ok();
+    // It is the agent of the settings that counts.
+    space.plain_agent("cat");
+    let text = space.run(&["register", path]).ok();
+    assert!(!text.contains("Problem"), "{text}");
+    space.run(&["unregister", "new project"]).ok();
+    fs::remove_file(space.config().join("config.json")).unwrap();
     space.claude(CLAUDE);
     log_in(&space);
     let text = space.run(&["register", path]).ok();
