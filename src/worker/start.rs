@@ -61,7 +61,8 @@ impl Worker<'_> {
                 return Ok(());
             }
         };
-        if !self.may_be_proved(&claim, &policy)? {
+        // A person's word may have come while the gate was asked.
+        if !self.may_be_proved(&claim, &policy)? || self.is_to_leave() {
             return Ok(());
         }
         self.set_hold(None);

@@ -265,12 +265,7 @@ fn settings_that_are_missing_for_a_moment_are_those_before() {
     assert!(!space.log().contains("no project"), "{}", space.log());
     // One that stays away is gone.
     fs::remove_file(space.config().join("registered.json")).unwrap();
-    wait_until("the project's end", || {
-        let threads = fs::read_dir(format!("/proc/{}/task", space.pid())).unwrap();
-        let name = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("comm"));
-        let mut names = threads.flatten().flat_map(name);
-        !names.any(|name| name == "alpha\n")
-    });
+    wait_until("the project's end", || !space.serves("alpha"));
 }
 
 // --- a night that stops itself ---

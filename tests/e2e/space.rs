@@ -342,6 +342,14 @@ impl Space {
     }
 
     /// Sends the daemon a signal.
+    /// Whether the running daemon has a thread for a project.
+    pub fn serves(&self, project: &str) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let name = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("comm"));
+        let mut names = threads.flatten().flat_map(name);
+        names.any(|name| name.trim_end() == project)
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
