@@ -66,6 +66,15 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
         text += &install_skills(&places, moved, &project.path)?;
     }
     registry::update(&places.registry(), add)?;
+    let is_other = |other: &&Project| other.name != name && other.path != path;
+    for other in entries.iter().map(|entry| &entry.project).filter(is_other) {
+        if path.starts_with(&other.path) || other.path.starts_with(&path) {
+            let other = &other.name;
+            text += &format!(
+                "  Warning: it overlaps {other:?}: agents of both may work in one tree at once\n"
+            );
+        }
+    }
     let items = spool.items_path();
     text += &format!("  Put jobs into {}\n", clean(&items.to_string_lossy()));
     if daemon::running(&places).is_none() {
