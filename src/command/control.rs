@@ -12,6 +12,7 @@ use crate::job::JobId;
 use crate::render;
 use crate::spool::{Mark, Spool};
 use crate::time::Wall;
+use crate::worker::Memory;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -96,10 +97,11 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
 /// Submits the texts of jobs again, under new ids.
 pub(super) fn retry(scope: &Scope, asked: &Asked) -> Result<()> {
     let act = |spool: &Spool, id: &JobId, standing: &Standing| {
-        let Standing::Done(_) = standing else {
+        let was_finished = || Memory::of(&scope.places.state, &spool.root()?).has(id);
+        if !matches!(standing, Standing::Done(_)) && !was_finished()? {
             let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
             return Err(Error::new(text));
-        };
+        }
         let kept = spool.kept_text(id, 1 << 30)?;
         let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
         let gone = format!("the text of {id} is gone; write and submit it again");

@@ -32,7 +32,7 @@ pub(super) struct Seen {
     pub waiting: Vec<JobId>,
     pub marks: Marks,
     /// Files among the documents that are no jobs, each with what is wrong.
-    left_alone: Vec<String>,
+    pub left_alone: Vec<String>,
     pub hold: Option<HoldView>,
     /// What keeps its jobs from being started: a word (`Held`, `Disabled`, `Skipped`, `Waits`), and
     /// the reason in a line.

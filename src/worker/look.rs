@@ -139,6 +139,7 @@ impl Worker<'_> {
                 }
             }
             Look::Nothing => {
+                self.view.fresh &= self.odd.remove(name).is_none();
                 let id = JobId::parse(name);
                 let is_waiting = |id: &JobId| matches!(self.jobs.get(id), Some(State::Waiting(_)));
                 if let Some(id) = id.filter(is_waiting) {

@@ -12,6 +12,7 @@ mod recovery;
 mod say;
 mod start;
 
+pub use finished::Memory;
 pub use orders::{Order, Orders};
 
 // The files below this one see what it sees.
@@ -49,7 +50,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use {end::record, finished::Memory, hook::Told, start::remove_scratch};
+use {end::record, hook::Told, start::remove_scratch};
 
 /// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is noticed.
 const WALL_PIECE: Duration = Duration::from_secs(60);

@@ -123,6 +123,7 @@ impl Worker<'_> {
     pub fn tell_of_oddity(&mut self, name: &str, what: &str) {
         let known = self.odd.insert(name.to_owned(), what.to_owned());
         if known.is_none() {
+            self.view.fresh = false;
             self.say_odd(name, what);
         }
     }

@@ -27,14 +27,23 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     replace(&project.item(&format!("{ID}.md")), &text);
     let way_out = format!("job-monitor retry {ID}");
     space.wait_log(&way_out);
+    let alone = || space.run(&["queue"]).ok().contains(&way_out);
+    wait_until("the queue to show the way out", alone);
+    let shown = space.run(&[ID]).ok();
+    assert!(shown.contains(&way_out), "{shown}");
     space.kill();
     let _ = fs::remove_dir_all(project.state(""));
     space.start();
     project.submit(NEXT, "x");
     project.wait_result(NEXT);
     assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"));
-    let queue = space.run(&["queue"]).ok();
-    assert!(queue.contains(&way_out), "{queue}");
+    wait_until("the queue to show the way out", alone);
+    // The way out leads out.
+    let again = space.run(&["retry", ID]).ok();
+    assert_eq!(project.wait_result(again.trim())["status"], "completed");
+    fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
+    let nothing = || !space.run(&["queue"]).ok().contains("Left alone");
+    wait_until("the queue to show what is there", nothing);
 }
 
 /// Fault 16.
@@ -110,6 +119,30 @@ fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_not
     project.wait_result(third);
     // Until it was enabled the third had not begun: its line would stand before the hook's end.
     assert_eq!(project.made("ran"), format!("{ID}\n{third}\n"));
+}
+
+/// Fault 24: also while the gate is asked.
+#[test]
+fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let gate = space.program(
+        "gate",
+        "echo asked >> asked; until [ -e go ]; do sleep 0.02; done",
+    );
+    let project = space.project_with("alpha", json!({"gate": [gate]}));
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("asked");
+    space.run(&["disable", "alpha"]).ok();
+    space.wait_log("is disabled, skipping");
+    fs::write(project.path.join("go"), "").unwrap();
+    wait_until("the project's end", || !space.serves("alpha"));
+    space.run(&["enable", "alpha"]).ok();
+    project.wait_result(ID);
+    // It was asked anew, so the first time had led to nothing.
+    assert_eq!(project.made("asked"), "asked\nasked\n");
+    assert_eq!(project.made("ran"), format!("{ID}\n"));
 }
 
 /// The claim's next try is due: what a person does not want to wait for.
