@@ -315,6 +315,22 @@ mod tests {
         refused {"stop_reason": "refusal", "class": "invalid_request"}
         prompt_too_long {"terminal_reason": "blocking_limit"}
 
+        not_authenticated {"class": "cloud_credential_error"}
+        not_authenticated {"class": "oauth_org_not_allowed"}
+        not_authenticated {"class": "verification_required"}
+        not_authenticated {"class": "stored_login_refused"}
+        billing {"class": "account_on_hold"}
+        overloaded {"class": "overloaded"}
+
+        # Limits that are told as another failure, by gateways and for keys.
+        usage_limit {"api_error_status": 400, "class": "invalid_request",
+            "result": "API Error: 400 You have reached your specified API usage limits."}
+        usage_limit {"api_error_status": 429, "result": "429 usage limit exceeded"}
+        billing {"api_error_status": 429, "class": "rate_limit", "result": "insufficient balance"}
+        billing {"api_error_status": 429, "result": "Opus 5 requires credits"}
+        billing {"api_error_status": 400, "result": "This organization has been disabled."}
+        rate_limited {"api_error_status": 429, "result": "(not your usage limit)"}
+
         # What the agent itself decided, whatever else stands beside it.
         max_turns {"subtype": "error_max_turns", "class": "server_error"}
         budget {"subtype": "error_max_budget_usd", "stop_reason": "tool_use"}
@@ -356,13 +372,13 @@ mod tests {
             if result["subtype"].is_null() {
                 result["subtype"] = json!("success");
             }
-            let synthetic = json!({"type": "assistant", "is_api_error_message": true,
-                "error": class, "message": {"content": []}});
-            let mut fold = Fold::new(&DIALECT, false);
-            fold.feed(format!("{synthetic}\n{result}\n").as_bytes());
-            fold.finish();
-            // The flag counts whatever the exit; SIGINT makes it 0.
-            for code in [0, 1] {
+            // The flag is the CLI's own affair. An error counts whatever the exit; SIGINT makes it 0.
+            for (flag, code) in [(true, 0), (true, 1), (false, 1)] {
+                let synthetic = json!({"type": "assistant", "is_api_error_message": flag,
+                    "error": class, "message": {"content": []}});
+                let mut fold = Fold::new(&DIALECT, false);
+                fold.feed(format!("{synthetic}\n{result}\n").as_bytes());
+                fold.finish();
                 let ended = Ended {
                     code: Some(code),
                     signal: None,

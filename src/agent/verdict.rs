@@ -671,6 +671,13 @@ mod tests {
             ),
             None
         );
+        // It went to work once more, and ended without another.
+        let init = json!({"type": "system", "subtype": "init"});
+        let working = json!({"type": "assistant", "message": {"content": []}});
+        for more in [&[init.clone()][..], &[working.clone()], &[init, working]] {
+            let list = [&[good()][..], more].concat();
+            assert_eq!(judge(&list, 0), Some(NoResult), "{more:?}");
+        }
         let lost = format!(
             "{}\n{}",
             good(),
@@ -829,10 +836,17 @@ mod tests {
             judge(&[event.clone(), result(json!({"api_error_status": 401}))]),
             (NotAuthenticated, None)
         );
-        assert_eq!(
-            judge(&[event, result(json!({"subtype": "error_max_turns"}))]),
-            (MaxTurns, None)
-        );
+        // What the failure says of itself counts for more.
+        for (fields, kind) in [
+            (json!({"subtype": "error_max_turns"}), MaxTurns),
+            (json!({"api_error": "connection_failed"}), Network),
+            (json!({"api_error_status": 529}), Overloaded),
+        ] {
+            assert_eq!(judge(&[event.clone(), result(fields)]), (kind, None));
+        }
+        let message =
+            json!({"type": "assistant", "error": "rate_limit", "message": {"content": []}});
+        assert_eq!(judge(&[event, message, result(json!({}))]), told);
         assert_eq!(
             judge(&[result(json!({"api_error": "usage_limit_reached"}))]),
             (UsageLimit, None)

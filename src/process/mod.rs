@@ -458,6 +458,19 @@ mod tests {
     }
 
     #[test]
+    fn by_what_an_agent_is_known_is_asked_until_it_was_told_once() {
+        let mut agent = start("exec /bin/sleep 600");
+        let own = std::mem::replace(&mut agent.pid, Pid::from_raw(i32::MAX));
+        assert_eq!(agent.identity(), None);
+        agent.pid = own;
+        let told = agent.identity();
+        assert!(told.is_some_and(|told| told.pid == own.as_raw()));
+        agent.pid = Pid::from_raw(i32::MAX);
+        assert_eq!(agent.identity(), told);
+        agent.pid = own;
+    }
+
+    #[test]
     fn names_of_starts_are_never_the_same() {
         let mut tokens: Vec<String> = (0..1000).map(|_| Token::new(Path::new("/p")).0).collect();
         tokens.extend(std::thread::spawn(uuid).join());

@@ -269,7 +269,7 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
             "open",
             &|jobs| chmod(&jobs.join("items"), 0o777),
             &|jobs| chmod(&jobs.join("items"), 0o755),
-            "chmod go-w",
+            "(where that changes nothing, mount its file system with umask=077)",
         ),
         (
             "led-astray",
@@ -317,6 +317,26 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
     for project in &broken {
         project.wait_result(ID);
     }
+}
+
+/// Saying things once must not mute what is new.
+#[test]
+fn a_thousand_bad_names_keep_nothing_else_from_being_told() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    let project = space.project("alpha");
+    for n in 0..1100 {
+        fs::write(project.item(&format!("job-odd-{n}.md")), "x").unwrap();
+    }
+    space.start();
+    let in_the_way = project.results(&format!(".{ID}.json.tmp"));
+    fs::create_dir(&in_the_way).unwrap();
+    project.submit(ID, "x");
+    space.wait_log("what was decided is kept");
+    fs::write(project.item("job-new.md"), "x").unwrap();
+    space.wait_log("job-new.md is left alone");
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
 }
 
 #[test]

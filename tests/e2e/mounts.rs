@@ -232,7 +232,10 @@ pub fn what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute()
             project.submit(ID, "x");
             project.wait_result(ID);
         }
-        drop(mounted);
+        // An idle project does not keep its file system busy.
+        let unmount = || Command::new("umount").arg(&unmounted.path).output();
+        wait_until("it to be unmounted", || unmount().unwrap().status.success());
+        std::mem::forget(mounted);
         let above = Mounted::tmpfs(&over.path);
         let _items = Mounted::tmpfs(&items.item(""));
         items.submit(NEXT, "x");

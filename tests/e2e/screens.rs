@@ -146,7 +146,7 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
     space.plain_agent("cat > /dev/null; until [ -e go ]; do sleep 0.05; done");
     let [alpha, beta] = ["alpha", "beta"].map(|name| space.project(name));
     space.project_with("gamma", json!({"timeout": "soon"}));
-    space.project_with("delta", json!({"enabled": false}));
+    let delta = space.project_with("delta", json!({"enabled": false}));
     fs::write(beta.item("fix-bug.md"), "x\n").unwrap();
     space.start();
     alpha.submit("job-20260130-090000-runs", "Do it.\n");
@@ -192,6 +192,10 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
         waited.stderr.contains("waits is held; job-monitor release"),
         "{waited:?}"
     );
+    delta.submit(GOOD, "x");
+    let waited = space.run(&["wait", "--timeout", "300ms", GOOD]);
+    let why = "waits: no job is started until job-monitor enable delta";
+    assert!(waited.stderr.contains(why), "{waited:?}");
 }
 
 #[test]

@@ -102,6 +102,9 @@ fn a_job_is_found_by_a_part_of_its_id_in_every_project() {
     ] {
         assert_eq!(space.run(args).status, status, "{args:?}");
     }
+    // Where they are taken, they are offered.
+    let offered = in_dir(&space, &web.path, &["complete", "show", ""]).ok();
+    assert!(offered.contains(NEW) && offered.contains(OLD), "{offered}");
     // Without an id the newest finished one is meant, where none runs.
     assert!(in_dir(&space, &api.path, &["show"]).ok().contains(OLD));
 }
@@ -347,7 +350,8 @@ fn register_keeps_git_away_refuses_a_spool_and_follows_a_project_that_moved() {
     let alpha = space.project("alpha");
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
     let path = |part: &str| alpha.path.join(part).to_str().unwrap().to_owned();
-    space.run(&["register", &path("inner")]).ok();
+    let told = space.run(&["register", &path("inner")]).ok();
+    assert!(told.contains("Warning: it overlaps \"alpha\""), "{told}");
     assert_eq!(
         fs::read_to_string(path("inner/jobs/.gitignore")).unwrap(),
         "*\n"

@@ -2,6 +2,7 @@
 //! and the way out.
 
 use crate::space::Space;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use std::fs;
 
@@ -123,6 +124,37 @@ fn releasing_a_job_that_waits_for_its_retry_says_when_that_is() {
     space.run(&["hold", ID]).ok();
     let told = space.run(&["release", ID]).ok();
     assert_eq!(told, format!("Released {ID}\n"));
+}
+
+#[test]
+fn releasing_a_job_that_was_only_interrupted_releases_nothing() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; : > begun; exec sleep 600");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_view("that it runs", |view| view["is_processing"] == true);
+    space.kill();
+    let told = space.run(&["release", ID]).ok();
+    assert!(
+        told.starts_with(&format!("{ID} is not held; it ")),
+        "{told}"
+    );
+}
+
+/// A daemon that starts holds its lock before its number stands there.
+#[test]
+fn restart_never_names_a_process_that_there_is_not() {
+    let space = Space::new();
+    fs::create_dir_all(space.state()).unwrap();
+    let lock = fs::File::create(space.state().join("daemon.lock")).unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+    // Nothing that could restart anything of the user's.
+    space.env("PATH", "/nowhere");
+    let ran = space.run(&["restart"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(ran.stderr.contains("systemctl"), "{ran:?}");
+    assert!(!ran.stderr.contains("kill"), "{ran:?}");
 }
 
 #[test]
