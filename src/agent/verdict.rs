@@ -13,6 +13,9 @@ const SENTENCE_MAX: usize = 500;
 /// How much of standard error goes into a sentence; the result has more of it.
 const TAIL_MAX: usize = 300;
 
+/// What an agent says that is too old for its service, and so ends before it did anything.
+const TOO_OLD: &str = "or higher) is required to continue";
+
 /// How the agent's process ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
@@ -228,6 +231,9 @@ impl Case<'_> {
             None if fold.limit.is_some() => (UsageLimit, fold.limit, "the usage limit is reached"),
             None if fold.offline => (Network, None, "the agent waited for the network"),
             None if session_unknown => (ExitCode, None, "the agent does not know the session"),
+            None if !fold.has_events && self.stderr.contains(TOO_OLD) => {
+                (AgentMissing, None, "the agent is too old for its service")
+            }
             _ => {
                 let (kind, resets_at) = (fold.dialect.told)(self)?;
                 (kind, resets_at, "the agent gave up")
@@ -794,6 +800,10 @@ mod tests {
             (fault.kind, fault.error.as_str()),
             (ExitCode, "the agent ended with exit status 127: boom twice")
         );
+        let old = "needs an update.\nA newer version (2.9.0 or higher) is required to continue.\n";
+        let fault = expect_fault(claude(&exited(1), &none, old));
+        assert_eq!(fault.kind, AgentMissing);
+        assert!(fault.error.contains("2.9.0 or higher"), "{}", fault.error);
         assert_eq!(judge(&none, killed(9, Ending::Itself)).kind, Signal);
         assert_eq!(judge(&none, exited(0)).kind, NoResult);
         assert_eq!(judge(&read(b"srun: error\n"), exited(1)).kind, ExitCode);
