@@ -1,7 +1,7 @@
 //! What is left after a crash, a stop or a second daemon: each row of the table of states, laid
 //! out on disk or brought about by `kill -9`.
 
-use crate::space::{BOUND, Project, Space, is_alive, spawn, wait_for, wait_until};
+use crate::space::{BOUND, Project, Space, is_alive, remove_dir, spawn, wait_for, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -342,10 +342,7 @@ fn a_state_directory_deleted_under_the_running_daemon_costs_no_job() {
     project.submit(ID, "x");
     project.submit(NEXT, "x");
     wait_running(&project);
-    // The daemon may be writing into it.
-    wait_until("it is deleted", || {
-        fs::remove_dir_all(project.state("")).is_ok()
-    });
+    remove_dir(&project.state(""));
     fs::write(project.path.join("go"), "").unwrap();
     assert_eq!(project.wait_result(ID)["status"], "completed");
     assert_eq!(project.wait_result(NEXT)["status"], "completed");

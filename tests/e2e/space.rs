@@ -623,6 +623,11 @@ impl Project {
     }
 }
 
+/// Removes a directory in which the daemon may make files meanwhile.
+pub fn remove_dir(path: &Path) {
+    wait_until("the directory's end", || fs::remove_dir_all(path).is_ok());
+}
+
 /// Writes beside a file and renames over it.
 pub fn replace(path: &Path, bytes: &[u8]) {
     let name = path.file_name().unwrap().to_str().unwrap();

@@ -2,7 +2,7 @@
 //! what the kernel does not tell of: nothing is lost, nothing runs twice, and no job is called
 //! done whose result is not on disk.
 
-use crate::space::{Project, Space, spawn, wait_until};
+use crate::space::{Project, Space, remove_dir, spawn, wait_until};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ impl Case {
         copy(&self.path(), &copied);
         match self.loss {
             Loss::Removed => {
-                fs::remove_dir_all(self.path()).unwrap();
+                remove_dir(&self.path());
                 fs::rename(copied, self.aside()).unwrap();
             }
             Loss::Replaced => {
@@ -262,7 +262,7 @@ fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_res
             project.submit(ID, "wait");
             project.wait_made("ran");
             match loss {
-                Loss::Removed => fs::remove_dir_all(project.state("")).unwrap(),
+                Loss::Removed => remove_dir(&project.state("")),
                 Loss::Replaced => {
                     fs::rename(project.state(""), aside(project, "state")).unwrap();
                     fs::create_dir(project.state("")).unwrap();
