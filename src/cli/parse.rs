@@ -124,6 +124,9 @@ impl Asked {
             "--project" => self.projects = Which::Named(value),
             "--all-projects" => self.projects = Which::All,
             "--json" => self.format = Format::Json,
+            "--all" if page.operands().any(|word| word.contains("PROJECT")) => {
+                self.projects = Which::All;
+            }
             "--all" => self.all = true,
             "--failed" => self.wanted.failed = true,
             "--since" => {
@@ -165,13 +168,11 @@ impl Asked {
             let kind = operand.trim_matches(|c: char| !c.is_ascii_uppercase());
             let is_said = match kind {
                 "ID" => self.all || self.wanted.failed,
-                "PROJECT" => self.all || self.projects != Which::Around,
+                "PROJECT" => self.projects != Which::Around,
                 _ => false,
             };
-            let most = match operand.contains("...") {
-                true => usize::MAX,
-                false => 1,
-            };
+            let is_list = operand.contains("...");
+            let most = if is_list { usize::MAX } else { 1 };
             let named: Vec<OsString> = words.by_ref().take(most).collect();
             match (named.is_empty(), is_said) {
                 (true, false) if !operand.starts_with('[') => {
@@ -199,12 +200,9 @@ impl Asked {
 }
 
 fn job(word: &OsStr) -> Result<JobName> {
-    word.to_str().and_then(JobName::parse).ok_or_else(|| {
-        usage(format!(
-            "not a job id: {}; a job id looks like job-20260130-143000-fix-bug",
-            shown(word)
-        ))
-    })
+    let (name, word) = (word.to_str().and_then(JobName::parse), shown(word));
+    let like = "a job id looks like job-20260130-143000-fix-bug";
+    name.ok_or_else(|| usage(format!("not a job id: {word}; {like}")))
 }
 
 /// The beginning of a local day, or so long ago.

@@ -19,8 +19,8 @@ pub(super) fn hold_line(hold: &HoldView, now: Wall) -> String {
 /// Why a job that was begun does not run just now.
 pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     let Some(suspension) = &claim.suspended else {
-        return "was interrupted; on_interrupt says what follows when the monitor starts"
-            .to_owned();
+        let text = "was interrupted; on_interrupt says what follows when the monitor starts";
+        return text.to_owned();
     };
     let error = clean_line(&suspension.error);
     match suspension.retry_at {
@@ -30,6 +30,15 @@ pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
         }
         Some(_) => format!("goes on next: {error}"),
         None => format!("waits for its agent: {error}"),
+    }
+}
+
+/// How long a job runs: `4m 05s`, and which start it is if not the first.
+pub(super) fn running_for(claim: &Claim, limit: &str, now: Wall) -> String {
+    let since = human(now.since(claim.started_at));
+    match claim.starts {
+        0 | 1 => since + limit,
+        start => format!("{since}{limit}, start {start}"),
     }
 }
 

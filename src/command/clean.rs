@@ -58,10 +58,8 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String
     let verb = if dry_run { "Would remove" } else { "Removed" };
     let old = jobs.values().filter(|is_old| **is_old).count() as u64;
     let (old, files) = (counted(old, "job"), counted(files, "file"));
-    let (name, mib) = (
-        clean_line(&spool.project().name),
-        bytes as f64 / f64::from(1 << 20),
-    );
+    let name = clean_line(&spool.project().name);
+    let mib = bytes as f64 / f64::from(1 << 20);
     Ok(format!("{verb} {old} of {name}: {files}, {mib:.1} MiB\n"))
 }
 

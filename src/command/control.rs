@@ -83,15 +83,11 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
         }))
     };
     let jobs = counted(each(scope, asked, "", &act)?, "job");
-    match asked.all {
-        true => {
-            let holds = counted(holds, "hold");
-            render::print(&format!(
-                "Released {jobs}; lifted {holds} of agents and projects\n"
-            ))
-        }
-        false => Ok(()),
+    if !asked.all {
+        return Ok(());
     }
+    let holds = counted(holds, "hold") + " of agents and projects";
+    render::print(&format!("Released {jobs}; lifted {holds}\n"))
 }
 
 /// Submits the texts of jobs again, under new ids.

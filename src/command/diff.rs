@@ -31,14 +31,10 @@ pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
     let read = file.take(PATCH_MAX).read_to_end(&mut bytes);
     read.map_err(|e| Error::io("read", &spool.log_path(&name), e))?;
     let (text, style) = (String::from_utf8_lossy(&bytes), Style::of_stdout());
+    let lines = text.lines().map(|line| painted(line, style));
     match (stat, style.terminal) {
         (true, _) => render::print(&(stat_of(&text) + &line + "\n")),
-        (false, true) => render::print(
-            &text
-                .lines()
-                .map(|line| painted(line, style))
-                .collect::<String>(),
-        ),
+        (false, true) => render::print(&lines.collect::<String>()),
         // To a file or a pipe it goes as it is, so that git can apply it.
         (false, false) => render::unless_gone(render::put(&bytes)),
     }

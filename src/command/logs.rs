@@ -34,28 +34,15 @@ const TAIL: usize = 256 << 10;
 /// An agent that has been silent for so long is said to be.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Tells what the agent did.
-pub(super) fn logs(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
-    tell(scope, id, manner).map(|_| Exit::Done)
-}
-
 /// Follows a job that was just submitted, and ends as `wait` does.
-pub(super) fn follow(scope: &Scope, id: &JobId) -> Outcome {
+pub(super) fn follow(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
     let note = format!("the job goes on; job-monitor logs -f {id}");
     // Without a handler, the interruption would end us as well, only without a word.
     let _ = ctrlc::set_handler(move || {
         render::note(&note);
         std::process::exit(130);
     });
-    let follow = true;
-    tell(
-        scope,
-        id,
-        Manner {
-            follow,
-            ..Manner::default()
-        },
-    )
+    tell(scope, id, manner)
 }
 
 /// What a running agent does just now, in a line.
@@ -122,10 +109,12 @@ struct Story {
     exit: Option<Exit>,
 }
 
-/// A part of the telling. A later look finds the same parts, and more behind them.
-enum Piece {
-    /// A line between.
-    Seam(String),
+/// A part of the telling: a line between, and the log behind it. A later look finds the same parts, and
+/// more behind them.
+struct Piece(String, Log);
+
+enum Log {
+    Nothing,
     /// The output of a start, by its number.
     Output(u32),
     /// Another log, by its name.
@@ -174,35 +163,31 @@ impl Story {
 
     /// All that there is to tell.
     fn pieces(&self, spool: &Spool, id: &JobId, now: Wall) -> Result<Vec<Piece>> {
-        let mut pieces = Vec::new();
+        let (mut pieces, mut session) = (Vec::new(), None);
         let mut checks = self.checks.iter().zip(1..).peekable();
-        for (at, start) in self.starts.iter().enumerate() {
-            let (number, next) = (at as u32 + 1, self.starts.get(at + 1));
-            let of_before = at.checked_sub(1).map(|at| &self.starts[at].session_id);
-            let how = match of_before {
+        for (start, number) in self.starts.iter().zip(1..) {
+            let next = self.starts.get(number as usize);
+            let how = match session.replace(&start.session_id) {
                 None => "",
-                Some(session) if session.is_some() && *session == start.session_id => ", resumed",
+                Some(before) if before.is_some() && *before == start.session_id => ", resumed",
                 Some(_) => ", afresh",
             };
-            let began = start.started_at.short(now);
-            let seam = format!("start {number}, {began}{how}");
-            pieces.extend([Piece::Seam(seam), Piece::Output(number)]);
+            let seam = format!("start {number}, {}{how}", start.started_at.short(now));
+            pieces.push(Piece(seam, Log::Output(number)));
             if next.is_none() && self.grows {
                 break;
             }
             let errors = log_name(id, number, "err");
             let file = spool.open_log(&errors)?;
             if file.is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)) {
-                let seam = "standard error".to_owned();
-                pieces.extend([Piece::Seam(seam), Piece::Text(errors)]);
+                pieces.push(Piece("standard error".to_owned(), Log::Text(errors)));
             }
             let is_of_it =
                 |check: &Check| next.is_none_or(|next| check.started_at < next.started_at);
             while let Some((check, round)) = checks.next_if(|(check, _)| is_of_it(check)) {
                 let took = Duration::try_from_secs_f64(check.duration_seconds).unwrap_or_default();
                 let seam = format!("check {round} {} after {}", check_end(check), human(took));
-                let log = check_log(id, round);
-                pieces.extend([Piece::Seam(seam), Piece::Text(log)]);
+                pieces.push(Piece(seam, Log::Text(check_log(id, round))));
             }
             // How the last one ended, the line on where the job stands tells.
             if next.is_some() {
@@ -212,7 +197,7 @@ impl Story {
                 };
                 let took = human(start.duration());
                 let seam = format!("start {number} ended after {took}{why}");
-                pieces.push(Piece::Seam(seam));
+                pieces.push(Piece(seam, Log::Nothing));
             }
         }
         Ok(pieces)
@@ -227,7 +212,8 @@ struct Telling<'a> {
     /// Whether the bytes go out as they are.
     is_raw: bool,
     transcript: Transcript,
-    /// So many pieces were told to their end.
+    /// So many pieces were begun, and so many told to their end.
+    begun: usize,
     told: usize,
     /// The file that is being told.
     file: Option<File>,
@@ -235,7 +221,8 @@ struct Telling<'a> {
     kept: Option<Vec<u8>>,
 }
 
-fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
+/// Tells what the agent did; the exit status tells how the job stands.
+pub(super) fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
     let style = Style::of_stdout();
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,
@@ -247,6 +234,7 @@ fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
         manner,
         is_raw: manner.raw && !style.terminal,
         transcript: Transcript::new(style, columns),
+        begun: 0,
         told: 0,
         file: None,
         kept: manner.tail.map(|_| Vec::new()),
@@ -265,18 +253,18 @@ impl Telling<'_> {
         loop {
             let (standing, now) = (standing(scope, &self.spool, self.id)?, Wall::now());
             let story = Story::of(&standing, now);
-            self.catch_up(story.pieces(&self.spool, self.id, now)?, story.grows)?;
+            self.catch_up(&story.pieces(&self.spool, self.id, now)?, story.grows)?;
             match standing {
                 Standing::Running(_) if self.manner.follow => {}
                 Standing::Running(_) | Standing::Done(_) => self.seam(&story.line)?,
                 // Its words count down; once is enough.
-                _ if paused_at.replace(self.told) == Some(self.told) => {}
-                _ if self.told > 0 => self.seam(&story.line)?,
+                _ if paused_at.replace(self.begun) == Some(self.begun) => {}
+                _ if self.begun > 0 => self.seam(&story.line)?,
                 _ => render::note(&format!("{} {}", self.id, story.line)),
             }
             // What comes now is written at once.
-            if let (Some(kept), Some(lines)) = (self.kept.take(), self.manner.tail) {
-                render::put(&kept[start_of_last(&kept, lines)..])?;
+            if let Some(kept) = self.kept.take() {
+                render::put(&kept[start_of_last(&kept, self.manner.tail)..])?;
             }
             if story.exit.is_some() || !self.manner.follow {
                 return Ok(story.exit.unwrap_or(Exit::Done));
@@ -286,44 +274,41 @@ impl Telling<'_> {
     }
 
     /// Tells all that was written and not told yet. The last piece may grow.
-    fn catch_up(&mut self, mut pieces: Vec<Piece>, grows: bool) -> Result<()> {
-        if self.manner.raw {
-            pieces.retain(|piece| matches!(piece, Piece::Output(_)));
-        }
-        while let Some(piece) = pieces.get(self.told) {
-            if let Piece::Seam(text) = piece {
-                self.seam(text)?;
-            } else {
-                self.tell_file(piece)?;
-                if grows && self.told + 1 == pieces.len() {
-                    return Ok(());
-                }
-                self.transcript.finish();
-                self.put_told()?;
-                self.file = None;
+    fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
+        for Piece(seam, log) in pieces.iter().skip(self.told) {
+            if self.begun == self.told {
+                self.seam(seam)?;
+                self.begun += 1;
             }
-            self.told += 1;
+            self.tell_log(log)?;
+            if grows && self.begun == pieces.len() {
+                break;
+            }
+            self.transcript.finish();
+            self.put_told()?;
+            (self.file, self.told) = (None, self.begun);
         }
         Ok(())
     }
 
-    /// Tells what a file has more than the last time.
-    fn tell_file(&mut self, piece: &Piece) -> Result<()> {
+    /// Tells what a log has more than the last time.
+    fn tell_log(&mut self, log: &Log) -> Result<()> {
+        let is_raw = self.manner.raw;
         if self.file.is_none() {
-            let (file, dialect) = match piece {
-                Piece::Output(start) => open_output(&self.spool, self.id, *start)?.unzip(),
-                Piece::Text(name) | Piece::Seam(name) => (self.spool.open_log(name)?, None),
+            let (file, dialect) = match log {
+                Log::Output(start) => open_output(&self.spool, self.id, *start)?.unzip(),
+                Log::Text(name) if !is_raw => (self.spool.open_log(name)?, None),
+                _ => (None, None),
             };
             self.file = file;
-            self.transcript.begin(dialect.filter(|_| !self.manner.raw));
+            self.transcript.begin(dialect.filter(|_| !is_raw));
         }
         let mut block = [0; BLOCK];
         while let Some(file) = &mut self.file {
-            let length = file.read(&mut block).map_err(unreadable)?;
-            match length {
+            match file.read(&mut block).map_err(unreadable)? {
                 0 => break,
-                _ if self.is_raw => self.put(&block[..length])?,
-                _ => self.transcript.feed(&block[..length]),
+                length if self.is_raw => self.put(&block[..length])?,
+                length => self.transcript.feed(&block[..length]),
             }
             self.put_told()?;
         }
@@ -343,27 +328,25 @@ impl Telling<'_> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let (Some(kept), Some(lines)) = (&mut self.kept, self.manner.tail) else {
+        let Some(kept) = &mut self.kept else {
             return render::put(bytes);
         };
         kept.extend_from_slice(bytes);
         if kept.len() > BLOCK {
-            kept.drain(..start_of_last(kept, lines));
+            kept.drain(..start_of_last(kept, self.manner.tail));
         }
         Ok(())
     }
 }
 
 /// Where the last `lines` lines of a text begin.
-fn start_of_last(text: &[u8], lines: usize) -> usize {
+fn start_of_last(text: &[u8], lines: Option<usize>) -> usize {
+    let Some(before) = lines.unwrap_or(0).checked_sub(1) else {
+        return text.len();
+    };
     let ends = text.iter().enumerate().rev().skip(1);
-    let mut starts = ends
-        .filter(|(_, byte)| **byte == b'\n')
-        .map(|(at, _)| at + 1);
-    match lines {
-        0 => text.len(),
-        _ => starts.nth(lines - 1).unwrap_or(0),
-    }
+    let mut ends = ends.filter(|(_, byte)| **byte == b'\n');
+    ends.nth(before).map_or(0, |(at, _)| at + 1)
 }
 
 /// Lets some time pass. Fails as writing would if nobody reads any more, so that following ends with

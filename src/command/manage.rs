@@ -19,7 +19,7 @@ use crate::time::Wall;
 use serde_json::Map;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Registers a project: its directories, holds on what lies there, the entry, the skills.
 pub(super) fn register(asked: &Asked) -> Result<()> {
@@ -149,11 +149,7 @@ fn install_skills(places: &Places, entry: Option<&Entry>, project: &Path) -> Res
 /// projects on and off.
 pub(super) fn change(asked: &Asked) -> Result<()> {
     let registry = Places::find()?.registry();
-    let which = if asked.all {
-        &Which::All
-    } else {
-        &asked.projects
-    };
+    let which = &asked.projects;
     let scope = || Scope::read(which).map(|(scope, _)| scope);
     let name = |entry: &Entry| entry.project.name.clone();
     let names = match which {
@@ -203,17 +199,15 @@ pub(super) fn restart() -> Result<()> {
         }
     }
     let mut systemctl = Command::new("systemctl");
-    systemctl
+    let status = systemctl
         .args(["--user", "restart", "job-monitor"])
-        .stdin(Stdio::null());
-    let status = systemctl.status();
-    match status
-        .map_err(|e| Error::io("start", Path::new("systemctl"), e))?
-        .success()
-    {
-        true => render::print("Restarted the service job-monitor\n"),
-        false => Err(Error::new(
-            "systemctl did not restart job-monitor; job-monitor doctor says what is missing",
-        )),
+        .status();
+    let status = status.map_err(|e| Error::io("start", Path::new("systemctl"), e))?;
+    if status.success() {
+        return render::print("Restarted the service job-monitor\n");
     }
+    let help = "job-monitor doctor says what is missing";
+    Err(Error::new(format!(
+        "systemctl did not restart job-monitor; {help}"
+    )))
 }

@@ -1,6 +1,6 @@
 //! `queue` and `list`: what waits, what runs, and what is in the way.
 
-use super::brief::{hold_line, retry_at, suspension_text};
+use super::brief::{hold_line, retry_at, running_for, suspension_text};
 use super::scope::Scope;
 use crate::board;
 use crate::cli::Format;
@@ -11,7 +11,7 @@ use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean, clean_line};
 use crate::settings::{self, Settings};
 use crate::spool::{Marks, Spool};
-use crate::time::{Wall, human};
+use crate::time::Wall;
 use serde_json::{Value, json};
 
 /// What is the same for all projects and may be in the way of a job.
@@ -155,10 +155,7 @@ impl Seen {
         match &self.current {
             Some(claim) => {
                 lines.push(format!("Processing: {}", claim.job_id.file_name()));
-                let start = Some(claim.starts).filter(|start| *start > 1);
-                let start = start.map_or(String::new(), |start| format!(", start {start}"));
-                let since = human(now.since(claim.started_at));
-                lines.push(format!("Running for: {since}{start}"));
+                lines.push(format!("Running for: {}", running_for(claim, "", now)));
             }
             None => lines.push("Processing: None".to_owned()),
         }
@@ -230,13 +227,11 @@ fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) 
     let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
     let answer = || json!({"daemon": daemon, "projects": projects().collect::<Vec<Value>>()});
     let none = "No projects registered; job-monitor register PATH adds one\n";
+    let told = |(entry, seen): &(&Entry, Found)| text(entry, seen);
     render::print(&match format {
         Format::Json => render::json(&answer())? + "\n",
         Format::Text if found.is_empty() => none.to_owned(),
-        Format::Text => found
-            .iter()
-            .map(|(entry, seen)| text(entry, seen))
-            .collect(),
+        Format::Text => found.iter().map(told).collect(),
     })
 }
 

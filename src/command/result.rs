@@ -2,7 +2,7 @@
 //! number of results makes the memory that it takes grow much.
 
 use crate::agent::json::parse;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Attempt, JobId};
 use crate::record::{Change, Check};
 use crate::render::{Style, clean_line, fit};
@@ -151,6 +151,16 @@ impl Finished {
         Finished::read(&spool.open_result(id).ok()??)
     }
 
+    /// The result of a job, of which there is no other word.
+    pub(super) fn need(spool: &Spool, id: &JobId, file: &File) -> Result<Finished> {
+        Finished::read(file).ok_or_else(|| {
+            let path = spool.result_path(id);
+            let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
+            let text = format!("the result {} cannot be read; {way_out}", path.display());
+            Error::new(text)
+        })
+    }
+
     /// What stands in for a result that cannot be read.
     pub(super) fn unreadable() -> Finished {
         Finished {
@@ -203,16 +213,19 @@ impl Finished {
         notes
     }
 
-    /// The kind of its error, if that says more than the status.
-    pub(super) fn remark(&self) -> Option<String> {
-        let kind = clean_line(self.error_kind.as_ref()?);
-        (kind != self.word()).then_some(kind)
+    /// How it ended, with the kind of its error if that says more: `failed (check_failed)`.
+    pub(super) fn verdict(&self) -> String {
+        let kind = self.error_kind.as_deref().map(clean_line);
+        match (self.word(), kind) {
+            (word, Some(kind)) if kind != word => format!("{word} ({kind})"),
+            (word, _) => word,
+        }
     }
 
     /// How long its agent was at work, in seconds.
     pub(super) fn seconds(&self) -> Option<f64> {
-        self.duration_seconds
-            .filter(|seconds| (0.0..SECONDS_MAX).contains(seconds))
+        let is_possible = |seconds: &f64| (0.0..SECONDS_MAX).contains(seconds);
+        self.duration_seconds.filter(is_possible)
     }
 
     /// The same for people; nothing for a job that had no start.
@@ -223,9 +236,8 @@ impl Finished {
 
     /// What it cost.
     pub(super) fn cost(&self) -> Option<String> {
-        self.worker_output
-            .cost_usd
-            .map(|cost| format!("${cost:.4}"))
+        let usd = (*self.worker_output.cost_usd)?;
+        Some(format!("${usd:.4}"))
     }
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
@@ -235,16 +247,12 @@ impl Finished {
 
     /// How the job ended, in a line.
     pub(super) fn line(&self) -> String {
-        let mut line = self.word();
-        let kind = self.remark().map(|kind| format!(" ({kind})"));
-        let duration = self.duration().map(|duration| format!(" after {duration}"));
-        line.extend(kind.into_iter().chain(duration));
-        for part in self.cost().into_iter().chain(self.notes()) {
-            line = format!("{line}, {part}");
-        }
-        if let Some(error) = self.error.as_ref() {
-            line = format!("{line}: {}", fit(&clean_line(error), ERROR_SHOWN));
-        }
+        let mut line = self.verdict();
+        line.extend(self.duration().map(|duration| format!(" after {duration}")));
+        let parts = self.cost().into_iter().chain(self.notes());
+        line.extend(parts.map(|part| format!(", {part}")));
+        let error = self.error.as_deref().map(clean_line);
+        line.extend(error.map(|error| format!(": {}", fit(&error, ERROR_SHOWN))));
         line
     }
 }

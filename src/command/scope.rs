@@ -45,6 +45,9 @@ pub(crate) enum Standing {
     Waiting { held: bool },
 }
 
+/// A job: the spool that has it, and how it stands there.
+pub(crate) type Job = (Spool, Standing);
+
 impl Scope {
     /// Reads the registry and picks; says so where the monitor does not run.
     pub(crate) fn load(which: &Which) -> Result<Scope> {
@@ -130,7 +133,7 @@ impl Scope {
     }
 
     /// Where a job is, and how it stands there.
-    pub(crate) fn job(&self, id: &JobId) -> Result<(Spool, Standing)> {
+    pub(crate) fn job(&self, id: &JobId) -> Result<Job> {
         self.find(id)?.ok_or_else(|| {
             // It may be in a project that cannot be looked at, which this says.
             self.spools();
@@ -159,7 +162,7 @@ impl Scope {
 
     /// Looks for a job. Ids are unique in practice; if two projects have one of the same name, the
     /// person must say which.
-    fn find(&self, id: &JobId) -> Result<Option<(Spool, Standing)>> {
+    fn find(&self, id: &JobId) -> Result<Option<Job>> {
         let mut found = self.search(|spool, found| {
             let standing = standing(&spool, id, self.daemon.is_some())?;
             found.extend(standing.map(|standing| (spool, standing)));

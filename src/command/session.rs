@@ -2,33 +2,23 @@
 
 use super::Outcome;
 use super::result::Finished;
-use super::scope::{Scope, Standing};
+use super::scope::{Job, Scope, Standing};
 use crate::agent::{Sessions, dialect, plan};
 use crate::error::{Error, Result, plain};
 use crate::job::JobId;
 use crate::project::AgentSpec;
 use crate::settings;
-use crate::spool::Spool;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// The session of a job that does not run, and the agent that keeps it.
-pub(super) fn of(
-    scope: &Scope,
-    spool: &Spool,
-    id: &JobId,
-    standing: &Standing,
-) -> Result<(String, AgentSpec)> {
+pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentSpec)> {
+    let (spool, standing) = job;
     let (session, name) = match standing {
         Standing::Done(result) => {
-            let told = Finished::read(result).ok_or_else(|| {
-                let path = spool.result_path(id);
-                Error::new(format!("the result {} cannot be read", path.display()))
-            })?;
-            (
-                told.session_id.clone(),
-                told.agent.clone().unwrap_or_default(),
-            )
+            let told = Finished::need(spool, id, result)?;
+            let agent = told.agent.clone().unwrap_or_default();
+            (told.session_id.clone(), agent)
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
         Standing::Running(_) => {
@@ -56,9 +46,9 @@ pub(super) fn of(
 
 /// Opens the session of a job in the agent's own program, in the project.
 pub(super) fn open(scope: &Scope, id: &JobId) -> Outcome {
-    let (spool, standing) = scope.job(id)?;
-    let (session, agent) = of(scope, &spool, id, &standing)?;
-    let project = spool.project();
+    let job = scope.job(id)?;
+    let (session, agent) = of(scope, id, &job)?;
+    let project = job.0.project();
     let fill = |word: &String| plan::fill(word, project, id, 1);
     let command: Vec<String> = agent.command.iter().map(fill).collect();
     // What the daemon gives the agent decides where its sessions are.

@@ -7,7 +7,7 @@ use super::result::{Finished, Member, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::job::{JobId, log_name};
 use crate::record::{Check, Claim};
 use crate::render::{self, clean, clean_line, fit};
@@ -75,12 +75,12 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
 /// A finished job. A result that cannot be read ends it all the same.
 fn done(mut view: Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
     view["state"] = json!("done");
-    let Some(result) = Finished::read(&file) else {
-        render::answer(format, &view, || Page::of("unreadable", id).0)?;
-        let path = spool.result_path(id);
-        let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
-        let text = format!("the result {} cannot be read; {way_out}", path.display());
-        return Err(Error::new(text));
+    let result = match Finished::need(spool, id, &file) {
+        Ok(result) => result,
+        Err(error) => {
+            render::answer(format, &view, || Page::of("unreadable", id).0)?;
+            return Err(error);
+        }
     };
     if format == Format::Json && file.rewind().is_ok() {
         view["result"] = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();

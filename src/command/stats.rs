@@ -183,11 +183,8 @@ impl Totals {
             self.output_tokens.map(tokens),
             self.cost_usd.map(money),
         ];
-        row(
-            name,
-            cells.map(|cell| cell.unwrap_or("-".to_owned())),
-            with_checks,
-        )
+        let cells = cells.map(|cell| cell.unwrap_or("-".to_owned()));
+        row(name, cells, with_checks)
     }
 }
 
@@ -200,9 +197,8 @@ fn table(projects: &[Project], total: &Totals, style: Style) -> String {
         "Jobs", "Done", "Checks", "Median", "Total", "Tok in", "Tok out", "Cost",
     ];
     let head = row("", heads.map(str::to_owned), checks);
-    let room = terminal::size(io::stdout())
-        .0
-        .saturating_sub(head.len() + 2);
+    let (columns, _) = terminal::size(io::stdout());
+    let room = columns.saturating_sub(head.len() + 2);
     let days = projects.iter().flat_map(|project| &project.days);
     let most = days.map(|day| day.jobs).max().unwrap_or(1);
     let mut lines = vec![head];

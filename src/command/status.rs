@@ -21,10 +21,6 @@ const SORTED: usize = 2000;
 
 /// Tells the finished jobs.
 pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
-    render::unless_gone(tell(scope, wanted, format))
-}
-
-fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
     let (spools, style) = (scope.spools(), Style::of_stdout());
     let since = wanted.since;
     let limit = wanted.limit.unwrap_or(usize::MAX);
@@ -41,12 +37,12 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
         if is_old || wanted.failed && result.ending() != Ending::Bad {
             return None;
         }
+        let project = match spools.len() {
+            1 => String::new(),
+            _ => format!("  [{}]", clean(&spool.project().name)),
+        };
         let told = match format {
-            Format::Text if spools.len() == 1 => as_cells(&id, &result, "", style),
-            Format::Text => {
-                let project = format!("  [{}]", clean(&spool.project().name));
-                as_cells(&id, &result, &project, style)
-            }
+            Format::Text => as_cells(&id, &result, &project, style),
             Format::Json => vec![as_json(&id, &result, spool)],
         };
         Some((*result.completed_at, told))
@@ -83,20 +79,14 @@ fn tell(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
 type Row = (Option<Wall>, Vec<String>);
 
 fn as_cells(id: &JobId, result: &Finished, project: &str, style: Style) -> Vec<String> {
-    let kind = result.remark().map(|kind| format!(" ({kind})"));
-    let (mark, word) = (result.ending().mark(style), result.word());
+    let (mark, verdict) = (result.ending().mark(style), result.verdict());
     let at = result.completed_at.map(|at| at.short(Wall::now()));
     let notes = result.notes().join(", ") + project;
-    let cells = [
-        at,
-        result.duration(),
-        result.cost(),
-        result.change(),
-        Some(notes.trim_start().to_owned()),
-    ];
-    let head = format!("  {mark} {id}: {word}{}", kind.unwrap_or_default());
-    let cells = cells.into_iter().map(Option::unwrap_or_default);
-    [head].into_iter().chain(cells).collect()
+    let mut row = vec![format!("  {mark} {id}: {verdict}")];
+    let cells = [at, result.duration(), result.cost(), result.change()];
+    row.extend(cells.map(Option::unwrap_or_default));
+    row.push(notes.trim_start().to_owned());
+    row
 }
 
 fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {

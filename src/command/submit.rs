@@ -7,7 +7,7 @@ use crate::document;
 use crate::error::{Error, Exit, Result};
 use crate::files::{Dir, name_of};
 use crate::job::{JobId, Meta};
-use crate::project::Layout;
+use crate::project::{Layout, Policy};
 use crate::registry::Entry;
 use crate::render::{self, quoted};
 use crate::settings;
@@ -49,13 +49,13 @@ pub(super) fn submit(scope: &Scope, asked: &Asked) -> Outcome {
 /// Submits a document whose job goes on in the session of a finished one.
 pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
     let id = scope.resolve_or_latest(asked.jobs.first())?;
-    let (spool, standing) = scope.job(&id)?;
-    let Standing::Done(_) = standing else {
+    let job = scope.job(&id)?;
+    if !matches!(job.1, Standing::Done(_)) {
         let text = format!("{id} is not finished; job-monitor wait {id} waits for it");
         return Err(Error::new(text));
-    };
-    session::of(scope, &spool, &id, &standing)?;
-    let entry = scope.entry(&spool.project().name)?;
+    }
+    session::of(scope, &id, &job)?;
+    let entry = scope.entry(&job.0.project().name)?;
     hand_in(scope, entry, asked, Some(&id))
 }
 
@@ -75,13 +75,16 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
         let text = "the description needs an ASCII letter or digit; choose another with -d";
         return Err(Error::with(Exit::Usage, text));
     }
+    let (settings, _) = settings::load(&scope.places.settings())?;
+    let policy = entry.policy(&settings)?;
+    let wishes = wishes(asked, continues);
     let is_typed = asked.words.is_empty() && std::io::stdin().is_terminal();
     let draft = is_typed.then(|| {
         let (stamp, pid) = (Wall::now().stamp(), std::process::id());
         std::env::temp_dir().join(format!("job-monitor-{stamp}-{pid}.md"))
     });
     let submit = |texts: Vec<Vec<u8>>| {
-        let prepare = |text: &Vec<u8>| prepare(scope, entry, text, asked, continues);
+        let prepare = |text: &Vec<u8>| prepare(&policy, text, &wishes);
         let documents = texts.iter().map(prepare).collect::<Result<Vec<_>>>()?;
         let mut ids = Vec::new();
         for (words, text) in documents {
@@ -107,7 +110,7 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
         render::note(&format!("it waits {delay}"));
     }
     match asked.wait {
-        _ if follow => logs::follow(scope, &ids[0]),
+        _ if follow => logs::follow(scope, &ids[0], asked.manner),
         true => wait::wait(scope, &ids, None),
         false => Ok(Exit::Done),
     }
@@ -141,10 +144,8 @@ fn write(draft: &Path, project: &Path) -> Result<Vec<u8>> {
     if !Dir::open(&dir)?.create_new(name, TEMPLATE.as_bytes())? {
         return Err(Error::new(format!("{} is in the way", draft.display())));
     }
-    let mut editor = ["VISUAL", "EDITOR"]
-        .into_iter()
-        .filter_map(settings::variable);
-    let editor = editor.next().unwrap_or_else(|| "vi".to_owned());
+    let chosen = settings::variable("VISUAL").or_else(|| settings::variable("EDITOR"));
+    let editor = chosen.unwrap_or_else(|| "vi".to_owned());
     // As git does it: the variable may hold arguments, which only a shell can tell apart.
     let status = Command::new("sh")
         .args(["-c", &format!("{editor} \"$1\""), "sh"])
@@ -164,42 +165,35 @@ fn write(draft: &Path, project: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Checks a text as the daemon will, and puts what was asked for into its front matter. Gives the
-/// words for its id and the document.
-fn prepare(
-    scope: &Scope,
-    entry: &Entry,
-    text: &[u8],
-    asked: &Asked,
-    continues: Option<&JobId>,
-) -> Result<(String, Vec<u8>)> {
-    let (settings, _) = settings::load(&scope.places.settings())?;
-    let policy = entry.policy(&settings)?;
+/// What was asked for, as lines of front matter.
+fn wishes(asked: &Asked, continues: Option<&JobId>) -> String {
+    let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
+    let wishes = [
+        ("agent", asked.agent.clone()),
+        ("model", asked.model.clone()),
+        ("timeout", asked.timeout.map(ms)),
+        ("continues", continues.map(JobId::to_string)),
+    ];
+    let line = |(key, value)| Some(format!("{key}: {}\n", Option::<String>::from(value)?));
+    wishes.into_iter().filter_map(line).collect()
+}
+
+/// Checks a text as the daemon will, and puts the wishes into its front matter. Gives the words for
+/// its id and the document.
+fn prepare(policy: &Policy, text: &[u8], wishes: &str) -> Result<(String, Vec<u8>)> {
     let meta = Meta::default();
     let check = |text| document::check(text, &meta, policy.max_document, true);
     let body = check(text).map_err(Error::new)?.body;
-    let timeout = asked
-        .timeout
-        .map(|timeout| format!("{}ms", timeout.as_millis()));
-    let mut lines = String::new();
-    for (key, value) in [
-        ("agent", asked.agent.clone()),
-        ("model", asked.model.clone()),
-        ("timeout", timeout),
-        ("continues", continues.map(JobId::to_string)),
-    ] {
-        lines += &value.map_or(String::new(), |value| format!("{key}: {value}\n"));
-    }
     let head = &text[..text.len() - body.len()];
     let block = head.windows(3).position(|three| three == b"---");
     let end = |at: usize| Some(at + head[at..].iter().position(|byte| *byte == b'\n')? + 1);
     let new = match block.and_then(end) {
-        _ if lines.is_empty() => text.to_owned(),
-        Some(at) => [&text[..at], lines.as_bytes(), &text[at..]].concat(),
-        None => [format!("---\n{lines}---\n").as_bytes(), text].concat(),
+        _ if wishes.is_empty() => text.to_owned(),
+        Some(at) => [&text[..at], wishes.as_bytes(), &text[at..]].concat(),
+        None => [format!("---\n{wishes}---\n").as_bytes(), text].concat(),
     };
     let checked = document::check(&new, &meta, policy.max_document, true).map_err(Error::new)?;
-    checked.wishes.tighten(&policy).map_err(Error::new)?;
+    checked.wishes.tighten(policy).map_err(Error::new)?;
     let words = slug(first_words(body)).unwrap_or_else(|| "job".to_owned());
     Ok((words, new))
 }

@@ -26,10 +26,7 @@ pub(super) fn size(terminal: impl AsFd) -> (usize, usize) {
     let fd = terminal.as_fd().as_raw_fd();
     // SAFETY: TIOCGWINSZ writes a winsize, which is four numbers of this type, to the live local.
     unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) };
-    let or = |number, default| match number {
-        0 => default,
-        number => usize::from(number),
-    };
+    let or = |number: u16, default| if number > 0 { number.into() } else { default };
     (or(size[1], COLUMNS), or(size[0], ROWS))
 }
 

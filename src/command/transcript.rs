@@ -1,6 +1,7 @@
 //! What an agent's output tells a person: events become lines. Pure, and in bounded memory whatever
 //! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
+use super::result::counted;
 use crate::agent::event::{Event, LastResult, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::Lines;
@@ -247,10 +248,7 @@ impl Transcript {
             (false, None | Some("success" | "api_error")) => "failed".to_owned(),
             (false, Some(other)) => clean_line(other),
         }];
-        parts.extend(result.turns.map(|turns| match turns {
-            1 => "1 turn".to_owned(),
-            turns => format!("{turns} turns"),
-        }));
+        parts.extend(result.turns.map(|turns| counted(turns, "turn")));
         let lasted = result.duration_ms.filter(|ms| (0.0..1e15).contains(ms));
         parts.extend(lasted.map(|ms| human(Duration::from_millis(ms as u64))));
         let tokens = result.usage.as_ref().map_or(0, tokens);
@@ -300,11 +298,9 @@ impl Transcript {
     /// One line, cut at the edge.
     fn line(&mut self, depth: usize, color: &str, line: &str) {
         self.begin_line(Above::Lines);
-        let line = fit(
-            &format!("{}{}", "    ".repeat(depth), line.trim_end()),
-            self.width,
-        );
-        self.out.push_str(&(self.style.paint(color, &line) + "\n"));
+        let line = "    ".repeat(depth) + line.trim_end();
+        let line = self.style.paint(color, &fit(&line, self.width));
+        self.out.push_str(&(line + "\n"));
     }
 
     /// Ends an open line, and separates texts from what is around them.
@@ -331,16 +327,12 @@ fn tokens(usage: &Value) -> u64 {
 /// What a tool is asked to work on, in one line; a file in the directory of work by its name there.
 fn subject(input: &str, cwd: &str) -> String {
     let input = object(input).unwrap_or_default();
-    let text = SUBJECTS
-        .split(' ')
-        .find_map(|key| parse_text(input.raw(key)));
+    let mut keys = SUBJECTS.split(' ');
+    let text = keys.find_map(|key| parse_text(input.raw(key)));
     let text = text.unwrap_or_default();
     let below = text.strip_prefix(cwd).filter(|_| !cwd.is_empty());
-    headline(
-        below
-            .and_then(|rest| rest.strip_prefix('/'))
-            .unwrap_or(&text),
-    )
+    let below = below.and_then(|rest| rest.strip_prefix('/'));
+    headline(below.unwrap_or(&text))
 }
 
 /// What a tool answered, in one line.

@@ -1,7 +1,7 @@
 //! `watch`: all projects on one screen, drawn anew each second from a fresh look.
 
 use super::Outcome;
-use super::brief::{retry_at, suspension_text};
+use super::brief::{retry_at, running_for, suspension_text};
 use super::logs::action;
 use super::queue::{Ground, Seen};
 use super::result::{Ending, Finished, Newest};
@@ -96,13 +96,13 @@ struct Ended {
 impl Overview {
     fn of(scope: &Scope, style: Style) -> Overview {
         let (ground, now) = (Ground::of(scope), Wall::now());
+        let settings = ground.settings.as_ref();
         let panel = |entry: &Entry| {
             let mut panel = Panel::default();
-            let settings = ground.settings.as_ref();
             let policy = settings.and_then(|settings| entry.policy(settings).ok());
             let limit = policy.map(|policy| policy.timeout);
             let seen = ground.look(scope, entry);
-            let filled = seen.and_then(|seen| panel.fill(&seen, limit, style, now));
+            let filled = seen.and_then(|seen| panel.fill(&seen, limit, style));
             if let Err(error) = filled {
                 panel.rows = vec![style.paint("31", &clean_line(&error.to_string()))];
             }
@@ -111,11 +111,7 @@ impl Overview {
         };
         let panels: Vec<Panel> = scope.entries.iter().map(panel).collect();
         let spent = board::read(&scope.places.state).ledger.spent(None, now);
-        let budget = ground
-            .settings
-            .as_ref()
-            .and_then(|s| s.common.daily_budget_usd);
-        let spent = match budget {
+        let spent = match settings.and_then(|all| all.common.daily_budget_usd) {
             Some(budget) => format!(", ${spent:.2} of ${budget:.2} today"),
             None if spent > 0.0 => format!(", ${spent:.2} today"),
             None => String::new(),
@@ -148,13 +144,8 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
 }
 
 impl Panel {
-    fn fill(
-        &mut self,
-        seen: &Seen,
-        limit: Option<Duration>,
-        style: Style,
-        now: Wall,
-    ) -> Result<()> {
+    fn fill(&mut self, seen: &Seen, limit: Option<Duration>, style: Style) -> Result<()> {
+        let now = Wall::now();
         self.ended = ended(&seen.spool, style, now)?;
         for (word, text) in &seen.obstacles {
             self.rows.push(match *word {
@@ -165,16 +156,10 @@ impl Panel {
         }
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
-            let elapsed = human(now.since(claim.started_at));
             // The document may want less.
             let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
-            let start = match claim.starts {
-                0 | 1 => String::new(),
-                start => format!(", start {start}"),
-            };
-            let dot = style.paint("32", "●");
-            self.rows
-                .push(format!("{dot} {name}  {elapsed}{limit}{start}"));
+            let (dot, runs) = (style.paint("32", "●"), running_for(claim, &limit, now));
+            self.rows.push(format!("{dot} {name}  {runs}"));
             let action = action(&seen.spool, claim, now)?;
             self.rows.push(style.paint("36", &format!("  {action}")));
             self.running = Some(claim.started_at);
@@ -188,8 +173,8 @@ impl Panel {
                 }
                 _ => suspension_text(claim, now),
             };
-            self.rows
-                .push(format!("{} {name}  {text}", style.paint("33", "‖")));
+            let sign = style.paint("33", "‖");
+            self.rows.push(format!("{sign} {name}  {text}"));
         }
         if self.rows.is_empty() {
             self.rows.push(style.paint("2", "idle"));
@@ -206,12 +191,12 @@ impl Panel {
         self.waiting = waiting.len() + usize::from(seen.suspended.is_some());
         let named = waiting.iter().take(WAITING_NAMED);
         let names: Vec<&str> = named.map(|id| id.description()).collect();
-        let waiting = (waiting.len(), format!("waiting: {}", names.join(", ")));
-        let parts = [(held.len(), "held".to_owned()), waiting].into_iter();
-        let parts = parts.filter(|(count, _)| *count > 0);
-        let parts: Vec<String> = parts
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect();
+        let waiting = format!("{} waiting: {}", waiting.len(), names.join(", "));
+        let parts = [
+            (self.held > 0).then(|| format!("{} held", self.held)),
+            (!names.is_empty()).then_some(waiting),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
         if !parts.is_empty() {
             self.rows.push(parts.join(", "));
         }
@@ -242,13 +227,8 @@ impl Ended {
         let (color, sign) = ending.sign();
         let (sign, time) = (style.paint(color, sign), style.paint("2", &at.short(now)));
         let color = if ending == Ending::Cancelled { "2" } else { "" };
-        let change = result.change().map(|change| format!(", {change}"));
-        let told = format!(
-            "{}: {}{}",
-            id.description(),
-            result.line(),
-            change.unwrap_or_default()
-        );
+        let mut told = format!("{}: {}", id.description(), result.line());
+        told.extend(result.change().map(|change| format!(", {change}")));
         Some(Ended {
             ending,
             row: format!("{sign} {time} {}", style.paint(color, &told)),
@@ -354,14 +334,11 @@ impl Overview {
         let overlap = |begun: Wall, ended: Wall| ended.min(to).since(begun.max(from)).as_millis();
         let spans = || panel.ended.iter().flat_map(|ended| &ended.spans);
         let runs = panel.running.map_or(0, |since| overlap(since, self.now));
-        let busy = runs
-            + spans()
-                .map(|&(begun, ended)| overlap(begun, ended))
-                .sum::<u128>();
+        let spent: u128 = spans().map(|span| overlap(span.0, span.1)).sum();
         let is_touched = spans().any(|&(begun, ended)| begun < to && ended >= from);
         let is_failure =
             |ended: &Ended| ended.ending == Ending::Bad && ended.at >= from && ended.at < to;
-        let share = busy * SHARES.len() as u128 / to.since(from).as_millis().max(1);
+        let share = (runs + spent) * SHARES.len() as u128 / to.since(from).as_millis().max(1);
         let sign = SHARES[(share as usize).min(SHARES.len() - 1)];
         let (color, sign) = match panel.ended.iter().any(is_failure) {
             true => ("31", "✗"),
