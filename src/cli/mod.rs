@@ -28,16 +28,24 @@ pub struct Asked {
     pub projects: Which,
     /// How the answer is wanted. `Json` comes only with a command that reads.
     pub format: Format,
-    /// The jobs that were named.
-    pub jobs: Vec<JobName>,
+    /// The jobs that were named, each by its id or a part of it: only letters that ids have.
+    pub jobs: Vec<String>,
     /// What else was named: files, a directory, a shell, a command.
     pub words: Vec<OsString>,
     /// Every job, or every project, for which the command makes sense.
     pub all: bool,
-    /// Which finished jobs are meant.
-    pub wanted: Wanted,
-    /// How a job is told of.
-    pub manner: Manner,
+    /// So many finished jobs at most.
+    pub limit: Option<usize>,
+    /// Those that ended then or later.
+    pub since: Option<Wall>,
+    /// Those only that failed.
+    pub failed: bool,
+    /// A job is told of on and on, until it is done.
+    pub follow: bool,
+    /// `logs`: the bytes that the agent wrote to standard output.
+    pub raw: bool,
+    /// `logs`: of what is there already, so many lines only, the last ones.
+    pub tail: Option<usize>,
     /// `diff`: the numbers only.
     pub stat: bool,
     /// `clean`: how long ago the jobs finished.
@@ -88,60 +96,13 @@ pub enum Format {
     Json,
 }
 
-/// Which finished jobs are meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// So many at most.
-    pub limit: Option<usize>,
-    /// Those that ended then or later.
-    pub since: Option<Wall>,
-    /// Those only that failed.
-    pub failed: bool,
-}
-
-/// How `logs` tells of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Manner {
-    /// On and on, until the job is done.
-    pub follow: bool,
-    /// The bytes that the agent wrote to standard output.
-    pub raw: bool,
-    /// Of what is there already, so many lines only, the last ones.
-    pub tail: Option<usize>,
-}
-
-/// A job as it was typed: its id, or a part of it. It has only letters that ids have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobName(String);
-
-impl JobName {
-    /// The longest that is taken for an id, in bytes.
-    const MAX: usize = 200;
-
-    /// Takes a word that may name a job. An ending `.md` does not count.
-    pub fn parse(word: &str) -> Option<JobName> {
-        let mut bytes = word.bytes();
-        let fits = word.len() <= JobName::MAX
-            && bytes.clone().any(|byte| byte.is_ascii_alphanumeric())
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        fits.then(|| JobName(word.to_owned()))
-    }
-
-    /// The word.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// The completions for a shell: a stub that asks `job-monitor complete`.
 pub fn completions(shell: &str) -> Result<&'static str> {
+    let shells = "there are completions for bash, zsh and fish";
     match shell {
         "bash" => Ok(include_str!("complete.bash")),
         "zsh" => Ok(include_str!("complete.zsh")),
         "fish" => Ok(include_str!("complete.fish")),
-        _ => Err(Error::with(
-            Exit::Usage,
-            "there are completions for bash, zsh and fish",
-        )),
+        _ => Err(Error::with(Exit::Usage, shells)),
     }
 }

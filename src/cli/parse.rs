@@ -1,6 +1,6 @@
 //! From arguments to [`Asked`].
 
-use super::{Asked, CommandHelp, Format, JobName, Which, commands};
+use super::{Asked, CommandHelp, Format, Which, commands};
 use crate::error::{Error, Exit, Result, is_harmful};
 use crate::project::Layout;
 use crate::text::nearest;
@@ -10,6 +10,8 @@ use std::ffi::{OsStr, OsString};
 
 /// How many jobs `status` tells of unless asked otherwise.
 const STATUS_LIMIT: usize = 20;
+/// The longest that is taken for an id, in bytes.
+const ID_MAX: usize = 200;
 /// The longest piece of an argument that a message repeats, in characters.
 const SHOWN_MAX: usize = 60;
 
@@ -47,9 +49,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
         asked.take_option(page, long, value)?;
     }
     asked.take_operands(page, words)?;
-    let wanted = &mut asked.wanted;
-    if asked.command == "status" && !asked.all && wanted.since.is_none() {
-        wanted.limit = wanted.limit.or(Some(STATUS_LIMIT));
+    if asked.command == "status" && !asked.all && asked.since.is_none() {
+        asked.limit = asked.limit.or(Some(STATUS_LIMIT));
     }
     Ok(asked)
 }
@@ -128,16 +129,16 @@ impl Asked {
                 self.projects = Which::All;
             }
             "--all" => self.all = true,
-            "--failed" => self.wanted.failed = true,
+            "--failed" => self.failed = true,
             "--since" => {
                 let forms = "a date such as 2026-01-30, today, or a duration such as 7d";
                 let since = since(&value, Wall::now());
-                self.wanted.since = Some(since.ok_or_else(|| wrong(forms))?);
+                self.since = Some(since.ok_or_else(|| wrong(forms))?);
             }
-            "--limit" => self.wanted.limit = Some(number()?),
-            "--tail" => self.manner.tail = Some(number()?),
-            "--follow" => self.manner.follow = true,
-            "--raw" => self.manner.raw = true,
+            "--limit" => self.limit = Some(number()?),
+            "--tail" => self.tail = Some(number()?),
+            "--follow" => self.follow = true,
+            "--raw" => self.raw = true,
             "--stat" => self.stat = true,
             "--older-than" => self.older_than = Some(duration()?),
             "--dry-run" => self.dry_run = true,
@@ -167,7 +168,7 @@ impl Asked {
         for operand in page.operands() {
             let kind = operand.trim_matches(|c: char| !c.is_ascii_uppercase());
             let is_said = match kind {
-                "ID" => self.all || self.wanted.failed,
+                "ID" => self.all || self.failed,
                 "PROJECT" => self.projects != Which::Around,
                 _ => false,
             };
@@ -199,10 +200,18 @@ impl Asked {
     }
 }
 
-fn job(word: &OsStr) -> Result<JobName> {
-    let (name, word) = (word.to_str().and_then(JobName::parse), shown(word));
-    let like = "a job id looks like job-20260130-143000-fix-bug";
-    name.ok_or_else(|| usage(format!("not a job id: {word}; {like}")))
+/// A word that may name a job.
+fn job(word: &OsStr) -> Result<String> {
+    let has_letters = |word: &&str| word.contains(|c: char| c.is_ascii_alphanumeric());
+    let is_of_id = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let part = word.to_str().filter(has_letters);
+    let part = part.filter(|word| word.len() <= ID_MAX && word.chars().all(is_of_id));
+    let (word, like) = (
+        shown(word),
+        "a job id looks like job-20260130-143000-fix-bug",
+    );
+    let wrong = || usage(format!("not a job id: {word}; {like}"));
+    part.map(str::to_owned).ok_or_else(wrong)
 }
 
 /// The beginning of a local day, or so long ago.
@@ -264,7 +273,7 @@ fn shown(word: &OsStr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Manner, Wanted, help};
+    use crate::cli::help;
     use std::os::unix::ffi::OsStringExt;
     use std::time::Duration;
 
@@ -347,10 +356,9 @@ mod tests {
     #[test]
     fn command_lines_mean_what_they_say() {
         let hour = Duration::from_secs(3600);
-        let name = |text: &str| JobName::parse(text).expect("it may name a job");
         let jobs = |command, jobs: &[&str]| Asked {
             command,
-            jobs: jobs.iter().map(|job| name(job)).collect(),
+            jobs: jobs.iter().map(|&job| job.to_owned()).collect(),
             ..Asked::default()
         };
         let just = |command, words: &[&str]| Asked {
@@ -358,15 +366,14 @@ mod tests {
             ..jobs(command, &[])
         };
         let status = |limit, failed| Asked {
-            wanted: Wanted {
-                limit,
-                failed,
-                since: None,
-            },
+            limit,
+            failed,
             ..just("status", &[])
         };
         let logs = |follow, raw, tail| Asked {
-            manner: Manner { follow, raw, tail },
+            follow,
+            raw,
+            tail,
             ..jobs("logs", &[A])
         };
         let of = |command, projects| Asked {
@@ -410,7 +417,7 @@ mod tests {
                 },
             ),
             ("wait --all", all("wait")),
-            ("resume --all", all("enable")),
+            ("resume --all", of("enable", Which::All)),
             ("pause web", of("disable", named("web"))),
             ("disable .", of("disable", named("."))),
             ("unregister web", of("unregister", named("web"))),

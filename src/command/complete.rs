@@ -1,16 +1,16 @@
 //! The hidden command `complete`: what could stand where the person presses the Tab key, a word a
 //! line. The stubs that `completions` prints call it, and quote the words for their shell.
 
-use super::scope::{Scope, each_id};
+use super::result::Newest;
+use super::scope::{Scope, open_ids};
 use crate::cli::{CommandHelp, Which, commands};
 use crate::error::Result;
 use crate::job::JobId;
-use crate::registry::Entry;
 use crate::render;
 use crate::spool::Spool;
 use std::ffi::OsString;
 
-/// So many finished jobs of a project are offered, the newest.
+/// So many finished jobs are offered, the newest.
 const FINISHED_MAX: usize = 50;
 /// Tells a stub that its shell is to offer files.
 const FILES: &str = ":files";
@@ -76,32 +76,32 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         "SHELL" => owned(&["bash", "fish", "zsh"]),
         "FILE" | "PATH" => owned(&[FILES]),
         "PROJECT" => {
-            let names = entries(&Which::All).into_iter();
-            names.map(|entry| entry.project.name).collect()
+            let spools = spools(&Which::All).into_iter();
+            spools.map(|spool| spool.project().name.clone()).collect()
         }
         _ => Vec::new(),
     }
 }
 
-fn entries(which: &Which) -> Vec<Entry> {
-    Scope::read(which).map_or(Vec::new(), |(scope, _)| scope.entries)
+/// The projects of the registry; none if it cannot be read.
+fn spools(which: &Which) -> Vec<Spool> {
+    let entries = Scope::read(which).map_or(Vec::new(), |(scope, _)| scope.entries);
+    entries
+        .iter()
+        .map(|entry| Spool::new(&entry.project))
+        .collect()
 }
 
 /// The jobs that are not done, and where the command wants those, too, the newest that are.
 fn ids(projects: &Which, command: &str) -> Vec<String> {
-    let open_only = ["cancel", "hold", "release", "wait"].contains(&command);
-    let (mut ids, mut finished) = (Vec::new(), Vec::new());
-    for entry in entries(projects) {
-        let spool = Spool::new(&entry.project);
-        let _ = each_id(&spool, &mut |id, ended| match ended {
-            Some(ended) => finished.push((ended, id.to_string())),
-            None => ids.push(id.to_string()),
-        });
-    }
-    finished.sort_unstable();
-    let newest = finished.into_iter().rev().take(FINISHED_MAX);
-    if !open_only {
-        ids.extend(newest.map(|(_, id)| id));
+    let spools = spools(projects);
+    let open = spools.iter().flat_map(open_ids).flatten();
+    let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
+    if !["cancel", "hold", "release", "wait"].contains(&command)
+        && let Ok(newest) = Newest::of(&spools)
+    {
+        let newest = newest.iter().take(FINISHED_MAX);
+        ids.extend(newest.map(|(_, id)| id.to_string()));
     }
     ids
 }

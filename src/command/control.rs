@@ -161,7 +161,7 @@ pub(super) fn ids(scope: &Scope, asked: &Asked) -> Result<Vec<JobId>> {
     let mut ids = BTreeSet::new();
     for spool in scope.whole()? {
         match asked.command {
-            "retry" => ids.extend(failed_jobs(&spool, asked.wanted.since)?),
+            "retry" => ids.extend(failed_jobs(&spool, asked.since)?),
             _ => ids.extend(open_ids(&spool)?),
         }
     }

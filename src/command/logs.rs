@@ -7,7 +7,7 @@ use super::scope::{self, Scope, Standing};
 use super::terminal;
 use super::transcript::Transcript;
 use crate::agent::{self, Dialect};
-use crate::cli::Manner;
+use crate::cli::Asked;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::{Attempt, JobId, check_log, log_name};
@@ -35,14 +35,14 @@ const TAIL: usize = 256 << 10;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Follows a job that was just submitted, and ends as `wait` does.
-pub(super) fn follow(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
+pub(super) fn follow(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
     let note = format!("the job goes on; job-monitor logs -f {id}");
     // Without a handler, the interruption would end us as well, only without a word.
     let _ = ctrlc::set_handler(move || {
         render::note(&note);
         std::process::exit(130);
     });
-    tell(scope, id, manner)
+    tell(scope, id, asked)
 }
 
 /// What a running agent does just now, in a line.
@@ -208,7 +208,7 @@ impl Story {
 struct Telling<'a> {
     spool: Spool,
     id: &'a JobId,
-    manner: Manner,
+    asked: &'a Asked,
     /// Whether the bytes go out as they are.
     is_raw: bool,
     transcript: Transcript,
@@ -222,7 +222,7 @@ struct Telling<'a> {
 }
 
 /// Tells what the agent did; the exit status tells how the job stands.
-pub(super) fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
+pub(super) fn tell(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
     let style = Style::of_stdout();
     let columns = match style.terminal {
         true => terminal::size(io::stdout()).0,
@@ -231,13 +231,13 @@ pub(super) fn tell(scope: &Scope, id: &JobId, manner: Manner) -> Outcome {
     let mut telling = Telling {
         spool: scope.job(id)?.0,
         id,
-        manner,
-        is_raw: manner.raw && !style.terminal,
+        asked,
+        is_raw: asked.raw && !style.terminal,
         transcript: Transcript::new(style, columns),
         begun: 0,
         told: 0,
         file: None,
-        kept: manner.tail.map(|_| Vec::new()),
+        kept: asked.tail.map(|_| Vec::new()),
     };
     match telling.tell(scope) {
         // A reader that has gone has seen what it wanted.
@@ -255,7 +255,7 @@ impl Telling<'_> {
             let story = Story::of(&standing, now);
             self.catch_up(&story.pieces(&self.spool, self.id, now)?, story.grows)?;
             match standing {
-                Standing::Running(_) if self.manner.follow => {}
+                Standing::Running(_) if self.asked.follow => {}
                 Standing::Running(_) | Standing::Done(_) => self.seam(&story.line)?,
                 // Its words count down; once is enough.
                 _ if paused_at.replace(self.begun) == Some(self.begun) => {}
@@ -264,9 +264,9 @@ impl Telling<'_> {
             }
             // What comes now is written at once.
             if let Some(kept) = self.kept.take() {
-                render::put(&kept[start_of_last(&kept, self.manner.tail)..])?;
+                render::put(&kept[start_of_last(&kept, self.asked.tail)..])?;
             }
-            if story.exit.is_some() || !self.manner.follow {
+            if story.exit.is_some() || !self.asked.follow {
                 return Ok(story.exit.unwrap_or(Exit::Done));
             }
             pause()?;
@@ -293,7 +293,7 @@ impl Telling<'_> {
 
     /// Tells what a log has more than the last time.
     fn tell_log(&mut self, log: &Log) -> Result<()> {
-        let is_raw = self.manner.raw;
+        let is_raw = self.asked.raw;
         if self.file.is_none() {
             let (file, dialect) = match log {
                 Log::Output(start) => open_output(&self.spool, self.id, *start)?.unzip(),
@@ -316,7 +316,7 @@ impl Telling<'_> {
     }
 
     fn seam(&mut self, text: &str) -> Result<()> {
-        if !self.manner.raw {
+        if !self.asked.raw {
             self.transcript.seam(text);
         }
         self.put_told()
@@ -333,7 +333,7 @@ impl Telling<'_> {
         };
         kept.extend_from_slice(bytes);
         if kept.len() > BLOCK {
-            kept.drain(..start_of_last(kept, self.manner.tail));
+            kept.drain(..start_of_last(kept, self.asked.tail));
         }
         Ok(())
     }

@@ -62,8 +62,8 @@ fn run(asked: &Asked) -> Outcome {
         "daemon" => daemon::run(Places::find()?),
         "queue" => queue::queue(&scope()?, format),
         "list" => queue::list(&Scope::load(everywhere)?, format),
-        "status" => render::unless_gone(status::status(&scope()?, &asked.wanted, format)),
-        "stats" => stats::stats(&scope()?, asked.wanted.since, format),
+        "status" => render::unless_gone(status::status(&scope()?, asked)),
+        "stats" => stats::stats(&scope()?, asked.since, format),
         "config" => config::config(&scope()?, format),
         "watch" => return watch::watch(everywhere),
         "doctor" => return doctor::doctor(&asked.projects, format),
@@ -72,7 +72,7 @@ fn run(asked: &Asked) -> Outcome {
             let id = scope.resolve_or_latest(asked.jobs.first())?;
             return match asked.command {
                 "show" => show::job(&scope, &id, format),
-                "logs" => logs::tell(&scope, &id, asked.manner).map(|_| Exit::Done),
+                "logs" => logs::tell(&scope, &id, asked).map(|_| Exit::Done),
                 "open" => session::open(&scope, &id),
                 _ => diff::diff(&scope, &id, asked.stat).map(|()| Exit::Done),
             };

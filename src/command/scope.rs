@@ -1,6 +1,6 @@
 //! Which projects and which jobs a command means (SPEC 9).
 
-use crate::cli::{JobName, Which};
+use crate::cli::Which;
 use crate::daemon;
 use crate::error::{Error, Exit, Result};
 use crate::job::JobId;
@@ -178,14 +178,14 @@ impl Scope {
 
     /// The job that was typed: an id, of which a part is enough if no other job has it. An id that
     /// is none's is given back as it is.
-    pub(crate) fn resolve(&self, typed: &JobName) -> Result<JobId> {
-        let exact = JobId::parse(typed.as_str());
+    pub(crate) fn resolve(&self, typed: &str) -> Result<JobId> {
+        let exact = JobId::parse(typed);
         if let Some(id) = &exact
             && self.find(id)?.is_some()
         {
             return Ok(id.clone());
         }
-        let part = typed.as_str().strip_suffix(".md").unwrap_or(typed.as_str());
+        let part = typed.strip_suffix(".md").unwrap_or(typed);
         let mut ids = self.search(|spool, found| {
             each_id(&spool, &mut |id, _| {
                 if id.as_str().contains(part) {
@@ -208,7 +208,7 @@ impl Scope {
     }
 
     /// The same for a word that may be missing: then the job that runs is meant, else the newest.
-    pub(crate) fn resolve_or_latest(&self, typed: Option<&JobName>) -> Result<JobId> {
+    pub(crate) fn resolve_or_latest(&self, typed: Option<&String>) -> Result<JobId> {
         if let Some(typed) = typed {
             return self.resolve(typed);
         }

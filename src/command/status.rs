@@ -4,7 +4,7 @@ use super::result::{Ending, Finished, Newest};
 use super::scope::Scope;
 use super::terminal;
 use crate::board;
-use crate::cli::{Format, Wanted};
+use crate::cli::{Asked, Format};
 use crate::error::Result;
 use crate::holds::Hold;
 use crate::job::JobId;
@@ -20,10 +20,10 @@ use std::io;
 const SORTED: usize = 2000;
 
 /// Tells the finished jobs.
-pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<()> {
+pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
     let (spools, style) = (scope.spools(), Style::of_stdout());
-    let since = wanted.since;
-    let limit = wanted.limit.unwrap_or(usize::MAX);
+    let (format, since) = (asked.format, asked.since);
+    let limit = asked.limit.unwrap_or(usize::MAX);
     let newest = Newest::of(&spools)?;
     render::show(match format {
         Format::Text => "Completed jobs:\n",
@@ -34,7 +34,7 @@ pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<(
         // One that cannot be read is told, too; when it ended nobody knows.
         let result = Finished::of(spool, &id).unwrap_or_else(Finished::unreadable);
         let is_old = since.is_some_and(|since| *result.completed_at < Some(since));
-        if is_old || wanted.failed && result.ending() != Ending::Bad {
+        if is_old || asked.failed && result.ending() != Ending::Bad {
             return None;
         }
         let project = match spools.len() {
@@ -65,7 +65,7 @@ pub(super) fn status(scope: &Scope, wanted: &Wanted, format: Format) -> Result<(
         shown += group.len();
     }
     let left = newest.order.len() - shown;
-    let takes_all = since.is_none() && !wanted.failed;
+    let takes_all = since.is_none() && !asked.failed;
     render::show(&match (format, shown) {
         (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
         (_, 0) if takes_all => "  none yet\n".to_owned(),

@@ -60,7 +60,7 @@ pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
 }
 
 fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId>) -> Outcome {
-    let (project, follow) = (&entry.project, asked.manner.follow);
+    let (project, follow) = (&entry.project, asked.follow);
     // Refusals come before anything is written or submitted.
     if asked.wait || follow {
         refuse_own_wait(&project.name)?;
@@ -110,7 +110,7 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
         render::note(&format!("it waits {delay}"));
     }
     match asked.wait {
-        _ if follow => logs::follow(scope, &ids[0], asked.manner),
+        _ if follow => logs::follow(scope, &ids[0], asked),
         true => wait::wait(scope, &ids, None),
         false => Ok(Exit::Done),
     }
