@@ -359,12 +359,12 @@ impl Spool {
     pub fn tidy(&self) -> Result<()> {
         let dirs = self.dirs()?;
         let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp");
-        let places: [(&Dir, fn(&str) -> bool); 3] = [
-            (&dirs.items, is_abandoned),
-            (&dirs.results, is_ours),
-            (&dirs.state, is_ours),
-        ];
-        for (dir, is_left) in places {
+        for (dir, is_items) in [
+            (&dirs.items, true),
+            (&dirs.results, false),
+            (&dirs.state, false),
+        ] {
+            let is_left = if is_items { is_abandoned } else { is_ours };
             let mut left = Vec::new();
             dir.list(&mut |name, _| left.extend(is_left(name).then(|| name.to_owned())))?;
             left.iter().try_for_each(|name| dir.remove(name))?;

@@ -680,9 +680,9 @@ mod tests {
         // It went to work once more, and ended without another.
         let init = json!({"type": "system", "subtype": "init"});
         let working = json!({"type": "assistant", "message": {"content": []}});
-        for more in [&[init.clone()][..], &[working.clone()], &[init, working]] {
-            let list = [&[good()][..], more].concat();
-            assert_eq!(judge(&list, 0), Some(NoResult), "{more:?}");
+        let list = [good(), init, working];
+        for list in [&list[..2], &list[..3], &[good(), list[2].clone()]] {
+            assert_eq!(judge(list, 0), Some(NoResult), "{list:?}");
         }
         let lost = format!(
             "{}\n{}",

@@ -304,7 +304,7 @@ fn without_git_or_where_git_distrusts_the_owner_a_job_runs_and_its_record_is_lef
     if !Uid::effective().is_root() {
         return lacks("root", "gives a repository to another user");
     }
-    chown(&project.path.join(".git"), Some(65_534), Some(65_534)).unwrap();
+    chown(project.path.join(".git"), Some(65_534), Some(65_534)).unwrap();
     space.env("PATH", &outer);
     space.start();
     project.submit(&ID.replace("12", "13"), "x\n");
