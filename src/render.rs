@@ -163,9 +163,8 @@ pub fn answer(format: Format, value: &impl Serialize, text: impl FnOnce() -> Str
 
 /// A value as JSON that does a terminal no harm.
 pub fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map(|json| calm_json(&json))
-        .map_err(|e| Error::new(format!("the answer cannot be written as JSON: {e}")))
+    let failed = |e| Error::new(format!("the answer cannot be written as JSON: {e}"));
+    Ok(calm_json(&serde_json::to_string(value).map_err(failed)?))
 }
 
 /// JSON without what [`clean`] takes out of a text, and without what [`encoded`] would change. Such a

@@ -33,10 +33,9 @@ impl CommandHelp {
     pub fn options(
         self,
     ) -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
-        let lines = self.text.lines().filter_map(|line| line.strip_prefix("  "));
-        let lines = lines
-            .map(str::trim_start)
-            .filter(|line| line.starts_with('-'));
+        let inner = |line: &'static str| Some(line.strip_prefix("  ")?.trim_start());
+        let lines = self.text.lines().filter_map(inner);
+        let lines = lines.filter(|line| line.starts_with('-'));
         lines.map(|line| {
             let names = line.split("  ").next().unwrap_or(line);
             let (short, long) = names.split_once(", ").unwrap_or(("", names));

@@ -2,7 +2,7 @@
 //! `##` a subsection, `* ` a term that indented text explains. Paragraphs are parted by blank lines; one
 //! that begins with four spaces is an example. `{commands}` stands for the help of every command.
 
-use super::commands;
+use super::{CommandHelp, commands};
 
 /// The day of the texts' last revision. That of the build would make two builds differ.
 const REVISED: &str = "2026-11-28";
@@ -33,15 +33,13 @@ pub fn man_page() -> String {
         }
         page += if is_example { ".EE\n.RE\n" } else { "" };
     }
-    let help: String = commands()
-        .map(|help| command(help.name, help.text))
-        .collect();
+    let help: String = commands().map(command).collect();
     page.replace("{commands}\n", &help)
 }
 
-fn command(name: &str, text: &str) -> String {
-    let lines: String = text.lines().map(escaped).collect();
-    format!(".SS {}\n.EX\n{lines}.EE\n", escaped(name).trim_end())
+fn command(help: CommandHelp) -> String {
+    let lines: String = help.text.lines().map(escaped).collect();
+    format!(".SS {}.EX\n{lines}.EE\n", escaped(help.name))
 }
 
 /// What roff would not print as it is, with hyphens that can be pasted.

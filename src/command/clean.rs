@@ -5,7 +5,6 @@ use super::scope::{Scope, each_id};
 use crate::cli::Asked;
 use crate::error::{Error, Exit, Result};
 use crate::files::Dir;
-use crate::job::JobId;
 use crate::project::Project;
 use crate::render::{self, clean_line};
 use crate::spool::Spool;
@@ -17,7 +16,7 @@ pub(super) fn clean(scope: &Scope, asked: &Asked) -> Result<()> {
     let none = || Error::with(Exit::Usage, "clean needs --older-than DURATION");
     let age = asked.older_than.ok_or_else(none)?.as_millis();
     let before = i128::from(Wall::now().0) - i128::try_from(age).unwrap_or(i128::MAX);
-    for spool in scope.whole()? {
+    for spool in scope.whole(false)? {
         let told = clean_project(&spool, before.saturating_mul(1_000_000), asked.dry_run)?;
         render::print(&told)?;
     }
@@ -65,9 +64,8 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String
 
 /// The job that a file belongs to: of the ids that its name begins with, the longest.
 fn owner<'a>(name: &'a str, jobs: &BTreeMap<String, bool>) -> Option<&'a str> {
-    let dots = name.rmatch_indices('.').map(|(at, _)| &name[..at]);
-    dots.filter(|stem| jobs.contains_key(*stem))
-        .find(|stem| JobId::exact(stem).is_some())
+    let mut stems = name.rmatch_indices('.').map(|(at, _)| &name[..at]);
+    stems.find(|stem| jobs.contains_key(*stem))
 }
 
 #[cfg(test)]

@@ -86,10 +86,7 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
 /// The projects of the registry; none if it cannot be read.
 fn spools(which: &Which) -> Vec<Spool> {
     let entries = Scope::read(which).map_or(Vec::new(), |(scope, _)| scope.entries);
-    entries
-        .iter()
-        .map(|entry| Spool::new(&entry.project))
-        .collect()
+    entries.iter().map(|one| Spool::new(&one.project)).collect()
 }
 
 /// The jobs that are not done, and where the command wants those, too, the newest that are.

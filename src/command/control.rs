@@ -14,6 +14,7 @@ use crate::spool::{Mark, Spool};
 use crate::time::Wall;
 use crate::worker::Memory;
 use std::collections::BTreeSet;
+use std::mem::replace;
 use std::time::Duration;
 
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
@@ -131,26 +132,24 @@ fn each(
             standing => act(&spool, id, standing),
         }
     };
-    let (mut done, mut failed) = (0, None::<Error>);
+    let (mut done, mut failed) = (0, Ok(()));
     for id in ids(scope, asked)? {
-        match act_on(&id) {
-            Ok(None) => {}
-            Ok(Some(text)) => {
-                done += 1;
-                render::print(&(text + "\n"))?;
-            }
-            Err(error) => {
-                if let Some(before) = failed.replace(error) {
-                    render::note(&before.to_string());
-                }
-            }
+        let acted = act_on(&id);
+        if let Ok(Some(text)) = &acted {
+            done += 1;
+            render::print(&format!("{text}\n"))?;
+        }
+        if acted.is_err()
+            && let Err(before) = replace(&mut failed, acted.map(drop))
+        {
+            render::note(&before.to_string());
         }
     }
-    match failed {
-        Some(error) => Err(error),
-        None if done == 0 => render::print(none).map(|()| 0),
-        None => Ok(done),
+    failed?;
+    if done == 0 {
+        render::print(none)?;
     }
+    Ok(done)
 }
 
 /// The jobs that are meant.
@@ -159,7 +158,7 @@ pub(super) fn ids(scope: &Scope, asked: &Asked) -> Result<Vec<JobId>> {
         return asked.jobs.iter().map(|name| scope.resolve(name)).collect();
     }
     let mut ids = BTreeSet::new();
-    for spool in scope.whole()? {
+    for spool in scope.whole(["wait", "release"].contains(&asked.command))? {
         match asked.command {
             "retry" => ids.extend(failed_jobs(&spool, asked.since)?),
             _ => ids.extend(open_ids(&spool)?),

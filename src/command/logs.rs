@@ -224,10 +224,7 @@ struct Telling<'a> {
 /// Tells what the agent did; the exit status tells how the job stands.
 pub(super) fn tell(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
     let style = Style::of_stdout();
-    let columns = match style.terminal {
-        true => terminal::size(io::stdout()).0,
-        false => COLUMNS_PIPED,
-    };
+    let columns = terminal::columns(COLUMNS_PIPED);
     let mut telling = Telling {
         spool: scope.job(id)?.0,
         id,

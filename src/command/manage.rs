@@ -119,10 +119,8 @@ fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
         spool.mark(id, Mark::Hold)?;
     }
     let name = clean(&quoted(&spool.project().name)).into_owned();
-    let command = format!("job-monitor -p {name} release --all");
-    Ok(format!(
-        "  {jobs} there already, held; to release: {command}\n"
-    ))
+    let how = format!("held; to release: job-monitor -p {name} release --all");
+    Ok(format!("  {jobs} there already, {how}\n"))
 }
 
 /// Writes the skills where Claude Code looks for them, and where the project's own agent does.
@@ -198,10 +196,8 @@ pub(super) fn restart() -> Result<()> {
             )));
         }
     }
-    let mut systemctl = Command::new("systemctl");
-    let status = systemctl
-        .args(["--user", "restart", "job-monitor"])
-        .status();
+    let words = ["--user", "restart", "job-monitor"];
+    let status = Command::new("systemctl").args(words).status();
     let status = status.map_err(|e| Error::io("start", Path::new("systemctl"), e))?;
     if status.success() {
         return render::print("Restarted the service job-monitor\n");

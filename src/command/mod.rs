@@ -78,14 +78,14 @@ fn run(asked: &Asked) -> Outcome {
             };
         }
         "wait" => {
-            let scope = scope()?.of_all();
+            let scope = scope()?;
             return wait::wait(&scope, &control::ids(&scope, asked)?, asked.timeout);
         }
         "submit" => return submit::submit(&scope()?, asked),
         "reply" => return submit::reply(&scope()?, asked),
         "cancel" => control::cancel(&scope()?, asked),
         "hold" => control::hold(&scope()?, asked),
-        "release" => control::release(&scope()?.of_all(), asked),
+        "release" => control::release(&scope()?, asked),
         "retry" => control::retry(&scope()?, asked),
         "clean" => clean::clean(&scope()?, asked),
         "register" => manage::register(asked),

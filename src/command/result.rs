@@ -122,11 +122,10 @@ impl Ending {
     /// The sign of a list of outcomes, in its colour where there are colours. A cancelled job has that
     /// of one that failed: scripts look for what did not complete.
     pub(super) fn mark(self, style: Style) -> String {
-        let listed = match self {
-            Ending::Cancelled => Ending::Bad,
-            other => other,
+        let (color, sign) = match self {
+            Ending::Cancelled => Ending::Bad.sign(),
+            other => other.sign(),
         };
-        let (color, sign) = listed.sign();
         style.paint(color, sign)
     }
 }
@@ -204,12 +203,8 @@ impl Finished {
         }
         let denied = self.permission_denials.list().len() as u64;
         let missing = self.failed_mcp_servers.list().len() as u64;
-        for (count, what, how) in [
-            (denied, "tool", "denied"),
-            (missing, "MCP server", "missing"),
-        ] {
-            notes.extend((count > 0).then(|| format!("{} {how}", counted(count, what))));
-        }
+        notes.extend((denied > 0).then(|| counted(denied, "tool") + " denied"));
+        notes.extend((missing > 0).then(|| counted(missing, "MCP server") + " missing"));
         notes
     }
 

@@ -91,14 +91,10 @@ impl Scope {
         }
     }
 
-    /// The same, for a command that needs nobody to say that all its projects are meant.
-    pub(crate) fn of_all(self) -> Scope {
-        Scope { all: true, ..self }
-    }
-
-    /// The projects of which all jobs are meant: one, unless somebody said all.
-    pub(crate) fn whole(&self) -> Result<Vec<Spool>> {
-        match self.all {
+    /// The projects of which all jobs are meant: one, unless somebody said all or the command needs
+    /// nobody to say so.
+    pub(crate) fn whole(&self, is_harmless: bool) -> Result<Vec<Spool>> {
+        match self.all || is_harmless {
             true => Ok(self.spools()),
             false => Ok(vec![Spool::open(&self.one()?.project)?]),
         }
@@ -124,8 +120,7 @@ impl Scope {
     /// Until when nothing happens to the jobs of a project, if that is so.
     pub(crate) fn delay(&self, project: &str) -> Option<String> {
         if self.entry(project).is_ok_and(|entry| !entry.enabled) {
-            let name = quoted(project);
-            let command = format!("job-monitor enable {name}");
+            let command = format!("job-monitor enable {}", quoted(project));
             return Some(format!("until its project is enabled ({command})"));
         }
         let stopped = self.daemon.is_none();

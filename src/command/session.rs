@@ -22,9 +22,9 @@ pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentS
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
         Standing::Running(_) => {
-            return Err(Error::new(format!(
-                "{id} is running, and a session has room for one; job-monitor logs -f {id} shows it"
-            )));
+            let how = format!("job-monitor logs -f {id} shows it");
+            let text = format!("{id} is running, and a session has room for one; {how}");
+            return Err(Error::new(text));
         }
         Standing::Waiting { .. } => (None, String::new()),
     };

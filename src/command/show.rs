@@ -106,13 +106,12 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     page.line("Attempts", claim.map(|claim| claim.starts));
     let is_its = |entry: &&String| entry.starts_with(&id.file_name());
     page.line("Left alone", seen.left_alone.iter().find(is_its));
-    if seen.marks.cancelled.contains(id) {
-        let what = "it is withdrawn when the monitor runs";
-        page.line("Cancelled", Some(what));
-    } else if held {
-        let how = format!("job-monitor release {id} lets it run");
-        page.line("Held", Some(how));
-    } else {
+    let is_cancelled = seen.marks.cancelled.contains(id);
+    let release = || format!("job-monitor release {id} lets it run");
+    let what = "it is withdrawn when the monitor runs";
+    page.line("Cancelled", is_cancelled.then_some(what));
+    page.line("Held", (held && !is_cancelled).then(release));
+    if !held && !is_cancelled {
         let why = claim.map(|claim| suspension_text(claim, Wall::now()));
         page.line("Suspended", why);
         for (word, why) in &seen.obstacles {
@@ -207,19 +206,18 @@ fn without_audit(summary: &str) -> &str {
 }
 
 fn usage(result: &Finished) -> Option<String> {
-    let tokens = result.worker_output.usage.as_ref().map(|usage| {
+    let mut told = String::new();
+    if let Some(usage) = result.worker_output.usage.as_ref() {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
+        told = format!("\n  Tokens: {input} in, {output} out");
         let kinds = ["cache_creation", "cache_read", "cached"];
         let cached = kinds.map(|kind| tokens(&format!("{kind}_input_tokens")));
-        let cached = match cached.into_iter().fold(0, u64::saturating_add) {
-            0 => String::new(),
-            cached => format!(", {cached} cached"),
-        };
-        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
-        format!("\n  Tokens: {input} in, {output} out{cached}")
-    });
-    let cost = result.cost().map(|cost| format!("\n  Cost: {cost}"));
-    let told: String = tokens.into_iter().chain(cost).collect();
+        let cached = cached.into_iter().reduce(u64::saturating_add);
+        let cached = cached.filter(|cached| *cached > 0);
+        told.extend(cached.map(|cached| format!(", {cached} cached")));
+    }
+    told.extend(result.cost().map(|cost| format!("\n  Cost: {cost}")));
     (!told.is_empty()).then_some(told)
 }
 

@@ -89,9 +89,8 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
     let unreadable: u64 = projects.iter().map(|project| project.unreadable).sum();
     if unreadable > 0 {
         let which = "job-monitor status --all shows which";
-        render::note(&format!(
-            "results that cannot be read are left out: {unreadable}; {which}"
-        ));
+        let what = "results that cannot be read are left out";
+        render::note(&format!("{what}: {unreadable}; {which}"));
     }
     let answer = json!({"since": since, "projects": projects, "total": total});
     render::answer(format, &answer, || match (total.jobs, since) {

@@ -13,7 +13,6 @@ use crate::spool::Spool;
 use crate::time::Wall;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
-use std::io;
 
 /// Results are written in the order in which jobs end, unless a backup was restored. So many are put
 /// in the order of what they tell themselves.
@@ -60,7 +59,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
             let jobs: Vec<&str> = group.iter().map(|row| row.1[0].as_str()).collect();
             render::show(&format!("{gap}{}", jobs.join(",")))?;
         } else {
-            render::show(&lines(&group, style))?;
+            render::show(&lines(&group))?;
         }
         shown += group.len();
     }
@@ -102,13 +101,10 @@ fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
 }
 
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
-fn lines(rows: &[Row], style: Style) -> String {
+fn lines(rows: &[Row]) -> String {
     let widest = |at: usize| rows.iter().map(|row| width(&row.1[at])).max();
     let wide: Vec<usize> = (0..6).map(|at| widest(at).unwrap_or(0)).collect();
-    let columns = match style.terminal {
-        true => terminal::size(io::stdout()).0,
-        false => usize::MAX,
-    };
+    let columns = terminal::columns(usize::MAX);
     let fits = wide.iter().map(|wide| wide + 2).sum::<usize>() <= columns;
     let line = |(_, cells): &Row| {
         let mut rest = String::new();

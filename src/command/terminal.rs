@@ -30,6 +30,14 @@ pub(super) fn size(terminal: impl AsFd) -> (usize, usize) {
     (or(size[1], COLUMNS), or(size[0], ROWS))
 }
 
+/// The columns of standard output; `piped` where it is no terminal.
+pub(super) fn columns(piped: usize) -> usize {
+    match io::stdout().is_terminal() {
+        true => size(io::stdout()).0,
+        false => piped,
+    }
+}
+
 /// One line on standard error that is written over and over, where a person is looking.
 pub(super) struct LiveLine {
     /// Whether anybody sees it.
@@ -68,7 +76,6 @@ pub(super) struct Screen {
     modes: Termios,
     /// What a person or the system asks for.
     signals: SignalFd,
-    drawn: String,
 }
 
 impl Screen {
@@ -83,28 +90,23 @@ impl Screen {
         let asks: SigSet = asks.into_iter().collect();
         asks.thread_block().map_err(failed)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let mut screen = Screen {
+        let screen = Screen {
             modes: termios::tcgetattr(io::stdin()).map_err(failed)?,
             signals: SignalFd::with_flags(&asks, flags).map_err(failed)?,
-            drawn: String::new(),
         };
         screen.enter();
         Ok(screen)
     }
 
-    /// Shows these lines, as many as there is room for. What is there already is not drawn again.
-    pub(super) fn draw(&mut self, lines: &[String]) {
+    /// Shows these lines, as many as there is room for.
+    pub(super) fn draw(&self, lines: &[String]) {
         let rows = size(io::stdout()).1;
         let lines = lines[..lines.len().min(rows)].join("\x1b[K\r\n");
-        let frame = format!("\x1b[H{lines}\x1b[K\x1b[J");
-        if frame != self.drawn {
-            show(&frame);
-            self.drawn = frame;
-        }
+        show(&format!("\x1b[H{lines}\x1b[K\x1b[J"));
     }
 
     /// Waits so long for a key or a signal; whether the person stays.
-    pub(super) fn wait(&mut self, tick: Duration) -> bool {
+    pub(super) fn wait(&self, tick: Duration) -> bool {
         let keyboard = io::stdin();
         let mut sources =
             [self.signals.as_fd(), keyboard.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
@@ -113,8 +115,8 @@ impl Screen {
         let typed = sources[1].any() == Some(true);
         if let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo.cast_signed()) {
-                // Whatever is on the terminal is not what was drawn.
-                Ok(SIGWINCH) => self.drawn.clear(),
+                // A window of another size is drawn at once.
+                Ok(SIGWINCH) => {}
                 // The person has the terminal back until the program is to go on.
                 Ok(SIGTSTP) => {
                     self.leave();
@@ -132,13 +134,12 @@ impl Screen {
         count > 0 && !keys[..count].iter().any(|key| b"qQ".contains(key))
     }
 
-    fn enter(&mut self) {
+    fn enter(&self) {
         let mut modes = self.modes.clone();
         let flags = &mut modes.local_flags;
         flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
         show(ENTER);
-        self.drawn.clear();
     }
 
     fn leave(&self) {

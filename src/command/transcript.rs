@@ -79,10 +79,8 @@ impl Transcript {
 
     /// Another output begins; without a dialect, it is printed as it is.
     pub(super) fn begin(&mut self, dialect: Option<&'static Dialect>) {
-        self.start = Start {
-            dialect,
-            ..Start::default()
-        };
+        self.start = Start::default();
+        self.start.dialect = dialect;
     }
 
     /// What the agent does just now, if it has told anything.

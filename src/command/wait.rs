@@ -98,8 +98,8 @@ fn doing(scope: &Scope, spool: &Spool, id: &JobId, standing: &Standing) -> Resul
         Standing::Done(_) => ("is done".to_owned(), false),
         Standing::Suspended(claim) => (suspension_text(claim, now), true),
         Standing::Waiting { held: true } => {
-            let how = format!("job-monitor release {id} lets it run");
-            (format!("is held; {how}"), true)
+            let text = format!("is held; job-monitor release {id} lets it run");
+            (text, true)
         }
         Standing::Waiting { held: false } => {
             let seen = Seen::around(scope, spool)?;

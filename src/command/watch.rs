@@ -43,7 +43,7 @@ pub(super) fn watch(which: &Which) -> Outcome {
         let lines = Overview::of(&scope, style).lines(columns, usize::MAX);
         return render::print(&(lines.join("\n") + "\n")).map(|()| Exit::Done);
     }
-    let mut screen = Screen::open()?;
+    let screen = Screen::open()?;
     loop {
         let mut overview = Overview::of(&scope, style);
         overview.heading += &style.paint("2", "  (q leaves)");
@@ -274,9 +274,8 @@ impl Overview {
         if lines.len() > rows && rows > 1 {
             let hidden = lines.len() + 1 - rows;
             lines.truncate(rows - 1);
-            lines.push(format!(
-                "and {hidden} more projects; -p NAME shows one, a taller window all"
-            ));
+            let how = "-p NAME shows one, a taller window all";
+            lines.push(format!("and {hidden} more projects; {how}"));
         }
         lines.truncate(rows);
         lines.iter().map(|line| fit(line, columns)).collect()
