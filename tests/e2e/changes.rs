@@ -150,6 +150,22 @@ fn whatever_an_agent_does_the_patch_takes_it_back() {
             Some(1),
         ),
         (
+            "a commit in a submodule, and another one",
+            with(
+                "git init -q ../sub; (cd ../sub; echo s > s; git add s; git commit -qm s); git -c protocol.file.allow=always submodule -q add ../sub sub; git commit -qm sub",
+            ),
+            "echo x > a; (cd sub; git commit -q --allow-empty -m t); git -c protocol.file.allow=always submodule -q add ../sub two",
+            Some(0),
+            Some(4),
+        ),
+        (
+            "linked",
+            "git init -q -b main ../main; (cd ../main; echo one > a; git add a; git commit -qm one; git worktree add -q ../linked -b side); mv ../linked/.git .; git worktree repair; git checkout -q -f".into(),
+            "echo x > a; echo y > y; git commit -qam two",
+            Some(1),
+            Some(2),
+        ),
+        (
             "worktree",
             with("git worktree add -q wt -b side; echo wt >> .gitignore; git commit -qam ignore"),
             "echo x > a; echo y > wt/a",
@@ -200,7 +216,7 @@ fn whatever_an_agent_does_the_patch_takes_it_back() {
             sh(root, &format!("git apply -R {}", path.display()));
         }
         let (mut was, mut left) = (was, content(root));
-        for other in ["ignored", "inner/j", "wt/a"] {
+        for other in ["ignored", "inner/j", "wt/a", "two/s"] {
             was.remove(&root.join(other));
             left.remove(&root.join(other));
         }
