@@ -167,6 +167,35 @@ fn a_process_that_a_tool_leaves_behind_is_ended_with_the_job() {
     real.leaves_nothing();
 }
 
+#[test]
+fn a_check_that_fails_sends_the_cli_back_into_its_session_as_often_as_it_may() {
+    for (rounds, status, checks) in [(2, "completed", 3), (1, "failed", 2)] {
+        let Some(real) = Real::new("text", &[]) else {
+            return;
+        };
+        let body = "echo x >> checks; echo 'two tests fail'; [ $(wc -l < checks) -ge 3 ]";
+        let program = real.space.program("check", body);
+        real.space
+            .set(json!({"check": [program], "check_rounds": rounds}));
+        let result = real.run();
+        assert_eq!(result["status"], status, "{result:#}");
+        assert_eq!(result["checks"].as_array().unwrap().len(), checks);
+        let attempts = result["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), checks);
+        for attempt in attempts {
+            assert_eq!(attempt["session_id"], result["session_id"]);
+        }
+        // One conversation, in which the document stands once.
+        let last = real.stub.conversations().pop().unwrap().to_string();
+        assert_eq!(last.matches("two tests fail").count(), checks - 1, "{last}");
+        assert_eq!(last.matches(TEXT.trim()).count(), 1, "{last}");
+        if status == "failed" {
+            assert_eq!(result["error_kind"], "check_failed");
+        }
+        real.leaves_nothing();
+    }
+}
+
 // --- holds ---
 
 #[test]

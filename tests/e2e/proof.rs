@@ -128,6 +128,8 @@ fn a_daemon_that_ends_in_the_midst_of_a_check_repeats_the_check_and_no_agent() {
         project.submit(ID, "x");
         space.start();
         let child: i32 = project.wait_made("child").trim().parse().unwrap();
+        let watch = space.run(&["watch"]).ok();
+        assert!(watch.contains("the check runs"), "{watch}");
         space.kill();
         space.start();
         wait_until("the check is run again", || checked(&project) == 2);

@@ -4,6 +4,7 @@
 use crate::space::{Project, Space, wait_until};
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime};
 
 const GOOD: &str = "job-20260130-090000-good";
@@ -196,6 +197,33 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
     let waited = space.run(&["wait", "--timeout", "300ms", GOOD]);
     let why = "waits: no job is started until job-monitor enable delta";
     assert!(waited.stderr.contains(why), "{waited:?}");
+}
+
+#[test]
+fn a_hold_is_told_with_reason_and_end_in_every_view_and_to_who_started_the_monitor() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null");
+    let gate = space.program("gate", "echo 'the tree is dirty'; exit 1");
+    let project = space.project_with("alpha", json!({"gate": [gate]}));
+    project.submit("job-20260130-090000-waits", "Do it.\n");
+    let socket = space.root().join("ear");
+    let ear = UnixDatagram::bind(&socket).unwrap();
+    ear.set_nonblocking(true).unwrap();
+    space.spawn(|command| {
+        command.env("NOTIFY_SOCKET", &socket);
+    });
+    let mut heard = [0; 512];
+    wait_until("the service's status", || {
+        let length = ear.recv(&mut heard).unwrap_or(0);
+        let text = String::from_utf8_lossy(&heard[..length]);
+        text.starts_with("STATUS=0 running, 1 waiting; ") && text.contains("the tree is dirty")
+    });
+    for view in ["queue", "list", "watch"] {
+        let told = space.run(&[view]).ok();
+        assert!(told.contains("gate until "), "{view}: {told}");
+        assert!(told.contains("the tree is dirty"), "{view}: {told}");
+    }
+    space.wait_log("is held (gate): the tree is dirty");
 }
 
 #[test]
