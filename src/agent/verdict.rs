@@ -597,6 +597,84 @@ mod tests {
         }
     }
 
+    /// The rows of what was learnt about codex and gemini of which there is no recording.
+    #[test]
+    fn what_was_read_or_has_no_recording_is_judged_as_it_was_learnt() {
+        let judge = |agent: &str, code: i32, output: &str, witness: &str, stderr: &str| {
+            let mut fold = Fold::new(dialect(protocol_of(agent)), false);
+            fold.feed(output.as_bytes());
+            if !witness.is_empty() {
+                fold.witness(witness.as_bytes());
+            }
+            fold.finish();
+            kind_of(&claude(&exited(code), &fold, stderr))
+        };
+        let begun =
+            "{\"type\":\"thread.started\",\"thread_id\":\"t\"}\n{\"type\":\"turn.started\"}\n";
+        for (info, said, kind) in [
+            ("cyber_policy", "no", Refused),
+            ("bio_policy", "no", Refused),
+            ("misalignment_policy_violation", "no", Refused),
+            ("bad_request", "no", InvalidRequest),
+            ("session_budget_exceeded", "no", Budget),
+            ("rate_limit_exceeded", "no", RateLimited),
+            (
+                "other",
+                "Missing environment variable: `STUB_KEY`.",
+                NotAuthenticated,
+            ),
+            ("other", "workspace routing discovery timed out", Network),
+            (
+                "other",
+                "stream disconnected before completion: Incomplete response returned, reason: content_filter",
+                Refused,
+            ),
+        ] {
+            let failed = json!({"type": "turn.failed", "error": {"message": said}});
+            let error = json!({"message": said, "codex_error_info": info});
+            let told = [
+                json!({"type": "event_msg", "payload": {"type": "task_started"}}),
+                json!({"type": "event_msg", "payload": {"type": "task_complete", "error": error}}),
+            ];
+            let output = format!("{begun}{failed}\n");
+            let told = told.map(|line| format!("{line}\n")).concat();
+            let judged = judge("codex", 1, &output, &told, "");
+            assert_eq!(judged, Some(kind), "{info}: {said}");
+        }
+        let large = "{\"input_error_code\":\"input_too_large\"}";
+        assert_eq!(judge("codex", 1, begun, "", large), Some(PromptTooLong));
+        assert_eq!(
+            judge("codex", 101, begun, "", "panicked"),
+            Some(NoResult),
+            "a full disk"
+        );
+
+        let init = "{\"type\":\"init\",\"session_id\":\"s\",\"model\":\"m\"}\n";
+        for code in [42, 44, 52, 54, 55, 130] {
+            assert_eq!(
+                judge("gemini", code, "", "", "no"),
+                Some(ExitCode),
+                "{code}"
+            );
+        }
+        assert_eq!(judge("gemini", 53, init, "", "no"), Some(MaxTurns));
+        let result = |status: &str, tokens: u64| {
+            let result = json!({"type": "result", "status": status, "stats": {"total_tokens": tokens},
+                "error": {"type": "unknown", "message": "[API Error: no]"}});
+            format!("{init}{result}\n")
+        };
+        for (ms, kind) in [("300000", RateLimited), ("300001", UsageLimit)] {
+            let stderr = format!("RetryableQuotaError: no\n  retryDelayMs: {ms},\n");
+            let judged = judge("gemini", 173, &result("error", 9), "", &stderr);
+            assert_eq!(judged, Some(kind), "{ms}");
+        }
+        let terminal = "TerminalQuotaError: no\n  retryDelayMs: undefined,\n";
+        let judged = judge("gemini", 173, &result("error", 9), "", terminal);
+        assert_eq!(judged, Some(UsageLimit));
+        let local = judge("gemini", 0, &result("success", 0), "", "");
+        assert_eq!(local, Some(PromptTooLong), "it asked nobody");
+    }
+
     #[test]
     fn a_recorded_success_cut_short_is_never_complete() {
         for name in ["text", "multi-turn", "sdk-stdin", "api-529-recovered"] {

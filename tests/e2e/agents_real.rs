@@ -24,14 +24,20 @@ const CODEX: &[Row] = &[
     ("400-too-long", "prompt_too_long"),
     ("401", "not_authenticated"),
     ("402", "billing"),
+    ("403", "not_authenticated"),
     ("404", "model_not_found"),
     ("429", "rate_limited"),
     ("429-limit", "usage_limit"),
     ("429-limit-no-time", "usage_limit"),
+    ("429-plan", "billing"),
     ("429-quota", "billing"),
+    ("413", "prompt_too_long"),
     ("500", "overloaded"),
     ("503-overloaded", "overloaded"),
     ("cut", "network"),
+    ("not-json", "network"),
+    ("stream-429", "rate_limited"),
+    ("filtered", "refused"),
     ("refused-prompt", "refused"),
     ("max-tokens", "max_output_tokens"),
     ("empty", "empty_answer"),
@@ -45,6 +51,8 @@ const GEMINI: &[Row] = &[
     ("400-key", "not_authenticated"),
     ("400-too-long", "prompt_too_long"),
     ("401", "not_authenticated"),
+    ("402", "billing"),
+    ("403", "not_authenticated"),
     ("404", "model_not_found"),
     ("429", "rate_limited"),
     ("429-limit", "usage_limit"),
@@ -53,6 +61,8 @@ const GEMINI: &[Row] = &[
     ("503-html", "overloaded"),
     ("cut", "network"),
     ("no-end", "network"),
+    ("not-json", "network"),
+    ("malformed", "agent_error"),
     ("refusal", "refused"),
     ("empty", "empty_answer"),
     ("nobody", "network"),
@@ -93,8 +103,9 @@ fn each_row(name: &str, rows: &[Row]) {
             let claim: Value = serde_json::from_str(project.claim(JOB)?.lines().next()?).ok()?;
             claim["attempts"].get(0).cloned()
         };
-        // Each start of these programs takes seconds on a busy machine.
-        wait_longer(Duration::from_secs(240), &what, || {
+        // Each start of these programs takes half a minute on a busy machine, and this may be the last.
+        let bound = Duration::from_secs(30) * rows.len() as u32;
+        wait_longer(bound, &what, || {
             (project.result(JOB).is_some() || suspended().is_some()).then_some(())
         });
         let result = project.result(JOB);
@@ -164,12 +175,14 @@ fn a_session_of_either_goes_on_after_a_kill_in_mid_tool_and_cancel_ends_the_tool
 
         std::fs::remove_file(project.path.join("stub-output.txt.started")).unwrap();
         let next = "job-20260101-120001-next";
-        project.submit(next, TEXT);
+        project.submit(next, &format!("---\ncontinues: {JOB}\n---\n{TEXT}"));
         let started = project.path.join("stub-output.txt.started");
         let is_started = || started.exists().then_some(());
         wait_longer(Duration::from_secs(120), "the tool", is_started);
         real.space.run(&["cancel", next]).ok();
-        assert_eq!(finished(&project, next)["status"], "cancelled", "{name}");
+        let cancelled = finished(&project, next);
+        assert_eq!(cancelled["status"], "cancelled", "{name}");
+        assert_eq!(cancelled["session_id"], result["session_id"], "{name}");
         real.space.assert_no_survivor();
     }
 }
@@ -192,18 +205,20 @@ fn three_agents_work_side_by_side_in_three_projects() {
     let names = ["claude", "codex", "gemini"];
     let projects = names.map(|name| space.project_with(name, json!({"agent": name})));
     space.start();
-    for project in &projects {
-        let path = project.path.to_str().unwrap();
-        let file = space.root().join("job.md");
-        std::fs::write(&file, TEXT).unwrap();
-        let id = space
-            .run(&["-p", path, "submit", file.to_str().unwrap()])
-            .ok();
-        let id = id.lines().last().unwrap().trim().to_owned();
-        let result = finished(project, &id);
+    let file = space.root().join("job.md");
+    std::fs::write(&file, TEXT).unwrap();
+    let submit = |project: &&str| {
+        let submit = ["-p", project, "submit", file.to_str().unwrap()];
+        let id = space.run(&submit).ok();
+        id.lines().last().unwrap().trim().to_owned()
+    };
+    let ids: Vec<String> = names.iter().map(submit).collect();
+    for (project, id) in projects.iter().zip(&ids) {
+        let result = finished(project, id);
         assert_eq!(result["status"], "completed", "{result:#}");
+        assert_eq!(result["agent"], *project.name, "{result:#}");
         assert_eq!(result["worker_output"]["summary"], "The task is done.");
-        let shown = space.run(&["-p", path, "logs", &id]).ok();
+        let shown = space.run(&["-p", &project.name, "logs", id]).ok();
         assert!(shown.contains("The task is done."), "{shown}");
     }
 }

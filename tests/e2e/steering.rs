@@ -290,6 +290,19 @@ fn a_reply_goes_on_in_a_session_and_is_refused_where_there_is_none() {
         project.path.display()
     );
     assert_eq!(opened, expected);
+    for (agent, option) in [("codex", "resume"), ("gemini", "--resume")] {
+        space.program(agent, "echo \"$@\"");
+        finish(
+            &project,
+            NEW,
+            "completed",
+            json!({"agent": agent, "session_id": "of-the-result"}),
+        );
+        assert_eq!(
+            space.run(&["open", NEW]).ok(),
+            format!("{option} of-the-result\n")
+        );
+    }
 }
 
 #[test]
