@@ -943,6 +943,23 @@ mod tests {
         ] {
             assert_eq!(run(&mut Holds::default(), &harmless), None, "{harmless:?}");
         }
+        // Whatever it is, known or not, unless it is the document's, the project's or a person's.
+        let theirs = [
+            Rejected,
+            PromptTooLong,
+            MaxTurns,
+            Budget,
+            CheckFailed,
+            Blocked,
+            Interrupted,
+            Cancelled,
+            Timeout,
+            OutputLimit,
+        ];
+        for kind in ErrorKind::ALL {
+            let hold = run(&mut Holds::default(), &[(Some(*kind), quick); 3]);
+            assert_eq!(hold.is_none(), theirs.contains(kind), "{kind}");
+        }
         let mut holds = Holds::default();
         let hold = run(&mut holds, &[same, same, (Some(Cancelled), quick), same]).unwrap();
         assert_eq!(
