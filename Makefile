@@ -38,7 +38,7 @@ test:
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
 	export JOB_MONITOR_SKIPPED=$$(mktemp)
 	trap 'rm -f "$$JOB_MONITOR_SKIPPED"' EXIT
-	$(CARGO) test --locked --no-fail-fast $(TESTS)
+	$(CARGO) test --locked --no-fail-fast
 
 bench:
 	@$(CARGO) bench --locked --quiet --bench bench
