@@ -194,14 +194,16 @@ pub fn hurry() {
 }
 
 /// Gives back what a worker's stack took when it was deeper than now: a thread that sleeps keeps it
-/// otherwise, and there is one for each project.
+/// otherwise, and there is one for each project. It is never a part of its caller, whose frame may be large.
+#[inline(never)]
 pub fn give_back_stack() {
     const PAGE: usize = 4096;
     const DEPTH: usize = 64 << 10;
+    const MARGIN: usize = 512;
     let local = 0_u8;
-    let end = ((&raw const local).addr() & !(PAGE - 1)) - PAGE;
-    // SAFETY: the pages lie below all frames of this thread by more than a page, within its stack,
-    // which is larger than that; nothing there is read again before it is written.
+    let end = ((&raw const local).addr() - MARGIN) & !(PAGE - 1);
+    // SAFETY: the pages lie below all frames of this thread but that of the call itself, for which the
+    // margin is ample, within its stack; nothing there is read again before it is written.
     unsafe {
         libc::madvise(
             (end - DEPTH) as *mut libc::c_void,

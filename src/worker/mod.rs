@@ -191,13 +191,15 @@ enum Decision {
 }
 
 impl<'a> Worker<'a> {
-    /// Takes the project for this daemon, ends what a dead one left, and looks at everything.
-    fn open(post: &'a Post) -> Result<Worker<'a>> {
+    /// Takes the project for this daemon, ends what a dead one left, and looks at everything. Boxed, since
+    /// the stack of a thread that sleeps is all that an idle project costs.
+    #[inline(never)]
+    fn open(post: &'a Post) -> Result<Box<Worker<'a>>> {
         let spool = Spool::open(&post.project)?;
         let has_lost_state = spool.has_lost_state()?;
         let lock = Some(spool.lock()?);
         let finished = Memory::of(&post.context.places.state, &spool.root()?);
-        let mut worker = Worker {
+        let mut worker = Box::new(Worker {
             post,
             spool,
             lock,
@@ -215,7 +217,7 @@ impl<'a> Worker<'a> {
             odd: BTreeMap::new(),
             lines: Vec::new(),
             view: View::default(),
-        };
+        });
         worker.find_claims(has_lost_state)?;
         worker.look_at_everything()?;
         Ok(worker)
@@ -270,7 +272,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// One decision and its effect; until when to wait, where there is nothing to be done.
+    /// One decision and its effect; until when to wait, where there is nothing to be done. A thread that
+    /// sleeps must not keep the stack that this needs.
+    #[inline(never)]
     fn step(&mut self) -> Result<Option<Until>> {
         let step = match self.unwritten.take() {
             Some(decision) => {
