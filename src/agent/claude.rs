@@ -139,9 +139,14 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         }
         "notification" => Event::Notice(text("text")),
         "api_retry" => {
-            let (error, at, most) = (text("error"), line.raw("attempt"), line.raw("max_retries"));
+            let (mut error, at, most) =
+                (text("error"), line.raw("attempt"), line.raw("max_retries"));
             let said = format!("no answer from the service: {error}; try {at} of {most}");
             let status = line.number("error_status").map(|status| status as u64);
+            // A request that met no service has no name for it while it is repeated.
+            if status.is_none() && error == "unknown" {
+                error = "connection_failed".to_owned();
+            }
             let names = vec![error];
             Event::Retry(said, Signs { names, status })
         }

@@ -838,8 +838,10 @@ mod tests {
             judge(Ending::Silent, &[answer.clone(), ill.clone()]),
             Some(Overloaded)
         );
-        let unreached = retry(json!(null), "server_error");
-        assert_eq!(judge(Ending::Timeout, &[unreached]), Some(Network));
+        for unreached in ["server_error", "unknown"] {
+            let unreached = retry(json!(null), unreached);
+            assert_eq!(judge(Ending::Timeout, &[unreached]), Some(Network));
+        }
         // It went on, or the service wants no such request, or we ended it for another reason.
         assert_eq!(
             judge(Ending::Timeout, &[ill.clone(), answer.clone()]),
