@@ -77,10 +77,8 @@ fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Options)> {
         let mut known = pages.flat_map(CommandHelp::options);
         let option = known.find(|(short, long, _)| typed == *short || typed == *long);
         let (_, long, kind) = option.ok_or_else(|| unknown("option", typed.as_ref(), own))?;
-        options.push(match kind {
-            Some(kind) => (long, value(&mut parser, long, kind)?),
-            None => (long, String::new()),
-        });
+        let value = kind.map(|kind| value(&mut parser, long, kind));
+        options.push((long, value.transpose()?.unwrap_or_default()));
     }
     Ok((words, options))
 }

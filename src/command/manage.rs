@@ -159,23 +159,17 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
         _ => vec![name(scope()?.one()?)],
     };
     for name in names {
-        let told = registry::update(&registry, |registry| {
-            if asked.command == "unregister" {
-                registry.remove(&name)?;
-                return Ok("its files stay, and a running job ends by itself".to_owned());
-            }
-            let enabled = asked.command == "enable";
-            Ok(match registry.enable(&name, enabled)? {
-                false => "it was so before".to_owned(),
-                true if enabled => "its jobs start again".to_owned(),
-                true => {
-                    let name = quoted(&name);
-                    format!(
-                        "a running job ends by itself, and no other starts until job-monitor enable {name}"
-                    )
-                }
-            })
+        let is_new = registry::update(&registry, |registry| match asked.command {
+            "unregister" => registry.remove(&name).map(|_| true),
+            command => registry.enable(&name, command == "enable"),
         })?;
+        let until = format!("until job-monitor enable {}", quoted(&name));
+        let told = match asked.command {
+            _ if !is_new => "it was so before",
+            "unregister" => "its files stay, and a running job ends by itself",
+            "enable" => "its jobs start again",
+            _ => &format!("a running job ends by itself, and no other starts {until}"),
+        };
         let done = asked.command.trim_end_matches('e');
         render::print(&format!("{name:?} is {done}ed: {told}\n"))?;
     }
@@ -189,11 +183,10 @@ pub(super) fn restart() -> Result<()> {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         if !String::from_utf8_lossy(&read("cgroup")).contains("job-monitor.service") {
             let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            return Err(Error::new(format!(
-                "the monitor (pid {pid}) was not started by systemd but as: {}; end it with kill {pid}, then start \
-                 it so again",
-                words.trim_end()
-            )));
+            let how = format!("end it with kill {pid}, then start it so again");
+            let what = format!("was not started by systemd but as: {}", words.trim_end());
+            let text = format!("the monitor (pid {pid}) {what}; {how}");
+            return Err(Error::new(text));
         }
     }
     let words = ["--user", "restart", "job-monitor"];
@@ -202,8 +195,6 @@ pub(super) fn restart() -> Result<()> {
     if status.success() {
         return render::print("Restarted the service job-monitor\n");
     }
-    let help = "job-monitor doctor says what is missing";
-    Err(Error::new(format!(
-        "systemctl did not restart job-monitor; {help}"
-    )))
+    let text = "systemctl did not restart job-monitor; job-monitor doctor says what is missing";
+    Err(Error::new(text))
 }

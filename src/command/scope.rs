@@ -216,10 +216,8 @@ impl Scope {
                 }
             }
             each_id(&spool, &mut |id, ended| {
-                let found = Some((false, ended.unwrap_or(0), id));
-                if found > latest {
-                    latest = found;
-                }
+                let found = (false, ended.unwrap_or(0), id);
+                latest = latest.take().max(Some(found));
             })?;
         }
         let none = || self.none("there is no job yet; job-monitor submit hands one in");

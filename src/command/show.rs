@@ -62,8 +62,6 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
             of_running(&spool, &claim)
         }
         Standing::Suspended(claim) => {
-            view["attempt"] = json!(claim.starts);
-            view["retry_at"] = json!(retry_at(&claim));
             of_waiting(&mut view, &Seen::around(scope, &spool)?, id, Some(&claim))?
         }
         Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, &spool)?, id, None)?,
@@ -96,6 +94,8 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     let place = place.map(|at| at + 1);
     view["state"] = json!(if held { "held" } else { "waiting" });
     view["position"] = json!(place);
+    view["attempt"] = json!(claim.map(|claim| claim.starts));
+    view["retry_at"] = json!(claim.and_then(retry_at));
     view["obstacles"] = json!(seen.obstacle_lines());
     let mut page = Page::of("waiting", id);
     let meta = seen.spool.document_meta(id)?;
@@ -246,10 +246,10 @@ fn denials(result: &Finished) -> Option<String> {
         let keys = ["command", "file_path", "url", "query", "pattern"];
         let subject = keys.iter().find_map(|key| word(&denial["tool_input"][key]));
         let subject = subject.unwrap_or_default();
-        let rule = match subject.split(' ').next() {
-            Some(program) if tool == "Bash" && !program.is_empty() => format!("Bash({program} *)"),
-            _ => tool.clone(),
-        };
+        let program = subject
+            .split(' ')
+            .find(|word| tool == "Bash" && !word.is_empty());
+        let rule = program.map_or(tool.clone(), |program| format!("Bash({program} *)"));
         if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
             let told = format!("{tool}: {}", fit(&subject, 100));
             text += &format!("\n  {}", told.trim_end_matches(": "));

@@ -174,7 +174,7 @@ fn wishes(asked: &Asked, continues: Option<&JobId>) -> String {
         ("timeout", asked.timeout.map(ms)),
         ("continues", continues.map(JobId::to_string)),
     ];
-    let line = |(key, value)| Some(format!("{key}: {}\n", Option::<String>::from(value)?));
+    let line = |(key, told): (&str, Option<String>)| Some(format!("{key}: {}\n", told?));
     wishes.into_iter().filter_map(line).collect()
 }
 
