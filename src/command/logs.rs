@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// What is read in one go.
 const BLOCK: usize = 64 << 10;
+/// An agent's first event, with all its tools, is shorter than this.
+const HEAD: usize = 256 << 10;
 /// Between looks at an output that grows, in milliseconds.
 const LOOK: u16 = 200;
 /// Single lines are not made longer than this for readers that are no terminal.
@@ -52,7 +54,7 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     }
     let mut transcript = Transcript::new(Style::of_stdout(), 0);
     let mut written = claim.started_at;
-    if let Some((file, dialect)) = open_output(spool, &claim.job_id, claim.starts)? {
+    if let Some((file, dialect)) = open_output(spool, &claim.job_id, claim.starts, true)? {
         let meta = file.metadata().map_err(unreadable)?;
         written = written.max(meta.modified().map_or(written, Wall::from));
         let from = meta.len().saturating_sub(TAIL as u64);
@@ -78,14 +80,21 @@ pub(super) fn standing(scope: &Scope, spool: &Spool, id: &JobId) -> Result<Stand
     standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{id} was withdrawn")))
 }
 
-/// The output of the `start`-th start, and whose it is.
-fn open_output(spool: &Spool, id: &JobId, start: u32) -> Result<Option<(File, &'static Dialect)>> {
+/// The output of the `start`-th start, and whose it is. Events that may still come are awaited: by an
+/// output's first event it is seen how it is to be read.
+fn open_output(
+    spool: &Spool,
+    id: &JobId,
+    start: u32,
+    grows: bool,
+) -> Result<Option<(File, &'static Dialect)>> {
     for ending in ["jsonl", "out"] {
         if let Some(file) = spool.open_log(&log_name(id, start, ending))? {
-            let mut head = vec![0; BLOCK];
+            let mut head = vec![0; HEAD];
             let length = file.read_at(&mut head, 0).unwrap_or(0);
             let dialect = agent::recognise(ending, &head[..length]);
-            return Ok(Some((file, dialect)));
+            let is_known = dialect.ending == ending || length == HEAD;
+            return Ok((is_known || !grows).then_some((file, dialect)));
         }
     }
     Ok(None)
@@ -277,8 +286,9 @@ impl Telling<'_> {
                 self.seam(seam)?;
                 self.begun += 1;
             }
-            self.tell_log(log)?;
-            if grows && self.begun == pieces.len() {
+            let is_growing = grows && self.begun == pieces.len();
+            self.tell_log(log, is_growing)?;
+            if is_growing {
                 break;
             }
             self.transcript.finish();
@@ -289,11 +299,11 @@ impl Telling<'_> {
     }
 
     /// Tells what a log has more than the last time.
-    fn tell_log(&mut self, log: &Log) -> Result<()> {
+    fn tell_log(&mut self, log: &Log, grows: bool) -> Result<()> {
         let is_raw = self.asked.raw;
         if self.file.is_none() {
             let (file, dialect) = match log {
-                Log::Output(start) => open_output(&self.spool, self.id, *start)?.unzip(),
+                Log::Output(start) => open_output(&self.spool, self.id, *start, grows)?.unzip(),
                 Log::Text(name) if !is_raw => (self.spool.open_log(name)?, None),
                 _ => (None, None),
             };

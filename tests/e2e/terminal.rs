@@ -414,6 +414,36 @@ fn a_job_that_waits_is_followed_from_its_first_word_and_a_plain_agent_prints_as_
     );
 }
 
+#[test]
+fn an_agent_whose_first_event_is_late_is_followed_from_it() {
+    let space = Space::new();
+    space.claude(&format!(
+        "until [ -e go ]; do sleep 0.05; done\nprintf '{{\"type\":'\nuntil [ -e on ]; do sleep 0.05; done\n{}",
+        AGENT.replacen("say '{\"type\":\"system\"", "say '\"system\"", 1)
+    ));
+    let project = space.project("alpha");
+    let id = "job-20260101-120000-first";
+    project.submit(id, "Do it.\n");
+    space.start();
+    let log = project.logs(&format!("{id}.jsonl"));
+    wait_until("the agent", || log.exists());
+    let out = space.root().join("followed");
+    let mut command = space.command(&["logs", "-f", id]);
+    command.stdout(fs::File::create(&out).unwrap());
+    let mut child = spawn(&mut command);
+    let told = || fs::read_to_string(&out).unwrap();
+    wait_until("the start's line", || told().contains("─── start 1"));
+    for step in ["go", "on", &format!("go-{id}")] {
+        fs::write(project.path.join(step), "").unwrap();
+        // Long enough for it to have looked in between.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    let status = wait_for("the end", || child.try_wait().unwrap());
+    assert!(status.success());
+    assert!(told().contains("● Bash cargo test"), "{}", told());
+    assert!(!told().contains("{\"type\""), "{}", told());
+}
+
 // --- the desk ---
 
 fn running_job() -> (Space, Project) {

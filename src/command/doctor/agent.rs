@@ -62,8 +62,15 @@ pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -
         )];
     }
     let mut findings = match ask(&program, &["--version"], root, &env) {
-        Ok(version) => vec![
-            fine("program", format!("{shown}, {}", clean_line(&version))),
+        Ok(said) => vec![
+            // What it warns of stands before its version.
+            fine(
+                "program",
+                format!(
+                    "{shown}, {}",
+                    clean_line(said.trim().lines().last().unwrap_or_default())
+                ),
+            ),
             login_finding(world, agent, &program, &env),
         ],
         Err(why) => {
