@@ -64,6 +64,8 @@ pub fn init_logging() {
     let mut builder = env_logger::Builder::new();
     builder.target(Target::Pipe(Box::new(Listener { is_stuck: false })));
     builder.filter_level(LevelFilter::Info);
+    // It also tells of what is no trouble: watches that went with their directory.
+    builder.filter_module("notify", LevelFilter::Warn);
     if let Some(filter) = settings::variable("RUST_LOG") {
         builder.parse_filters(&filter);
     }

@@ -158,8 +158,12 @@ impl Dirs {
             None => Dir::open(&project.path)?,
         };
         let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
+        let items = sub(layout.items(), make).map_err(|error| match error.is_not_found() {
+            true => error.context("the documents' directory was removed; make it again"),
+            false => error,
+        });
         Ok(Dirs {
-            items: sub(layout.items(), make)?,
+            items: items?,
             results: sub(layout.results(), Make::Missing)?,
             state: sub(layout.state(), Make::Missing)?,
             logs: sub(layout.logs(), Make::Missing)?,

@@ -122,16 +122,23 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
 }
 
 fn not_found(scope: &Scope, id: &JobId) -> Page {
-    let mut places = String::new();
-    for project in scope.entries.iter().map(|entry| &entry.project) {
-        let layout = project.layout;
-        for place in [layout.state(), layout.items(), layout.results()] {
-            places += &format!("\n  - {}", project.path.join(place).display());
+    let places = match &scope.entries[..] {
+        [] => format!("\n  - {NO_PROJECT}"),
+        [only] => {
+            let (path, layout) = (&only.project.path, only.project.layout);
+            let places = [layout.state(), layout.items(), layout.results()];
+            let lines = places.map(|place| format!("\n  - {}", path.join(place).display()));
+            lines.concat()
         }
-    }
-    if places.is_empty() {
-        places = format!("\n  - {NO_PROJECT}");
-    }
+        // Three lines for each would be many.
+        all => {
+            let lines = all.iter().map(|entry| {
+                let name = &entry.project.name;
+                format!("\n  - state, items and results of \"{name}\"")
+            });
+            lines.collect()
+        }
+    };
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));

@@ -397,6 +397,9 @@ fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
              - {root}/alpha/jobs/state\n  - {root}/alpha/jobs/items\n  - {root}/alpha/jobs/results\n"
         )
     );
+    let missing = space.run(&["-a", NOWHERE]).stdout;
+    let line = "\n  - state, items and results of \"alpha\"\n";
+    assert!(missing.contains(line), "{missing}");
 
     // Results as the daemon writes them, with numbers that are known.
     let put = |id: &str, document: Value| {

@@ -255,6 +255,8 @@ fn files_and_directories_that_others_can_write_or_that_are_gone_are_mended_by_th
         "problem",
         "no such file or directory",
     );
+    let queue = space.run(&["queue"]).ok();
+    assert!(queue.contains("was removed; make it again"), "{queue}");
     assert!(!items.exists(), "looking makes nothing");
     mend(&space, &found, &[]);
     fs::rename(&project.path, space.root().join("moved")).unwrap();
