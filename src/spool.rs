@@ -441,7 +441,7 @@ impl Spool {
         };
         let stat = fstat(&file).map_err(|e| Error::io("look at", &path(), e.into()))?;
         let mut meta = meta_of(&stat);
-        if files::private_group() == Some(stat.st_gid) {
+        if files::private_group() == Some(stat.st_gid) && meta.mode & 0o002 == 0 {
             // That opens it to nobody.
             meta.mode &= !0o020;
         }

@@ -12,7 +12,6 @@ use super::{Outcome, scope};
 use crate::board;
 use crate::cli::{Format, Which};
 use crate::error::{Error, Exit, Result};
-use crate::holds::Hold;
 use crate::project::{AgentSpec, Project};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, quoted};
@@ -21,6 +20,7 @@ use crate::spool::Spool;
 use crate::time::{Wall, human};
 use serde::Serialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 use system::World;
 
@@ -268,6 +268,8 @@ fn registry_findings(places: &Places, which: &Which) -> Result<(Vec<Finding>, Ve
     let (entries, bad) = registry.entries();
     let bad_entry = |text| problem("registry", text, edit(&path));
     let mut findings: Vec<Finding> = bad.into_iter().map(bad_entry).collect();
+    let unknown = registry.unknown_keys().into_iter();
+    findings.extend(unknown.map(|text| warning("registry", text, edit(&path))));
     let count = counted(entries.len(), "project");
     let count = format!("{count} in {}", path.display());
     findings.push(match entries.is_empty() {
@@ -345,13 +347,21 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
             records.hold_of(&entry.project.name, &policy, overall, now);
         }
     }
-    let finding = |hold: &Hold| {
-        let ends = |until: Wall| {
-            let (at, rest) = (until.short(now), human(until.since(now)));
-            format!("; until {at}, in {rest}")
-        };
-        let message = hold.sentence() + &hold.until.map(ends).unwrap_or_default();
+    let ends = |until: Wall| {
+        let (at, rest) = (until.short(now), human(until.since(now)));
+        format!("; until {at}, in {rest}")
+    };
+    // What holds several projects alike, as the day's money does, is one finding.
+    let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for hold in records.all(now) {
+        let ends = hold.until.map(ends).unwrap_or_default();
+        let what = format!("held ({}): {}{ends}", hold.kind.word(), hold.reason);
+        held.entry(what).or_default().push(hold.who());
+    }
+    let finding = |(what, who): (String, Vec<String>)| {
+        let verb = if who.len() > 1 { "are" } else { "is" };
+        let message = format!("{} {verb} {what}", who.join(", "));
         warning("hold", message, "job-monitor release --all")
     };
-    records.all(now).into_iter().map(finding).collect()
+    held.into_iter().map(finding).collect()
 }

@@ -455,12 +455,22 @@ fn a_day_s_budget_that_is_used_up_and_holds_in_force_stop_jobs() {
         "result": "Done.", "total_cost_usd": 2.0, "session_id": "s"});
     space.claude(&format!("{CLAUDE}\n[ $1 != -p ] || echo '{result}'"));
     log_in(&space);
-    let project = space.project_with("alpha", json!({"daily_budget_usd": 1}));
+    space.set(json!({"daily_budget_usd": 1}));
+    let project = space.project("alpha");
     space.start();
     project.submit("job-20260101-120000-dear", "x");
     project.wait_result("job-20260101-120000-dear");
     let found = finding(&space, "hold", "warning", "$1");
     assert!(remedy(&found).contains("config.json") || remedy(&found).contains("release"));
+    // What holds two projects alike is one finding; a key that nobody reads is another.
+    space.project_with("beta", json!({"tiemout": "5m"}));
+    finding(
+        &space,
+        "hold",
+        "warning",
+        "project \"alpha\", project \"beta\" are held (daily_budget)",
+    );
+    finding(&space, "registry", "warning", "did you mean \"timeout\"?");
     space.stop();
     let hold = |agent: &str, until: Value| {
         json!({"agent": agent, "kind": "usage_limit", "reason": "it said so", "until": until,
