@@ -25,7 +25,12 @@ pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
     let line = line.unwrap_or_else(|| "an unknown change".to_owned());
     let name = format!("{id}.patch");
     let Some(file) = spool.open_log(&name)? else {
-        return render::print(&format!("{line}; no patch was kept\n"));
+        // Standard output is for a patch.
+        match line.as_str() {
+            "nothing" => render::note(&format!("{id} changed nothing")),
+            _ => render::note(&format!("no patch was kept; {id} changed {line}")),
+        }
+        return Ok(());
     };
     let mut bytes = Vec::new();
     let read = file.take(PATCH_MAX).read_to_end(&mut bytes);

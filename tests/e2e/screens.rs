@@ -135,6 +135,10 @@ fn a_patch_is_shown_as_it_is_and_summed_up() {
     assert_eq!(space.run(&["diff", DENIED]).ok(), patch);
     let stat = space.run(&["diff", "--stat", DENIED]).ok();
     assert!(stat.contains("2      1  x\n2 files, +12 −3"), "{stat}");
+    fs::remove_file(project.logs(&format!("{DENIED}.patch"))).unwrap();
+    let gone = space.run(&["diff", DENIED]);
+    assert_eq!((gone.status, gone.stdout.as_str()), (0, ""));
+    assert!(gone.stderr.contains("changed 2 files, +12 −3"), "{gone:?}");
     let none = space.run(&["diff", GOOD]);
     assert_eq!(none.status, 1);
     assert!(none.stderr.contains("no record of change"), "{none:?}");
