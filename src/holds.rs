@@ -661,15 +661,16 @@ impl Ledger {
         overall: Option<f64>,
         now: Wall,
     ) -> Option<(String, Wall)> {
-        let used_up = |what: &str, limit: Option<f64>, spent: f64| {
-            let limit = limit.filter(|limit| spent >= *limit)?;
-            Some(format!(
-                "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
-            ))
+        let used_up = |what: &str, limit: Option<f64>, whose| {
+            let (limit, spent) = (limit?, self.spent(whose, now));
+            (spent >= limit).then(|| {
+                format!(
+                    "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
+                )
+            })
         };
-        let (mine, all) = (self.spent(Some(project), now), self.spent(None, now));
-        let own = used_up("this project's daily budget", own, mine);
-        let reason = own.or_else(|| used_up("the daily budget", overall, all))?;
+        let own = used_up("this project's daily budget", own, Some(project));
+        let reason = own.or_else(|| used_up("the daily budget", overall, None))?;
         Some((reason, now.midnight()))
     }
 }

@@ -240,9 +240,12 @@ impl Listener {
     /// Reads what has come since, at most so much; whether there may be more. Output without events is
     /// read at the end.
     fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
+        if self.fold.dialect.read.is_none() {
+            return Ok(false);
+        }
         let end = self.offset.saturating_add(max);
         let mut piece = vec![0; PIECE];
-        while self.fold.dialect.read.is_some() && self.offset < end {
+        while self.offset < end {
             let length = out.read_at(&mut piece, self.offset)?;
             if length == 0 {
                 return Ok(false);
@@ -250,7 +253,7 @@ impl Listener {
             self.fold.feed(&piece[..length]);
             self.offset += length as u64;
         }
-        Ok(self.fold.dialect.read.is_some())
+        Ok(true)
     }
 
     fn conclude(

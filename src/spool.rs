@@ -80,6 +80,8 @@ struct Dirs {
     results: Dir,
     state: Dir,
     logs: Dir,
+    /// The places of the last four, in their order.
+    places: [Signature; 4],
 }
 
 /// Proof that no other daemon works on the project; held as long as the value lives.
@@ -158,15 +160,24 @@ impl Dirs {
             None => Dir::open(&project.path)?,
         };
         let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
-        let items = sub(layout.items(), make).map_err(|error| match error.is_not_found() {
-            true => error.context("the documents' directory was removed; make it again"),
-            false => error,
-        });
+        let (items, results) = (
+            sub(layout.items(), make)?,
+            sub(layout.results(), Make::Missing)?,
+        );
+        let state = sub(layout.state(), Make::Missing)?;
+        let logs = sub(layout.logs(), Make::Missing)?;
+        let place = Signature::of_dir;
         Ok(Dirs {
-            items: items?,
-            results: sub(layout.results(), Make::Missing)?,
-            state: sub(layout.state(), Make::Missing)?,
-            logs: sub(layout.logs(), Make::Missing)?,
+            places: [
+                place(&items)?,
+                place(&results)?,
+                place(&state)?,
+                place(&logs)?,
+            ],
+            items,
+            results,
+            state,
+            logs,
             top,
             base,
         })
@@ -230,17 +241,15 @@ impl Spool {
         let open = self.open.borrow();
         let Some(dirs) = &*open else { return true };
         let layout = self.layout();
-        let ours = [
-            (&dirs.items, layout.items()),
-            (&dirs.results, layout.results()),
-            (&dirs.state, layout.state()),
-            (&dirs.logs, layout.logs()),
+        let paths = [
+            layout.items(),
+            layout.results(),
+            layout.state(),
+            layout.logs(),
         ];
-        ours.into_iter().all(|(dir, relative)| {
+        dirs.places.iter().zip(paths).all(|(here, relative)| {
             let there = Signature::at(&self.path(relative, ""));
-            let here = Signature::of_dir(dir);
-            here.and_then(|here| Ok(here.is_place_of(there?)))
-                .unwrap_or(false)
+            there.is_ok_and(|there| here.is_place_of(there))
         })
     }
 

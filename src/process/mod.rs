@@ -357,12 +357,14 @@ impl Agent {
             let _ = killpg(self.pid, Signal::SIGKILL);
             self.wait(SWEEP_MAX);
         }
-        // No other process can have its number before it is reaped below.
-        let run = (self.token.clone(), self.identity());
         RUNS.fetch_sub(1, Ordering::SeqCst);
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
         let leftovers = match reap_orphans() && sweeps {
-            true => sweep_project(&self.directory, &[run], Among::Orphans).0,
+            true => {
+                // No other process can have its number before it is reaped below.
+                let run = (self.token.clone(), self.identity());
+                sweep_project(&self.directory, &[run], Among::Orphans).0
+            }
             false => 0,
         };
         let exit = match waitpid(self.pid, None) {

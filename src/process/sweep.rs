@@ -146,10 +146,13 @@ fn everybody() -> io::Result<Vec<i32>> {
 
 /// Reaps orphans that died by themselves; whether there are others, as far as is known.
 pub fn reap_orphans() -> bool {
-    for pid in orphans().unwrap_or_default() {
-        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    let found = orphans();
+    for pid in found.iter().flatten() {
+        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
     }
-    INHERITED.get().is_none() || !orphans().is_ok_and(|orphans| orphans.is_empty())
+    let are_none =
+        found.is_ok_and(|found| found.is_empty() || orphans().is_ok_and(|o| o.is_empty()));
+    INHERITED.get().is_none() || !are_none
 }
 
 /// The processes that were handed to us because their parents died: the children of the main

@@ -3,7 +3,7 @@
 
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files::{self, Dir, Durability};
+use crate::files::{Dir, Durability};
 use crate::job::JobId;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +20,7 @@ type Half = [u8; 8];
 pub struct Memory {
     state: PathBuf,
     name: String,
-    known: Option<Vec<Half>>,
+    open: Option<(Dir, Vec<Half>)>,
     /// Whether results may lie in the project that were never taken in.
     pub is_new: bool,
 }
@@ -34,28 +34,29 @@ impl Memory {
             is_new: !state.join(&name).exists(),
             state,
             name,
-            known: None,
+            open: None,
         }
     }
 
-    fn known(&mut self) -> Result<&mut Vec<Half>> {
-        if self.known.is_none() {
-            let bytes = files::read_path(&self.state.join(&self.name), u64::MAX - 1)?;
-            self.known = Some(bytes.unwrap_or_default().as_chunks().0.to_vec());
+    fn open(&mut self) -> Result<&mut (Dir, Vec<Half>)> {
+        if self.open.is_none() {
+            let dir = Dir::create(&self.state)?;
+            let bytes = dir.read(&self.name, u64::MAX - 1)?.unwrap_or_default();
+            self.open = Some((dir, bytes.as_chunks().0.to_vec()));
         }
-        Ok(self.known.get_or_insert_default())
+        Ok(self.open.as_mut().expect("it was opened just now"))
     }
 
     /// Whether a job was finished once.
     pub fn has(&mut self, id: &JobId) -> Result<bool> {
-        Ok(self.known()?.contains(&half(id)))
+        Ok(self.open()?.1.contains(&half(id)))
     }
 
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
     pub fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
         let new: Vec<Half> = ids.into_iter().map(half).collect();
-        let (dir, name) = (Dir::create(&self.state)?, self.name.clone());
-        let known = self.known()?;
+        let name = self.name.clone();
+        let (dir, known) = self.open()?;
         known.extend(&new);
         if known.len() > 2 * KEPT {
             known.drain(..known.len() - KEPT);
@@ -69,7 +70,7 @@ impl Memory {
 
     /// Gives the memory back while nothing is to be done.
     pub fn rest(&mut self) {
-        self.known = None;
+        self.open = None;
     }
 }
 

@@ -277,7 +277,9 @@ impl Worker<'_> {
         let fault = match runner::start(&self.spool, &id, start, program, plan, token) {
             Ok(Ok(running)) => {
                 let finished = self.attend(claim, running, policy, slot);
-                remove_scratch(token);
+                if plan.uses_scratch {
+                    remove_scratch(token);
+                }
                 if let Some(State::Running(claim)) = self.jobs.get(&id).cloned() {
                     self.conclude(*claim, finished, policy);
                 }
