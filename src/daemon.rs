@@ -236,7 +236,14 @@ impl Daemon {
             let name = &entry.project.name;
             let settings = self.settings.as_ref().filter(|_| entry.enabled);
             match settings.map(|settings| entry.policy(settings)) {
-                Some(Ok(policy)) => wanted.push((entry.project.clone(), policy)),
+                Some(Ok(policy)) => {
+                    // Most projects have no settings of their own, and share one.
+                    let like = wanted
+                        .last()
+                        .filter(|(_, last): &&(_, Arc<Policy>)| **last == policy);
+                    let policy = like.map_or_else(|| Arc::new(policy), |(_, last)| last.clone());
+                    wanted.push((entry.project.clone(), policy));
+                }
                 Some(Err(error)) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
                 }
@@ -306,9 +313,9 @@ impl Daemon {
 
     /// Lets go whom nobody wants, or not so, and starts whoever is missing. Where another worker is
     /// still at the same name or place, the new one waits until that has left.
-    fn employ(&mut self, wanted: Vec<(Project, Policy)>) {
+    fn employ(&mut self, wanted: Vec<(Project, Arc<Policy>)>) {
         for worker in &self.workers {
-            let is_its = |(project, _): &&(Project, Policy)| *project == worker.post.project;
+            let is_its = |(project, _): &&(Project, Arc<Policy>)| *project == worker.post.project;
             match wanted.iter().find(is_its) {
                 Some((_, policy)) => worker.serve(policy),
                 None => worker.order(Order::Drain),
@@ -328,7 +335,7 @@ impl Daemon {
         }
     }
 
-    fn start(&mut self, project: Project, policy: Policy) {
+    fn start(&mut self, project: Project, policy: Arc<Policy>) {
         let (bell, ear) = watch::bell();
         let (context, main) = (self.context.clone(), self.bell.clone());
         let orders = Arc::new(Orders::default());
@@ -446,7 +453,7 @@ impl Handle {
         }
     }
 
-    fn serve(&self, policy: &Policy) {
+    fn serve(&self, policy: &Arc<Policy>) {
         if self.post.orders.set_policy(policy) {
             self.post.bell.ring(Wake::Again);
         }

@@ -62,7 +62,7 @@ pub fn meta_of(stat: &FileStat) -> Meta {
 }
 
 /// Identity and age of a directory: as long as it is unchanged, so are its entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signature {
     device: u64,
     inode: u64,

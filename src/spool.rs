@@ -10,7 +10,7 @@ use crate::record::{Claim, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statfs::fstatfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -80,8 +80,8 @@ struct Dirs {
     results: Dir,
     state: Dir,
     logs: Dir,
-    /// The places of the last four, in their order.
-    places: [Signature; 4],
+    /// Their places, in this order.
+    places: [Signature; 6],
 }
 
 /// Proof that no other daemon works on the project; held as long as the value lives.
@@ -160,20 +160,17 @@ impl Dirs {
             None => Dir::open(&project.path)?,
         };
         let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
-        let (items, results) = (
-            sub(layout.items(), make)?,
-            sub(layout.results(), Make::Missing)?,
-        );
-        let state = sub(layout.state(), Make::Missing)?;
-        let logs = sub(layout.logs(), Make::Missing)?;
-        let place = Signature::of_dir;
+        let items = sub(layout.items(), make)?;
+        let [results, state, logs] = [layout.results(), layout.state(), layout.logs()]
+            .map(|relative| sub(relative, Make::Missing));
+        let (results, state, logs) = (results?, state?, logs?);
+        let mut places = [Signature::default(); 6];
+        let all = [&top, &base, &items, &results, &state, &logs];
+        for (place, dir) in places.iter_mut().zip(all) {
+            *place = Signature::of_dir(dir)?;
+        }
         Ok(Dirs {
-            places: [
-                place(&items)?,
-                place(&results)?,
-                place(&state)?,
-                place(&logs)?,
-            ],
+            places,
             items,
             results,
             state,
@@ -241,16 +238,31 @@ impl Spool {
         let open = self.open.borrow();
         let Some(dirs) = &*open else { return true };
         let layout = self.layout();
-        let paths = [
+        let names = [
             layout.items(),
             layout.results(),
             layout.state(),
             layout.logs(),
-        ];
-        dirs.places.iter().zip(paths).all(|(here, relative)| {
-            let there = Signature::at(&self.path(relative, ""));
-            there.is_ok_and(|there| here.is_place_of(there))
-        })
+        ]
+        .map(last_part);
+        let [top, base, ours @ ..] = &dirs.places;
+        // One after the other, each in the one before: whole paths would cost more than all the rest.
+        let is_at = |place: &Signature, found: Result<Option<FileStat>>| {
+            found.is_ok_and(|stat| stat.is_some_and(|stat| place.is_place_of(Signature::of(&stat))))
+        };
+        let above = layout.items().rsplit_once('/');
+        Signature::at(&self.project.path).is_ok_and(|at| at.is_place_of(*top))
+            && above.is_none_or(|(above, _)| is_at(base, dirs.top.look(above)))
+            && ours
+                .iter()
+                .zip(names)
+                .all(|(place, name)| is_at(place, dirs.base.look(name)))
+    }
+
+    /// Whether anything is at a path within the project.
+    pub fn has(&self, relative: &str) -> bool {
+        self.dirs()
+            .is_ok_and(|dirs| dirs.top.has(relative).unwrap_or(false))
     }
 
     /// Whether the project itself was deleted, and nobody can make anything in it.

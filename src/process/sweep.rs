@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -24,15 +24,18 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// Between two looks. An exec is over by then.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Those of the main thread's children that the daemon had before it started anything, where the kernel
-/// has such lists.
-static INHERITED: OnceLock<Vec<i32>> = OnceLock::new();
+/// The list of the main thread's children, where the kernel has such lists, and those that the daemon had
+/// before it started anything.
+static CHILDREN: OnceLock<(File, Vec<i32>)> = OnceLock::new();
 
 /// To be called in the daemon before anything is started: whoever executed us from a shell may
 /// have left us children that are none of ours.
 pub(super) fn prepare() {
-    if let Ok(inherited) = children() {
-        let _ = INHERITED.set(inherited);
+    let list = File::open(format!("/proc/self/task/{}/children", std::process::id()));
+    if let Ok(list) = list
+        && let Ok(inherited) = children(&list)
+    {
+        let _ = CHILDREN.set((list, inherited));
     }
 }
 
@@ -53,7 +56,7 @@ pub enum Among {
 /// killed, and whether none is left.
 pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
     // Some kernels have no lists of children.
-    let among = INHERITED.get().map_or(Among::Everybody, |_| among);
+    let among = CHILDREN.get().map_or(Among::Everybody, |_| among);
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();
     let is_of_here = |mark: &str| {
@@ -152,29 +155,28 @@ pub fn reap_orphans() -> bool {
     }
     let are_none =
         found.is_ok_and(|found| found.is_empty() || orphans().is_ok_and(|o| o.is_empty()));
-    INHERITED.get().is_none() || !are_none
+    CHILDREN.get().is_none() || !are_none
 }
 
 /// The processes that were handed to us because their parents died: the children of the main
 /// thread, which starts none itself, less those that it had before it was the daemon. A kernel without
 /// such lists shows none.
 fn orphans() -> io::Result<Vec<i32>> {
-    let Some(inherited) = INHERITED.get() else {
+    let Some((list, inherited)) = CHILDREN.get() else {
         return Ok(Vec::new());
     };
-    let mut pids = children()?;
+    let mut pids = children(list)?;
     pids.retain(|pid| !inherited.contains(pid));
     Ok(pids)
 }
 
 /// The main thread's children, most often none. Of very many a page full is seen, and the others when
 /// these are gone.
-fn children() -> io::Result<Vec<i32>> {
-    let mut list = [0; 4096];
-    let path = format!("/proc/self/task/{}/children", std::process::id());
-    let length = File::open(path)?.read(&mut list)?;
-    let list = String::from_utf8_lossy(&list[..length]);
-    let pids = list.split_whitespace();
+fn children(list: &File) -> io::Result<Vec<i32>> {
+    let mut text = [0; 4096];
+    let length = list.read_at(&mut text, 0)?;
+    let text = String::from_utf8_lossy(&text[..length]);
+    let pids = text.split_whitespace();
     Ok(pids.filter_map(|pid| pid.parse().ok()).collect())
 }
 

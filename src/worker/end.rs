@@ -76,7 +76,7 @@ impl Worker<'_> {
                 let mut outcome =
                     outcome::of_claim(project, &claim, status, fault, report, &root, now);
                 // A start that failed has no output, and a power cut may have taken a log.
-                outcome.logs.retain(|log| root.join(log).exists());
+                outcome.logs.retain(|log| self.spool.has(log));
                 outcome.stderr = Some(finished.stderr).filter(|text| !text.is_empty());
                 outcome.git = self.change(&claim);
                 self.count(&claim, fault, policy);

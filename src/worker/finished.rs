@@ -3,9 +3,10 @@
 
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files::{Dir, Durability};
+use crate::files::{self, Dir, Durability};
 use crate::job::JobId;
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +19,8 @@ type Half = [u8; 8];
 /// nothing is to be done.
 #[derive(Debug)]
 pub struct Memory {
-    state: PathBuf,
-    name: String,
-    open: Option<(Dir, Vec<Half>)>,
+    path: PathBuf,
+    known: Option<Vec<Half>>,
     /// Whether results may lie in the project that were never taken in.
     pub is_new: bool,
 }
@@ -28,49 +28,53 @@ pub struct Memory {
 impl Memory {
     /// The memory of the project at `root`.
     pub fn of(state: &Path, root: &Path) -> Memory {
-        let name = sha256_hex(root.as_os_str().as_bytes())[..16].to_owned();
-        let state = state.join("finished");
+        let name = &sha256_hex(root.as_os_str().as_bytes())[..16];
+        let path = state.join("finished").join(name);
         Memory {
-            is_new: !state.join(&name).exists(),
-            state,
-            name,
-            open: None,
+            is_new: !path.exists(),
+            path,
+            known: None,
         }
     }
 
-    fn open(&mut self) -> Result<&mut (Dir, Vec<Half>)> {
-        if self.open.is_none() {
-            let dir = Dir::create(&self.state)?;
-            let bytes = dir.read(&self.name, u64::MAX - 1)?.unwrap_or_default();
-            self.open = Some((dir, bytes.as_chunks().0.to_vec()));
+    fn known(&mut self) -> Result<&mut Vec<Half>> {
+        if self.known.is_none() {
+            let bytes = files::read_path(&self.path, u64::MAX - 1)?;
+            self.known = Some(bytes.unwrap_or_default().as_chunks().0.to_vec());
         }
-        Ok(self.open.as_mut().expect("it was opened just now"))
+        Ok(self.known.get_or_insert_default())
     }
 
     /// Whether a job was finished once.
     pub fn has(&mut self, id: &JobId) -> Result<bool> {
-        Ok(self.open()?.1.contains(&half(id)))
+        Ok(self.known()?.contains(&half(id)))
     }
 
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
     pub fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
         let new: Vec<Half> = ids.into_iter().map(half).collect();
-        let name = self.name.clone();
-        let (dir, known) = self.open()?;
+        let path = self.path.clone();
+        let known = self.known()?;
         known.extend(&new);
-        if known.len() > 2 * KEPT {
-            known.drain(..known.len() - KEPT);
-            let all = known.as_flattened();
-            return dir.replace(&name, all, Durability::Relaxed).map(drop);
-        }
-        let mut file = dir.append_file(&name)?;
-        file.write_all(new.as_flattened())
-            .map_err(|e| Error::io("write", &dir.path_of(&name), e))
+        // Opening its directory would wake the watcher of STATE.
+        let written = match File::options().append(true).open(&path) {
+            Ok(mut file) if known.len() <= 2 * KEPT => file.write_all(new.as_flattened()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => {
+                known.drain(..known.len().saturating_sub(KEPT));
+                let dir = Dir::create(path.parent().expect("it lies in STATE"))?;
+                let name = files::name_of(&path).unwrap_or_default();
+                return dir
+                    .replace(name, known.as_flattened(), Durability::Relaxed)
+                    .map(drop);
+            }
+        };
+        written.map_err(|e| Error::io("write", &path, e))
     }
 
     /// Gives the memory back while nothing is to be done.
     pub fn rest(&mut self) {
-        self.open = None;
+        self.known = None;
     }
 }
 

@@ -56,13 +56,10 @@ impl Orders {
     }
 
     /// Changes what holds from the next start on; whether that is new.
-    pub fn set_policy(&self, policy: &Policy) -> bool {
+    pub fn set_policy(&self, policy: &Arc<Policy>) -> bool {
         let mut desk = self.desk();
-        let is_new = *desk.policy != *policy;
-        if is_new {
-            desk.policy = Arc::new(policy.clone());
-        }
-        is_new
+        let before = std::mem::replace(&mut desk.policy, Arc::clone(policy));
+        before != *policy
     }
 
     /// What holds from the next start on.
