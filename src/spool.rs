@@ -160,7 +160,10 @@ impl Dirs {
             None => Dir::open(&project.path)?,
         };
         let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
-        let items = sub(layout.items(), make)?;
+        let items = sub(layout.items(), make).map_err(|error| match error.is_not_found() {
+            true => error.context("the documents' directory was removed; make it again"),
+            false => error,
+        })?;
         let [results, state, logs] = [layout.results(), layout.state(), layout.logs()]
             .map(|relative| sub(relative, Make::Missing));
         let (results, state, logs) = (results?, state?, logs?);
