@@ -66,6 +66,8 @@ install: build
 	    mkdir -p "$$(dirname "$$file")"
 	    "$$@" > "$$file.new" || { rm -f "$$file.new"; exit 1; }
 	    chmod "$$mode" "$$file.new"
+	    # systemd would warn of a unit that is written anew, though nothing in it has changed.
+	    if [ ! -L "$$file" ] && cmp -s "$$file.new" "$$file"; then touch -r "$$file" "$$file.new"; fi
 	    mv -fT "$$file.new" "$$file"
 	}
 	# The unit as it is here, but with the path of the program, quoted as systemd wants it.
