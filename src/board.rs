@@ -322,7 +322,7 @@ impl Board {
         fault: Option<&Fault>,
         lasted: Duration,
     ) -> Option<Hold> {
-        let breaker = self.inner().common.breaker;
+        let breaker = self.inner().common.breaker as usize;
         self.change(|holds, now| holds.finished(of, fault, lasted, breaker, now))
     }
 
@@ -372,7 +372,10 @@ impl Board {
 
 impl Inner {
     fn free(&self) -> usize {
-        let slots = self.common.max_parallel.unwrap_or(usize::MAX);
+        let slots = self
+            .common
+            .max_parallel
+            .map_or(usize::MAX, |most| most as usize);
         slots.saturating_sub(self.running)
     }
 

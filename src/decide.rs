@@ -1,7 +1,7 @@
 //! The states of a job, which step is next, and what follows an attempt: decisions over plain data, with
 //! the time as an argument. `worker` performs the steps; `tests/model` drives these very functions.
 
-use crate::agent::plan::{Because, Opening};
+use crate::agent::plan::{self, Opening};
 use crate::agent::{Fault, Sessions, Verdict, dialect};
 use crate::job::{Course, ErrorKind, JobId, Meta, Status};
 use crate::project::{AgentSpec, OnInterrupt, Policy, Protocol};
@@ -400,9 +400,9 @@ pub fn after_attempt(
     now: Wall,
 ) -> Next {
     let fault = match verdict {
-        Verdict::Completed if policy.check.is_some() => return Next::Check,
-        Verdict::Completed => return Next::Publish(Status::Completed),
-        Verdict::Fault(fault) => fault,
+        None if policy.check.is_some() => return Next::Check,
+        None => return Next::Publish(Status::Completed),
+        Some(fault) => fault,
     };
     let suspend = |retry_at, afresh| Some(Next::Suspend(suspension(fault, retry_at, afresh)));
     // When it may be repeated, if it may; that costs a retry.
@@ -532,27 +532,27 @@ pub fn opening(claim: &Claim, policy: &Policy, session: String) -> Opening {
         && !is_other
         && !suspended.is_some_and(|suspension| suspension.afresh);
     let failed = failed_check(claim);
-    let check = failed.map(|check| Because::Check {
-        command: policy.check.as_deref().unwrap_or_default().join(" "),
-        how: how(check, policy.check_timeout),
-        output: check.output.clone(),
+    let sent_back = failed.map(|check| {
+        let command = policy.check.as_deref().unwrap_or_default().join(" ");
+        plan::sent_back(&command, &how(check, policy.check_timeout), &check.output)
     });
     let Some(old) = claim.session_id.clone().filter(|_| has_old) else {
         let sessions = dialect(policy.agent.protocol).sessions;
-        return Opening::Fresh {
+        return Opening {
             session: matches!(sessions, Sessions::Chosen | Sessions::Proved).then_some(session),
-            because: check,
+            resumes: false,
+            because: sent_back,
         };
     };
-    let because = match suspended {
-        None => Because::Reply,
-        // The agent that was sent back has not been told yet, if none ran since the check.
-        Some(suspension) => check
-            .filter(|_| !has_run_since(claim, failed))
-            .unwrap_or(Because::Ended(suspension.kind)),
-    };
-    Opening::Resume {
-        session: old,
+    // The agent that was sent back has not been told yet, if none ran since the check. A reply is told
+    // nothing: its document is what the person says.
+    let because = suspended.map(|suspension| {
+        let unheard = sent_back.filter(|_| !has_run_since(claim, failed));
+        unheard.unwrap_or_else(|| plan::ended(suspension.kind))
+    });
+    Opening {
+        session: Some(old),
+        resumes: true,
         because,
     }
 }
@@ -572,18 +572,14 @@ pub fn begun(
     run: &str,
     boot_id: &str,
 ) -> Claim {
-    let (resumed, session_id) = match opening {
-        Opening::Fresh { session, .. } => (false, session.clone()),
-        Opening::Resume { session, .. } => (true, Some(session.clone())),
-    };
     Claim {
         run: run.to_owned(),
         boot_id: boot_id.to_owned(),
         starts: before.starts + 1,
         agent: agent.name.clone(),
         protocol: agent.protocol,
-        resumed,
-        session_id,
+        resumed: opening.resumes,
+        session_id: opening.session.clone(),
         suspended: None,
         process: None,
         ..before.clone()
@@ -845,7 +841,7 @@ mod tests {
     fn follows(fault: Fault, claim: &mut Claim, retries: u32, others: bool) -> Next {
         let mut policy = policy(retries, OnInterrupt::Resume);
         policy.agent.protocol = claim.protocol;
-        after_attempt(&Verdict::Fault(fault), claim, &policy, others, WALL)
+        after_attempt(&Some(fault), claim, &policy, others, WALL)
     }
 
     #[test]
@@ -879,7 +875,7 @@ mod tests {
         let mut policy = policy(0, OnInterrupt::Resume);
         let done = |policy: &Policy| {
             let claim = &mut claim(Protocol::Claude);
-            after_attempt(&Verdict::Completed, claim, policy, false, WALL)
+            after_attempt(&None, claim, policy, false, WALL)
         };
         assert_eq!(done(&policy), Next::Publish(Status::Completed));
         policy.check = Some(vec!["true".into()]);
@@ -1021,11 +1017,8 @@ mod tests {
             panic!("{next:?}");
         };
         claim.suspended = Some(suspension);
-        let because = |claim: &Claim| match opening(claim, &policy, "new".into()) {
-            Opening::Resume { because, .. } => because,
-            other => panic!("{other:?}"),
-        };
-        assert!(matches!(because(&claim), Because::Check { .. }));
+        let because = |claim: &Claim| opening(claim, &policy, "new".into()).because.unwrap();
+        assert!(because(&claim).contains("1 failed"));
         // Once the agent was told and fell over, it is that which it must know.
         claim.attempts.push(crate::job::Attempt {
             started_at: WALL.plus(Duration::from_secs(5)),
@@ -1037,7 +1030,7 @@ mod tests {
             session_id: None,
             cost_usd: None,
         });
-        assert_eq!(because(&claim), Because::Ended(ErrorKind::CheckFailed));
+        assert_eq!(because(&claim), plan::ended(ErrorKind::CheckFailed));
         claim.checks.push(check(2));
         let (next, _) = after_check(&claim, &policy, WALL);
         assert_eq!(next, Next::Publish(Status::Failed));

@@ -2,7 +2,6 @@
 
 use crate::job::{JobId, Meta};
 use crate::project::Policy;
-use crate::text;
 use crate::time::{Wall, parse_duration, parse_when};
 use std::time::Duration;
 
@@ -186,11 +185,32 @@ fn unquoted(text: &str) -> &str {
 /// and what the value of that must be.
 fn nearest(key: &str) -> Option<(&'static str, &'static str)> {
     let named = |name: &str| KEYS.into_iter().find(|(ours, _)| *ours == name);
-    let slip = |(ours, _): &(&str, &str)| key.len() <= KEY_MAX && text::distance(key, ours) == 1;
+    let slip = |(ours, _): &(&str, &str)| key.len() <= KEY_MAX && distance(key, ours) == 1;
     let limit = || LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
     named(key)
         .or_else(|| KEYS.into_iter().find(slip))
         .or_else(|| named(limit()?.1))
+}
+
+/// How many letters to insert, drop or replace, or neighbours to swap, from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut table = vec![vec![0; to.len() + 1]; from.len() + 1];
+    for i in 0..=from.len() {
+        for j in 0..=to.len() {
+            table[i][j] = match (i, j) {
+                (0, _) | (_, 0) => i + j,
+                _ => {
+                    let replaced = table[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
+                    replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1)
+                }
+            };
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                table[i][j] = table[i][j].min(table[i - 2][j - 2] + 1);
+            }
+        }
+    }
+    table[from.len()][to.len()]
 }
 
 /// Reads what the keys of ours ask for. What cannot be read rejects the document, and so does a key

@@ -41,7 +41,7 @@
 //! --- hands:     board  git  spool  registry  service  watch  process  settings  skills
 //!                witness  files
 //! --- decisions: decide  holds  outcome  agent/  document
-//! --- words:     record  job  project  digest  text  time  error
+//! --- words:     record  job  project  digest  time  error
 //! ```
 //!
 //! Faces parse, ask and show. The daemon's threads hold the state of affairs. Each hand touches
@@ -90,7 +90,6 @@ pub mod service;
 pub mod settings;
 pub mod skills;
 pub mod spool;
-pub mod text;
 pub mod time;
 pub mod watch;
 pub mod witness;

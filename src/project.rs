@@ -4,6 +4,7 @@ use crate::time::{has_form, parse_duration};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +118,7 @@ pub struct AgentSpec {
     /// A template with `{content}` in place of the built-in prompt.
     pub prompt: Option<String>,
     /// Environment variables given to it alone.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(OsString, OsString)>,
     /// Protocol plain: a path with placeholders of the file that holds the answer, instead of
     /// standard output.
     pub answer: Option<String>,
@@ -198,182 +199,166 @@ pub struct Ceiling {
     pub named: Vec<(String, f64)>,
 }
 
-/// The settings in force for one project (SPEC 2). [`Policy::standard`] has those that hold where nothing
-/// is said; the derived default is only where that begins.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Policy {
-    /// The agent that runs the jobs, unless a document names another.
-    pub agent: AgentSpec,
-    /// Every agent that a document may name.
-    pub agents: Arc<Vec<AgentSpec>>,
-    /// Wall time of one attempt, on the monotonic clock.
-    pub timeout: Duration,
-    /// Time without output after which an agent is ended; `None` = never.
-    pub silence_timeout: Option<Duration>,
-    /// From SIGTERM to SIGKILL.
-    pub grace: Duration,
-    /// How long an agent may stay after its final result.
-    pub linger: Duration,
-    /// How long a document written in place must be unchanged.
-    pub settle: Duration,
-    /// Repeats after a transient fault.
-    pub retries: u32,
-    /// What follows an interruption.
-    pub on_interrupt: OnInterrupt,
-    /// US dollars that one job may cost over all its starts.
-    pub max_budget_usd: Option<f64>,
-    /// US dollars that a day may cost this project.
-    pub daily_budget_usd: Option<f64>,
-    /// The largest document accepted, in bytes.
-    pub max_document: u64,
-    /// The most that an attempt may write, in bytes.
-    pub max_output: u64,
-    /// Whether finished documents are moved out of the spool.
-    pub archive: bool,
-    /// A command run after each job.
-    pub on_finish: Option<Vec<String>>,
-    /// A command run when a hold begins.
-    pub on_hold: Option<Vec<String>>,
-    /// A command that must succeed before a job starts.
-    pub gate: Option<Vec<String>>,
-    /// A command that must succeed before a job counts as completed.
-    pub check: Option<Vec<String>>,
-    /// Wall time of one check.
-    pub check_timeout: Duration,
-    /// How often the agent is sent back with the check's output.
-    pub check_rounds: u32,
-    /// What follows a failed job.
-    pub on_failure: OnFailure,
-    /// When jobs may start; empty = always.
-    pub hours: Vec<Span>,
-    /// From which share of a usage window on no job is started.
-    pub usage_ceiling: Ceiling,
-    /// Whether what each job changed in a git work tree is recorded.
-    pub git: bool,
-    /// The most agents at once over all projects.
-    pub max_parallel: Option<usize>,
-    /// After how many jobs in a row that fail alike their agent is held; 0 = never.
-    pub breaker: usize,
+/// What the value of a setting must be, in words, and what reads it.
+pub struct Form<T>(pub &'static str, pub fn(&Value) -> Option<T>);
+
+impl<T> Form<T> {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn take(&self, value: &Value) -> Result<T, &'static str> {
+        (self.1)(value).ok_or(self.0)
+    }
 }
 
-/// Settings that may stand in `config.json` only, with their defaults as one would write them.
-pub const GLOBAL_KEYS: &[(&str, &str)] =
-    &[("agents", "{}"), ("max_parallel", "null"), ("breaker", "3")];
+/// Declares the settings once: where each is kept, its default as one would write it, and its form.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $key:ident: $type:ty = $default:literal, $form:expr;)*) => {
+        /// The settings in force for one project (SPEC 2). [`Policy::standard`] has those that hold where
+        /// nothing is said; the derived default is only where that begins.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Policy {
+            $($(#[$doc])* pub $key: $type,)*
+            /// Every agent that a document may name.
+            pub agents: Arc<Vec<AgentSpec>>,
+        }
 
-/// Settings that may stand in `config.json` and, for one project, in its entry of the registry.
-pub const KEYS: &[(&str, &str)] = &[
-    ("agent", "\"claude\""),
-    ("timeout", "\"2h\""),
-    ("silence_timeout", "\"15m\""),
-    ("grace", "\"10s\""),
-    ("linger", "\"30s\""),
-    ("settle", "\"200ms\""),
-    ("retries", "2"),
-    ("on_interrupt", "\"resume\""),
-    ("max_budget_usd", "null"),
-    ("daily_budget_usd", "null"),
-    ("gate", "null"),
-    ("check", "null"),
-    ("check_timeout", "\"15m\""),
-    ("check_rounds", "2"),
-    ("on_failure", "\"continue\""),
-    ("hours", "null"),
-    ("usage_ceiling", "null"),
-    ("git", "true"),
-    ("max_document", "\"1 MiB\""),
-    ("max_output", "\"1 GiB\""),
-    ("archive", "false"),
-    ("on_finish", "null"),
-    ("on_hold", "null"),
-];
+        /// Every setting, with its default as one would write it.
+        pub const KEYS: &[(&str, &str)] = &[$((stringify!($key), $default),)* ("agents", "{}")];
+
+        impl Policy {
+            /// Takes in a setting; the error is what its value must be. Of an agent only the name is
+            /// known here, so `agents` is passed over.
+            pub fn set(&mut self, key: &str, value: &Value) -> Result<(), &'static str> {
+                match key {
+                    $(stringify!($key) => self.$key = $form.take(value)?,)*
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+settings! {
+    /// The agent that runs the jobs, unless a document names another.
+    agent: AgentSpec = "\"claude\"", AGENT;
+    /// Wall time of one attempt, on the monotonic clock.
+    timeout: Duration = "\"2h\"", LIMIT;
+    /// Time without output after which an agent is ended; `None` = never.
+    silence_timeout: Option<Duration> = "\"15m\"", SILENCE;
+    /// From SIGTERM to SIGKILL.
+    grace: Duration = "\"10s\"", DURATION;
+    /// How long an agent may stay after its final result.
+    linger: Duration = "\"30s\"", DURATION;
+    /// How long a document written in place must be unchanged.
+    settle: Duration = "\"200ms\"", DURATION;
+    /// Repeats after a transient fault.
+    retries: u32 = "2", COUNT;
+    /// What follows an interruption.
+    on_interrupt: OnInterrupt = "\"resume\"", Form("\"resume\", \"rerun\" or \"fail\"", word);
+    /// US dollars that one job may cost over all its starts.
+    max_budget_usd: Option<f64> = "null", MONEY;
+    /// US dollars that a day may cost this project.
+    daily_budget_usd: Option<f64> = "null", MONEY;
+    /// A command that must succeed before a job starts.
+    gate: Option<Vec<String>> = "null", PROGRAM;
+    /// A command that must succeed before a job counts as completed.
+    check: Option<Vec<String>> = "null", PROGRAM;
+    /// Wall time of one check.
+    check_timeout: Duration = "\"15m\"", LIMIT;
+    /// How often the agent is sent back with the check's output.
+    check_rounds: u32 = "2", COUNT;
+    /// What follows a failed job.
+    on_failure: OnFailure = "\"continue\"", Form("\"continue\" or \"hold\"", word);
+    /// When jobs may start; empty = always.
+    hours: Vec<Span> = "null", HOURS;
+    /// From which share of a usage window on no job is started.
+    usage_ceiling: Ceiling = "null", CEILING;
+    /// Whether what each job changed in a git work tree is recorded.
+    git: bool = "true", FLAG;
+    /// The largest document accepted, in bytes.
+    max_document: u64 = "\"1 MiB\"", SIZE;
+    /// The most that an attempt may write, in bytes.
+    max_output: u64 = "\"1 GiB\"", SIZE;
+    /// Whether finished documents are moved out of the spool.
+    archive: bool = "false", FLAG;
+    /// A command run after each job.
+    on_finish: Option<Vec<String>> = "null", PROGRAM;
+    /// A command run when a hold begins.
+    on_hold: Option<Vec<String>> = "null", PROGRAM;
+    /// The most agents at once over all projects.
+    max_parallel: Option<u32> = "null", MOST;
+    /// After how many jobs in a row that fail alike their agent is held; 0 = never.
+    breaker: u32 = "3", COUNT;
+}
+
+/// Settings that may stand in `config.json` only; the others also in a project's entry of the registry.
+pub const GLOBAL_KEYS: [&str; 3] = ["agents", "max_parallel", "breaker"];
 
 impl Policy {
     /// What holds where no setting says anything (SPEC 2).
     pub fn standard() -> Policy {
         let mut policy = Policy::default();
-        for (key, value) in GLOBAL_KEYS.iter().skip(1).chain(KEYS) {
+        for (key, value) in KEYS {
             let value = serde_json::from_str(value).expect("the defaults are JSON");
             policy.set(key, &value).expect("the defaults are sound");
         }
         policy
     }
-
-    /// Takes in any setting but `agents`; `None` if the value is not of the setting's [`form`]. Of an
-    /// agent only the name is known here.
-    pub fn set(&mut self, key: &str, value: &Value) -> Option<()> {
-        let span = || value.as_str().and_then(parse_duration);
-        let limit = || span().filter(|span| !span.is_zero());
-        let count = || u32::try_from(value.as_u64()?).ok();
-        let money = || or_null(value, |value| value.as_f64().filter(|&usd| usd > 0.0));
-        let program = || or_null(value, command);
-        match key {
-            "agent" => self.agent = AgentSpec::new(&text(value)?, Protocol::Claude),
-            "timeout" => self.timeout = limit()?,
-            "silence_timeout" => self.silence_timeout = Some(span()?).filter(|t| !t.is_zero()),
-            "grace" => self.grace = span()?,
-            "linger" => self.linger = span()?,
-            "settle" => self.settle = span()?,
-            "retries" => self.retries = count()?,
-            "on_interrupt" => self.on_interrupt = word(value)?,
-            "max_budget_usd" => self.max_budget_usd = money()?,
-            "daily_budget_usd" => self.daily_budget_usd = money()?,
-            "gate" => self.gate = program()?,
-            "check" => self.check = program()?,
-            "check_timeout" => self.check_timeout = limit()?,
-            "check_rounds" => self.check_rounds = count()?,
-            "on_failure" => self.on_failure = word(value)?,
-            "hours" => self.hours = hours(value)?,
-            "usage_ceiling" => self.usage_ceiling = ceiling(value)?,
-            "git" => self.git = value.as_bool()?,
-            "max_document" => self.max_document = size(value)?,
-            "max_output" => self.max_output = size(value)?,
-            "archive" => self.archive = value.as_bool()?,
-            "on_finish" => self.on_finish = program()?,
-            "on_hold" => self.on_hold = program()?,
-            "max_parallel" => {
-                let most = or_null(value, |_| count().filter(|&most| most > 0))?;
-                self.max_parallel = most.map(|most| most as usize);
-            }
-            "breaker" => self.breaker = count()? as usize,
-            _ => return None,
-        }
-        Some(())
-    }
 }
 
-/// What the value of a setting must be, or that of a key of an agent or a registry entry.
-pub fn form(key: &str) -> &'static str {
-    match key {
-        "timeout" | "check_timeout" => "a duration above 0 such as \"90s\" or \"1h30m\"",
-        "silence_timeout" | "grace" | "linger" | "settle" => "a duration such as \"90s\"",
-        "retries" | "check_rounds" | "breaker" => "a whole number from 0",
-        "max_parallel" => "a whole number from 1",
-        "max_budget_usd" | "daily_budget_usd" => "an amount above 0, without quotes",
-        "on_interrupt" => "\"resume\", \"rerun\" or \"fail\"",
-        "on_failure" => "\"continue\" or \"hold\"",
-        "hours" => "a span such as \"22:00-07:00\", or a list of such",
-        "usage_ceiling" => "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
-        "max_document" | "max_output" => "a size such as \"512 KiB\" or \"1 MiB\"",
-        "git" | "archive" | "require_answer" => "true or false",
-        "args" => "a list of texts",
-        "protocol" => "\"claude\", \"codex\", \"gemini\" or \"plain\"",
-        "prompt" => "a text that contains {content}",
-        "layout" => "\"jobs\" or \"tasks\"",
-        "agent" | "answer" => "a text",
-        _ => "a list of texts, the program first",
-    }
-}
+/// A text that is not empty.
+pub const TEXT: Form<String> = Form("a text", text);
+/// A list of arguments.
+pub const TEXTS: Form<Vec<String>> = Form("a list of texts", texts);
+/// A program and its arguments.
+pub const COMMAND: Form<Vec<String>> = Form("a list of texts, the program first", command);
+/// Yes or no.
+pub const FLAG: Form<bool> = Form("true or false", Value::as_bool);
+const AGENT: Form<AgentSpec> = Form("a text", |value| {
+    Some(AgentSpec::new(&text(value)?, Protocol::Claude))
+});
+const DURATION: Form<Duration> = Form("a duration such as \"90s\"", duration);
+const SILENCE: Form<Option<Duration>> = Form(DURATION.0, |value| {
+    Some(Some(duration(value)?).filter(|limit| !limit.is_zero()))
+});
+const LIMIT: Form<Duration> = Form("a duration above 0 such as \"90s\" or \"1h30m\"", |value| {
+    duration(value).filter(|limit| !limit.is_zero())
+});
+const COUNT: Form<u32> = Form("a whole number from 0", count);
+const MOST: Form<Option<u32>> = Form("a whole number from 1", |value| {
+    or_null(value, |value| count(value).filter(|&most| most > 0))
+});
+const MONEY: Form<Option<f64>> = Form("an amount above 0, without quotes", |value| {
+    or_null(value, |value| value.as_f64().filter(|&usd| usd > 0.0))
+});
+const PROGRAM: Form<Option<Vec<String>>> = Form(COMMAND.0, |value| or_null(value, command));
+const HOURS: Form<Vec<Span>> = Form("a span such as \"22:00-07:00\", or a list of such", hours);
+const CEILING: Form<Ceiling> = Form(
+    "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
+    ceiling,
+);
+const SIZE: Form<u64> = Form("a size such as \"512 KiB\" or \"1 MiB\"", size);
 
 /// `null` switches off what is off by default.
-fn or_null<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Option<T>> {
+fn or_null<T>(value: &Value, read: fn(&Value) -> Option<T>) -> Option<Option<T>> {
     match value {
         Value::Null => Some(None),
         value => read(value).map(Some),
     }
 }
 
-/// A text that is not empty.
-pub fn text(value: &Value) -> Option<String> {
+fn duration(value: &Value) -> Option<Duration> {
+    value.as_str().and_then(parse_duration)
+}
+
+fn count(value: &Value) -> Option<u32> {
+    u32::try_from(value.as_u64()?).ok()
+}
+
+fn text(value: &Value) -> Option<String> {
     let is_fine = |text: &&str| !text.is_empty() && !text.contains('\0');
     value.as_str().filter(is_fine).map(str::to_owned)
 }
@@ -383,15 +368,13 @@ pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
     T::deserialize(value).ok()
 }
 
-/// A list of arguments.
-pub fn texts(value: &Value) -> Option<Vec<String>> {
+fn texts(value: &Value) -> Option<Vec<String>> {
     let is_fine = |text: &&str| !text.contains('\0');
     let item = |item: &Value| item.as_str().filter(is_fine).map(str::to_owned);
     value.as_array()?.iter().map(item).collect()
 }
 
-/// A program and its arguments.
-pub fn command(value: &Value) -> Option<Vec<String>> {
+fn command(value: &Value) -> Option<Vec<String>> {
     texts(value).filter(|list| list.first().is_some_and(|program| !program.is_empty()))
 }
 

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::files::{self, Dir, Durability};
-use crate::project::{Layout, Policy, Project, form, word};
+use crate::project::{Form, Layout, Policy, Project, word};
 use crate::settings::{self, Settings, Warnings, wrong};
 use crate::time::Wall;
 use nix::fcntl::{Flock, FlockArg};
@@ -163,7 +163,7 @@ impl Registry {
         }
         if self.projects.contains_key(name) {
             return Err(Error::new(format!(
-                "a project named {name:?} is registered already; choose another with --name"
+                "a project named {name:?} is registered already; choose another with --name, or if it has moved, its new path in registered.json"
             )));
         }
         let mut entry = json!({"path": text_of(path)?, "enabled": true, "registered_at": now});
@@ -186,12 +186,6 @@ impl Registry {
             .entry(name)?
             .insert("enabled".to_owned(), json!(enabled));
         Ok(before.unwrap_or(json!(true)) != json!(enabled))
-    }
-
-    /// Gives a project that has moved its new directory.
-    pub fn relocate(&mut self, name: &str, path: &Path) -> Result<()> {
-        self.entry(name)?.insert("path".to_owned(), text_of(path)?);
-        Ok(())
     }
 
     fn entry(&mut self, name: &str) -> Result<&mut Map<String, Value>> {
@@ -230,29 +224,29 @@ fn text_of(path: &Path) -> Result<Value> {
 /// Keys of an entry that are no settings.
 const ENTRY_KEYS: [&str; 4] = ["path", "enabled", "registered_at", "layout"];
 
+const LAYOUT: Form<Layout> = Form("\"jobs\" or \"tasks\"", word);
+
 fn entry(name: &str, value: &Value) -> Result<Entry> {
-    let refused = |why: &str| Err(Error::new(why));
-    let Some(values) = value.as_object() else {
-        return refused("its entry is not a JSON object");
-    };
+    let values = value.as_object();
+    let values = values.ok_or_else(|| Error::new("its entry is not a JSON object"))?;
     if !valid_name(name) {
-        return refused(
-            "its name is empty, over 100 bytes, or has a '/' or a control character in it",
-        );
+        let why = "its name is empty, over 100 bytes, or has a '/' or a control character in it";
+        return Err(Error::new(why));
     }
-    let path = match values.get("path") {
-        Some(Value::String(path)) => PathBuf::from(path),
-        Some(_) => return refused("its \"path\" is not a text"),
-        None => return refused("it has no \"path\""),
-    };
+    let path = values
+        .get("path")
+        .and_then(Value::as_str)
+        .map(PathBuf::from);
+    let path = path.ok_or_else(|| Error::new("it has no \"path\" that is a text"))?;
     if !path.is_absolute() {
-        return refused(&format!("its path {} is not absolute", path.display()));
+        let path = path.display();
+        return Err(Error::new(format!("its path {path} is not absolute")));
     }
-    let Some(enabled) = values.get("enabled").map_or(Some(true), Value::as_bool) else {
-        return refused("its \"enabled\" is not true or false");
-    };
-    let layout = values.get("layout").map_or(Some(Layout::Jobs), word);
-    let layout = layout.ok_or_else(|| wrong("layout", &format!("must be {}", form("layout"))))?;
+    let enabled = values.get("enabled").map_or(Some(true), Value::as_bool);
+    let enabled = enabled.ok_or_else(|| Error::new("its \"enabled\" is not true or false"))?;
+    let read = |value| LAYOUT.take(value);
+    let layout = values.get("layout").map_or(Ok(Layout::Jobs), read);
+    let layout = layout.map_err(|form| wrong("layout", &format!("must be {form}")))?;
     let registered_at = values.get("registered_at").and_then(Value::as_str);
     let own = values.iter().filter(|(key, _)| settings::is_setting(key));
     Ok(Entry {
@@ -310,7 +304,7 @@ mod tests {
         for (json, wanted) in [
             ("1", "not a JSON object"),
             ("{}", "no \"path\""),
-            (r#"{"path": 1}"#, "not a text"),
+            (r#"{"path": 1}"#, "no \"path\" that is a text"),
             (r#"{"path": "x"}"#, "not absolute"),
             (r#"{"path": "/x", "enabled": "yes"}"#, "not true or false"),
             (r#"{"path": "/x", "layout": "job"}"#, "setting \"layout\""),

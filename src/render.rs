@@ -64,7 +64,7 @@ fn shows_signs() -> bool {
 }
 
 /// Our signs, each with what stands for it in ASCII.
-const SIGNS: &str = "…... └`- ✓+ ✗x ⚠! ●* ‖= ·. −- –- —- ─- ░- ▁- ▂- ▃- ▄= ▅= ▆= ▇# █#";
+const SIGNS: &str = "…... └`- ✓+ ✗x ⚠! ●* ‖= ·. −- –- —- ─- ░- █#";
 
 /// A text as the locale can show it: the one rule for all that is printed but JSON and raw logs.
 pub fn encoded(text: &str) -> Cow<'_, str> {

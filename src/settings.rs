@@ -5,9 +5,8 @@ use crate::agent;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::project::{
-    AgentSpec, GLOBAL_KEYS, KEYS, Policy, Protocol, command, form, text, texts, word,
+    AgentSpec, COMMAND, FLAG, Form, GLOBAL_KEYS, KEYS, Policy, Protocol, TEXT, TEXTS, word,
 };
-use crate::text::nearest;
 use nix::sys::stat::fstat;
 use serde_json::{Map, Value, json};
 use std::env;
@@ -98,15 +97,12 @@ pub const AGENT_KEYS: &str = "command, args, protocol, prompt, env, answer, requ
 
 /// Whether a key is a setting, wherever it may stand.
 pub fn is_setting(key: &str) -> bool {
-    KEYS.iter().chain(GLOBAL_KEYS).any(|(name, _)| *name == key)
+    KEYS.iter().any(|(name, _)| *name == key)
 }
 
 /// A warning for a key that is none of ours, which may be a limit that was mistyped.
 pub fn unknown_setting(place: &str, key: &str) -> String {
-    let names = KEYS.iter().chain(GLOBAL_KEYS).map(|(name, _)| *name);
-    let near = nearest(key, names).map(|near| format!("; did you mean {near:?}?"));
-    let near = near.unwrap_or_default();
-    format!("{place}: unknown setting {key:?} is ignored{near}")
+    format!("{place}: unknown setting {key:?} is ignored")
 }
 
 /// Reads `config.json`; a missing file is an empty one.
@@ -159,7 +155,7 @@ impl Settings {
 
     /// What holds for a project whose registry entry has these keys of ours.
     pub fn policy(&self, own: &Map<String, Value>) -> Result<Policy> {
-        if let Some((key, _)) = GLOBAL_KEYS.iter().find(|(key, _)| own.contains_key(*key)) {
+        if let Some(key) = GLOBAL_KEYS.iter().find(|key| own.contains_key(**key)) {
             return Err(wrong(key, "holds for all projects; move it to config.json"));
         }
         let mut policy = self.common.clone();
@@ -192,11 +188,10 @@ impl Settings {
 
 /// Takes settings into a policy; the error names the key and what it must be.
 fn take(policy: &mut Policy, values: &Map<String, Value>) -> Result<()> {
-    let ours = values.iter().filter(|(key, _)| is_setting(key));
-    for (key, value) in ours.filter(|(key, _)| *key != "agents") {
-        policy.set(key, value).ok_or_else(|| {
+    for (key, value) in values {
+        policy.set(key, value).map_err(|form| {
             let shown: String = value.to_string().chars().take(100).collect();
-            wrong(key, &format!("is {shown}, but must be {}", form(key)))
+            wrong(key, &format!("is {shown}, but must be {form}"))
         })?;
     }
     Ok(())
@@ -223,6 +218,11 @@ fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
     agents.collect()
 }
 
+const PROTOCOL: Form<Protocol> = Form("\"claude\", \"codex\", \"gemini\" or \"plain\"", word);
+const PROMPT: Form<String> = Form("a text that contains {content}", |value| {
+    (TEXT.1)(value).filter(|text| text.contains("{content}"))
+});
+
 /// One agent. Without a protocol it has that of its command's own name; an entry that changes one of
 /// those built in, say by a launcher in front of it, keeps the protocol of that. No value is told, since
 /// it may be a secret.
@@ -233,25 +233,22 @@ fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
     for (key, value) in object(&place, entry)? {
         let full = format!("{place}.{key}");
         let taken = match key.as_str() {
-            "command" => command(value).map(|command| spec.command = command),
-            "args" => texts(value).map(|args| spec.args = args),
-            "protocol" => word(value).map(|word| protocol = Some(word)),
-            "prompt" => {
-                let template = text(value).filter(|text| text.contains("{content}"));
-                template.map(|template| spec.prompt = Some(template))
-            }
-            "answer" => text(value).map(|path| spec.answer = Some(path)),
-            "require_answer" => value.as_bool().map(|flag| spec.require_answer = flag),
+            "command" => COMMAND.take(value).map(|command| spec.command = command),
+            "args" => TEXTS.take(value).map(|args| spec.args = args),
+            "protocol" => PROTOCOL.take(value).map(|word| protocol = Some(word)),
+            "prompt" => PROMPT.take(value).map(|text| spec.prompt = Some(text)),
+            "answer" => TEXT.take(value).map(|path| spec.answer = Some(path)),
+            "require_answer" => FLAG.take(value).map(|flag| spec.require_answer = flag),
             "env" => {
                 spec.env = variables(&full, value)?;
-                Some(())
+                Ok(())
             }
             _ => {
                 let what = format!("is unknown; an agent has {AGENT_KEYS}");
                 return Err(wrong(&full, &what));
             }
         };
-        taken.ok_or_else(|| wrong(&full, &format!("must be {}", form(key))))?;
+        taken.map_err(|form| wrong(&full, &format!("must be {form}")))?;
     }
     spec.protocol = protocol.unwrap_or_else(|| match agent::protocol_of(&spec.command[0]) {
         Protocol::Plain => agent::protocol_of(name),
@@ -266,12 +263,12 @@ fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
 }
 
 /// Environment variables.
-fn variables(key: &str, value: &Value) -> Result<Vec<(String, String)>> {
+fn variables(key: &str, value: &Value) -> Result<Variables> {
     let is_fine = |text: &&str| !text.contains('\0');
     let variable = |(name, value): (&String, &Value)| {
         let text = value.as_str().filter(is_fine).filter(|_| is_variable(name));
         match text {
-            Some(text) if !is_of_home(text) => Ok((name.clone(), text.to_owned())),
+            Some(text) if !is_of_home(text) => Ok((name.into(), text.into())),
             Some(_) => Err(wrong(&format!("{key}.{name}"), OF_HOME)),
             None => Err(wrong(&format!("{key}.{name}"), "must be a text")),
         }
@@ -381,8 +378,8 @@ mod tests {
 
     #[test]
     fn the_defaults_that_are_told_are_those_in_force() {
-        let all = GLOBAL_KEYS.iter().chain(KEYS);
-        let told: Vec<_> = all
+        let told: Vec<_> = KEYS
+            .iter()
             .map(|(key, value)| format!("{key:?}: {value}"))
             .collect();
         let told = Settings::new(serde_json::from_str(&format!("{{{}}}", told.join(","))).unwrap());
@@ -415,7 +412,7 @@ mod tests {
         assert_eq!(policy.timeout, Duration::from_secs(300));
         assert_eq!((policy.silence_timeout, policy.gate), (None, None));
         assert_eq!(policy.agent.protocol, Protocol::Plain);
-        assert_eq!(policy.agent.env, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(policy.agent.env, [("A".into(), "b".into())]);
         assert_eq!((policy.max_document, policy.git), (2048, false));
         assert_eq!(
             policy.check,
@@ -455,7 +452,7 @@ mod tests {
             for key in keys.split(' ') {
                 seen += 1;
                 assert!(is_setting(key));
-                let is_own = KEYS.iter().any(|(name, _)| *name == key);
+                let is_own = !GLOBAL_KEYS.contains(&key);
                 for value in &values {
                     let object = format!("{{{key:?}: {value}}}");
                     let tries = [policy(&object, "{}"), policy("{}", &object)];
@@ -472,7 +469,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen, KEYS.len() + GLOBAL_KEYS.len());
+        assert_eq!(seen, KEYS.len());
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod space;
 
 use job_monitor::error::Exit;
 use job_monitor::job::{Course, ErrorKind};
-use job_monitor::project::{GLOBAL_KEYS, KEYS};
+use job_monitor::project::KEYS;
 use job_monitor::settings;
 use job_monitor::skills::SKILLS;
 use serde_json::{Map, Value};
@@ -189,7 +189,7 @@ fn every_exit_status_is_told() {
 #[test]
 fn every_setting_is_told_and_none_that_there_is_not() {
     let told = terms("SETTINGS");
-    let known = KEYS.iter().chain(GLOBAL_KEYS);
+    let known = KEYS.iter();
     let known = known.map(|(name, _)| *name);
     assert_eq!(names(&told), known.collect());
     let agents = &told["agents"];

@@ -1,7 +1,7 @@
 //! Claude Code, headless (SPEC 6). Its events, exits and words are those that were recorded with release
 //! 2.1.328; see `tests/fixtures/claude`.
 
-use super::event::{By, Call, Event, LastResult, Session, Signs, Window, time};
+use super::event::{self, By, Event, LastResult, Session, Signs, Window, time};
 use super::json::{Object, object, text};
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Sessions};
@@ -86,13 +86,8 @@ fn call<'a>(block: &Object<'a>, by: By) -> Event<'a> {
     let (tool, input) = (block.text("name"), block.object("input"));
     let path = input.text("file_path") + &input.text("notebook_path");
     let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
-    Event::Call(Call {
-        by,
-        id: block.text("id"),
-        tool,
-        input: block.raw("input"),
-        edits: is_edit.then_some(path),
-    })
+    let edits = is_edit.then_some(path);
+    event::call(by, block.text("id"), &tool, block.raw("input"), edits)
 }
 
 fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
@@ -265,7 +260,7 @@ fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
 mod tests {
     use super::*;
     use crate::agent::Fold;
-    use crate::agent::verdict::{Ended, Ending, Verdict, judge};
+    use crate::agent::verdict::{Ended, Ending, judge};
     use serde_json::json;
 
     /// Kind, and the fields of a failed result beside `is_error: true`; `class` is that of the
@@ -396,7 +391,7 @@ mod tests {
                     require_answer: false,
                     now: Wall(0),
                 };
-                let Verdict::Fault(fault) = judge(&case) else {
+                let Some(fault) = judge(&case) else {
                     panic!("{row}")
                 };
                 assert_eq!(fault.kind.as_str(), kind, "{row}: {fault:?}");

@@ -2,7 +2,7 @@
 //! stands in the thread's rollout file, which is undocumented, so words must do where that is missing. All
 //! of it was recorded with release 0.171.0; see `tests/fixtures/codex`.
 
-use super::event::{Call, Event, LastResult, Session, Signs, Window, time};
+use super::event::{Event, LastResult, Session, Signs, Window, call, time};
 use super::json::Object;
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Sessions};
@@ -87,24 +87,20 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
                 let (id, input) = (format!("{id}.{at}"), item.items("changes")[at]);
                 each(match is_over {
                     true => Event::Answer(id, "", failed),
-                    false => call(id, "Edit", input, Some(change.text("path"))),
+                    false => call(None, id, "Edit", input, Some(change.text("path"))),
                 });
             }
         }
         (_, true) => each(Event::Answer(id, item.raw("aggregated_output"), failed)),
-        ("command_execution", false) => each(call(id, "Shell", json, None)),
-        (_, false) => each(call(id, &item.word("tool").unwrap_or(kind), json, None)),
+        ("command_execution", false) => each(call(None, id, "Shell", json, None)),
+        (_, false) => each(call(
+            None,
+            id,
+            &item.word("tool").unwrap_or(kind),
+            json,
+            None,
+        )),
     }
-}
-
-fn call<'a>(id: String, tool: &str, input: &'a str, edits: Option<String>) -> Event<'a> {
-    Event::Call(Call {
-        by: None,
-        id,
-        tool: tool.to_owned(),
-        input,
-        edits,
-    })
 }
 
 /// A line of the rollout file, which holds the whole thread: what counts is told after the last

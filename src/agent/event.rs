@@ -91,6 +91,24 @@ pub struct Call<'a> {
     pub edits: Option<String>,
 }
 
+/// A call as an event.
+pub fn call<'a>(
+    by: By,
+    id: String,
+    tool: &str,
+    input: &'a str,
+    edits: Option<String>,
+) -> Event<'a> {
+    let tool = tool.to_owned();
+    Event::Call(Call {
+        by,
+        id,
+        tool,
+        input,
+        edits,
+    })
+}
+
 /// What an agent says when its turn is over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LastResult {

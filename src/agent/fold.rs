@@ -288,10 +288,7 @@ impl Fold {
         };
         if size > DENIAL_MAX {
             // Which tool it was is worth more than all that it was asked to do.
-            let is_short = |value: &Value| value.as_str().is_some_and(|text| text.len() < 256);
-            fields.retain(|key, value| {
-                ["tool_name", "tool_use_id"].contains(&key.as_str()) && is_short(value)
-            });
+            fields.retain(|_, value| value.as_str().is_some_and(|text| text.len() < 256));
         }
         let (denials, id) = (&mut self.report.permission_denials, &denial["tool_use_id"]);
         let mut known = denials.iter();

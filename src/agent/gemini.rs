@@ -2,7 +2,7 @@
 //! mod 256 or one of its own; the rest stands in its words and on standard error. All of it was recorded
 //! with release 0.61.0; see `tests/fixtures/gemini`.
 
-use super::event::{Call, Event, LastResult, Session, Signs};
+use super::event::{Event, LastResult, Session, Signs, call};
 use super::json::Object;
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Sessions};
@@ -61,13 +61,7 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             let path = line.object("parameters").word("file_path");
             let edits = path.filter(|_| ["write_file", "replace"].contains(&tool.as_str()));
             each(Event::Turn(true));
-            each(Event::Call(Call {
-                by: None,
-                id,
-                tool,
-                input,
-                edits,
-            }));
+            each(call(None, id, &tool, input, edits));
         }
         "tool_result" => {
             let error = line.object("error");

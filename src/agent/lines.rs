@@ -6,7 +6,7 @@ use std::io::BufRead;
 
 /// The longest line held. The longest recorded had 11 MB.
 const LINE_MAX: usize = 16 << 20;
-/// How much of a longer one is kept, to know it by.
+/// How much of a longer one is handed out, to know it by.
 const START_KEPT: usize = 4 << 10;
 /// What a buffer may keep between two lines.
 const BUFFER_KEPT: usize = 64 << 10;
@@ -15,8 +15,8 @@ const BUFFER_KEPT: usize = 64 << 10;
 /// line that is too long to be held only the beginning is handed out.
 #[derive(Debug, Default)]
 pub struct Lines {
+    /// The line that is not complete, as far as it is held.
     held: Vec<u8>,
-    is_too_long: bool,
 }
 
 impl Lines {
@@ -41,26 +41,21 @@ impl Lines {
 
     /// The stream is over: hands out what is left.
     pub fn finish(&mut self, each: &mut dyn FnMut(&str)) {
-        hand_out(&self.held, each);
+        match self.held.len() {
+            LINE_MAX => hand_out(&self.held[..START_KEPT], each),
+            _ => hand_out(&self.held, each),
+        }
         self.held.clear();
         self.held.shrink_to(BUFFER_KEPT);
-        self.is_too_long = false;
     }
 
     fn hold(&mut self, piece: &[u8]) {
-        if !self.is_too_long && self.held.len() + piece.len() > LINE_MAX {
-            let start = &piece[..piece.len().min(START_KEPT)];
-            self.held.extend_from_slice(start);
-            self.held.truncate(START_KEPT);
-            self.held.shrink_to_fit();
-            self.is_too_long = true;
-        } else if !self.is_too_long {
-            if self.held.len() > BUFFER_KEPT {
-                // Growing by doubling would take twice as much; what is not written to costs nothing.
-                self.held.reserve_exact(LINE_MAX - self.held.len());
-            }
-            self.held.extend_from_slice(piece);
+        let room = LINE_MAX - self.held.len();
+        if self.held.len() > BUFFER_KEPT {
+            // Growing by doubling would take twice as much; what is not written to costs nothing.
+            self.held.reserve_exact(room);
         }
+        self.held.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 }
 

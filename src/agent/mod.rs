@@ -178,10 +178,10 @@ pub fn protocol_of(command: &str) -> Protocol {
     find(|dialect| name == dialect.name).protocol
 }
 
-/// Whose output this is, by the ending of its name and its beginning.
-pub fn recognise(ending: &str, start: &[u8]) -> &'static Dialect {
+/// Whose output a log holds, by its name and its beginning; that of nobody in particular where it is none.
+pub fn recognise(name: &str, start: &[u8]) -> &'static Dialect {
     let text = String::from_utf8_lossy(start);
     let opening = text.lines().find(|line| line.starts_with('{'));
     let opening = opening.and_then(json::object).unwrap_or_default();
-    find(|dialect| dialect.ending == ending && opening.is("type", dialect.opens_with))
+    find(|dialect| name.ends_with(dialect.ending) && opening.is("type", dialect.opens_with))
 }

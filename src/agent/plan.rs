@@ -41,39 +41,13 @@ pub struct Assignment<'a> {
 
 /// How a start begins.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Opening {
-    /// With the document, in a new session.
-    Fresh {
-        /// The session's id, where we choose it.
-        session: Option<String>,
-        /// Why it is not the job's first start, where the agent must know that.
-        because: Option<Because>,
-    },
-    /// In the session that an earlier start, or an earlier job, began.
-    Resume {
-        /// Its id.
-        session: String,
-        /// Why it goes on.
-        because: Because,
-    },
-}
-
-/// Why a session goes on.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Because {
-    /// The start before ended early.
-    Ended(ErrorKind),
-    /// The check did not succeed.
-    Check {
-        /// What was run.
-        command: String,
-        /// How that ended.
-        how: String,
-        /// The end of what it wrote.
-        output: String,
-    },
-    /// A person replies: the document is what they say.
-    Reply,
+pub struct Opening {
+    /// The id of its session; of a new one only where we choose it.
+    pub session: Option<String>,
+    /// Whether that is the session of an earlier start, or of an earlier job.
+    pub resumes: bool,
+    /// What the agent is told of the start before, where it must know of that.
+    pub because: Option<String>,
 }
 
 /// What to start.
@@ -163,7 +137,7 @@ pub fn plan<'a>(
         argv: arguments(assignment, dialect.args),
         prompt,
         dialect,
-        resumed: matches!(assignment.opening, Opening::Resume { .. }),
+        resumed: assignment.opening.resumes,
         files: Files::default(),
         uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         env,
@@ -200,14 +174,17 @@ fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Resul
 fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
     let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
     let fill = |text: &String| fill(text, assignment.project, assignment.job, assignment.start);
-    let value = |word: &str| match (word, assignment.opening) {
-        ("{new}", Opening::Fresh { session, .. }) => session.clone(),
-        ("{old}", Opening::Resume { session, .. }) => Some(session.clone()),
-        ("{new}" | "{old}", _) => None,
-        ("{model}", _) => wishes.model.clone(),
-        ("{turns}", _) => wishes.max_turns.map(|turns| turns.to_string()),
-        ("{budget}", _) => assignment.budget_left_usd.map(|left| format!("{left:.4}")),
-        _ => Some(word.to_owned()),
+    let session = |resumes| {
+        let session = assignment.opening.session.clone();
+        session.filter(|_| assignment.opening.resumes == resumes)
+    };
+    let value = |word: &str| match word {
+        "{new}" => session(false),
+        "{old}" => session(true),
+        "{model}" => wishes.model.clone(),
+        "{turns}" => wishes.max_turns.map(|turns| turns.to_string()),
+        "{budget}" => assignment.budget_left_usd.map(|left| format!("{left:.4}")),
+        word => Some(word.to_owned()),
     };
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
     let mut words = template.split_ascii_whitespace();
@@ -236,29 +213,26 @@ fn environment<'a>(
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
 ) -> Vec<Variable<'a>> {
-    fn os<'a>((name, value): &'a (OsString, OsString)) -> Variable<'a> {
-        (name, value)
-    }
-    fn text<'a>((name, value): (&'a str, &'a str)) -> Variable<'a> {
-        (name.as_ref(), value.as_ref())
-    }
     let (name, always) = dialect.scratch;
     let scratch = [(OsStr::new(name), assignment.scratch)];
     let scratch = scratch.into_iter().filter(|(name, _)| !name.is_empty());
     let defaults = dialect.env.iter().filter_map(|one| one.split_once('='));
-    let own = assignment.policy.agent.env.iter();
     let marks = [
         ("JOB_MONITOR_JOB_ID", assignment.job.as_str()),
         ("JOB_MONITOR_PROJECT", assignment.project.name.as_str()),
         (RUN_VARIABLE, assignment.run),
     ];
-    let all = defaults.map(text).chain(scratch.clone());
-    let all = all.chain(base.iter().map(os));
-    let all = all.chain(scratch.filter(|_| always));
-    let all = all.chain(credentials.iter().map(os));
-    let all = all.chain(own.map(|(name, value)| text((name, value))));
-    let all: BTreeMap<&OsStr, &OsStr> = all.chain(marks.map(text)).collect();
-    all.into_iter().collect()
+    let texts = |(name, value): (&'a str, &'a str)| (OsStr::new(name), OsStr::new(value));
+    let given =
+        |all: &'a [(OsString, OsString)]| all.iter().map(|(name, value)| (&**name, &**value));
+    let mut env: BTreeMap<&OsStr, &OsStr> = defaults.map(texts).collect();
+    env.extend(scratch.clone());
+    env.extend(given(base));
+    env.extend(scratch.filter(|_| always));
+    env.extend(given(credentials));
+    env.extend(given(&assignment.policy.agent.env));
+    env.extend(marks.map(texts));
+    env.into_iter().collect()
 }
 
 fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
@@ -277,43 +251,29 @@ fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
             call.unwrap_or_default()
         ),
     };
-    match assignment.opening {
-        Opening::Fresh { because: None, .. } => opening,
-        Opening::Fresh {
-            because: Some(because),
-            ..
-        } => {
-            format!("{}\n\n---\n\n{}", opening.trim_end(), going_on(because))
-        }
-        Opening::Resume {
-            because: Because::Reply,
-            ..
-        } => opening,
-        Opening::Resume { because, .. } => going_on(because),
+    match &assignment.opening.because {
+        None => opening,
+        Some(because) if assignment.opening.resumes => because.clone(),
+        Some(because) => format!("{}\n\n---\n\n{because}", opening.trim_end()),
     }
 }
 
-/// What an agent is told that goes on with a job.
-fn going_on(because: &Because) -> String {
-    let kind = match because {
-        Because::Ended(kind) => kind.as_str().replace('_', " "),
-        Because::Reply => String::new(),
-        Because::Check {
-            command,
-            how,
-            output,
-        } => {
-            return format!(
-                "The job is not done yet: the check that it must pass was run and {how}.\n\nThe check is \
-                 `{command}`. The end of what it wrote:\n\n{output}\n\nFirst look at what is already done. Then \
-                 mend what keeps the check from passing, without weakening the check itself, and finish the job.\n"
-            );
-        }
-    };
+/// What an agent is told whose last start ended early.
+pub fn ended(kind: ErrorKind) -> String {
+    let kind = kind.as_str().replace('_', " ");
     format!(
         "The previous run of this job ended early ({kind}); that is over now. Nothing of the job has changed.\n\n\
          First look at what is already done, in the conversation above and in the files, since the last step may \
          have been cut off in the middle. Then go on from there and finish the job. Do not do again what is done.\n"
+    )
+}
+
+/// What an agent is told whose work did not pass the check.
+pub fn sent_back(command: &str, how: &str, output: &str) -> String {
+    format!(
+        "The job is not done yet: the check that it must pass was run and {how}.\n\nThe check is \
+         `{command}`. The end of what it wrote:\n\n{output}\n\nFirst look at what is already done. Then \
+         mend what keeps the check from passing, without weakening the check itself, and finish the job.\n"
     )
 }
 
@@ -387,8 +347,9 @@ mod tests {
 
     #[test]
     fn claude_gets_its_options_before_the_agent_s_own() {
-        let fresh = Opening::Fresh {
+        let fresh = Opening {
             session: Some("S".into()),
+            resumes: false,
             because: None,
         };
         let plan = planned(&policy(Protocol::Claude), &fresh, true, &[]);
@@ -400,9 +361,10 @@ mod tests {
              --session-id S --model opus --max-turns 3 \
              --max-budget-usd 1.5000 --permission-mode plan"
         );
-        let resume = Opening::Resume {
-            session: "S".into(),
-            because: Because::Ended(ErrorKind::UsageLimit),
+        let resume = Opening {
+            session: Some("S".into()),
+            resumes: true,
+            because: Some(ended(ErrorKind::UsageLimit)),
         };
         let plan = planned(&policy(Protocol::Claude), &resume, true, &[]);
         assert!(
@@ -414,8 +376,9 @@ mod tests {
 
     #[test]
     fn the_document_never_stands_at_the_head_of_claude_s_prompt() {
-        let fresh = Opening::Fresh {
+        let fresh = Opening {
             session: None,
+            resumes: false,
             because: None,
         };
         let mut policy = policy(Protocol::Claude);
@@ -438,8 +401,9 @@ mod tests {
 
     #[test]
     fn the_environment_has_each_name_once_and_the_nearest_wins() {
-        let fresh = Opening::Fresh {
+        let fresh = Opening {
             session: None,
+            resumes: false,
             because: None,
         };
         let credentials = [("B", "file"), ("C", "file"), ("DISABLE_AUTOUPDATER", "0")];

@@ -64,14 +64,8 @@ pub struct Case<'a> {
     pub now: Wall,
 }
 
-/// Whether an attempt is complete, and if not, why.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// Exit, result and answer agree.
-    Completed,
-    /// Anything else.
-    Fault(Fault),
-}
+/// Why an attempt is not complete; `None` where exit, result and answer agree.
+pub type Verdict = Option<Fault>;
 
 /// Why an attempt is not complete.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,16 +78,6 @@ pub struct Fault {
     pub resets_at: Option<Wall>,
     /// The agent does not know the session it was told to resume: start afresh.
     pub session_unknown: bool,
-}
-
-impl Verdict {
-    /// The fault, if there is one.
-    pub fn fault(&self) -> Option<&Fault> {
-        match self {
-            Verdict::Completed => None,
-            Verdict::Fault(fault) => Some(fault),
-        }
-    }
 }
 
 impl Fault {
@@ -114,7 +98,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     // When we ended it, its last result is its last word only if it did not go to work again. That was
     // looked at before `linger` ended it, and what it may have written while dying changes nothing.
     let stands = matches!(ended.by, Ending::Itself | Ending::Linger) || fold.is_final();
-    let fault = match fold.result.as_ref().filter(|_| stands) {
+    match fold.result.as_ref().filter(|_| stands) {
         // A person's word comes before everything, even before a result that came just in time.
         _ if ended.by == Ending::Cancelled => forced(ended.by),
         Some(result) if result.good || case.is_lost() => case.objection(result.turns == Some(0)),
@@ -134,8 +118,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             }
             None => case.told().or_else(|| Some(case.without_result())),
         },
-    };
-    fault.map_or(Verdict::Completed, Verdict::Fault)
+    }
 }
 
 fn empty() -> Fault {
@@ -177,7 +160,7 @@ impl Case<'_> {
             return Some(self.no_result());
         }
         if let Some(blocked) = fold.blocked() {
-            return Some(Fault::new(Blocked, head(&line(&blocked))));
+            return Some(Fault::new(Blocked, sentence(&blocked)));
         }
         if by_itself && fold.is_pending() {
             let error = "the agent ended its turn while something of its own was to wake it later";
@@ -215,7 +198,7 @@ impl Case<'_> {
     /// Why it repeats a request by itself, if it does.
     fn repeats(&self) -> Option<Fault> {
         let (text, signs) = self.fold.repeats.as_ref()?;
-        let error = format!("the agent repeats its request: {}", head(&line(text)));
+        let error = format!("the agent repeats its request: {}", sentence(text));
         Some(self.fault(kind(signs, text, false), &error))
     }
 
@@ -241,7 +224,7 @@ impl Case<'_> {
         };
         let blocked = fold.blocked().filter(|_| kind == Blocked);
         let fault = match (&fold.result, blocked) {
-            (_, Some(blocked)) => Fault::new(kind, head(&line(&blocked))),
+            (_, Some(blocked)) => Fault::new(kind, sentence(&blocked)),
             (Some(_), None) => Fault::new(kind, self.own_words()),
             (None, None) => self.fault(kind, words),
         };
@@ -288,91 +271,32 @@ impl Case<'_> {
     }
 }
 
-/// Names by which agents class a failure of this kind, which count whatever the status.
-fn classes(kind: ErrorKind) -> &'static str {
-    match kind {
-        Blocked => "hook_stopped|stop_hook_prevented",
-        MaxTurns => "error_max_turns|max_turns",
-        Budget => "error_max_budget_usd|budget_exhausted|session_budget_exceeded",
-        PromptTooLong => "prompt_too_long|blocking_limit|context_window_exceeded",
-        Refused => "refusal|invalid_prompt|cyber_policy|bio_policy|misalignment_policy_violation",
-        UsageLimit => "usage_limit_reached|usage_limit_exceeded",
-        Billing => "billing_error|account_on_hold",
-        NotAuthenticated => {
-            "authentication_failed|authentication_error|permission_error|unauthorized|stored_login_refused|\
-             cloud_credential_error|oauth_org_not_allowed|verification_required"
-        }
-        MaxOutputTokens => "max_output_tokens",
-        ModelNotFound => "model_not_found|not_found_error",
-        Overloaded => "overloaded",
-        _ => "",
-    }
-}
-
-/// Names that tell less than a status, and count where there is none.
-fn vague(kind: ErrorKind) -> &'static str {
-    match kind {
-        RateLimited => "rate_limit|rate_limit_error|rate_limit_exceeded",
-        Overloaded => "overloaded_error|api_error|internal_server_error|server_overloaded",
-        Network => {
-            "server_error|connection_failed|connection_timeout|timeout|http_connection_failed"
-        }
-        // A request with too many bytes (images, mostly), whatever the model's window.
-        InvalidRequest => "invalid_request|invalid_request_error|request_too_large|bad_request",
-        _ => "",
-    }
-}
-
-/// Words in lower case, which count where no name and no status does. All were recorded, but for those of
-/// gateways and of agents without classes.
-fn words(kind: ErrorKind) -> &'static str {
-    match kind {
-        PromptTooLong => {
-            "prompt is too long|ran out of room|exceeds the maximum number of tokens|status 413"
-        }
-        Billing => {
-            "credit balance is too low|insufficient balance|insufficient credit|requires credits|out of credits|\
-             has been disabled|quota exceeded. check|chatgpt plan, upgrade|status 402"
-        }
-        UsageLimit => "usage limit|you've hit your|terminalquotaerror",
-        NotAuthenticated => {
-            "not logged in|invalid api key|failed to authenticate|could not load credentials|api_key_invalid|\
-             api key not valid|status 401|status 403|could not be refreshed|missing environment variable|\
-             discovery unauthorized"
-        }
-        RateLimited => "status: 429",
-        ModelNotFound => "does not exist or you do not have access|is not found for api version",
-        Refused => "invalid prompt|reason: content_filter|blocked due to safety|prompt was blocked",
-        MaxOutputTokens => "reason: max_output_tokens",
-        EmptyAnswer => "empty response",
-        Overloaded => "at capacity|high demand|status 5|\"code\":5|service unavailable|overloaded",
-        Network => {
-            "empty or malformed response|timed out|connection refused|connection error|connection failed|econnre|\
-             enotfound|etimedout|eai_again|stream disconnected|workspace routing discovery|fetch failed|\
-             incomplete json|terminated|without a finish reason"
-        }
-        _ => "",
-    }
+/// The signs of a part of `signs.txt`, each with the word of its kind.
+fn signs(part: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = include_str!("signs.txt").lines();
+    let rows = lines.filter_map(move |line| line.strip_prefix(part)?.trim_start().split_once(' '));
+    rows.map(|(kind, sign)| (kind, sign.trim_start()))
 }
 
 /// Kinds whose words may stand behind some about a connection that broke off.
 const REASONS: [ErrorKind; 3] = [NotAuthenticated, Refused, MaxOutputTokens];
 
-/// The kind of a failure that is known by `signs` and in whose text `said` stands. `is_limit`: a usage
+/// The kind of a failure that is known by what is `told` and in whose text `said` stands. `is_limit`: a usage
 /// limit was told, which counts where the failure has no class of its own.
-pub fn kind(signs: &Signs, said: &str, is_limit: bool) -> ErrorKind {
-    type Marks = fn(ErrorKind) -> &'static str;
+pub fn kind(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
     let said = said.to_lowercase();
-    let first = |kinds: &[ErrorKind], marks: Marks, is_there: &dyn Fn(&str) -> bool| {
-        let has = |mark: &str| !mark.is_empty() && is_there(mark);
-        let mut kinds = kinds.iter().copied();
-        kinds.find(|kind| marks(*kind).split('|').any(has))
+    let first = |kinds: &[ErrorKind], part, is_there: &dyn Fn(&str) -> bool| {
+        let known = |kind: &ErrorKind| {
+            let mut of_it = signs(part).filter(|(word, _)| *word == kind.as_str());
+            of_it.any(|(_, sign)| is_there(sign))
+        };
+        kinds.iter().copied().find(known)
     };
-    let is_sign = |name: &str| signs.names.iter().any(|sign| sign == name);
-    let named = |marks: Marks| first(ErrorKind::ALL, marks, &is_sign);
-    let worded = |kinds: &[ErrorKind]| first(kinds, words, &|word| said.contains(word));
-    let by_status = || signs.status.map(of_status);
-    let kind = named(classes).or_else(by_status).or_else(|| named(vague));
+    let is_name = |sign: &str| told.names.iter().any(|name| name == sign);
+    let named = |part| first(ErrorKind::ALL, part, &is_name);
+    let worded = |kinds: &[ErrorKind]| first(kinds, "words", &|word| said.contains(word));
+    let by_status = || told.status.map(of_status);
+    let kind = named("names").or_else(by_status).or_else(|| named("vague"));
     match kind {
         None | Some(RateLimited) if is_limit => UsageLimit,
         // The CLI's own words for a 429 that is none.
@@ -418,11 +342,16 @@ fn exit(ended: &Ended) -> String {
 fn tail(stderr: &str) -> String {
     let text = line(stderr);
     let skipped = text.chars().count().saturating_sub(TAIL_MAX);
-    match (text.is_empty(), skipped) {
-        (true, _) => String::new(),
-        (false, 0) => format!(": {text}"),
-        (false, _) => format!(": …{}", text.chars().skip(skipped).collect::<String>()),
+    let cut = if skipped > 0 { "…" } else { "" };
+    match text.is_empty() {
+        true => text,
+        false => format!(": {cut}{}", text.chars().skip(skipped).collect::<String>()),
     }
+}
+
+/// A text of the agent's as a part of a sentence.
+fn sentence(text: &str) -> String {
+    head(&line(text))
 }
 
 /// The beginning of a text that is too long for a sentence.
@@ -450,6 +379,26 @@ fn line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_sign_tells_of_a_kind_that_there_is() {
+        let text = include_str!("signs.txt");
+        let rows = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let told: Vec<_> = ["names ", "vague ", "words "]
+            .into_iter()
+            .flat_map(signs)
+            .collect();
+        assert_eq!(told.len(), rows.count());
+        for (kind, sign) in told {
+            let is_known = ErrorKind::ALL.iter().any(|known| known.as_str() == kind);
+            assert!(
+                is_known && sign == sign.trim().to_lowercase(),
+                "{kind}: {sign:?}"
+            );
+        }
+    }
     use crate::agent::{DIALECTS, dialect, protocol_of};
     use crate::project::Protocol;
     use serde_json::{Value, json};
@@ -527,17 +476,11 @@ mod tests {
     }
 
     fn kind_of(verdict: &Verdict) -> Option<ErrorKind> {
-        match verdict {
-            Verdict::Completed => None,
-            Verdict::Fault(fault) => Some(fault.kind),
-        }
+        verdict.as_ref().map(|fault| fault.kind)
     }
 
     fn expect_fault(verdict: Verdict) -> Fault {
-        match verdict {
-            Verdict::Completed => panic!("completed"),
-            Verdict::Fault(fault) => fault,
-        }
+        verdict.expect("not completed")
     }
 
     fn good() -> Value {
@@ -571,7 +514,7 @@ mod tests {
             });
             let kind = kind_of(&verdict).map_or("completed", ErrorKind::as_str);
             assert_eq!(kind, expected, "{agent} {name}: {verdict:?}");
-            if let Verdict::Fault(fault) = verdict {
+            if let Some(fault) = verdict {
                 let words = columns.get(5).copied().unwrap_or_default();
                 assert!(
                     fault.error.contains(words),
@@ -817,7 +760,7 @@ mod tests {
             by: Linger,
             ..exited(143)
         };
-        assert_eq!(claude(&ended, &after_result, ""), Verdict::Completed);
+        assert_eq!(claude(&ended, &after_result, ""), None);
     }
 
     /// The service was ill: that is no fault of a job whose time ran out meanwhile.

@@ -44,8 +44,6 @@ pub struct Asked {
     pub follow: bool,
     /// `logs`: the bytes that the agent wrote to standard output.
     pub raw: bool,
-    /// `logs`: of what is there already, so many lines only, the last ones.
-    pub tail: Option<usize>,
     /// `diff`: the numbers only.
     pub stat: bool,
     /// `clean`: how long ago the jobs finished.

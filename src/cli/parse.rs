@@ -3,7 +3,6 @@
 use super::{Asked, CommandHelp, Format, Which, commands};
 use crate::error::{Error, Exit, Result, is_harmful};
 use crate::project::Layout;
-use crate::text::nearest;
 use crate::time::{Wall, parse_duration};
 use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
@@ -134,7 +133,6 @@ impl Asked {
                 self.since = Some(since.ok_or_else(|| wrong(forms))?);
             }
             "--limit" => self.limit = Some(number()?),
-            "--tail" => self.tail = Some(number()?),
             "--follow" => self.follow = true,
             "--raw" => self.raw = true,
             "--stat" => self.stat = true,
@@ -245,16 +243,10 @@ fn usage(text: impl Into<String>) -> Error {
 
 /// The error for a word that is no command, or no option of this command.
 fn unknown(what: &str, word: &OsStr, page: Option<CommandHelp>) -> Error {
-    let names: Vec<&str> = match page {
-        Some(page) => page.options().map(|(_, long, _)| long).collect(),
-        None => commands().map(|page| page.name).collect(),
-    };
-    let meant = nearest(&word.to_string_lossy(), names);
-    let meant = meant.map_or(String::new(), |name| format!("did you mean \"{name}\"? "));
     let of = page.map_or(String::new(), |page| format!("{} ", page.name));
     let word = shown(word);
     usage(format!(
-        "unknown {what} {word}; {meant}job-monitor {of}--help lists all"
+        "unknown {what} {word}; job-monitor {of}--help lists all"
     ))
 }
 
@@ -368,10 +360,9 @@ mod tests {
             failed,
             ..just("status", &[])
         };
-        let logs = |follow, raw, tail| Asked {
+        let logs = |follow, raw| Asked {
             follow,
             raw,
-            tail,
             ..jobs("logs", &[A])
         };
         let of = |command, projects| Asked {
@@ -394,7 +385,7 @@ mod tests {
             ("hold a b", jobs("hold", &["a", "b"])),
             ("status", status(Some(20), false)),
             ("status -n5 --failed", status(Some(5), true)),
-            (&format!("logs -f {A} --raw -n3"), logs(true, true, Some(3))),
+            (&format!("logs -f {A} --raw"), logs(true, true)),
             ("submit", just("submit", &[])),
             ("submit a -", just("submit", &["a", "-"])),
             ("submit -- -x", just("submit", &["-x"])),
@@ -477,8 +468,7 @@ mod tests {
                 "queue -x",
                 "unknown option \"-x\"; job-monitor queue --help",
             ),
-            ("quue", "did you mean \"queue\"?"),
-            ("logs --folow a", "did you mean \"--follow\"?"),
+            ("logs --folow a", "unknown option \"--folow\""),
             (
                 "frobnicate",
                 "unknown command \"frobnicate\"; job-monitor --help lists all",

@@ -12,13 +12,12 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     let path = scope.places.settings();
     let (settings, warnings) = settings::load(&path)?;
     warnings.iter().for_each(|warning| render::note(warning));
-    // Where there is no project, those of the first one to come.
-    let common: Vec<_> = match scope.entries.is_empty() {
-        true => [GLOBAL_KEYS, KEYS].concat(),
-        false => GLOBAL_KEYS.to_vec(),
-    };
     let mut text = format!("All projects ({})\n", path.display());
-    let common = lines(&common, &settings, &Map::new(), &mut text);
+    let mut common = lines(true, &settings, &Map::new(), &mut text);
+    if scope.entries.is_empty() {
+        // Those of the first project to come.
+        common.extend(lines(false, &settings, &Map::new(), &mut text));
+    }
     let mut projects = Vec::new();
     for entry in &scope.entries {
         let (name, path) = (&entry.project.name, &entry.project.path);
@@ -27,7 +26,7 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
         if let Some(mistake) = &skipped {
             text += &format!("  Skipped: {mistake}\n");
         }
-        let own = lines(KEYS, &settings, &entry.own, &mut text);
+        let own = lines(false, &settings, &entry.own, &mut text);
         projects.push(json!({"name": name, "path": path, "skipped": skipped, "settings": own}));
     }
     let all = json!({"settings": common, "projects": projects});
@@ -37,8 +36,8 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
 /// A project's own settings.
 type Own = Map<String, Value>;
 
-/// The settings of these keys, and a line for each at the end of `text`.
-fn lines(keys: &[(&str, &str)], settings: &Settings, own: &Own, text: &mut String) -> Vec<Value> {
+/// The settings for all projects, or those of one, and a line for each at the end of `text`.
+fn lines(common: bool, settings: &Settings, own: &Own, text: &mut String) -> Vec<Value> {
     let agents = || settings.agents.iter().map(|agent| agent.name.as_str());
     let line = |(key, default): &(&str, &str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");
@@ -60,5 +59,8 @@ fn lines(keys: &[(&str, &str)], settings: &Settings, own: &Own, text: &mut Strin
         *text += &format!("  {key:<17} {shown:<24} {from}\n");
         json!({"key": key, "value": value, "from": from})
     };
-    keys.iter().map(line).collect()
+    let keys = KEYS
+        .iter()
+        .filter(|(key, _)| GLOBAL_KEYS.contains(key) == common);
+    keys.map(line).collect()
 }

@@ -134,15 +134,17 @@ fn each(
     };
     let (mut done, mut failed) = (0, Ok(()));
     for id in ids(scope, asked)? {
-        let acted = act_on(&id);
-        if let Ok(Some(text)) = &acted {
-            done += 1;
-            render::print(&format!("{text}\n"))?;
-        }
-        if acted.is_err()
-            && let Err(before) = replace(&mut failed, acted.map(drop))
-        {
-            render::note(&before.to_string());
+        match act_on(&id) {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                done += 1;
+                render::print(&format!("{text}\n"))?;
+            }
+            Err(error) => {
+                if let Err(before) = replace(&mut failed, Err(error)) {
+                    render::note(&before.to_string());
+                }
+            }
         }
     }
     failed?;

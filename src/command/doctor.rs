@@ -8,6 +8,7 @@
 mod agent;
 mod system;
 
+use super::result::counted;
 use super::{Outcome, scope};
 use crate::board;
 use crate::cli::{Format, Which};
@@ -17,18 +18,15 @@ use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean_line, quoted};
 use crate::settings::{self, Places, Settings};
 use crate::spool::Spool;
-use crate::time::{Wall, human};
+use crate::time::Wall;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use system::World;
 
-/// So many documents that are left alone are named.
-const ODD_SHOWN: usize = 20;
-
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
     /// As it should be.
@@ -51,49 +49,6 @@ struct Finding {
     remedy: Option<String>,
 }
 
-fn found(level: Level, check: &'static str, message: String, remedy: Option<String>) -> Finding {
-    let (project, agent) = (None, None);
-    Finding {
-        check,
-        project,
-        agent,
-        level,
-        message,
-        remedy,
-    }
-}
-
-fn fine(check: &'static str, message: impl Into<String>) -> Finding {
-    found(Level::Ok, check, message.into(), None)
-}
-
-fn warning(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    found(Level::Warning, check, message.into(), Some(remedy.into()))
-}
-
-fn problem(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    found(Level::Problem, check, message.into(), Some(remedy.into()))
-}
-
-/// An error about a file. Where the error's own sentence ends with a command, that is the remedy, else
-/// the editor.
-fn wrong(check: &'static str, error: &Error, path: &Path) -> Finding {
-    let text = error.to_string();
-    let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
-    let message = message.split("; mend it").next().unwrap_or_default();
-    // Our errors end with the path as it is, which a shell would take for several words.
-    let advice = advice.split(" (").next().unwrap_or_default();
-    let remedy = match advice.split_once(" /") {
-        Some((command, path)) => format!("{command} {}", quoted(&format!("/{path}"))),
-        None => edit(path),
-    };
-    problem(check, message, remedy)
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
 /// A path as one word for a shell.
 fn quoted_path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
@@ -107,42 +62,83 @@ fn edit(path: &Path) -> String {
 struct Report {
     format: Format,
     style: Style,
-    heading: String,
+    /// Whom the next findings are about.
+    project: Option<String>,
+    agent: Option<String>,
     findings: Vec<Finding>,
+    /// Whether all could be printed.
+    printed: Result<()>,
 }
 
 impl Report {
-    fn tell(&mut self, heading: &str, found: Vec<Finding>) -> Result<()> {
-        let mut text = String::new();
-        if self.heading != heading {
-            text = self.style.paint("1", &clean_line(heading)) + "\n";
-            heading.clone_into(&mut self.heading);
-        }
-        for finding in &found {
-            let (color, level) = match finding.level {
-                Level::Ok => ("32", "ok     "),
-                Level::Warning => ("33", "warning"),
-                Level::Problem => ("31", "problem"),
-            };
-            let level = self.style.paint(color, level);
-            let whose = finding.project.as_ref().map(|name| format!("{name}: "));
-            let message = whose.unwrap_or_default() + &finding.message;
-            text += &format!("  {level} {:<11} {}\n", finding.check, clean_line(&message));
-            if let Some(remedy) = &finding.remedy {
-                text += &format!("{:22}{}\n", "", clean_line(remedy));
-            }
-        }
-        self.findings.extend(found);
-        match self.format {
-            Format::Text => render::print(&text),
-            Format::Json => Ok(()),
+    fn print(&mut self, text: &str) {
+        if self.format == Format::Text && self.printed.is_ok() {
+            self.printed = render::print(text);
         }
     }
 
+    fn heading(&mut self, text: &str) {
+        let text = self.style.paint("1", &clean_line(text)) + "\n";
+        self.print(&text);
+    }
+
+    fn tell(&mut self, level: Level, check: &'static str, message: &str, remedy: Option<&str>) {
+        let (color, word) = match level {
+            Level::Ok => ("32", "ok     "),
+            Level::Warning => ("33", "warning"),
+            Level::Problem => ("31", "problem"),
+        };
+        let word = self.style.paint(color, word);
+        let whose = self.project.as_ref().map(|name| format!("{name}: "));
+        let line = clean_line(&(whose.unwrap_or_default() + message));
+        self.print(&format!("  {word} {check:<11} {line}\n"));
+        if let Some(remedy) = remedy {
+            self.print(&format!("{:22}{}\n", "", clean_line(remedy)));
+        }
+        self.findings.push(Finding {
+            check,
+            project: self.project.clone(),
+            agent: self.agent.clone(),
+            level,
+            message: message.to_owned(),
+            remedy: remedy.map(str::to_owned),
+        });
+    }
+
+    fn fine(&mut self, check: &'static str, message: &str) {
+        self.tell(Level::Ok, check, message, None);
+    }
+
+    fn warn(&mut self, check: &'static str, message: &str, remedy: &str) {
+        self.tell(Level::Warning, check, message, Some(remedy));
+    }
+
+    fn problem(&mut self, check: &'static str, message: &str, remedy: &str) {
+        self.tell(Level::Problem, check, message, Some(remedy));
+    }
+
+    /// An error about a file. Where the error's own sentence ends with a command, that is the remedy,
+    /// else the editor.
+    fn wrong(&mut self, check: &'static str, error: &Error, path: &Path) {
+        let text = error.to_string();
+        let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
+        let message = message.split("; mend it").next().unwrap_or_default();
+        // Our errors end with the path as it is, which a shell would take for several words.
+        let advice = advice.split(" (").next().unwrap_or_default();
+        let remedy = match advice.split_once(" /") {
+            Some((command, path)) => format!("{command} {}", quoted(&format!("/{path}"))),
+            None => edit(path),
+        };
+        self.problem(check, message, &remedy);
+    }
+
     fn end(self) -> Outcome {
-        let count = |level| self.findings.iter().filter(|f| f.level == level).count();
-        let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
-        let holds = self.findings.iter().filter(|f| f.check == "hold").count();
+        self.printed?;
+        let count =
+            |is_it: fn(&&Finding) -> bool| self.findings.iter().filter(is_it).count() as u64;
+        let problems = count(|finding| finding.level == Level::Problem);
+        let warnings = count(|finding| finding.level == Level::Warning);
+        let holds = count(|finding| finding.check == "hold");
         let all = json!({"findings": self.findings, "problems": problems, "warnings": warnings});
         render::answer(self.format, &all, || {
             let causes = [(problems, "problem"), (holds, "hold")];
@@ -163,61 +159,43 @@ impl Report {
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
-    let style = Style::of_stdout();
     let mut report = Report {
         format,
-        style,
-        heading: String::new(),
+        style: Style::of_stdout(),
+        project: None,
+        agent: None,
         findings: Vec::new(),
+        printed: Ok(()),
     };
     let world = World::look(Places::find()?);
-    let (findings, settings) = settings_findings(&world.places);
-    report.tell("Monitor", findings)?;
-    let (findings, entries) = registry_findings(&world.places, which)?;
-    report.tell("Monitor", findings)?;
-    report.tell(
-        "Monitor",
-        vec![credentials_finding(&world), world.daemon_finding()],
-    )?;
-    report.tell("Monitor", system::service_findings())?;
-    report.tell("Monitor", system::machine_findings(&world.places, &entries))?;
+    report.heading("Monitor");
+    let settings = check_settings(&mut report, &world.places);
+    let entries = check_registry(&mut report, &world.places, which)?;
+    check_credentials(&mut report, &world);
+    system::check(&mut report, &world, &entries);
     let Some(settings) = settings else {
         return report.end();
     };
     for (agent, project) in agents(&settings, &entries) {
-        let heading = format!("Agent {}", agent.name);
-        report.tell(&heading, Vec::new())?;
-        report.tell(&heading, agent::findings(&world, agent, project))?;
+        report.heading(&format!("Agent {}", agent.name));
+        report.agent = Some(agent.name.clone());
+        agent::check(&mut report, &world, agent, project);
     }
-    let of_entry = |entry| project_findings(&world, &settings, entry);
-    let mut findings: Vec<Finding> = entries.iter().flat_map(of_entry).collect();
-    if findings.is_empty() {
-        let count = counted(entries.len(), "project");
-        findings.push(fine("projects", format!("{count} in order")));
+    report.agent = None;
+    report.heading("Projects");
+    let before = report.findings.len();
+    for entry in &entries {
+        report.project = Some(entry.project.name.clone());
+        check_project(&mut report, &world, &settings, entry);
     }
-    report.tell("Projects", findings)?;
-    let mut holds = hold_findings(&world.places, &settings, &entries);
-    if holds.is_empty() {
-        holds.push(fine("holds", "nobody is held"));
+    report.project = None;
+    if report.findings.len() == before {
+        let count = counted(entries.len() as u64, "project");
+        report.fine("projects", &format!("{count} in order"));
     }
-    report.tell("Holds", holds)?;
+    report.heading("Holds");
+    check_holds(&mut report, &world.places, &settings, &entries);
     report.end()
-}
-
-/// What would stop jobs of a project that was just registered; a line for each.
-pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
-    let world = World::look(places.clone());
-    let mut findings = vec![credentials_finding(&world)];
-    if let (_, Some(settings)) = settings_findings(places) {
-        let agent = &settings.common.agent;
-        findings.extend(agent::findings(&world, agent, Some(project)));
-    }
-    findings.retain(|finding| finding.level == Level::Problem);
-    let line = |finding: Finding| {
-        let remedy = finding.remedy.unwrap_or_default();
-        clean_line(&format!("Problem: {}; run: {remedy}", finding.message))
-    };
-    findings.into_iter().map(line).collect()
 }
 
 /// The agents that projects use, that of the settings, and those that the settings list, each with the
@@ -240,104 +218,94 @@ fn agents<'a>(
     asked.collect()
 }
 
-fn settings_findings(places: &Places) -> (Vec<Finding>, Option<Settings>) {
+fn check_settings(report: &mut Report, places: &Places) -> Option<Settings> {
     let path = places.settings();
     let shown = path.display();
     let (settings, warnings) = match settings::load(&path) {
         Ok(read) => read,
-        Err(error) => return (vec![wrong("settings", &error, &path)], None),
+        Err(error) => {
+            report.wrong("settings", &error, &path);
+            return None;
+        }
     };
-    let unknown = warnings.into_iter();
-    let mut findings: Vec<Finding> = unknown
-        .map(|text| warning("settings", text, edit(&path)))
-        .collect();
-    findings.push(match path.exists() {
-        true => fine("settings", shown.to_string()),
-        false => fine("settings", format!("the defaults; there is no {shown}")),
-    });
-    (findings, Some(settings))
+    for text in warnings {
+        report.warn("settings", &text, &edit(&path));
+    }
+    match path.exists() {
+        true => report.fine("settings", &shown.to_string()),
+        false => report.fine("settings", &format!("the defaults; there is no {shown}")),
+    }
+    Some(settings)
 }
 
-/// What is wrong with the registry, and the entries that the command is about.
-fn registry_findings(places: &Places, which: &Which) -> Result<(Vec<Finding>, Vec<Entry>)> {
+/// Tells what is wrong with the registry, and gives the entries that the command is about.
+fn check_registry(report: &mut Report, places: &Places, which: &Which) -> Result<Vec<Entry>> {
     let path = places.registry();
     let registry = match Registry::load(&path) {
         Ok(registry) => registry,
-        Err(error) => return Ok((vec![wrong("registry", &error, &path)], Vec::new())),
+        Err(error) => {
+            report.wrong("registry", &error, &path);
+            return Ok(Vec::new());
+        }
     };
     let (entries, bad) = registry.entries();
-    let bad_entry = |text| problem("registry", text, edit(&path));
-    let mut findings: Vec<Finding> = bad.into_iter().map(bad_entry).collect();
-    let unknown = registry.unknown_keys().into_iter();
-    findings.extend(unknown.map(|text| warning("registry", text, edit(&path))));
-    let count = counted(entries.len(), "project");
+    for text in bad {
+        report.problem("registry", &text, &edit(&path));
+    }
+    for text in registry.unknown_keys() {
+        report.warn("registry", &text, &edit(&path));
+    }
+    let count = counted(entries.len() as u64, "project");
     let count = format!("{count} in {}", path.display());
-    findings.push(match entries.is_empty() {
-        true => warning("registry", count, "job-monitor register PATH"),
-        false => fine("registry", count),
-    });
-    Ok((findings, scope::choose(&registry, entries, which)?.0))
+    match entries.is_empty() {
+        true => report.warn("registry", &count, "job-monitor register PATH"),
+        false => report.fine("registry", &count),
+    }
+    Ok(scope::choose(&registry, entries, which)?.0)
 }
 
-fn credentials_finding(world: &World) -> Finding {
+fn check_credentials(report: &mut Report, world: &World) {
     let path = world.places.credentials();
     let shown = path.display();
     match &world.credentials {
-        Err(error) => wrong("credentials", error, &path),
+        Err(error) => report.wrong("credentials", error, &path),
         Ok(all) if path.exists() => {
-            let count = counted(all.len(), "variable");
-            fine("credentials", format!("{shown} is safe and sets {count}"))
+            let count = counted(all.len() as u64, "variable");
+            report.fine("credentials", &format!("{shown} is safe and sets {count}"));
         }
-        Ok(_) => fine("credentials", format!("none; there is no {shown}")),
+        Ok(_) => report.fine("credentials", &format!("none; there is no {shown}")),
     }
 }
 
-/// All about one project.
-fn project_findings(world: &World, settings: &Settings, entry: &Entry) -> Vec<Finding> {
-    let name = &entry.project.name;
-    let mut findings = match entry.policy(settings) {
-        _ if !entry.enabled => {
-            let remedy = format!("job-monitor enable {}", quoted(name));
-            let message = "is disabled, so no job of it is started".to_owned();
-            vec![found(Level::Ok, "project", message, Some(remedy))]
-        }
-        Err(error) => vec![wrong("settings", &error, &world.places.registry())],
-        Ok(policy) => {
-            let of_agent = agent::project_findings(world, &policy.agent, &entry.project);
-            [spool_findings(&entry.project), of_agent].concat()
-        }
-    };
-    for finding in &mut findings {
-        finding.project = Some(name.clone());
-    }
-    findings
-}
-
-fn spool_findings(project: &Project) -> Vec<Finding> {
+/// All about one project; nothing is said of one that is in order.
+fn check_project(report: &mut Report, world: &World, settings: &Settings, entry: &Entry) {
+    let project = &entry.project;
     let items = project.path.join(project.layout.items());
-    let name = quoted(&project.name);
-    let scan = Spool::open(project).and_then(|spool| spool.scan());
-    let odd = match scan {
-        Ok(scan) => scan.odd,
+    let policy = match entry.policy(settings) {
+        _ if !entry.enabled => {
+            let remedy = format!("job-monitor enable {}", quoted(&project.name));
+            let message = "is disabled, so no job of it is started";
+            return report.tell(Level::Ok, "project", message, Some(&remedy));
+        }
+        Err(error) => return report.wrong("settings", &error, &world.places.registry()),
+        Ok(policy) => policy,
+    };
+    match Spool::open(project).and_then(|spool| spool.scan()) {
         Err(error) if error.is_not_found() => {
             let remedy = match project.path.is_dir() {
                 true => format!("mkdir -p {}", quoted_path(&items)),
-                false => format!("job-monitor unregister {name}"),
+                false => format!("job-monitor unregister {}", quoted(&project.name)),
             };
-            return vec![problem("directories", error.to_string(), remedy)];
+            report.problem("directories", &error.to_string(), &remedy);
         }
-        Err(error) => return vec![wrong("directories", &error, &items)],
-    };
-    let left_alone = |(file, why): &(String, String)| {
-        let path = quoted_path(&items.join(file));
-        let remedy = format!("job-monitor -p {name} submit {path} && rm {path}");
-        warning("documents", format!("{file} is left alone: {why}"), remedy)
-    };
-    odd.iter().take(ODD_SHOWN).map(left_alone).collect()
+        Err(error) => report.wrong("directories", &error, &items),
+        Ok(_) => {}
+    }
+    agent::check_project(report, world, &policy.agent, project);
 }
 
 /// What is held: by faults of agents, by the day's money, by the owner's own rules.
-fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec<Finding> {
+fn check_holds(report: &mut Report, places: &Places, settings: &Settings, entries: &[Entry]) {
     let now = Wall::now();
     let overall = settings.common.daily_budget_usd;
     let mut records = board::read(&places.state);
@@ -347,10 +315,7 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
             records.hold_of(&entry.project.name, &policy, overall, now);
         }
     }
-    let ends = |until: Wall| {
-        let (at, rest) = (until.short(now), human(until.since(now)));
-        format!("; until {at}, in {rest}")
-    };
+    let ends = |until: Wall| format!("; until {}", until.short(now));
     // What holds several projects alike, as the day's money does, is one finding.
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for hold in records.all(now) {
@@ -358,10 +323,12 @@ fn hold_findings(places: &Places, settings: &Settings, entries: &[Entry]) -> Vec
         let what = format!("held ({}): {}{ends}", hold.kind.word(), hold.reason);
         held.entry(what).or_default().push(hold.who());
     }
-    let finding = |(what, who): (String, Vec<String>)| {
+    for (what, who) in &held {
         let verb = if who.len() > 1 { "are" } else { "is" };
         let message = format!("{} {verb} {what}", who.join(", "));
-        warning("hold", message, "job-monitor release --all")
-    };
-    held.into_iter().map(finding).collect()
+        report.warn("hold", &message, "job-monitor release --all");
+    }
+    if held.is_empty() {
+        report.fine("holds", "nobody is held");
+    }
 }

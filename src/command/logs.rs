@@ -54,7 +54,8 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     }
     let mut transcript = Transcript::new(Style::of_stdout(), 0);
     let mut written = claim.started_at;
-    if let Some((file, dialect)) = open_output(spool, &claim.job_id, claim.starts, true)? {
+    let names = output_names(&claim.job_id, claim.starts);
+    if let Some((file, dialect)) = open(spool, &names, true)? {
         let meta = file.metadata().map_err(unreadable)?;
         written = written.max(meta.modified().map_or(written, Wall::from));
         let from = meta.len().saturating_sub(TAIL as u64);
@@ -62,7 +63,7 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
         let length = file.read_at(&mut last, from).map_err(unreadable)?;
         // What the middle of a line says, nobody knows.
         let end = last.iter().position(|byte| *byte == b'\n').unwrap_or(0);
-        transcript.begin(Some(dialect));
+        transcript.begin(dialect);
         transcript.feed(&last[if from > 0 { end } else { 0 }..length]);
     }
     let silent = now.since(written);
@@ -80,20 +81,21 @@ pub(super) fn standing(scope: &Scope, spool: &Spool, id: &JobId) -> Result<Stand
     standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{id} was withdrawn")))
 }
 
-/// The output of the `start`-th start, and whose it is. Events that may still come are awaited: by an
-/// output's first event it is seen how it is to be read.
-fn open_output(
-    spool: &Spool,
-    id: &JobId,
-    start: u32,
-    grows: bool,
-) -> Result<Option<(File, &'static Dialect)>> {
-    for ending in ["jsonl", "out"] {
-        if let Some(file) = spool.open_log(&log_name(id, start, ending))? {
+/// The names that the output of the `start`-th start may have.
+fn output_names(id: &JobId, start: u32) -> Vec<String> {
+    let names = ["jsonl", "out"].map(|ending| log_name(id, start, ending));
+    names.into()
+}
+
+/// The first of these logs that is there, and whose output it is. Events that may still come are awaited:
+/// by an output's first event it is seen how it is to be read.
+fn open(spool: &Spool, names: &[String], grows: bool) -> Result<Option<(File, &'static Dialect)>> {
+    for name in names {
+        if let Some(file) = spool.open_log(name)? {
             let mut head = vec![0; HEAD];
             let length = file.read_at(&mut head, 0).unwrap_or(0);
-            let dialect = agent::recognise(ending, &head[..length]);
-            let is_known = dialect.ending == ending || length == HEAD;
+            let dialect = agent::recognise(name, &head[..length]);
+            let is_known = name.ends_with(dialect.ending) || length == HEAD;
             return Ok((is_known || !grows).then_some((file, dialect)));
         }
     }
@@ -118,17 +120,9 @@ struct Story {
     exit: Option<Exit>,
 }
 
-/// A part of the telling: a line between, and the log behind it. A later look finds the same parts, and
-/// more behind them.
-struct Piece(String, Log);
-
-enum Log {
-    Nothing,
-    /// The output of a start, by its number.
-    Output(u32),
-    /// Another log, by its name.
-    Text(String),
-}
+/// A part of the telling: a line between, the names that the log behind it may have, and whether that is
+/// the agent's output. A later look finds the same parts, and more behind them.
+struct Piece(String, Vec<String>, bool);
 
 impl Story {
     fn of(standing: &Standing, now: Wall) -> Story {
@@ -182,21 +176,21 @@ impl Story {
                 Some(_) => ", afresh",
             };
             let seam = format!("start {number}, {}{how}", start.started_at.short(now));
-            pieces.push(Piece(seam, Log::Output(number)));
+            pieces.push(Piece(seam, output_names(id, number), true));
             if next.is_none() && self.grows {
                 break;
             }
             let errors = log_name(id, number, "err");
             let file = spool.open_log(&errors)?;
             if file.is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)) {
-                pieces.push(Piece("standard error".to_owned(), Log::Text(errors)));
+                pieces.push(Piece("standard error".to_owned(), vec![errors], false));
             }
             let is_of_it =
                 |check: &Check| next.is_none_or(|next| check.started_at < next.started_at);
             while let Some((check, round)) = checks.next_if(|(check, _)| is_of_it(check)) {
                 let took = Duration::try_from_secs_f64(check.duration_seconds).unwrap_or_default();
                 let seam = format!("check {round} {} after {}", check_end(check), human(took));
-                pieces.push(Piece(seam, Log::Text(check_log(id, round))));
+                pieces.push(Piece(seam, vec![check_log(id, round)], false));
             }
             // How the last one ended, the line on where the job stands tells.
             if next.is_some() {
@@ -206,7 +200,7 @@ impl Story {
                 };
                 let took = human(start.duration());
                 let seam = format!("start {number} ended after {took}{why}");
-                pieces.push(Piece(seam, Log::Nothing));
+                pieces.push(Piece(seam, Vec::new(), false));
             }
         }
         Ok(pieces)
@@ -226,8 +220,6 @@ struct Telling<'a> {
     told: usize,
     /// The file that is being told.
     file: Option<File>,
-    /// What is kept back until it is known which lines are the last.
-    kept: Option<Vec<u8>>,
 }
 
 /// Tells what the agent did; the exit status tells how the job stands.
@@ -243,7 +235,6 @@ pub(super) fn tell(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
         begun: 0,
         told: 0,
         file: None,
-        kept: asked.tail.map(|_| Vec::new()),
     };
     match telling.tell(scope) {
         // A reader that has gone has seen what it wanted.
@@ -268,10 +259,6 @@ impl Telling<'_> {
                 _ if self.begun > 0 => self.seam(&story.line)?,
                 _ => render::note(&format!("{} {}", self.id, story.line)),
             }
-            // What comes now is written at once.
-            if let Some(kept) = self.kept.take() {
-                render::put(&kept[start_of_last(&kept, self.asked.tail)..])?;
-            }
             if story.exit.is_some() || !self.asked.follow {
                 return Ok(story.exit.unwrap_or(Exit::Done));
             }
@@ -281,13 +268,15 @@ impl Telling<'_> {
 
     /// Tells all that was written and not told yet. The last piece may grow.
     fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
-        for Piece(seam, log) in pieces.iter().skip(self.told) {
+        for Piece(seam, names, is_output) in pieces.iter().skip(self.told) {
             if self.begun == self.told {
                 self.seam(seam)?;
                 self.begun += 1;
             }
             let is_growing = grows && self.begun == pieces.len();
-            self.tell_log(log, is_growing)?;
+            if *is_output || !self.asked.raw {
+                self.tell_log(names, is_growing)?;
+            }
             if is_growing {
                 break;
             }
@@ -299,22 +288,20 @@ impl Telling<'_> {
     }
 
     /// Tells what a log has more than the last time.
-    fn tell_log(&mut self, log: &Log, grows: bool) -> Result<()> {
-        let is_raw = self.asked.raw;
-        if self.file.is_none() {
-            let (file, dialect) = match log {
-                Log::Output(start) => open_output(&self.spool, self.id, *start, grows)?.unzip(),
-                Log::Text(name) if !is_raw => (self.spool.open_log(name)?, None),
-                _ => (None, None),
-            };
-            self.file = file;
-            self.transcript.begin(dialect.filter(|_| !is_raw));
+    fn tell_log(&mut self, names: &[String], grows: bool) -> Result<()> {
+        if self.file.is_none()
+            && let Some((file, dialect)) = open(&self.spool, names, grows)?
+        {
+            self.file = Some(file);
+            let is_raw = self.asked.raw;
+            self.transcript
+                .begin(if is_raw { Default::default() } else { dialect });
         }
         let mut block = [0; BLOCK];
         while let Some(file) = &mut self.file {
             match file.read(&mut block).map_err(unreadable)? {
                 0 => break,
-                length if self.is_raw => self.put(&block[..length])?,
+                length if self.is_raw => render::put(&block[..length])?,
                 length => self.transcript.feed(&block[..length]),
             }
             self.put_told()?;
@@ -330,30 +317,8 @@ impl Telling<'_> {
     }
 
     fn put_told(&mut self) -> Result<()> {
-        let told = self.transcript.take();
-        self.put(render::encoded(&told).as_bytes())
+        render::show(&self.transcript.take())
     }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(kept) = &mut self.kept else {
-            return render::put(bytes);
-        };
-        kept.extend_from_slice(bytes);
-        if kept.len() > BLOCK {
-            kept.drain(..start_of_last(kept, self.asked.tail));
-        }
-        Ok(())
-    }
-}
-
-/// Where the last `lines` lines of a text begin.
-fn start_of_last(text: &[u8], lines: Option<usize>) -> usize {
-    let Some(before) = lines.unwrap_or(0).checked_sub(1) else {
-        return text.len();
-    };
-    let ends = text.iter().enumerate().rev().skip(1);
-    let mut ends = ends.filter(|(_, byte)| **byte == b'\n');
-    ends.nth(before).map_or(0, |(at, _)| at + 1)
 }
 
 /// Lets some time pass. Fails as writing would if nobody reads any more, so that following ends with

@@ -1,6 +1,5 @@
 //! The commands that change the registry, and `restart`.
 
-use super::doctor;
 use super::result::counted;
 use super::scope::Scope;
 use crate::agent::dialect;
@@ -8,7 +7,7 @@ use crate::cli::{Asked, Which};
 use crate::daemon;
 use crate::error::{Error, Result};
 use crate::files::name_of;
-use crate::project::{Layout, Project};
+use crate::project::Project;
 use crate::registry::{self, Entry, Registry};
 use crate::render::{self, clean, quoted};
 use crate::service;
@@ -40,32 +39,20 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     let why =
         "needs a name of 1 to 100 bytes without '/' and control characters; choose one with --name";
     let name = name.ok_or_else(|| Error::new(format!("{shown} {why}")))?;
-    let moved = entries.iter().find(|entry| {
-        known.is_none() && entry.project.name == name && !entry.project.path.exists()
-    });
-    let old_layout = moved.map(|entry| entry.project.layout);
     let project = Project {
         name: name.to_owned(),
         path: path.clone(),
-        layout: asked.layout.or(old_layout).unwrap_or_default(),
+        layout: asked.layout.unwrap_or_default(),
     };
     let now = Wall::now();
-    let add = |registry: &mut Registry| match moved {
-        Some(_) => registry.relocate(name, &project.path),
-        None => registry.add(&project, now),
-    };
     // Refusals come before anything is made.
-    refuse_spool(&entries, &project.path)?;
-    add(&mut registry.clone())?;
+    registry.clone().add(&project, now)?;
     let spool = Spool::create(&project)?;
-    let mut text = match moved {
-        Some(_) => format!("Moved {name:?}: {shown}; it keeps its settings\n"),
-        None => format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?,
-    };
+    let mut text = format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?;
     if asked.skills {
-        text += &install_skills(&places, moved, &project.path)?;
+        text += &install_skills(&places, None, &project.path)?;
     }
-    registry::update(&places.registry(), add)?;
+    registry::update(&places.registry(), |registry| registry.add(&project, now))?;
     let is_other = |other: &&Project| other.name != name && other.path != path;
     for other in entries.iter().map(|entry| &entry.project).filter(is_other) {
         if path.starts_with(&other.path) || other.path.starts_with(&path) {
@@ -81,28 +68,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
         let how = service::start_command();
         text += &format!("  The monitor is not running; start it with: {how}\n");
     }
-    for line in doctor::of_new_project(&places, &project) {
-        text += &format!("  {line}\n");
-    }
     render::print(&text)
-}
-
-/// Refuses a directory of somebody's spool: jobs in it would be taken for documents of another.
-fn refuse_spool(entries: &[Entry], path: &Path) -> Result<()> {
-    for Entry { project, .. } in entries {
-        let spool: &[&str] = match project.layout {
-            Layout::Jobs => &["jobs"],
-            Layout::Tasks => &["tasks", "results", "state", "logs", "archive"],
-        };
-        let mut dirs = spool.iter().map(|dir| project.path.join(dir));
-        if dirs.any(|dir| path.starts_with(dir)) {
-            let (path, name) = (path.display(), &project.name);
-            return Err(Error::new(format!(
-                "{path} belongs to the spool of project {name:?}, which is registered already"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Holds the documents that lie there already, unless they are to run.

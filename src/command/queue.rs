@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub(super) struct Ground {
     pub settings: Option<Settings>,
     /// Agents at work, where their number is limited, and the limit.
-    slots: Option<(usize, usize)>,
+    slots: Option<(u32, u32)>,
 }
 
 /// One project as a look finds it.
@@ -48,7 +48,8 @@ impl Ground {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
             let view = |entry: Entry| Spool::open(&entry.project).ok()?.read_view();
             let views = registry.entries().0.into_iter().filter_map(view);
-            (views.filter(|view| view.is_processing).count(), most)
+            let busy = views.filter(|view| view.is_processing).count();
+            (busy as u32, most)
         });
         Ground { settings, slots }
     }

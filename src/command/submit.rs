@@ -5,7 +5,7 @@ use super::{Outcome, logs, session, wait};
 use crate::cli::Asked;
 use crate::document;
 use crate::error::{Error, Exit, Result};
-use crate::files::{Dir, name_of};
+use crate::files::Dir;
 use crate::job::{JobId, Meta};
 use crate::project::{Layout, Policy};
 use crate::registry::Entry;
@@ -13,10 +13,9 @@ use crate::render::{self, quoted};
 use crate::settings;
 use crate::spool::{Mark, Spool};
 use crate::time::Wall;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,18 +26,7 @@ const SLUG_MAX: usize = 40;
 /// Stamps of documents so far ahead of the clock are taken for mistakes, not followed.
 const AHEAD_MAX: Duration = Duration::from_secs(3600);
 /// What the editor opens with; all from the mark on goes away again.
-const TEMPLATE: &str = "
-
-<!-- job-monitor: write above what is to be done, and how one can see that it is done. This note is
-removed; an empty text submits nothing. Limits may stand at the very top, between two lines \"---\":
-    timeout: 30m
-    max-turns: 40
-    max-budget-usd: 2
-    model: NAME
-    agent: NAME
-    not-before: 2026-01-30 22:00
--->
-";
+const TEMPLATE: &str = include_str!("template.md");
 const TEMPLATE_MARK: &str = "<!-- job-monitor:";
 
 /// Submits documents, and waits for them if asked to.
@@ -79,33 +67,22 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     let policy = entry.policy(&settings)?;
     let wishes = wishes(asked, continues);
     let is_typed = asked.words.is_empty() && std::io::stdin().is_terminal();
-    let draft = is_typed.then(|| {
-        let (stamp, pid) = (Wall::now().stamp(), std::process::id());
-        std::env::temp_dir().join(format!("job-monitor-{stamp}-{pid}.md"))
-    });
-    let submit = |texts: Vec<Vec<u8>>| {
-        let prepare = |text: &Vec<u8>| prepare(&policy, text, &wishes);
-        let documents = texts.iter().map(prepare).collect::<Result<Vec<_>>>()?;
+    let (texts, draft) = match is_typed {
+        true => write(&project.path).map(|(text, draft)| (vec![text], Some(draft)))?,
+        false => (texts(asked)?, None),
+    };
+    let submit = || {
+        let documents = texts.iter().map(|text| prepare(&policy, text, &wishes));
         let mut ids = Vec::new();
-        for (words, text) in documents {
+        for (words, text) in documents.collect::<Result<Vec<_>>>()? {
             let description = description.as_ref().unwrap_or(&words);
             ids.push(put(&spool, description, &text, asked.hold)?);
             render::print(&format!("{}\n", ids[ids.len() - 1]))?;
         }
         Ok(ids)
     };
-    let ids = texts(asked, draft.as_deref(), &project.path).and_then(submit);
-    let ids = match (ids, draft) {
-        (Err(error), Some(draft)) if draft.exists() => {
-            let draft = quoted(&draft.to_string_lossy());
-            let text = format!("{error}; what you wrote is kept in {draft}");
-            return Err(Error::with(error.exit, text));
-        }
-        (ids, draft) => {
-            draft.map(std::fs::remove_file);
-            ids?
-        }
-    };
+    let ids = submit().map_err(|error| kept(error, draft.as_deref()))?;
+    draft.map(std::fs::remove_file);
     if let Some(delay) = scope.delay(&project.name).filter(|_| !entry.enabled) {
         render::note(&format!("it waits {delay}"));
     }
@@ -116,15 +93,11 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     }
 }
 
-/// The texts of the new jobs: what the person writes into `draft`, or what the files hold that were named.
-fn texts(asked: &Asked, draft: Option<&Path>, project: &Path) -> Result<Vec<Vec<u8>>> {
-    if let Some(draft) = draft {
-        return Ok(vec![write(draft, project)?]);
-    }
-    let read = |word: &OsString| {
-        let path = Path::new(word);
+/// What the files hold that were named, or standard input.
+fn texts(asked: &Asked) -> Result<Vec<Vec<u8>>> {
+    let read = |path: &Path| {
         // Whatever can be read, a pipe from the shell included.
-        let from: Box<dyn Read> = match word == "-" {
+        let from: Box<dyn Read> = match path == "-" {
             true => Box::new(std::io::stdin()),
             false => Box::new(File::open(path).map_err(|e| Error::io("open", path, e))?),
         };
@@ -133,15 +106,25 @@ fn texts(asked: &Asked, draft: Option<&Path>, project: &Path) -> Result<Vec<Vec<
         read.map_err(|e| Error::io("read", path, e)).map(|_| text)
     };
     match asked.words.as_slice() {
-        [] => Ok(vec![read(&"-".into())?]),
-        words => words.iter().map(read).collect(),
+        [] => Ok(vec![read(Path::new("-"))?]),
+        words => words.iter().map(|word| read(word.as_ref())).collect(),
     }
 }
 
-/// Has the person write a text in the editor.
-fn write(draft: &Path, project: &Path) -> Result<Vec<u8>> {
-    let (dir, name) = (std::env::temp_dir(), name_of(draft).unwrap_or_default());
-    if !Dir::open(&dir)?.create_new(name, TEMPLATE.as_bytes())? {
+/// An error after which what was typed is still there, and where it is.
+fn kept(error: Error, draft: Option<&Path>) -> Error {
+    let Some(draft) = draft else { return error };
+    let draft = quoted(&draft.to_string_lossy());
+    let text = format!("{error}; what you wrote is kept in {draft}");
+    Error::with(error.exit, text)
+}
+
+/// Has the person write a text in the editor; gives it, and the file that it is in.
+fn write(project: &Path) -> Result<(Vec<u8>, PathBuf)> {
+    let (dir, stamp) = (std::env::temp_dir(), Wall::now().stamp());
+    let name = format!("job-monitor-{stamp}-{}.md", std::process::id());
+    let draft = dir.join(&name);
+    if !Dir::open(&dir)?.create_new(&name, TEMPLATE.as_bytes())? {
         return Err(Error::new(format!("{} is in the way", draft.display())));
     }
     let chosen = settings::variable("VISUAL").or_else(|| settings::variable("EDITOR"));
@@ -149,19 +132,20 @@ fn write(draft: &Path, project: &Path) -> Result<Vec<u8>> {
     // As git does it: the variable may hold arguments, which only a shell can tell apart.
     let status = Command::new("sh")
         .args(["-c", &format!("{editor} \"$1\""), "sh"])
-        .arg(draft)
+        .arg(&draft)
         .current_dir(project)
         .status();
     let status = status.map_err(|e| Error::io("start", Path::new("sh"), e))?;
-    let text = std::fs::read_to_string(draft).map_err(|e| Error::io("read", draft, e))?;
+    let kept = |error| kept(error, Some(&draft));
+    let text = std::fs::read_to_string(&draft).map_err(|e| kept(Error::io("read", &draft, e)))?;
     let text = without_note(&text);
     if text.trim().is_empty() {
         let _ = std::fs::remove_file(draft);
         return Err(Error::new("nothing was written, so nothing was submitted"));
     }
     match status.success() {
-        true => Ok(text.into_bytes()),
-        false => Err(Error::new(format!("the editor {editor:?} failed"))),
+        true => Ok((text.into_bytes(), draft)),
+        false => Err(kept(Error::new(format!("the editor {editor:?} failed")))),
     }
 }
 
@@ -181,8 +165,8 @@ fn wishes(asked: &Asked, continues: Option<&JobId>) -> String {
 /// Checks a text as the daemon will, and puts the wishes into its front matter. Gives the words for
 /// its id and the document.
 fn prepare(policy: &Policy, text: &[u8], wishes: &str) -> Result<(String, Vec<u8>)> {
-    let meta = Meta::default();
-    let check = |text| document::check(text, &meta, policy.max_document, true);
+    let max = policy.max_document;
+    let check = |text| document::check(text, &Meta::default(), max, true);
     let body = check(text).map_err(Error::new)?.body;
     let head = &text[..text.len() - body.len()];
     let block = head.windows(3).position(|three| three == b"---");
@@ -192,8 +176,8 @@ fn prepare(policy: &Policy, text: &[u8], wishes: &str) -> Result<(String, Vec<u8
         Some(at) => [&text[..at], wishes.as_bytes(), &text[at..]].concat(),
         None => [format!("---\n{wishes}---\n").as_bytes(), text].concat(),
     };
-    let checked = document::check(&new, &meta, policy.max_document, true).map_err(Error::new)?;
-    checked.wishes.tighten(policy).map_err(Error::new)?;
+    let wishes = check(&new).map_err(Error::new)?.wishes;
+    wishes.tighten(policy).map_err(Error::new)?;
     let words = slug(first_words(body)).unwrap_or_else(|| "job".to_owned());
     Ok((words, new))
 }

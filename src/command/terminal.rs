@@ -4,10 +4,7 @@
 use crate::error::{Error, Result};
 use crate::render::{self, clean_line, fit, is_dumb};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
-use nix::sys::signal::{SigSet, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
+use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -70,13 +67,8 @@ impl Drop for LiveLine {
     }
 }
 
-/// The whole terminal, as long as the value lives.
-pub(super) struct Screen {
-    /// How the terminal was found.
-    modes: Termios,
-    /// What a person or the system asks for.
-    signals: SignalFd,
-}
+/// The whole terminal, as long as the value lives; its modes as they were found.
+pub(super) struct Screen(Termios);
 
 impl Screen {
     /// Whether there is a terminal, for keys and for lines.
@@ -86,15 +78,22 @@ impl Screen {
 
     pub(super) fn open() -> Result<Screen> {
         let failed = |e| Error::new(format!("cannot take the terminal: {e}"));
-        let asks = [SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH];
-        let asks: SigSet = asks.into_iter().collect();
-        asks.thread_block().map_err(failed)?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let screen = Screen {
-            modes: termios::tcgetattr(io::stdin()).map_err(failed)?,
-            signals: SignalFd::with_flags(&asks, flags).map_err(failed)?,
-        };
-        screen.enter();
+        let found = termios::tcgetattr(io::stdin()).map_err(failed)?;
+        let mut modes = found.clone();
+        modes
+            .local_flags
+            .remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        // A program that has the whole terminal is not stopped in the middle of it.
+        modes.control_chars[SpecialCharacterIndices::VSUSP as usize] = 0;
+        let screen = Screen(found);
+        // Whoever ends us by a signal gets the terminal back, too.
+        let modes_found = screen.0.clone();
+        let _ = ctrlc::set_handler(move || {
+            drop(Screen(modes_found.clone()));
+            std::process::exit(0);
+        });
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
+        show(ENTER);
         Ok(screen)
     }
 
@@ -105,52 +104,24 @@ impl Screen {
         show(&format!("\x1b[H{lines}\x1b[K\x1b[J"));
     }
 
-    /// Waits so long for a key or a signal; whether the person stays.
+    /// Waits so long for a key; whether the person stays.
     pub(super) fn wait(&self, tick: Duration) -> bool {
         let keyboard = io::stdin();
-        let mut sources =
-            [self.signals.as_fd(), keyboard.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut source = [PollFd::new(keyboard.as_fd(), PollFlags::POLLIN)];
         let tick = PollTimeout::try_from(tick).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut sources, tick);
-        let typed = sources[1].any() == Some(true);
-        if let Ok(Some(signal)) = self.signals.read_signal() {
-            match Signal::try_from(signal.ssi_signo.cast_signed()) {
-                // A window of another size is drawn at once.
-                Ok(SIGWINCH) => {}
-                // The person has the terminal back until the program is to go on.
-                Ok(SIGTSTP) => {
-                    self.leave();
-                    let _ = raise(Signal::SIGSTOP);
-                    self.enter();
-                }
-                _ => return false,
-            }
-        }
         let mut keys = [0; 32];
-        let count = match typed {
-            true => nix::unistd::read(&keyboard, &mut keys).unwrap_or(0),
-            false => return true,
+        let count = match poll(&mut source, tick) {
+            Ok(1..) => nix::unistd::read(&keyboard, &mut keys).unwrap_or(0),
+            _ => return true,
         };
         count > 0 && !keys[..count].iter().any(|key| b"qQ".contains(key))
-    }
-
-    fn enter(&self) {
-        let mut modes = self.modes.clone();
-        let flags = &mut modes.local_flags;
-        flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
-        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &modes);
-        show(ENTER);
-    }
-
-    fn leave(&self) {
-        show(LEAVE);
-        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.modes);
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        self.leave();
+        show(LEAVE);
+        let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
 }
 

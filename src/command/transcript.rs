@@ -2,10 +2,10 @@
 //! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
 use super::result::counted;
+use crate::agent::Dialect;
 use crate::agent::event::{Event, LastResult, events};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::Lines;
-use crate::agent::{Dialect, TEXT_MAX};
 use crate::render::{Style, clean, clean_line, fit};
 use crate::time::human;
 use serde_json::Value;
@@ -44,8 +44,7 @@ pub(super) struct Transcript {
 struct Start {
     /// What the agent does just now.
     action: Option<String>,
-    /// `None` for what is no agent's output.
-    dialect: Option<&'static Dialect>,
+    dialect: &'static Dialect,
     lines: Lines,
     /// Of a plain agent: the beginning of a character, or of the end of a line.
     held: Vec<u8>,
@@ -77,8 +76,8 @@ impl Transcript {
         }
     }
 
-    /// Another output begins; without a dialect, it is printed as it is.
-    pub(super) fn begin(&mut self, dialect: Option<&'static Dialect>) {
+    /// Another output begins; that of a dialect without events is printed as it is.
+    pub(super) fn begin(&mut self, dialect: &'static Dialect) {
         self.start = Start::default();
         self.start.dialect = dialect;
     }
@@ -90,7 +89,7 @@ impl Transcript {
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.start.dialect.is_none_or(|known| known.read.is_none()) {
+        if self.start.dialect.read.is_none() {
             return self.plain(bytes);
         }
         let mut lines = take(&mut self.start.lines);
@@ -136,9 +135,8 @@ impl Transcript {
     }
 
     fn hear(&mut self, line: &str) {
-        if let Some(dialect) = self.start.dialect
-            && let Some(read) = dialect.read
-        {
+        let dialect = self.start.dialect;
+        if let Some(read) = dialect.read {
             events(line, read, dialect.results, &mut |event| self.event(event));
         }
     }
@@ -156,14 +154,15 @@ impl Transcript {
             }
             Event::Say(by, text) => {
                 let depth = self.depth_below(by);
-                self.say(&text, false);
+                self.act(&text);
                 if !text.trim().is_empty() {
                     self.text(depth, "", &text);
                 }
+                self.start.said = text;
             }
             Event::More(text) => {
-                self.say(&text, goes_on);
                 if !goes_on {
+                    self.act(&text);
                     self.begin_line(Above::Text);
                 }
                 self.out.push_str(&clean(&text));
@@ -189,18 +188,6 @@ impl Transcript {
             Event::Lost(start, _) => self.notice(&format!("cut or too long: {}", headline(start))),
             _ => {}
         }
-    }
-
-    fn say(&mut self, text: &str, goes_on: bool) {
-        let mut said = take(&mut self.start.said);
-        if !goes_on {
-            said.clear();
-        }
-        if said.len() < TEXT_MAX {
-            said.push_str(text);
-        }
-        self.act(&said);
-        self.start.said = said;
     }
 
     fn call(&mut self, below: Option<String>, id: String, tool: &str, input: &str) {
@@ -383,7 +370,7 @@ mod tests {
 
     fn transcript(protocol: Protocol, input: &[u8], piece: usize, columns: usize) -> Transcript {
         let mut transcript = Transcript::new(PLAIN, columns);
-        transcript.begin(Some(dialect(protocol)));
+        transcript.begin(dialect(protocol));
         input.chunks(piece).for_each(|piece| transcript.feed(piece));
         transcript.finish();
         transcript
@@ -527,7 +514,7 @@ mod tests {
             "thinking",
         ] {
             let mut transcript = Transcript::new(PLAIN, 80);
-            transcript.begin(Some(dialect(Protocol::Claude)));
+            transcript.begin(dialect(Protocol::Claude));
             for line in String::from_utf8(fixture(name)).unwrap().lines() {
                 let mut event: Value = serde_json::from_str(line).unwrap();
                 arm(&mut event);

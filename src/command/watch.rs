@@ -27,13 +27,14 @@ const RECENT: Duration = Duration::from_secs(24 * 3600);
 const RESULTS_MAX: usize = 300;
 /// So many outcomes of a project are listed at most.
 const OUTCOMES: usize = 5;
+/// No project has more rows than this.
+const ROWS_MAX: usize = 16;
+/// So many rows of each project come before the timeline, which needs room for more.
+const ROWS_MIN: usize = 3;
 /// Waiting jobs that are named; the others are counted.
 const WAITING_NAMED: usize = 8;
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
-/// Signs for the share of a time in which an agent was at work.
-const SHARES: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
-
 /// Shows the screen until the person leaves it; off a terminal, one snapshot.
 pub(super) fn watch(which: &Which) -> Outcome {
     let mut scope = Scope::load(which)?;
@@ -74,13 +75,13 @@ struct Overview {
 #[derive(Default)]
 struct Panel {
     name: String,
-    /// What it does, and what comes next.
+    /// What it does, what comes next, and how its last jobs ended; the first tell most.
     rows: Vec<String>,
     /// Since when its agent runs, if one does.
     running: Option<Wall>,
     waiting: usize,
     held: usize,
-    /// Newest first.
+    /// Recent failures first, then the newest.
     ended: Vec<Ended>,
 }
 
@@ -180,6 +181,8 @@ impl Panel {
             self.rows.push(style.paint("2", "idle"));
         }
         self.wait(seen);
+        let ended = self.ended.iter().take(OUTCOMES);
+        self.rows.extend(ended.map(|ended| ended.row.clone()));
         Ok(())
     }
 
@@ -214,11 +217,15 @@ fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
             break;
         }
     }
-    ended.sort_by_key(|one| Reverse(one.at));
+    ended.sort_by_key(|one| (!one.is_fresh_failure(now), Reverse(one.at)));
     Ok(ended)
 }
 
 impl Ended {
+    fn is_fresh_failure(&self, now: Wall) -> bool {
+        self.ending == Ending::Bad && now.since(self.at) < RECENT
+    }
+
     fn read(spool: &Spool, id: &JobId, style: Style, now: Wall) -> Option<Ended> {
         let result = Finished::of(spool, id)?;
         let (at, ending) = ((*result.completed_at)?, result.ending());
@@ -245,32 +252,21 @@ impl Overview {
     fn lines(&self, columns: usize, rows: usize) -> Vec<String> {
         let longest = self.panels.iter().map(|panel| width(&panel.name)).max();
         let margin = longest.unwrap_or(0).min(16).min(columns / 4) + 2;
-        let mut states: Vec<Vec<String>> = self.panels.iter().map(|p| p.rows.clone()).collect();
-        let mut timeline = self.timeline(margin, columns);
-        let count = |states: &[Vec<String>]| 1 + states.iter().map(Vec::len).sum::<usize>();
-        if count(&states) + timeline.len() > rows {
-            // Each project in one line: its state, how many wait, then the rest.
-            for state in &mut states {
-                state[1..].reverse();
-                *state = vec![state.join("  ")];
+        let timeline = self.timeline(margin, columns);
+        let of = |depth: usize| {
+            let mut lines = vec![self.heading.clone()];
+            for panel in &self.panels {
+                for (at, row) in panel.rows.iter().take(depth).enumerate() {
+                    let name = if at == 0 { panel.name.as_str() } else { "" };
+                    lines.push(self.margin(name, margin) + row);
+                }
             }
-        }
-        if count(&states) + timeline.len() > rows {
-            timeline.clear();
-        }
-        let free = rows.saturating_sub(count(&states) + timeline.len());
-        let outcomes = self.outcomes(free);
-        let mut lines = vec![self.heading.clone()];
-        for (at, (panel, mut state)) in self.panels.iter().zip(states).enumerate() {
-            let ended = panel.ended.iter().enumerate();
-            let ended = ended.filter(|(rank, _)| outcomes.contains(&(at, *rank)));
-            state.extend(ended.map(|(_, ended)| ended.row.clone()));
-            for (at, row) in state.iter().enumerate() {
-                let name = if at == 0 { panel.name.as_str() } else { "" };
-                lines.push(self.margin(name, margin) + row);
-            }
-        }
-        lines.extend(timeline);
+            let past = timeline.iter().filter(|_| depth > ROWS_MIN);
+            lines.extend(past.cloned());
+            lines
+        };
+        let mut depths = (1..=ROWS_MAX).rev().map(of);
+        let mut lines = depths.find(|lines| lines.len() <= rows).unwrap_or(of(1));
         if lines.len() > rows && rows > 1 {
             let hidden = lines.len() + 1 - rows;
             lines.truncate(rows - 1);
@@ -279,27 +275,6 @@ impl Overview {
         }
         lines.truncate(rows);
         lines.iter().map(|line| fit(line, columns)).collect()
-    }
-
-    /// Which outcomes are shown in so many free rows, by project and rank: failures first, and then
-    /// the newest of each project, the second newest of each, and so on.
-    fn outcomes(&self, free: usize) -> Vec<(usize, usize)> {
-        let mut all = Vec::new();
-        for (at, panel) in self.panels.iter().enumerate() {
-            for (rank, ended) in panel.ended.iter().enumerate() {
-                let is_bad = ended.ending == Ending::Bad && self.now.since(ended.at) < RECENT;
-                all.push((!is_bad, rank, Reverse(ended.at), at));
-            }
-        }
-        all.sort_unstable();
-        let mut shown = Vec::new();
-        for (_, rank, _, at) in all {
-            let of_it = shown.iter().filter(|(other, _)| *other == at).count();
-            if shown.len() < free && of_it < OUTCOMES {
-                shown.push((at, rank));
-            }
-        }
-        shown
     }
 
     /// Who ran when: a line of hours, and one for each project.
@@ -327,23 +302,19 @@ impl Overview {
         lines
     }
 
-    /// What a project did between two moments: nothing, work by its share of the time, or work that
-    /// came to nothing.
+    /// What a project did between two moments: nothing, work, or work that came to nothing.
     fn moment(&self, panel: &Panel, from: Wall, to: Wall) -> String {
-        let overlap = |begun: Wall, ended: Wall| ended.min(to).since(begun.max(from)).as_millis();
-        let spans = || panel.ended.iter().flat_map(|ended| &ended.spans);
-        let runs = panel.running.map_or(0, |since| overlap(since, self.now));
-        let spent: u128 = spans().map(|span| overlap(span.0, span.1)).sum();
-        let is_touched = spans().any(|&(begun, ended)| begun < to && ended >= from);
-        let is_failure =
-            |ended: &Ended| ended.ending == Ending::Bad && ended.at >= from && ended.at < to;
-        let share = (runs + spent) * SHARES.len() as u128 / to.since(from).as_millis().max(1);
-        let sign = SHARES[(share as usize).min(SHARES.len() - 1)];
-        let (color, sign) = match panel.ended.iter().any(is_failure) {
-            true => ("31", "✗"),
-            false if runs > 0 => ("36", sign),
-            false if is_touched => ("32", sign),
-            false => ("2", "·"),
+        let is_in = |begun: Wall, ended: Wall| begun < to && ended >= from;
+        let has_failed = |one: &Ended| one.ending == Ending::Bad && is_in(one.at, one.at);
+        let mut spans = panel.ended.iter().flat_map(|ended| &ended.spans);
+        let (color, sign) = if panel.ended.iter().any(has_failed) {
+            ("31", "✗")
+        } else if panel.running.is_some_and(|since| is_in(since, self.now)) {
+            ("36", "█")
+        } else if spans.any(|&(begun, ended)| is_in(begun, ended)) {
+            ("32", "█")
+        } else {
+            ("2", "·")
         };
         self.style.paint(color, sign)
     }
@@ -393,6 +364,7 @@ mod tests {
                 "● fix-it  3m 00s of 2h 00m, start 2".to_owned(),
                 "  Bash cargo test".to_owned(),
                 "3 held, 12 waiting: next-one, after-that".to_owned(),
+                "✗ 12:34 bad: it ended, 1m 05s, $0.5000".to_owned(),
             ],
             running: Some(ago(3)),
             waiting: 12,
@@ -446,12 +418,15 @@ mod tests {
     }
 
     #[test]
-    fn free_rows_are_filled_one_by_one_and_failures_come_first() {
-        let of = |free| busy().outcomes(free);
-        assert_eq!(of(0), []);
-        assert_eq!(of(1), [(0, 1)]);
-        assert_eq!(of(3), [(0, 1), (0, 0), (1, 0)]);
-        assert_eq!(of(99), [(0, 1), (0, 0), (1, 0), (0, 2), (0, 3)]);
+    fn the_first_rows_of_each_project_are_shown_as_far_as_there_is_room() {
+        let shown = |rows: usize| busy().lines(80, rows).join("\n");
+        assert!(shown(100).contains("3 held, 12 waiting") && shown(100).contains("█"));
+        let few = shown(6);
+        assert!(few.contains("Bash cargo test") && few.contains("slow  goes on"));
+        assert!(
+            !few.contains("3 held, 12 waiting") && !few.contains("█"),
+            "{few}"
+        );
     }
 
     #[test]
@@ -502,9 +477,9 @@ mod tests {
         }
         assert_eq!((alpha[cell(90)], beta[cell(90)]), ('·', '·'));
         assert_eq!(alpha[cell(119)], '✗');
-        assert_eq!((alpha[71], beta[71]), ('▅', '·'));
+        assert_eq!((alpha[71], beta[71]), ('█', '·'));
         // The one that took a minute is seen, too.
-        assert_eq!(alpha[cell(299)], '▂');
+        assert_eq!(alpha[cell(299)], '█');
         let hours = text.iter().find(|line| line.contains(":00 ")).unwrap();
         assert_eq!(hours.matches(":00").count(), 6, "{hours}");
     }

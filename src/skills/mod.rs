@@ -23,11 +23,7 @@ pub fn install(directory: &Path) -> Result<Vec<(PathBuf, bool)>> {
         std::fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
         let dir = Dir::open(&path)?;
         let file = "SKILL.md";
-        let present = dir.read(file, text.len() as u64)?;
-        // What is only the beginning of ours is a copy that was cut short.
-        let half =
-            |present: &[u8]| present.len() < text.len() && text.as_bytes().starts_with(present);
-        let write = present.as_deref().is_none_or(half);
+        let write = std::fs::symlink_metadata(path.join(file)).is_err();
         if write {
             dir.replace(file, text.as_bytes(), Durability::Durable)?;
         }

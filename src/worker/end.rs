@@ -6,7 +6,7 @@ use super::*;
 impl Worker<'_> {
     /// Takes an attempt's end in: what it cost, what it amounts to, what follows.
     pub fn conclude(&mut self, mut claim: Claim, finished: Finished, policy: &Policy) {
-        let fault = finished.verdict.fault();
+        let fault = finished.verdict.as_ref();
         let is_cut_off = fault.is_some_and(|fault| fault.kind == ErrorKind::Interrupted);
         if finished.ended.by == Ending::Interrupted && is_cut_off {
             let (id, why) = (&claim.job_id, "the monitor is stopping");
@@ -71,7 +71,7 @@ impl Worker<'_> {
                 let (project, report, now) = (&self.post.project, finished.report, Wall::now());
                 let (root, fault) = (
                     self.spool.root().unwrap_or_default(),
-                    finished.verdict.fault(),
+                    finished.verdict.as_ref(),
                 );
                 let mut outcome =
                     outcome::of_claim(project, &claim, status, fault, report, &root, now);
@@ -156,13 +156,13 @@ impl Worker<'_> {
             Claim::new(id.clone(), created_at, position, digest, &policy.agent)
         });
         let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
-        let finished = Finished::never_ran(Verdict::Fault(fault));
+        let finished = Finished::never_ran(Some(fault));
         self.follow(claim, Next::Publish(Status::Cancelled), finished, &policy);
     }
 
     /// Ends a job that is not started.
     pub fn fail(&mut self, claim: Claim, fault: Fault, policy: &Policy) {
-        let finished = Finished::never_ran(Verdict::Fault(fault));
+        let finished = Finished::never_ran(Some(fault));
         self.follow(claim, Next::Publish(Status::Failed), finished, policy);
     }
 
@@ -270,7 +270,7 @@ pub fn record(claim: &mut Claim, finished: &Finished) {
     let exists = claim.resumed || finished.report.answered || !needs_answer;
     let told = finished.report.session_id.clone();
     claim.session_id = told.or(claim.session_id.take()).filter(|_| exists);
-    let fault = finished.verdict.fault();
+    let fault = finished.verdict.as_ref();
     claim.attempts.push(Attempt {
         started_at: claim.started_at,
         duration_seconds: outcome::millis(finished.duration.as_secs_f64()),

@@ -17,7 +17,7 @@ pub use orders::{Order, Orders};
 
 // The files below this one see what it sees.
 use crate::agent::plan::{Assignment, Files, Plan, plan};
-use crate::agent::{Ending, Fault, Report, Sessions, Verdict, dialect};
+use crate::agent::{Ending, Fault, Report, Sessions, dialect};
 use crate::board::{self, Board, Closed, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide, how};
 use crate::digest::sha256_hex;

@@ -67,7 +67,7 @@ impl Worker<'_> {
         };
         let policy = self.policy_of(&claim)?;
         let finished = self.read_back(&claim, &policy)?;
-        let mut finished = finished.unwrap_or_else(|| Finished::never_ran(Verdict::Completed));
+        let mut finished = finished.unwrap_or_else(|| Finished::never_ran(None));
         let Some(argv) = &policy.check else {
             self.follow(claim, Next::Publish(Status::Completed), finished, &policy);
             return Ok(());
@@ -107,7 +107,7 @@ impl Worker<'_> {
                 decide::after_check(&claim, &policy, Wall::now())
             }
         };
-        finished.verdict = fault.map_or(Verdict::Completed, Verdict::Fault);
+        finished.verdict = fault;
         self.follow(claim, next, finished, &policy);
         Ok(())
     }

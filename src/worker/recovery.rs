@@ -69,9 +69,9 @@ impl Worker<'_> {
             return self.undo(claim);
         }
         // A power cut may have taken its log; it was a start all the same.
-        let cut_off = Verdict::Fault(Fault::new(ErrorKind::Interrupted, ""));
+        let cut_off = Some(Fault::new(ErrorKind::Interrupted, ""));
         let mut finished = finished.unwrap_or_else(|| Finished::never_ran(cut_off));
-        let kind = finished.verdict.fault().map(|fault| fault.kind);
+        let kind = finished.verdict.as_ref().map(|fault| fault.kind);
         if kind != Some(ErrorKind::Interrupted) {
             let how = "came to its end without the monitor";
             self.info(format!("{id}.md {how}; its output counts"));
@@ -79,7 +79,7 @@ impl Worker<'_> {
             return Ok(());
         }
         let (next, fault) = decide::after_interruption(&mut claim, &policy, Wall::now());
-        finished.verdict = Verdict::Fault(fault);
+        finished.verdict = Some(fault);
         record(&mut claim, &finished);
         self.follow(claim, next, finished, &policy);
         Ok(())
@@ -132,12 +132,10 @@ impl Worker<'_> {
         let (context, project) = (&self.post.context, &self.post.project);
         let credentials = settings::credentials(&context.places.credentials()).unwrap_or_default();
         let variable = |name: &str| {
-            let mut own = policy.agent.env.iter();
-            let own = own.find(|(known, _)| known == name);
-            let mut given = credentials.iter().chain(&context.environment);
-            let given = given.find(|(known, _)| known == name);
-            let own = own.map(|(_, value)| value.into());
-            own.or(given.map(|(_, value)| value.clone()))
+            let own = policy.agent.env.iter().chain(&credentials);
+            let mut all = own.chain(&context.environment);
+            let found = all.find(|(known, _)| known == name);
+            found.map(|(_, value)| value.clone())
         };
         let (id, agent) = (&claim.job_id, &policy.agent);
         Files::of(agent, project, id, claim.starts, &variable)

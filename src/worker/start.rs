@@ -294,7 +294,7 @@ impl Worker<'_> {
         match fault? {
             SpawnFault::Passing(error) => {
                 let error = Error::io("start", program, error).to_string();
-                let verdict = Verdict::Fault(Fault::new(ErrorKind::SpawnFailed, error));
+                let verdict = Some(Fault::new(ErrorKind::SpawnFailed, error));
                 self.conclude(claim, Finished::never_ran(verdict), policy);
             }
             SpawnFault::Missing(error) => {

@@ -3,7 +3,6 @@
 
 use crate::desk::{entrant, fail};
 use crate::world::{AGENT, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, World, ids, passing};
-use job_monitor::agent::plan::Opening;
 use job_monitor::agent::{Fault, Verdict};
 use job_monitor::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide};
 use job_monitor::holds::{Gate, Holds};
@@ -51,12 +50,12 @@ pub fn policy(world: &World) -> Policy {
 /// What an agent's last word amounts to; without one, whoever ended it decides.
 fn verdict(said: Option<Said>, by: By, world: &World) -> Verdict {
     if by == By::Cancel {
-        return Verdict::Fault(Fault::new(ErrorKind::Cancelled, ""));
+        return Some(Fault::new(ErrorKind::Cancelled, ""));
     }
     let plain = world.setting.protocol == Protocol::Plain;
     let of = |kind| Fault::new(kind, "");
-    Verdict::Fault(match said.filter(|_| !plain || by == By::Itself) {
-        Some(Said::Done) => return Verdict::Completed,
+    Some(match said.filter(|_| !plain || by == By::Itself) {
+        Some(Said::Done) => return None,
         Some(Said::Overloaded) => of(ErrorKind::Overloaded),
         Some(Said::Limit) => Fault {
             resets_at: Some(world.wall().plus(Duration::from_secs(600))),
@@ -296,7 +295,7 @@ impl Daemon {
                 world.fail_to_spawn()?;
                 world.effect(|disk| disk.logs.remove(&log))?;
                 world.disk.holds.end_probe("p", false, wall);
-                let verdict = Verdict::Fault(Fault::new(ErrorKind::SpawnFailed, ""));
+                let verdict = Some(Fault::new(ErrorKind::SpawnFailed, ""));
                 self.follow_attempt(world, claim, &verdict)
             }
             _ => {
@@ -305,7 +304,7 @@ impl Daemon {
                 world.disk.holds.end_probe("p", true, wall);
                 self.jobs.set(id.clone(), State::Running(Box::new(claim)));
                 self.jobs.attended = Some(id.clone());
-                if matches!(opening, Opening::Fresh { .. }) && before.starts == 0 {
+                if !opening.resumes && before.starts == 0 {
                     passing(world.effect(|disk| disk.kept.insert(id, version)))?;
                 }
                 Ok(())
@@ -354,13 +353,12 @@ impl Daemon {
         by: By,
     ) -> Done {
         let verdict = verdict(said, by, world);
-        let is_cut_off =
-            matches!(&verdict, Verdict::Fault(fault) if fault.kind == ErrorKind::Interrupted);
+        let is_cut_off = matches!(&verdict, Some(fault) if fault.kind == ErrorKind::Interrupted);
         if by == By::Stop && is_cut_off {
             claim.stopped = true;
             return self.write(world, Written::Claim(Box::new(claim)));
         }
-        if verdict == Verdict::Completed {
+        if verdict.is_none() {
             let began = claim.started_at;
             self.change_holds(world, |holds| holds.answered("p", AGENT, began))?;
         }
@@ -370,10 +368,7 @@ impl Daemon {
     fn follow_attempt(&mut self, world: &mut World, mut claim: Claim, verdict: &Verdict) -> Done {
         let others = world.others_answered;
         let next = decide::after_attempt(verdict, &mut claim, &policy(world), others, world.wall());
-        let fault = match verdict {
-            Verdict::Completed => None,
-            Verdict::Fault(fault) => Some(fault),
-        };
+        let fault = verdict.as_ref();
         if let Some(fault) = fault.filter(|fault| fault.kind.course() == Course::Hold) {
             self.put_hold(world, fault)?;
         }
@@ -506,7 +501,7 @@ impl Daemon {
             Some(log) => {
                 let is_cut_off = |fault: &Fault| fault.kind == ErrorKind::Interrupted;
                 match verdict(log.said, By::Stop, world) {
-                    Verdict::Fault(fault) if is_cut_off(&fault) => self.interrupt(world, *claim),
+                    Some(fault) if is_cut_off(&fault) => self.interrupt(world, *claim),
                     // The end that it came to without us counts.
                     _ => self.conclude(world, *claim, log.said, By::Stop),
                 }

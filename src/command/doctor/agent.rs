@@ -2,14 +2,14 @@
 //! logged in, and what it finds in a project.
 
 use super::system::{Env, World, ask};
-use super::{Finding, edit, fine, problem, quoted, quoted_path, warning};
+use super::{Report, edit, quoted, quoted_path};
 use crate::agent::dialect;
 use crate::files;
 use crate::process::find_program;
 use crate::project::{AgentSpec, Project, Protocol};
 use crate::render::{clean_line, fit};
 use crate::settings;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -22,10 +22,8 @@ const FILE_MAX: u64 = 256 << 20;
 
 /// What `.env` and the settings give to an agent.
 fn given(world: &World, agent: &AgentSpec) -> Env {
-    let own = agent.env.iter();
-    let own = own.map(|(name, value)| (name.into(), value.into()));
-    let given = world.credentials.iter().flatten().cloned();
-    given.chain(own).collect()
+    let given = world.credentials.iter().flatten();
+    given.chain(&agent.env).cloned().collect()
 }
 
 /// The environment that an agent gets (SPEC 5), but for the marks of its job.
@@ -40,73 +38,66 @@ fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
     found.map(|(_, value)| value.as_os_str())
 }
 
-/// The checks of an agent, as a project would start it.
-pub(super) fn findings(world: &World, agent: &AgentSpec, at: Option<&Project>) -> Vec<Finding> {
+/// Checks an agent, as a project would start it.
+pub(super) fn check(report: &mut Report, world: &World, agent: &AgentSpec, at: Option<&Project>) {
     let env = environment(world, agent);
-    let root = at
-        .map(|project| project.path.as_path())
-        .filter(|path| path.is_dir());
-    let root = root.unwrap_or(Path::new("/"));
+    let root = at.map(|project| project.path.as_path());
+    let root = root.filter(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
     let path = variable(&env, "PATH").unwrap_or_default();
     let program = match find_program(wanted.as_ref(), path, root) {
         Ok(program) => program,
-        Err(missing) => return vec![not_found(world, agent, &wanted, path, root, &missing)],
+        Err(missing) => {
+            let message = format!("{missing} (of {})", world.whose());
+            return not_found(report, world, agent, &message, path, root);
+        }
     };
     let shown = program.display();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
         // It may queue, cost or ask: it is not started for a question.
-        return vec![fine(
-            "program",
-            format!("{shown}, which is not asked anything"),
-        )];
+        return report.fine("program", &format!("{shown}, which is not asked anything"));
     }
-    let mut findings = match ask(&program, &["--version"], root, &env) {
-        Ok(said) => vec![
-            // What it warns of stands before its version.
-            fine(
-                "program",
-                format!(
-                    "{shown}, {}",
-                    clean_line(said.trim().lines().last().unwrap_or_default())
-                ),
-            ),
-            login_finding(world, agent, &program, &env),
-        ],
+    // Of what it says, the end: what it warns of stands before its version.
+    let said = |text: &str| {
+        let text = without_secrets(text, &given(world, agent));
+        let last = text.trim().lines().last().unwrap_or_default();
+        fit(&clean_line(last), SHOWN_MAX)
+    };
+    match ask(&program, &["--version"], root, &env) {
+        Ok(version) => {
+            report.fine("program", &format!("{shown}, {}", said(&version)));
+            check_login(report, world, agent, &program, &env);
+        }
         Err(why) => {
             let remedy = format!("{} --version", quoted_path(&program));
-            vec![problem("program", format!("{shown} {why}"), remedy)]
+            report.problem("program", &format!("{shown} {}", said(&why)), &remedy);
         }
-    };
-    findings.extend(gemini_finding(agent, &env));
-    for finding in &mut findings {
-        finding.agent = Some(agent.name.clone());
-        finding.message = without_secrets(&finding.message, &given(world, agent));
     }
-    findings
+    if agent.protocol == Protocol::Gemini {
+        check_gemini(report, &env);
+    }
 }
 
 fn not_found(
+    report: &mut Report,
     world: &World,
     agent: &AgentSpec,
-    wanted: &str,
+    message: &str,
     path: &OsStr,
     root: &Path,
-    why: &str,
-) -> Finding {
-    let message = format!("{why} (of {})", world.whose());
+) {
     let shell = settings::variable("PATH").unwrap_or_default();
-    let elsewhere = find_program(wanted.as_ref(), shell.as_ref(), root).ok();
+    let elsewhere = find_program(agent.command[0].as_ref(), shell.as_ref(), root).ok();
     let Some(directory) = elsewhere.as_deref().and_then(Path::parent) else {
         let remedy = match dialect(agent.protocol).install {
             "" => edit(&world.places.settings()),
             install => install.to_owned(),
         };
-        return problem("program", message, remedy);
+        return report.problem("program", message, &remedy);
     };
     let line = quoted(&format!("PATH={}:{}", directory.display(), path.display()));
     let message = format!("{message}; this shell finds it in {}", directory.display());
-    problem("program", message, add_to_credentials(world, &line))
+    report.problem("program", &message, &add_to_credentials(world, &line));
 }
 
 fn add_to_credentials(world: &World, line: &str) -> String {
@@ -115,50 +106,45 @@ fn add_to_credentials(world: &World, line: &str) -> String {
 }
 
 /// Whether there are credentials; whether they are accepted, only a job shows.
-fn login_finding(world: &World, agent: &AgentSpec, program: &Path, env: &Env) -> Finding {
+fn check_login(report: &mut Report, world: &World, agent: &AgentSpec, program: &Path, env: &Env) {
     let dialect = dialect(agent.protocol);
-    let (question, keys) = (dialect.preflight, dialect.keys);
-    if let Some(key) = keys.iter().find(|key| variable(env, key).is_some()) {
-        return fine("login", format!("{key} is set"));
+    let (question, mut keys) = (dialect.preflight, dialect.keys.iter());
+    if let Some(key) = keys.clone().find(|key| variable(env, key).is_some()) {
+        return report.fine("login", &format!("{key} is set"));
     }
     let get = |name: &str| variable(env, name).map(OsStr::to_owned);
+    let login = dialect.own_file(dialect.login, &get);
     let is_logged_in = match question.is_empty() {
-        true => dialect
-            .own_file(dialect.login, &get)
-            .is_some_and(|file| file.exists()),
+        true => login.is_some_and(|file| file.exists()),
         false => ask(program, question, Path::new("/"), env).is_ok(),
     };
     if is_logged_in {
-        return fine("login", "the agent is logged in");
+        return report.fine("login", "the agent is logged in");
     }
     let message = format!("no credentials in the environment of {}", world.whose());
     // What an interactive shell exports does not reach a service.
-    match keys.iter().find(|key| settings::variable(key).is_some()) {
+    match keys.find(|key| settings::variable(key).is_some()) {
         Some(key) => {
+            let remedy = add_to_credentials(world, &format!("\"{key}=${key}\""));
             let message = format!("{message}; {key} is only in this shell's");
-            problem(
-                "login",
-                message,
-                add_to_credentials(world, &format!("\"{key}=${key}\"")),
-            )
+            report.problem("login", &message, &remedy);
         }
-        None => problem("login", message, quoted(&agent.command[0])),
+        None => report.problem("login", &message, &quoted(&agent.command[0])),
     }
 }
 
 /// What gemini's own settings make of jobs that nobody watches.
-fn gemini_finding(agent: &AgentSpec, env: &Env) -> Option<Finding> {
-    let home = variable(env, "HOME").filter(|_| agent.protocol == Protocol::Gemini)?;
-    let path = Path::new(home).join(".gemini/settings.json");
-    if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] == 1 {
-        return None;
+fn check_gemini(report: &mut Report, env: &Env) {
+    let home = Path::new(variable(env, "HOME").unwrap_or_default());
+    let path = home.join(".gemini/settings.json");
+    if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] != 1 {
+        let message = format!(
+            "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
+             hours; and by itself the agent edits files, but runs no command",
+            path.display()
+        );
+        report.warn("settings", &message, &edit(&path));
     }
-    let message = format!(
-        "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
-         hours; and by itself the agent edits files, but runs no command",
-        path.display()
-    );
-    Some(warning("settings", message, edit(&path)))
 }
 
 /// What a file of the agent's says; nothing without the file, null if it is no JSON.
@@ -176,54 +162,57 @@ fn without_secrets(text: &str, given: &Env) -> String {
             text = text.replace(&*value.to_string_lossy(), "***");
         }
     }
-    fit(&text, SHOWN_MAX)
+    text
 }
 
 /// What the agent finds amiss in a project: the skill that a prompt calls, its list of allowed tools.
-pub(super) fn project_findings(
+pub(super) fn check_project(
+    report: &mut Report,
     world: &World,
     agent: &AgentSpec,
     project: &Project,
-) -> Vec<Finding> {
-    if agent.protocol != Protocol::Claude {
-        return Vec::new();
+) {
+    if agent.protocol == Protocol::Claude {
+        check_skill(report, project, agent);
+        check_trust(report, project, agent, &environment(world, agent));
     }
-    let trust = trust_finding(project, agent, &environment(world, agent));
-    let skill = skill_finding(project, agent);
-    [skill, trust].into_iter().flatten().collect()
 }
 
 /// A project without the command that the owner's prompt calls gives the agent a riddle. One without our
 /// own skill is served, too.
-fn skill_finding(project: &Project, agent: &AgentSpec) -> Option<Finding> {
-    let prompt = agent.prompt.as_ref()?;
-    let called = prompt.strip_prefix('/')?.split_whitespace().next()?;
+fn check_skill(report: &mut Report, project: &Project, agent: &AgentSpec) {
+    let called = agent
+        .prompt
+        .as_ref()
+        .and_then(|prompt| prompt.strip_prefix('/'));
+    let Some(called) = called.and_then(|prompt| prompt.split_whitespace().next()) else {
+        return;
+    };
     let claude = project.path.join(".claude");
     let skill = claude.join("skills").join(called).join("SKILL.md");
     let command = claude.join("commands").join(format!("{called}.md"));
-    let message = format!("the prompt calls /{called}, which the project does not have");
-    let is_there = skill.is_file() || command.is_file();
-    (!is_there).then(|| warning("skill", message, edit(&skill)))
+    if !skill.is_file() && !command.is_file() {
+        let message = format!("the prompt calls /{called}, which the project does not have");
+        report.warn("skill", &message, &edit(&skill));
+    }
 }
 
 /// Whether the agent heeds the project's own list of allowed tools.
-fn trust_finding(project: &Project, agent: &AgentSpec, env: &Env) -> Option<Finding> {
-    let root = std::fs::canonicalize(&project.path).ok()?;
+fn check_trust(report: &mut Report, project: &Project, agent: &AgentSpec, env: &Env) {
+    let root = std::fs::canonicalize(&project.path).unwrap_or_default();
     let settings = root.join(".claude/settings.json");
-    let own = json_of(&settings)?;
+    let own = json_of(&settings).unwrap_or_else(|| json!({}));
     if own.is_null() {
         let message = format!("the agent ignores {}, which is no JSON", settings.display());
-        return Some(warning("trust", message, edit(&settings)));
+        return report.warn("trust", &message, &edit(&settings));
     }
-    own["permissions"]["allow"].get(0)?;
     // The CLI keeps the answers to its question by the real path of the directory.
-    let home = variable(env, "CLAUDE_CONFIG_DIR").or_else(|| variable(env, "HOME"))?;
-    let answers = json_of(&Path::new(home).join(".claude.json")).unwrap_or_default();
-    if answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"] == true {
-        return None;
+    let home = variable(env, "CLAUDE_CONFIG_DIR").or_else(|| variable(env, "HOME"));
+    let answers = json_of(&Path::new(home.unwrap_or_default()).join(".claude.json"));
+    let answer = &answers.unwrap_or_default()["projects"][&*root.to_string_lossy()];
+    if own["permissions"]["allow"].get(0).is_some() && answer["hasTrustDialogAccepted"] != true {
+        let what = "its .claude/settings.json counts once the agent trusts the directory";
+        let remedy = format!("cd {} && {}", quoted_path(&root), quoted(&agent.command[0]));
+        report.warn("trust", &format!("{what}; start it there:"), &remedy);
     }
-    let message =
-        "its .claude/settings.json counts once the agent trusts the directory; start it there:";
-    let remedy = format!("cd {} && {}", quoted_path(&root), quoted(&agent.command[0]));
-    Some(warning("trust", message, remedy))
 }

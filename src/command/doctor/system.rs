@@ -1,7 +1,7 @@
 //! What the monitor needs of the machine: to run, to be started again, directories of its own with
 //! room in them, inotify. And how a program is asked something.
 
-use super::{Finding, Level, counted, fine, found, problem, quoted_path, warning, wrong};
+use super::{Level, Report, counted, quoted_path};
 use crate::daemon;
 use crate::error::{Error, plain};
 use crate::files;
@@ -59,13 +59,13 @@ impl World {
         }
     }
 
-    pub(super) fn daemon_finding(&self) -> Finding {
+    fn check_daemon(&self, report: &mut Report) {
         let Some(pid) = self.daemon else {
             let how = service::start_command();
-            return problem("daemon", "the monitor is not running", how);
+            return report.problem("daemon", "the monitor is not running", how);
         };
         let version = env!("CARGO_PKG_VERSION");
-        fine("daemon", format!("runs (pid {pid}), version {version}"))
+        report.fine("daemon", &format!("runs (pid {pid}), version {version}"));
     }
 }
 
@@ -106,91 +106,86 @@ fn unit() -> Result<String, String> {
     let path = settings::variable("PATH").unwrap_or_default();
     let found = find_program("systemctl".as_ref(), path.as_ref(), Path::new("/"));
     let program = found.map_err(|_| "there is no systemctl here")?;
-    let wanted = "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload";
+    let wanted = "--property=LoadState,ActiveState,UnitFileState";
     let args = ["--user", "show", "job-monitor.service", wanted];
     let env = std::env::vars_os().collect();
     ask(&program, &args, Path::new("/"), &env).map_err(|why| format!("systemctl {why}"))
 }
 
+/// Checks the daemon, its service, and the machine.
+pub(super) fn check(report: &mut Report, world: &World, entries: &[Entry]) {
+    world.check_daemon(report);
+    check_service(report);
+    for path in [&world.places.config, &world.places.state] {
+        match stat(path).map(|stat| files::check_own(&stat, path)) {
+            Ok(Err(error)) => report.wrong("directories", &error, path),
+            _ => report.fine("directories", &format!("{} is yours alone", path.display())),
+        }
+    }
+    let projects = entries.iter().map(|entry| entry.project.path.clone());
+    let paths = [world.places.state.clone(), std::env::temp_dir()];
+    let mut devices = Vec::new();
+    for path in paths.into_iter().chain(projects) {
+        // The directory, or what it will be made in.
+        let look = |path: &Path| Some((path.to_owned(), stat(path).ok()?.st_dev));
+        let there = path.ancestors().find_map(look);
+        if let Some((path, device)) = there.filter(|(_, device)| !devices.contains(device)) {
+            devices.push(device);
+            check_disk(report, &path);
+        }
+    }
+    check_inotify(report, entries);
+}
+
 /// What starts the monitor, and whether it goes on without a login.
-pub(super) fn service_findings() -> Vec<Finding> {
+fn check_service(report: &mut Report) {
     let told = match unit() {
         Ok(told) => told,
         Err(why) => {
             let message = format!("no systemd user manager starts the monitor ({why})");
-            return vec![found(Level::Warning, "service", message, None)];
+            return report.tell(Level::Warning, "service", &message, None);
         }
     };
     let value = |key| {
-        told.lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap_or_default()
+        let mut lines = told.lines();
+        let found = lines.find_map(|line| line.strip_prefix(key));
+        found.unwrap_or_default()
     };
     let (active, enabled) = (value("ActiveState="), value("UnitFileState="));
-    let is_changed = value("NeedDaemonReload=") == "yes";
-    let state = format!("is {enabled} and {active}, or was changed on disk");
+    let state = format!("is {enabled} and {active}");
     let enable = "systemctl --user enable --now job-monitor";
-    let service = match active {
-        _ if value("LoadState=") != "loaded" => {
-            let message = "nothing starts the monitor at boot; in the directory of its source:";
-            warning("service", message, format!("make install && {enable}"))
-        }
-        "active" if enabled == "enabled" && !is_changed => fine("service", "is enabled and active"),
-        "failed" | "activating" => {
+    match (value("LoadState="), active, enabled) {
+        ("loaded", "active", "enabled") => report.fine("service", &state),
+        ("loaded", "failed" | "activating", _) => {
             let remedy = "journalctl --user --unit job-monitor --lines 30";
-            warning("service", "does not stay up", remedy)
+            report.warn("service", "does not stay up", remedy);
+        }
+        ("loaded", ..) => {
+            let remedy = format!("systemctl --user daemon-reload && {enable}");
+            report.warn("service", &state, &remedy);
         }
         _ => {
-            let remedy = format!("systemctl --user daemon-reload && {enable}");
-            warning("service", state, remedy)
+            let message = "nothing starts the monitor at boot; in the directory of its source:";
+            report.warn("service", message, &format!("make install && {enable}"));
         }
-    };
-    vec![service, lingering_finding()]
-}
-
-fn lingering_finding() -> Finding {
+    }
     let user = User::from_uid(geteuid()).ok().flatten();
     let user = user.map_or_else(|| geteuid().to_string(), |user| user.name);
     // Here logind keeps it, also of users who are not logged in, whom loginctl does not know.
     match Path::new("/var/lib/systemd/linger").join(&user).exists() {
-        true => fine(
+        true => report.fine(
             "lingering",
             "the monitor also runs while you are logged out",
         ),
-        false => warning(
-            "lingering",
-            "the monitor ends when you log out",
-            "loginctl enable-linger",
-        ),
-    }
-}
-
-/// Directories of the monitor's own, room on each file system, and inotify.
-pub(super) fn machine_findings(places: &Places, entries: &[Entry]) -> Vec<Finding> {
-    let own = |path: &PathBuf| match stat(path).map(|stat| files::check_own(&stat, path)) {
-        Ok(Err(error)) => wrong("directories", &error, path),
-        _ => fine("directories", format!("{} is yours alone", path.display())),
-    };
-    let mut findings: Vec<Finding> = [&places.config, &places.state].map(own).into();
-    let mut paths = vec![places.state.clone(), std::env::temp_dir()];
-    paths.extend(entries.iter().map(|entry| entry.project.path.clone()));
-    let mut devices = Vec::new();
-    for path in &paths {
-        // The directory, or what it will be made in.
-        let there = path
-            .ancestors()
-            .find_map(|path| Some((path, stat(path).ok()?.st_dev)));
-        if let Some((path, device)) = there.filter(|(_, device)| !devices.contains(device)) {
-            devices.push(device);
-            findings.extend(disk_finding(path));
+        false => {
+            let message = "the monitor ends when you log out";
+            report.warn("lingering", message, "loginctl enable-linger");
         }
     }
-    findings.push(inotify_finding(entries));
-    findings
 }
 
-fn disk_finding(path: &Path) -> Option<Finding> {
-    let stat = statvfs(path).ok()?;
+fn check_disk(report: &mut Report, path: &Path) {
+    let Ok(stat) = statvfs(path) else { return };
     // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]
     let room = (u64::from(stat.blocks_available()) * u64::from(stat.fragment_size())) >> 20;
@@ -198,34 +193,30 @@ fn disk_finding(path: &Path) -> Option<Finding> {
     let is_full = room < ROOM_MIN || (stat.files() != 0 && stat.files_available() == 0);
     let message = format!("{room} MiB of room at {}", path.display());
     let remedy = format!("df -h {0} && df -i {0}", quoted_path(path));
-    Some(match room {
-        _ if is_full => problem("disk", message, remedy),
-        ..ROOM_LOW => warning("disk", message, remedy),
-        _ => fine("disk", message),
-    })
+    match room {
+        _ if is_full => report.problem("disk", &message, &remedy),
+        ..ROOM_LOW => report.warn("disk", &message, &remedy),
+        _ => report.fine("disk", &message),
+    }
 }
 
 /// The kernel itself is asked for what the daemon needs: an instance, and a watch on each project.
-fn inotify_finding(entries: &[Entry]) -> Finding {
+fn check_inotify(report: &mut Report, entries: &[Entry]) {
     let (bell, _ear) = bell();
     let mut watcher = Watcher::asleep();
     let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
-    let mut there: Vec<PathBuf> = entries
-        .iter()
-        .map(items)
-        .filter(|path| path.is_dir())
-        .collect();
-    let count = counted(there.len(), "project");
+    let items = entries.iter().map(items).filter(|path| path.is_dir());
+    let mut there: Vec<PathBuf> = items.collect();
+    let count = counted(there.len() as u64, "project");
     there.push(PathBuf::from("/"));
     for path in &there {
         if let Err(error) = watcher.watch(path, &bell, |_| false) {
             let why = watch::reason(&error);
             let message = format!("{} is looked at once a minute only: {why}", path.display());
-            let key = why
-                .rsplit_once("the sysctl ")
-                .map_or("fs.inotify", |(_, key)| key);
-            return warning("inotify", message, format!("sudo sysctl {key}=524288"));
+            let key = why.rsplit_once("the sysctl ");
+            let key = key.map_or("fs.inotify", |(_, key)| key);
+            return report.warn("inotify", &message, &format!("sudo sysctl {key}=524288"));
         }
     }
-    fine("inotify", format!("{count} can be watched"))
+    report.fine("inotify", &format!("{count} can be watched"));
 }
