@@ -2,6 +2,7 @@
 //! the rest, now or when it is started.
 
 use super::brief::{retry_at, suspension_text};
+use super::logs::standing;
 use super::result::{Finished, counted};
 use super::scope::{Scope, Standing, open_ids};
 use super::submit;
@@ -13,8 +14,8 @@ use crate::render;
 use crate::spool::{Mark, Spool};
 use crate::time::Wall;
 use crate::worker::Memory;
-use std::collections::BTreeSet;
 use std::mem::replace;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
@@ -121,8 +122,9 @@ fn each(
     none: &str,
     act: &dyn Fn(&Spool, &JobId, &Standing) -> Done,
 ) -> Result<u64> {
-    let act_on = |id: &JobId| -> Done {
-        let (spool, standing) = scope.job(id)?;
+    let act_on = |id: &JobId, spool: Result<Rc<Spool>>| -> Done {
+        let spool = spool?;
+        let standing = standing(scope, &spool, id)?;
         match &standing {
             Standing::Done(result) if asked.command != "retry" => {
                 let told = Finished::read(result);
@@ -133,8 +135,8 @@ fn each(
         }
     };
     let (mut done, mut failed) = (0, Ok(()));
-    for id in ids(scope, asked)? {
-        match act_on(&id) {
+    for (id, spool) in jobs(scope, asked)? {
+        match act_on(&id, spool) {
             Ok(None) => {}
             Ok(Some(text)) => {
                 done += 1;
@@ -154,19 +156,27 @@ fn each(
     Ok(done)
 }
 
-/// The jobs that are meant.
-pub(super) fn ids(scope: &Scope, asked: &Asked) -> Result<Vec<JobId>> {
+/// The jobs that are meant, and where each of them is: several projects may have one of the same id.
+pub(super) fn jobs(scope: &Scope, asked: &Asked) -> Result<Vec<(JobId, Result<Rc<Spool>>)>> {
+    let named = |name: &String| {
+        let id = scope.resolve(name)?;
+        let spool = scope.job(&id).map(|(spool, _)| Rc::new(spool));
+        Ok((id, spool))
+    };
     if !asked.jobs.is_empty() {
-        return asked.jobs.iter().map(|name| scope.resolve(name)).collect();
+        return asked.jobs.iter().map(named).collect();
     }
-    let mut ids = BTreeSet::new();
+    let mut jobs = Vec::new();
     for spool in scope.whole(["wait", "release"].contains(&asked.command))? {
-        match asked.command {
-            "retry" => ids.extend(failed_jobs(&spool, asked.since)?),
-            _ => ids.extend(open_ids(&spool)?),
-        }
+        let ids = match asked.command {
+            "retry" => failed_jobs(&spool, asked.since)?,
+            _ => open_ids(&spool)?.into_iter().collect(),
+        };
+        let spool = Rc::new(spool);
+        jobs.extend(ids.into_iter().map(|id| (id, Ok(spool.clone()))));
     }
-    Ok(ids.into_iter().collect())
+    jobs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(jobs)
 }
 
 /// The jobs that failed since then, unless a later one of the same description shows that somebody

@@ -68,7 +68,7 @@ fn run(asked: &Asked) -> Outcome {
         "watch" => return watch::watch(everywhere),
         "doctor" => return doctor::doctor(&asked.projects, format),
         "show" | "logs" | "diff" | "open" => {
-            let scope = scope()?;
+            let mut scope = scope()?;
             let id = scope.resolve_or_latest(asked.jobs.first())?;
             return match asked.command {
                 "show" => show::job(&scope, &id, format),
@@ -79,10 +79,12 @@ fn run(asked: &Asked) -> Outcome {
         }
         "wait" => {
             let scope = scope()?;
-            return wait::wait(&scope, &control::ids(&scope, asked)?, asked.timeout);
+            let jobs = control::jobs(&scope, asked)?.into_iter();
+            let jobs = jobs.map(|(id, spool)| Ok((id, spool?)));
+            return wait::wait(&scope, jobs.collect::<Result<_>>()?, asked.timeout);
         }
         "submit" => return submit::submit(&scope()?, asked),
-        "reply" => return submit::reply(&scope()?, asked),
+        "reply" => return submit::reply(&mut scope()?, asked),
         "cancel" => control::cancel(&scope()?, asked),
         "hold" => control::hold(&scope()?, asked),
         "release" => control::release(&scope()?, asked),

@@ -202,26 +202,32 @@ impl Scope {
         }
     }
 
-    /// The same for a word that may be missing: then the job that runs is meant, else the newest.
-    pub(crate) fn resolve_or_latest(&self, typed: Option<&String>) -> Result<JobId> {
+    /// The same for a word that may be missing: then the job that runs is meant, else the newest, and
+    /// no other of its id.
+    pub(crate) fn resolve_or_latest(&mut self, typed: Option<&String>) -> Result<JobId> {
         if let Some(typed) = typed {
             return self.resolve(typed);
         }
         let mut latest = None;
-        for spool in self.spools() {
+        let spools = self.spools();
+        for (place, spool) in spools.iter().enumerate() {
             for id in spool.marks()?.claims {
-                let standing = standing(&spool, &id, self.daemon.is_some())?;
+                let standing = standing(spool, &id, self.daemon.is_some())?;
                 if let Some(Standing::Running(claim)) = standing {
-                    latest = latest.max(Some((true, i128::from(claim.started_at.0), id)));
+                    let found = (true, i128::from(claim.started_at.0), id, place);
+                    latest = latest.max(Some(found));
                 }
             }
-            each_id(&spool, &mut |id, ended| {
-                let found = (false, ended.unwrap_or(0), id);
+            each_id(spool, &mut |id, ended| {
+                let found = (false, ended.unwrap_or(0), id, place);
                 latest = latest.take().max(Some(found));
             })?;
         }
         let none = || self.none("there is no job yet; job-monitor submit hands one in");
-        latest.map(|(_, _, id)| id).ok_or_else(none)
+        let (_, _, id, place) = latest.ok_or_else(none)?;
+        let its = &spools[place].project().name;
+        self.entries.retain(|entry| entry.project.name == *its);
+        Ok(id)
     }
 }
 

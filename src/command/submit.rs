@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// More than any `max_document` that makes sense; what is cut here is rejected as too large.
@@ -35,7 +36,7 @@ pub(super) fn submit(scope: &Scope, asked: &Asked) -> Outcome {
 }
 
 /// Submits a document whose job goes on in the session of a finished one.
-pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
+pub(super) fn reply(scope: &mut Scope, asked: &Asked) -> Outcome {
     let id = scope.resolve_or_latest(asked.jobs.first())?;
     let job = scope.job(&id)?;
     if !matches!(job.1, Standing::Done(_)) {
@@ -88,7 +89,11 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     }
     match asked.wait {
         _ if follow => logs::follow(scope, &ids[0], asked),
-        true => wait::wait(scope, &ids, None),
+        true => {
+            let spool = Rc::new(spool);
+            let jobs = ids.into_iter().map(|id| (id, spool.clone()));
+            wait::wait(scope, jobs.collect(), None)
+        }
         false => Ok(Exit::Done),
     }
 }

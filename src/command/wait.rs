@@ -12,8 +12,8 @@ use crate::job::JobId;
 use crate::render::{self, Style};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use std::collections::HashSet;
 use std::fs::File;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Between looks. A look costs a few system calls for each job, a watch on directories much code.
@@ -21,23 +21,27 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What the jobs do meanwhile is told every so many looks.
 const TICK: usize = 10;
 
-/// Waits for all of `ids`, at most `timeout`.
-pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> Outcome {
+/// Waits for all of `jobs`, at most `timeout`.
+pub(super) fn wait(
+    scope: &Scope,
+    jobs: Vec<(JobId, Rc<Spool>)>,
+    timeout: Option<Duration>,
+) -> Outcome {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut left = Vec::new();
-    for id in ids {
-        let (spool, _) = scope.job(id)?;
+    for (_, spool) in &jobs {
         refuse_own_wait(&spool.project().name)?;
-        left.push((id, spool));
     }
-    let (mut line, mut exit, mut noted) = (LiveLine::new(), Exit::Done, HashSet::new());
+    let all = jobs.len();
+    // What keeps a job waiting is said once.
+    let mut left: Vec<_> = jobs.into_iter().map(|job| (job, false)).collect();
+    let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
     for look in 0_usize.. {
         let (mut running, mut shown) = (0, None);
-        for (id, spool) in std::mem::take(&mut left) {
-            let standing = standing(scope, &spool, id)?;
+        for ((id, spool), mut is_told) in std::mem::take(&mut left) {
+            let standing = standing(scope, &spool, &id)?;
             if let Standing::Done(result) = &standing {
                 line.show("");
-                if !tell(id, result)? {
+                if !tell(&id, result)? {
                     exit = Exit::NotCompleted;
                 }
                 continue;
@@ -46,22 +50,22 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
             running += usize::from(runs);
             // Of several jobs, the first that runs is the most interesting.
             let is_shown = line.is_on && (shown.is_none() || runs && running == 1);
-            let is_noted = !line.is_on && !runs && !noted.contains(id);
-            if look % TICK == 0 && (is_shown || is_noted) {
-                let (text, is_odd) = doing(scope, &spool, id, &standing)?;
-                if is_noted && is_odd {
+            let is_news = !line.is_on && !runs && !is_told;
+            if look % TICK == 0 && (is_shown || is_news) {
+                let (text, is_odd) = doing(scope, &spool, &id, &standing)?;
+                if is_news && is_odd {
                     render::note(&text);
-                    noted.insert(id);
+                    is_told = true;
                 }
                 shown = Some(text);
             }
-            left.push((id, spool));
+            left.push(((id, spool), is_told));
         }
         if left.is_empty() {
             break;
         }
         if let Some(text) = shown {
-            let (done, all) = (ids.len() - left.len(), ids.len());
+            let done = all - left.len();
             line.show(&match all {
                 1 => text,
                 _ => format!("{done} of {all} done, {running} running; {text}"),
@@ -70,7 +74,7 @@ pub(super) fn wait(scope: &Scope, ids: &[JobId], timeout: Option<Duration>) -> O
         let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
         if rest.is_zero() {
             line.show("");
-            let left: Vec<&str> = left.iter().map(|(id, _)| id.as_str()).collect();
+            let left: Vec<&str> = left.iter().map(|((id, _), _)| id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }

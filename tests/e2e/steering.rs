@@ -1,7 +1,7 @@
 //! Steering by the command line: which project and which job is meant, what is refused before
 //! anything changes, and what is said of what will happen.
 
-use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn};
+use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -483,6 +483,33 @@ fn with_editor(space: &Space, editor: &str, args: &[&str]) -> Option<String> {
     }
     let output = spawn(&mut command).wait_with_output().unwrap();
     Some(String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n"))
+}
+
+#[test]
+fn two_projects_may_have_jobs_of_one_id() {
+    let space = Space::new();
+    space.plain_agent("cat; until [ -e go ]; do sleep 0.02; done");
+    let projects = ["alpha", "beta"].map(|name| space.project(name));
+    for project in &projects {
+        project.submit(NEW, project.name.as_str());
+    }
+    let held = space.run(&["-a", "hold", "--all"]).ok();
+    assert_eq!(held.matches("Held ").count(), 2, "{held}");
+    space.start();
+    space.run(&["-a", "release", "--all"]).ok();
+    wait_until("two that run", || {
+        space.run(&["queue"]).ok().matches("Running for").count() == 2
+    });
+    // Whose it is must be said of a job that is named, not of one that is found.
+    assert_eq!(space.run(&["logs", NEW]).status, 2);
+    assert!(space.run(&["logs"]).ok().contains("running for "));
+    for project in &projects {
+        fs::write(project.path.join("go"), "").unwrap();
+    }
+    let done = space.run(&["-a", "wait", "--all", "--timeout", "60s"]).ok();
+    for project in &projects {
+        assert_eq!(project.wait_result(NEW)["status"], "completed", "{done}");
+    }
 }
 
 #[test]
