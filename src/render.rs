@@ -117,6 +117,9 @@ pub fn fit(line: &str, columns: usize) -> String {
 
 /// How many columns a text takes.
 pub fn width(text: &str) -> usize {
+    if text.is_ascii() && !text.contains('\x1b') {
+        return text.len();
+    }
     cells(text).map(|(_, columns)| columns).sum()
 }
 

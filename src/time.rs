@@ -69,8 +69,10 @@ impl Wall {
 
     /// `12:34` today, else `2026-11-20 12:34`: for sentences.
     pub fn short(self, now: Wall) -> String {
+        let day = |tm: libc::tm| (tm.tm_year, tm.tm_yday);
+        let is_today = day(local(self.secs())) == day(local(now.secs()));
         let text = self.to_string();
-        match self.day() == now.day() {
+        match is_today {
             true => text[11..16].to_owned(),
             false => text[..16].replace('T', " "),
         }
@@ -224,15 +226,12 @@ fn read_clock(text: &str, is_local: bool) -> Option<i64> {
         [tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec] = asked;
         (tm.tm_year, tm.tm_mon) = (number(0) * 100 + number(2) - 1900, asked[0] - 1);
         let mut local = libc::tm { tm_isdst: -1, ..tm };
-        let utc = libc::timegm(&mut tm);
-        (
-            if is_local {
-                libc::mktime(&mut local)
-            } else {
-                utc
-            },
-            tm,
-        )
+        let secs = match libc::timegm(&mut tm) {
+            // That one looks each time whether the time zone is still the same.
+            _ if is_local => libc::mktime(&mut local),
+            utc => utc,
+        };
+        (secs, tm)
     };
     // It counts on where there is no such time.
     ([tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec] == asked).then_some(secs)

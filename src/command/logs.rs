@@ -130,8 +130,8 @@ impl Story {
         match standing {
             Standing::Done(result) => {
                 let told = Finished::read(result).unwrap_or_default();
-                story.starts = told.attempts.list().to_vec();
-                story.checks = told.checks.list().to_vec();
+                story.starts = told.attempts.list();
+                story.checks = told.checks.list();
                 story.line = told.line();
                 story.exit = Some(match told.is_completed() {
                     true => Exit::Done,

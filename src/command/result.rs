@@ -1,25 +1,25 @@
 //! Reading results: what one tells, and which are the newest. Neither the size of a result nor the
 //! number of results makes the memory that it takes grow much.
 
-use crate::agent::json::parse;
+use crate::agent::json;
 use crate::error::{Error, Result};
-use crate::job::{Attempt, JobId};
+use crate::job::JobId;
 use crate::record::{Change, Check};
 use crate::render::{Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
-use std::cmp::Reverse;
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::ops::Deref;
+use std::io::{self, Read};
 use std::time::Duration;
 
-/// A result up to this size is read in one piece, which is faster; a larger one as a stream.
-const SMALL: usize = 64 << 10;
+/// So much of a result is read in one go; most are smaller.
+const BLOCK: usize = 32 << 10;
+/// Of a result that is larger, a text of more bytes than this is left out. Nobody looks for one but for
+/// the answer.
+const LONG: usize = 64 << 10;
 /// A job takes less; a longer one is a mistake in its result.
 const SECONDS_MAX: f64 = 1e9;
 /// An error may quote a page of the agent's; it stands in full where the agent said it.
@@ -27,29 +27,37 @@ const ERROR_SHOWN: usize = 200;
 /// An audit below this asks for a person's eye (SPEC 9).
 const AUDIT_GOOD: f64 = 70.0;
 
-/// A member that may be absent. One of another type, as in old results and in those that somebody
-/// mended, counts as absent and hides nothing else.
+/// A member of a result as it was written: most are never looked at.
 #[derive(Default)]
-pub(super) struct Member<T>(Option<T>);
+pub(super) struct Member(Option<Box<RawValue>>);
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Member<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Member<T>, D::Error> {
-        Ok(Member(parse(Box::<RawValue>::deserialize(from)?.get())))
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Member, D::Error> {
+        let raw = <&RawValue>::deserialize(from)?;
+        Ok(Member((raw.get() != "null").then(|| raw.to_owned())))
     }
 }
 
-impl<T> Deref for Member<T> {
-    type Target = Option<T>;
-
-    fn deref(&self) -> &Option<T> {
-        &self.0
+impl Member {
+    /// Its value. One of another type, as in old results and in those that somebody mended, counts as
+    /// absent and hides nothing else.
+    pub(super) fn get<T: DeserializeOwned>(&self) -> Option<T> {
+        json::parse(self.0.as_ref()?.get())
     }
-}
 
-impl<T> Member<Vec<T>> {
+    /// Its text.
+    pub(super) fn text(&self) -> Option<String> {
+        self.get()
+    }
+
     /// Its items; none if it is absent.
-    pub(super) fn list(&self) -> &[T] {
-        self.as_deref().unwrap_or_default()
+    pub(super) fn list<T: DeserializeOwned>(&self) -> Vec<T> {
+        self.get().unwrap_or_default()
+    }
+
+    /// How many items it has.
+    fn count(&self) -> u64 {
+        self.list::<IgnoredAny>().len() as u64
     }
 }
 
@@ -57,45 +65,35 @@ impl<T> Member<Vec<T>> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Finished {
-    pub status: Member<String>,
-    pub error_kind: Member<String>,
-    pub error: Member<String>,
-    pub started_at: Member<Wall>,
-    pub completed_at: Member<Wall>,
-    pub duration_seconds: Member<f64>,
-    #[serde(deserialize_with = "output")]
-    pub worker_output: Output,
-    pub audit_score: Member<f64>,
-    pub audit_notes: Member<String>,
-    pub artifacts: Member<Vec<String>>,
-    pub agent: Member<String>,
-    pub agent_version: Member<String>,
-    pub model: Member<String>,
-    pub session_id: Member<String>,
-    pub attempts: Member<Vec<Attempt>>,
-    pub permission_denials: Member<Vec<Value>>,
-    pub failed_mcp_servers: Member<Vec<String>>,
-    pub checks: Member<Vec<Check>>,
-    pub git: Member<Change>,
-    pub continues: Member<String>,
+    pub status: Member,
+    pub error_kind: Member,
+    pub error: Member,
+    pub started_at: Member,
+    pub completed_at: Member,
+    pub duration_seconds: Member,
+    pub worker_output: Member,
+    pub audit_score: Member,
+    pub audit_notes: Member,
+    pub artifacts: Member,
+    pub agent: Member,
+    pub agent_version: Member,
+    pub model: Member,
+    pub session_id: Member,
+    pub attempts: Member,
+    pub permission_denials: Member,
+    pub failed_mcp_servers: Member,
+    pub checks: Member,
+    pub git: Member,
+    pub continues: Member,
 }
 
 /// The predecessor's nest for what the agent brought.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Output {
-    pub summary: Member<String>,
-    pub usage: Member<Map<String, Value>>,
-    pub cost_usd: Member<f64>,
-}
-
-/// In old results, what the agent brought may be a mere text.
-fn output<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Output, D::Error> {
-    let json = Box::<RawValue>::deserialize(from)?;
-    Ok(parse(json.get()).unwrap_or_else(|| Output {
-        summary: Member(parse(json.get())),
-        ..Output::default()
-    }))
+    pub summary: Member,
+    pub usage: Member,
+    pub cost_usd: Member,
 }
 
 /// How a job ended, for the mark in front of it.
@@ -133,16 +131,10 @@ impl Ending {
 impl Finished {
     /// What a result tells; `None` if it is no whole JSON object, or cannot be read.
     pub(super) fn read(file: &File) -> Option<Finished> {
-        let mut head = Vec::with_capacity(SMALL);
-        file.take(SMALL as u64).read_to_end(&mut head).ok()?;
+        let text = read(file).ok()?;
         // To serde, a list would be a struct, too.
-        if !head.trim_ascii_start().starts_with(b"{") {
-            return None;
-        }
-        match head.len() {
-            SMALL => serde_json::from_reader(head.chain(BufReader::new(file))).ok(),
-            _ => serde_json::from_slice(&head).ok(),
-        }
+        let is_object = text.trim_ascii_start().starts_with(b"{");
+        serde_json::from_slice(&text).ok().filter(|_| is_object)
     }
 
     /// The result of a job, if there is one that can be read.
@@ -162,26 +154,40 @@ impl Finished {
 
     /// What stands in for a result that cannot be read.
     pub(super) fn unreadable() -> Finished {
-        Finished {
-            status: Member(Some("unreadable".to_owned())),
-            ..Finished::default()
-        }
+        let status = Member(RawValue::from_string("\"unreadable\"".to_owned()).ok());
+        let rest = Finished::default();
+        Finished { status, ..rest }
     }
 
     /// How it ended, in the document's own word.
     pub(super) fn word(&self) -> String {
-        clean_line(self.status.as_deref().unwrap_or("unknown"))
+        let word = self.status.text();
+        word.map_or("unknown".to_owned(), |word| clean_line(&word))
     }
 
     pub(super) fn is_completed(&self) -> bool {
         self.word() == "completed"
     }
 
+    pub(super) fn completed_at(&self) -> Option<Wall> {
+        self.completed_at.get()
+    }
+
+    /// What the agent brought. In old results that may be a mere text.
+    pub(super) fn output(&self) -> Output {
+        let raw = self.worker_output.0.as_ref().map_or("", |raw| raw.get());
+        serde_json::from_str(raw).unwrap_or_default()
+    }
+
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        self.output().cost_usd.get()
+    }
+
     pub(super) fn ending(&self) -> Ending {
+        let score: Option<f64> = self.audit_score.get();
         // Whether a person should look at it though it completed (SPEC 9).
-        let is_doubtful = self.audit_score.is_some_and(|score| score < AUDIT_GOOD)
-            || !self.permission_denials.list().is_empty()
-            || !self.failed_mcp_servers.list().is_empty();
+        let is_doubtful = score.is_some_and(|score| score < AUDIT_GOOD)
+            || self.permission_denials.count() + self.failed_mcp_servers.count() > 0;
         match self.word().as_str() {
             "completed" if is_doubtful => Ending::Doubtful,
             "completed" => Ending::Good,
@@ -193,16 +199,17 @@ impl Finished {
     /// What else is known of how well it went: audit, check, what the agent had to do without.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        notes.extend(self.audit_score.map(|score| format!("audit {score}")));
-        let checks = self.checks.list();
+        let score: Option<f64> = self.audit_score.get();
+        notes.extend(score.map(|score| format!("audit {score}")));
+        let checks: Vec<Check> = self.checks.list();
         if checks.last().is_some_and(|last| last.exit_code == Some(0)) {
             notes.push(match checks.len() {
                 1 => "check passed".to_owned(),
                 rounds => format!("check passed at try {rounds}"),
             });
         }
-        let denied = self.permission_denials.list().len() as u64;
-        let missing = self.failed_mcp_servers.list().len() as u64;
+        let denied = self.permission_denials.count();
+        let missing = self.failed_mcp_servers.count();
         notes.extend((denied > 0).then(|| counted(denied, "tool") + " denied"));
         notes.extend((missing > 0).then(|| counted(missing, "MCP server") + " missing"));
         notes
@@ -210,7 +217,7 @@ impl Finished {
 
     /// How it ended, with the kind of its error if that says more: `failed (check_failed)`.
     pub(super) fn verdict(&self) -> String {
-        let kind = self.error_kind.as_deref().map(clean_line);
+        let kind = self.error_kind.text().map(|kind| clean_line(&kind));
         match (self.word(), kind) {
             (word, Some(kind)) if kind != word => format!("{word} ({kind})"),
             (word, _) => word,
@@ -220,7 +227,7 @@ impl Finished {
     /// How long its agent was at work, in seconds.
     pub(super) fn seconds(&self) -> Option<f64> {
         let is_possible = |seconds: &f64| (0.0..SECONDS_MAX).contains(seconds);
-        self.duration_seconds.filter(is_possible)
+        self.duration_seconds.get().filter(is_possible)
     }
 
     /// The same for people; nothing for a job that had no start.
@@ -231,13 +238,17 @@ impl Finished {
 
     /// What it cost.
     pub(super) fn cost(&self) -> Option<String> {
-        let usd = (*self.worker_output.cost_usd)?;
-        Some(format!("${usd:.4}"))
+        Some(format!("${:.4}", self.cost_usd()?))
+    }
+
+    /// What changed in the tree.
+    pub(super) fn change(&self) -> Option<Change> {
+        self.git.get()
     }
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
-    pub(super) fn change(&self) -> Option<String> {
-        lines_changed(self.git.as_ref().filter(|change| change.files != Some(0))?)
+    pub(super) fn lines_changed(&self) -> Option<String> {
+        lines_changed(&self.change().filter(|change| change.files != Some(0))?)
     }
 
     /// How the job ended, in a line.
@@ -246,9 +257,58 @@ impl Finished {
         line.extend(self.duration().map(|duration| format!(" after {duration}")));
         let parts = self.cost().into_iter().chain(self.notes());
         line.extend(parts.map(|part| format!(", {part}")));
-        let error = self.error.as_deref().map(clean_line);
+        let error = self.error.text().map(|error| clean_line(&error));
         line.extend(error.map(|error| format!(": {}", fit(&error, ERROR_SHOWN))));
         line
+    }
+}
+
+/// Reads a result, a large one without its long texts: neither its size nor the number of results makes
+/// the memory that it takes grow much.
+fn read(file: &File) -> io::Result<Vec<u8>> {
+    let (mut block, mut short) = (Vec::with_capacity(BLOCK), Short::default());
+    loop {
+        file.take(BLOCK as u64).read_to_end(&mut block)?;
+        if block.len() < BLOCK && short.kept.is_empty() {
+            return Ok(block);
+        }
+        if block.is_empty() {
+            return Ok(short.kept);
+        }
+        block.drain(..).for_each(|byte| short.push(byte));
+    }
+}
+
+/// JSON without its long texts, byte by byte.
+#[derive(Default)]
+struct Short {
+    kept: Vec<u8>,
+    /// Where the text begins that is being read.
+    text: Option<usize>,
+    /// Whether the next byte of it stands for itself, a quote included.
+    is_escaped: bool,
+    /// Whether it turned out to be long.
+    is_long: bool,
+}
+
+impl Short {
+    fn push(&mut self, byte: u8) {
+        let is_quote = byte == b'"' && !self.is_escaped;
+        match self.text {
+            None => self.text = is_quote.then_some(self.kept.len() + 1),
+            Some(_) if is_quote => (self.text, self.is_long) = (None, false),
+            Some(start) => {
+                self.is_escaped = byte == b'\\' && !self.is_escaped;
+                if self.kept.len() == start + LONG {
+                    let before = self.kept[..start - 1].trim_ascii_end();
+                    self.is_long = !before.ends_with(b"\"summary\":");
+                }
+                if self.is_long {
+                    return self.kept.truncate(start);
+                }
+            }
+        }
+        self.kept.push(byte);
     }
 }
 
@@ -297,7 +357,10 @@ impl Newest {
             })?;
         }
         let id_at = |at: u32| ids[at as usize..].split('\n').next();
-        order.sort_unstable_by_key(|&(written, at, _)| Reverse((written, id_at(at))));
+        order.sort_unstable_by(|one, other| {
+            let by_id = || id_at(other.1).cmp(&id_at(one.1));
+            other.0.cmp(&one.0).then_with(by_id)
+        });
         Ok(Newest { ids, order })
     }
 
@@ -307,5 +370,27 @@ impl Newest {
             let id = self.ids[at as usize..].split('\n').next()?;
             Some((place as usize, JobId::exact(id)?))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn of_long_texts_only_the_answer_is_kept() {
+        for end in ["", "\"", "\\", "\\\"", "ü\n\u{1f600}"] {
+            let long = "x\\\"ü".repeat(LONG) + end;
+            let mut result = json!({"a": [long, {"b": long}], "c": end, "error": null,
+                "worker_output": {"raw_output": long, "summary": long, "usage": {"n": 1}}});
+            let mut short = Short::default();
+            let text = serde_json::to_vec_pretty(&result).unwrap();
+            text.iter().for_each(|byte| short.push(*byte));
+            result["a"] = json!(["", {"b": ""}]);
+            result["worker_output"]["raw_output"] = json!("");
+            let kept: Value = serde_json::from_slice(&short.kept).unwrap();
+            assert!(kept == result, "{end:?}");
+        }
     }
 }

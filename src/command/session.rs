@@ -17,8 +17,10 @@ pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentS
     let (session, name) = match standing {
         Standing::Done(result) => {
             let told = Finished::need(spool, id, result)?;
-            let agent = told.agent.clone().unwrap_or_default();
-            (told.session_id.clone(), agent)
+            (
+                told.session_id.text(),
+                told.agent.text().unwrap_or_default(),
+            )
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
         Standing::Running(_) => {

@@ -7,16 +7,18 @@ use super::result::{Finished, Member, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::job::{JobId, log_name};
 use crate::record::{Check, Claim};
 use crate::render::{self, clean, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufRead, BufReader, Seek};
+use std::path::Path;
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;
@@ -71,7 +73,7 @@ pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
 }
 
 /// A finished job. A result that cannot be read ends it all the same.
-fn done(mut view: Value, spool: &Spool, id: &JobId, mut file: File, format: Format) -> Outcome {
+fn done(mut view: Value, spool: &Spool, id: &JobId, file: File, format: Format) -> Outcome {
     view["state"] = json!("done");
     let result = match Finished::need(spool, id, &file) {
         Ok(result) => result,
@@ -80,11 +82,30 @@ fn done(mut view: Value, spool: &Spool, id: &JobId, mut file: File, format: Form
             return Err(error);
         }
     };
-    if format == Format::Json && file.rewind().is_ok() {
-        view["result"] = serde_json::from_reader(BufReader::new(file)).unwrap_or_default();
+    match format {
+        Format::Json => render::unless_gone(show_whole(&view, file))?,
+        Format::Text => render::print(&of_result(spool, id, &result).0)?,
     }
-    render::answer(format, &view, || of_result(spool, id, &result).0)?;
     Ok(Exit::Done)
+}
+
+/// Answers with the result as it was written, line by line, since it may be large.
+fn show_whole(view: &Value, mut file: File) -> Result<()> {
+    let failed = |e| Error::io("read", Path::new("the result"), e);
+    file.rewind().map_err(failed)?;
+    let is_json = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file)).is_ok();
+    let (view, member) = (render::json(view)? + "\n", "\"result\":");
+    let parts = view.split_once(&format!("{member}null"));
+    let Some((before, behind)) = parts.filter(|_| is_json) else {
+        return render::show(&view);
+    };
+    render::show(&format!("{before}{member}"))?;
+    file.rewind().map_err(failed)?;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(failed)?;
+        render::show(&render::calm_json(&String::from_utf8_lossy(&line)))?;
+    }
+    render::show(behind)
 }
 
 /// A job that does not run yet, or not again yet.
@@ -163,44 +184,46 @@ fn of_running(spool: &Spool, claim: &Claim) -> Page {
 
 fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let mut page = Page::of(&result.word(), id);
-    let (error, agent) = (result.error.as_ref(), result.agent.as_ref());
-    let (seconds, score) = (*result.duration_seconds, *result.audit_score);
+    let (error, agent) = (result.error.text(), result.agent.text());
+    let seconds: Option<f64> = result.duration_seconds.get();
+    let score: Option<f64> = result.audit_score.get();
     page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
     let kind = around(" (", &result.error_kind, ")");
     page.line("Error", error.map(|error| format!("{error}{kind}")));
-    page.line("Started", *result.started_at);
-    page.line("Ended", *result.completed_at);
-    page.line("Project", agent.map(|_| &spool.project().name));
+    page.line("Started", result.started_at.get::<Wall>());
+    page.line("Ended", result.completed_at());
+    page.line("Project", agent.as_ref().map(|_| &spool.project().name));
     let version = around(" ", &result.agent_version, "") + &around(" ", &result.model, "");
     page.line("Agent", agent.map(|agent| format!("{agent}{version}")));
-    page.line("Continues", result.continues.as_ref());
+    page.line("Continues", result.continues.text());
     let notes = around(": ", &result.audit_notes, "");
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
-    page.line("Check", check(result.checks.list()));
-    let change = result.git.as_ref();
-    let patch = change.and_then(|change| change.patch.as_ref());
+    page.line("Check", check(&result.checks.list()));
+    let change = result.change();
+    let patch = change.as_ref().and_then(|change| change.patch.as_ref());
     let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
-    let change = change.and_then(change_line);
+    let change = change.as_ref().and_then(change_line);
     page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
-    let joined = |list: &[String], gap| (!list.is_empty()).then(|| list.join(gap));
+    let joined = |list: Vec<String>, gap| (!list.is_empty()).then(|| list.join(gap));
     let servers = joined(result.failed_mcp_servers.list(), ", ");
     page.line("MCP servers missing", servers);
     let paths = joined(result.artifacts.list(), "\n  ");
     page.line("Artifacts", paths.map(|paths| format!("\n  {paths}")));
-    let summary = result.worker_output.summary.as_deref();
-    page.line("Summary", summary.map(without_audit));
+    let summary = result.output().summary.text();
+    let summary = summary.or_else(|| result.worker_output.text());
+    page.line("Summary", summary.as_deref().map(without_audit));
     page.line("Usage", usage(result));
     let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
-    let session = result.session_id.as_ref();
+    let session = result.session_id.text();
     let session = session.map(|session| format!("{session}\n  {hint}"));
     page.line("Session", session);
     page
 }
 
 /// A text with something around it, where there is one.
-fn around(before: &str, text: &Member<String>, behind: &str) -> String {
-    let text = text.as_ref().map(|text| format!("{before}{text}{behind}"));
+fn around(before: &str, text: &Member, behind: &str) -> String {
+    let text = text.text().map(|text| format!("{before}{text}{behind}"));
     text.unwrap_or_default()
 }
 
@@ -214,7 +237,7 @@ fn without_audit(summary: &str) -> &str {
 
 fn usage(result: &Finished) -> Option<String> {
     let mut told = String::new();
-    if let Some(usage) = result.worker_output.usage.as_ref() {
+    if let Some(usage) = result.output().usage.get::<Map<String, Value>>() {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
         let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
         told = format!("\n  Tokens: {input} in, {output} out");
@@ -245,9 +268,9 @@ fn check(checks: &[Check]) -> Option<String> {
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
 fn denials(result: &Finished) -> Option<String> {
-    let denials = result.permission_denials.list();
+    let denials: Vec<Value> = result.permission_denials.list();
     let (mut text, mut rules) = (String::new(), Vec::new());
-    for denial in denials {
+    for denial in &denials {
         let word = |of: &Value| of.as_str().map(clean_line);
         let tool = word(&denial["tool_name"]).unwrap_or_else(|| "unknown".to_owned());
         let keys = ["command", "file_path", "url", "query", "pattern"];
@@ -266,7 +289,7 @@ fn denials(result: &Finished) -> Option<String> {
     if denials.len() > rules.len() {
         text += &format!("\n  {} times in all", denials.len());
     }
-    let agent = clean_line(result.agent.as_deref().unwrap_or("claude"));
+    let agent = clean_line(result.agent.text().as_deref().unwrap_or("claude"));
     let args = json!(["--allowedTools", rules.join(" ")]);
     (!denials.is_empty()).then(|| format!(
         "{text}\n  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \

@@ -7,10 +7,11 @@ use super::terminal;
 use crate::cli::Format;
 use crate::error::Result;
 use crate::job::JobId;
+use crate::record::Check;
 use crate::render::{self, Style, clean_line};
 use crate::time::{Wall, human};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -70,7 +71,7 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
                 return;
             };
             // If it does not say when its job ended, that was when it was written.
-            let ended = result.completed_at.unwrap_or(written);
+            let ended = result.completed_at().unwrap_or(written);
             if since.is_none_or(|since| ended >= since) {
                 let day = days.entry(ended.day()).or_default();
                 for totals in [day, &mut project.total, &mut total] {
@@ -122,25 +123,25 @@ impl Totals {
             // A result ends its job; one that does not say how did not end well.
             _ => self.failed += 1,
         }
-        let span = || Some(result.completed_at.as_ref()?.since((*result.started_at)?));
+        let span = || Some(result.completed_at()?.since(result.started_at.get()?));
         let seconds = result.seconds().or_else(|| Some(span()?.as_secs_f64()));
         // A job that had no start says nothing of how long jobs take.
         if let Some(seconds) = seconds.filter(|seconds| *seconds > 0.0) {
             self.seconds.push(seconds as f32);
             self.total_seconds += seconds;
         }
-        let usage = result.worker_output.usage.as_ref();
+        let usage: Option<Map<String, Value>> = result.output().usage.get();
         // A forged number, too large or below 0, becomes the nearest that there is.
-        let tokens = |key: &str| Some(usage?.get(key).and_then(Value::as_f64)? as u64);
+        let tokens = |key: &str| Some(usage.as_ref()?.get(key)?.as_f64()? as u64);
         add(&mut self.input_tokens, tokens("input_tokens"));
         add(&mut self.output_tokens, tokens("output_tokens"));
         for kind in ["cache_creation_input_tokens", "cache_read_input_tokens"] {
             add(&mut self.cached_tokens, tokens(kind));
         }
-        if let Some(cost) = result.worker_output.cost_usd.filter(|cost| *cost >= 0.0) {
+        if let Some(cost) = result.cost_usd().filter(|cost| *cost >= 0.0) {
             self.cost_usd = Some(self.cost_usd.unwrap_or(0.0) + cost);
         }
-        if let Some(check) = result.checks.list().first() {
+        if let Some(check) = result.checks.list::<Check>().first() {
             self.checked += 1;
             self.checked_at_once += u64::from(check.exit_code == Some(0));
         }

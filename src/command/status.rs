@@ -13,10 +13,11 @@ use crate::spool::Spool;
 use crate::time::Wall;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
+use std::iter::repeat_n;
 
 /// Results are written in the order in which jobs end, unless a backup was restored. So many are put
 /// in the order of what they tell themselves.
-const SORTED: usize = 2000;
+const SORTED: usize = 1000;
 
 /// Tells the finished jobs.
 pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
@@ -32,7 +33,8 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
         let spool = &spools[place];
         // One that cannot be read is told, too; when it ended nobody knows.
         let result = Finished::of(spool, &id).unwrap_or_else(Finished::unreadable);
-        let is_old = since.is_some_and(|since| *result.completed_at < Some(since));
+        let ended = result.completed_at();
+        let is_old = since.is_some_and(|since| ended < Some(since));
         if is_old || asked.failed && result.ending() != Ending::Bad {
             return None;
         }
@@ -44,7 +46,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
             Format::Text => as_cells(&id, &result, &project, style),
             Format::Json => vec![as_json(&id, &result, spool)],
         };
-        Some((*result.completed_at, told))
+        Some((ended, told))
     });
     let mut shown = 0;
     while shown < limit {
@@ -79,22 +81,22 @@ type Row = (Option<Wall>, Vec<String>);
 
 fn as_cells(id: &JobId, result: &Finished, project: &str, style: Style) -> Vec<String> {
     let (mark, verdict) = (result.ending().mark(style), result.verdict());
-    let at = result.completed_at.map(|at| at.short(Wall::now()));
+    let at = result.completed_at().map(|at| at.short(Wall::now()));
     let notes = result.notes().join(", ") + project;
     let mut row = vec![format!("  {mark} {id}: {verdict}")];
-    let cells = [at, result.duration(), result.cost(), result.change()];
+    let cells = [at, result.duration(), result.cost(), result.lines_changed()];
     row.extend(cells.map(Option::unwrap_or_default));
     row.push(notes.trim_start().to_owned());
     row
 }
 
 fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
-    let change = result.git.clone().unwrap_or_default();
+    let change = result.change().unwrap_or_default();
     let json = render::json(&json!({
         "job_id": id, "project": spool.project().name, "status": result.word(),
-        "error_kind": *result.error_kind, "completed_at": *result.completed_at,
-        "duration_seconds": result.seconds(), "cost_usd": *result.worker_output.cost_usd,
-        "audit_score": *result.audit_score, "notes": result.notes(),
+        "error_kind": result.error_kind.text(), "completed_at": result.completed_at(),
+        "duration_seconds": result.seconds(), "cost_usd": result.cost_usd(),
+        "audit_score": result.audit_score.get::<f64>(), "notes": result.notes(),
         "insertions": change.insertions, "deletions": change.deletions,
     }));
     json.expect("strings and numbers are representable in JSON")
@@ -111,7 +113,8 @@ fn lines(rows: &[Row]) -> String {
         for at in (1..6).filter(|at| wide[*at] > 0) {
             // The notes, which are last, begin at the left of their column.
             let gap = (wide[at] - width(&cells[at])) * usize::from(at < 5);
-            rest += &format!("  {:gap$}{}", "", cells[at]);
+            rest.extend(repeat_n(' ', 2 + gap));
+            rest += &cells[at];
         }
         let (head, gap) = (&cells[0], wide[0] - width(&cells[0]));
         if fits || rest.trim().is_empty() {

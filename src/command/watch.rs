@@ -228,14 +228,14 @@ impl Ended {
 
     fn read(spool: &Spool, id: &JobId, style: Style, now: Wall) -> Option<Ended> {
         let result = Finished::of(spool, id)?;
-        let (at, ending) = ((*result.completed_at)?, result.ending());
+        let (at, ending) = (result.completed_at()?, result.ending());
         let span = |of: &Attempt| (of.started_at, of.started_at.plus(of.duration()));
         let spans = result.attempts.list().iter().map(span).collect();
         let (color, sign) = ending.sign();
         let (sign, time) = (style.paint(color, sign), style.paint("2", &at.short(now)));
         let color = if ending == Ending::Cancelled { "2" } else { "" };
         let mut told = format!("{}: {}", id.description(), result.line());
-        told.extend(result.change().map(|change| format!(", {change}")));
+        told.extend(result.lines_changed().map(|change| format!(", {change}")));
         Some(Ended {
             ending,
             row: format!("{sign} {time} {}", style.paint(color, &told)),
