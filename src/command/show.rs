@@ -201,7 +201,7 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     page.line("Check", check(&result.checks.list()));
     let change = result.change();
     let patch = change.as_ref().and_then(|change| change.patch.as_ref());
-    let hint = patch.map_or(String::new(), |_| format!("; job-monitor diff {id}"));
+    let hint = patch.map_or(String::new(), |_| format!("\n  job-monitor diff {id}"));
     let change = change.as_ref().and_then(change_line);
     page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
@@ -214,7 +214,7 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let summary = summary.or_else(|| result.worker_output.text());
     page.line("Summary", summary.as_deref().map(without_audit));
     page.line("Usage", usage(result));
-    let hint = format!("job-monitor reply {id} sends it more, job-monitor open {id} opens it");
+    let hint = format!("job-monitor reply {id} -\n  job-monitor open {id}");
     let session = result.session_id.text();
     let session = session.map(|session| format!("{session}\n  {hint}"));
     page.line("Session", session);
@@ -292,7 +292,7 @@ fn denials(result: &Finished) -> Option<String> {
     let agent = clean_line(result.agent.text().as_deref().unwrap_or("claude"));
     let args = json!(["--allowedTools", rules.join(" ")]);
     (!denials.is_empty()).then(|| format!(
-        "{text}\n  To allow them, in config.json: \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
-         (or in the project's .claude/settings.json, once its workspace is trusted: run claude in it)"
+        "{text}\n  To allow them, in config.json:\n    \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
+         or in .claude/settings.json, if the project is trusted (run claude in it)"
     ))
 }

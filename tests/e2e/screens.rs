@@ -99,7 +99,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
     let told = space.run(&[DENIED]).ok();
     for part in [
         "Audit: 85 of 100: two gaps\n",
-        "Changed: 2 files, +12 −3, 1 commit on main; job-monitor diff ",
+        "Changed: 2 files, +12 −3, 1 commit on main\n  job-monitor diff ",
         "  Bash: make check\n",
         "Bash(make *)",
         "MCP servers missing: db\n",
