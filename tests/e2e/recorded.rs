@@ -31,7 +31,7 @@ fn every_recorded_run_comes_to_what_the_table_says() {
     // An agent for each, so that the holds of one do not keep the others.
     let agents = rows.iter().map(|row| {
         let agent = json!({"protocol": row[0], "command": [player, row[0], row[1], row[2]],
-            "env": {"CODEX_HOME": space.root().join("codex")}});
+            "env": {"CODEX_HOME": space.root().join("codex").join(name(row))}});
         (name(row), agent)
     });
     let agents: serde_json::Map<String, Value> = agents.collect();
