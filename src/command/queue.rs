@@ -10,8 +10,9 @@ use crate::record::{Claim, HoldView};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean, clean_line};
 use crate::settings::{self, Settings};
-use crate::spool::{Marks, Spool};
+use crate::spool::{Marks, Scan, Spool};
 use crate::time::Wall;
+use crate::worker::Memory;
 use serde_json::{Value, json};
 
 /// What is the same for all projects and may be in the way of a job.
@@ -66,9 +67,18 @@ impl Ground {
             let names = view.queued_tasks.iter();
             waiting.extend(names.filter_map(|name| JobId::parse(name)));
         } else {
-            let scan = spool.scan()?;
-            waiting.extend(scan.waiting);
-            let odd = scan.odd.into_iter();
+            let Scan {
+                waiting: all,
+                mut odd,
+            } = spool.scan()?;
+            let mut finished = Memory::of(&scope.places.state, &spool.root()?);
+            for id in all {
+                match finished.objection(&id)? {
+                    Some(what) => odd.push((id.file_name(), what)),
+                    None => waiting.push(id),
+                }
+            }
+            let odd = odd.into_iter();
             view.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();
         }
         let mut seen = Seen {
@@ -142,6 +152,12 @@ impl Seen {
     pub(super) fn all(&self) -> impl Iterator<Item = &JobId> {
         let suspended = self.suspended.iter().map(|claim| &claim.job_id);
         suspended.chain(&self.waiting)
+    }
+
+    /// What is said of a document that is left alone.
+    pub(super) fn left_alone(&self, id: &JobId) -> Option<&String> {
+        let mut all = self.left_alone.iter();
+        all.find(|entry| entry.starts_with(&id.file_name()))
     }
 
     /// What keeps jobs from being started, in lines.

@@ -125,8 +125,7 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     let of_all = |place| format!("{place} of {}", seen.all().count());
     page.line("Queue position", place.map(of_all));
     page.line("Attempts", claim.map(|claim| claim.starts));
-    let is_its = |entry: &&String| entry.starts_with(&id.file_name());
-    page.line("Left alone", seen.left_alone.iter().find(is_its));
+    page.line("Left alone", seen.left_alone(id));
     let is_cancelled = seen.marks.cancelled.contains(id);
     let release = || format!("job-monitor release {id} lets it run");
     let what = "it is withdrawn when the monitor runs";

@@ -109,10 +109,11 @@ fn doing(scope: &Scope, spool: &Spool, id: &JobId, standing: &Standing) -> Resul
             let seen = Seen::around(scope, spool)?;
             let before = seen.all().take_while(|other| *other != id).count();
             let ahead = usize::from(seen.current.is_some()) + before;
-            match seen.obstacles.first() {
-                Some((_, why)) => (format!("waits: {why}"), true),
-                None if ahead == 0 => ("is next".to_owned(), false),
-                None => (format!("waits; {ahead} ahead of it"), false),
+            match (seen.left_alone(id), seen.obstacles.first()) {
+                (Some(why), _) => (format!("is left alone: {why}"), true),
+                (_, Some((_, why))) => (format!("waits: {why}"), true),
+                _ if ahead == 0 => ("is next".to_owned(), false),
+                _ => (format!("waits; {ahead} ahead of it"), false),
             }
         }
         Standing::Running(claim) => {

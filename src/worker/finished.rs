@@ -50,6 +50,13 @@ impl Memory {
         Ok(self.known()?.contains(&half(id)))
     }
 
+    /// Why a document that looks like a new job is none.
+    pub fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
+        let what = "it was finished once, and its result is gone";
+        let text = || format!("{what}; job-monitor retry {id} runs it again");
+        Ok(self.has(id)?.then(text))
+    }
+
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
     pub fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
         let new: Vec<Half> = ids.into_iter().map(half).collect();

@@ -90,7 +90,7 @@ impl Worker<'_> {
         }
         let mut queued = Vec::new();
         for id in new {
-            match self.objection(&id)? {
+            match self.finished.objection(&id)? {
                 Some(what) => {
                     self.jobs.remove(&id);
                     odd.push((id.file_name(), what));
@@ -125,7 +125,7 @@ impl Worker<'_> {
         let mut look = self.spool.look_at(name)?;
         if let Look::Waiting(id) = &look
             && self.jobs.get(id).is_none()
-            && let Some(what) = self.objection(id)?
+            && let Some(what) = self.finished.objection(id)?
         {
             look = Look::Odd(what);
         }
@@ -150,13 +150,6 @@ impl Worker<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Why a document that looks like a new job is none.
-    fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
-        let what = "it was finished once, and its result is gone";
-        let is_known = self.finished.has(id)?;
-        Ok(is_known.then(|| format!("{what}; job-monitor retry {id} runs it again")))
     }
 
     /// A document that waited is gone.

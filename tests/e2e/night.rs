@@ -29,9 +29,15 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     space.wait_log(&way_out);
     let alone = || space.run(&["queue"]).ok().contains(&way_out);
     wait_until("the queue to show the way out", alone);
-    let shown = space.run(&[ID]).ok();
-    assert!(shown.contains(&way_out), "{shown}");
+    let shown = || space.run(&[ID]).ok().contains(&way_out);
+    assert!(shown());
+    let waited = space.run(&["wait", "--timeout", "300ms", ID]);
+    assert!(waited.stderr.contains(&way_out), "{waited:?}");
     space.kill();
+    // Without the daemon it is told as well, and is no job that waits.
+    assert!(alone() && shown());
+    let queue = space.run(&["queue"]).ok();
+    assert!(queue.starts_with("Queue size: 0\n"), "{queue}");
     let _ = fs::remove_dir_all(project.state(""));
     space.start();
     project.submit(NEXT, "x");
@@ -143,6 +149,62 @@ fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
     // It was asked anew, so the first time had led to nothing.
     assert_eq!(project.made("asked"), "asked\nasked\n");
     assert_eq!(project.made("ran"), format!("{ID}\n"));
+}
+
+/// Fault 24: SIGTERM ends a hook and a gate, and no job is started for them.
+#[test]
+fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
+    let waits = "until [ -e done ]; do sleep 0.02; done";
+    for (key, notes) in [("on_finish", "hooked"), ("gate", "asked")] {
+        let space = Space::new();
+        space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+        let command = format!("echo $JOB_MONITOR_JOB_ID >> {notes}; {waits}");
+        let command = space.program(key, &command);
+        let project = space.project_with("alpha", json!({key: [command]}));
+        for id in [ID, NEXT] {
+            project.submit(id, "x");
+        }
+        space.start();
+        project.wait_made(notes);
+        assert_eq!(space.stop(), 0);
+        space.assert_no_survivor();
+        let ran = project.made("ran");
+        let first = format!("{ID}\n");
+        assert_eq!(ran, if key == "gate" { "" } else { &first }, "{key}");
+        // It goes on where it stood: a gate is asked anew, and a hook is not run twice.
+        fs::write(project.path.join("done"), "").unwrap();
+        space.start();
+        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"), "{key}");
+        let both = || project.made(notes).contains(NEXT);
+        wait_until("the command of the second job", both);
+        let of_first = project.made(notes).matches(ID).count();
+        assert_eq!(of_first, if key == "gate" { 2 } else { 1 }, "{key}");
+    }
+}
+
+/// Fault 28: looks that fail while a job is to be withdrawn do not make that forgotten.
+#[test]
+fn a_cancel_that_comes_while_the_documents_cannot_be_looked_at_is_not_forgotten() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    space.start();
+    for id in [ID, NEXT] {
+        project.submit(id, "x");
+    }
+    project.wait_made("ran");
+    let (items, aside) = (project.item(""), project.path.join("aside"));
+    fs::rename(&items, &aside).unwrap();
+    fs::write(project.state(&format!("{NEXT}.cancel")), "").unwrap();
+    fs::write(project.path.join("go"), "").unwrap();
+    space.wait_log("the project is unavailable");
+    fs::rename(&aside, &items).unwrap();
+    assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    assert_eq!(project.made("ran"), format!("{ID}\n"));
+    let swept = || !project.state(&format!("{NEXT}.cancel")).exists();
+    wait_until("the mark to be gone", swept);
 }
 
 /// The claim's next try is due: what a person does not want to wait for.
