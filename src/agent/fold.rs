@@ -577,7 +577,18 @@ mod tests {
         subagent["parent_tool_use_id"] = json!("toolu_1");
         let mut synthetic = text("API Error: 529");
         synthetic["is_api_error_message"] = json!(true);
-        let fold = read(&[text("one"), subagent, text(""), text("two"), synthetic]);
+        // The flag is the CLI's own affair; the class is told to everybody.
+        let mut public = text("You've hit your limit");
+        public["error"] = json!("rate_limit");
+        let told = [
+            text("one"),
+            subagent,
+            text(""),
+            text("two"),
+            synthetic,
+            public,
+        ];
+        let fold = read(&told);
         assert_eq!(fold.report.text, "one\n\ntwo");
         let multi = read_in([fixture("multi-turn")]).report;
         assert_eq!(

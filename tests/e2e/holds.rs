@@ -394,6 +394,36 @@ fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart(
     }
 }
 
+/// Codex tells of its windows in the rollout file of the thread, also after a success.
+#[test]
+fn codex_s_usage_windows_are_kept_under_the_ceiling_too() {
+    let space = Space::new();
+    let reset = now() + 3600;
+    let play = format!(
+        r#"cat > /dev/null; echo x >> started; cd '{}/tests/fixtures/codex'
+thread=$(sed -n '1s/.*"thread_id":"\([0-9a-f-]*\)".*/\1/p' rate_headers_ok.jsonl)
+mkdir -p "$HOME/.codex/sessions/2026/11/28"
+sed 's/1795901914/{reset}/' rate_headers_ok.rollout.jsonl > "$HOME/.codex/sessions/2026/11/28/rollout-$thread.jsonl"
+cat rate_headers_ok.jsonl"#,
+        env!("CARGO_MANIFEST_DIR")
+    );
+    space.program("codex", &play);
+    space.set(json!({"agent": "codex", "usage_ceiling": 0.8}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.submit(NEXT, "x");
+    let hold = wait_hold(&project, "usage_ceiling");
+    assert_eq!(hold["agent"], "codex", "{hold}");
+    assert!((3500..=3600).contains(&ahead(&hold["until"])), "{hold}");
+    let reason = hold["reason"].as_str().unwrap();
+    assert!(reason.contains("83% of the window five_hour"), "{hold}");
+    assert_eq!(project.made("started"), "x\n");
+    space.run(&["release", NEXT]).ok();
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+}
+
 /// As Gemini's command line: a session without an answer does not exist, and one that was begun is not
 /// begun again.
 const GEMINI: &str = r#"cat > /dev/null

@@ -222,7 +222,9 @@ fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
         "gate",
         "echo asked >> asked; echo 'the tree is dirty'; [ -e open ]",
     );
-    let project = space.project_with("alpha", json!({"gate": [gate]}));
+    // For gates nobody is sent a message.
+    let hook = space.program("hook", "echo told > told");
+    let project = space.project_with("alpha", json!({"gate": [gate], "on_hold": [hook]}));
     project.submit(ID, "x");
     space.start();
     let view = project.wait_view("it is held", |view| view["hold"]["kind"] == "gate");
@@ -241,6 +243,7 @@ fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
     space.run(&["-p", "alpha", "release", ID]).ok();
     assert_eq!(project.wait_result(ID)["status"], "completed");
     project.wait_view("nothing holds it", |view| view["hold"].is_null());
+    assert!(!project.path.join("told").exists());
 }
 
 #[test]

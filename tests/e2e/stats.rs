@@ -123,6 +123,38 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
 }
 
 #[test]
+fn checks_have_a_column_where_there_are_any() {
+    let space = Space::new();
+    space.env("TZ", "EST5");
+    let alpha = space.project("alpha");
+    for (n, codes) in [&[1, 0][..], &[0], &[]].iter().enumerate() {
+        let check = |code: &i32| json!({"started_at": "2026-01-29T12:00:00Z", "duration_seconds": 1.0, "exit_code": code, "signal": null, "output": ""});
+        let checks: Vec<Value> = codes.iter().map(check).collect();
+        let document = json!({"status": "completed", "completed_at": "2026-01-29T12:00:00Z", "duration_seconds": 10.0, "checks": checks});
+        result(&alpha, &format!("job-20260129-10000{n}-x"), document);
+    }
+    let text = space.run(&["stats"]).ok();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0][..4], ["Jobs", "Done", "Checks", "Median"], "{text}");
+    // Of two jobs with a check one passed it at once.
+    assert_eq!(
+        rows[2][..5],
+        ["2026-01-29", "3", "100%", "1/2", "10s"],
+        "{text}"
+    );
+    let column = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        column(lines[0], "Checks"),
+        column(lines[2], "1/2"),
+        "{text}"
+    );
+}
+
+#[test]
 fn old_results_are_left_out_and_need_not_even_be_readable() {
     let space = Space::new();
     let (alpha, _) = finished(&space);
