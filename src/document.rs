@@ -54,10 +54,12 @@ impl Wishes {
             };
             tight.agent = agent.clone();
         }
-        if tight.max_budget_usd.is_some() && !tight.agent.costs {
+        let turns = self.max_turns.map(|_| "max-turns");
+        let limit = turns.or(tight.max_budget_usd.map(|_| "max-budget-usd"));
+        if let Some(limit) = limit.filter(|_| !tight.agent.costs) {
             let name = &tight.agent.name;
             return Err(format!(
-                "the agent {name:?} does not tell what it costs, so that max-budget-usd cannot be kept; leave one of them out and submit it again"
+                "the agent {name:?} does not tell what it costs, nor its turns, so that {limit} cannot be kept; leave one of them out and submit it again"
             ));
         }
         Ok(tight)

@@ -166,7 +166,14 @@ impl Registry {
                 "a project named {name:?} is registered already; choose another with --name, or if it has moved, its new path in registered.json"
             )));
         }
-        let mut entry = json!({"path": text_of(path)?, "enabled": true, "registered_at": now});
+        let odd = || {
+            Error::new(format!(
+                "{} is not UTF-8 text; rename the directory",
+                path.display()
+            ))
+        };
+        let text = path.to_str().ok_or_else(odd)?;
+        let mut entry = json!({"path": text, "enabled": true, "registered_at": now});
         if *layout != Layout::default() {
             entry["layout"] = json!(layout);
         }
@@ -196,29 +203,17 @@ impl Registry {
 
     /// The error for a name that is not in the registry.
     pub fn unknown(&self, name: &str) -> Error {
-        let names: Vec<_> = self
-            .projects
-            .keys()
-            .map(|name| format!("{name:?}"))
-            .collect();
+        let names = self.projects.keys().map(|name| format!("{name:?}"));
+        let names = names.collect::<Vec<_>>().join(", ");
         let known = match names.is_empty() {
             true => "none is registered; job-monitor register PATH adds one".to_owned(),
-            false => format!("registered: {}", names.join(", ")),
+            false => format!("registered: {names}"),
         };
         Error::with(
             Exit::NotFound,
             format!("no project named {name:?}; {known}"),
         )
     }
-}
-
-fn text_of(path: &Path) -> Result<Value> {
-    path.to_str().map(Value::from).ok_or_else(|| {
-        let path = path.display();
-        Error::new(format!(
-            "the path {path} is not UTF-8 text, which the registry needs; rename the directory"
-        ))
-    })
 }
 
 /// Keys of an entry that are no settings.

@@ -151,12 +151,8 @@ pub fn plan<'a>(
 /// What is known to fail is not started.
 fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
     let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
-    let (wishes, left) = (assignment.wishes, assignment.budget_left_usd);
-    let has_limit = wishes.max_turns.is_some() || wishes.max_budget_usd.is_some();
-    let (kind, error) = if has_limit && !dialect.costs {
-        let error = "takes no max-turns and no max-budget-usd; remove them";
-        (ErrorKind::Rejected, format!("the agent {name} {error}"))
-    } else if left.is_some_and(|left| left < BUDGET_MIN) {
+    let left = assignment.budget_left_usd;
+    let (kind, error) = if left.is_some_and(|left| left < BUDGET_MIN) {
         let error = "earlier starts used up the job's max_budget_usd; raise it, or split the job";
         (ErrorKind::Budget, error.to_owned())
     } else if prompt.len() > max && prompt.chars().count() > max {
