@@ -114,11 +114,11 @@ const KEYS: [(&str, &str); 8] = [
     ("continues", "the id of a finished job"),
 ];
 
-/// A key that is longer is no slip away from one of ours.
+/// A longer key is not compared with ours, since it cannot be one slip away.
 const KEY_MAX: usize = 20;
 
-/// With what a key begins that was probably meant as a limit, and which of ours that is. The first
-/// that a key begins with is the one that is named.
+/// The beginnings of keys that were probably meant as limits, and the key of ours that is named then. The
+/// first row that fits counts.
 const LIMITS: [(&str, &str); 9] = [
     ("max-budget", "max-budget-usd"),
     ("max-cost", "max-budget-usd"),

@@ -86,7 +86,7 @@ impl JobId {
 impl Name {
     /// Sorts a file name of the spool of a project with `layout`.
     pub fn of(file: &str, layout: Layout) -> Name {
-        // The endings of temporary files and copies are no `.md` either.
+        // Temporary files and copies do not end in `.md`, so this passes over them, too.
         match file.strip_suffix(".md") {
             Some(stem) if stem.starts_with(layout.prefix()) => {
                 JobId::of_stem(stem, layout).map_or(Name::Bad, Name::Job)
@@ -370,7 +370,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// How long it ran, as far as a document that may say anything tells.
+    /// How long it ran; zero if the document says something impossible.
     pub fn duration(&self) -> Duration {
         Duration::try_from_secs_f64(self.duration_seconds).unwrap_or_default()
     }

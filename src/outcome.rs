@@ -46,7 +46,7 @@ pub fn of_claim(
         retry_count: claim.retries,
         stdout: text,
         stderr: None,
-        // The sum of none would be -0.
+        // The sum of an empty list of floats is -0.
         duration_seconds: millis(lasted.fold(0.0, |all, one| all + one)),
         error_kind: fault.map(|fault| fault.kind),
         project: project.name.clone(),
@@ -110,7 +110,8 @@ pub fn cost_of(attempts: &[Attempt], inherited: Option<&Inherited>) -> Option<f6
     (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, cost)| cost).sum()))
 }
 
-/// Keeps for the result what an attempt brought; what counts of the last one only stays in its report.
+/// Moves what an attempt brought into what the claim carries. What counts only of the last attempt stays in
+/// its report.
 pub fn carry(carried: &mut Carried, report: &mut Report) {
     carried.usage = sum_usage(carried.usage.take(), report.usage.take());
     carried.num_turns = sum(carried.num_turns, report.num_turns);

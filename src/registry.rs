@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Held by whoever changes the registry.
 const LOCK: &str = ".registered.lock";
-/// A registry that is missing for so short is being replaced by an editor.
+/// An editor that replaces the registry leaves it missing for no longer than this.
 const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// How long the directories of projects are looked at; longer takes only a dead mount.
 const LOOK_MAX: Duration = Duration::from_millis(500);
@@ -154,7 +154,7 @@ impl Registry {
     /// Adds a project; refuses a name or a directory that is there already.
     pub fn add(&mut self, project: &Project, now: Wall) -> Result<()> {
         let Project { name, path, layout } = project;
-        // Of both, the directory tells more: another name would not help.
+        // If both are there already, the directory is what to tell of: another name would not help.
         if let Some(other) = self.at(path) {
             let (path, name) = (path.display(), other.project.name);
             return Err(Error::new(format!(

@@ -31,7 +31,7 @@ impl Places {
     pub fn find() -> Result<Places> {
         let root = env::var_os("MONITOR_SYSTEM_ROOT").filter(|root| !root.is_empty());
         if let Some(config) = root.map(PathBuf::from) {
-            // To pass over it would mean another configuration than the one that was asked for.
+            // If it were passed over, another configuration than the one asked for would be used.
             if !config.is_absolute() {
                 return Err(Error::new(format!(
                     "MONITOR_SYSTEM_ROOT is {config:?}, which is not an absolute path; set it to one, or unset it"
@@ -126,7 +126,7 @@ pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
             let shown = path.display();
             Error::new(format!("{shown} is a link to nothing; mend or remove it"))
         })?;
-        // Who may write into its own directory may replace it, too.
+        // Whoever may write into the directory of the real file may replace it.
         files::read_own(&real, SETTINGS_MAX)?;
     }
     Ok(bytes.map(|bytes| without_mark(&bytes).to_owned()))
@@ -159,7 +159,7 @@ impl Settings {
             return Err(wrong(key, "holds for all projects; move it to config.json"));
         }
         let mut policy = self.common.clone();
-        // That of config.json is the budget of all projects together.
+        // The daily budget of config.json is that of all projects together.
         policy.daily_budget_usd = None;
         take(&mut policy, own)?;
         let name = policy.agent.name.clone();
@@ -276,7 +276,7 @@ fn variables(key: &str, value: &Value) -> Result<Variables> {
     object(key, value)?.iter().map(variable).collect()
 }
 
-/// Whether only a shell would make a path of it: to a program it names a directory `~`.
+/// Whether this is a path only to a shell: a program would look for a directory named `~`.
 fn is_of_home(value: &str) -> bool {
     value == "~" || value.starts_with("~/")
 }

@@ -6,11 +6,11 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// So many entries are looked at; a person who keeps more sessions has the newest in front.
+/// So many entries are looked at; the newest sessions come first.
 const LOOKS_MAX: usize = 20_000;
 /// Years, months, days.
 const DEPTH_MAX: usize = 4;
-/// So much of its end is read. What a turn ended with stands there.
+/// So much of the file's end is read; how a turn ended stands there.
 const READ_MAX: u64 = 32 << 20;
 
 /// The end of the file below `dir` whose name ends with the session, if there is one.
@@ -39,7 +39,7 @@ fn find(dir: &Path, ending: &str, depth: usize, looks: &mut usize) -> Option<Vec
     newest_first.find_map(|dir| find(dir, ending, depth - 1, looks))
 }
 
-/// Nobody else's file, no link to one, and no pipe that would keep us.
+/// Reads the end of a file that is the user's own: no link, and no pipe that would keep us waiting.
 fn read_end(path: &Path) -> Option<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new()

@@ -25,7 +25,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         "DISABLE_AUTOUPDATER=1",
     ],
     scratch: ("CLAUDE_CODE_TMPDIR", false),
-    // Forbidden are tools whose only use is to outlive the turn; the list adds to one of the user's own.
+    // The agent is kept from tools whose only use is to outlive the turn. The user's own list adds to this.
     args: "-p --output-format stream-json --verbose --permission-mode acceptEdits --setting-sources project \
            --disallowedTools Monitor,ScheduleWakeup,CronCreate [--session-id {new}] [--resume {old}] \
            [--model {model}] [--max-turns {turns}] [--max-budget-usd {budget}] {args}",
@@ -54,7 +54,7 @@ const USAGE_MAX: usize = 64 << 10;
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let by = line.word("parent_tool_use_id");
-    // A message that the CLI made up to tell of a failure has a class; the flag is its own affair.
+    // The CLI makes up messages that tell of failures. Such a message has the flag, or a class, or both.
     let is_failure = line.raw("is_api_error_message") == "true" || line.word("error").is_some();
     match line.word("type").as_deref() {
         Some("assistant") if is_failure && by.is_none() => trouble(line, each),
@@ -102,7 +102,7 @@ fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
             each(Event::Feedback(said.trim().to_owned()));
         }
     }
-    // A wake-up, or a timetable of such, was put down for later.
+    // The agent asked to be woken later, once or by a timetable.
     let done = line.object("tool_use_result");
     if !done.raw("scheduledFor").is_empty() || !done.raw("humanSchedule").is_empty() {
         each(Event::Scheduled);
@@ -138,7 +138,7 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
                 (text("error"), line.raw("attempt"), line.raw("max_retries"));
             let said = format!("no answer from the service: {error}; try {at} of {most}");
             let status = line.number("error_status").map(|status| status as u64);
-            // A request that met no service has no name for it while it is repeated.
+            // While the CLI repeats a request that reached no service, it gives no name to the failure.
             if status.is_none() && error == "unknown" {
                 error = "connection_failed".to_owned();
             }
@@ -168,7 +168,7 @@ fn init(line: &Object<'_>) -> Event<'static> {
     })
 }
 
-/// A message that the CLI made up to tell of a failure: it is no part of the answer.
+/// A message that the CLI made up to tell of a failure. It is no part of the answer.
 fn trouble(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let message = line.object("message");
     let content = message.objects("content").into_iter();
@@ -213,7 +213,7 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let errors = line.items("errors").into_iter().filter_map(text);
     let mut complaint: Vec<String> = [line.text("result")].into_iter().chain(errors).collect();
     complaint.retain(|text| !text.trim().is_empty() && is_error != "false");
-    // `api_error` is no more than that a request failed.
+    // `api_error` says only that a request failed.
     let reason_sign = reason.clone().filter(|reason| reason != "api_error");
     let other = ["stop_reason", "api_error", "api_error_type"].map(|key| line.word(key));
     let names = [subtype.clone(), reason_sign].into_iter().chain(other);
@@ -249,7 +249,7 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
 
 fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
     let (limit, result) = (case.fold.limit, case.fold.result.as_ref()?);
-    // Words tell of failed requests only, which the CLI calls a success with an error.
+    // The words count only for a failed request, which the CLI calls a success with an error.
     let is_request = result.signs.names.iter().any(|name| name == "success");
     let said = Some(result.complaint.as_str()).filter(|_| is_request);
     let kind = kind(&result.signs, said.unwrap_or_default(), limit.is_some());

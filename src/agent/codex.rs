@@ -70,7 +70,7 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     }
 }
 
-/// Something that it did or said; what takes time is told at its beginning and again when it is over.
+/// Reads what the agent did or said. What takes time is told when it begins, and again when it is over.
 fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event<'_>)) {
     let (kind, id) = (item.text("type"), item.text("id"));
     let failed = !item.is("status", "completed");
@@ -103,8 +103,8 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
     }
 }
 
-/// A line of the rollout file, which holds the whole thread: what counts is told after the last
-/// `task_started`.
+/// Reads a line of the rollout file, which holds the whole thread. Only what stands behind the last
+/// `task_started` counts.
 fn witness(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let (kind, payload) = (line.text("type"), line.object("payload"));
     match (kind.as_str(), payload.text("type").as_str()) {
@@ -158,7 +158,7 @@ fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
     let is_too_long = case.stderr.contains("input_too_large");
     let kind = match fold.result.is_some() {
         false => is_too_long.then_some(ErrorKind::PromptTooLong)?,
-        // The whole answer of the service, quoted: any other 400.
+        // The message quotes the whole answer of the service: this is any other 400.
         true if said.trim_start().starts_with('{') => ErrorKind::InvalidRequest,
         true => kind(&fold.trouble.1, said, false),
     };

@@ -41,11 +41,11 @@ pub enum Event<'a> {
     Feedback(String),
     /// A hook of the project refused or stopped it: which, and what it said.
     Blocked(String),
-    /// It met a failure: what it says, and what that is known by.
+    /// It met a failure: its words, and the signs by which the failure is known.
     Trouble(String, Signs),
     /// Something happened around it: a retry, a compaction.
     Notice(String),
-    /// A request of its failed, which it repeats by itself: as for `Trouble`.
+    /// A request failed, and the agent repeats it by itself; otherwise the same as `Trouble`.
     Retry(String, Signs),
     /// It waits by itself for the network, however long.
     Offline(String),
@@ -176,7 +176,7 @@ pub fn events(line: &str, read: Read, results: &[&str], each: &mut dyn FnMut(Eve
     if let Some(object) = object(json) {
         return read(&object, each);
     }
-    // Only of results it was seen that the type does not stand in front.
+    // In all recordings the type stands in front, but for results.
     let kind = json.strip_prefix("{\"type\":\"");
     let kind = kind.and_then(|rest| rest.split_once('"'));
     let fits = kind.is_none_or(|(kind, _)| results.contains(&kind));

@@ -81,9 +81,9 @@ pub struct Fold {
     pub offline: bool,
     /// The end of a usage limit that is reached now: nothing went on since it was told.
     pub limit: Option<Wall>,
-    /// What it said of its last failure, and by what that is known.
+    /// What it said of its last failure, and the signs by which that is known.
     pub trouble: (String, Signs),
-    /// The same of a request that it repeats by itself, and that was not answered since.
+    /// The same for a request that the agent repeats by itself and that was not answered since.
     pub repeats: Option<(String, Signs)>,
     resumed: bool,
     lines: Lines,
@@ -92,7 +92,7 @@ pub struct Fold {
     said: String,
     has_tasks: bool,
     is_scheduled: bool,
-    /// What a hook said that sent the agent back to work, and which one refused or stopped it.
+    /// What a hook said when it sent the agent back to work, and which hook refused or stopped the agent.
     feedback: Option<String>,
     blocked: Option<String>,
     /// The session's running total of usage: before this attempt, and now.
@@ -199,7 +199,7 @@ impl Fold {
             Event::Answer(id, _, failed) => self.close_edit(&id, !failed),
             Event::Denied(denial) => {
                 self.close_edit(denial["tool_use_id"].as_str().unwrap_or_default(), false);
-                // The list of a result has what the tools were asked to do; it comes later.
+                // The result lists denials again, together with what the tools were asked to do.
                 if self.result.is_none() {
                     self.deny(denial);
                 }
@@ -287,7 +287,7 @@ impl Fold {
             return;
         };
         if size > DENIAL_MAX {
-            // Which tool it was is worth more than all that it was asked to do.
+            // The tool's name is worth more than all that the tool was asked to do.
             fields.retain(|_, value| value.as_str().is_some_and(|text| text.len() < 256));
         }
         let (denials, id) = (&mut self.report.permission_denials, &denial["tool_use_id"]);

@@ -20,7 +20,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     silent_on: "what it costs, and how many turns it takes",
     skill_call: "Use the skill task-coordination.\n\n",
     skills: &[".agents/skills", ".gemini/skills"],
-    // Without it a parent that ignores SIGTERM stands in front of the real process.
+    // Without this, a parent process that ignores SIGTERM stands in front of the real one.
     env: &["GEMINI_CLI_NO_RELAUNCH=true"],
     scratch: ("TMPDIR", true),
     args: "--skip-trust [--approval-mode auto_edit] [-o stream-json] [--session-id {new}] [--resume {old}] \
@@ -30,7 +30,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     opens_with: "init",
     results: &["result"],
     told,
-    // One whose first request failed does not exist either.
+    // A session whose first request failed does not exist either.
     unknown: "Error resuming session",
     home: &[("GEMINI_CLI_HOME", ".gemini"), ("HOME", ".gemini")],
     login: "oauth_creds.json",
@@ -39,7 +39,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     ..PLAIN
 };
 
-/// A longer wait than this is a limit of the plan's and no mere rate.
+/// A longer wait is a limit of the account's plan, not of its rate.
 const RATE_MAX_MS: f64 = 300_000.0;
 /// What a tool's refusal is called.
 const REFUSALS: [&str; 3] = [

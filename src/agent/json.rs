@@ -76,9 +76,9 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
     serde_json::from_str(json).ok()
 }
 
-/// A string, of which more than [`TEXT_MAX`] bytes lose their middle. Half a surrogate pair, which an
-/// agent writes when it shortens a text between the two, is no reason to lose the text: read as bytes,
-/// it becomes U+FFFD.
+/// Reads a string; one of more than [`TEXT_MAX`] bytes loses its middle. An agent that shortens a text
+/// may write half a surrogate pair. The string is read as bytes, so that this half becomes U+FFFD and the
+/// text is not lost.
 pub fn text(json: &str) -> Option<String> {
     struct Bytes;
     impl Visitor<'_> for Bytes {

@@ -25,7 +25,7 @@ impl Lines {
         let mut rest = bytes;
         while !rest.is_empty() {
             let piece = rest;
-            // The standard library's search for a byte, which this is the way to.
+            // This is the way to the standard library's fast search for a byte.
             let length = rest.skip_until(b'\n').expect("a slice can be read");
             match piece[..length].strip_suffix(b"\n") {
                 // Nearly every line comes in one piece and needs no copy.
@@ -77,13 +77,13 @@ impl Capped {
     /// Adds to the end.
     pub fn push(&mut self, text: &str) {
         self.text.push_str(text);
-        // Once in a while only: what is kept is moved each time.
+        // Not each time, since this moves the tail.
         if self.text.len() > 2 * TEXT_MAX {
             self.shorten();
         }
     }
 
-    /// Drops the middle; where it was.
+    /// Drops the middle, and tells where it was.
     fn shorten(&mut self) -> usize {
         let from = boundary(&self.text, TEXT_MAX / 2);
         let to = self.text.len().saturating_sub(TEXT_MAX / 2);

@@ -103,13 +103,13 @@ pub enum Sessions {
     None,
     /// We do, before the start.
     Chosen,
-    /// As before, and there is one only once the service has answered in it.
+    /// We do, but a session exists only once the service has answered in it.
     Proved,
     /// The agent does, with its first event.
     Told,
 }
 
-/// Every dialect but that of all other programs.
+/// The dialects of the agents that we know; `PLAIN` is that of all other programs.
 pub static DIALECTS: [Dialect; 3] = [claude::DIALECT, codex::DIALECT, gemini::DIALECT];
 
 /// Any command that takes a prompt on standard input. Its exit status is its verdict.
@@ -178,7 +178,7 @@ pub fn protocol_of(command: &str) -> Protocol {
     find(|dialect| name == dialect.name).protocol
 }
 
-/// Whose output a log holds, by its name and its beginning; that of nobody in particular where it is none.
+/// Tells by a log's name and beginning whose output it holds; `PLAIN` where it is no agent's that we know.
 pub fn recognise(name: &str, start: &[u8]) -> &'static Dialect {
     let text = String::from_utf8_lossy(start);
     let opening = text.lines().find(|line| line.starts_with('{'));

@@ -25,7 +25,7 @@ pub struct Assignment<'a> {
     pub wishes: &'a Wishes,
     /// The number of this start, from 1.
     pub start: u32,
-    /// Afresh or not.
+    /// Whether it begins afresh.
     pub opening: &'a Opening,
     /// The document's text for the agent.
     pub body: &'a str,
@@ -148,7 +148,7 @@ pub fn plan<'a>(
     Ok(plan)
 }
 
-/// What is known to fail is not started.
+/// Refuses a start that is known to fail.
 fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
     let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
     let left = assignment.budget_left_usd;
@@ -202,7 +202,8 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
     argv
 }
 
-/// Later ones win: what we were given, the credentials, the agent's own, and the job's marks.
+/// Of several values for one name the last wins: the dialect's defaults, our environment, the credentials,
+/// the agent's own variables, the job's marks.
 fn environment<'a>(
     assignment: &Assignment<'a>,
     dialect: &'static Dialect,
@@ -236,7 +237,7 @@ fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
     let call = Some(dialect.skill_call).filter(|_| assignment.has_skill);
     let opening = match &assignment.policy.agent.prompt {
         Some(template) => {
-            // At its head a slash may be a command to the agent.
+            // At the head of a prompt, a slash may be a command to the agent.
             let is_exposed = has_events && template.starts_with("{content}");
             let gap = if is_exposed { "\n" } else { "" };
             format!("{gap}{}", template.replace("{content}", body))

@@ -106,7 +106,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             .told()
             .or_else(|| Some(Fault::new(AgentError, case.own_words()))),
         None => match forced(ended.by) {
-            // One that waits for its service, or sleeps a limit out, is not slow itself.
+            // An agent that waits for its service, or sleeps out a limit, is not slow itself.
             Some(fault) if matches!(fault.kind, Timeout | Silent) => {
                 let told = case.repeats().or_else(|| case.told());
                 let told = told.filter(|told| told.kind.course() == Course::Hold);
@@ -125,7 +125,7 @@ fn empty() -> Fault {
     Fault::new(EmptyAnswer, "the agent ended without an answer")
 }
 
-/// Our own clocks and caps: what an attempt is that has no last word of its own.
+/// The fault of an attempt that our own clocks and caps ended, and that has no last word of its own.
 fn forced(by: Ending) -> Option<Fault> {
     let (kind, why) = match by {
         Ending::Itself | Ending::Linger => return None,
@@ -174,7 +174,7 @@ impl Case<'_> {
         (by_itself && self.ended.code != Some(0)).then(|| self.ended_badly())
     }
 
-    /// Also where it was cut off or too long to hold; who wonders finds it in the log.
+    /// The result may also have been cut off, or have been too long to hold; the log shows it.
     fn no_result(&self) -> Fault {
         self.fault(NoResult, "the agent ended without a whole result")
     }
@@ -210,7 +210,7 @@ impl Case<'_> {
         let session_unknown =
             !fold.report.answered && (is_unknown(self.complaint()) || is_unknown(self.stderr));
         let (kind, resets_at, words) = match &fold.result {
-            // Known by its own event, and the job would be lost for nothing if the agent died of it.
+            // The limit has an event of its own. If the agent died of it, the job would be lost for nothing.
             None if fold.limit.is_some() => (UsageLimit, fold.limit, "the usage limit is reached"),
             None if fold.offline => (Network, None, "the agent waited for the network"),
             None if session_unknown => (ExitCode, None, "the agent does not know the session"),
@@ -258,7 +258,7 @@ impl Case<'_> {
         let text = if text.is_empty() {
             format!("the agent reports an error ({reason}){}", tail(self.stderr))
         } else if text.starts_with("[ede_diagnostic]") {
-            // The CLI's note to its own makers; the reason tells a person more.
+            // This is the CLI's note to its own makers; the reason tells a person more.
             format!("the agent was interrupted ({reason}): {text}")
         } else {
             text
@@ -278,7 +278,7 @@ fn signs(part: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     rows.map(|(kind, sign)| (kind, sign.trim_start()))
 }
 
-/// Kinds whose words may stand behind some about a connection that broke off.
+/// Kinds whose words may stand behind words about a connection that broke off.
 const REASONS: [ErrorKind; 3] = [NotAuthenticated, Refused, MaxOutputTokens];
 
 /// The kind of a failure that is known by what is `told` and in whose text `said` stands. `is_limit`: a usage
@@ -299,9 +299,9 @@ pub fn kind(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
     let kind = named("names").or_else(by_status).or_else(|| named("vague"));
     match kind {
         None | Some(RateLimited) if is_limit => UsageLimit,
-        // The CLI's own words for a 429 that is none.
+        // With these words the CLI says that a 429 is no usage limit.
         Some(RateLimited) if said.contains("not your usage limit") => RateLimited,
-        // One status for much that the service does not want; the text is all that tells these.
+        // The service gives this status to many faults; only the text tells them apart.
         Some(kind @ (InvalidRequest | RateLimited | UsageLimit)) => {
             worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
         }

@@ -17,8 +17,8 @@ const FILES: &str = ":files";
 
 /// Prints the words that go on from the last of `words`.
 pub(super) fn complete(words: &[OsString]) -> Result<()> {
-    // bash and fish give the words as they were typed. Nobody begins to type what is in a name and
-    // needs a quote itself.
+    // bash and fish give the words as they were typed, with quotes and backslashes. These are taken out; a
+    // name that has one in it is not completed then.
     let plain = |word: &OsString| word.to_string_lossy().replace(['\\', '\'', '"'], "");
     let words: Vec<String> = words.iter().map(plain).collect();
     let Some((begun, before)) = words.split_last() else {

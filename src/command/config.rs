@@ -15,7 +15,7 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     let mut text = format!("All projects ({})\n", path.display());
     let mut common = lines(true, &settings, &Map::new(), &mut text);
     if scope.entries.is_empty() {
-        // Those of the first project to come.
+        // There is no project yet; this is what will hold for the first one.
         common.extend(lines(false, &settings, &Map::new(), &mut text));
     }
     let mut projects = Vec::new();
@@ -46,7 +46,7 @@ fn lines(common: bool, settings: &Settings, own: &Own, text: &mut String) -> Vec
             (None, Some(value)) => (value.clone(), "config.json"),
             (None, None) => (default(), "default"),
         };
-        // What else an agent's entry says may be secret.
+        // The rest of an agent's entry may be secret.
         let value = match *key {
             "agents" => agents().collect(),
             _ => value,

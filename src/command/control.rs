@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
 const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
-/// What became of a job: a sentence, or nothing where all jobs were meant and it was not.
+/// A sentence on what became of a job; none where all jobs were named and this one is not concerned.
 type Done = Result<Option<String>>;
 
 /// Ends running jobs and withdraws waiting ones.
@@ -77,7 +77,7 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
             {
                 format!("{id} is not held; it {}", suspension_text(claim, now))
             }
-            // It may wait for its agent without having been begun.
+            // A job that was not begun may wait for its agent, too.
             _ => {
                 spool.mark(id, Mark::Release)?;
                 format!("{id} is not held; if its agent or project is, that hold is lifted{delay}")

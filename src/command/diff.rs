@@ -8,7 +8,7 @@ use crate::render::{self, Style, clean};
 use std::collections::BTreeMap;
 use std::io::Read;
 
-/// The daemon writes none that is larger; what somebody else put there is cut.
+/// The daemon writes no larger patch; a larger file of somebody else's is cut.
 const PATCH_MAX: u64 = 16 << 20;
 
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.

@@ -61,7 +61,7 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
         let from = meta.len().saturating_sub(TAIL as u64);
         let mut last = vec![0; TAIL];
         let length = file.read_at(&mut last, from).map_err(unreadable)?;
-        // What the middle of a line says, nobody knows.
+        // A line that begins in its middle cannot be read.
         let end = last.iter().position(|byte| *byte == b'\n').unwrap_or(0);
         transcript.begin(dialect);
         transcript.feed(&last[if from > 0 { end } else { 0 }..length]);
@@ -148,7 +148,7 @@ impl Story {
                         ..Attempt::default()
                     });
                 }
-                // Of an interrupted start nobody knows yet how it ended.
+                // How an interrupted start ended is not known yet.
                 story.grows = claim.suspended.is_none() && !claim.checking;
                 let since = human(now.since(claim.started_at));
                 story.line = match standing {
@@ -192,7 +192,7 @@ impl Story {
                 let seam = format!("check {round} {} after {}", check_end(check), human(took));
                 pieces.push(Piece(seam, vec![check_log(id, round)], false));
             }
-            // How the last one ended, the line on where the job stands tells.
+            // The line on where the job stands tells how the last start ended.
             if next.is_some() {
                 let why = match (start.error_kind, &start.error) {
                     (Some(kind), Some(error)) => format!(": {kind}: {error}"),
@@ -254,7 +254,7 @@ impl Telling<'_> {
             match standing {
                 Standing::Running(_) if self.asked.follow => {}
                 Standing::Running(_) | Standing::Done(_) => self.seam(&story.line)?,
-                // Its words count down; once is enough.
+                // The words count down, and are told once.
                 _ if paused_at.replace(self.begun) == Some(self.begun) => {}
                 _ if self.begun > 0 => self.seam(&story.line)?,
                 _ => render::note(&format!("{} {}", self.id, story.line)),

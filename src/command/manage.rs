@@ -29,7 +29,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     let registry = Registry::load(&places.registry())?;
     let (entries, _) = registry.entries();
     let known = registry.at(&path);
-    // Skills may be wanted later than the project.
+    // A person may want the skills later than the project.
     if let Some(known) = known.as_ref().filter(|_| asked.skills) {
         let text = format!("{:?} is registered already\n", known.project.name);
         return render::print(&(text + &install_skills(&places, Some(known), &path)?));
@@ -117,7 +117,7 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
     let scope = || Scope::read(which).map(|(scope, _)| scope);
     let name = |entry: &Entry| entry.project.name.clone();
     let names = match which {
-        // Also an entry that cannot be used has a name.
+        // An entry that cannot be used has a name, too.
         Which::Named(name) if Registry::load(&registry)?.projects.contains_key(name) => {
             vec![name.clone()]
         }
@@ -144,7 +144,7 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
 
 /// Restarts the service, or says how the daemon was started.
 pub(super) fn restart() -> Result<()> {
-    // For a moment, one that starts has not told its pid.
+    // A daemon that is just starting has not told its pid yet.
     if let Some(pid) = daemon::running(&Places::find()?).filter(|pid| *pid > 0) {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         if !String::from_utf8_lossy(&read("cgroup")).contains("job-monitor.service") {

@@ -26,7 +26,7 @@ const TEXT_MAX: u64 = 1 << 30;
 const SLUG_MAX: usize = 40;
 /// Stamps of documents so far ahead of the clock are taken for mistakes, not followed.
 const AHEAD_MAX: Duration = Duration::from_secs(3600);
-/// What the editor opens with; all from the mark on goes away again.
+/// What the editor opens with; the note in it is taken out again.
 const TEMPLATE: &str = include_str!("template.md");
 const TEMPLATE_MARK: &str = "<!-- job-monitor:";
 
@@ -101,7 +101,7 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
 /// What the files hold that were named, or standard input.
 fn texts(asked: &Asked) -> Result<Vec<Vec<u8>>> {
     let read = |path: &Path| {
-        // Whatever can be read, a pipe from the shell included.
+        // Whatever can be read will do, also a pipe from the shell.
         let from: Box<dyn Read> = match path == "-" {
             true => Box::new(std::io::stdin()),
             false => Box::new(File::open(path).map_err(|e| Error::io("open", path, e))?),
@@ -203,7 +203,7 @@ pub(super) fn put(spool: &Spool, description: &str, text: &[u8], hold: bool) -> 
         let id = JobId::parse(&id);
         let id = id.ok_or_else(|| Error::new("the description is too long"))?;
         if last.as_ref().is_none_or(|last| stamp > *last) && spool.document_meta(&id)?.is_none() {
-            // Before the document, or it could have started by then.
+            // The mark comes before the document, or the job could start in between.
             if hold {
                 spool.mark(&id, Mark::Hold)?;
             }

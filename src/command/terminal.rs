@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// Taken where the size is not known.
+/// The size that is taken where the terminal does not tell it.
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
 
@@ -125,7 +125,7 @@ impl Drop for Screen {
     }
 }
 
-/// A terminal that has gone is no matter: a signal tells us so.
+/// Shows a frame. A terminal that has gone is no error: a signal ends us then.
 fn show(frame: &str) {
     let _ = render::print(frame);
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 const HISTORY: Duration = Duration::from_secs(6 * 3600);
 /// Failures that are shown before all else.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
-/// So many results of a project are read, the newest; more would not be told apart.
+/// So many results of a project are read, the newest; the timeline would not show more.
 const RESULTS_MAX: usize = 300;
 /// So many outcomes of a project are listed at most.
 const OUTCOMES: usize = 5;
@@ -157,7 +157,7 @@ impl Panel {
         }
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
-            // The document may want less.
+            // The document may ask for less time.
             let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
             let (dot, runs) = (style.paint("32", "●"), running_for(claim, &limit, now));
             self.rows.push(format!("{dot} {name}  {runs}"));

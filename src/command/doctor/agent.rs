@@ -54,10 +54,10 @@ pub(super) fn check(report: &mut Report, world: &World, agent: &AgentSpec, at: O
     };
     let shown = program.display();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
-        // It may queue, cost or ask: it is not started for a question.
+        // It might queue a job, cost money or ask something, so it is not started for a question.
         return report.fine("program", &format!("{shown}, which is not asked anything"));
     }
-    // Of what it says, the end: what it warns of stands before its version.
+    // The last line is shown: warnings stand before the version.
     let said = |text: &str| {
         let text = without_secrets(text, &given(world, agent));
         let last = text.trim().lines().last().unwrap_or_default();
@@ -157,7 +157,7 @@ fn json_of(path: &Path) -> Option<Value> {
 fn without_secrets(text: &str, given: &Env) -> String {
     let mut text = text.to_owned();
     for (name, value) in given {
-        // Where programs are looked for is the very matter of some messages.
+        // Some messages are about the PATH itself.
         if name != "PATH" && value.len() >= SECRET_MIN {
             text = text.replace(&*value.to_string_lossy(), "***");
         }
@@ -178,8 +178,8 @@ pub(super) fn check_project(
     }
 }
 
-/// A project without the command that the owner's prompt calls gives the agent a riddle. One without our
-/// own skill is served, too.
+/// Looks for the command that the owner's prompt calls, without which the agent would not know what is
+/// meant. A project without our own skill is served, too.
 fn check_skill(report: &mut Report, project: &Project, agent: &AgentSpec) {
     let called = agent
         .prompt

@@ -19,11 +19,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-/// No answer that we ask for is longer, in bytes.
+/// So much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
-/// Below this nothing can be relied on to be written, in MiB: results take kilobytes, logs megabytes.
+/// With less room than this, in MiB, results and logs may not be written any more.
 const ROOM_MIN: u64 = 32;
-/// Below this a day of logs may not fit, in MiB.
+/// With less room than this, in MiB, a day of logs may not fit.
 const ROOM_LOW: u64 = 1024;
 
 /// An environment; of a name that stands in it twice, the last counts.
@@ -82,7 +82,7 @@ fn environment_of(pid: i32) -> Option<Env> {
 
 /// Asks a program that answers by itself and at once: all that it said, or why that is no answer.
 pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result<String, String> {
-    // A pipe may be held open by whoever the program leaves behind.
+    // A file, not a pipe: a process that the program leaves behind could hold a pipe open.
     let answer = files::in_memory(b"").map_err(|error| error.to_string())?;
     let run = || -> io::Result<ExitStatus> {
         let mut command = Command::new(program);
@@ -171,7 +171,7 @@ fn check_service(report: &mut Report) {
     }
     let user = User::from_uid(geteuid()).ok().flatten();
     let user = user.map_or_else(|| geteuid().to_string(), |user| user.name);
-    // Here logind keeps it, also of users who are not logged in, whom loginctl does not know.
+    // logind keeps this file also for users who are not logged in, whom loginctl does not know.
     match Path::new("/var/lib/systemd/linger").join(&user).exists() {
         true => report.fine(
             "lingering",
