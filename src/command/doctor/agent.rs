@@ -135,8 +135,10 @@ fn check_login(report: &mut Report, world: &World, agent: &AgentSpec, program: &
 
 /// What gemini's own settings make of jobs that nobody watches.
 fn check_gemini(report: &mut Report, env: &Env) {
-    let home = Path::new(variable(env, "HOME").unwrap_or_default());
-    let path = home.join(".gemini/settings.json");
+    let Some(home) = variable(env, "HOME") else {
+        return;
+    };
+    let path = Path::new(home).join(".gemini/settings.json");
     if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] != 1 {
         let message = format!(
             "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
@@ -199,7 +201,9 @@ fn check_skill(report: &mut Report, project: &Project, agent: &AgentSpec) {
 
 /// Whether the agent heeds the project's own list of allowed tools.
 fn check_trust(report: &mut Report, project: &Project, agent: &AgentSpec, env: &Env) {
-    let root = std::fs::canonicalize(&project.path).unwrap_or_default();
+    let Ok(root) = std::fs::canonicalize(&project.path) else {
+        return;
+    };
     let settings = root.join(".claude/settings.json");
     let own = json_of(&settings).unwrap_or_else(|| json!({}));
     if own.is_null() {
