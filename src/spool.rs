@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -28,6 +28,8 @@ const CLAIM_MAX: u64 = 64 << 20;
 const VIEW_MAX: u64 = 256 << 20;
 /// A document is submitted again only up to this size.
 const TEXT_MAX: u64 = 1 << 30;
+/// Front matter is shorter.
+const HEAD_MAX: u64 = 4 << 10;
 /// The file in `state/` whose lock says that a daemon works on the project.
 const LOCK: &str = ".lock";
 /// The view of the queue.
@@ -493,6 +495,17 @@ impl Spool {
     pub fn document_meta(&self, id: &JobId) -> Result<Option<Meta>> {
         let stat = self.dirs()?.items.look(&id.file_name())?;
         Ok(stat.map(|stat| meta_of(&stat)))
+    }
+
+    /// The beginning of a document, where its front matter stands.
+    pub fn document_head(&self, id: &JobId) -> Result<Vec<u8>> {
+        let name = id.file_name();
+        let mut head = Vec::new();
+        if let Some(file) = self.dirs()?.items.open_file(&name)? {
+            let read = file.take(HEAD_MAX).read_to_end(&mut head);
+            read.map_err(|e| Error::io("read", &self.path(self.layout().items(), &name), e))?;
+        }
+        Ok(head)
     }
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.

@@ -33,6 +33,11 @@ pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
     }
 }
 
+/// When a document wants its job to start.
+pub(super) fn not_before(at: Wall, now: Wall) -> String {
+    format!("is not to start before {}", at.short(now))
+}
+
 /// How long a job runs: `4m 05s`, and which start it is if not the first.
 pub(super) fn running_for(claim: &Claim, limit: &str, now: Wall) -> String {
     let since = human(now.since(claim.started_at));

@@ -1,8 +1,9 @@
 //! Steering: `cancel`, `hold`, `release`, `retry`. Each leaves marks or a document; the daemon does
 //! the rest, now or when it is started.
 
-use super::brief::{retry_at, suspension_text};
+use super::brief::{not_before, retry_at, suspension_text};
 use super::logs::standing;
+use super::queue::put_off;
 use super::result::{Finished, counted};
 use super::scope::{Scope, Standing, open_ids};
 use super::submit;
@@ -80,7 +81,11 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
             // A job that was not begun may wait for its agent, too.
             _ => {
                 spool.mark(id, Mark::Release)?;
-                format!("{id} is not held; if its agent or project is, that hold is lifted{delay}")
+                let own = put_off(spool, id, now).map(|at| not_before(at, now));
+                let own = own.map_or(String::new(), |own| format!("; by its document it {own}"));
+                format!(
+                    "{id} is not held; if its agent or project is, that hold is lifted{delay}{own}"
+                )
             }
         }))
     };

@@ -1,11 +1,12 @@
 //! `queue` and `list`: what waits, what runs, and what is in the way.
 
-use super::brief::{hold_line, retry_at, running_for, suspension_text};
+use super::brief::{hold_line, not_before, retry_at, running_for, suspension_text};
 use super::scope::Scope;
 use crate::board;
 use crate::cli::Format;
+use crate::document;
 use crate::error::Result;
-use crate::job::JobId;
+use crate::job::{JobId, Meta};
 use crate::record::{Claim, HoldView};
 use crate::registry::{Entry, Registry};
 use crate::render::{self, Style, clean, clean_line};
@@ -141,6 +142,15 @@ impl Ground {
     }
 }
 
+/// Until when a document itself puts its job off.
+pub(super) fn put_off(spool: &Spool, id: &JobId, now: Wall) -> Option<Wall> {
+    let head = spool.document_head(id).ok()?;
+    // It may be cut in the midst of a character.
+    let head = String::from_utf8_lossy(&head);
+    let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX, true).ok()?;
+    document.wishes.not_before.filter(|at| *at > now)
+}
+
 impl Seen {
     /// The project that a job is in.
     pub(super) fn around(scope: &Scope, spool: &Spool) -> Result<Seen> {
@@ -187,7 +197,8 @@ impl Seen {
                 _ if self.marks.cancelled.contains(id) => " (cancelled)".to_owned(),
                 _ if self.marks.held.contains(id) => " (held)".to_owned(),
                 Some(claim) => format!(" ({})", suspension_text(claim, now)),
-                None => String::new(),
+                None => put_off(&self.spool, id, now)
+                    .map_or(String::new(), |at| format!(" ({})", not_before(at, now))),
             };
             lines.push(format!("  {}. {}{remark}", number + 1, id.file_name()));
         }
@@ -269,6 +280,7 @@ fn as_json(entry: &Entry, found: &Found) -> Value {
         json!({
             "job_id": id, "created_at": meta.map(|meta| meta.mtime()), "size": meta.map(|meta| meta.size),
             "held": seen.marks.held.contains(id), "retry_at": claim.and_then(retry_at),
+            "not_before": put_off(&seen.spool, id, Wall::now()),
         })
     };
     if let Some(claim) = &seen.current {

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::brief::{check_end, retry_at, suspension_text};
-use super::queue::Seen;
+use super::queue::{Seen, put_off};
 use super::result::{Finished, Member, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
@@ -134,6 +134,9 @@ fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) 
     if !held && !is_cancelled {
         let why = claim.map(|claim| suspension_text(claim, Wall::now()));
         page.line("Suspended", why);
+        let now = Wall::now();
+        let at = claim.map_or_else(|| put_off(&seen.spool, id, now), |_| None);
+        page.line("Not before", at.map(|at| at.short(now)));
         for (word, why) in &seen.obstacles {
             page.line(word, Some(why));
         }

@@ -1,9 +1,9 @@
 //! `wait`: until jobs are done; the exit status tells how they ended.
 
 use super::Outcome;
-use super::brief::suspension_text;
+use super::brief::{not_before, suspension_text};
 use super::logs::{action, standing};
-use super::queue::Seen;
+use super::queue::{Seen, put_off};
 use super::result::Finished;
 use super::scope::{Scope, Standing, refuse_own_wait};
 use super::terminal::LiveLine;
@@ -109,11 +109,14 @@ fn doing(scope: &Scope, spool: &Spool, id: &JobId, standing: &Standing) -> Resul
             let seen = Seen::around(scope, spool)?;
             let before = seen.all().take_while(|other| *other != id).count();
             let ahead = usize::from(seen.current.is_some()) + before;
-            match (seen.left_alone(id), seen.obstacles.first()) {
-                (Some(why), _) => (format!("is left alone: {why}"), true),
-                (_, Some((_, why))) => (format!("waits: {why}"), true),
-                _ if ahead == 0 => ("is next".to_owned(), false),
-                _ => (format!("waits; {ahead} ahead of it"), false),
+            let odd = seen.left_alone(id);
+            let odd = odd.map(|why| format!("is left alone: {why}"));
+            let stopped = || Some(format!("waits: {}", seen.obstacles.first()?.1));
+            let later = || Some(not_before(put_off(spool, id, now)?, now));
+            match odd.or_else(stopped).or_else(later) {
+                Some(text) => (text, true),
+                None if ahead == 0 => ("is next".to_owned(), false),
+                None => (format!("waits; {ahead} ahead of it"), false),
             }
         }
         Standing::Running(claim) => {

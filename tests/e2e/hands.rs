@@ -31,6 +31,13 @@ fn idle_projects_hold_no_descriptor_and_an_agent_is_given_the_limit_that_we_were
         // ls has the directory open, too.
         assert_eq!(result["worker_output"]["summary"], "1000\n4", "{result}");
     }
+    // Our own is as high as it may be.
+    let limits = fs::read_to_string(format!("/proc/{}/limits", space.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{limits}");
     let places = projects
         .iter()
         .map(|project| project.path.display().to_string());

@@ -290,6 +290,24 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
     project.wait_view("that only it waits", |view| {
         view["queued_tasks"] == json!([format!("{ID}.md")])
     });
+    // Whoever looks is told, with the daemon and without.
+    let told = |args: &[&str], text: &str| {
+        let ran = space.run(args);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(told.contains(text), "{args:?}: {told}");
+    };
+    for is_there in [true, false] {
+        let until = "is not to start before 2099-01-01 12:00";
+        told(&["queue"], &format!("{ID}.md ({until})\n"));
+        told(&["wait", "--timeout", "200ms", ID], until);
+        told(&["release", ID], until);
+        told(&[ID], "\nNot before: 2099-01-01 12:00\n");
+        told(&["queue", "--json"], "\"not_before\":\"2099-01-01T12:00");
+        if is_there {
+            space.kill();
+        }
+    }
+    space.start();
     project.submit(ID, "now, too");
     assert_eq!(project.wait_result(ID)["status"], "completed");
 }
