@@ -71,6 +71,17 @@ struct Report {
 }
 
 impl Report {
+    fn new(format: Format) -> Report {
+        Report {
+            format,
+            style: Style::of_stdout(),
+            project: None,
+            agent: None,
+            findings: Vec::new(),
+            printed: Ok(()),
+        }
+    }
+
     fn print(&mut self, text: &str) {
         if self.format == Format::Text && self.printed.is_ok() {
             self.printed = render::print(text);
@@ -159,14 +170,7 @@ impl Report {
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
-    let mut report = Report {
-        format,
-        style: Style::of_stdout(),
-        project: None,
-        agent: None,
-        findings: Vec::new(),
-        printed: Ok(()),
-    };
+    let mut report = Report::new(format);
     let world = World::look(Places::find()?);
     report.heading("Monitor");
     let settings = check_settings(&mut report, &world.places);
@@ -196,6 +200,24 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     report.heading("Holds");
     check_holds(&mut report, &world.places, &settings, &entries);
     report.end()
+}
+
+/// What would stop jobs of a project that was just registered; a line for each.
+pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
+    let world = World::look(places.clone());
+    // As for JSON, findings are kept and not printed.
+    let mut report = Report::new(Format::Json);
+    check_credentials(&mut report, &world);
+    if let Some(settings) = check_settings(&mut report, places) {
+        agent::check(&mut report, &world, &settings.common.agent, Some(project));
+    }
+    let findings = report.findings.into_iter();
+    let problems = findings.filter(|finding| finding.level == Level::Problem);
+    let line = |finding: Finding| {
+        let remedy = finding.remedy.unwrap_or_default();
+        clean_line(&format!("Problem: {}; run: {remedy}", finding.message))
+    };
+    problems.map(line).collect()
 }
 
 /// The agents that projects use, that of the settings, and those that the settings list, each with the

@@ -1,5 +1,6 @@
 //! The commands that change the registry, and `restart`.
 
+use super::doctor;
 use super::result::counted;
 use super::scope::Scope;
 use crate::agent::dialect;
@@ -46,6 +47,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     };
     let now = Wall::now();
     // Refusals come before anything is made.
+    refuse_spool(&entries, &path)?;
     registry.clone().add(&project, now)?;
     let spool = Spool::create(&project)?;
     let mut text = format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?;
@@ -68,7 +70,32 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
         let how = service::start_command();
         text += &format!("  The monitor is not running; start it with: {how}\n");
     }
+    for line in doctor::of_new_project(&places, &project) {
+        text += &format!("  {line}\n");
+    }
     render::print(&text)
+}
+
+/// Refuses a directory of somebody's spool: jobs in it would be taken for documents of another.
+fn refuse_spool(entries: &[Entry], path: &Path) -> Result<()> {
+    for Entry { project, .. } in entries {
+        let layout = project.layout;
+        let dirs = [
+            layout.items(),
+            layout.results(),
+            layout.state(),
+            layout.logs(),
+        ];
+        let mut tops = dirs.iter().filter_map(|dir| dir.split('/').next());
+        if tops.any(|top| path.starts_with(project.path.join(top))) {
+            let (path, name) = (path.display(), &project.name);
+            let text = format!(
+                "{path} belongs to the spool of project {name:?}, which is registered already"
+            );
+            return Err(Error::new(text));
+        }
+    }
+    Ok(())
 }
 
 /// Holds the documents that lie there already, unless they are to run.

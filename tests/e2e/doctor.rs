@@ -473,3 +473,30 @@ fn a_day_s_budget_that_is_used_up_and_holds_in_force_stop_jobs() {
     let text = space.run(&["doctor"]).stdout;
     assert!(text.contains("stopped by 1 problem and 2 holds"), "{text}");
 }
+
+#[test]
+fn registering_tells_in_a_line_each_what_would_stop_jobs() {
+    let space = space();
+    let path = space.root().join("new project");
+    fs::create_dir(&path).unwrap();
+    let path = path.to_str().unwrap();
+    let text = space.run(&["register", path]).ok();
+    let problems = text.lines().filter(|line| line.starts_with("  Problem: "));
+    let problems: Vec<_> = problems.collect();
+    assert_eq!(problems.len(), 1, "{text}");
+    assert!(problems[0].contains("claude is not on the PATH"), "{text}");
+    space.run(&["unregister", "new project"]).ok();
+    // It is the agent of the settings that counts.
+    space.plain_agent("cat");
+    let text = space.run(&["register", path]).ok();
+    assert!(!text.contains("Problem"), "{text}");
+    space.run(&["unregister", "new project"]).ok();
+    fs::remove_file(space.config().join("config.json")).unwrap();
+    space.claude(CLAUDE);
+    log_in(&space);
+    let text = space.run(&["register", path]).ok();
+    assert!(
+        !text.contains("Problem") && !text.contains("Warning"),
+        "{text}"
+    );
+}

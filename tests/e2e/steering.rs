@@ -358,7 +358,7 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
 }
 
 #[test]
-fn register_keeps_git_away_and_warns_of_a_tree_that_is_shared() {
+fn register_keeps_git_away_warns_of_a_tree_that_is_shared_and_refuses_a_spool() {
     let space = Space::new();
     let alpha = space.project("alpha");
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
@@ -369,6 +369,13 @@ fn register_keeps_git_away_and_warns_of_a_tree_that_is_shared() {
         fs::read_to_string(path("inner/jobs/.gitignore")).unwrap(),
         "*\n"
     );
+    for spool in ["jobs", "jobs/items"] {
+        let ran = space.run(&["register", &path(spool)]);
+        assert!(
+            ran.status == 1 && ran.stderr.contains("the spool of project \"alpha\""),
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]
