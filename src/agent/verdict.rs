@@ -800,15 +800,20 @@ mod tests {
         );
         assert_eq!(judge(Ending::Cancelled, &[ill]), Some(Cancelled));
 
-        let mut fold = Fold::new(dialect(Protocol::Codex), false);
-        fold.feed(
-            b"{\"type\":\"error\",\"message\":\"Reconnecting... 2/5 (unexpected status 503)\"}\n",
-        );
-        fold.finish();
-        assert_eq!(
-            kind_of(&claude(&killed(15, Ending::Timeout), &fold, "")),
-            Some(Overloaded)
-        );
+        let codex = |output: &[u8]| {
+            let mut fold = Fold::new(dialect(Protocol::Codex), false);
+            fold.feed(output);
+            fold.finish();
+            kind_of(&claude(&killed(15, Ending::Silent), &fold, ""))
+        };
+        let ill =
+            b"{\"type\":\"error\",\"message\":\"Reconnecting... 2/5 (unexpected status 503)\"}\n";
+        assert_eq!(codex(ill), Some(Overloaded));
+        // It waits as long as the service wants it to.
+        let waits = std::fs::read(format!("{DIR}/codex/429_retry_after_3600.jsonl"));
+        assert_eq!(codex(&waits.unwrap()), Some(RateLimited));
+        let hangs = std::fs::read(format!("{DIR}/codex/hang_before_headers.jsonl"));
+        assert_eq!(codex(&hangs.unwrap()), Some(Silent));
     }
 
     #[test]

@@ -382,6 +382,43 @@ fn an_agent_that_the_settings_list_is_checked_also_where_nobody_uses_it_yet() {
 }
 
 #[test]
+fn each_agent_in_use_is_asked_in_its_own_way_whether_somebody_is_logged_in() {
+    let space = space();
+    let codex = r#"case "$*" in --version) echo codex-cli 9.9.9 ;; 'login status') [ -e "$HOME/logged-in" ] ;; *) exit 9 ;; esac"#;
+    space.program("codex", codex);
+    space.program("gemini", "[ \"$*\" = --version ] && echo 8.8.8");
+    for agent in ["codex", "gemini"] {
+        space.project_with(agent, json!({ "agent": agent }));
+    }
+    space.claude(CLAUDE);
+    log_in(&space);
+    // Codex and Claude Code tell it themselves; of Gemini the file of its login must do.
+    let login = finding(&space, "login", "problem", "no credentials");
+    assert_eq!(
+        (&login["agent"], remedy(&login)),
+        (&json!("gemini"), "gemini")
+    );
+    fs::create_dir(space.home().join(".gemini")).unwrap();
+    fs::write(space.home().join(".gemini/oauth_creds.json"), "{}").unwrap();
+    assert_eq!(bad(&space, "login"), [Value::Null; 0]);
+    fs::remove_file(space.home().join("logged-in")).unwrap();
+    let missing: Vec<_> = bad(&space, "login")
+        .iter()
+        .map(|one| one["agent"].clone())
+        .collect();
+    assert_eq!(missing, ["claude", "codex"]);
+    space.credentials(
+        &format!("CODEX_API_KEY={SECRET}\nANTHROPIC_API_KEY={SECRET}\n"),
+        0o600,
+    );
+    assert_eq!(bad(&space, "login"), [Value::Null; 0]);
+    let text = space.run(&["doctor"]).stdout;
+    for version in ["bin/codex, codex-cli 9.9.9\n", "bin/gemini, 8.8.8\n"] {
+        assert!(text.contains(version), "{text}");
+    }
+}
+
+#[test]
 fn gemini_is_to_be_told_that_a_quota_is_not_slept_out() {
     let space = space();
     space.program("gemini", "echo 0.9.9");

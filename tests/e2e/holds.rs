@@ -272,35 +272,42 @@ fn settings_that_are_missing_for_a_moment_are_those_before() {
 
 #[test]
 fn jobs_that_fail_alike_and_at_once_hold_their_agent_over_all_projects() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; if [ -e fixed ]; then exit 0; fi; echo odd >&2; exit 7");
-    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
-    space.start();
-    alpha.submit(ID, "x");
-    alpha.submit(NEXT, "x");
-    assert_eq!(alpha.wait_result(NEXT)["error_kind"], "exit_code");
-    beta.submit(ID, "x");
-    assert_eq!(beta.wait_result(ID)["status"], "failed");
-    beta.submit(NEXT, "x");
-    let hold = wait_hold(&beta, "breaker");
-    let reason = hold["reason"].as_str().unwrap();
-    for part in [
-        "odd",
-        &format!("job-monitor -p alpha retry {ID} {NEXT}"),
-        &format!("job-monitor -p beta retry {ID}"),
-    ] {
-        assert!(reason.contains(part), "{reason}");
+    for by_hand in [false, true] {
+        let space = Space::new();
+        space
+            .plain_agent("cat > /dev/null; if [ -e fixed ]; then exit 0; fi; echo odd >&2; exit 7");
+        let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+        space.start();
+        alpha.submit(ID, "x");
+        alpha.submit(NEXT, "x");
+        assert_eq!(alpha.wait_result(NEXT)["error_kind"], "exit_code");
+        beta.submit(ID, "x");
+        assert_eq!(beta.wait_result(ID)["status"], "failed");
+        beta.submit(NEXT, "x");
+        let hold = wait_hold(&beta, "breaker");
+        let reason = hold["reason"].as_str().unwrap();
+        for part in [
+            "odd",
+            &format!("job-monitor -p alpha retry {ID} {NEXT}"),
+            &format!("job-monitor -p beta retry {ID}"),
+        ] {
+            assert!(reason.contains(part), "{reason}");
+        }
+        assert!(beta.result(NEXT).is_none());
+        // The probe, or a person's word: one that succeeds is enough.
+        fs::write(beta.path.join("fixed"), "").unwrap();
+        if by_hand {
+            space.run(&["-p", "beta", "release", NEXT]).ok();
+        } else {
+            assert_eq!(space.stop(), 0);
+            make_probes_due(&space);
+            space.start();
+        }
+        assert_eq!(beta.wait_result(NEXT)["status"], "completed");
+        fs::write(alpha.path.join("fixed"), "").unwrap();
+        alpha.submit(LAST, "x");
+        assert_eq!(alpha.wait_result(LAST)["status"], "completed");
     }
-    assert!(beta.result(NEXT).is_none());
-    // The probe: one that succeeds is enough.
-    assert_eq!(space.stop(), 0);
-    make_probes_due(&space);
-    fs::write(beta.path.join("fixed"), "").unwrap();
-    space.start();
-    assert_eq!(beta.wait_result(NEXT)["status"], "completed");
-    fs::write(alpha.path.join("fixed"), "").unwrap();
-    alpha.submit(LAST, "x");
-    assert_eq!(alpha.wait_result(LAST)["status"], "completed");
 }
 
 #[test]

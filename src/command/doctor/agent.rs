@@ -135,10 +135,10 @@ fn check_login(report: &mut Report, world: &World, agent: &AgentSpec, program: &
 
 /// What gemini's own settings make of jobs that nobody watches.
 fn check_gemini(report: &mut Report, env: &Env) {
-    let Some(home) = variable(env, "HOME") else {
+    let get = |name: &str| variable(env, name).map(OsStr::to_owned);
+    let Some(path) = dialect(Protocol::Gemini).own_file("settings.json", &get) else {
         return;
     };
-    let path = Path::new(home).join(".gemini/settings.json");
     if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] != 1 {
         let message = format!(
             "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
