@@ -95,7 +95,7 @@ fn ids(projects: &Which, command: &str) -> Vec<String> {
     let open = spools.iter().flat_map(open_ids).flatten();
     let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
     if !["cancel", "hold", "release", "wait"].contains(&command)
-        && let Ok(newest) = Newest::of(&spools)
+        && let Ok(newest) = Newest::of(&spools, None)
     {
         let newest = newest.iter().take(FINISHED_MAX);
         ids.extend(newest.map(|(_, id)| id.to_string()));

@@ -132,8 +132,7 @@ fn each(
         let standing = standing(scope, &spool, id)?;
         match &standing {
             Standing::Done(result) if asked.command != "retry" => {
-                let told = Finished::read(result);
-                let status = told.map_or("unreadable".to_owned(), |told| told.word());
+                let status = Finished::read(result).word();
                 Err(Error::new(format!("{id} is finished already ({status})")))
             }
             standing => act(&spool, id, standing),
@@ -193,8 +192,7 @@ fn failed_jobs(spool: &Spool, since: Option<Wall>) -> Result<Vec<JobId>> {
     spool.finished(&mut |id, written| {
         let Some(id) = JobId::exact(id) else { return };
         all.insert(id.clone());
-        let told = || Finished::of(spool, &id);
-        if written >= since && told().is_some_and(|told| told.word() == "failed") {
+        if written >= since && Finished::of(spool, &id).word() == "failed" {
             failed.push(id);
         }
     })?;

@@ -129,7 +129,7 @@ impl Story {
         let mut story = Story::default();
         match standing {
             Standing::Done(result) => {
-                let told = Finished::read(result).unwrap_or_default();
+                let told = Finished::read(result);
                 story.starts = told.attempts.list();
                 story.checks = told.checks.list();
                 story.line = told.line();

@@ -8,8 +8,8 @@ use crate::record::{Change, Check};
 use crate::render::{Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +20,8 @@ const BLOCK: usize = 32 << 10;
 /// Of a result that is larger, a text of more bytes than this is left out. Nobody looks for one but for
 /// the answer.
 const LONG: usize = 64 << 10;
+/// A result is written after its job's end, but the clock of a file system may lag.
+const SLACK: Duration = Duration::from_secs(60);
 /// A job takes less; a longer one is a mistake in its result.
 const SECONDS_MAX: f64 = 1e9;
 /// An error may quote a page of the agent's; it stands in full where the agent said it.
@@ -28,15 +30,8 @@ const ERROR_SHOWN: usize = 200;
 const AUDIT_GOOD: f64 = 70.0;
 
 /// A member of a result as it was written: most are never looked at.
-#[derive(Default)]
+#[derive(Default, Deserialize)]
 pub(super) struct Member(Option<Box<RawValue>>);
-
-impl<'de> Deserialize<'de> for Member {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Member, D::Error> {
-        let raw = <&RawValue>::deserialize(from)?;
-        Ok(Member((raw.get() != "null").then(|| raw.to_owned())))
-    }
-}
 
 impl Member {
     /// Its value. One of another type, as in old results and in those that somebody mended, counts as
@@ -65,6 +60,9 @@ impl Member {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Finished {
+    /// It is no whole JSON object, or the file cannot be read.
+    #[serde(skip)]
+    pub is_unreadable: bool,
     pub status: Member,
     pub error_kind: Member,
     pub error: Member,
@@ -129,40 +127,48 @@ impl Ending {
 }
 
 impl Finished {
-    /// What a result tells; `None` if it is no whole JSON object, or cannot be read.
-    pub(super) fn read(file: &File) -> Option<Finished> {
-        let text = read(file).ok()?;
-        // To serde, a list would be a struct, too.
-        let is_object = text.trim_ascii_start().starts_with(b"{");
-        serde_json::from_slice(&text).ok().filter(|_| is_object)
+    /// What a result tells. One that is no whole JSON object, or cannot be read, tells only that.
+    pub(super) fn read(file: &File) -> Finished {
+        Finished::parse(&read(file).unwrap_or_default())
     }
 
-    /// The result of a job, if there is one that can be read.
-    pub(super) fn of(spool: &Spool, id: &JobId) -> Option<Finished> {
-        Finished::read(&spool.open_result(id).ok()??)
+    /// The result of a job.
+    pub(super) fn of(spool: &Spool, id: &JobId) -> Finished {
+        let file = spool.open_result(id).ok().flatten();
+        file.map_or_else(|| Finished::parse(b""), |file| Finished::read(&file))
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Finished {
+        // To serde, a list would be a struct, too.
+        let is_object = text.trim_ascii_start().starts_with(b"{");
+        match serde_json::from_slice(text) {
+            Ok(found) if is_object => found,
+            _ => Finished {
+                is_unreadable: true,
+                ..Finished::default()
+            },
+        }
     }
 
     /// The result of a job, of which there is no other word.
     pub(super) fn need(spool: &Spool, id: &JobId, file: &File) -> Result<Finished> {
-        Finished::read(file).ok_or_else(|| {
+        let result = Finished::read(file);
+        if result.is_unreadable {
             let path = spool.result_path(id);
             let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
             let text = format!("the result {} cannot be read; {way_out}", path.display());
-            Error::new(text)
-        })
-    }
-
-    /// What stands in for a result that cannot be read.
-    pub(super) fn unreadable() -> Finished {
-        let status = Member(RawValue::from_string("\"unreadable\"".to_owned()).ok());
-        let rest = Finished::default();
-        Finished { status, ..rest }
+            return Err(Error::new(text));
+        }
+        Ok(result)
     }
 
     /// How it ended, in the document's own word.
     pub(super) fn word(&self) -> String {
-        let word = self.status.text();
-        word.map_or("unknown".to_owned(), |word| clean_line(&word))
+        let none = match self.is_unreadable {
+            true => "unreadable",
+            false => "unknown",
+        };
+        clean_line(self.status.text().as_deref().unwrap_or(none))
     }
 
     pub(super) fn is_completed(&self) -> bool {
@@ -175,8 +181,7 @@ impl Finished {
 
     /// What the agent brought. In old results that may be a mere text.
     pub(super) fn output(&self) -> Output {
-        let raw = self.worker_output.0.as_ref().map_or("", |raw| raw.get());
-        serde_json::from_str(raw).unwrap_or_default()
+        self.worker_output.get().unwrap_or_default()
     }
 
     pub(super) fn cost_usd(&self) -> Option<f64> {
@@ -336,24 +341,33 @@ pub(super) fn change_line(change: &Change) -> Option<String> {
     Some(parts.join(", ") + &branch.unwrap_or_default())
 }
 
+/// When a result was written, unless its job ended before `since`.
+pub(super) fn written(written_ns: i128, since: Option<Wall>) -> Option<Wall> {
+    // Beyond the year 2262 they are all of the same age.
+    let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
+    let may_count = since.is_none_or(|since| written.plus(SLACK) >= since);
+    may_count.then_some(written)
+}
+
 /// The finished jobs of some projects, those first whose results were written last.
 pub(super) struct Newest {
     /// Their ids, a line each: as many small texts would take three times the memory.
     ids: String,
     /// When a result was written, where its job's id begins, and its project's place.
-    pub order: Vec<(i64, u32, u32)>,
+    pub order: Vec<(Wall, u32, u32)>,
 }
 
 impl Newest {
-    pub(super) fn of(spools: &[Spool]) -> Result<Newest> {
+    /// All of them, or at least those that ended since then.
+    pub(super) fn of(spools: &[Spool], since: Option<Wall>) -> Result<Newest> {
         let (mut ids, mut order) = (String::new(), Vec::new());
         for (place, spool) in spools.iter().enumerate() {
             spool.finished(&mut |id, written_ns| {
-                // Beyond the year 2262 they are all of the same age.
-                let written = i64::try_from(written_ns).unwrap_or(i64::MAX);
-                order.push((written, ids.len() as u32, place as u32));
-                ids.push_str(id);
-                ids.push('\n');
+                if let Some(written) = written(written_ns, since) {
+                    order.push((written, ids.len() as u32, place as u32));
+                    ids.push_str(id);
+                    ids.push('\n');
+                }
             })?;
         }
         let id_at = |at: u32| ids[at as usize..].split('\n').next();

@@ -12,7 +12,7 @@ use crate::settings::{self, Places};
 use crate::spool::{Mark, Spool};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// What is said where there is nothing to look at.
 pub(super) const NO_PROJECT: &str = "no project is registered; job-monitor register PATH adds one";
@@ -309,18 +309,16 @@ pub(crate) fn choose(
     })
 }
 
-/// The registered project that an absolute path lies in; of nested ones the innermost. Paths are
-/// compared as text first, since to resolve each could hang in a dead mount; one with `..` in it
-/// means nothing before it is resolved.
+/// The registered project that an absolute path lies in; of nested ones the innermost. The paths of
+/// projects are compared as text first, since to resolve each could hang in a dead mount.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
-    let deepest = |path: &Path, root: fn(&Path) -> PathBuf| {
+    let path = resolved(path);
+    let deepest = |root: fn(&Path) -> PathBuf| {
         let roots = entries.iter().map(|entry| root(&entry.project.path));
         let inside = roots.enumerate().filter(|(_, root)| path.starts_with(root));
         Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
     };
-    let is_plain = !path.components().any(|part| part == Component::ParentDir);
-    let as_text = is_plain.then(|| deepest(path, Path::to_owned)).flatten();
-    as_text.or_else(|| deepest(&resolved(path), resolved))
+    deepest(Path::to_owned).or_else(|| deepest(resolved))
 }
 
 /// Where a path leads. Of one that leads nowhere, at least what is above it is resolved.

@@ -1,7 +1,7 @@
 //! `stats`: what the finished jobs came to, by project and day. What a result does not tell is not
 //! counted.
 
-use super::result::Finished;
+use super::result::{Finished, written};
 use super::scope::Scope;
 use super::terminal;
 use crate::cli::Format;
@@ -16,8 +16,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-/// A result is written after its job's end, but the clock of a file system may lag.
-const SLACK: Duration = Duration::from_secs(60);
 /// A bar of more columns tells no more.
 const BAR_MAX: usize = 40;
 
@@ -62,14 +60,14 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
         project.name.clone_from(&spool.project().name);
         let mut days: BTreeMap<String, Totals> = BTreeMap::new();
         spool.finished(&mut |id, written_ns| {
-            let written = Wall(i64::try_from(written_ns / 1_000_000).unwrap_or(i64::MAX));
-            if since.is_some_and(|since| written.plus(SLACK) < since) {
-                return;
-            }
-            let Some(result) = JobId::exact(id).and_then(|id| Finished::of(&spool, &id)) else {
-                project.unreadable += 1;
+            let (Some(written), Some(id)) = (written(written_ns, since), JobId::exact(id)) else {
                 return;
             };
+            let result = Finished::of(&spool, &id);
+            if result.is_unreadable {
+                project.unreadable += 1;
+                return;
+            }
             // If it does not say when its job ended, that was when it was written.
             let ended = result.completed_at().unwrap_or(written);
             if since.is_none_or(|since| ended >= since) {
@@ -270,7 +268,7 @@ mod tests {
     fn totals(results: &[&str]) -> Totals {
         let mut totals = Totals::default();
         for text in results {
-            totals.add(&serde_json::from_str(text).unwrap());
+            totals.add(&Finished::parse(text.as_bytes()));
         }
         totals.finish();
         totals

@@ -24,7 +24,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
     let (spools, style) = (scope.spools(), Style::of_stdout());
     let (format, since) = (asked.format, asked.since);
     let limit = asked.limit.unwrap_or(usize::MAX);
-    let newest = Newest::of(&spools)?;
+    let newest = Newest::of(&spools, since)?;
     render::show(match format {
         Format::Text => "Completed jobs:\n",
         Format::Json => "{\"jobs\":[",
@@ -32,7 +32,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
     let mut rows = newest.iter().filter_map(|(place, id)| {
         let spool = &spools[place];
         // One that cannot be read is told, too; when it ended nobody knows.
-        let result = Finished::of(spool, &id).unwrap_or_else(Finished::unreadable);
+        let result = Finished::of(spool, &id);
         let ended = result.completed_at();
         let is_old = since.is_some_and(|since| ended < Some(since));
         if is_old || asked.failed && result.ending() != Ending::Bad {

@@ -85,7 +85,7 @@ pub(super) fn wait(
 
 /// Tells how a job ended; whether it completed.
 fn tell(id: &JobId, result: &File) -> Result<bool> {
-    let result = Finished::read(result).unwrap_or_else(Finished::unreadable);
+    let result = Finished::read(result);
     let style = Style::of_stdout();
     let mark = result.ending().mark(style);
     render::print(&match style.terminal {

@@ -209,7 +209,7 @@ impl Panel {
 /// The newest results, however many there are.
 fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
     let mut ended = Vec::new();
-    for (_, id) in Newest::of(std::slice::from_ref(spool))?.iter() {
+    for (_, id) in Newest::of(std::slice::from_ref(spool), None)?.iter() {
         let one = Ended::read(spool, &id, style, now);
         let is_past = one.as_ref().is_some_and(|one| now.since(one.at) > RECENT);
         ended.extend(one);
@@ -227,7 +227,7 @@ impl Ended {
     }
 
     fn read(spool: &Spool, id: &JobId, style: Style, now: Wall) -> Option<Ended> {
-        let result = Finished::of(spool, id)?;
+        let result = Finished::of(spool, id);
         let (at, ending) = (result.completed_at()?, result.ending());
         let span = |of: &Attempt| (of.started_at, of.started_at.plus(of.duration()));
         let spans = result.attempts.list().iter().map(span).collect();
