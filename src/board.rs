@@ -8,7 +8,9 @@ use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::HoldView;
+use crate::registry::Entry;
 use crate::service;
+use crate::settings::{self, Places, Settings};
 use crate::time::Wall;
 use crate::watch::{Bell, Wake};
 use serde::Serialize;
@@ -80,6 +82,15 @@ pub struct Closed {
     pub until: Option<Wall>,
     /// A hold that has just begun, to be told.
     pub news: Option<Hold>,
+}
+
+/// Reads holds and ledger, for commands, with what settings and the time decide.
+pub fn read_decided(places: &Places, entries: &[Entry]) -> Records {
+    let mut records = read(&places.state);
+    if let Ok((settings, _)) = settings::load(&places.settings()) {
+        records.decide_all(entries, &settings, Wall::now());
+    }
+    records
 }
 
 /// Reads holds and ledger, for commands.
@@ -176,6 +187,18 @@ impl Records {
             Gate::Open | Gate::Probe => self.holds.list.iter().find(is_shown),
         };
         hold.map(|hold| hold.view(now))
+    }
+
+    /// Brings the holds that settings and the time decide in line for all projects, also where no job
+    /// has met them yet.
+    pub fn decide_all(&mut self, entries: &[Entry], settings: &Settings, now: Wall) {
+        let overall = settings.common.daily_budget_usd;
+        for entry in entries.iter().filter(|entry| entry.enabled) {
+            if let Ok(policy) = entry.policy(settings) {
+                let who = Entrant::new(&entry.project.name, &policy, false);
+                self.decide(&who, &policy, overall, now);
+            }
+        }
     }
 
     /// All holds in force.
@@ -339,6 +362,15 @@ impl Board {
         let inner = self.inner();
         let stamps = inner.records.holds.stamps();
         stamps.map(|stamp| stamp.path.clone()).collect()
+    }
+
+    /// Lifts all holds, also those that no job has met yet.
+    pub fn release_all(&self, entries: &[Entry], settings: Option<&Settings>) -> Vec<Hold> {
+        if let Some(settings) = settings {
+            let records = &mut self.inner().records;
+            records.decide_all(entries, settings, Wall::now());
+        }
+        self.change(|holds, _| holds.release(None))
     }
 
     /// Takes the request of `release --all`, if there is one.

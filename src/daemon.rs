@@ -213,7 +213,8 @@ impl Daemon {
     fn look(&mut self) {
         let board = &self.context.board;
         if board.take_release_request() {
-            let lifted = board.change(|holds, _| holds.release(None));
+            let entries = self.entries.as_deref().unwrap_or_default();
+            let lifted = board.release_all(entries, self.settings.as_ref());
             say_lifted(lifted, "released by hand");
         }
         self.follow();

@@ -59,7 +59,8 @@ pub(super) fn hold(scope: &Scope, asked: &Asked) -> Result<()> {
 /// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
 pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
     let (state, now) = (&scope.places.state, Wall::now());
-    let holds = board::read(state).all(now).len() as u64;
+    let records = board::read_decided(&scope.places, &scope.entries);
+    let holds = records.all(now).len() as u64;
     if asked.all {
         board::ask_release(state)?;
     }

@@ -329,14 +329,8 @@ fn check_project(report: &mut Report, world: &World, settings: &Settings, entry:
 /// What is held: by faults of agents, by the day's money, by the owner's own rules.
 fn check_holds(report: &mut Report, places: &Places, settings: &Settings, entries: &[Entry]) {
     let now = Wall::now();
-    let overall = settings.common.daily_budget_usd;
     let mut records = board::read(&places.state);
-    for entry in entries.iter().filter(|entry| entry.enabled) {
-        if let Ok(policy) = entry.policy(settings) {
-            // So that what only settings and time decide is in force.
-            records.hold_of(&entry.project.name, &policy, overall, now);
-        }
-    }
+    records.decide_all(entries, settings, now);
     let ends = |until: Wall| format!("; until {}", until.short(now));
     // What holds several projects alike, as the day's money does, is one finding.
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -128,7 +128,7 @@ fn lines(rows: &[Row]) -> String {
 
 fn holds_as_json(scope: &Scope) -> Result<String> {
     let now = Wall::now();
-    let records = board::read(&scope.places.state);
+    let records = board::read_decided(&scope.places, &scope.entries);
     let view = |hold: &Hold| {
         let mut view = json!(hold.view(now));
         view["project"] = json!(hold.project);

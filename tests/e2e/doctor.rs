@@ -537,3 +537,16 @@ fn registering_tells_in_a_line_each_what_would_stop_jobs() {
         "{text}"
     );
 }
+
+#[test]
+fn an_agent_that_does_not_answer_is_not_waited_for() {
+    let space = space();
+    let project = space.project("alpha");
+    space.program("claude", "exec sleep 60");
+    let asked = std::time::Instant::now();
+    finding(&space, "program", "problem", "gives no answer within");
+    space.run(&["unregister", "alpha"]).ok();
+    let root = project.path.display().to_string();
+    space.run(&["register", &root]).ok();
+    assert!(asked.elapsed().as_secs() < 30);
+}

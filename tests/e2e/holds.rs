@@ -401,6 +401,32 @@ fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart(
     }
 }
 
+#[test]
+fn a_hold_that_no_job_has_met_yet_is_told_everywhere_and_released_all_the_same() {
+    let space = Space::new();
+    stand_in(&space);
+    let project = space.project("alpha");
+    space.set(json!({"usage_ceiling": 0.9}));
+    let reset = now() + 3600;
+    script(
+        &project,
+        1,
+        &format!("play subscription-warning -e 's/1795173824/{reset}/g'"),
+    );
+    space.start();
+    project.submit(ID, "x");
+    project.wait_result(ID);
+    let holds = || space.run(&["status", "--json"]).json()["holds"].clone();
+    wait_until("the ceiling is told", || {
+        holds()[0]["kind"] == "usage_ceiling"
+    });
+    let released = space.run(&["release", "--all"]);
+    assert!(released.stdout.contains("lifted 1 hold"), "{released:?}");
+    wait_until("it is lifted", || holds() == json!([]));
+    project.submit(NEXT, "x");
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+}
+
 /// Codex tells of its windows in the rollout file of the thread, also after a success.
 #[test]
 fn codex_s_usage_windows_are_kept_under_the_ceiling_too() {

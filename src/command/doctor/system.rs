@@ -18,9 +18,13 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+use wait_timeout::ChildExt;
 
 /// So much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
+/// How long an answer may take; agents take half a second.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// With less room than this, in MiB, results and logs may not be written any more.
 const ROOM_MIN: u64 = 32;
 /// With less room than this, in MiB, a day of logs may not fit.
@@ -80,19 +84,28 @@ fn environment_of(pid: i32) -> Option<Env> {
     Some(pairs.collect())
 }
 
-/// Asks a program that answers by itself and at once: all that it said, or why that is no answer.
+/// Asks a program that answers by itself and at once: all that it said, or why that is no answer. One
+/// that does not is not waited for.
 pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result<String, String> {
     // A file, not a pipe: a process that the program leaves behind could hold a pipe open.
     let answer = files::in_memory(b"").map_err(|error| error.to_string())?;
-    let run = || -> io::Result<ExitStatus> {
+    let run = || -> io::Result<Option<ExitStatus>> {
         let mut command = Command::new(program);
         command.args(args).current_dir(at).stdin(Stdio::null());
         command.env_clear().envs(env.iter().cloned());
         command.stdout(answer.try_clone()?);
         command.stderr(answer.try_clone()?);
-        command.status()
+        let mut child = command.spawn()?;
+        let ended = child.wait_timeout(ANSWER_TIME)?;
+        if ended.is_none() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(ended)
     };
     let status = run().map_err(|error| format!("cannot be started: {}", plain(&error)))?;
+    let late = || format!("gives no answer within {} s", ANSWER_TIME.as_secs());
+    let status = status.ok_or_else(late)?;
     let said = files::tail(&answer, program, ANSWER_MAX).map_err(|error| error.to_string())?;
     let last = said.trim().lines().last().unwrap_or("it says nothing");
     match status.success() {
