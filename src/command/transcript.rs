@@ -469,28 +469,32 @@ mod tests {
 
     #[test]
     fn every_recorded_output_is_harmless_and_its_single_lines_fit() {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/claude");
-        let mut seen = 0;
-        for file in std::fs::read_dir(dir).unwrap().flatten() {
-            let path = file.path();
-            if path.extension().is_none_or(|ending| ending != "jsonl") {
-                continue;
-            }
-            let input = std::fs::read(&path).unwrap();
-            for columns in [10, 40, 200] {
-                let text = transcript(Protocol::Claude, &input, 999, columns).take();
-                let is_fine = |c: char| c == '\n' || c == '\t' || !c.is_control();
-                assert!(text.chars().all(is_fine), "{path:?}");
-                let singles = text
-                    .lines()
-                    .filter(|line| line.starts_with(['●', '!', '(']));
-                for line in singles {
-                    assert!(width(line) <= columns, "{path:?}: {line}");
+        for protocol in [Protocol::Claude, Protocol::Codex, Protocol::Gemini] {
+            let dialect = dialect(protocol);
+            let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+            let mut seen = 0;
+            for file in std::fs::read_dir(format!("{dir}/{}", dialect.name)).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.to_string_lossy();
+                if !name.ends_with(".jsonl") || name.ends_with(".rollout.jsonl") {
+                    continue;
                 }
+                let input = std::fs::read(&path).unwrap();
+                for columns in [10, 40, 200] {
+                    let text = transcript(protocol, &input, 999, columns).take();
+                    let is_fine = |c: char| c == '\n' || c == '\t' || !c.is_control();
+                    assert!(text.chars().all(is_fine), "{path:?}");
+                    let singles = text
+                        .lines()
+                        .filter(|line| line.starts_with(['●', '!', '(']));
+                    for line in singles {
+                        assert!(width(line) <= columns, "{path:?}: {line}");
+                    }
+                }
+                seen += 1;
             }
-            seen += 1;
+            assert!(seen > 50);
         }
-        assert!(seen > 50);
     }
 
     #[test]

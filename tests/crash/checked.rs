@@ -1,4 +1,4 @@
-//! The short life of a job whose agent is sent back once by its check: two starts, two checks, and a claim
+//! The short life of a job that passes a gate and is sent back once by its check: two starts, two checks, and a claim
 //! that says in turn that its agent runs, that it is checked, and that it waits. Killed before each system
 //! call, and with each failing once.
 
@@ -15,9 +15,9 @@ const CHECK: &str = r#"mkdir "$NOTES.checked" 2> /dev/null && exit 1; exit 0"#;
 fn new_world(on_interrupt: &str) -> World {
     let world = World::new(on_interrupt);
     let check = world.space.program("check", CHECK);
-    world
-        .space
-        .set(json!({"check": [check], "check_rounds": 1}));
+    let gate = world.space.program("gate", "exit 0");
+    let keys = json!({"check": [check], "check_rounds": 1, "gate": [gate]});
+    world.space.set(keys);
     submit(&world.project, ONE);
     world
 }

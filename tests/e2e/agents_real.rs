@@ -187,6 +187,42 @@ fn a_session_of_either_goes_on_after_a_kill_in_mid_tool_and_cancel_ends_the_tool
     }
 }
 
+/// Of codex the session goes on after a hold; of gemini there is none before the first answer.
+#[test]
+fn either_goes_on_after_a_hold_and_is_sent_back_by_its_check() {
+    for (name, resumes) in [("codex", true), ("gemini", false)] {
+        let Some(real) = Real::new(name) else {
+            continue;
+        };
+        let check = "echo x >> checks; echo 'two tests fail'; [ $(wc -l < checks) -ge 2 ]";
+        let check = real.space.program("check", check);
+        let agents = |scenario: &str| json!({"agents": {name: real.agent(scenario)}});
+        real.space.set(agents("429-limit"));
+        real.space.set(json!({"agent": name, "check": [check]}));
+        let project = real.space.project("alpha");
+        project.submit(JOB, TEXT);
+        real.space.start();
+        let hold = wait_longer(Duration::from_secs(120), "the hold", || {
+            let hold = project.view()["hold"].clone();
+            (hold["kind"] == "usage_limit").then_some(hold)
+        });
+        assert!(hold["until"].is_string(), "{name}: {hold}");
+        real.space.set(agents("text"));
+        real.space.wait_log("the settings have changed");
+        real.space.run(&["release", JOB]).ok();
+        let result = finished(&project, JOB);
+        assert_eq!(result["status"], "completed", "{name}: {result:#}");
+        assert_eq!(result["checks"].as_array().unwrap().len(), 2);
+        let attempts = result["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), 3, "{name}: {attempts:#?}");
+        assert_eq!(attempts[0]["error_kind"], "usage_limit");
+        let session = |at: usize| attempts[at]["session_id"].as_str();
+        assert_eq!(session(0) == session(1), resumes, "{name}: {attempts:#?}");
+        assert_eq!(session(1), session(2), "{name}: {attempts:#?}");
+        assert!(session(2).is_some(), "{name}: {attempts:#?}");
+    }
+}
+
 #[test]
 fn three_agents_work_side_by_side_in_three_projects() {
     let (Some(codex), Ok((claude, script))) = (Real::new("codex"), tools()) else {

@@ -21,6 +21,7 @@ const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
 fn what_takes_a_minute_is_done_after_a_minute() {
     std::thread::scope(|scope| {
         scope.spawn(an_on_finish_that_hangs_is_ended_after_a_minute);
+        scope.spawn(a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record);
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
         scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
         scope
@@ -56,6 +57,25 @@ fn an_on_finish_that_hangs_is_ended_after_a_minute() {
         "it was cut short"
     );
     space.wait_log("took longer than 1m 00s");
+    space.assert_no_survivor();
+}
+
+fn a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record() {
+    let space = Space::new();
+    space.plain_agent(NOTES);
+    space.program("git", "exec sleep 600");
+    let path = std::env::var("PATH").unwrap();
+    let bin = space.root().join("bin");
+    space.env("PATH", &format!("{}:{path}", bin.display()));
+    let project = space.project("alpha");
+    fs::create_dir(project.path.join(".git")).unwrap();
+    space.start();
+    project.submit(ID, "x");
+    wait_longer(A_MINUTE, "the job", || project.result(ID));
+    let result = project.result(ID).unwrap();
+    assert_eq!(result["status"], "completed", "{result}");
+    assert!(result["git"].is_null(), "{result}");
+    space.wait_log("git rev-parse took longer than 20 s");
     space.assert_no_survivor();
 }
 
