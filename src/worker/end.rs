@@ -148,15 +148,22 @@ impl Worker<'_> {
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
         let policy = self.post.orders.policy();
-        let claim = self.jobs.claim(id).cloned().unwrap_or_else(|| {
+        let mut claim = self.jobs.claim(id).cloned().unwrap_or_else(|| {
             let meta = self.spool.document_meta(id).ok().flatten();
             let created_at = meta.map_or(Wall::now(), |meta| meta.mtime());
             let position = self.jobs.accepted_at(id);
             let digest = String::new();
             Claim::new(id.clone(), created_at, position, digest, &policy.agent)
         });
-        let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
-        let finished = Finished::never_ran(Some(fault));
+        let fault = Some(Fault::new(ErrorKind::Cancelled, "cancelled by hand"));
+        let mut finished = Finished::never_ran(fault.clone());
+        if let Some(State::Interrupted(_)) = self.jobs.get(id) {
+            // It went down with the monitor; that was a start all the same.
+            let read = self.read_back(&claim, &policy);
+            finished = self.or_warn(read).flatten().unwrap_or(finished);
+            finished.verdict = fault;
+            record(&mut claim, &finished);
+        }
         self.follow(claim, Next::Publish(Status::Cancelled), finished, &policy);
     }
 

@@ -222,8 +222,10 @@ fn a_job_cancelled_while_the_daemon_was_away_is_not_started_again() {
         fs::write(project.state(&format!("{id}.cancel")), "").unwrap();
     }
     space.start();
-    for id in [ID, NEXT] {
-        assert_eq!(project.wait_result(id)["status"], "cancelled");
+    for (id, starts) in [(ID, 1), (NEXT, 0)] {
+        let result = project.wait_result(id);
+        assert_eq!(result["status"], "cancelled");
+        assert_eq!(result["attempts"].as_array().unwrap().len(), starts);
     }
     assert_eq!(ran(&project), [ID]);
     space.assert_no_survivor();
