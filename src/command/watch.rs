@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::brief::{retry_at, running_for, suspension_text};
 use super::logs::action;
-use super::queue::{Ground, Seen};
+use super::queue::{Ground, Seen, put_off};
 use super::result::{Ending, Finished, Newest};
 use super::scope::Scope;
 use super::terminal::{self, Screen};
@@ -193,7 +193,12 @@ impl Panel {
         self.held = held.len();
         self.waiting = waiting.len() + usize::from(seen.suspended.is_some());
         let named = waiting.iter().take(WAITING_NAMED);
-        let names: Vec<&str> = named.map(|id| id.description()).collect();
+        let now = Wall::now();
+        let name = |id: &&JobId| match put_off(&seen.spool, id, now) {
+            Some(at) => format!("{} (not before {})", id.description(), at.short(now)),
+            None => id.description().to_owned(),
+        };
+        let names: Vec<String> = named.map(name).collect();
         let waiting = format!("{} waiting: {}", waiting.len(), names.join(", "));
         let parts = [
             (self.held > 0).then(|| format!("{} held", self.held)),

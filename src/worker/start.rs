@@ -48,12 +48,13 @@ impl Worker<'_> {
                 return Ok(());
             }
         };
-        let not_before = document.wishes.not_before.filter(|at| *at > Wall::now());
-        if not_before.is_some() && !is_begun {
-            self.jobs.put_off(id, None, not_before);
+        let (board, now) = (self.board(), Wall::now());
+        let not_before = document.wishes.not_before.filter(|at| *at > now);
+        if let Some(at) = not_before.filter(|_| !is_begun) {
+            self.info(format!("Job waits: {id}.md - not before {}", at.short(now)));
+            self.jobs.put_off(id, None, Some(at));
             return Ok(());
         }
-        let (board, now) = (self.board(), Wall::now());
         let slot = match board.enter(self.name(), &policy, is_begun, now) {
             Ok(slot) => slot,
             Err(closed) => {

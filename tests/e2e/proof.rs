@@ -291,6 +291,7 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
         view["queued_tasks"] == json!([format!("{ID}.md")])
     });
     // Whoever looks is told, with the daemon and without.
+    space.wait_log(&format!("Job waits: {ID}.md - not before 2099-01-01 12:00"));
     let told = |args: &[&str], text: &str| {
         let ran = space.run(args);
         let told = format!("{}{}", ran.stdout, ran.stderr);
@@ -302,6 +303,7 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
         told(&["wait", "--timeout", "200ms", ID], until);
         told(&["release", ID], until);
         told(&[ID], "\nNot before: 2099-01-01 12:00\n");
+        told(&["watch"], "1 waiting: hello (not before 2099-01-01 12:00)");
         told(&["queue", "--json"], "\"not_before\":\"2099-01-01T12:00");
         if is_there {
             space.kill();
