@@ -268,7 +268,8 @@ impl Holds {
             return None;
         }
         let mended = self.mended.get(&agent.name).copied().unwrap_or(0);
-        if mended < MENDED_MAX {
+        // The CLIs renew their logins by themselves, which ends no limit and heals no service.
+        if mended < MENDED_MAX && matches!(class, Class::Login | Class::Files) {
             hold.stamps = failure.stamps.to_vec();
         }
         hold.probes = old.map_or(0, |old| old.probes + u32::from(!is_late));

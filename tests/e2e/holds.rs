@@ -150,6 +150,27 @@ fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_come
 }
 
 #[test]
+fn another_agent_s_longer_hold_does_not_hide_a_login_that_is_mended() {
+    let (space, alpha, _) = two_projects();
+    space.set(json!({"agents": {"other": {"command": ["claude"]}}}));
+    let other = space.project_with("other", json!({"agent": "other"}));
+    let limit = "play subscription-limit-5h -e 's/1795173825/RESET/g'";
+    let limit = limit.replace("RESET", &(now() + 3600).to_string());
+    script(&alpha, 1, &limit);
+    script(&other, 1, "play api-401-no-retry");
+    space.start();
+    for (project, kind) in [(&alpha, "usage_limit"), (&other, "not_authenticated")] {
+        project.submit(ID, "x");
+        wait_hold(project, kind);
+    }
+    fs::create_dir_all(space.home().join(".claude")).unwrap();
+    replace(&space.home().join(".claude/.credentials.json"), b"{}");
+    assert_eq!(other.wait_result(ID)["status"], "completed");
+    wait_hold(&alpha, "usage_limit");
+    assert_eq!((starts(&alpha), starts(&other)), (1, 2));
+}
+
+#[test]
 fn after_a_limit_one_job_tries_before_all_others_start() {
     let (space, alpha, beta) = two_projects();
     let reset = now() + 2;
