@@ -68,13 +68,8 @@ impl Wishes {
 
 /// Checks a document's content, of which at most `max + 1` bytes need have been read. The error
 /// is a sentence that says what is wrong and what to do.
-pub fn check<'a>(
-    bytes: &'a [u8],
-    meta: &Meta,
-    max: u64,
-    private_group: bool,
-) -> Result<Document<'a>, String> {
-    if meta.mode & 0o002 != 0 || (meta.mode & 0o020 != 0 && !private_group) {
+pub fn check<'a>(bytes: &'a [u8], meta: &Meta, max: u64) -> Result<Document<'a>, String> {
+    if meta.mode & 0o022 != 0 {
         return Err(format!(
             "the document can be written by others (mode {:03o}); run chmod go-w on it and submit it again",
             meta.mode & 0o777
@@ -276,7 +271,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Document<'_>, String> {
-        check(text.as_bytes(), &meta(0o644), 1000, false)
+        check(text.as_bytes(), &meta(0o644), 1000)
     }
 
     #[test]
@@ -426,9 +421,8 @@ mod tests {
             (b"x", 0o664, "by others"),
             (&[b'x'; 1001], 0o600, "at most 1000"),
         ] {
-            let error = check(bytes, &meta(mode), 1000, false).unwrap_err();
+            let error = check(bytes, &meta(mode), 1000).unwrap_err();
             assert!(error.contains(wanted), "{error}");
         }
-        assert!(check(b"x", &meta(0o664), 1000, true).is_ok());
     }
 }

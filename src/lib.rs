@@ -21,11 +21,12 @@
 //! | interrupted | ? + ? ? − | a claim of a running attempt, found by a starting worker | its processes are ended, then `on_interrupt` |
 //! | done | ? ? ? ? + | rename of the result: the commit | claim and marks are swept |
 //!
-//! `decide::State` has a variant for each of these rows, `decide::decide` the step that is next, and
-//! `decide::after_attempt` and its neighbours what follows. "What happens to a job whose agent hits a usage
-//! limit while the disk is full?" is answered by `worker/end.rs` (`conclude`), which asks `decide.rs` for what
-//! follows, puts the hold on `board.rs`, and keeps the claim that `spool.rs` could not write as the one
-//! decision that is tried again.
+//! `decide::State` has a variant for each of these rows but *unknown*, which has no entry, and *held*, which
+//! is waiting or suspended with a mark; *done* is there only until `on_finish` has run. `decide::decide` gives
+//! the step that is next, `decide::after_attempt` and its neighbours what follows. "What happens to a job whose
+//! agent hits a usage limit while the disk is full?" is answered by `worker/end.rs` (`conclude`), which asks
+//! `decide.rs` for what follows, puts the hold on `board.rs`, and keeps the claim that `spool.rs` could not
+//! write as the one decision that is tried again.
 //!
 //! The order of effects is claim durable → agent → result durable → claim removed. Of all orders
 //! that were tried under `kill -9` at every system call, only this one never started a job twice.
@@ -95,9 +96,4 @@ pub mod watch;
 pub mod witness;
 pub mod worker;
 
-use std::process::ExitCode;
-
-/// Parses, runs, prints the error, and gives the exit status.
-pub fn main() -> ExitCode {
-    command::main()
-}
+pub use command::main;

@@ -1,4 +1,4 @@
-//! The only reader of the process's environment, of `config.json` and of `.env`: where things
+//! The only reader of `config.json`, of `.env`, and of the variables that name places: where things
 //! are, and what holds for whom.
 
 use crate::agent;

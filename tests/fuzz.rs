@@ -470,7 +470,7 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
     let (settings, _) = settings::load(path).unwrap();
     let policy = settings.policy(&serde_json::Map::new()).unwrap();
     fuzz("document", &seeds, |bytes, _| {
-        let document = match document::check(bytes, &meta(), 100_000, false) {
+        let document = match document::check(bytes, &meta(), 100_000) {
             Ok(document) => document,
             Err(error) => {
                 assert!(is_calm(&error) && !error.contains('\n'), "{error:?}");

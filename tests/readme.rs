@@ -277,7 +277,7 @@ fn the_front_matter_of_the_examples_is_front_matter() {
     assert_eq!(examples.len(), 2);
     for example in examples {
         let example = format!("{example}\n# Something to do\n");
-        let document = job_monitor::document::check(example.as_bytes(), &meta, 1 << 20, true);
+        let document = job_monitor::document::check(example.as_bytes(), &meta, 1 << 20);
         let wishes = document
             .unwrap_or_else(|e| panic!("{e:?}: {example}"))
             .wishes;

@@ -4,10 +4,8 @@
 use super::event::{self, By, Event, LastResult, Session, Signs, Window, time};
 use super::json::{Object, object, text};
 use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Sessions};
-use crate::job::ErrorKind;
+use super::{Dialect, PLAIN, Reason, Sessions};
 use crate::project::Protocol;
-use crate::time::Wall;
 use serde_json::{Map, Value, json};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -247,7 +245,7 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     })));
 }
 
-fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
+fn told(case: &Case<'_>) -> Option<Reason> {
     let (limit, result) = (case.fold.limit, case.fold.result.as_ref()?);
     // The words count only for a failed request, which the CLI calls a success with an error.
     let is_request = result.signs.names.iter().any(|name| name == "success");
@@ -261,6 +259,7 @@ mod tests {
     use super::*;
     use crate::agent::Fold;
     use crate::agent::verdict::{Ended, Ending, judge};
+    use crate::time::Wall;
     use serde_json::json;
 
     /// Kind, and the fields of a failed result beside `is_error: true`; `class` is that of the

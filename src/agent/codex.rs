@@ -5,10 +5,9 @@
 use super::event::{Event, LastResult, Session, Signs, Window, call, time};
 use super::json::Object;
 use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Sessions};
+use super::{Dialect, PLAIN, Reason, Sessions};
 use crate::job::ErrorKind;
 use crate::project::Protocol;
-use crate::time::Wall;
 use serde_json::{Map, Value};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -151,7 +150,7 @@ fn window(window: &Object<'_>) -> Option<Window> {
     })
 }
 
-fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
+fn told(case: &Case<'_>) -> Option<Reason> {
     let (fold, said) = (case.fold, case.complaint());
     let windows = fold.report.windows.iter();
     let full = windows.filter(|window| window.utilization >= 1.0);

@@ -5,10 +5,9 @@
 use super::event::{Event, LastResult, Session, Signs, call};
 use super::json::Object;
 use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Sessions};
-use crate::job::ErrorKind::{self, *};
+use super::{Dialect, PLAIN, Reason, Sessions};
+use crate::job::ErrorKind::*;
 use crate::project::Protocol;
-use crate::time::Wall;
 use serde_json::json;
 use std::time::Duration;
 
@@ -101,7 +100,7 @@ fn result(line: &Object<'_>) -> LastResult {
     }
 }
 
-fn told(case: &Case<'_>) -> Option<(ErrorKind, Option<Wall>)> {
+fn told(case: &Case<'_>) -> Option<Reason> {
     let (fold, result) = (case.fold, case.fold.result.as_ref());
     let complaint = result.map_or("", |result| &result.complaint);
     let said = format!("{complaint} {}", fold.trouble.0);

@@ -33,11 +33,13 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     render::answer(format, &all, || render::clean(&text).into_owned())
 }
 
-/// A project's own settings.
-type Own = Map<String, Value>;
-
 /// The settings for all projects, or those of one, and a line for each at the end of `text`.
-fn lines(common: bool, settings: &Settings, own: &Own, text: &mut String) -> Vec<Value> {
+fn lines(
+    common: bool,
+    settings: &Settings,
+    own: &Map<String, Value>,
+    text: &mut String,
+) -> Vec<Value> {
     let agents = || settings.agents.iter().map(|agent| agent.name.as_str());
     let line = |(key, default): &(&str, &str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");

@@ -147,7 +147,7 @@ pub(super) fn put_off(spool: &Spool, id: &JobId, now: Wall) -> Option<Wall> {
     let head = spool.document_head(id).ok()?;
     // It may be cut in the midst of a character.
     let head = String::from_utf8_lossy(&head);
-    let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX, true).ok()?;
+    let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX).ok()?;
     document.wishes.not_before.filter(|at| *at > now)
 }
 

@@ -171,7 +171,7 @@ fn wishes(asked: &Asked, continues: Option<&JobId>) -> String {
 /// its id and the document.
 fn prepare(policy: &Policy, text: &[u8], wishes: &str) -> Result<(String, Vec<u8>)> {
     let max = policy.max_document;
-    let check = |text| document::check(text, &Meta::default(), max, true);
+    let check = |text| document::check(text, &Meta::default(), max);
     let body = check(text).map_err(Error::new)?.body;
     let head = &text[..text.len() - body.len()];
     let block = head.windows(3).position(|three| three == b"---");

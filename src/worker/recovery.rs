@@ -101,7 +101,7 @@ impl Worker<'_> {
     pub fn policy_of(&mut self, claim: &Claim) -> Result<Policy> {
         let settings = self.post.orders.policy();
         let text = self.text_of(claim, &settings)?.unwrap_or_default();
-        let document = document::check(&text, &Meta::default(), u64::MAX, true);
+        let document = document::check(&text, &Meta::default(), u64::MAX);
         let mut wishes = document.map_or_else(|_| Default::default(), |document| document.wishes);
         let policy = self.policy_for(&mut wishes, &mut claim.clone(), &settings);
         Ok(policy.unwrap_or_else(|_| (*settings).clone()))

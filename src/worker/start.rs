@@ -37,7 +37,7 @@ impl Worker<'_> {
             }
         };
         let is_begun = claim.starts > 0;
-        let ready = document::check(&text, &meta, max, is_begun).and_then(|mut document| {
+        let ready = document::check(&text, &meta, max).and_then(|mut document| {
             let policy = self.policy_for(&mut document.wishes, &mut claim, &settings)?;
             Ok((document, policy))
         });
