@@ -130,8 +130,8 @@ impl Story {
         match standing {
             Standing::Done(result) => {
                 let told = Finished::read(result);
-                story.starts = told.attempts.list();
-                story.checks = told.checks.list();
+                story.starts = told.list("attempts");
+                story.checks = told.list("checks");
                 story.line = told.line();
                 story.exit = Some(match told.is_completed() {
                     true => Exit::Done,

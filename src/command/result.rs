@@ -8,11 +8,11 @@ use crate::record::{Change, Check};
 use crate::render::{Style, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::value::RawValue;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read, Seek};
+use std::mem::take;
+use std::ops::Range;
 use std::time::Duration;
 
 /// So much of a result is read in one go; most are smaller.
@@ -20,6 +20,8 @@ const BLOCK: usize = 32 << 10;
 /// Of a result that is larger, a text of more bytes than this is left out. Nobody looks for one but for
 /// the answer.
 const LONG: usize = 64 << 10;
+/// No result without them is larger, the answer of at most 1 MiB included.
+const SHORT_MAX: usize = 16 << 20;
 /// A result is written after its job's end, but the clock of a file system may lag.
 const SLACK: Duration = Duration::from_secs(60);
 /// A job takes less; a longer one is a mistake in its result.
@@ -29,69 +31,15 @@ const ERROR_SHOWN: usize = 200;
 /// An audit below this asks for a person's eye (SPEC 9).
 const AUDIT_GOOD: f64 = 70.0;
 
-/// A member of a result as it was written: most are never looked at.
-#[derive(Default, Deserialize)]
-pub(super) struct Member(Option<Box<RawValue>>);
-
-impl Member {
-    /// Its value. One of another type, as in old results and in those that somebody mended, counts as
-    /// absent and hides nothing else.
-    pub(super) fn get<T: DeserializeOwned>(&self) -> Option<T> {
-        json::parse(self.0.as_ref()?.get())
-    }
-
-    /// Its text.
-    pub(super) fn text(&self) -> Option<String> {
-        self.get()
-    }
-
-    /// Its items; none if it is absent.
-    pub(super) fn list<T: DeserializeOwned>(&self) -> Vec<T> {
-        self.get().unwrap_or_default()
-    }
-
-    /// How many items it has.
-    fn count(&self) -> u64 {
-        self.list::<IgnoredAny>().len() as u64
-    }
-}
-
-/// What a result tells; what is not named here is passed over.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// What a result tells: the members of a JSON object as they were written, since most are never
+/// looked at.
+#[derive(Default)]
 pub(super) struct Finished {
-    /// It is no whole JSON object, or the file cannot be read.
-    #[serde(skip)]
+    /// It is no object, or the file cannot be read.
     pub is_unreadable: bool,
-    pub status: Member,
-    pub error_kind: Member,
-    pub error: Member,
-    pub started_at: Member,
-    pub completed_at: Member,
-    pub duration_seconds: Member,
-    pub worker_output: Member,
-    pub audit_score: Member,
-    pub audit_notes: Member,
-    pub artifacts: Member,
-    pub agent: Member,
-    pub agent_version: Member,
-    pub model: Member,
-    pub session_id: Member,
-    pub attempts: Member,
-    pub permission_denials: Member,
-    pub failed_mcp_servers: Member,
-    pub checks: Member,
-    pub git: Member,
-    pub continues: Member,
-}
-
-/// The predecessor's nest for what the agent brought.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Output {
-    pub summary: Member,
-    pub usage: Member,
-    pub cost_usd: Member,
+    json: Vec<u8>,
+    /// Where the name and the value of each member are.
+    members: Vec<(Range<usize>, Range<usize>)>,
 }
 
 /// How a job ended, for the mark in front of it.
@@ -129,31 +77,59 @@ impl Ending {
 impl Finished {
     /// What a result tells. One that is no whole JSON object, or cannot be read, tells only that.
     pub(super) fn read(file: &File) -> Finished {
-        Finished::parse(&read(file).unwrap_or_default())
+        Finished::parse(read(file).unwrap_or_default())
     }
 
     /// The result of a job.
     pub(super) fn of(spool: &Spool, id: &JobId) -> Finished {
         let file = spool.open_result(id).ok().flatten();
-        file.map_or_else(|| Finished::parse(b""), |file| Finished::read(&file))
+        file.map_or_else(|| Finished::parse(Vec::new()), |file| Finished::read(&file))
     }
 
-    pub(super) fn parse(text: &[u8]) -> Finished {
-        // To serde, a list would be a struct, too.
-        let is_object = text.trim_ascii_start().starts_with(b"{");
-        match serde_json::from_slice(text) {
-            Ok(found) if is_object => found,
-            _ => Finished {
-                is_unreadable: true,
-                ..Finished::default()
-            },
+    pub(super) fn parse(json: Vec<u8>) -> Finished {
+        let members = members(&json);
+        Finished {
+            is_unreadable: members.is_none(),
+            json,
+            members: members.unwrap_or_default(),
         }
     }
 
-    /// The result of a job, of which there is no other word.
-    pub(super) fn need(spool: &Spool, id: &JobId, file: &File) -> Result<Finished> {
+    fn raw(&self, key: &str) -> &[u8] {
+        let text = |range: &Range<usize>| &self.json[range.start..range.end];
+        let mut members = self.members.iter();
+        let found = members.rfind(|(name, _)| text(name) == key.as_bytes());
+        found.map_or(b"", |(_, value)| text(value).trim_ascii())
+    }
+
+    /// The value of a member. One of another type than the one wanted, as in old results and in those
+    /// that somebody mended, counts as absent and hides nothing else.
+    pub(super) fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        match self.raw(key) {
+            b"" | b"null" => None,
+            value => json::parse(str::from_utf8(value).ok()?),
+        }
+    }
+
+    /// A member that is a text.
+    pub(super) fn text(&self, key: &str) -> Option<String> {
+        self.get(key)
+    }
+
+    /// The items of a member that is a list.
+    pub(super) fn list<T: DeserializeOwned>(&self, key: &str) -> Vec<T> {
+        self.get(key).unwrap_or_default()
+    }
+
+    fn count(&self, key: &str) -> u64 {
+        self.list::<IgnoredAny>(key).len() as u64
+    }
+
+    /// The result of a job, of which there is no other word: all of it must be JSON.
+    pub(super) fn need(spool: &Spool, id: &JobId, mut file: &File) -> Result<Finished> {
         let result = Finished::read(file);
-        if result.is_unreadable {
+        let is_json = |file| serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)).is_ok();
+        if result.is_unreadable || file.rewind().is_err() || !is_json(file) {
             let path = spool.result_path(id);
             let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
             let text = format!("the result {} cannot be read; {way_out}", path.display());
@@ -168,7 +144,7 @@ impl Finished {
             true => "unreadable",
             false => "unknown",
         };
-        clean_line(self.status.text().as_deref().unwrap_or(none))
+        clean_line(self.text("status").as_deref().unwrap_or(none))
     }
 
     pub(super) fn is_completed(&self) -> bool {
@@ -176,23 +152,23 @@ impl Finished {
     }
 
     pub(super) fn completed_at(&self) -> Option<Wall> {
-        self.completed_at.get()
+        self.get("completed_at")
     }
 
-    /// What the agent brought. In old results that may be a mere text.
-    pub(super) fn output(&self) -> Output {
-        self.worker_output.get().unwrap_or_default()
+    /// What the agent brought; nothing where that is a mere text, as in old results.
+    pub(super) fn output(&self) -> Finished {
+        Finished::parse(self.raw("worker_output").to_owned())
     }
 
     pub(super) fn cost_usd(&self) -> Option<f64> {
-        self.output().cost_usd.get()
+        self.output().get("cost_usd")
     }
 
     pub(super) fn ending(&self) -> Ending {
-        let score: Option<f64> = self.audit_score.get();
+        let score: Option<f64> = self.get("audit_score");
         // Whether a person should look at it though it completed (SPEC 9).
         let is_doubtful = score.is_some_and(|score| score < AUDIT_GOOD)
-            || self.permission_denials.count() + self.failed_mcp_servers.count() > 0;
+            || self.count("permission_denials") + self.count("failed_mcp_servers") > 0;
         match self.word().as_str() {
             "completed" if is_doubtful => Ending::Doubtful,
             "completed" => Ending::Good,
@@ -204,17 +180,17 @@ impl Finished {
     /// What else is known of how well it went: audit, check, what the agent had to do without.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let score: Option<f64> = self.audit_score.get();
+        let score: Option<f64> = self.get("audit_score");
         notes.extend(score.map(|score| format!("audit {score}")));
-        let checks: Vec<Check> = self.checks.list();
+        let checks: Vec<Check> = self.list("checks");
         if checks.last().is_some_and(|last| last.exit_code == Some(0)) {
             notes.push(match checks.len() {
                 1 => "check passed".to_owned(),
                 rounds => format!("check passed at try {rounds}"),
             });
         }
-        let denied = self.permission_denials.count();
-        let missing = self.failed_mcp_servers.count();
+        let denied = self.count("permission_denials");
+        let missing = self.count("failed_mcp_servers");
         notes.extend((denied > 0).then(|| counted(denied, "tool") + " denied"));
         notes.extend((missing > 0).then(|| counted(missing, "MCP server") + " missing"));
         notes
@@ -222,7 +198,7 @@ impl Finished {
 
     /// How it ended, with the kind of its error if that says more: `failed (check_failed)`.
     pub(super) fn verdict(&self) -> String {
-        let kind = self.error_kind.text().map(|kind| clean_line(&kind));
+        let kind = self.text("error_kind").map(|kind| clean_line(&kind));
         match (self.word(), kind) {
             (word, Some(kind)) if kind != word => format!("{word} ({kind})"),
             (word, _) => word,
@@ -232,7 +208,7 @@ impl Finished {
     /// How long its agent was at work, in seconds.
     pub(super) fn seconds(&self) -> Option<f64> {
         let is_possible = |seconds: &f64| (0.0..SECONDS_MAX).contains(seconds);
-        self.duration_seconds.get().filter(is_possible)
+        self.get("duration_seconds").filter(is_possible)
     }
 
     /// The same for people; nothing for a job that had no start.
@@ -248,7 +224,7 @@ impl Finished {
 
     /// What changed in the tree.
     pub(super) fn change(&self) -> Option<Change> {
-        self.git.get()
+        self.get("git")
     }
 
     /// The size of the change in lines, `+12 −3`; nothing where nothing changed.
@@ -262,9 +238,43 @@ impl Finished {
         line.extend(self.duration().map(|duration| format!(" after {duration}")));
         let parts = self.cost().into_iter().chain(self.notes());
         line.extend(parts.map(|part| format!(", {part}")));
-        let error = self.error.text().map(|error| clean_line(&error));
+        let error = self.text("error").map(|error| clean_line(&error));
         line.extend(error.map(|error| format!(": {}", fit(&error, ERROR_SHOWN))));
         line
+    }
+}
+
+/// Where the name and the value of each member of a JSON object are. Brackets and quotes tell that;
+/// whether a value is JSON is seen when it is wanted.
+fn members(json: &[u8]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let (mut members, mut depth, mut at) = (Vec::new(), 0, 0);
+    let (mut text, mut name, mut value) = (0..0, 0..0, 0);
+    loop {
+        let byte = *json.get(at)?;
+        if depth == 1 && (byte == b',' || byte == b'}') {
+            members.push((take(&mut name), value..at));
+        }
+        match byte {
+            b'"' => {
+                text.start = at + 1;
+                at += 1;
+                while *json.get(at)? != b'"' {
+                    at += 1 + usize::from(json[at] == b'\\');
+                }
+                text.end = at;
+            }
+            b':' if depth == 1 => (name, value) = (take(&mut text), at + 1),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 && byte == b'}' {
+            return json[at..].trim_ascii().is_empty().then_some(members);
+        }
     }
 }
 
@@ -279,6 +289,9 @@ fn read(file: &File) -> io::Result<Vec<u8>> {
         }
         if block.is_empty() {
             return Ok(short.kept);
+        }
+        if short.kept.len() > SHORT_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         block.drain(..).for_each(|byte| short.push(byte));
     }
@@ -397,7 +410,7 @@ mod tests {
         for end in ["", "\"", "\\", "\\\"", "ü\n\u{1f600}"] {
             let long = "x\\\"ü".repeat(LONG) + end;
             let mut result = json!({"a": [long, {"b": long}], "c": end, "error": null,
-                "worker_output": {"raw_output": long, "summary": long, "usage": {"n": 1}}});
+                "worker_output": {"raw_output": long, "summary": long, "usage": {"n": [1, {}]}}});
             let mut short = Short::default();
             let text = serde_json::to_vec_pretty(&result).unwrap();
             text.iter().for_each(|byte| short.push(*byte));
@@ -405,6 +418,54 @@ mod tests {
             result["worker_output"]["raw_output"] = json!("");
             let kept: Value = serde_json::from_slice(&short.kept).unwrap();
             assert!(kept == result, "{end:?}");
+            let read = Finished::parse(short.kept);
+            for key in ["a", "c", "worker_output"] {
+                assert!(
+                    read.get(key).as_ref() == Some(&result[key]),
+                    "{key} {end:?}"
+                );
+            }
+            assert!(read.get::<Value>("error").is_none());
+            assert_eq!(read.output().get("usage"), Some(json!({"n": [1, {}]})));
         }
+    }
+
+    #[test]
+    fn what_is_no_whole_object_is_not_read_and_what_is_odd_in_one_hides_nothing_else() {
+        for broken in [
+            "",
+            "{",
+            "[]",
+            "5",
+            "\"{}\"",
+            "{\"a\": \"}",
+            "{\"a\": [1}",
+            "{}x",
+            "}",
+            "{]}",
+            "{\"\\",
+        ] {
+            assert!(Finished::parse(broken.into()).is_unreadable, "{broken}");
+        }
+        for odd in [
+            "{}",
+            "{\"b\"}",
+            "{,}",
+            "{:}",
+            "{\"a\": }",
+            "{\"a\" 1}",
+            "{\"a\": 1 2}",
+            "{\"b\": {\"a\": 1}}",
+        ] {
+            let read = Finished::parse(odd.into());
+            assert!(
+                !read.is_unreadable && read.get::<u64>("a").is_none(),
+                "{odd}"
+            );
+            let read = Finished::parse(odd.replacen('{', "{\"c\": 7, ", 1).into());
+            assert_eq!(read.get("c"), Some(7), "{odd}");
+        }
+        let read = Finished::parse(b" {\"a\": 1, \"a\":\t2\n}\n".to_vec());
+        assert_eq!(read.get("a"), Some(2));
     }
 }

@@ -18,8 +18,8 @@ pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentS
         Standing::Done(result) => {
             let told = Finished::need(spool, id, result)?;
             (
-                told.session_id.text(),
-                told.agent.text().unwrap_or_default(),
+                told.text("session_id"),
+                told.text("agent").unwrap_or_default(),
             )
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::brief::{check_end, retry_at, suspension_text};
 use super::queue::{Seen, put_off};
-use super::result::{Finished, Member, change_line};
+use super::result::{Finished, change_line};
 use super::scope::{NO_PROJECT, Scope, Standing};
 use crate::agent::dialect;
 use crate::cli::Format;
@@ -13,7 +13,6 @@ use crate::record::{Check, Claim};
 use crate::render::{self, clean, clean_line, fit};
 use crate::spool::Spool;
 use crate::time::{Wall, human};
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
 use std::fs::File;
@@ -92,13 +91,9 @@ fn done(mut view: Value, spool: &Spool, id: &JobId, file: File, format: Format) 
 /// Answers with the result as it was written, line by line, since it may be large.
 fn show_whole(view: &Value, mut file: File) -> Result<()> {
     let failed = |e| Error::io("read", Path::new("the result"), e);
-    file.rewind().map_err(failed)?;
-    let is_json = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file)).is_ok();
     let (view, member) = (render::json(view)? + "\n", "\"result\":");
     let parts = view.split_once(&format!("{member}null"));
-    let Some((before, behind)) = parts.filter(|_| is_json) else {
-        return render::show(&view);
-    };
+    let (before, behind) = parts.expect("the view has no result yet");
     render::show(&format!("{before}{member}"))?;
     file.rewind().map_err(failed)?;
     for line in BufReader::new(file).split(b'\n') {
@@ -186,21 +181,22 @@ fn of_running(spool: &Spool, claim: &Claim) -> Page {
 
 fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let mut page = Page::of(&result.word(), id);
-    let (error, agent) = (result.error.text(), result.agent.text());
-    let seconds: Option<f64> = result.duration_seconds.get();
-    let score: Option<f64> = result.audit_score.get();
+    let (error, agent) = (result.text("error"), result.text("agent"));
+    let seconds: Option<f64> = result.get("duration_seconds");
+    let score: Option<f64> = result.get("audit_score");
     page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
-    let kind = around(" (", &result.error_kind, ")");
+    let kind = around(" (", result.text("error_kind"), ")");
     page.line("Error", error.map(|error| format!("{error}{kind}")));
-    page.line("Started", result.started_at.get::<Wall>());
+    page.line("Started", result.get::<Wall>("started_at"));
     page.line("Ended", result.completed_at());
     page.line("Project", agent.as_ref().map(|_| &spool.project().name));
-    let version = around(" ", &result.agent_version, "") + &around(" ", &result.model, "");
+    let version =
+        around(" ", result.text("agent_version"), "") + &around(" ", result.text("model"), "");
     page.line("Agent", agent.map(|agent| format!("{agent}{version}")));
-    page.line("Continues", result.continues.text());
-    let notes = around(": ", &result.audit_notes, "");
+    page.line("Continues", result.text("continues"));
+    let notes = around(": ", result.text("audit_notes"), "");
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
-    page.line("Check", check(&result.checks.list()));
+    page.line("Check", check(&result.list("checks")));
     let change = result.change();
     let patch = change.as_ref().and_then(|change| change.patch.as_ref());
     let hint = patch.map_or(String::new(), |_| format!("\n  job-monitor diff {id}"));
@@ -208,24 +204,24 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
     let joined = |list: Vec<String>, gap| (!list.is_empty()).then(|| list.join(gap));
-    let servers = joined(result.failed_mcp_servers.list(), ", ");
+    let servers = joined(result.list("failed_mcp_servers"), ", ");
     page.line("MCP servers missing", servers);
-    let paths = joined(result.artifacts.list(), "\n  ");
+    let paths = joined(result.list("artifacts"), "\n  ");
     page.line("Artifacts", paths.map(|paths| format!("\n  {paths}")));
-    let summary = result.output().summary.text();
-    let summary = summary.or_else(|| result.worker_output.text());
+    let summary = result.output().text("summary");
+    let summary = summary.or_else(|| result.text("worker_output"));
     page.line("Summary", summary.as_deref().map(without_audit));
     page.line("Usage", usage(result));
     let hint = format!("job-monitor reply {id} -\n  job-monitor open {id}");
-    let session = result.session_id.text();
+    let session = result.text("session_id");
     let session = session.map(|session| format!("{session}\n  {hint}"));
     page.line("Session", session);
     page
 }
 
 /// A text with something around it, where there is one.
-fn around(before: &str, text: &Member, behind: &str) -> String {
-    let text = text.text().map(|text| format!("{before}{text}{behind}"));
+fn around(before: &str, text: Option<String>, behind: &str) -> String {
+    let text = text.map(|text| format!("{before}{text}{behind}"));
     text.unwrap_or_default()
 }
 
@@ -239,7 +235,7 @@ fn without_audit(summary: &str) -> &str {
 
 fn usage(result: &Finished) -> Option<String> {
     let mut told = String::new();
-    if let Some(usage) = result.output().usage.get::<Map<String, Value>>() {
+    if let Some(usage) = result.output().get::<Map<String, Value>>("usage") {
         let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
         let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
         told = format!("\n  Tokens: {input} in, {output} out");
@@ -270,7 +266,7 @@ fn check(checks: &[Check]) -> Option<String> {
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
 fn denials(result: &Finished) -> Option<String> {
-    let denials: Vec<Value> = result.permission_denials.list();
+    let denials: Vec<Value> = result.list("permission_denials");
     let (mut text, mut rules) = (String::new(), Vec::new());
     for denial in &denials {
         let word = |of: &Value| of.as_str().map(clean_line);
@@ -291,7 +287,7 @@ fn denials(result: &Finished) -> Option<String> {
     if denials.len() > rules.len() {
         text += &format!("\n  {} times in all", denials.len());
     }
-    let agent = clean_line(result.agent.text().as_deref().unwrap_or("claude"));
+    let agent = clean_line(result.text("agent").as_deref().unwrap_or("claude"));
     let args = json!(["--allowedTools", rules.join(" ")]);
     (!denials.is_empty()).then(|| format!(
         "{text}\n  To allow them, in config.json:\n    \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \

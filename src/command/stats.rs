@@ -121,14 +121,14 @@ impl Totals {
             // A result ends its job; one that does not say how did not end well.
             _ => self.failed += 1,
         }
-        let span = || Some(result.completed_at()?.since(result.started_at.get()?));
+        let span = || Some(result.completed_at()?.since(result.get("started_at")?));
         let seconds = result.seconds().or_else(|| Some(span()?.as_secs_f64()));
         // A job that had no start says nothing of how long jobs take.
         if let Some(seconds) = seconds.filter(|seconds| *seconds > 0.0) {
             self.seconds.push(seconds as f32);
             self.total_seconds += seconds;
         }
-        let usage: Option<Map<String, Value>> = result.output().usage.get();
+        let usage: Option<Map<String, Value>> = result.output().get("usage");
         // A forged number, too large or below 0, becomes the nearest that there is.
         let tokens = |key: &str| Some(usage.as_ref()?.get(key)?.as_f64()? as u64);
         add(&mut self.input_tokens, tokens("input_tokens"));
@@ -139,7 +139,7 @@ impl Totals {
         if let Some(cost) = result.cost_usd().filter(|cost| *cost >= 0.0) {
             self.cost_usd = Some(self.cost_usd.unwrap_or(0.0) + cost);
         }
-        if let Some(check) = result.checks.list::<Check>().first() {
+        if let Some(check) = result.list::<Check>("checks").first() {
             self.checked += 1;
             self.checked_at_once += u64::from(check.exit_code == Some(0));
         }
@@ -268,7 +268,7 @@ mod tests {
     fn totals(results: &[&str]) -> Totals {
         let mut totals = Totals::default();
         for text in results {
-            totals.add(&Finished::parse(text.as_bytes()));
+            totals.add(&Finished::parse((*text).into()));
         }
         totals.finish();
         totals

@@ -94,9 +94,9 @@ fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
     let change = result.change().unwrap_or_default();
     let json = render::json(&json!({
         "job_id": id, "project": spool.project().name, "status": result.word(),
-        "error_kind": result.error_kind.text(), "completed_at": result.completed_at(),
+        "error_kind": result.text("error_kind"), "completed_at": result.completed_at(),
         "duration_seconds": result.seconds(), "cost_usd": result.cost_usd(),
-        "audit_score": result.audit_score.get::<f64>(), "notes": result.notes(),
+        "audit_score": result.get::<f64>("audit_score"), "notes": result.notes(),
         "insertions": change.insertions, "deletions": change.deletions,
     }));
     json.expect("strings and numbers are representable in JSON")
@@ -104,26 +104,28 @@ fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
 
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
 fn lines(rows: &[Row]) -> String {
-    let widest = |at: usize| rows.iter().map(|row| width(&row.1[at])).max();
+    let widths = |row: &Row| row.1.iter().map(|cell| width(cell)).collect();
+    let widths: Vec<Vec<usize>> = rows.iter().map(widths).collect();
+    let widest = |at: usize| widths.iter().map(|row| row[at]).max();
     let wide: Vec<usize> = (0..6).map(|at| widest(at).unwrap_or(0)).collect();
     let columns = terminal::columns(usize::MAX);
     let fits = wide.iter().map(|wide| wide + 2).sum::<usize>() <= columns;
-    let line = |(_, cells): &Row| {
+    let line = |((_, cells), own): (&Row, &Vec<usize>)| {
         let mut rest = String::new();
         for at in (1..6).filter(|at| wide[*at] > 0) {
             // The notes, which are last, begin at the left of their column.
-            let gap = (wide[at] - width(&cells[at])) * usize::from(at < 5);
+            let gap = (wide[at] - own[at]) * usize::from(at < 5);
             rest.extend(repeat_n(' ', 2 + gap));
             rest += &cells[at];
         }
-        let (head, gap) = (&cells[0], wide[0] - width(&cells[0]));
+        let (head, gap) = (&cells[0], wide[0] - own[0]);
         if fits || rest.trim().is_empty() {
             return format!("{head}{:gap$}{rest}", "").trim_end().to_owned() + "\n";
         }
         let rest = fit(&format!("    {}", rest.trim()), columns);
         format!("{head}\n{rest}\n")
     };
-    rows.iter().map(line).collect()
+    rows.iter().zip(&widths).map(line).collect()
 }
 
 fn holds_as_json(scope: &Scope) -> Result<String> {

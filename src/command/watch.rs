@@ -235,7 +235,7 @@ impl Ended {
         let result = Finished::of(spool, id);
         let (at, ending) = (result.completed_at()?, result.ending());
         let span = |of: &Attempt| (of.started_at, of.started_at.plus(of.duration()));
-        let spans = result.attempts.list().iter().map(span).collect();
+        let spans = result.list("attempts").iter().map(span).collect();
         let (color, sign) = ending.sign();
         let (sign, time) = (style.paint(color, sign), style.paint("2", &at.short(now)));
         let color = if ending == Ending::Cancelled { "2" } else { "" };
