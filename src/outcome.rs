@@ -3,7 +3,7 @@
 use crate::agent::fold::{Report, sum, sum_usage};
 use crate::agent::{Fault, dialect};
 use crate::job::{Attempt, Status, log_name};
-use crate::project::Project;
+use crate::project::{Project, Protocol};
 use crate::record::{Carried, Claim, Inherited, Outcome, WorkerOutput};
 use crate::time::Wall;
 use std::path::Path;
@@ -56,7 +56,9 @@ pub fn of_claim(
         session_id: claim.session_id.clone(),
         num_turns: carried.num_turns,
         attempts: claim.attempts.clone(),
-        permission_denials: carried.permission_denials,
+        // Of its agent's refused tools Codex tells nothing.
+        permission_denials: (claim.protocol != Protocol::Codex)
+            .then_some(carried.permission_denials),
         leftovers: carried.leftovers,
         document_sha256: ran.then(|| claim.document_sha256.clone()),
         logs: log_paths(project, claim),

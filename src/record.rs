@@ -263,8 +263,8 @@ pub struct Outcome {
     pub num_turns: Option<u64>,
     /// Every start.
     pub attempts: Vec<Attempt>,
-    /// Tools refused.
-    pub permission_denials: Vec<Value>,
+    /// Tools refused; null where the agent cannot tell.
+    pub permission_denials: Option<Vec<Value>>,
     /// Processes swept.
     pub leftovers: u32,
     /// Of the text that ran; null if none did.

@@ -20,13 +20,18 @@ impl Worker<'_> {
             return Ok(true);
         };
         let (told, out) = (self.told_before(claim), files::in_memory(b"")?);
-        let ran = self.run_command(argv, told, Some(&out), GATE_MAX, &mut Worker::stopping);
+        let look = &mut |worker: &mut Self| {
+            let is_cancelled = worker.spool.has_mark(&claim.job_id, Mark::Cancel);
+            let cancelled = is_cancelled.unwrap_or(false).then_some(Ending::Cancelled);
+            worker.stopping().or(cancelled)
+        };
+        let ran = self.run_command(argv, told, Some(&out), GATE_MAX, look);
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {
                 self.hold_project(Kind::Gate, None);
                 return Ok(true);
             }
-            Ok((_, Ending::Interrupted, _)) => return Ok(false),
+            Ok((_, Ending::Interrupted | Ending::Cancelled, _)) => return Ok(false),
             Ok((check, ..)) => match check.output.trim().lines().last() {
                 Some(said) => said.to_owned(),
                 None => format!("it {}", how(&check, GATE_MAX)),

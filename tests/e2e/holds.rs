@@ -466,7 +466,12 @@ cat rate_headers_ok.jsonl"#,
     let project = space.project("alpha");
     space.start();
     project.submit(ID, "x");
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed");
+    // What it cannot tell.
+    for key in ["num_turns", "permission_denials"] {
+        assert_eq!(result[key], Value::Null, "{key}");
+    }
     project.submit(NEXT, "x");
     let hold = wait_hold(&project, "usage_ceiling");
     assert_eq!(hold["agent"], "codex", "{hold}");

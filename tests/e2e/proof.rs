@@ -1,5 +1,6 @@
 //! Proof of done: gate and check, what follows them, and what a crash in their midst leads to.
 
+use crate::running::cancel;
 use crate::space::{Project, Space, wait_until};
 use serde_json::{Value, json};
 use std::fs;
@@ -212,6 +213,20 @@ fn a_check_that_cannot_be_started_holds_its_project_before_the_agent_starts() {
     for id in [ID, NEXT] {
         assert_eq!(project.wait_result(id)["status"], "completed");
     }
+}
+
+#[test]
+fn a_job_is_cancelled_while_its_gate_is_asked() {
+    let space = Space::new();
+    space.plain_agent("cat > ran");
+    space.set(json!({"gate": ["sh", "-c", "echo x > asked; sleep 30"]}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    wait_until("the gate is asked", || !project.made("asked").is_empty());
+    cancel(&project, ID);
+    assert_eq!(project.wait_result(ID)["status"], "cancelled");
+    assert_eq!(project.made("ran"), "");
 }
 
 #[test]
