@@ -4,7 +4,7 @@
 use crate::board::{self, Board};
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, Signature};
-use crate::holds::{Hold, Stamp};
+use crate::holds::{Hold, Holds, Stamp};
 use crate::process;
 use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
@@ -14,15 +14,14 @@ use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Order, Orders, Post};
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -44,6 +43,9 @@ const STOP_LOOK: Duration = Duration::from_millis(20);
 const INSIST_MAX: Duration = Duration::from_secs(10);
 /// The file in STATE whose lock says that a daemon serves this user.
 const INSTANCE: &str = "daemon.lock";
+/// It holds the daemon's number and nothing else.
+const PID_MAX: u64 = 16;
+const IS_RUNNING: &str = "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew";
 
 /// Signals received; the first asks, the second insists.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
@@ -51,16 +53,12 @@ static SIGNALS: AtomicU32 = AtomicU32::new(0);
 /// The pid of the running daemon, if one runs. Takes no lock that a starting daemon could trip
 /// over for longer than the call.
 pub fn running(places: &Places) -> Option<i32> {
-    let file = files::open_path(&places.state.join(INSTANCE)).ok()??;
-    let mut text = [0; 16];
-    let length = file.read_at(&mut text, 0).unwrap_or(0);
-    let pid = std::str::from_utf8(&text[..length])
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Err((_, nix::Error::EWOULDBLOCK)) => Some(pid.unwrap_or(0)),
-        _ => None,
-    }
+    let path = places.state.join(INSTANCE);
+    let file = files::open_path(&path).ok()??;
+    let text = files::read_whole(&file, &path, PID_MAX).unwrap_or_default();
+    let pid = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
+    let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
+    matches!(locked, Err((_, nix::Error::EWOULDBLOCK))).then_some(pid)
 }
 
 /// Runs the monitor until it is told to stop.
@@ -80,7 +78,7 @@ pub fn run(places: Places) -> Result<()> {
     handle_signals(&bell)?;
     let context = Arc::new(Context {
         board: Board::open(state, &bell),
-        watcher: Mutex::new(Watcher::asleep()),
+        watcher: Watcher::default(),
         environment: settings::base_environment(),
         places,
     });
@@ -104,39 +102,34 @@ pub fn run(places: Places) -> Result<()> {
 /// must not keep its successor out.
 fn lock_instance(state: &Dir) -> Result<Flock<File>> {
     let failed = |verb, error| Error::io(verb, &state.path_of(INSTANCE), error);
-    let started = Instant::now();
+    let deadline = Instant::now() + LOCK_PATIENCE;
     let mut file = state.append_file(INSTANCE)?;
-    let lock = loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => break lock,
             Err((_, error)) if error != nix::Error::EWOULDBLOCK => {
                 return Err(failed("lock", error.into()));
             }
-            Err((file, _)) if started.elapsed() < LOCK_PATIENCE => file,
-            Err(_) => {
-                let text = "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew";
-                return Err(Error::with(Exit::AlreadyRunning, text));
+            Err(_) if Instant::now() >= deadline => {
+                return Err(Error::with(Exit::AlreadyRunning, IS_RUNNING));
             }
-        };
+            Err((unlocked, _)) => file = unlocked,
+        }
         std::thread::sleep(LOCK_PATIENCE / 50);
     };
     let pid = format!("{}\n", std::process::id());
-    let written = lock
-        .set_len(0)
-        .and_then(|()| (&*lock).write_all(pid.as_bytes()));
+    let emptied = lock.set_len(0);
+    let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
     written.map_err(|error| failed("write", error))?;
     Ok(lock)
 }
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
 fn handle_signals(bell: &Bell) -> Result<()> {
-    let failed = |e: String| Error::new(format!("cannot handle signals: {e}"));
-    let ignore = || {
-        let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        // SAFETY: no handler of ours is installed.
-        unsafe { sigaction(Signal::SIGHUP, &action) }.map_err(|e| failed(e.to_string()))
-    };
-    let before = ignore()?;
+    let failed = |error: String| Error::new(format!("cannot handle signals: {error}"));
+    // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
+    let ignore = || unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) };
+    let before = ignore().map_err(|error| failed(error.to_string()))?;
     let bell = bell.clone();
     let handler = move || {
         if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -144,9 +137,9 @@ fn handle_signals(bell: &Bell) -> Result<()> {
         }
         bell.ring(Wake::Again);
     };
-    ctrlc::set_handler(handler).map_err(|e| failed(e.to_string()))?;
-    if matches!(before.handler(), SigHandler::SigIgn) {
-        ignore()?;
+    ctrlc::set_handler(handler).map_err(|error| failed(error.to_string()))?;
+    if matches!(before, SigHandler::SigIgn) {
+        ignore().map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
 }
@@ -183,10 +176,8 @@ impl Daemon {
         let mut latest = Some(Instant::now() + READY_MAX);
         self.follow();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
-            let is_up = self
-                .workers
-                .iter()
-                .all(|worker| worker.post.orders.desk().is_up);
+            let mut workers = self.workers.iter();
+            let is_up = workers.all(|worker| worker.post.orders.desk().is_up);
             if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
                 latest = None;
                 service::ready();
@@ -196,13 +187,11 @@ impl Daemon {
             let heard = first.into_iter().chain(self.ear.pending());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
-            if is_slow_look {
-                tick = Instant::now() + TICK;
-            }
             if self.bury() || is_changed || is_slow_look {
                 self.look();
             }
             if is_slow_look {
+                tick = Instant::now() + TICK;
                 self.workers.iter().for_each(Handle::look_slowly);
             }
         }
@@ -219,8 +208,8 @@ impl Daemon {
         }
         self.follow();
         let has_changed = |old: &Stamp| board::stamp(old.path.clone()) != *old;
-        let board = &self.context.board;
-        let lifted = board.change(|holds, _| holds.mend(has_changed));
+        let mend = |holds: &mut Holds, _| holds.mend(has_changed);
+        let lifted = self.context.board.change(mend);
         say_lifted(lifted, "its credentials or its program have changed");
     }
 
@@ -233,25 +222,27 @@ impl Daemon {
         self.wait_for_editors();
         self.read(&mut said);
         let mut wanted = Vec::new();
+        let mut last: Option<Arc<Policy>> = None;
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
-            let settings = self.settings.as_ref().filter(|_| entry.enabled);
-            match settings.map(|settings| entry.policy(settings)) {
-                Some(Ok(policy)) => {
+            if !entry.enabled {
+                let text = format!("Project '{name}' is disabled, skipping");
+                said.push((Level::Info, text));
+                continue;
+            }
+            let Some(settings) = &self.settings else {
+                continue;
+            };
+            match entry.policy(settings) {
+                Ok(policy) => {
                     // Most projects have no settings of their own, and share one.
-                    let like = wanted
-                        .last()
-                        .filter(|(_, last): &&(_, Arc<Policy>)| **last == policy);
-                    let policy = like.map_or_else(|| Arc::new(policy), |(_, last)| last.clone());
+                    let like = last.take().filter(|last| **last == policy);
+                    let policy = like.unwrap_or_else(|| Arc::new(policy));
+                    last = Some(policy.clone());
                     wanted.push((entry.project.clone(), policy));
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
-                }
-                None if entry.enabled => {}
-                None => {
-                    let text = format!("Project '{name}' is disabled, skipping");
-                    said.push((Level::Info, text));
                 }
             }
         }
@@ -273,13 +264,13 @@ impl Daemon {
     /// A file that was there and is not may be there again in a moment.
     fn wait_for_editors(&mut self) {
         let places = &self.context.places;
-        let there = || [places.settings(), places.registry()].map(|file| file.exists());
-        let is_lost = || std::iter::zip(self.had, there()).any(|(had, there)| had && !there);
-        let began = Instant::now();
-        while is_lost() && began.elapsed() < REPLACE_MAX {
+        let files = [places.settings(), places.registry()];
+        let deadline = Instant::now() + REPLACE_MAX;
+        let is_lost = |(file, had): (&PathBuf, bool)| had && !file.exists();
+        while files.iter().zip(self.had).any(is_lost) && Instant::now() < deadline {
             std::thread::sleep(STOP_LOOK);
         }
-        self.had = there();
+        self.had = files.map(|file| file.exists());
     }
 
     /// Reads settings and registry. A broken one leaves what was read before in force.
@@ -292,7 +283,10 @@ impl Daemon {
                 self.context.board.configure(&settings.common);
                 self.settings = Some(settings);
             }
-            Err(e) => said.push(in_force(&e, &self.settings, ["settings", "job is started"])),
+            Err(e) => {
+                let words = ["settings", "job is started"];
+                said.push(in_force(&e, self.settings.is_some(), words));
+            }
         }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
@@ -301,11 +295,10 @@ impl Daemon {
                 said.extend(wrong.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
-            Err(e) => said.push(in_force(
-                &e,
-                &self.entries,
-                ["projects", "project is served"],
-            )),
+            Err(e) => {
+                let words = ["projects", "project is served"];
+                said.push(in_force(&e, self.entries.is_some(), words));
+            }
         }
         if before.is_some() && before != self.settings {
             log::info!("the settings have changed; they hold from the next start on");
@@ -324,11 +317,8 @@ impl Daemon {
         }
         for (project, policy) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
-            if !self
-                .workers
-                .iter()
-                .any(|worker| is_at(&worker.post.project))
-            {
+            let mut workers = self.workers.iter();
+            if !workers.any(|worker| is_at(&worker.post.project)) {
                 let path = project.path.display();
                 log::info!("Project '{}' configured: {path}", project.name);
                 self.start(project, policy);
@@ -385,8 +375,7 @@ impl Daemon {
         let real = dirs.iter().filter_map(|dir| dir.canonicalize().ok());
         let seen = real.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
         let mut dirs: BTreeMap<PathBuf, Signature> = seen.collect();
-        let watcher = self.context.watcher.lock();
-        let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
+        let watcher = &self.context.watcher;
         for dir in self.watched.keys().filter(|dir| !dirs.contains_key(*dir)) {
             watcher.unwatch(dir);
         }
@@ -408,7 +397,6 @@ impl Daemon {
             }
             watched.is_ok()
         });
-        drop(watcher);
         self.watched = dirs;
     }
 
@@ -417,9 +405,9 @@ impl Daemon {
     fn stop(mut self) {
         log::info!("Stopping");
         service::stopping();
-        self.workers
-            .iter()
-            .for_each(|worker| worker.order(Order::Stop));
+        for worker in &self.workers {
+            worker.order(Order::Stop);
+        }
         let mut insisted = None;
         while !self.workers.is_empty() {
             // Each worker rings when it leaves.
@@ -439,12 +427,12 @@ impl Daemon {
 }
 
 /// What is wrong with a file, and what holds meanwhile.
-fn in_force<T>(error: &Error, old: &Option<T>, [what, none]: [&str; 2]) -> (Level, String) {
-    let so = match old {
-        Some(_) => format!("the {what} before stay in force"),
-        None => format!("meanwhile no {none}"),
+fn in_force(error: &Error, is_known: bool, [what, none]: [&str; 2]) -> (Level, String) {
+    let text = match is_known {
+        true => format!("{error}; the {what} before stay in force"),
+        false => format!("{error}; meanwhile no {none}"),
     };
-    (Level::Error, format!("{error}; {so}"))
+    (Level::Error, text)
 }
 
 impl Handle {
@@ -464,16 +452,11 @@ impl Handle {
     /// Has the worker look at a directory that changed without a word, or whose changes it does not
     /// hear. Where a look may take for ever, only the worker looks, so that nobody else waits.
     fn look_slowly(&self) {
-        let Post {
-            project,
-            orders,
-            bell,
-            ..
-        } = &*self.post;
+        let (post, project) = (&self.post, &self.post.project);
         let items = project.path.join(project.layout.items());
         let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
-        if !orders.desk().seen.is_some_and(is_known) {
-            bell.ring(Wake::Everything);
+        if !post.orders.desk().seen.is_some_and(is_known) {
+            post.bell.ring(Wake::Everything);
         }
     }
 }

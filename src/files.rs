@@ -125,30 +125,19 @@ impl Dir {
     /// Opens a directory in this one, which is no link; `make` says what becomes of one that is
     /// missing (0755).
     pub fn sub(&self, name: &str, make: Make) -> Result<Dir> {
-        let open = || {
-            openat(
-                &self.handle,
-                name,
-                DIRECTORY | OFlag::O_NOFOLLOW,
-                Mode::empty(),
-            )
-        };
-        let mut handle = open();
-        if matches!(handle, Err(nix::Error::ENOENT)) && make == Make::Missing {
-            match mkdirat(&self.handle, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(nix::Error::EEXIST) => handle = open(),
-                Err(error) => return Err(self.failed("create", name, error)),
-            }
+        let mut opened = self.open_at(name, DIRECTORY);
+        if matches!(opened, Err(nix::Error::ENOENT)) && make == Make::Missing {
+            let mode = Mode::from_bits_truncate(0o755);
+            mkdirat(&self.handle, name, mode).map_err(|e| self.failed("create", name, e))?;
+            opened = self.open_at(name, DIRECTORY);
         }
-        let handle = handle.map_err(|error| match error {
+        let handle = opened.map_err(|error| match error {
             // The system only says that it is no directory, which a person may not believe.
             nix::Error::ENOTDIR => self.failed("open directory", name, io::Error::other(LINK)),
             error => self.failed("open directory", name, error),
         })?;
-        Ok(Dir {
-            handle: handle.into(),
-            path: self.path_of(name),
-        })
+        let path = self.path_of(name);
+        Ok(Dir { handle, path })
     }
 
     /// Its path.
@@ -275,30 +264,23 @@ impl Dir {
         let mut file = self.create_file(&temporary)?;
         let written = file.write_all(content).and_then(|()| file.sync_all());
         drop(file);
-        let put = written.and_then(|()| Ok(self.rename_new(&temporary, name)?));
+        let put = written.and_then(|()| {
+            let (here, flags) = (&self.handle, RenameFlags::RENAME_NOREPLACE);
+            match renameat2(here, temporary.as_str(), here, name, flags) {
+                // A file system without that flag: between look and rename there is a moment, in which
+                // only a document of this very name could come.
+                Err(nix::Error::EINVAL) if self.has(name).is_ok_and(|is_there| !is_there) => {
+                    Ok(renameat(here, temporary.as_str(), here, name).map(|()| true)?)
+                }
+                Err(nix::Error::EEXIST | nix::Error::EINVAL) => Ok(false),
+                renamed => Ok(renamed.map(|()| true)?),
+            }
+        });
         match put {
             Ok(true) => self.sync()?,
             _ => self.remove(&temporary)?,
         }
         put.map_err(|e| self.failed("write", name, e))
-    }
-
-    /// Renames unless something has the new name; whether it did.
-    fn rename_new(&self, from: &str, to: &str) -> nix::Result<bool> {
-        let (here, flags) = (&self.handle, RenameFlags::RENAME_NOREPLACE);
-        let renamed = match renameat2(here, from, here, to, flags) {
-            // A file system without that flag: between look and rename there is a moment, in which
-            // only a document of this very name could come.
-            Err(nix::Error::EINVAL) => match fstatat(here, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(_) => Err(nix::Error::EEXIST),
-                Err(_) => renameat(here, from, here, to),
-            },
-            renamed => renamed,
-        };
-        match renamed {
-            Err(nix::Error::EEXIST) => Ok(false),
-            renamed => renamed.map(|()| true),
-        }
     }
 
     /// Puts `content` at `name` so that readers see the old or the new whole, never a part:
@@ -368,17 +350,14 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
     if !meta.is_file() {
         return wrong("not a regular file");
     }
-    let most = if meta.len() > max {
-        0
-    } else {
-        max.saturating_add(1)
-    };
-    let content = read_range(file, 0, meta.len(), most);
-    let content = content.map_err(|e| Error::io("read", path, e))?;
-    match meta.len().max(content.len() as u64) > max {
-        true => wrong(&format!("larger than {max} bytes")),
-        false => Ok(content),
+    if meta.len() <= max {
+        let content = read_range(file, 0, meta.len(), max.saturating_add(1));
+        let content = content.map_err(|e| Error::io("read", path, e))?;
+        if content.len() as u64 <= max {
+            return Ok(content);
+        }
     }
+    wrong(&format!("larger than {max} bytes"))
 }
 
 /// Reads a regular file from `start` to its end, at most `max` bytes; `size` is how long it was found

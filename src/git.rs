@@ -206,9 +206,7 @@ impl Git {
             argv: &argv,
             env: &env.collect::<Vec<_>>(),
             directory: &self.root,
-            stdin: &null,
-            stdout: out,
-            stderr: &err,
+            streams: [&null, out, &err],
         };
         let agent = Agent::spawn(&launch, &self.token).map_err(|fault| {
             let (SpawnFault::Missing(error) | SpawnFault::Passing(error)) = fault;

@@ -80,9 +80,7 @@ pub fn start(
         argv: &argv,
         env: &plan.env,
         directory: &root,
-        stdin: &stdin,
-        stdout: &logs.out,
-        stderr: &logs.err,
+        streams: [&stdin, &logs.out, &logs.err],
     };
     let listener = Listener::new(plan.dialect, plan.resumed, plan.files.clone());
     let started = Instant::now();

@@ -10,7 +10,7 @@ use crate::record::{Claim, Outcome, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -82,8 +82,8 @@ struct Dirs {
     results: Dir,
     state: Dir,
     logs: Dir,
-    /// Their places, in this order.
-    places: [Signature; 6],
+    /// Where the last four were found.
+    places: [Signature; 4],
 }
 
 /// Proof that no other daemon works on the project; held as long as the value lives.
@@ -112,14 +112,14 @@ pub enum Look {
 /// What is in `state/`, besides the view.
 #[derive(Debug, Default)]
 pub struct Marks {
-    /// Claims, in order.
-    pub claims: Vec<JobId>,
+    /// Claims.
+    pub claims: BTreeSet<JobId>,
     /// Cancel marks.
     pub cancelled: BTreeSet<JobId>,
     /// Hold marks.
     pub held: BTreeSet<JobId>,
     /// Release marks.
-    pub released: Vec<JobId>,
+    pub released: BTreeSet<JobId>,
 }
 
 /// What is at a document's name.
@@ -144,8 +144,6 @@ pub struct LogFiles {
     pub out: File,
     /// Standard error.
     pub err: File,
-    /// Names in the directory of logs.
-    pub names: [String; 2],
 }
 
 impl Dirs {
@@ -155,23 +153,26 @@ impl Dirs {
     fn open(project: &Project, make: Make) -> Result<Dirs> {
         let layout = project.layout;
         let top = Dir::open(&project.path)?;
-        let checked = |dir: Dir| files::check_own(&dir.stat()?, dir.path()).map(|()| dir);
+        let sub = |dir: &Dir, name: &str, make| {
+            let dir = dir.sub(name, make)?;
+            files::check_own(&dir.stat()?, dir.path()).map(|()| dir)
+        };
         let base = match layout.items().rsplit_once('/') {
             // Whoever can write there can put another in the place of each of ours.
-            Some((above, _)) => checked(top.sub(above, make)?)?,
+            Some((above, _)) => sub(&top, above, make)?,
             None => Dir::open(&project.path)?,
         };
-        let sub = |relative: &str, make| checked(base.sub(last_part(relative), make)?);
-        let items = sub(layout.items(), make).map_err(|error| match error.is_not_found() {
+        let items = sub(&base, last_part(layout.items()), make);
+        let items = items.map_err(|error| match error.is_not_found() {
             true => error.context("the documents' directory was removed; make it again"),
             false => error,
         })?;
-        let [results, state, logs] = [layout.results(), layout.state(), layout.logs()]
-            .map(|relative| sub(relative, Make::Missing));
-        let (results, state, logs) = (results?, state?, logs?);
-        let mut places = [Signature::default(); 6];
-        let all = [&top, &base, &items, &results, &state, &logs];
-        for (place, dir) in places.iter_mut().zip(all) {
+        let ours = |relative| sub(&base, last_part(relative), Make::Missing);
+        let results = ours(layout.results())?;
+        let state = ours(layout.state())?;
+        let logs = ours(layout.logs())?;
+        let mut places = [Signature::default(); 4];
+        for (place, dir) in places.iter_mut().zip([&items, &results, &state, &logs]) {
             *place = Signature::of_dir(dir)?;
         }
         Ok(Dirs {
@@ -225,12 +226,15 @@ impl Spool {
         let Some(before) = self.open.take() else {
             return self.dirs().map(drop);
         };
-        let place = |dirs: &Dirs| Signature::of_dir(&dirs.top);
         let found = self.dirs().and_then(|found| {
-            let is_same = place(&found)?.is_place_of(place(&before)?);
+            let place = Signature::of_dir(&before.top)?;
+            if Signature::of_dir(&found.top)?.is_place_of(place) {
+                return Ok(());
+            }
             let path = self.project.path.display();
-            let text = || Error::new(format!("another directory took the place of {path}"));
-            is_same.then_some(()).ok_or_else(text)
+            Err(Error::new(format!(
+                "another directory took the place of {path}"
+            )))
         });
         if found.is_err() {
             *self.open.borrow_mut() = Some(before);
@@ -240,28 +244,13 @@ impl Spool {
 
     /// Whether the directories that are open, if any are, are those to which their paths lead.
     pub fn is_in_place(&self) -> bool {
-        let open = self.open.borrow();
+        let (open, layout) = (self.open.borrow(), self.layout());
         let Some(dirs) = &*open else { return true };
-        let layout = self.layout();
-        let names = [
-            layout.items(),
-            layout.results(),
-            layout.state(),
-            layout.logs(),
-        ]
-        .map(last_part);
-        let [top, base, ours @ ..] = &dirs.places;
-        // One after the other, each in the one before: whole paths would cost more than all the rest.
-        let is_at = |place: &Signature, found: Result<Option<FileStat>>| {
-            found.is_ok_and(|stat| stat.is_some_and(|stat| place.is_place_of(Signature::of(&stat))))
+        let is_at = |(relative, place): (&str, Signature)| {
+            let found = Signature::at(&self.project.path.join(relative));
+            found.is_ok_and(|found| found.is_place_of(place))
         };
-        let above = layout.items().rsplit_once('/');
-        Signature::at(&self.project.path).is_ok_and(|at| at.is_place_of(*top))
-            && above.is_none_or(|(above, _)| is_at(base, dirs.top.look(above)))
-            && ours
-                .iter()
-                .zip(names)
-                .all(|(place, name)| is_at(place, dirs.base.look(name)))
+        layout.dirs().into_iter().zip(dirs.places).all(is_at)
     }
 
     /// Whether anything is at a path within the project.
@@ -273,8 +262,8 @@ impl Spool {
     /// Whether the project itself was deleted, and nobody can make anything in it.
     pub fn is_deleted(&self) -> bool {
         let open = self.open.borrow();
-        let top = open.as_ref().and_then(|dirs| dirs.top.stat().ok());
-        top.is_some_and(|stat| stat.st_nlink == 0)
+        let is_gone = |dirs: &Rc<Dirs>| dirs.top.stat().is_ok_and(|stat| stat.st_nlink == 0);
+        open.as_ref().is_some_and(is_gone)
     }
 
     fn dirs(&self) -> Result<Rc<Dirs>> {
@@ -308,11 +297,6 @@ impl Spool {
     /// The directory of documents, to be watched.
     pub fn items_path(&self) -> PathBuf {
         self.project.path.join(self.layout().items())
-    }
-
-    /// The directory of results, to be watched.
-    pub fn results_path(&self) -> PathBuf {
-        self.project.path.join(self.layout().results())
     }
 
     /// Whether a project that was served before has nothing in `state/` to know it by.
@@ -388,15 +372,10 @@ impl Spool {
     /// them just now.
     pub fn tidy(&self) -> Result<()> {
         let dirs = self.dirs()?;
-        let is_ours = |name: &str| name.starts_with('.') && name.ends_with(".tmp");
-        for (dir, is_items) in [
-            (&dirs.items, true),
-            (&dirs.results, false),
-            (&dirs.state, false),
-        ] {
-            let is_left = if is_items { is_abandoned } else { is_ours };
+        for dir in [&dirs.items, &dirs.results, &dirs.state] {
+            let is_items = std::ptr::eq(dir, &dirs.items);
             let mut left = Vec::new();
-            dir.list(&mut |name, _| left.extend(is_left(name).then(|| name.to_owned())))?;
+            dir.list(&mut |name, _| left.extend(is_left(name, is_items).then(|| name.to_owned())))?;
             left.iter().try_for_each(|name| dir.remove(name))?;
         }
         Ok(())
@@ -407,14 +386,14 @@ impl Spool {
         let Some(stat) = self.dirs()?.items.look(name)? else {
             return Ok(Look::Nothing);
         };
-        match self.meaning(name, stat.st_mode) {
-            Look::Waiting(id) if self.has_result(&id)? => Ok(Look::Nothing),
-            Look::Waiting(id) => Ok(match self.copied(id.as_str())? {
-                Some(what) => Look::Odd(what),
-                None => Look::Waiting(id),
-            }),
-            other => Ok(other),
+        let look = self.meaning(name, stat.st_mode);
+        let Look::Waiting(id) = &look else {
+            return Ok(look);
+        };
+        if self.has_result(id)? {
+            return Ok(Look::Nothing);
         }
+        Ok(self.copied(id.as_str())?.map_or(look, Look::Odd))
     }
 
     /// What a name and a type amount to, whatever else there is in the project.
@@ -516,12 +495,12 @@ impl Spool {
     /// The text of a document that lies in the spool or in the archive.
     pub fn document_text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
         let name = id.file_name();
-        match self.dirs()?.items.read(&name, TEXT_MAX)? {
-            None => match self.archive_dir(Make::Nothing) {
-                Err(error) if error.is_not_found() => Ok(None),
-                archive => archive?.read(&name, TEXT_MAX),
-            },
-            text => Ok(text),
+        if let Some(text) = self.dirs()?.items.read(&name, TEXT_MAX)? {
+            return Ok(Some(text));
+        }
+        match self.archive_dir(Make::Nothing) {
+            Err(error) if error.is_not_found() => Ok(None),
+            archive => archive?.read(&name, TEXT_MAX),
         }
     }
 
@@ -529,13 +508,10 @@ impl Spool {
     pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
         let mut last: Option<String> = None;
         let mut take = |name: &str, _| {
-            let stem = name
-                .strip_suffix(".md")
-                .or_else(|| name.strip_suffix(".json"));
-            let id = stem.and_then(JobId::exact);
-            let stamp = id
-                .as_ref()
-                .and_then(|id| id.stamp().filter(|stamp| *stamp < horizon));
+            let (stem, _) = name.rsplit_once('.').unwrap_or_default();
+            let id = JobId::exact(stem);
+            let stamp = id.as_ref().and_then(JobId::stamp);
+            let stamp = stamp.filter(|stamp| *stamp < horizon);
             if last.as_deref() < stamp {
                 last = stamp.map(str::to_owned);
             }
@@ -567,18 +543,16 @@ impl Spool {
     pub fn marks(&self) -> Result<Marks> {
         let mut marks = Marks::default();
         self.dirs()?.state.list(&mut |name, _| {
-            let Some((stem, ending)) = name.rsplit_once('.') else {
-                return;
+            let (stem, ending) = name.rsplit_once('.').unwrap_or_default();
+            let all = match ending {
+                "claim" => &mut marks.claims,
+                "cancel" => &mut marks.cancelled,
+                "hold" => &mut marks.held,
+                "release" => &mut marks.released,
+                _ => return,
             };
-            match (JobId::exact(stem), ending) {
-                (Some(id), "claim") => marks.claims.push(id),
-                (Some(id), "cancel") => drop(marks.cancelled.insert(id)),
-                (Some(id), "hold") => drop(marks.held.insert(id)),
-                (Some(id), "release") => marks.released.push(id),
-                _ => {}
-            }
+            all.extend(JobId::exact(stem));
         })?;
-        marks.claims.sort_unstable();
         Ok(marks)
     }
 
@@ -741,11 +715,10 @@ impl Spool {
     /// Makes the log files of the `start`-th start (from 1); `output` is the ending of standard
     /// output's.
     pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
-        let names = [log_name(id, start, output), log_name(id, start, "err")];
         // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
-        let err = self.create_log(&names[1])?;
-        let out = self.create_log(&names[0])?;
-        Ok(LogFiles { out, err, names })
+        let err = self.create_log(&log_name(id, start, "err"))?;
+        let out = self.create_log(&log_name(id, start, output))?;
+        Ok(LogFiles { out, err })
     }
 
     /// Removes a log, if it is there.
@@ -792,11 +765,13 @@ fn append(logs: &Dir, text: &[u8]) -> Result<()> {
     file.write_all(text).map_err(failed)
 }
 
-/// Whether a name is that of a temporary file that [`Dir::add`] made in a process that is gone.
-fn is_abandoned(name: &str) -> bool {
+/// Whether a name is that of a temporary file that is left over: among documents, where others put theirs,
+/// one that [`Dir::add`] made in a process that is gone.
+fn is_left(name: &str, is_items: bool) -> bool {
     let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
     let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
-    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    let is_gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+    stem.is_some() && writer.map_or(!is_items, is_gone)
 }
 
 fn claim_name(id: &JobId) -> String {

@@ -12,12 +12,13 @@ use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// So many names are kept for a project that does not listen just now; with more, it looks at
 /// everything instead.
 const NAMES_MAX: usize = 1024;
+/// Fewer than so many ring at the very same time, each having seen room for one more name.
+const RINGERS_MAX: usize = 64;
 
 const TOO_MANY_WATCHES: &str =
     "too many inotify watches are in use; raise the sysctl fs.inotify.max_user_watches";
@@ -42,38 +43,28 @@ pub enum Wake {
 
 /// The ringing end of a bell. Ringing never waits.
 #[derive(Clone, Debug)]
-pub struct Bell {
-    sender: Sender<Wake>,
-    overflow: Arc<AtomicBool>,
-}
+pub struct Bell(Sender<Wake>);
 
 /// The listening end.
 #[derive(Debug)]
-pub struct Ear {
-    receiver: Receiver<Wake>,
-    overflow: Arc<AtomicBool>,
-}
+pub struct Ear(Receiver<Wake>);
 
 /// A new bell.
 pub fn bell() -> (Bell, Ear) {
     // A bounded one would hold room for all the names it may ever hold.
     let (sender, receiver) = unbounded();
-    let overflow = Arc::<AtomicBool>::default();
-    let ear = Ear {
-        receiver,
-        overflow: Arc::clone(&overflow),
-    };
-    (Bell { sender, overflow }, ear)
+    (Bell(sender), Ear(receiver))
 }
 
 impl Bell {
-    /// Wakes the listener; without one, nothing happens.
+    /// Wakes the listener; without one, nothing happens. When too many rings wait to be heard, those that
+    /// come last ask for a look at everything, and what comes after them has nothing to add.
     pub fn ring(&self, wake: Wake) {
-        if self.sender.len() < NAMES_MAX {
-            let _ = self.sender.send(wake);
-        } else if !self.overflow.swap(true, Ordering::SeqCst) {
-            // It may have taken all names between our two steps: it wakes all the same.
-            let _ = self.sender.send(Wake::Again);
+        let waiting = self.0.len();
+        if waiting < NAMES_MAX {
+            let _ = self.0.send(wake);
+        } else if waiting < NAMES_MAX + RINGERS_MAX {
+            let _ = self.0.send(Wake::Everything);
         }
     }
 }
@@ -82,25 +73,19 @@ impl Ear {
     /// Waits for a ring, at most until `deadline`; `None` if there was none.
     pub fn wait(&self, deadline: Option<std::time::Instant>) -> Option<Wake> {
         match deadline {
-            Some(deadline) => self.receiver.recv_deadline(deadline).ok(),
-            None => self.receiver.recv().ok(),
+            Some(deadline) => self.0.recv_deadline(deadline).ok(),
+            None => self.0.recv().ok(),
         }
     }
 
     /// Whether everything that was rung has been heard.
     pub fn is_quiet(&self) -> bool {
-        self.receiver.is_empty() && !self.overflow.load(Ordering::SeqCst)
+        self.0.is_empty()
     }
 
-    /// What has been rung and not heard yet. The overflow is looked at after the last name, or one
-    /// that came in between would be neither among the names nor told.
+    /// What has been rung and not heard yet.
     pub fn pending(&self) -> impl Iterator<Item = Wake> {
-        let mut names = self.receiver.try_iter();
-        let overflow = || self.overflow.swap(false, Ordering::SeqCst);
-        std::iter::from_fn(move || {
-            let name = names.next();
-            name.or_else(|| overflow().then_some(Wake::Everything))
-        })
+        self.0.try_iter()
     }
 }
 
@@ -109,10 +94,11 @@ pub type Interest = fn(&str) -> bool;
 
 type Routes = Arc<Mutex<HashMap<PathBuf, (Bell, Interest)>>>;
 
-/// The watcher of all directories.
+/// The watcher of all directories. It comes to life when it first is to watch something, and as long as
+/// it cannot, says so each time.
+#[derive(Debug, Default)]
 pub struct Watcher {
-    /// Nothing, as long as the system has none for us.
-    inner: Option<RecommendedWatcher>,
+    inner: Mutex<Option<RecommendedWatcher>>,
     routes: Routes,
 }
 
@@ -127,49 +113,31 @@ pub fn reason(error: &notify::Error) -> String {
 }
 
 impl Watcher {
-    /// A watcher that comes to life when it first is to watch something, and as long as it cannot, says so
-    /// each time.
-    pub fn asleep() -> Watcher {
-        let (inner, routes) = (None, Routes::default());
-        Watcher { inner, routes }
-    }
-
     /// Rings `bell` from now on when something happens in `directory` to a name of interest.
-    pub fn watch(
-        &mut self,
-        directory: &Path,
-        bell: &Bell,
-        interest: Interest,
-    ) -> notify::Result<()> {
+    pub fn watch(&self, directory: &Path, bell: &Bell, interest: Interest) -> notify::Result<()> {
         let route = (bell.clone(), interest);
-        self.routes().insert(directory.to_owned(), route);
-        let inner = match self.inner.take() {
-            Some(inner) => inner,
-            None => listen(&self.routes)?,
-        };
-        let inner = self.inner.insert(inner);
+        locked(&self.routes).insert(directory.to_owned(), route);
+        let mut inner = locked(&self.inner);
+        if inner.is_none() {
+            *inner = Some(listen(&self.routes)?);
+        }
+        let inner = inner.as_mut().expect("it has just been seen to");
         inner.watch(directory, RecursiveMode::NonRecursive)
     }
 
     /// Forgets a directory.
-    pub fn unwatch(&mut self, directory: &Path) {
-        self.routes().remove(directory);
-        if let Some(inner) = &mut self.inner {
+    pub fn unwatch(&self, directory: &Path) {
+        locked(&self.routes).remove(directory);
+        if let Some(inner) = &mut *locked(&self.inner) {
             // It fails when the directory is gone, and the watch with it.
             let _ = inner.unwatch(directory);
         }
     }
-
-    fn routes(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, (Bell, Interest)>> {
-        // A panic while the map was held cannot have left it half changed.
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl std::fmt::Debug for Watcher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watcher")
-    }
+/// A panic of whoever held the lock cannot have left anything half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One inotify instance, and a thread of notify's that hears it.
@@ -195,7 +163,7 @@ fn listen(routes: &Routes) -> notify::Result<RecommendedWatcher> {
 
 /// Runs in notify's thread, which a panic would leave deaf: nothing here can.
 fn deliver(routes: &Routes, event: notify::Result<Event>) {
-    let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
+    let routes = locked(routes);
     let event = match event {
         Ok(event) if !event.need_rescan() => event,
         // Overflow names no path, an error may: either way nobody knows what was missed.

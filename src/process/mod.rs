@@ -19,7 +19,6 @@ pub use sweep::{Among, reap_orphans, sweep_project};
 use crate::digest::{hex, sha256_hex};
 use crate::error::Error;
 use crate::record::Identity;
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -116,12 +115,8 @@ pub struct Launch<'a> {
     pub env: &'a [(&'a OsStr, &'a OsStr)],
     /// The working directory.
     pub directory: &'a Path,
-    /// Standard input.
-    pub stdin: &'a File,
-    /// Standard output.
-    pub stdout: &'a File,
-    /// Standard error.
-    pub stderr: &'a File,
+    /// Standard input, output and error.
+    pub streams: [&'a File; 3],
 }
 
 /// Why nothing was started.
@@ -151,9 +146,6 @@ pub struct Agent {
     token: Token,
     /// Where it was started, without symbolic links, as the kernel names it.
     directory: PathBuf,
-    /// Whether it was seen to have ended.
-    has_ended: Cell<bool>,
-    identity: Cell<Option<Identity>>,
     is_reaped: bool,
 }
 
@@ -284,39 +276,23 @@ impl Agent {
             pidfd: spawn::pidfd_open(pid.as_raw()).ok(),
             token: token.clone(),
             directory: launch.directory.to_owned(),
-            has_ended: Cell::new(false),
-            identity: Cell::new(None),
             is_reaped: false,
         })
     }
 
-    /// How to recognise it after a crash. Asked again until it could be read once.
+    /// How to recognise it after a crash, unless that cannot be read just now.
     pub fn identity(&self) -> Option<Identity> {
-        if self.identity.get().is_none() {
-            let pid = self.pid.as_raw();
-            self.identity.set(sweep::identity_of(pid).ok());
-        }
-        self.identity.get()
+        sweep::identity_of(self.pid.as_raw()).ok()
     }
 
-    /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped
-    /// yet, so its number stays ours.
+    /// Waits until the process has ended, at most `limit`, and less without a handle of it; whether it
+    /// has. It is not reaped yet, so its number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        while !self.has_ended.get() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.has_ended.set(match &self.pidfd {
-                Some(pidfd) => ended(pidfd, left),
-                None => is_dead(self.pid),
-            });
-            if left.is_zero() {
-                break;
-            }
-            if self.pidfd.is_none() {
-                std::thread::sleep(left.min(SLICE));
-            }
-        }
-        self.has_ended.get()
+        let Some(pidfd) = &self.pidfd else {
+            std::thread::sleep(limit.min(SLICE));
+            return is_dead(self.pid);
+        };
+        ended(pidfd, limit)
     }
 
     /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace` for all of the
@@ -342,7 +318,7 @@ impl Agent {
     }
 
     /// Kills what the ended process left, then reaps it. How it ended, and how many survivors
-    /// there were. A process that has not ended is killed first.
+    /// there were.
     pub fn reap(mut self) -> (Exit, u32) {
         self.finish(true)
     }
@@ -353,20 +329,14 @@ impl Agent {
     }
 
     fn finish(&mut self, sweeps: bool) -> (Exit, u32) {
-        if !self.wait(Duration::ZERO) {
-            let _ = killpg(self.pid, Signal::SIGKILL);
-            self.wait(SWEEP_MAX);
-        }
         RUNS.fetch_sub(1, Ordering::SeqCst);
+        let mut leftovers = 0;
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
-        let leftovers = match reap_orphans() && sweeps {
-            true => {
-                // No other process can have its number before it is reaped below.
-                let run = (self.token.clone(), self.identity());
-                sweep_project(&self.directory, &[run], Among::Orphans).0
-            }
-            false => 0,
-        };
+        if reap_orphans() && sweeps {
+            // No other process can have its number before it is reaped below.
+            let run = (self.token.clone(), self.identity());
+            (leftovers, _) = sweep_project(&self.directory, &[run], Among::Orphans);
+        }
         let exit = match waitpid(self.pid, None) {
             Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
@@ -381,6 +351,8 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.is_reaped {
+            let _ = killpg(self.pid, Signal::SIGKILL);
+            self.wait(SWEEP_MAX);
             self.finish(true);
         }
     }
@@ -410,19 +382,17 @@ fn is_dead(child: Pid) -> bool {
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.
 fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
+    // Rounded up, or the last millisecond would be spent spinning.
+    let limit_ms = limit.as_nanos().div_ceil(1_000_000);
+    let timeout = PollTimeout::try_from(limit_ms).unwrap_or(PollTimeout::MAX);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, or the last millisecond would be spent spinning.
-        let left_ms = left.as_nanos().div_ceil(1_000_000);
-        let timeout = PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
-            Ok(0) if left.is_zero() => return false,
-            Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => return true,
+        match poll(
+            &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Err(nix::Error::EINTR) => {}
             // Out of memory for a moment: the answer is not known, so it is not "ended".
-            Err(_) => std::thread::sleep(Duration::from_millis(10).min(left)),
+            found => return found == Ok(1),
         }
     }
 }
@@ -441,9 +411,7 @@ mod tests {
             argv: &argv,
             env: &[(OsStr::new(RUN_VARIABLE), OsStr::new(token.as_str()))],
             directory: Path::new("/"),
-            stdin: &null,
-            stdout: &null,
-            stderr: &null,
+            streams: [&null; 3],
         };
         Agent::spawn(&launch, &token).unwrap()
     }
@@ -452,26 +420,16 @@ mod tests {
     fn an_agent_for_which_no_descriptor_was_free_is_awaited_and_ended_all_the_same() {
         let mut agent = start("exit 7");
         agent.pidfd = None;
-        assert!(agent.wait(Duration::from_secs(10)));
+        let started = Instant::now();
+        while !agent.wait(Duration::from_secs(10)) {
+            assert!(started.elapsed() < Duration::from_secs(10));
+        }
         assert_eq!(agent.reap().0, Exit::Code(7));
         let mut agent = start("/bin/sleep 600");
         agent.pidfd = None;
         assert!(!agent.wait(Duration::from_millis(60)));
         agent.stop(Duration::from_secs(10));
         assert_eq!(agent.reap().0, Exit::Signal(libc::SIGTERM));
-    }
-
-    #[test]
-    fn by_what_an_agent_is_known_is_asked_until_it_was_told_once() {
-        let mut agent = start("exec /bin/sleep 600");
-        let own = std::mem::replace(&mut agent.pid, Pid::from_raw(i32::MAX));
-        assert_eq!(agent.identity(), None);
-        agent.pid = own;
-        let told = agent.identity();
-        assert!(told.is_some_and(|told| told.pid == own.as_raw()));
-        agent.pid = Pid::from_raw(i32::MAX);
-        assert_eq!(agent.identity(), told);
-        agent.pid = own;
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     // descriptors, and some close all that they may have. posix_spawn cannot set limits, so ours is
     // lowered meanwhile, which harms no other thread as long as few descriptors are in use.
     let given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let in_use = launch.stdin.as_raw_fd() as rlim_t;
+    let in_use = launch.streams[0].as_raw_fd() as rlim_t;
     let lowered = given.filter(|(soft, hard)| soft < hard && in_use < soft / 2);
     if let Some((soft, hard)) = lowered {
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
@@ -57,7 +57,7 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
     let flags = flags as c_short | libc::POSIX_SPAWN_SETSID as c_short;
     let (all, none) = (SigSet::all(), SigSet::empty());
-    let streams = [launch.stdin, launch.stdout, launch.stderr].map(AsRawFd::as_raw_fd);
+    let streams = launch.streams.map(AsRawFd::as_raw_fd);
     let mut attributes = MaybeUninit::uninit();
     let mut actions = MaybeUninit::uninit();
     let (attributes, actions) = (attributes.as_mut_ptr(), actions.as_mut_ptr());

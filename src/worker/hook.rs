@@ -103,9 +103,7 @@ impl Worker<'_> {
             argv: &argv,
             env: &env,
             directory: &root,
-            stdin: &files::in_memory(b"")?,
-            stdout: &stdout,
-            stderr: &stderr,
+            streams: [&files::in_memory(b"")?, &stdout, &stderr],
         };
         let (started, started_at) = (Instant::now(), Wall::now());
         let agent = Agent::spawn(&launch, &token).map_err(|fault| match fault {

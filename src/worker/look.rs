@@ -13,10 +13,8 @@ impl Worker<'_> {
             return;
         }
         let (path, post) = (self.spool.items_path(), self.post);
-        let watcher = post.context.watcher.lock();
-        let mut watcher = watcher.unwrap_or_else(PoisonError::into_inner);
+        let watcher = &post.context.watcher;
         let watched = watcher.watch(&path, &post.bell, Spool::is_of_interest);
-        drop(watcher);
         self.is_watched = watched.is_ok();
         let path = path.display();
         match watched {

@@ -48,7 +48,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use {end::record, hook::Told, start::remove_scratch};
 
@@ -70,7 +70,7 @@ pub struct Context {
     /// Holds, ledger, slots.
     pub board: Board,
     /// The one watcher.
-    pub watcher: Mutex<Watcher>,
+    pub watcher: Watcher,
     /// What agents' environments begin with.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -177,10 +177,8 @@ impl Drop for Worker<'_> {
         // What was not urgent, before trouble came, was true all the same.
         self.write_lines();
         self.post.orders.desk().seen = None;
-        let watcher = self.post.context.watcher.lock();
-        watcher
-            .unwrap_or_else(PoisonError::into_inner)
-            .unwatch(&self.spool.items_path());
+        let watcher = &self.post.context.watcher;
+        watcher.unwatch(&self.spool.items_path());
     }
 }
 

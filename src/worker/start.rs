@@ -354,8 +354,9 @@ impl Worker<'_> {
             return;
         };
         let mut claim = claim.clone();
-        let is_news = claim.process.is_none() && agent.identity().is_some();
-        claim.process = agent.identity();
+        let is_known = claim.process.is_some();
+        claim.process = claim.process.or_else(|| agent.identity());
+        let is_news = claim.process.is_some() && !is_known;
         let place = match self.spool.has_claim(id) {
             false => self.take_place(),
             true if is_news => Ok(()),

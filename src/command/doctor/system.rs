@@ -216,7 +216,7 @@ fn check_disk(report: &mut Report, path: &Path) {
 /// The kernel itself is asked for what the daemon needs: an instance, and a watch on each project.
 fn check_inotify(report: &mut Report, entries: &[Entry]) {
     let (bell, _ear) = bell();
-    let mut watcher = Watcher::asleep();
+    let watcher = Watcher::default();
     let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
     let items = entries.iter().map(items).filter(|path| path.is_dir());
     let mut there: Vec<PathBuf> = items.collect();
