@@ -56,9 +56,8 @@ struct Inner {
     freed_at: Wall,
     /// The projects that wait for a slot, the first first.
     line: Vec<String>,
-    bells: HashMap<String, Bell>,
-    /// By project: whether an agent runs, and how many jobs wait.
-    counts: HashMap<String, (bool, usize)>,
+    /// By project: its worker's bell, whether an agent runs, and how many jobs wait.
+    workers: HashMap<String, (Bell, bool, usize)>,
     /// By agent and project: which job was answered last, and when.
     answers: HashMap<(String, String), (JobId, Wall)>,
     told: String,
@@ -120,26 +119,22 @@ pub fn stamp(path: PathBuf) -> Stamp {
 
 /// What cannot be read is as good as absent: holds come back with the next attempt.
 fn load<T: DeserializeOwned + Default>(dir: &Dir, name: &str) -> T {
-    let read = dir.read(name, FILE_MAX).map_err(|error| error.to_string());
-    let parsed = read.and_then(|bytes| {
-        let parsed = bytes
-            .map(|bytes| serde_json::from_slice(&bytes))
-            .transpose();
-        parsed.map_err(|error| format!("{} is broken ({error})", dir.path_of(name).display()))
-    });
-    let whole = parsed.unwrap_or_else(|why| {
+    let parsed = match dir.read(name, FILE_MAX) {
+        Ok(None) => return T::default(),
+        Ok(Some(bytes)) => serde_json::from_slice(&bytes)
+            .map_err(|error| format!("{} is broken ({error})", dir.path_of(name).display())),
+        Err(error) => Err(error.to_string()),
+    };
+    parsed.unwrap_or_else(|why| {
         log::warn!("{why}; it is taken as empty");
-        None
-    });
-    whole.unwrap_or_default()
+        T::default()
+    })
 }
 
 impl Records {
     fn load(dir: &Dir) -> Records {
-        Records {
-            holds: load(dir, HOLDS),
-            ledger: load(dir, LEDGER),
-        }
+        let (holds, ledger) = (load(dir, HOLDS), load(dir, LEDGER));
+        Records { holds, ledger }
     }
 
     /// Brings the holds that settings and the time decide in line. Returns one that is news.
@@ -152,20 +147,16 @@ impl Records {
     ) -> Option<Hold> {
         let Records { holds, ledger } = self;
         let windows = holds.windows.get(who.agent).map_or(&[][..], |all| all);
-        let ceiling = holds::ceiling(windows, &policy.usage_ceiling, now);
-        let budget = ledger.exhausted(who.project, policy.daily_budget_usd, overall, now);
-        let hours = holds::hours(&policy.hours, now);
-        let all = [
-            (Kind::UsageCeiling, Some(who.agent), ceiling),
-            (Kind::DailyBudget, None, budget),
-            (Kind::Hours, None, hours),
-        ];
-        let mut news = None;
-        for (kind, agent, wanted) in all {
+        let full = holds::ceiling(windows, &policy.usage_ceiling, now);
+        let spent = ledger.exhausted(who.project, policy.daily_budget_usd, overall, now);
+        let closed = holds::hours(&policy.hours, now);
+        let mut set = |kind, agent, wanted: Option<(String, Wall)>| {
             let wanted = wanted.map(|(reason, until)| (reason, Some(until)));
-            news = news.or(holds.set(kind, (who.project, agent), wanted, now));
-        }
-        news
+            holds.set(kind, (who.project, agent), wanted, now)
+        };
+        let news = set(Kind::UsageCeiling, Some(who.agent), full);
+        let news = news.or(set(Kind::DailyBudget, None, spent));
+        news.or(set(Kind::Hours, None, closed))
     }
 
     /// The hold that keeps a project's jobs from being started by the agent of its settings.
@@ -176,11 +167,16 @@ impl Records {
         overall_usd: Option<f64>,
         now: Wall,
     ) -> Option<HoldView> {
-        let who = Entrant::new(project, policy, false);
+        let (agent, begun) = (&*policy.agent.name, false);
+        let who = Entrant {
+            project,
+            agent,
+            begun,
+        };
         self.decide(&who, policy, overall_usd, now);
         let is_shown = |hold: &&Hold| {
-            hold.project.as_deref() == Some(project)
-                && matches!(hold.kind, Kind::Gate | Kind::Check)
+            let is_its = hold.project.as_deref() == Some(project);
+            is_its && matches!(hold.kind, Kind::Gate | Kind::Check)
         };
         let hold = match self.holds.gate(&who, now) {
             Gate::Closed(hold, _) => Some(hold),
@@ -218,15 +214,12 @@ impl Board {
             }
         }
         let records = Records::load(&dir);
-        let inner = Mutex::new(Inner {
+        let inner = Inner {
             records,
             ..Inner::default()
-        });
-        Board {
-            dir,
-            main: main.clone(),
-            inner,
-        }
+        };
+        let (inner, main) = (Mutex::new(inner), main.clone());
+        Board { dir, main, inner }
     }
 
     /// What holds over all projects.
@@ -240,23 +233,25 @@ impl Board {
 
     /// A worker that wants to hear of changes.
     pub fn join(&self, project: &str, bell: &Bell) {
-        self.inner().bells.insert(project.to_owned(), bell.clone());
+        let worker = (bell.clone(), false, 0);
+        self.inner().workers.insert(project.to_owned(), worker);
     }
 
     /// A worker that is gone.
     pub fn leave(&self, project: &str) {
         let mut inner = self.inner();
-        inner.bells.remove(project);
-        inner.counts.remove(project);
-        inner.line.retain(|waiter| waiter != project);
+        inner.workers.remove(project);
+        inner.step_out(project);
     }
 
     /// What a project's view says, for the service's status text.
     pub fn tell(&self, project: &str, running: bool, waiting: usize) {
         let mut inner = self.inner();
-        inner.counts.insert(project.to_owned(), (running, waiting));
+        if let Some(worker) = inner.workers.get_mut(project) {
+            (worker.1, worker.2) = (running, waiting);
+        }
         if waiting == 0 {
-            inner.line.retain(|waiter| waiter != project);
+            inner.step_out(project);
         }
         let status = status(&inner);
         if inner.told != status {
@@ -294,22 +289,25 @@ impl Board {
         now: Wall,
     ) -> std::result::Result<Slot<'_>, Box<Closed>> {
         let mut inner = self.inner();
-        let who = Entrant::new(project, policy, begun);
-        let overall = inner.common.daily_budget_usd;
+        let (agent, overall) = (&*policy.agent.name, inner.common.daily_budget_usd);
+        let who = Entrant {
+            project,
+            agent,
+            begun,
+        };
         let before = inner.records.holds.clone();
         let news = inner.records.decide(&who, policy, overall, now);
         self.keep(&inner, &before);
         let gate = inner.records.holds.gate(&who, now);
         let is_probe = gate == Gate::Probe;
-        let closed = match gate {
-            Gate::Closed(hold, until) => Some((Some(hold.clone()), until)),
-            Gate::Open | Gate::Probe => inner.turn_away(project, now).map(|until| (None, until)),
-        };
-        if let Some((hold, until)) = closed {
-            if hold.is_some() {
-                // Whoever could not take a slot is not waited for.
-                inner.line.retain(|waiter| waiter != project);
-            }
+        if let Gate::Closed(hold, until) = gate {
+            let hold = Some(hold.clone());
+            // Whoever could not take a slot is not waited for.
+            inner.step_out(project);
+            return Err(Box::new(Closed { hold, until, news }));
+        }
+        if let Some(until) = inner.turn_away(project, now) {
+            let hold = None;
             return Err(Box::new(Closed { hold, until, news }));
         }
         inner.records.holds.begin_probe(&who, now);
@@ -333,9 +331,9 @@ impl Board {
 
     /// Whether the service has answered another job's attempt of an agent since then.
     pub fn others_answered(&self, project: &str, agent: &str, job: &JobId, since: Wall) -> bool {
-        self.inner().answers.iter().any(|(of, (other, at))| {
-            of.0 == agent && (of.1 != project || other != job) && *at > since
-        })
+        let inner = self.inner();
+        let mut of_agent = inner.answers.iter().filter(|((of, _), _)| of == agent);
+        of_agent.any(|((_, at), (other, when))| (at != project || other != job) && *when > since)
     }
 
     /// A job is done: counts it for the breaker. Returns the hold if it is news.
@@ -404,11 +402,13 @@ impl Board {
 
 impl Inner {
     fn free(&self) -> usize {
-        let slots = self
-            .common
-            .max_parallel
-            .map_or(usize::MAX, |most| most as usize);
+        let slots = self.common.max_parallel;
+        let slots = slots.map_or(usize::MAX, |most| most as usize);
         slots.saturating_sub(self.running)
+    }
+
+    fn step_out(&mut self, project: &str) {
+        self.line.retain(|waiter| waiter != project);
     }
 
     /// Takes a project out of the line if there is a slot for it; else tells when to ask again. Those in
@@ -433,40 +433,39 @@ impl Inner {
     /// Wakes those whose turn is next, and one more who takes it if they do not.
     fn ring_next(&self) {
         for waiter in self.line.iter().take(self.free().saturating_add(1)) {
-            if let Some(bell) = self.bells.get(waiter) {
+            if let Some((bell, ..)) = self.workers.get(waiter) {
                 bell.ring(Wake::Again);
             }
         }
     }
 
     fn ring_all(&self) {
-        self.bells.values().for_each(|bell| bell.ring(Wake::Again));
+        let bells = self.workers.values().map(|(bell, ..)| bell);
+        bells.for_each(|bell| bell.ring(Wake::Again));
     }
 }
 
 /// `2 running, 5 waiting`, and what keeps agents from being started.
 fn status(inner: &Inner) -> String {
-    let counts = inner.counts.values();
-    let running = counts.clone().filter(|(running, _)| *running).count();
-    let waiting: usize = counts.map(|(_, waiting)| waiting).sum();
-    let holds = inner.records.all(Wall::now());
-    let holds = holds.iter().map(|hold| format!("; {}", hold.sentence()));
-    format!(
-        "{running} running, {waiting} waiting{}",
-        holds.collect::<String>()
-    )
+    let workers = inner.workers.values();
+    let running = workers.clone().filter(|(_, running, _)| *running).count();
+    let waiting: usize = workers.map(|(.., waiting)| waiting).sum();
+    let mut text = format!("{running} running, {waiting} waiting");
+    for hold in inner.records.all(Wall::now()) {
+        text += &format!("; {}", hold.sentence());
+    }
+    text
 }
 
 impl Slot<'_> {
     /// The agent runs: a probe is used up. Returns the holds that this lifts.
     pub fn started(&self) -> Vec<Hold> {
         self.has_started.set(true);
-        match self.is_probe {
-            true => self
-                .board
-                .change(|holds, _| holds.probe_started(&self.project)),
-            false => Vec::new(),
+        if !self.is_probe {
+            return Vec::new();
         }
+        let started = |holds: &mut Holds, _| holds.probe_started(&self.project);
+        self.board.change(started)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::agent::{Fault, Window};
 use crate::job::{Course, ErrorKind, JobId};
-use crate::project::{AgentSpec, Ceiling, Policy, Span};
+use crate::project::{AgentSpec, Ceiling, Span};
 use crate::record::HoldView;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// So often in a row a change of files ends a hold in vain: an agent that changes its own credentials
 /// at each start must not be started for ever.
 const MENDED_MAX: u32 = 3;
+
+const SETTLE: &str = "; settle it with the provider, then job-monitor release --all";
+const LOG_IN: &str = "; log in again or mend .env (job-monitor doctor says how)";
 
 /// Why somebody is held. The word in documents is the name here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +86,8 @@ impl Kind {
 
     /// The word in documents.
     pub fn word(self) -> String {
-        let word = serde_json::to_value(self).ok();
-        word.and_then(|word| Some(word.as_str()?.to_owned()))
-            .unwrap_or_default()
+        let word = serde_json::to_value(self).unwrap_or_default();
+        word.as_str().unwrap_or_default().to_owned()
     }
 
     /// Whether settings and the time decide it.
@@ -107,13 +109,9 @@ impl Kind {
     /// What a person must do.
     fn remedy(self) -> &'static str {
         match self {
-            Kind::Fault(ErrorKind::Billing) => {
-                "; settle it with the provider, then job-monitor release --all"
-            }
+            Kind::Fault(ErrorKind::Billing) => SETTLE,
             Kind::OnFailure => "; job-monitor release --all lets the others run",
-            kind if kind.class() == Class::Login => {
-                "; log in again or mend .env (job-monitor doctor says how)"
-            }
+            kind if kind.class() == Class::Login => LOG_IN,
             _ => "",
         }
     }
@@ -171,18 +169,6 @@ pub struct Entrant<'a> {
     pub agent: &'a str,
     /// Whether the job was started before: what keeps new jobs from starting does not stop it.
     pub begun: bool,
-}
-
-impl<'a> Entrant<'a> {
-    /// A job of a project with this policy.
-    pub fn new(project: &'a str, policy: &'a Policy, begun: bool) -> Entrant<'a> {
-        let agent = &policy.agent.name;
-        Entrant {
-            project,
-            agent,
-            begun,
-        }
-    }
 }
 
 /// An attempt that ended in a fault which calls for a hold.
@@ -281,11 +267,11 @@ impl Holds {
             let known = old.and_then(|old| old.until).filter(|until| *until > now);
             hold.until = Some(limit_ends(fault.resets_at, known, &mut hold.probes, now));
         }
-        let mut pause = hold.kind.pause(hold.probes);
-        if class == Class::Login && hold.probes == 0 && mended > 0 {
+        let pause = match class {
             // A service may take a moment to know of a login that has just been mended.
-            pause = MINUTE;
-        }
+            Class::Login if hold.probes == 0 && mended > 0 => MINUTE,
+            _ => hold.kind.pause(hold.probes),
+        };
         hold.probe_at = hold.until.or(Some(now.plus(pause)));
         self.put(hold)
     }
@@ -301,22 +287,16 @@ impl Holds {
     ) -> Option<Hold> {
         let is_wanted = wanted.is_some();
         let (reason, until) = wanted.unwrap_or_default();
-        let (project, agent) = (Some(project.to_owned()), agent.map(str::to_owned));
-        let hold = Hold {
-            project,
-            agent,
-            until,
-            ..Hold::new(kind, &reason, now)
-        };
+        let mut hold = Hold::new(kind, &reason, now);
+        hold.project = Some(project.to_owned());
+        (hold.agent, hold.until) = (agent.map(str::to_owned), until);
         if !is_wanted {
             self.take(|old| old.is_like(&hold));
             return None;
         }
-        let is_let_pass = |old: &Hold| old.is_like(&hold) && old.released && old.until > Some(now);
-        match self.list.iter().any(is_let_pass) {
-            true => None,
-            false => self.put(hold),
-        }
+        let mut like = self.list.iter().filter(|old| old.is_like(&hold));
+        let is_let_pass = like.any(|old| old.released && old.until > Some(now));
+        (!is_let_pass).then(|| self.put(hold))?
     }
 
     /// Counts how a job ended for the breaker, which holds an agent after so many jobs in a row that
@@ -333,12 +313,9 @@ impl Holds {
         if fault.is_some_and(|fault| matches!(fault.kind, Rejected | Cancelled | Interrupted)) {
             return None;
         }
-        let fault = fault.filter(|fault| match fault.kind {
-            PromptTooLong | MaxTurns | Budget | CheckFailed | Blocked | Timeout | OutputLimit => {
-                false
-            }
-            _ => lasted < MINUTE,
-        });
+        let is_own = |kind| matches!(kind, PromptTooLong | MaxTurns | Budget | CheckFailed);
+        let is_own = |kind| is_own(kind) || matches!(kind, Blocked | Timeout | OutputLimit);
+        let fault = fault.filter(|fault| !is_own(fault.kind) && lasted < MINUTE);
         let kind = fault.map(|fault| fault.kind);
         let before = self.series.len();
         self.series
@@ -394,16 +371,18 @@ impl Holds {
     /// The probe of a project is over, or was not made after all. Unless it tells more, the next one is
     /// due after a pause.
     pub fn end_probe(&mut self, project: &str, has_started: bool, now: Wall) {
-        for hold in &mut self.list {
-            if hold.is_probed_by(project) {
-                let pause = if has_started {
-                    hold.kind.pause(hold.probes)
-                } else {
-                    GIVEN_BACK
-                };
-                hold.probing = None;
-                hold.probe_at = hold.probe_at.max(Some(now.plus(pause)));
-            }
+        for hold in self
+            .list
+            .iter_mut()
+            .filter(|hold| hold.is_probed_by(project))
+        {
+            let pause = if has_started {
+                hold.kind.pause(hold.probes)
+            } else {
+                GIVEN_BACK
+            };
+            hold.probing = None;
+            hold.probe_at = hold.probe_at.max(Some(now.plus(pause)));
         }
     }
 
@@ -451,9 +430,13 @@ impl Holds {
 
     /// How much keeps jobs from starting; with less, some may pass that could not before.
     pub fn weight(&self) -> usize {
-        let weight =
-            |hold: &Hold| usize::from(!hold.released) + usize::from(hold.probing.is_some());
-        self.list.iter().map(weight).sum()
+        let stops = self.list.iter().filter(|hold| !hold.released).count();
+        stops
+            + self
+                .list
+                .iter()
+                .filter(|hold| hold.probing.is_some())
+                .count()
     }
 
     /// The files whose change would end a hold.
@@ -662,13 +645,11 @@ impl Ledger {
         overall: Option<f64>,
         now: Wall,
     ) -> Option<(String, Wall)> {
+        let remedy = "wait for midnight, or raise daily_budget_usd";
         let used_up = |what: &str, limit: Option<f64>, whose| {
             let (limit, spent) = (limit?, self.spent(whose, now));
-            (spent >= limit).then(|| {
-                format!(
-                    "{what} of ${limit:.2} is used up (${spent:.2}); wait for midnight, or raise daily_budget_usd"
-                )
-            })
+            let text = format!("{what} of ${limit:.2} is used up (${spent:.2}); {remedy}");
+            (spent >= limit).then_some(text)
         };
         let own = used_up("this project's daily budget", own, Some(project));
         let reason = own.or_else(|| used_up("the daily budget", overall, None))?;
