@@ -6,7 +6,7 @@ use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::job::RUN_VARIABLE;
-use crate::process::{Agent, Exit, Launch, SpawnFault, Token, find_program};
+use crate::process::{Agent, Launch, Token, find_program};
 use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
 use std::ffi::{OsStr, OsString};
@@ -188,18 +188,15 @@ impl Git {
     }
 
     /// Runs git to its end; whether its exit status is 0, or else 1.
-    fn run(&self, words: &str, paths: &[String], out: &File) -> Result<bool> {
+    fn run(&self, call: &str, paths: &[String], out: &File) -> Result<bool> {
         let config = CONFIG.iter().flat_map(|setting| ["-c", setting]);
-        let argv = ["git"]
+        let words = ["git"]
             .into_iter()
             .chain(config)
-            .chain(words.split_whitespace());
-        let argv = argv.chain(paths.iter().map(String::as_str));
-        let argv: Vec<OsString> = argv.map(OsString::from).collect();
-        let env = self
-            .env
-            .iter()
-            .map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+            .chain(call.split_whitespace());
+        let argv = words.chain(paths.iter().map(String::as_str));
+        let argv: Vec<String> = argv.map(str::to_owned).collect();
+        let env = self.env.iter().map(|(name, value)| (&**name, &**value));
         let (null, err) = (files::in_memory(b"")?, files::in_memory(b"")?);
         let launch = Launch {
             program: &self.program,
@@ -208,11 +205,9 @@ impl Git {
             directory: &self.root,
             streams: [&null, out, &err],
         };
-        let agent = Agent::spawn(&launch, &self.token).map_err(|fault| {
-            let (SpawnFault::Missing(error) | SpawnFault::Passing(error)) = fault;
-            Error::io("execute", &self.program, error)
-        })?;
-        let name = words.split(' ').next().unwrap_or_default();
+        let agent = Agent::spawn(&launch, &self.token);
+        let agent = agent.map_err(|error| Error::io("execute", &self.program, error))?;
+        let name = call.split(' ').next().unwrap_or_default();
         while !agent.wait(SLICE) {
             let is_large = out.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
             if is_large || Instant::now() >= self.deadline {
@@ -220,7 +215,7 @@ impl Git {
                 return Err(Error::new(text));
             }
         }
-        if let Exit::Code(code @ (0 | 1)) = agent.reap().0 {
+        if let Some(code @ (0 | 1)) = agent.reap(true).0.code {
             return Ok(code == 0);
         }
         let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;

@@ -5,12 +5,11 @@ use crate::agent::{Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict
 use crate::error::Result;
 use crate::files;
 use crate::job::JobId;
-use crate::process::{Agent, Exit, Launch, SpawnFault, Token};
+use crate::process::{Agent, Launch, Token};
 use crate::project::Policy;
 use crate::spool::{LogFiles, Spool};
 use crate::time::Wall;
 use crate::witness;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -70,14 +69,13 @@ pub fn start(
     program: &Path,
     plan: &Plan<'_>,
     token: &Token,
-) -> Result<std::result::Result<Running, SpawnFault>> {
+) -> Result<io::Result<Running>> {
     let logs = spool.create_logs(id, number, plan.dialect.ending)?;
     let stdin = files::in_memory(plan.prompt.as_bytes())?;
     let root = spool.root()?;
-    let argv: Vec<OsString> = plan.argv.iter().map(OsString::from).collect();
     let launch = Launch {
         program,
-        argv: &argv,
+        argv: &plan.argv,
         env: &plan.env,
         directory: &root,
         streams: [&stdin, &logs.out, &logs.err],
@@ -133,11 +131,8 @@ impl Running {
             }
         };
         let duration = self.started.elapsed();
-        let (exit, leftovers) = agent.reap();
-        let (code, signal) = match exit {
-            Exit::Code(code) => (Some(code), None),
-            Exit::Signal(signal) => (None, Some(signal)),
-        };
+        let (exit, leftovers) = agent.reap(true);
+        let (code, signal) = (exit.code, exit.signal);
         let ended = Ended { code, signal, by };
         let finished = listener.conclude(&logs.out, Some(&logs.err), ended, duration);
         Finished {

@@ -19,7 +19,7 @@ pub use sweep::{Among, reap_orphans, sweep_project};
 use crate::digest::{hex, sha256_hex};
 use crate::error::Error;
 use crate::record::Identity;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
@@ -110,7 +110,7 @@ pub struct Launch<'a> {
     /// The program's path.
     pub program: &'a Path,
     /// All arguments, the program's name first.
-    pub argv: &'a [OsString],
+    pub argv: &'a [String],
     /// The whole environment.
     pub env: &'a [(&'a OsStr, &'a OsStr)],
     /// The working directory.
@@ -119,22 +119,21 @@ pub struct Launch<'a> {
     pub streams: [&'a File; 3],
 }
 
-/// Why nothing was started.
-#[derive(Debug)]
-pub enum SpawnFault {
-    /// The program is not there or cannot be executed; it will not be by itself.
-    Missing(io::Error),
-    /// The system could not just now (processes, memory, a program being replaced).
-    Passing(io::Error),
+/// Whether a program that was not started is not there or cannot be executed, and will not be by itself;
+/// else the system could not just now (processes, memory, a program being replaced).
+pub fn is_missing(error: &io::Error) -> bool {
+    use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
+    let number = error.raw_os_error().unwrap_or(0);
+    [ENOENT, EACCES, ENOEXEC, ENOTDIR, ELOOP, EPERM].contains(&number)
 }
 
-/// How a process ended.
+/// How a process ended: with an exit status, or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// With this exit status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
+pub struct Exit {
+    /// The exit status.
+    pub code: Option<i32>,
+    /// The signal.
+    pub signal: Option<i32>,
 }
 
 /// A running agent. Dropping it kills what is left of its tree.
@@ -258,18 +257,13 @@ impl Agent {
     /// Starts a process as the leader of a new session, with default signal dispositions, an
     /// empty signal mask and no descriptor but the three given. `token` must be in its
     /// environment under [`RUN_VARIABLE`].
-    pub fn spawn(launch: &Launch<'_>, token: &Token) -> Result<Agent, SpawnFault> {
+    pub fn spawn(launch: &Launch<'_>, token: &Token) -> io::Result<Agent> {
         RUNS.fetch_add(1, Ordering::SeqCst);
-        let pid = spawn::spawn(launch).map_err(|error| {
+        let spawned = spawn::spawn(launch);
+        if spawned.is_err() {
             RUNS.fetch_sub(1, Ordering::SeqCst);
-            use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
-            match error.raw_os_error() {
-                Some(ENOENT | EACCES | ENOEXEC | ENOTDIR | ELOOP | EPERM) => {
-                    SpawnFault::Missing(error)
-                }
-                _ => SpawnFault::Passing(error),
-            }
-        })?;
+        }
+        let pid = spawned?;
         // From here on it runs, and nothing may fail.
         Ok(Agent {
             pid,
@@ -317,15 +311,10 @@ impl Agent {
         self.wait(SWEEP_MAX);
     }
 
-    /// Kills what the ended process left, then reaps it. How it ended, and how many survivors
-    /// there were.
-    pub fn reap(mut self) -> (Exit, u32) {
-        self.finish(true)
-    }
-
-    /// Reaps the ended process, and leaves alone what it started. How it ended.
-    pub fn leave(mut self) -> Exit {
-        self.finish(false).0
+    /// Reaps the ended process, having killed what it left if it `sweeps`. How it ended, and how many
+    /// survivors there were.
+    pub fn reap(mut self, sweeps: bool) -> (Exit, u32) {
+        self.finish(sweeps)
     }
 
     fn finish(&mut self, sweeps: bool) -> (Exit, u32) {
@@ -337,14 +326,14 @@ impl Agent {
             let run = (self.token.clone(), self.identity());
             (leftovers, _) = sweep_project(&self.directory, &[run], Among::Orphans);
         }
-        let exit = match waitpid(self.pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+        let (code, signal) = match waitpid(self.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => (Some(code), None),
+            Ok(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
             // Real-time signals have no name in nix; the wait has reaped the process all the same.
-            _ => Exit::Signal(0),
+            _ => (None, Some(0)),
         };
         self.is_reaped = true;
-        (exit, leftovers)
+        (Exit { code, signal }, leftovers)
     }
 }
 
@@ -405,7 +394,7 @@ mod tests {
     fn start(script: &str) -> Agent {
         let null = File::options().read(true).write(true).open("/dev/null");
         let (null, token) = (null.unwrap(), Token::new(Path::new("/tmp")));
-        let argv = ["sh", "-c", script].map(OsString::from);
+        let argv = ["sh", "-c", script].map(String::from);
         let launch = Launch {
             program: Path::new("/bin/sh"),
             argv: &argv,
@@ -424,12 +413,12 @@ mod tests {
         while !agent.wait(Duration::from_secs(10)) {
             assert!(started.elapsed() < Duration::from_secs(10));
         }
-        assert_eq!(agent.reap().0, Exit::Code(7));
+        assert_eq!(agent.reap(true).0.code, Some(7));
         let mut agent = start("/bin/sleep 600");
         agent.pidfd = None;
         assert!(!agent.wait(Duration::from_millis(60)));
         agent.stop(Duration::from_secs(10));
-        assert_eq!(agent.reap().0, Exit::Signal(libc::SIGTERM));
+        assert_eq!(agent.reap(true).0.signal, Some(libc::SIGTERM));
     }
 
     #[test]

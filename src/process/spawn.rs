@@ -49,7 +49,7 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let variable = |&(name, value): &(&OsStr, &OsStr)| {
         c_string([name.as_bytes(), b"=", value.as_bytes()].concat())
     };
-    let argv = launch.argv.iter().map(|arg| c_string(arg.as_bytes()));
+    let argv = launch.argv.iter().map(|arg| c_string(arg.as_str()));
     let argv = argv.collect::<io::Result<Vec<_>>>()?;
     let env = launch.env.iter().map(variable);
     let env = env.collect::<io::Result<Vec<_>>>()?;

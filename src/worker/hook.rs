@@ -86,7 +86,6 @@ impl Worker<'_> {
         let program = self.program_of(argv)?;
         let root = self.spool.root()?;
         let token = Token::new(&root);
-        let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
         let run = output.map_or("hook", |_| token.as_str());
         told.push(("JOB_MONITOR_PROJECT", self.name().to_owned()));
         told.push((RUN_VARIABLE, run.to_owned()));
@@ -100,31 +99,23 @@ impl Worker<'_> {
         let (stdout, stderr) = streams(output).map_err(null)?;
         let launch = Launch {
             program: &program,
-            argv: &argv,
+            argv,
             env: &env,
             directory: &root,
             streams: [&files::in_memory(b"")?, &stdout, &stderr],
         };
         let (started, started_at) = (Instant::now(), Wall::now());
-        let agent = Agent::spawn(&launch, &token).map_err(|fault| match fault {
-            SpawnFault::Missing(e) | SpawnFault::Passing(e) => Error::io("start", &program, e),
-        })?;
+        let agent = Agent::spawn(&launch, &token);
+        let agent = agent.map_err(|error| Error::io("start", &program, error))?;
         let by = self.attend_command(&agent, started + limit, look);
         let duration_seconds = millis(started.elapsed().as_secs_f64());
-        let (exit, leftovers) = match output {
-            Some(_) => agent.reap(),
-            None => (agent.leave(), 0),
-        };
-        let (exit_code, signal) = match exit {
-            Exit::Code(code) => (Some(code), None),
-            Exit::Signal(signal) => (None, Some(signal)),
-        };
+        let (exit, leftovers) = agent.reap(output.is_some());
         let said = output.map(|out| files::tail(out, Path::new("the output"), OUTPUT_MAX));
         let check = Check {
             started_at,
             duration_seconds,
-            exit_code,
-            signal,
+            exit_code: exit.code,
+            signal: exit.signal,
             output: said.transpose()?.unwrap_or_default(),
         };
         Ok((check, by, leftovers))

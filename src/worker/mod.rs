@@ -30,7 +30,7 @@ use crate::job::{
     Attempt, Course, ErrorKind, JobId, Meta, Name, RUN_VARIABLE, Status, check_log, log_name,
 };
 use crate::outcome::{self, millis};
-use crate::process::{self, Agent, Among, Exit, Launch, SpawnFault, Token};
+use crate::process::{self, Agent, Among, Launch, Token};
 use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, Outcome, QueueView, Suspension};
 use crate::runner::{self, Finished, Running};

@@ -292,22 +292,20 @@ impl Worker<'_> {
         remove_scratch(token);
         self.spool.remove_log(&output)?;
         // Only now: a claim without a log tells that its agent never ran.
-        match fault? {
-            SpawnFault::Passing(error) => {
-                let error = Error::io("start", program, error).to_string();
-                let verdict = Some(Fault::new(ErrorKind::SpawnFailed, error));
-                self.conclude(claim, Finished::never_ran(verdict), policy);
-            }
-            SpawnFault::Missing(error) => {
-                self.jobs.set(id, State::Interrupted(Box::new(claim)));
-                // A project that was moved or unmounted is no fault of the agent's.
-                self.spool.rest();
-                self.spool.root()?;
-                let error = Error::io("execute", program, error);
-                let text = format!("{error}; job-monitor doctor says what it needs");
-                self.hold_agent(&Fault::new(ErrorKind::AgentMissing, text), policy, None);
-            }
+        let fault = fault?;
+        if !process::is_missing(&fault) {
+            let error = Error::io("start", program, fault).to_string();
+            let verdict = Some(Fault::new(ErrorKind::SpawnFailed, error));
+            self.conclude(claim, Finished::never_ran(verdict), policy);
+            return Ok(());
         }
+        self.jobs.set(id, State::Interrupted(Box::new(claim)));
+        // A project that was moved or unmounted is no fault of the agent's.
+        self.spool.rest();
+        self.spool.root()?;
+        let error = Error::io("execute", program, fault);
+        let text = format!("{error}; job-monitor doctor says what it needs");
+        self.hold_agent(&Fault::new(ErrorKind::AgentMissing, text), policy, None);
         Ok(())
     }
 
