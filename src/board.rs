@@ -27,7 +27,7 @@ const FILE_MAX: u64 = 4 << 20;
 const HOLDS: &str = "holds.json";
 const LEDGER: &str = "ledger.json";
 /// A file that `release --all` leaves in STATE.
-const RELEASE: &str = "release";
+pub const RELEASE: &str = "release";
 
 /// What is on disk, for the daemon and, as a copy, for commands.
 #[derive(Debug, Default)]
@@ -100,11 +100,6 @@ pub fn read(state: &Path) -> Records {
 /// Asks the daemon to lift all holds.
 pub fn ask_release(state: &Path) -> Result<()> {
     Dir::create(state)?.create_new(RELEASE, b"").map(drop)
-}
-
-/// Whether an event of this name is [`ask_release`]'s.
-pub fn is_release(name: &str) -> bool {
-    name == RELEASE
 }
 
 /// What a file looks like now; a link to one counts as that file.
@@ -352,7 +347,12 @@ impl Board {
     /// The files whose change would end a hold.
     pub fn files_of_holds(&self) -> Vec<PathBuf> {
         let inner = self.inner();
-        let stamps = inner.records.holds.stamps();
+        let stamps = inner
+            .records
+            .holds
+            .list
+            .iter()
+            .flat_map(|hold| &hold.stamps);
         stamps.map(|stamp| stamp.path.clone()).collect()
     }
 

@@ -180,7 +180,7 @@ impl Daemon {
             let is_up = workers.all(|worker| worker.post.orders.desk().is_up);
             if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
                 latest = None;
-                service::ready();
+                service::tell(service::READY);
             }
             let until = latest.map_or(tick, |latest| latest.min(tick));
             let first = self.ear.wait(Some(until));
@@ -386,8 +386,8 @@ impl Daemon {
             }
             // In STATE we write ourselves; settings may be links to anything.
             let interest: watch::Interest = match *dir == state {
-                true => board::is_release,
-                false => |_: &str| true,
+                true => |name| name == board::RELEASE,
+                false => |_| true,
             };
             let watched = watcher.watch(dir, &self.bell, interest);
             if let Err(error) = &watched {
@@ -404,7 +404,7 @@ impl Daemon {
     /// insists does not wait for a file system that does not answer.
     fn stop(mut self) {
         log::info!("Stopping");
-        service::stopping();
+        service::tell(service::STOPPING);
         for worker in &self.workers {
             worker.order(Order::Stop);
         }

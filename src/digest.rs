@@ -7,18 +7,11 @@ pub fn sha256_hex(data: &[u8]) -> String {
         0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
         0x5be0cd19,
     ];
-    let mut blocks = data.chunks_exact(64);
-    for block in &mut blocks {
-        compress(&mut state, block);
-    }
-    // The rest, a single 1 bit, zeroes, and the length in bits at the end of the last block.
-    let rest = blocks.remainder();
-    let mut padded = [0; 128];
-    padded[..rest.len()].copy_from_slice(rest);
-    padded[rest.len()] = 0x80;
-    let end = if rest.len() < 56 { 64 } else { 128 };
-    padded[end - 8..end].copy_from_slice(&(data.len() as u64 * 8).to_be_bytes());
-    for block in padded[..end].chunks_exact(64) {
+    // Behind the data a single 1 bit, zeroes, and the length in bits at the end of the last block.
+    let mut padded = [data, &[0x80]].concat();
+    padded.resize((padded.len() + 8).next_multiple_of(64) - 8, 0);
+    padded.extend((data.len() as u64 * 8).to_be_bytes());
+    for block in padded.chunks_exact(64) {
         compress(&mut state, block);
     }
     let bytes: Vec<u8> = state.iter().flat_map(|word| word.to_be_bytes()).collect();

@@ -257,57 +257,60 @@ impl Dir {
     }
 
     /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;
-    /// whether it did. The file is closed before it gets its name, so that whoever watches the
-    /// directory sees it whole at once.
+    /// whether it did.
     pub fn add(&self, name: &str, content: &[u8]) -> Result<bool> {
-        let temporary = format!(".{name}.{}.tmp", std::process::id());
-        let mut file = self.create_file(&temporary)?;
-        let written = file.write_all(content).and_then(|()| file.sync_all());
-        drop(file);
-        let put = written.and_then(|()| {
-            let (here, flags) = (&self.handle, RenameFlags::RENAME_NOREPLACE);
-            match renameat2(here, temporary.as_str(), here, name, flags) {
-                // A file system without that flag: between look and rename there is a moment, in which
-                // only a document of this very name could come.
-                Err(nix::Error::EINVAL) if self.has(name).is_ok_and(|is_there| !is_there) => {
-                    Ok(renameat(here, temporary.as_str(), here, name).map(|()| true)?)
-                }
-                Err(nix::Error::EEXIST | nix::Error::EINVAL) => Ok(false),
-                renamed => Ok(renamed.map(|()| true)?),
+        let temporary = &*format!(".{name}.{}.tmp", std::process::id());
+        let (here, flags) = (&self.handle, RenameFlags::RENAME_NOREPLACE);
+        let rename = || match renameat2(here, temporary, here, name, flags) {
+            // A file system without that flag: between look and rename there is a moment, in which
+            // only a document of this very name could come.
+            Err(nix::Error::EINVAL) if self.has(name).is_ok_and(|is_there| !is_there) => {
+                renameat(here, temporary, here, name).map(|()| true)
             }
-        });
-        match put {
-            Ok(true) => self.sync()?,
-            _ => self.remove(&temporary)?,
-        }
-        put.map_err(|e| self.failed("write", name, e))
+            Err(nix::Error::EEXIST | nix::Error::EINVAL) => Ok(false),
+            renamed => renamed.map(|()| true),
+        };
+        self.put(name, temporary, content, Durability::Durable, &rename)
     }
 
     /// Puts `content` at `name` so that readers see the old or the new whole, never a part:
     /// temporary file beside it, rename, and for [`Durability::Durable`] fsync of both file and
     /// directory, without which default ext4 was seen to lose either in a power cut. A failed
     /// fsync is never repeated on the same file, since the kernel reports it once only.
-    /// Returns the new file, still open for reading and appending.
-    pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<File> {
-        let (temporary, is_durable) = (format!(".{name}.tmp"), durability == Durability::Durable);
-        let mut file = self.create_file(&temporary)?;
-        let mut put = || -> io::Result<()> {
-            file.write_all(content)?;
-            if is_durable {
-                file.sync_all()?;
-            }
-            let (here, temporary) = (&self.handle, temporary.as_str());
-            Ok(renameat(here, temporary, here, name)?)
-        };
-        if let Err(error) = put() {
-            // The temporary file is of no use to anybody; the first error is the one to tell.
-            let _ = self.remove(&temporary);
-            return Err(self.failed("write", name, error));
-        }
+    pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<()> {
+        let (here, temporary) = (&self.handle, &*format!(".{name}.tmp"));
+        let rename = || renameat(here, temporary, here, name).map(|()| true);
+        let put = self.put(name, temporary, content, durability, &rename);
+        put.map(drop)
+    }
+
+    /// The file is closed before it gets its name, so that whoever watches the directory sees it whole
+    /// at once.
+    fn put(
+        &self,
+        name: &str,
+        temporary: &str,
+        content: &[u8],
+        durability: Durability,
+        rename: &dyn Fn() -> nix::Result<bool>,
+    ) -> Result<bool> {
+        let (mut file, is_durable) = (
+            self.create_file(temporary)?,
+            durability == Durability::Durable,
+        );
+        let mut put = file.write_all(content);
         if is_durable {
-            self.sync()?;
+            put = put.and_then(|()| file.sync_all());
         }
-        Ok(file)
+        drop(file);
+        let put = put.and_then(|()| Ok(rename()?));
+        match put {
+            Ok(true) if is_durable => self.sync()?,
+            Ok(true) => {}
+            // The temporary file is of no use to anybody; the first error is the one to tell.
+            _ => drop(self.remove(temporary)),
+        }
+        put.map_err(|e| self.failed("write", name, e))
     }
 
     /// Moves an entry to another directory of the same file system, replacing nothing that

@@ -438,11 +438,6 @@ impl Holds {
                 .filter(|hold| hold.probing.is_some())
                 .count()
     }
-
-    /// The files whose change would end a hold.
-    pub fn stamps(&self) -> impl Iterator<Item = &Stamp> {
-        self.list.iter().flat_map(|hold| &hold.stamps)
-    }
 }
 
 /// Whether an attempt that ended so had an answer from the service, other than one that calls for a

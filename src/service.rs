@@ -28,23 +28,18 @@ const PATIENCE_MS: u16 = 1000;
 const PIECE: usize = 4096;
 
 /// Every project is watched.
-pub fn ready() {
-    notify("READY=1");
-}
+pub const READY: &str = "READY=1";
+/// Agents are being ended.
+pub const STOPPING: &str = "STOPPING=1";
 
 /// A line for `systemctl --user status`.
 pub fn status(text: &str) {
-    notify(&format!("STATUS={}", text.replace('\n', " ")));
+    tell(&format!("STATUS={}", text.replace('\n', " ")));
 }
 
-/// Agents are being ended.
-pub fn stopping() {
-    notify("STOPPING=1");
-}
-
-/// Without a service manager there is nobody to tell, and a manager that does not listen is its
+/// Tells the service manager. Without one there is nobody to tell, and a manager that does not listen is its
 /// own trouble.
-fn notify(message: &str) {
+pub fn tell(message: &str) {
     let Some(socket) = settings::variable("NOTIFY_SOCKET") else {
         return;
     };

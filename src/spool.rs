@@ -576,7 +576,7 @@ impl Spool {
     pub fn write_claim(&self, claim: &Claim) -> Result<()> {
         let (name, line) = (claim_name(&claim.job_id), claim.to_line());
         let state = &self.dirs()?.state;
-        state.replace(&name, &line, Durability::Durable).map(drop)
+        state.replace(&name, &line, Durability::Durable)
     }
 
     /// Whether the job's claim is where its path leads to.
@@ -644,7 +644,7 @@ impl Spool {
         let mut text = serde_json::to_vec_pretty(outcome).expect("a result can be told in JSON");
         text.push(b'\n');
         let results = &self.dirs()?.results;
-        results.replace(&name, &text, Durability::Durable).map(drop)
+        results.replace(&name, &text, Durability::Durable)
     }
 
     /// The path of a result, for messages and hooks.
@@ -684,7 +684,7 @@ impl Spool {
         let mut text = serde_json::to_vec_pretty(view).expect("the view is representable in JSON");
         text.push(b'\n');
         let state = &self.dirs()?.state;
-        state.replace(VIEW, &text, Durability::Relaxed).map(drop)
+        state.replace(VIEW, &text, Durability::Relaxed)
     }
 
     /// Reads the view, if there is one that can be read.
@@ -745,24 +745,21 @@ impl Spool {
             log::log!(*level, "{message}");
             let _ = writeln!(text, "{now} {level:<5} {}", one_line(message));
         }
-        let appended = self
-            .dirs()
-            .and_then(|dirs| append(&dirs.logs, text.as_bytes()));
-        if let Err(error) = appended {
+        if let Err(error) = self.append(text.as_bytes()) {
             log::debug!("{error}");
         }
     }
-}
 
-/// Appends to the project's log.
-fn append(logs: &Dir, text: &[u8]) -> Result<()> {
-    let failed = |e| Error::io("write", &logs.path_of(JOURNAL), e);
-    let mut file = logs.append_file(JOURNAL)?;
-    if file.metadata().map_err(failed)?.len() >= JOURNAL_MAX {
-        logs.rename_to(JOURNAL, logs, "monitor.log.1")?;
-        file = logs.append_file(JOURNAL)?;
+    fn append(&self, text: &[u8]) -> Result<()> {
+        let logs = &self.dirs()?.logs;
+        let failed = |e| Error::io("write", &logs.path_of(JOURNAL), e);
+        let mut file = logs.append_file(JOURNAL)?;
+        if file.metadata().map_err(failed)?.len() >= JOURNAL_MAX {
+            logs.rename_to(JOURNAL, logs, "monitor.log.1")?;
+            file = logs.append_file(JOURNAL)?;
+        }
+        file.write_all(text).map_err(failed)
     }
-    file.write_all(text).map_err(failed)
 }
 
 /// Whether a name is that of a temporary file that is left over: among documents, where others put theirs,

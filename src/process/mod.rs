@@ -284,7 +284,10 @@ impl Agent {
     pub fn wait(&self, limit: Duration) -> bool {
         let Some(pidfd) = &self.pidfd else {
             std::thread::sleep(limit.min(SLICE));
-            return is_dead(self.pid);
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let seen = waitid(Id::Pid(self.pid), look);
+            // A death by a real-time signal is an error, since that has no name in nix.
+            return !matches!(seen, Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR));
         };
         ended(pidfd, limit)
     }
@@ -297,14 +300,12 @@ impl Agent {
             // It fails only when nobody of the group is left, which is what we want.
             let _ = killpg(self.pid, signal);
         }
-        while !HURRY.load(Ordering::Relaxed) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let has_ended = self.wait(left.min(SLICE));
-            if left.is_zero() || (has_ended && !sweep::has_members(self.pid.as_raw())) {
-                break;
-            }
-            if has_ended {
-                std::thread::sleep(left.min(SLICE));
+        while !HURRY.load(Ordering::Relaxed) && Instant::now() < deadline {
+            if self.wait(SLICE) {
+                if !sweep::has_members(self.pid.as_raw()) {
+                    break;
+                }
+                std::thread::sleep(SLICE);
             }
         }
         let _ = killpg(self.pid, Signal::SIGKILL);
@@ -359,14 +360,6 @@ pub fn boot_id() -> Result<&'static str, Error> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     Ok(BOOT_ID.get_or_init(|| text.trim().to_owned()))
-}
-
-/// Whether a child of ours has ended. It stays to be reaped.
-fn is_dead(child: Pid) -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    let seen = waitid(Id::Pid(child), look);
-    // A death by a real-time signal is an error, since that has no name in nix.
-    !matches!(seen, Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR))
 }
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.

@@ -77,9 +77,10 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
         }
         match mark_of(pid)? {
             Some(mark) => Ok(is_of_here(&mark)),
-            // Asked anew for each process, since a run of another project may begin meanwhile.
-            None => Ok(orphans()?.contains(&pid)
-                && (RUNS.load(Ordering::SeqCst) == 0 || works_in(pid, root)?)),
+            // All this is asked anew for each process, since a run of another project may begin meanwhile.
+            None if !orphans()?.contains(&pid) => Ok(false),
+            None if RUNS.load(Ordering::SeqCst) == 0 => Ok(true),
+            None => Ok(std::fs::read_link(format!("/proc/{pid}/cwd"))?.starts_with(root)),
         }
     };
     let deadline = Instant::now() + SWEEP_MAX;
@@ -117,7 +118,7 @@ fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<Own
     };
     for pid in candidates {
         let look = || -> io::Result<Option<OwnedFd>> {
-            if pid <= 1 || pid == std::process::id() as i32 || !is_owned(pid)? {
+            if !is_another(pid)? {
                 return Ok(None);
             }
             // First the handle, then the look: what we look at is what we signal.
@@ -140,11 +141,9 @@ fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<Own
 
 /// Every process. A list that is cut short is an error: it shows not all of them.
 fn everybody() -> io::Result<Vec<i32>> {
-    let entries: Vec<_> = std::fs::read_dir("/proc")?.collect::<io::Result<_>>()?;
-    let names = entries.iter().map(std::fs::DirEntry::file_name);
-    Ok(names
-        .filter_map(|name| name.to_str()?.parse().ok())
-        .collect())
+    let entries: io::Result<Vec<_>> = std::fs::read_dir("/proc")?.collect();
+    let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries?.into_iter().filter_map(pid).collect())
 }
 
 /// Reaps orphans that died by themselves; whether there are others, as far as is known.
@@ -153,8 +152,8 @@ pub fn reap_orphans() -> bool {
     for pid in found.iter().flatten() {
         let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
     }
-    let are_none =
-        found.is_ok_and(|found| found.is_empty() || orphans().is_ok_and(|o| o.is_empty()));
+    let is_none = |pids: Vec<i32>| pids.is_empty();
+    let are_none = found.is_ok_and(|found| is_none(found) || orphans().is_ok_and(is_none));
     CHILDREN.get().is_none() || !are_none
 }
 
@@ -196,18 +195,14 @@ fn still_leads(identity: Identity) -> Option<i32> {
     let Identity { pid, start_time } = identity;
     let stat = stat_of(pid).ok()?;
     let leads = stat.start_time == start_time && stat.session == pid;
+    (leads && is_another(pid).unwrap_or(false)).then_some(pid)
+}
+
+/// Whether a process is one of the user's, and not we ourselves.
+fn is_another(pid: i32) -> io::Result<bool> {
+    let owner = std::fs::metadata(format!("/proc/{pid}"))?.uid();
     let is_other = pid > 1 && pid != std::process::id() as i32;
-    (leads && is_other && is_owned(pid).unwrap_or(false)).then_some(pid)
-}
-
-fn is_owned(pid: i32) -> io::Result<bool> {
-    let meta = std::fs::metadata(format!("/proc/{pid}"))?;
-    Ok(meta.uid() == nix::unistd::geteuid().as_raw())
-}
-
-/// Whether the process has its working directory at or below `directory`.
-fn works_in(pid: i32, directory: &Path) -> io::Result<bool> {
-    Ok(std::fs::read_link(format!("/proc/{pid}/cwd"))?.starts_with(directory))
+    Ok(is_other && owner == nix::unistd::geteuid().as_raw())
 }
 
 /// What a process carries as the token of a run.

@@ -71,9 +71,7 @@ impl Memory {
                 known.drain(..known.len().saturating_sub(KEPT));
                 let dir = Dir::create(path.parent().expect("it lies in STATE"))?;
                 let name = files::name_of(&path).unwrap_or_default();
-                return dir
-                    .replace(name, known.as_flattened(), Durability::Relaxed)
-                    .map(drop);
+                return dir.replace(name, known.as_flattened(), Durability::Relaxed);
             }
         };
         written.map_err(|e| Error::io("write", &path, e))
