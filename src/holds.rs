@@ -15,8 +15,9 @@ use std::time::Duration;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two probes of a service that did not accept us: each is a start that may cost.
 const PROBE_PAUSE: Duration = Duration::from_secs(30 * 60);
-/// Before the first, second … probe of a service that is ill, in seconds; the last one repeats.
-const ILL_PAUSES: [u64; 6] = [30, 60, 120, 240, 480, 900];
+/// Before the first probe of a service that is ill; the pause doubles up to the longest.
+const ILL_PAUSE: Duration = Duration::from_secs(30);
+const ILL_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Services are late with their own reset: whoever comes at the very second is refused once more.
 const RESET_MARGIN: Duration = Duration::from_secs(5);
 /// The first pause after a usage limit without a sensible end, in seconds; it doubles up to the longest.
@@ -99,9 +100,7 @@ impl Kind {
     fn pause(self, probes: u32) -> Duration {
         match self.class() {
             Class::Files => MINUTE,
-            Class::Ill | Class::Limit => {
-                Duration::from_secs(ILL_PAUSES[(probes as usize).min(ILL_PAUSES.len() - 1)])
-            }
+            Class::Ill | Class::Limit => ILL_PAUSE_MAX.min(ILL_PAUSE * (1 << probes.min(8))),
             Class::Login | Class::Own => PROBE_PAUSE,
         }
     }
@@ -640,15 +639,14 @@ impl Ledger {
         overall: Option<f64>,
         now: Wall,
     ) -> Option<(String, Wall)> {
+        let (mine, everybody_s) = ("this project's daily budget", "the daily budget");
+        let all = [(mine, own, Some(project)), (everybody_s, overall, None)];
         let remedy = "wait for midnight, or raise daily_budget_usd";
-        let used_up = |what: &str, limit: Option<f64>, whose| {
+        all.into_iter().find_map(|(what, limit, whose)| {
             let (limit, spent) = (limit?, self.spent(whose, now));
             let text = format!("{what} of ${limit:.2} is used up (${spent:.2}); {remedy}");
-            (spent >= limit).then_some(text)
-        };
-        let own = used_up("this project's daily budget", own, Some(project));
-        let reason = own.or_else(|| used_up("the daily budget", overall, None))?;
-        Some((reason, now.midnight()))
+            (spent >= limit).then(|| (text, now.midnight()))
+        })
     }
 }
 

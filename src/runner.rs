@@ -156,24 +156,19 @@ struct Ages {
 impl Ages {
     /// The limit that is reached, if one is, when so much is written.
     fn end(self, written: u64, policy: &Policy) -> Option<Ending> {
+        let is_over = |age: Option<Duration>, limit| age.is_some_and(|age| age >= limit);
         let silence_max = policy.silence_timeout.unwrap_or(Duration::MAX);
-        match self {
-            Ages {
-                is_final: Some(age),
-                ..
-            } if age >= policy.linger => Some(Ending::Linger),
-            Ages { run, .. } if run >= policy.timeout => Some(Ending::Timeout),
-            Ages {
-                offline: Some(age), ..
-            } if age >= OFFLINE_MAX => Some(Ending::Offline),
-            _ if written > policy.max_output => Some(Ending::OutputLimit),
-            Ages {
-                is_final: None,
-                silence,
-                ..
-            } if silence >= silence_max => Some(Ending::Silent),
-            _ => None,
-        }
+        // After the last word silence is no fault.
+        let is_silent = self.is_final.is_none() && self.silence >= silence_max;
+        let limits = [
+            (is_over(self.is_final, policy.linger), Ending::Linger),
+            (self.run >= policy.timeout, Ending::Timeout),
+            (is_over(self.offline, OFFLINE_MAX), Ending::Offline),
+            (written > policy.max_output, Ending::OutputLimit),
+            (is_silent, Ending::Silent),
+        ];
+        let mut reached = limits.into_iter().filter(|(is_reached, _)| *is_reached);
+        reached.next().map(|(_, end)| end)
     }
 }
 
@@ -266,14 +261,8 @@ impl Listener {
         // too long no more than another piece is read: the rest may take minutes.
         let rest = size.saturating_sub(self.offset);
         let is_too_long = ended.by == Ending::OutputLimit;
-        let _ = self.hear(
-            out,
-            if is_too_long {
-                rest.min(HEAR_MAX)
-            } else {
-                rest
-            },
-        );
+        let most = if is_too_long { HEAR_MAX } else { rest };
+        let _ = self.hear(out, rest.min(most));
         let session = self.fold.report.session_id.clone().unwrap_or_default();
         let witness = self.files.witness.as_ref();
         if let Some(told) = witness.and_then(|dir| witness::read(dir, &session)) {
@@ -285,11 +274,8 @@ impl Listener {
         }
         // Some agents write their errors where their answers go.
         let is_mute = is_plain && stderr.trim().is_empty();
-        let words = if is_mute {
-            &self.fold.report.text
-        } else {
-            &stderr
-        };
+        let text = &self.fold.report.text;
+        let words = if is_mute { text } else { &stderr };
         let verdict = verdict::judge(&Case {
             ended: &ended,
             fold: &self.fold,
