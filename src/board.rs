@@ -346,13 +346,8 @@ impl Board {
 
     /// The files whose change would end a hold.
     pub fn files_of_holds(&self) -> Vec<PathBuf> {
-        let inner = self.inner();
-        let stamps = inner
-            .records
-            .holds
-            .list
-            .iter()
-            .flat_map(|hold| &hold.stamps);
+        let holds = &self.inner().records.holds;
+        let stamps = holds.list.iter().flat_map(|hold| &hold.stamps);
         stamps.map(|stamp| stamp.path.clone()).collect()
     }
 

@@ -283,10 +283,7 @@ impl Daemon {
                 self.context.board.configure(&settings.common);
                 self.settings = Some(settings);
             }
-            Err(e) => {
-                let words = ["settings", "job is started"];
-                said.push(in_force(&e, self.settings.is_some(), words));
-            }
+            Err(error) => said.push(in_force(error, self.settings.is_some(), SETTINGS)),
         }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
@@ -295,10 +292,7 @@ impl Daemon {
                 said.extend(wrong.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
-            Err(e) => {
-                let words = ["projects", "project is served"];
-                said.push(in_force(&e, self.entries.is_some(), words));
-            }
+            Err(error) => said.push(in_force(error, self.entries.is_some(), PROJECTS)),
         }
         if before.is_some() && before != self.settings {
             log::info!("the settings have changed; they hold from the next start on");
@@ -426,11 +420,14 @@ impl Daemon {
     }
 }
 
-/// What is wrong with a file, and what holds meanwhile.
-fn in_force(error: &Error, is_known: bool, [what, none]: [&str; 2]) -> (Level, String) {
+/// What holds while a file is broken: that was read before, and where nothing was.
+const SETTINGS: [&str; 2] = ["the settings before stay in force", "no job is started"];
+const PROJECTS: [&str; 2] = ["the projects before stay in force", "no project is served"];
+
+fn in_force(error: Error, is_known: bool, [known, none]: [&str; 2]) -> (Level, String) {
     let text = match is_known {
-        true => format!("{error}; the {what} before stay in force"),
-        false => format!("{error}; meanwhile no {none}"),
+        true => format!("{error}; {known}"),
+        false => format!("{error}; meanwhile {none}"),
     };
     (Level::Error, text)
 }

@@ -190,10 +190,8 @@ impl Git {
     /// Runs git to its end; whether its exit status is 0, or else 1.
     fn run(&self, call: &str, paths: &[String], out: &File) -> Result<bool> {
         let config = CONFIG.iter().flat_map(|setting| ["-c", setting]);
-        let words = ["git"]
-            .into_iter()
-            .chain(config)
-            .chain(call.split_whitespace());
+        let words = ["git"].into_iter().chain(config);
+        let words = words.chain(call.split_whitespace());
         let argv = words.chain(paths.iter().map(String::as_str));
         let argv: Vec<String> = argv.map(str::to_owned).collect();
         let env = self.env.iter().map(|(name, value)| (&**name, &**value));

@@ -370,16 +370,10 @@ impl Holds {
     /// The probe of a project is over, or was not made after all. Unless it tells more, the next one is
     /// due after a pause.
     pub fn end_probe(&mut self, project: &str, has_started: bool, now: Wall) {
-        for hold in self
-            .list
-            .iter_mut()
-            .filter(|hold| hold.is_probed_by(project))
-        {
-            let pause = if has_started {
-                hold.kind.pause(hold.probes)
-            } else {
-                GIVEN_BACK
-            };
+        let probed = self.list.iter_mut();
+        for hold in probed.filter(|hold| hold.is_probed_by(project)) {
+            let next = hold.kind.pause(hold.probes);
+            let pause = if has_started { next } else { GIVEN_BACK };
             hold.probing = None;
             hold.probe_at = hold.probe_at.max(Some(now.plus(pause)));
         }
@@ -429,13 +423,9 @@ impl Holds {
 
     /// How much keeps jobs from starting; with less, some may pass that could not before.
     pub fn weight(&self) -> usize {
-        let stops = self.list.iter().filter(|hold| !hold.released).count();
-        stops
-            + self
-                .list
-                .iter()
-                .filter(|hold| hold.probing.is_some())
-                .count()
+        let all = self.list.iter();
+        let in_force = all.clone().filter(|hold| !hold.released).count();
+        in_force + all.filter(|hold| hold.probing.is_some()).count()
     }
 }
 

@@ -89,9 +89,8 @@ impl Worker<'_> {
         let run = output.map_or("hook", |_| token.as_str());
         told.push(("JOB_MONITOR_PROJECT", self.name().to_owned()));
         told.push((RUN_VARIABLE, run.to_owned()));
-        let told = told
-            .iter()
-            .map(|(name, value)| (OsStr::new(*name), OsStr::new(value)));
+        let told = told.iter();
+        let told = told.map(|(name, value)| (OsStr::new(*name), OsStr::new(value)));
         let base = self.post.context.environment.iter();
         let base = base.map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let env: Vec<(&OsStr, &OsStr)> = base.chain(told).collect();

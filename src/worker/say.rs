@@ -49,9 +49,8 @@ impl Worker<'_> {
 
     /// Changes the holds of agents and of this project, and announces one that begins.
     pub fn hold(&mut self, change: impl FnOnce(&mut Holds, &str, Wall) -> Option<Hold>) {
-        let news = self
-            .board()
-            .change(|holds, now| change(holds, self.name(), now));
+        let board = self.board();
+        let news = board.change(|holds, now| change(holds, self.name(), now));
         self.announce(news);
     }
 
