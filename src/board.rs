@@ -50,7 +50,8 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     records: Records,
-    common: Policy,
+    /// The most agents at once, where there is a limit.
+    slots: Option<u32>,
     running: usize,
     /// When a slot last became free.
     freed_at: Wall,
@@ -91,6 +92,9 @@ pub fn read_decided(places: &Places, entries: &[Entry]) -> Records {
     }
     records
 }
+
+/// What a worker that wants to start an agent is given.
+pub type Entrance<'a> = std::result::Result<Slot<'a>, Box<Closed>>;
 
 /// Reads holds and ledger, for commands.
 pub fn read(state: &Path) -> Records {
@@ -133,42 +137,31 @@ impl Records {
     }
 
     /// Brings the holds that settings and the time decide in line. Returns one that is news.
-    fn decide(
-        &mut self,
-        who: &Entrant<'_>,
-        policy: &Policy,
-        overall: Option<f64>,
-        now: Wall,
-    ) -> Option<Hold> {
+    fn decide(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<Hold> {
         let Records { holds, ledger } = self;
-        let windows = holds.windows.get(who.agent).map_or(&[][..], |all| all);
+        let agent = &*policy.agent.name;
+        let windows = holds.windows.get(agent).map_or(&[][..], |all| all);
         let full = holds::ceiling(windows, &policy.usage_ceiling, now);
-        let spent = ledger.exhausted(who.project, policy.daily_budget_usd, overall, now);
+        let spent = ledger.exhausted(project, policy, now);
         let closed = holds::hours(&policy.hours, now);
         let mut set = |kind, agent, wanted: Option<(String, Wall)>| {
             let wanted = wanted.map(|(reason, until)| (reason, Some(until)));
-            holds.set(kind, (who.project, agent), wanted, now)
+            holds.set(kind, (project, agent), wanted, now)
         };
-        let news = set(Kind::UsageCeiling, Some(who.agent), full);
+        let news = set(Kind::UsageCeiling, Some(agent), full);
         let news = news.or(set(Kind::DailyBudget, None, spent));
         news.or(set(Kind::Hours, None, closed))
     }
 
     /// The hold that keeps a project's jobs from being started by the agent of its settings.
-    pub fn hold_of(
-        &mut self,
-        project: &str,
-        policy: &Policy,
-        overall_usd: Option<f64>,
-        now: Wall,
-    ) -> Option<HoldView> {
+    pub fn hold_of(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<HoldView> {
         let (agent, begun) = (&*policy.agent.name, false);
         let who = Entrant {
             project,
             agent,
             begun,
         };
-        self.decide(&who, policy, overall_usd, now);
+        self.decide(project, policy, now);
         let is_shown = |hold: &&Hold| {
             let is_its = hold.project.as_deref() == Some(project);
             is_its && matches!(hold.kind, Kind::Gate | Kind::Check)
@@ -183,11 +176,9 @@ impl Records {
     /// Brings the holds that settings and the time decide in line for all projects, also where no job
     /// has met them yet.
     pub fn decide_all(&mut self, entries: &[Entry], settings: &Settings, now: Wall) {
-        let overall = settings.common.daily_budget_usd;
         for entry in entries.iter().filter(|entry| entry.enabled) {
             if let Ok(policy) = entry.policy(settings) {
-                let who = Entrant::new(&entry.project.name, &policy, false);
-                self.decide(&who, &policy, overall, now);
+                self.decide(&entry.project.name, &policy, now);
             }
         }
     }
@@ -209,15 +200,6 @@ impl Board {
         };
         let (inner, main) = (Mutex::new(inner), main.clone());
         Board { dir, main, inner }
-    }
-
-    /// What holds over all projects.
-    pub fn configure(&self, common: &Policy) {
-        let mut inner = self.inner();
-        if inner.common != *common {
-            inner.common = common.clone();
-            inner.ring_all();
-        }
     }
 
     /// A worker that wants to hear of changes.
@@ -270,22 +252,17 @@ impl Board {
 
     /// The right to start an agent now. Whoever is turned away for want of a slot stands in line, and
     /// goes before those who come later.
-    pub fn enter(
-        &self,
-        project: &str,
-        policy: &Policy,
-        begun: bool,
-        now: Wall,
-    ) -> std::result::Result<Slot<'_>, Box<Closed>> {
-        let mut inner = self.inner();
-        let (agent, overall) = (&*policy.agent.name, inner.common.daily_budget_usd);
+    pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
+        let (mut inner, now) = (self.inner(), Wall::now());
+        inner.slots = policy.max_parallel;
+        let agent = &*policy.agent.name;
         let who = Entrant {
             project,
             agent,
             begun,
         };
         let before = inner.records.holds.clone();
-        let news = inner.records.decide(&who, policy, overall, now);
+        let news = inner.records.decide(project, policy, now);
         self.keep(&inner, &before);
         let gate = inner.records.holds.gate(&who, now);
         let is_probe = gate == Gate::Probe;
@@ -331,9 +308,9 @@ impl Board {
         of: (&str, &JobId, &str),
         fault: Option<&Fault>,
         lasted: Duration,
+        breaker: u32,
     ) -> Option<Hold> {
-        let breaker = self.inner().common.breaker as usize;
-        self.change(|holds, now| holds.finished(of, fault, lasted, breaker, now))
+        self.change(|holds, now| holds.finished(of, fault, lasted, breaker as usize, now))
     }
 
     /// What an attempt told of its account's usage windows.
@@ -391,8 +368,7 @@ impl Board {
 
 impl Inner {
     fn free(&self) -> usize {
-        let slots = self.common.max_parallel;
-        let slots = slots.map_or(usize::MAX, |most| most as usize);
+        let slots = self.slots.map_or(usize::MAX, |most| most as usize);
         slots.saturating_sub(self.running)
     }
 

@@ -280,7 +280,6 @@ impl Daemon {
         match settings::load(&places.settings()) {
             Ok((settings, wrong)) => {
                 said.extend(wrong.into_iter().map(|text| (Level::Warn, text)));
-                self.context.board.configure(&settings.common);
                 self.settings = Some(settings);
             }
             Err(error) => said.push(in_force(error, self.settings.is_some(), SETTINGS)),

@@ -294,10 +294,8 @@ impl Dir {
         durability: Durability,
         rename: &dyn Fn() -> nix::Result<bool>,
     ) -> Result<bool> {
-        let (mut file, is_durable) = (
-            self.create_file(temporary)?,
-            durability == Durability::Durable,
-        );
+        let is_durable = durability == Durability::Durable;
+        let mut file = self.create_file(temporary)?;
         let mut put = file.write_all(content);
         if is_durable {
             put = put.and_then(|()| file.sync_all());

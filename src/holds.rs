@@ -4,7 +4,7 @@
 
 use crate::agent::{Fault, Window};
 use crate::job::{Course, ErrorKind, JobId};
-use crate::project::{AgentSpec, Ceiling, Span};
+use crate::project::{AgentSpec, Ceiling, Policy, Span};
 use crate::record::HoldView;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -622,15 +622,13 @@ impl Ledger {
     }
 
     /// Why the day's money is used up for a project, if it is, and until when.
-    pub fn exhausted(
-        &self,
-        project: &str,
-        own: Option<f64>,
-        overall: Option<f64>,
-        now: Wall,
-    ) -> Option<(String, Wall)> {
-        let (mine, everybody_s) = ("this project's daily budget", "the daily budget");
-        let all = [(mine, own, Some(project)), (everybody_s, overall, None)];
+    pub fn exhausted(&self, project: &str, policy: &Policy, now: Wall) -> Option<(String, Wall)> {
+        let own = (
+            "this project's daily budget",
+            policy.daily_budget_usd,
+            Some(project),
+        );
+        let all = [own, ("the daily budget", policy.overall_budget_usd, None)];
         let remedy = "wait for midnight, or raise daily_budget_usd";
         all.into_iter().find_map(|(what, limit, whose)| {
             let (limit, spent) = (limit?, self.spent(whose, now));
@@ -1053,13 +1051,18 @@ mod tests {
         ledger.add("p", 1.5, NOW);
         ledger.add("q", 1.0, NOW);
         ledger.add("q", f64::NAN, NOW);
-        assert_eq!(ledger.exhausted("p", Some(2.0), Some(3.0), NOW), None);
-        let own = ledger.exhausted("p", Some(1.5), None, NOW).unwrap();
+        let exhausted = |ledger: &Ledger, own, overall, now| {
+            let mut policy = Policy::standard();
+            (policy.daily_budget_usd, policy.overall_budget_usd) = (own, overall);
+            ledger.exhausted("p", &policy, now)
+        };
+        assert_eq!(exhausted(&ledger, Some(2.0), Some(3.0), NOW), None);
+        let own = exhausted(&ledger, Some(1.5), None, NOW).unwrap();
         assert!(own.0.contains("this project"));
-        let overall = ledger.exhausted("p", None, Some(2.5), NOW).unwrap();
+        let overall = exhausted(&ledger, None, Some(2.5), NOW).unwrap();
         assert_eq!(overall.1, NOW.midnight());
         let tomorrow = NOW.midnight();
-        assert_eq!(ledger.exhausted("p", Some(1.0), Some(1.0), tomorrow), None);
+        assert_eq!(exhausted(&ledger, Some(1.0), Some(1.0), tomorrow), None);
         ledger.add("p", 0.25, tomorrow);
         assert_eq!(ledger.projects.len(), 1);
     }

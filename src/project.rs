@@ -220,6 +220,8 @@ macro_rules! settings {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct Policy {
             $($(#[$doc])* pub $key: $type,)*
+            /// US dollars that a day may cost all projects together.
+            pub overall_budget_usd: Option<f64>,
             /// Every agent that a document may name.
             pub agents: Arc<Vec<AgentSpec>>,
         }

@@ -160,7 +160,7 @@ impl Settings {
         }
         let mut policy = self.common.clone();
         // The daily budget of config.json is that of all projects together.
-        policy.daily_budget_usd = None;
+        policy.overall_budget_usd = policy.daily_budget_usd.take();
         take(&mut policy, own)?;
         let name = policy.agent.name.clone();
         let named = self.agents.iter().find(|spec| spec.name == name);
@@ -169,7 +169,7 @@ impl Settings {
             wrong("agent", &format!("is {name:?}, {what}"))
         })?;
         policy.agents = Arc::clone(&self.agents);
-        let daily = policy.daily_budget_usd.or(self.common.daily_budget_usd);
+        let daily = policy.daily_budget_usd.or(policy.overall_budget_usd);
         let budget = match (policy.max_budget_usd, daily) {
             (Some(_), _) => "max_budget_usd",
             (_, Some(_)) => "daily_budget_usd",

@@ -120,12 +120,12 @@ impl Ground {
             obstacles.push(("Disabled", text));
         }
         // A daemon's view knows which agent the next job wants; else its records tell as much.
-        if let (None, Some(Ok(mut policy)), Some(settings)) = (&seen.hold, policy, &self.settings) {
+        if let (None, Some(Ok(mut policy))) = (&seen.hold, policy) {
             if let Some(claim) = &seen.suspended {
                 policy.agent.name.clone_from(&claim.agent);
             }
             let mut records = board::read(&scope.places.state);
-            seen.hold = records.hold_of(name, &policy, settings.common.daily_budget_usd, now);
+            seen.hold = records.hold_of(name, &policy, now);
         }
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
         obstacles.extend(held);

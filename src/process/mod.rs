@@ -219,9 +219,8 @@ pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<Path
     };
     let shown = program.display();
     if !is_executable(&program) {
-        return Err(format!(
-            "the program {shown} is not there, or cannot be executed"
-        ));
+        let gone = "is not there, or cannot be executed";
+        return Err(format!("the program {shown} {gone}"));
     }
     match interpreter_of(&program) {
         Some((at, _)) if !is_executable(Path::new(&at)) => {

@@ -69,10 +69,8 @@ impl Worker<'_> {
             Next::Publish(status) => {
                 outcome::carry(&mut claim.carried, &mut finished.report);
                 let (project, report, now) = (&self.post.project, finished.report, Wall::now());
-                let (root, fault) = (
-                    self.spool.root().unwrap_or_default(),
-                    finished.verdict.as_ref(),
-                );
+                let root = self.spool.root().unwrap_or_default();
+                let fault = finished.verdict.as_ref();
                 let mut outcome =
                     outcome::of_claim(project, &claim, status, fault, report, &root, now);
                 // A start that failed has no output, and a power cut may have taken a log.
@@ -99,7 +97,7 @@ impl Worker<'_> {
         let (project, id) = (&self.post.project.name, &claim.job_id);
         let (of, last) = ((&**project, id, &*claim.agent), claim.attempts.last());
         let lasted = last.map_or(Duration::ZERO, Attempt::duration);
-        let tripped = self.board().finished(of, fault, lasted);
+        let tripped = self.board().finished(of, fault, lasted, policy.breaker);
         self.announce(tripped);
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
         if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {

@@ -48,14 +48,14 @@ impl Worker<'_> {
                 return Ok(());
             }
         };
-        let (board, now) = (self.board(), Wall::now());
+        let now = Wall::now();
         let not_before = document.wishes.not_before.filter(|at| *at > now);
         if let Some(at) = not_before.filter(|_| !is_begun) {
             self.info(format!("Job waits: {id}.md - not before {}", at.short(now)));
             self.jobs.put_off(id, None, Some(at));
             return Ok(());
         }
-        let slot = match board.enter(self.name(), &policy, is_begun, now) {
+        let slot = match self.board().enter(self.name(), &policy, is_begun) {
             Ok(slot) => slot,
             Err(closed) => {
                 self.close(*closed);
