@@ -1,7 +1,7 @@
 //! What all projects share: holds, the ledger, and the slots for agents at once. Workers ask and
 //! tell; each change is on disk before anybody acts on it, so that a restart changes nothing.
 
-use crate::agent::{Fault, Window};
+use crate::agent::Window;
 use crate::error::Result;
 use crate::files::{Dir, Durability};
 use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Stamp, TURN};
@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Neither file grows with use.
 const FILE_MAX: u64 = 4 << 20;
@@ -302,17 +301,6 @@ impl Board {
         of_agent.any(|((_, at), (other, when))| (at != project || other != job) && *when > since)
     }
 
-    /// A job is done: counts it for the breaker. Returns the hold if it is news.
-    pub fn finished(
-        &self,
-        of: (&str, &JobId, &str),
-        fault: Option<&Fault>,
-        lasted: Duration,
-        breaker: u32,
-    ) -> Option<Hold> {
-        self.change(|holds, now| holds.finished(of, fault, lasted, breaker as usize, now))
-    }
-
     /// What an attempt told of its account's usage windows.
     pub fn usage(&self, policy: &Policy, windows: &[Window]) {
         if !windows.is_empty() && policy.usage_ceiling != Default::default() {
@@ -339,8 +327,7 @@ impl Board {
 
     /// Takes the request of `release --all`, if there is one.
     pub fn take_release_request(&self) -> bool {
-        let asked = self.dir.has(RELEASE).unwrap_or(false);
-        asked && self.dir.remove(RELEASE).is_ok()
+        std::fs::remove_file(self.dir.path_of(RELEASE)).is_ok()
     }
 
     /// Counts what an attempt cost.

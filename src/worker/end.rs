@@ -94,11 +94,14 @@ impl Worker<'_> {
 
     /// A job's end may hold its agent, when others ended like it, or its project.
     fn count(&mut self, claim: &Claim, fault: Option<&Fault>, policy: &Policy) {
-        let (project, id) = (&self.post.project.name, &claim.job_id);
-        let (of, last) = ((&**project, id, &*claim.agent), claim.attempts.last());
-        let lasted = last.map_or(Duration::ZERO, Attempt::duration);
-        let tripped = self.board().finished(of, fault, lasted, policy.breaker);
-        self.announce(tripped);
+        let (id, agent, breaker) = (&claim.job_id, &*claim.agent, policy.breaker as usize);
+        let lasted = claim
+            .attempts
+            .last()
+            .map_or(Duration::ZERO, Attempt::duration);
+        self.hold(|holds, project, now| {
+            holds.finished((project, id, agent), fault, lasted, breaker, now)
+        });
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
         if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {
             let reason = format!("{id} failed: {}: {}", fault.kind, fault.error);
