@@ -18,7 +18,6 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,8 +32,6 @@ const READY_MAX: Duration = Duration::from_secs(20);
 const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// A worker's stack; most of it is never touched, and so costs nothing.
 const STACK: usize = 512 << 10;
-/// After a panic, which is our mistake and would only repeat itself.
-const PANIC_PAUSE: Duration = Duration::from_secs(30);
 /// How long a starting daemon waits for the lock of one that is gone; see `lock_instance`.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// How late the end of a worker's thread is noticed, its ring being its last deed but one.
@@ -334,7 +331,7 @@ impl Daemon {
         });
         let life = Arc::clone(&post);
         let thread = std::thread::Builder::new().name(post.project.name.clone());
-        match thread.stack_size(STACK).spawn(move || live(&life)) {
+        match thread.stack_size(STACK).spawn(move || worker::serve(&life)) {
             Ok(thread) => self.workers.push(Handle { post, thread }),
             Err(error) => {
                 let (name, why) = (&post.project.name, plain(&error));
@@ -455,23 +452,6 @@ impl Handle {
             post.bell.ring(Wake::Everything);
         }
     }
-}
-
-/// A worker's thread: serves until it is told to leave, whatever mistake of ours ends a life.
-fn live(post: &Post) {
-    while post.orders.order() == Order::Serve {
-        if catch_unwind(AssertUnwindSafe(|| worker::serve(post))).is_ok() {
-            break;
-        }
-        log::error!(
-            "[{}] a mistake of the monitor's own (please report the panic above); the project is served again soon",
-            post.project.name
-        );
-        post.rest(PANIC_PAUSE);
-    }
-    // The thread itself is not over before the ring is heard, and nobody would ring again.
-    post.orders.desk().has_left = true;
-    post.main.ring(Wake::Again);
 }
 
 /// The directories whose events tell of a change of a file: its own, or the nearest that is there, and

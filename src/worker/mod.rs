@@ -47,6 +47,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
 const WRITE_PAUSE: Duration = Duration::from_secs(2);
 /// Until a view that could not be written is tried again.
 const VIEW_RETRY: Duration = Duration::from_secs(5);
+
+/// What a panic is to whoever reads the log.
+const MISTAKE: &str = "a mistake of the monitor's own, told above (please report it)";
 
 /// What all workers share.
 #[derive(Debug)]
@@ -93,7 +97,8 @@ pub struct Post {
 }
 
 /// A worker thread's life: serves the project until told to leave. Trouble with the project's directories
-/// is told once and waited out; nothing is made in place of a missing project.
+/// is told once and waited out, and so is a mistake of ours, which must not end the other projects; nothing
+/// is made in place of a missing project.
 pub fn serve(post: &Post) {
     let (name, orders) = (&post.project.name, &post.orders);
     let mut told = String::new();
@@ -101,12 +106,15 @@ pub fn serve(post: &Post) {
     post.context.board.join(name, &post.bell);
     while orders.order() == Order::Serve {
         let mut is_in_order = false;
-        let ran = Worker::open(post).and_then(|mut worker| {
+        let life = || {
+            let mut worker = Worker::open(post)?;
             post.set_up();
             let ran = worker.run();
             is_in_order = worker.is_in_order;
             ran
-        });
+        };
+        let ran = catch_unwind(AssertUnwindSafe(life));
+        let ran = ran.unwrap_or_else(|_| Err(Error::new(MISTAKE)));
         let Err(error) = ran else { break };
         post.set_up();
         if is_in_order {
@@ -122,6 +130,9 @@ pub fn serve(post: &Post) {
         pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
     }
     post.context.board.leave(name);
+    // The thread itself is not over before the ring is heard, and nobody would ring again.
+    orders.desk().has_left = true;
+    post.main.ring(Wake::Again);
 }
 
 impl Post {
@@ -133,7 +144,7 @@ impl Post {
     }
 
     /// After trouble. A ring may mean that it is over, but must not make us spin.
-    pub fn rest(&self, pause: Duration) {
+    fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
         while self.orders.order() == Order::Serve && self.ear.wait(Some(until)).is_some() {}
     }
