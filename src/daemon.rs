@@ -301,8 +301,8 @@ impl Daemon {
         for worker in &self.workers {
             let is_its = |(project, _): &&(Project, Arc<Policy>)| *project == worker.post.project;
             match wanted.iter().find(is_its) {
-                Some((_, policy)) => worker.serve(policy),
-                None => worker.order(Order::Drain),
+                Some((_, policy)) => worker.order(Order::Serve, Some(policy)),
+                None => worker.order(Order::Drain, None),
             }
         }
         for (project, policy) in wanted {
@@ -320,7 +320,7 @@ impl Daemon {
         let (bell, ear) = watch::bell();
         let (context, main) = (self.context.clone(), self.bell.clone());
         let orders = Arc::new(Orders::default());
-        orders.set_policy(&policy);
+        orders.give(Order::Serve, Some(&policy));
         let post = Arc::new(Post {
             context,
             project,
@@ -396,7 +396,7 @@ impl Daemon {
         log::info!("Stopping");
         service::tell(service::STOPPING);
         for worker in &self.workers {
-            worker.order(Order::Stop);
+            worker.order(Order::Stop, None);
         }
         let mut insisted = None;
         while !self.workers.is_empty() {
@@ -429,17 +429,10 @@ fn in_force(error: Error, is_known: bool, [known, none]: [&str; 2]) -> (Level, S
 }
 
 impl Handle {
-    fn order(&self, order: Order) {
-        if self.post.orders.give(order) {
+    fn order(&self, order: Order, policy: Option<&Arc<Policy>>) {
+        if self.post.orders.give(order, policy) {
             self.post.bell.ring(Wake::Again);
         }
-    }
-
-    fn serve(&self, policy: &Arc<Policy>) {
-        if self.post.orders.set_policy(policy) {
-            self.post.bell.ring(Wake::Again);
-        }
-        self.order(Order::Serve);
     }
 
     /// Has the worker look at a directory that changed without a word, or whose changes it does not

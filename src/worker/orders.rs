@@ -40,26 +40,21 @@ impl Orders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is wanted; whether that is new. A stop is never taken back.
-    pub fn give(&self, order: Order) -> bool {
+    /// Changes what is wanted and, where it is given, what holds from the next start on; whether that is
+    /// new. A stop is never taken back.
+    pub fn give(&self, order: Order, policy: Option<&Arc<Policy>>) -> bool {
         let mut desk = self.desk();
-        let is_new = desk.order != order && desk.order != Order::Stop;
-        if is_new {
+        let before = (desk.order, desk.policy.clone());
+        if desk.order != Order::Stop {
             desk.order = order;
         }
-        is_new
+        desk.policy = policy.unwrap_or(&before.1).clone();
+        before != (desk.order, desk.policy.clone())
     }
 
     /// What is wanted now.
     pub fn order(&self) -> Order {
         self.desk().order
-    }
-
-    /// Changes what holds from the next start on; whether that is new.
-    pub fn set_policy(&self, policy: &Arc<Policy>) -> bool {
-        let mut desk = self.desk();
-        let before = std::mem::replace(&mut desk.policy, Arc::clone(policy));
-        before != *policy
     }
 
     /// What holds from the next start on.
