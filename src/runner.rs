@@ -102,6 +102,9 @@ impl Running {
         let mut slice = FIRST_LOOK;
         let mut heard = (0, self.started);
         let (mut final_since, mut offline_since) = (None, None);
+        // When a request began to be repeated, and for how long those were that were answered at last:
+        // their service was ill, and that time is not the job's.
+        let (mut ill_since, mut ill) = (None::<Instant>, Duration::ZERO);
         let by = loop {
             if agent.wait(slice) {
                 break Ending::Itself;
@@ -118,8 +121,13 @@ impl Running {
             final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
             offline_since = fold.offline.then(|| offline_since.unwrap_or(now));
             let age = |since: Instant| now.duration_since(since);
+            if fold.repeats.is_some() {
+                ill_since = ill_since.or(Some(now));
+            } else {
+                ill += ill_since.take().map_or(Duration::ZERO, age);
+            }
             let ages = Ages {
-                run: age(self.started),
+                run: age(self.started).saturating_sub(ill),
                 silence: age(heard.1),
                 is_final: final_since.map(age),
                 offline: offline_since.map(age),
@@ -145,6 +153,7 @@ impl Running {
 /// For how long what has held of a running agent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ages {
+    /// Less what its service has cost.
     run: Duration,
     silence: Duration,
     /// It stays although its last result is there.

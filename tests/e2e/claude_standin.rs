@@ -559,6 +559,22 @@ fn an_outage_that_outlasts_the_timeout_holds_the_agent_and_fails_no_job() {
     assert_eq!(option(&project, 2, "--resume"), session);
 }
 
+#[test]
+fn the_time_in_which_the_service_was_ill_is_not_the_job_s() {
+    let (space, project) = one_project();
+    space.set(json!({"timeout": "10s"}));
+    let retry = r#"{"type":"system","subtype":"api_retry","attempt":1,"max_retries":10,"error_status":529,"error":"rate_limit"}"#;
+    let answer =
+        r#"{"type":"assistant","message":{"content":[{"type":"text","text":"At last."}]}}"#;
+    let script_text = format!("echo '{retry}'; sleep 8; echo '{answer}'; sleep 6; stream text");
+    script(&project, 1, &script_text);
+    space.start();
+    project.submit(ID, "x");
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result:#}");
+    assert!(result["duration_seconds"].as_f64() > Some(13.0));
+}
+
 // --- interruptions ---
 
 #[test]
