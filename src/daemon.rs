@@ -356,9 +356,7 @@ impl Daemon {
         let places = &self.context.places;
         let mut files = self.context.board.files_of_holds();
         files.extend([places.settings(), places.registry(), places.credentials()]);
-        if places.config.is_symlink() {
-            files.push(places.config.clone());
-        }
+        files.extend(Some(&places.config).filter(|dir| dir.is_symlink()).cloned());
         let mut dirs: Vec<PathBuf> = files.iter().flat_map(|file| whereabouts(file)).collect();
         dirs.push(places.state.clone());
         let state = places.state.canonicalize().unwrap_or_default();

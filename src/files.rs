@@ -23,9 +23,7 @@ const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
 /// Why a link to a directory is none to us.
 const LINK: &str =
     "it is a file or a symbolic link, which is not followed; put the directory itself in its place";
-const DIRECTORY: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_CLOEXEC);
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC);
 /// An open directory and the path under which messages name it.
 #[derive(Debug)]
 pub struct Dir {
