@@ -192,6 +192,12 @@ impl Records {
 impl Board {
     /// Opens the daemon's state directory; `main` is rung when holds change.
     pub fn open(dir: Dir, main: &Bell) -> Board {
+        for name in [HOLDS, LEDGER] {
+            // What a crash left of a write; the file itself is whole.
+            if let Err(error) = dir.remove(&format!(".{name}.tmp")) {
+                log::warn!("{error}");
+            }
+        }
         let records = Records::load(&dir);
         let inner = Inner {
             records,
