@@ -120,11 +120,14 @@ pub fn originals(id: &str) -> impl Iterator<Item = &str> {
         let number = words.iter().find_map(|word| rest.strip_prefix(word));
         number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
     };
-    let cuts = id.char_indices().filter(move |&(at, letter)| match letter {
-        '.' => true,
-        '_' => is_of_merge(&id[at..]),
-        _ => false,
-    });
+    let cuts = id
+        .bytes()
+        .enumerate()
+        .filter(move |&(at, byte)| match byte {
+            b'.' => true,
+            b'_' => is_of_merge(&id[at..]),
+            _ => false,
+        });
     let stems = cuts.map(|(at, _)| &id[..at]);
     stems.filter(|stem| is_id(stem, Layout::Jobs) || is_id(stem, Layout::Tasks))
 }

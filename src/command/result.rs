@@ -250,32 +250,37 @@ fn members(json: &[u8]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
     if !json.trim_ascii_start().starts_with(b"{") {
         return None;
     }
-    let (mut members, mut depth, mut at) = (Vec::new(), 0, 0);
+    let (mut members, mut depth) = (Vec::new(), 0);
     let (mut text, mut name, mut value) = (0..0, 0..0, 0);
-    loop {
-        let byte = *json.get(at)?;
-        if depth == 1 && (byte == b',' || byte == b'}') {
-            members.push((take(&mut name), value..at));
-        }
+    let mut bytes = json.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
         match byte {
             b'"' => {
                 text.start = at + 1;
-                at += 1;
-                while *json.get(at)? != b'"' {
-                    at += 1 + usize::from(json[at] == b'\\');
-                }
-                text.end = at;
+                text.end = loop {
+                    match bytes.next()? {
+                        (_, b'\\') => drop(bytes.next()),
+                        (end, b'"') => break end,
+                        _ => {}
+                    }
+                };
             }
             b':' if depth == 1 => (name, value) = (take(&mut text), at + 1),
             b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
+            b',' | b'}' | b']' => {
+                if depth == 1 {
+                    members.push((take(&mut name), value..at));
+                }
+                depth -= usize::from(*byte != b',');
+                if depth == 0 {
+                    let is_end = *byte == b'}' && json[at + 1..].trim_ascii().is_empty();
+                    return is_end.then_some(members);
+                }
+            }
             _ => {}
         }
-        at += 1;
-        if depth == 0 && byte == b'}' {
-            return json[at..].trim_ascii().is_empty().then_some(members);
-        }
     }
+    None
 }
 
 /// Reads a result, a large one without its long texts: neither its size nor the number of results makes
