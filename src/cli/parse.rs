@@ -54,8 +54,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
     Ok(asked)
 }
 
-/// Sorts the arguments into words and options, these by their long names, each with its value.
-fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Vec<(&'static str, String)>)> {
+/// Options by their long names, each with its value.
+type Options = Vec<(&'static str, String)>;
+
+/// Sorts the arguments into words and options.
+fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Options)> {
     let mut parser = Parser::from_args(args);
     let (mut words, mut options) = (Vec::new(), Vec::new());
     while let Some(arg) = parser.next().map_err(|e| usage(e.to_string()))? {
