@@ -56,19 +56,23 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     let (argv, env) = (pointers(&argv), pointers(&env));
     let flags = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
     let flags = flags as c_short | libc::POSIX_SPAWN_SETSID as c_short;
-    let (all, none) = (SigSet::all(), SigSet::empty());
+    // Every bit: without those of the C library's own two signals, posix_spawn has the agent ignore them.
+    let mut all = *SigSet::all().as_ref();
+    let none = SigSet::empty();
     let streams = launch.streams.map(AsRawFd::as_raw_fd);
     let mut attributes = MaybeUninit::uninit();
     let mut actions = MaybeUninit::uninit();
     let (attributes, actions) = (attributes.as_mut_ptr(), actions.as_mut_ptr());
     let mut pid = 0;
-    // SAFETY: both structures are initialised first and destroyed last; init and the setters of
-    // attributes fail only for flags that do not exist. The strings, and the arrays, which end in
-    // null, live to the end of this function, and posix_spawn does not write to them.
+    // SAFETY: a set of signals is plain bits. Both structures are initialised first and destroyed
+    // last; init and the setters of attributes fail only for flags that do not exist. The strings, and
+    // the arrays, which end in null, live to the end of this function, and posix_spawn does not write
+    // to them.
     let error = unsafe {
         libc::posix_spawnattr_init(attributes);
         libc::posix_spawnattr_setflags(attributes, flags);
-        libc::posix_spawnattr_setsigdefault(attributes, all.as_ref());
+        ptr::write_bytes(&raw mut all, u8::MAX, 1);
+        libc::posix_spawnattr_setsigdefault(attributes, &raw const all);
         libc::posix_spawnattr_setsigmask(attributes, none.as_ref());
         libc::posix_spawn_file_actions_init(actions);
         let mut error = libc::posix_spawn_file_actions_addchdir_np(actions, directory.as_ptr());

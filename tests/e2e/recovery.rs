@@ -562,6 +562,8 @@ fn started_with_sighup_ignored_the_daemon_goes_on_ignoring_it() {
     space.signal(Signal::SIGHUP);
     project.submit(ID, "x");
     project.wait_result(ID);
+    // The agent has every signal as by default.
+    assert_eq!(project.made("signals"), "SigIgn:\t0000000000000000\n");
     assert!(space.ended().is_none());
     assert_eq!(space.stop(), 0);
 }
