@@ -248,6 +248,10 @@ type Found = std::result::Result<Seen, String>;
 
 /// Answers about each project, as JSON or as `text` tells it.
 fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) -> Result<()> {
+    if let Err(error) = settings::load(&scope.places.settings()) {
+        // It may be why no job is started.
+        render::note(&error.to_string());
+    }
     let ground = Ground::of(scope);
     let look = |entry| ground.look(scope, entry).map_err(|error| error.to_string());
     let found: Vec<(&Entry, Found)> = scope.entries.iter().map(|e| (e, look(e))).collect();

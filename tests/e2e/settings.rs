@@ -69,6 +69,8 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
     space.set(json!({"timeout": 5}));
     space.wait_log("config.json: setting \"timeout\" is 5, but must be a duration");
     space.wait_log("the settings before stay in force");
+    let told = space.run(&["queue"]).stderr;
+    assert!(told.contains("setting \"timeout\" is 5"), "{told}");
     good.submit(NEXT, "x");
     assert_eq!(good.wait_result(NEXT)["status"], "completed");
 }
