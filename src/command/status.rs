@@ -17,7 +17,7 @@ use std::iter::repeat_n;
 
 /// Results are written in the order in which jobs end, unless a backup was restored. So many are put
 /// in the order of what they tell themselves.
-const SORTED: usize = 1000;
+const SORTED: usize = 500;
 
 /// Tells the finished jobs.
 pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
