@@ -21,7 +21,7 @@ const BLOCK: usize = 32 << 10;
 /// the answer.
 const LONG: usize = 64 << 10;
 /// No result without them is larger, the answer of at most 1 MiB included.
-const SHORT_MAX: usize = 16 << 20;
+const KEPT_MAX: usize = 16 << 20;
 /// A result is written after its job's end, but the clock of a file system may lag.
 const SLACK: Duration = Duration::from_secs(60);
 /// A job takes less; a longer one is a mistake in its result.
@@ -76,8 +76,8 @@ impl Ending {
 
 impl Finished {
     /// What a result tells. One that is no whole JSON object, or cannot be read, tells only that.
-    pub(super) fn read(file: &File) -> Finished {
-        Finished::parse(read(file).unwrap_or_default())
+    pub(super) fn read(mut file: &File) -> Finished {
+        Finished::parse(read(&mut file).unwrap_or_default())
     }
 
     /// The result of a job.
@@ -285,53 +285,42 @@ fn members(json: &[u8]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
 
 /// Reads a result, a large one without its long texts: neither its size nor the number of results makes
 /// the memory that it takes grow much.
-fn read(file: &File) -> io::Result<Vec<u8>> {
-    let (mut block, mut short) = (Vec::with_capacity(BLOCK), Short::default());
+fn read(from: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let (mut block, mut kept) = (Vec::with_capacity(BLOCK), Vec::new());
+    // Where the text begins that is being read, whether its next byte stands for itself, and whether it
+    // turned out to be long.
+    let (mut text, mut is_escaped, mut is_long) = (None, false, false);
     loop {
-        file.take(BLOCK as u64).read_to_end(&mut block)?;
-        if block.len() < BLOCK && short.kept.is_empty() {
+        block.clear();
+        from.take(BLOCK as u64).read_to_end(&mut block)?;
+        if kept.is_empty() && block.len() < BLOCK {
             return Ok(block);
         }
         if block.is_empty() {
-            return Ok(short.kept);
+            return Ok(kept);
         }
-        if short.kept.len() > SHORT_MAX {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        block.drain(..).for_each(|byte| short.push(byte));
-    }
-}
-
-/// JSON without its long texts, byte by byte.
-#[derive(Default)]
-struct Short {
-    kept: Vec<u8>,
-    /// Where the text begins that is being read.
-    text: Option<usize>,
-    /// Whether the next byte of it stands for itself, a quote included.
-    is_escaped: bool,
-    /// Whether it turned out to be long.
-    is_long: bool,
-}
-
-impl Short {
-    fn push(&mut self, byte: u8) {
-        let is_quote = byte == b'"' && !self.is_escaped;
-        match self.text {
-            None => self.text = is_quote.then_some(self.kept.len() + 1),
-            Some(_) if is_quote => (self.text, self.is_long) = (None, false),
-            Some(start) => {
-                self.is_escaped = byte == b'\\' && !self.is_escaped;
-                if self.kept.len() == start + LONG {
-                    let before = self.kept[..start - 1].trim_ascii_end();
-                    self.is_long = !before.ends_with(b"\"summary\":");
-                }
-                if self.is_long {
-                    return self.kept.truncate(start);
+        for &byte in &block {
+            let is_quote = byte == b'"' && !is_escaped;
+            match text {
+                None => text = is_quote.then_some(kept.len() + 1),
+                Some(_) if is_quote => (text, is_long) = (None, false),
+                Some(start) => {
+                    is_escaped = byte == b'\\' && !is_escaped;
+                    if kept.len() == start + LONG {
+                        let before = kept[..start - 1].trim_ascii_end();
+                        is_long = !before.ends_with(b"\"summary\":");
+                    }
+                    if is_long {
+                        kept.truncate(start);
+                        continue;
+                    }
                 }
             }
+            kept.push(byte);
         }
-        self.kept.push(byte);
+        if kept.len() > KEPT_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
     }
 }
 
@@ -416,14 +405,13 @@ mod tests {
             let long = "x\\\"ü".repeat(LONG) + end;
             let mut result = json!({"a": [long, {"b": long}], "c": end, "error": null,
                 "worker_output": {"raw_output": long, "summary": long, "usage": {"n": [1, {}]}}});
-            let mut short = Short::default();
             let text = serde_json::to_vec_pretty(&result).unwrap();
-            text.iter().for_each(|byte| short.push(*byte));
+            let kept = super::read(&mut text.as_slice()).unwrap();
             result["a"] = json!(["", {"b": ""}]);
             result["worker_output"]["raw_output"] = json!("");
-            let kept: Value = serde_json::from_slice(&short.kept).unwrap();
-            assert!(kept == result, "{end:?}");
-            let read = Finished::parse(short.kept);
+            let value: Value = serde_json::from_slice(&kept).unwrap();
+            assert!(value == result, "{end:?}");
+            let read = Finished::parse(kept);
             for key in ["a", "c", "worker_output"] {
                 assert!(
                     read.get(key).as_ref() == Some(&result[key]),
