@@ -7,7 +7,7 @@ use crate::files::{Dir, Durability};
 use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
-use crate::record::HoldView;
+use crate::record::{Claim, HoldView};
 use crate::registry::Entry;
 use crate::service;
 use crate::settings::{self, Places, Settings};
@@ -293,17 +293,20 @@ impl Board {
     }
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
-    pub fn answered(&self, project: &str, agent: &str, job: &JobId, began: Wall) -> Vec<Hold> {
-        let of = (agent.to_owned(), project.to_owned());
-        let answer = (job.clone(), Wall::now());
+    pub fn answered(&self, project: &str, claim: &Claim) -> Vec<Hold> {
+        let of = (claim.agent.clone(), project.to_owned());
+        let answer = (claim.job_id.clone(), Wall::now());
         self.inner().answers.insert(of, answer);
-        self.change(|holds, _| holds.answered(project, agent, began))
+        self.change(|holds, _| holds.answered(project, &claim.agent, claim.started_at))
     }
 
-    /// Whether the service has answered another job's attempt of an agent since then.
-    pub fn others_answered(&self, project: &str, agent: &str, job: &JobId, since: Wall) -> bool {
-        let inner = self.inner();
-        let mut of_agent = inner.answers.iter().filter(|((of, _), _)| of == agent);
+    /// Whether the service has answered another job's attempt of the agent since then.
+    pub fn others_answered(&self, project: &str, claim: &Claim, since: Wall) -> bool {
+        let (inner, job) = (self.inner(), &claim.job_id);
+        let mut of_agent = inner
+            .answers
+            .iter()
+            .filter(|((of, _), _)| *of == claim.agent);
         of_agent.any(|((_, at), (other, when))| (at != project || other != job) && *when > since)
     }
 

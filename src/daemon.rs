@@ -11,7 +11,7 @@ use crate::registry::{Entry, Registry};
 use crate::service;
 use crate::settings::{self, Places, Settings};
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
-use crate::worker::{self, Context, Order, Orders, Post};
+use crate::worker::{self, Context, Desk, Order, Post};
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,7 @@ impl Daemon {
         self.follow();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
             let mut workers = self.workers.iter();
-            let is_up = workers.all(|worker| worker.post.orders.desk().is_up);
+            let is_up = workers.all(|worker| worker.post.desk().is_up);
             if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
                 latest = None;
                 service::tell(service::READY);
@@ -319,12 +319,12 @@ impl Daemon {
     fn start(&mut self, project: Project, policy: Arc<Policy>) {
         let (bell, ear) = watch::bell();
         let (context, main) = (self.context.clone(), self.bell.clone());
-        let orders = Arc::new(Orders::default());
-        orders.give(Order::Serve, Some(&policy));
+        let desk = Mutex::<Desk>::default();
+        desk.lock().expect("nobody else has it").policy = policy;
         let post = Arc::new(Post {
             context,
             project,
-            orders,
+            desk,
             bell,
             ear,
             main,
@@ -343,7 +343,7 @@ impl Daemon {
     /// Takes leave of workers that have left; whether there were any.
     fn bury(&mut self) -> bool {
         let before = self.workers.len();
-        let has_left = |worker: &mut Handle| worker.post.orders.desk().has_left;
+        let has_left = |worker: &mut Handle| worker.post.desk().has_left;
         for worker in self.workers.extract_if(.., has_left) {
             let _ = worker.thread.join();
         }
@@ -428,7 +428,7 @@ fn in_force(error: Error, is_known: bool, [known, none]: [&str; 2]) -> (Level, S
 
 impl Handle {
     fn order(&self, order: Order, policy: Option<&Arc<Policy>>) {
-        if self.post.orders.give(order, policy) {
+        if self.post.desk().give(order, policy) {
             self.post.bell.ring(Wake::Again);
         }
     }
@@ -439,7 +439,7 @@ impl Handle {
         let (post, project) = (&self.post, &self.post.project);
         let items = project.path.join(project.layout.items());
         let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
-        if !post.orders.desk().seen.is_some_and(is_known) {
+        if !post.desk().seen.is_some_and(is_known) {
             post.bell.ring(Wake::Everything);
         }
     }

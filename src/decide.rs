@@ -1,10 +1,10 @@
 //! The states of a job, which step is next, and what follows an attempt: decisions over plain data, with
 //! the time as an argument. `worker` performs the steps; `tests/model` drives these very functions.
 
-use crate::agent::plan::{self, Opening};
+use crate::agent::plan;
 use crate::agent::{Fault, Sessions, Verdict, dialect};
 use crate::job::{Course, ErrorKind, JobId, Meta, Status};
-use crate::project::{AgentSpec, OnInterrupt, Policy, Protocol};
+use crate::project::{OnInterrupt, Policy, Protocol};
 use crate::record::{Check, Claim, Suspension};
 use crate::time::{Wall, human};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,8 @@ pub const EMPTY_REPORT: Duration = Duration::from_secs(60);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(7200);
 /// A job that meets nothing but an ill service for so long fails.
 pub const ILL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The longest pause between two looks at a document that somebody has open for writing.
+/// The shortest and the longest pause between two looks at a document that somebody has open for writing.
+const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
 const WRITER_PAUSE: Duration = Duration::from_secs(5);
 /// For what an event will change, where the file system tells of events.
 const LONG: Duration = Duration::from_secs(600);
@@ -112,29 +113,22 @@ pub enum Step {
     /// Run `on_finish` for a job that is done.
     Tell(JobId),
     /// See what an interrupted job has left.
-    Recover(JobId),
+    Recover(Box<Claim>),
     /// Run the job's check.
-    Check(JobId),
+    Check(Box<Claim>),
     /// Start the job's agent, once its document counts and nobody holds it.
     Start(JobId),
     /// Wait until then, or until something rings.
     Wait(Until),
 }
 
-/// The end of a wait: the first of the two; neither is a wait for a ring.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Until {
-    /// On the monotonic clock.
-    pub instant: Option<Instant>,
-    /// By the calendar.
-    pub wall: Option<Wall>,
-}
+/// The end of a wait; without one, a ring ends it.
+pub type Until = Option<Instant>;
 
-impl Until {
-    /// A point of the calendar, or a ring.
-    pub fn wall(wall: Option<Wall>) -> Until {
-        let instant = None;
-        Until { instant, wall }
+impl Now {
+    /// When the monotonic clock will say that it is so late, as far as nobody sets the other one.
+    pub fn at(self, wall: Wall) -> Instant {
+        self.instant + wall.since(self.wall)
     }
 }
 
@@ -161,18 +155,19 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     if let Some(id) = &jobs.attended {
         return match jobs.cancelled.contains(id) {
             true => Step::End,
-            false => Step::Wait(Until::default()),
+            false => Step::Wait(None),
         };
     }
-    let first = |wanted: fn(&State) -> bool| {
-        let mut begun = jobs.begun.iter();
-        begun.find(|id| jobs.get(id).is_some_and(wanted)).cloned()
-    };
-    if let Some(id) = first(|state| matches!(state, State::Done(_))) {
-        return Step::Tell(id);
+    let is_done = |id: &&JobId| matches!(jobs.get(id), Some(State::Done(_)));
+    if let Some(id) = jobs.begun.iter().find(is_done) {
+        return Step::Tell(id.clone());
     }
-    if let Some(id) = first(|state| matches!(state, State::Interrupted(_))) {
-        return Step::Recover(id);
+    let interrupted = |state: &State| match state {
+        State::Interrupted(claim) => Some(claim.clone()),
+        _ => None,
+    };
+    if let Some(claim) = jobs.begun().find_map(interrupted) {
+        return Step::Recover(claim);
     }
     // A job that was begun keeps its place at the head, and its project waits for it.
     if let Some(claim) = jobs.begun().next().and_then(State::claim) {
@@ -181,10 +176,10 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
         // What is further away than any pause is due: the clock was set back.
         let is_ahead = |at: &Wall| *at > now.wall && at.since(now.wall) <= BACKOFF_MAX;
         return match (due.filter(is_ahead), closed) {
-            (wall @ Some(_), _) => Step::Wait(Until::wall(wall)),
+            (Some(at), _) => Step::Wait(Some(now.at(at))),
             (None, Some(until)) => Step::Wait(until),
-            _ if claim.checking => Step::Check(id),
-            _ if jobs.held.contains(&id) => Step::Wait(Until::default()),
+            _ if claim.checking => Step::Check(Box::new(claim.clone())),
+            _ if jobs.held.contains(&id) => Step::Wait(None),
             _ => Step::Start(id),
         };
     }
@@ -228,16 +223,11 @@ impl Jobs {
     /// Takes a whole scan over: what waited and is gone is dropped, what is new is added, what is known of
     /// the rest is kept. Returns what is new, and what is gone.
     pub fn replace(&mut self, scanned: BTreeSet<JobId>) -> (Vec<JobId>, Vec<JobId>) {
-        let gone = self.waiting().filter(|(id, _)| !scanned.contains(id));
-        let gone: Vec<JobId> = gone.map(|(id, _)| id.clone()).collect();
-        for id in &gone {
-            self.remove(id);
-        }
-        let new = scanned.into_iter().filter(|id| !self.all.contains_key(id));
-        let new: Vec<JobId> = new.collect();
-        for id in &new {
-            self.note(id.clone(), false);
-        }
+        let known = self.waiting().map(|(id, _)| id);
+        let gone: Vec<JobId> = known.filter(|id| !scanned.contains(*id)).cloned().collect();
+        gone.iter().for_each(|id| drop(self.remove(id)));
+        let mut new = Vec::from_iter(scanned);
+        new.retain(|id| self.get(id).is_none() && self.note(id.clone(), false));
         (new, gone)
     }
 
@@ -263,33 +253,32 @@ impl Jobs {
 
     /// What is known of a waiting job, to put it off.
     fn standing(&mut self, id: &JobId) -> Option<&mut Standing> {
-        match self.all.get_mut(id) {
-            Some(State::Waiting(standing)) => Some(standing),
+        match self.all.get_mut(id)? {
+            State::Waiting(standing) => Some(standing),
             _ => None,
         }
     }
 
     /// Puts a waiting job off; others go before it.
-    pub fn put_off(&mut self, id: &JobId, look_at: Option<Instant>, not_before: Option<Wall>) {
+    pub fn put_off(&mut self, id: &JobId, look_at: Until, not_before: Option<Wall>) {
         if let Some(standing) = self.standing(id) {
             (standing.look_at, standing.not_before) = (look_at, not_before);
+            standing.goes_first = None;
         }
     }
 
     /// The first waiting job that may go, or when one may.
     fn first(&self, now: Now) -> Result<&JobId, Until> {
-        let mut until = Until::default();
+        let mut until: Until = None;
         let free = self.waiting().filter(|(id, _)| !self.held.contains(*id));
         for (id, standing) in free {
-            if let Some(at) = standing.not_before.filter(|at| *at > now.wall) {
-                until.wall = until.wall.into_iter().chain([at]).min();
-            } else if let Some(at) = standing.look_at.filter(|at| *at > now.instant) {
-                until.instant = until.instant.into_iter().chain([at]).min();
-                if standing.goes_first.is_some_and(|end| end > now.instant) {
-                    return Err(until);
-                }
-            } else {
+            let at = standing.not_before.map(|at| now.at(at));
+            let Some(at) = at.max(standing.look_at).filter(|at| *at > now.instant) else {
                 return Ok(id);
+            };
+            until = Some(until.map_or(at, |until| until.min(at)));
+            if standing.goes_first.is_some_and(|end| end > now.instant) {
+                break;
             }
         }
         Err(until)
@@ -304,7 +293,7 @@ impl Jobs {
     }
 
     /// The jobs that do not wait, in order.
-    pub fn begun(&self) -> impl Iterator<Item = &State> {
+    pub fn begun(&self) -> impl Iterator<Item = &State> + Clone {
         self.begun.iter().filter_map(|id| self.get(id))
     }
 
@@ -352,7 +341,9 @@ impl Jobs {
             _ if is_overdue => LONG,
             _ if is_empty => EMPTY_REPORT - unchanged,
             // Not every file system tells when it is closed.
-            _ if writer => unchanged.clamp(settle.min(WRITER_PAUSE), WRITER_PAUSE),
+            _ if writer => {
+                unchanged.clamp(settle.clamp(WRITER_PAUSE_MIN, WRITER_PAUSE), WRITER_PAUSE)
+            }
             false if quiet < settle => settle - quiet,
             _ => return Readiness::Ready,
         };
@@ -523,38 +514,36 @@ pub fn how(ran: &Check, limit: Duration) -> String {
     }
 }
 
-/// How the next start of a job begins: in the session of the one before, or of the job that it continues,
-/// unless there is none to go on with. `session` is the name of a new one.
-pub fn opening(claim: &Claim, policy: &Policy, session: String) -> Opening {
-    let suspended = claim.suspended.as_ref();
-    let is_other = suspended.is_some() && claim.protocol != policy.agent.protocol;
-    let has_old = has_sessions(policy.agent.protocol)
-        && !is_other
-        && !suspended.is_some_and(|suspension| suspension.afresh);
+/// Makes a claim that of the job's next start: in the session of the one before, or of the job that it
+/// continues, unless there is none to go on with. `session` is the name of a new one. Returns what the agent
+/// is told of the start before, where it must know of that.
+pub fn begin(claim: &mut Claim, policy: &Policy, session: String) -> Option<String> {
+    let (agent, suspended) = (&policy.agent, claim.suspended.take());
+    let sessions = dialect(agent.protocol).sessions;
+    let is_other = claim.protocol != agent.protocol;
+    let is_afresh = suspended.as_ref().is_some_and(|why| why.afresh || is_other);
+    claim.resumed = sessions != Sessions::None && !is_afresh && claim.session_id.is_some();
     let failed = failed_check(claim);
     let sent_back = failed.map(|check| {
         let command = policy.check.as_deref().unwrap_or_default().join(" ");
         plan::sent_back(&command, &how(check, policy.check_timeout), &check.output)
     });
-    let Some(old) = claim.session_id.clone().filter(|_| has_old) else {
-        let sessions = dialect(policy.agent.protocol).sessions;
-        return Opening {
-            session: matches!(sessions, Sessions::Chosen | Sessions::Proved).then_some(session),
-            resumes: false,
-            because: sent_back,
-        };
+    let because = match suspended {
+        _ if !claim.resumed => sent_back,
+        // The agent that was sent back has not been told yet, if none ran since the check.
+        Some(_) if sent_back.is_some() && !has_run_since(claim, failed) => sent_back,
+        Some(why) => Some(plan::ended(why.kind)),
+        // A reply is told nothing: its document is what the person says.
+        None => None,
     };
-    // The agent that was sent back has not been told yet, if none ran since the check. A reply is told
-    // nothing: its document is what the person says.
-    let because = suspended.map(|suspension| {
-        let unheard = sent_back.filter(|_| !has_run_since(claim, failed));
-        unheard.unwrap_or_else(|| plan::ended(suspension.kind))
-    });
-    Opening {
-        session: Some(old),
-        resumes: true,
-        because,
+    if !claim.resumed {
+        let is_chosen = matches!(sessions, Sessions::Chosen | Sessions::Proved);
+        claim.session_id = is_chosen.then_some(session);
     }
+    claim.starts += 1;
+    claim.agent.clone_from(&agent.name);
+    (claim.protocol, claim.process) = (agent.protocol, None);
+    because
 }
 
 fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
@@ -564,32 +553,10 @@ fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
         .is_some_and(|(ran, check)| ran.started_at > check.started_at)
 }
 
-/// The claim of a job's next start.
-pub fn begun(
-    before: &Claim,
-    agent: &AgentSpec,
-    opening: &Opening,
-    run: &str,
-    boot_id: &str,
-) -> Claim {
-    Claim {
-        run: run.to_owned(),
-        boot_id: boot_id.to_owned(),
-        starts: before.starts + 1,
-        agent: agent.name.clone(),
-        protocol: agent.protocol,
-        resumed: opening.resumes,
-        session_id: opening.session.clone(),
-        suspended: None,
-        process: None,
-        ..before.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::Protocol;
+    use crate::project::AgentSpec;
 
     const WALL: Wall = Wall(1_795_173_825_000);
     const SETTLE: Duration = Duration::from_millis(200);
@@ -649,7 +616,7 @@ mod tests {
         /// How long after the start the job is due again.
         fn due(&self) -> Option<Duration> {
             match self.jobs.first(at(self.start, Duration::ZERO)) {
-                Err(until) => until.instant.map(|at| at - self.start),
+                Err(until) => until.map(|at| at - self.start),
                 Ok(_) => None,
             }
         }
@@ -751,15 +718,11 @@ mod tests {
         jobs.readiness(&id("b"), &meta(1, ms(0)), true, SETTLE, now);
         assert_eq!(jobs.first(now), Ok(&id("c")));
         assert!(jobs.remove(&id("c")).is_some() && jobs.remove(&id("c")).is_none());
-        let until = |instant| Until {
-            instant,
-            wall: None,
-        };
-        assert_eq!(jobs.first(now), Err(until(Some(start + SETTLE))));
+        assert_eq!(jobs.first(now), Err(Some(start + SETTLE)));
         assert_eq!(jobs.first(at(start, SETTLE)), Ok(&id("b")));
         // A held job that is put off wakes nobody, and neither does one without a document.
         jobs.held = ids(&["a", "b"]);
-        assert_eq!(jobs.first(now), Err(until(None)));
+        assert_eq!(jobs.first(now), Err(None));
         let readiness = jobs.readiness(&id("x"), &meta(1, ms(0)), false, SETTLE, now);
         assert_eq!(readiness, Readiness::NotYet);
     }
@@ -791,14 +754,7 @@ mod tests {
         jobs.put_off(&id("a"), None, Some(tomorrow));
         assert_eq!(jobs.first(now), Ok(&id("b")));
         jobs.remove(&id("b"));
-        let wall = Some(tomorrow);
-        assert_eq!(
-            jobs.first(now),
-            Err(Until {
-                wall,
-                instant: None
-            })
-        );
+        assert_eq!(jobs.first(now), Err(Some(now.at(tomorrow))));
     }
 
     #[test]
@@ -1017,7 +973,7 @@ mod tests {
             panic!("{next:?}");
         };
         claim.suspended = Some(suspension);
-        let because = |claim: &Claim| opening(claim, &policy, "new".into()).because.unwrap();
+        let because = |claim: &Claim| begin(&mut claim.clone(), &policy, "new".into()).unwrap();
         assert!(because(&claim).contains("1 failed"));
         // Once the agent was told and fell over, it is that which it must know.
         claim.attempts.push(crate::job::Attempt {
@@ -1054,10 +1010,7 @@ mod tests {
         });
         jobs.set(id("b"), State::of(begun.clone()));
         assert_eq!(decide(&jobs, None, now), Step::Start(id("b")));
-        let closed = Until {
-            wall: Some(WALL.plus(SETTLE)),
-            instant: None,
-        };
+        let closed = Some(now.at(WALL.plus(SETTLE)));
         assert_eq!(decide(&jobs, Some(closed), now), Step::Wait(closed));
         jobs.cancelled = ids(&["c"]);
         assert_eq!(decide(&jobs, Some(closed), now), Step::Withdraw(id("c")));

@@ -15,8 +15,8 @@ const NAME_MAX: usize = 200;
 /// name: letters, digits, `.`, `_` and `-`, starting with `job-` or `task-`.
 ///
 /// Ordered as the queue is: by time stamp, then by file name; names without a stamp (layout
-/// `tasks` allows them) come last.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+/// `tasks` allows them) come last. The default is no job's: it holds the place of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct JobId(Box<str>);
 
 /// The form of the time stamp in a name.
@@ -140,15 +140,11 @@ impl Ord for JobId {
 
 /// The order of two ids, or of texts that may be some.
 pub fn order(mine: &str, theirs: &str) -> Ordering {
-    let stamps = (stamp_of(mine), stamp_of(theirs));
-    (stamps.0.is_none().cmp(&stamps.1.is_none()))
-        .then_with(|| stamps.0.cmp(&stamps.1))
-        // As the names with their `.md`, which are those that `ls` sorts.
-        .then_with(|| {
-            mine.bytes()
-                .chain(*b".md")
-                .cmp(theirs.bytes().chain(*b".md"))
-        })
+    let (stamp, other) = (stamp_of(mine), stamp_of(theirs));
+    // As the names with their `.md`, which are those that `ls` sorts.
+    let names = || (mine.bytes().chain(*b".md")).cmp(theirs.bytes().chain(*b".md"));
+    let stamps = (stamp.is_none(), stamp).cmp(&(other.is_none(), other));
+    stamps.then_with(names)
 }
 
 /// `YYYYMMDD-HHMMSS` of an id, wherever its layout keeps it.

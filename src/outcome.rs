@@ -2,89 +2,123 @@
 
 use crate::agent::fold::{Report, sum, sum_usage};
 use crate::agent::{Fault, dialect};
-use crate::job::{Attempt, Status, log_name};
-use crate::project::{Project, Protocol};
-use crate::record::{Carried, Claim, Inherited, Outcome, WorkerOutput};
+use crate::job::{Status, log_name};
+use crate::project::{Layout, Project, Protocol};
+use crate::record::{Carried, Change, Claim};
 use crate::time::Wall;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
 use std::path::Path;
 
-/// The result of a job whose claim has carried over what its attempts brought; `report` is the rest of the
-/// last one, `root` the real path of where it ran, `now` when it ended.
-pub fn of_claim(
-    project: &Project,
-    claim: &Claim,
-    status: Status,
-    fault: Option<&Fault>,
-    report: Report,
-    root: &Path,
-    now: Wall,
-) -> Outcome {
-    let (carried, ran) = (claim.carried.clone(), claim.starts > 0);
-    let first = claim.attempts.first().map(|first| first.started_at);
-    let lasted = claim.attempts.iter().map(|one| one.duration_seconds);
-    let named = report.audit.artifacts.into_iter().chain(carried.edited);
-    let artifacts = files_of(named, &[&project.path, root]);
-    let text = Some(report.text).filter(|text| !text.is_empty());
-    let brought = WorkerOutput {
-        summary: report.answer,
-        raw_output: text.clone(),
-        usage: carried.usage,
-        cost_usd: cost_of(&claim.attempts, claim.inherited.as_ref()),
-    };
-    Outcome {
-        job_id: claim.job_id.clone(),
-        status,
-        created_at: claim.created_at,
-        started_at: first.or(ran.then_some(claim.started_at)),
-        completed_at: now,
-        queue_position: claim.queue_position,
-        worker_output: ran.then_some(brought),
-        audit_score: report.audit.score,
-        audit_notes: report.audit.notes,
-        artifacts: Some(artifacts).filter(|files| !files.is_empty()),
-        error: fault.map(|fault| fault.error.clone()),
-        retry_count: claim.retries,
-        stdout: text,
-        stderr: None,
-        // The sum of an empty list of floats is -0.
-        duration_seconds: millis(lasted.fold(0.0, |all, one| all + one)),
-        error_kind: fault.map(|fault| fault.kind),
-        project: project.name.clone(),
-        agent: claim.agent.clone(),
-        agent_version: report.agent_version,
-        model: report.model,
-        session_id: claim.session_id.clone(),
-        num_turns: carried.num_turns,
-        attempts: claim.attempts.clone(),
+/// How a job ended: all that its result tells. The claim has carried over what its attempts brought.
+#[derive(Debug)]
+pub struct Outcome<'a> {
+    /// The project, and the real path of where the job ran.
+    pub project: (&'a Project, &'a Path),
+    /// The job.
+    pub claim: &'a Claim,
+    /// How it ended, and why, and when.
+    pub end: (Status, Option<&'a Fault>, Wall),
+    /// What only the last attempt tells.
+    pub report: &'a Report,
+    /// The end of its standard error.
+    pub stderr: &'a str,
+    /// Its logs, relative to the project.
+    pub logs: &'a [String],
+    /// What changed in the work tree.
+    pub git: Option<&'a Change>,
+}
+
+#[derive(serde::Serialize)]
+struct WorkerOutput<'a> {
+    summary: Option<&'a String>,
+    raw_output: Option<&'a String>,
+    usage: Option<&'a Value>,
+    cost_usd: Option<f64>,
+}
+
+/// A result as it lies in `results/`, in the order of keys that SPEC 8 gives.
+impl Serialize for Outcome<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Outcome { claim, report, .. } = *self;
+        let (status, fault, now) = self.end;
+        let (carried, audit, ran) = (&claim.carried, &report.audit, claim.starts > 0);
+        let text = Some(&report.text).filter(|text| !text.is_empty());
+        let output = ran.then(|| WorkerOutput {
+            summary: report.answer.as_ref(),
+            raw_output: text,
+            usage: carried.usage.as_ref(),
+            cost_usd: cost_of(claim),
+        });
+        let first = claim.attempts.first().map(|first| first.started_at);
+        let artifacts = files_of(self);
+        let key = match claim.job_id.layout() {
+            Layout::Jobs => "job_id",
+            Layout::Tasks => "task_id",
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(key, &claim.job_id)?;
+        map.serialize_entry("status", &status)?;
+        map.serialize_entry("created_at", &claim.created_at)?;
+        map.serialize_entry("started_at", &first.or(ran.then_some(claim.started_at)))?;
+        map.serialize_entry("completed_at", &now)?;
+        map.serialize_entry("queue_position", &claim.queue_position)?;
+        map.serialize_entry("worker_output", &output)?;
+        map.serialize_entry("audit_score", &audit.score)?;
+        map.serialize_entry("audit_notes", &audit.notes)?;
+        map.serialize_entry("artifacts", &artifacts)?;
+        map.serialize_entry("error", &fault.map(|fault| &fault.error))?;
+        map.serialize_entry("retry_count", &claim.retries)?;
+        map.serialize_entry("stdout", &text)?;
+        map.serialize_entry("stderr", &Some(self.stderr).filter(|text| !text.is_empty()))?;
+        map.serialize_entry("duration_seconds", &lasted(claim))?;
+        map.serialize_entry("error_kind", &fault.map(|fault| fault.kind))?;
+        map.serialize_entry("project", &self.project.0.name)?;
+        map.serialize_entry("agent", &claim.agent)?;
+        map.serialize_entry("agent_version", &report.agent_version)?;
+        map.serialize_entry("model", &report.model)?;
+        map.serialize_entry("session_id", &claim.session_id)?;
+        map.serialize_entry("num_turns", &carried.num_turns)?;
+        map.serialize_entry("attempts", &claim.attempts)?;
         // Of its agent's refused tools Codex tells nothing.
-        permission_denials: (claim.protocol != Protocol::Codex)
-            .then_some(carried.permission_denials),
-        leftovers: carried.leftovers,
-        document_sha256: ran.then(|| claim.document_sha256.clone()),
-        logs: log_paths(project, claim),
-        checks: claim.checks.clone(),
-        git: None,
-        continues: claim.continues.clone(),
-        failed_mcp_servers: carried.failed_mcp_servers,
+        let denials = Some(&carried.permission_denials);
+        let denials = denials.filter(|_| claim.protocol != Protocol::Codex);
+        map.serialize_entry("permission_denials", &denials)?;
+        map.serialize_entry("leftovers", &carried.leftovers)?;
+        map.serialize_entry("document_sha256", &ran.then_some(&claim.document_sha256))?;
+        map.serialize_entry("logs", self.logs)?;
+        map.serialize_entry("checks", &claim.checks)?;
+        map.serialize_entry("git", &self.git)?;
+        map.serialize_entry("continues", &claim.continues)?;
+        map.serialize_entry("failed_mcp_servers", &carried.failed_mcp_servers)?;
+        map.end()
     }
 }
 
-/// The files that are named, each once; paths below one of `roots` become relative to it.
-fn files_of(named: impl Iterator<Item = String>, roots: &[&Path]) -> Vec<String> {
+/// The files that the agent named and changed, each once; paths below the project become relative to it.
+fn files_of(outcome: &Outcome<'_>) -> Option<Vec<String>> {
+    let (project, root) = outcome.project;
+    let edited = &outcome.claim.carried.edited;
     let mut files = Vec::new();
-    for path in named {
-        let mut below = roots
-            .iter()
-            .filter_map(|root| Path::new(&path).strip_prefix(root).ok());
-        let path = below.find_map(Path::to_str).unwrap_or(&path);
+    for named in outcome.report.audit.artifacts.iter().chain(edited) {
+        let path = Path::new(named);
+        let below = path.strip_prefix(&project.path).or(path.strip_prefix(root));
+        let path = below.ok().and_then(Path::to_str).unwrap_or(named);
         let path = path.strip_prefix("./").unwrap_or(path).to_owned();
         unite(&mut files, vec![path]);
     }
-    files
+    Some(files).filter(|files| !files.is_empty())
+}
+
+/// How long all attempts took together, in seconds.
+pub fn lasted(claim: &Claim) -> f64 {
+    let all = claim.attempts.iter().map(|one| one.duration_seconds);
+    // The sum of an empty list of floats is -0.
+    millis(all.fold(0.0, |all, one| all + one))
 }
 
 /// The logs of all starts, relative to the project: the text that ran, then output and errors.
-fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
+pub fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
     let (id, dir) = (&claim.job_id, project.layout.logs());
     let endings = [dialect(claim.protocol).ending, "err"];
     let of_start = |start| endings.map(|ending| log_name(id, start, ending));
@@ -95,14 +129,15 @@ fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
 
 /// A job's cost: the last running total of each session, summed, less what one had cost before the job
 /// (SPEC 7).
-pub fn cost_of(attempts: &[Attempt], inherited: Option<&Inherited>) -> Option<f64> {
+pub fn cost_of(claim: &Claim) -> Option<f64> {
     let mut sessions: Vec<(Option<&str>, f64)> = Vec::new();
-    for attempt in attempts {
+    for attempt in &claim.attempts {
         let Some(total) = attempt.cost_usd else {
             continue;
         };
         let session = attempt.session_id.as_deref();
-        let before = inherited.filter(|before| Some(before.session_id.as_str()) == session);
+        let before = claim.inherited.as_ref();
+        let before = before.filter(|before| Some(&*before.session_id) == session);
         let cost = (total - before.map_or(0.0, |before| before.cost_usd)).max(0.0);
         match sessions.iter_mut().find(|(known, _)| *known == session) {
             Some((_, last)) => *last = cost,
@@ -145,36 +180,35 @@ pub fn millis(seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Attempt;
+    use crate::record::Inherited;
 
     fn attempt(session: &str, cost_usd: Option<f64>) -> Attempt {
         Attempt {
-            started_at: Wall(0),
-            duration_seconds: 1.0,
-            exit_code: None,
-            signal: None,
-            error_kind: None,
-            error: None,
             session_id: Some(session.to_owned()),
             cost_usd,
+            ..Attempt::default()
         }
     }
 
     #[test]
     fn a_job_costs_the_last_running_total_of_each_session() {
-        assert_eq!(cost_of(&[], None), None);
-        assert_eq!(cost_of(&[attempt("a", None)], None), None);
-        let attempts = [
+        let mut claim = Claim::default();
+        assert_eq!(cost_of(&claim), None);
+        claim.attempts = vec![attempt("a", None)];
+        assert_eq!(cost_of(&claim), None);
+        claim.attempts = vec![
             attempt("a", Some(0.1)),
             attempt("a", Some(0.3)),
             attempt("b", Some(0.1)),
             attempt("a", None),
         ];
-        assert_eq!(cost_of(&attempts, None), Some(0.4));
-        let before = Inherited {
+        assert_eq!(cost_of(&claim), Some(0.4));
+        claim.inherited = Some(Inherited {
             session_id: "a".to_owned(),
             cost_usd: 0.2,
-        };
-        assert_eq!(cost_of(&attempts, Some(&before)), Some(0.2));
+        });
+        assert_eq!(cost_of(&claim), Some(0.2));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The JSON documents on disk, the boundary to everybody else: key names, their order, what old
 //! writers wrote. Types to compute with are elsewhere.
 
-use crate::job::{Attempt, ErrorKind, JobId, Status};
-use crate::project::{AgentSpec, Layout, Protocol};
+use crate::job::{Attempt, ErrorKind, JobId};
+use crate::project::{AgentSpec, Protocol};
 use crate::time::Wall;
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A process as it can be recognised again after a crash.
@@ -19,7 +18,7 @@ pub struct Identity {
 
 /// A claim: the job is ours to run, and this is how far it got. Durable before every start, and written
 /// again when the process is known.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Claim {
     /// The job.
     pub job_id: JobId,
@@ -66,12 +65,26 @@ pub struct Claim {
     /// Checks that ended.
     #[serde(default)]
     pub checks: Vec<Check>,
+    /// Where the latest start tells more than its logs.
+    #[serde(default)]
+    pub files: Files,
     /// The finished job whose session this one resumes.
     pub continues: Option<JobId>,
     /// That session.
     pub inherited: Option<Inherited>,
     /// The work tree as it was before the first start; null where git does not keep it.
     pub git: Option<Snapshot>,
+}
+
+/// Files of the agent's own that say more than its output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    /// The directory below which it tells why it failed.
+    pub witness: Option<String>,
+    /// The file that holds the answer.
+    pub answer: Option<String>,
+    /// Whether a blank answer is a fault.
+    pub require_answer: bool,
 }
 
 /// A session that another job began.
@@ -173,29 +186,12 @@ impl Claim {
     ) -> Claim {
         Claim {
             job_id,
-            run: String::new(),
-            boot_id: String::new(),
-            process: None,
-            starts: 0,
-            started_at: created_at,
             created_at,
             queue_position,
             document_sha256,
             agent: agent.name.clone(),
             protocol: agent.protocol,
-            session_id: None,
-            resumed: false,
-            attempts: Vec::new(),
-            retries: 0,
-            interruptions: 0,
-            carried: Carried::default(),
-            suspended: None,
-            checking: false,
-            stopped: false,
-            checks: Vec::new(),
-            continues: None,
-            inherited: None,
-            git: None,
+            ..Claim::default()
         }
     }
 
@@ -211,97 +207,6 @@ impl Claim {
         let line = bytes.split(|&byte| byte == b'\n').next();
         serde_json::from_slice(line.unwrap_or_default()).map_err(|e| e.to_string())
     }
-}
-
-/// A result as it lies in `results/`, in the order of keys that SPEC 8 gives.
-#[derive(Debug, Serialize)]
-pub struct Outcome {
-    /// The job, under the key that its layout has for it.
-    #[serde(flatten, serialize_with = "named")]
-    pub job_id: JobId,
-    /// How it ended.
-    pub status: Status,
-    /// The document's modification time.
-    pub created_at: Wall,
-    /// The first start; null if there was none.
-    pub started_at: Option<Wall>,
-    /// The end.
-    pub completed_at: Wall,
-    /// Its place in the queue when it was accepted, from 1.
-    pub queue_position: u64,
-    /// What the agent brought.
-    pub worker_output: Option<WorkerOutput>,
-    /// From the audit block.
-    pub audit_score: Option<f64>,
-    /// From the audit block.
-    pub audit_notes: Option<String>,
-    /// Files, relative to the project where they are in it.
-    pub artifacts: Option<Vec<String>>,
-    /// One sentence; null on success.
-    pub error: Option<String>,
-    /// Repeats after transient faults.
-    pub retry_count: u32,
-    /// All assistant text.
-    pub stdout: Option<String>,
-    /// The end of standard error.
-    pub stderr: Option<String>,
-    /// Of all attempts together.
-    pub duration_seconds: f64,
-    /// Null on success.
-    pub error_kind: Option<ErrorKind>,
-    /// The project's name.
-    pub project: String,
-    /// The agent's name.
-    pub agent: String,
-    /// From the `init` event.
-    pub agent_version: Option<String>,
-    /// From the `init` event.
-    pub model: Option<String>,
-    /// The last session.
-    pub session_id: Option<String>,
-    /// Summed over all starts.
-    pub num_turns: Option<u64>,
-    /// Every start.
-    pub attempts: Vec<Attempt>,
-    /// Tools refused; null where the agent cannot tell.
-    pub permission_denials: Option<Vec<Value>>,
-    /// Processes swept.
-    pub leftovers: u32,
-    /// Of the text that ran; null if none did.
-    pub document_sha256: Option<String>,
-    /// Paths relative to the project.
-    pub logs: Vec<String>,
-    /// Every run of the check.
-    pub checks: Vec<Check>,
-    /// What changed; null outside a git work tree.
-    pub git: Option<Change>,
-    /// The job whose session this one resumed.
-    pub continues: Option<JobId>,
-    /// MCP servers that failed to start.
-    pub failed_mcp_servers: Vec<String>,
-}
-
-/// The predecessor's nest for what the agent brought.
-#[derive(Debug, Serialize)]
-pub struct WorkerOutput {
-    /// The final answer.
-    pub summary: Option<String>,
-    /// All assistant text.
-    pub raw_output: Option<String>,
-    /// The agent's own usage object.
-    pub usage: Option<Value>,
-    /// US dollars, all sessions together.
-    pub cost_usd: Option<f64>,
-}
-
-fn named<S: Serializer>(id: &JobId, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(1))?;
-    let key = match id.layout() {
-        Layout::Jobs => "job_id",
-        Layout::Tasks => "task_id",
-    };
-    map.serialize_entry(key, id)?;
-    map.end()
 }
 
 /// `state/queue_state.json`: a view for people and scripts, never read back by the daemon. The

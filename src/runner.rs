@@ -1,13 +1,13 @@
 //! One attempt: the files it writes to, the process, the clocks that watch it, and what it said.
 
-use crate::agent::plan::{Files, Plan};
-use crate::agent::{Case, Dialect, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, verdict};
+use crate::agent::plan::Plan;
+use crate::agent::{Case, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict};
 use crate::error::Result;
 use crate::files;
-use crate::job::JobId;
-use crate::process::{Agent, Launch, Token};
+use crate::process::{Agent, Exit, Launch, Token};
 use crate::project::Policy;
-use crate::spool::{LogFiles, Spool};
+use crate::record::{Claim, Files};
+use crate::spool::Spool;
 use crate::time::Wall;
 use crate::witness;
 use std::fs::File;
@@ -33,18 +33,8 @@ const OFFLINE_MAX: Duration = Duration::from_secs(300);
 /// The clocks of file systems are so coarse, and those of servers so wrong.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// A started attempt.
-#[derive(Debug)]
-pub struct Running {
-    /// The process.
-    pub agent: Agent,
-    logs: LogFiles,
-    listener: Listener,
-    started: Instant,
-}
-
 /// An attempt that is over.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Finished {
     /// How the process ended.
     pub ended: Ended,
@@ -60,19 +50,27 @@ pub struct Finished {
     pub duration: Duration,
 }
 
+impl Finished {
+    /// What no process was started for.
+    pub fn without_run(verdict: Verdict) -> Finished {
+        Finished {
+            verdict,
+            ..Finished::default()
+        }
+    }
+}
+
 /// Starts an attempt whose claim is durable. The outer error is ours (a log that cannot be
 /// made), the inner one the agent's.
 pub fn start(
     spool: &Spool,
-    id: &JobId,
-    number: u32,
-    program: &Path,
+    claim: &Claim,
     plan: &Plan<'_>,
+    program: &Path,
     token: &Token,
-) -> Result<io::Result<Running>> {
-    let logs = spool.create_logs(id, number, plan.dialect.ending)?;
-    let stdin = files::in_memory(plan.prompt.as_bytes())?;
-    let root = spool.root()?;
+) -> Result<io::Result<(Agent, Output)>> {
+    let logs = spool.create_logs(&claim.job_id, claim.starts, plan.dialect.ending)?;
+    let (stdin, root) = (files::in_memory(plan.prompt.as_bytes())?, spool.root()?);
     let launch = Launch {
         program,
         argv: &plan.argv,
@@ -80,170 +78,143 @@ pub fn start(
         directory: &root,
         streams: [&stdin, &logs.out, &logs.err],
     };
-    let listener = Listener::new(plan.dialect, plan.resumed, plan.files.clone());
-    let started = Instant::now();
-    Ok(Agent::spawn(&launch, token).map(|agent| Running {
-        agent,
-        logs,
-        listener,
-        started,
-    }))
+    let (started, spawned) = (Instant::now(), Agent::spawn(&launch, token));
+    let mut output = Output::new(claim, logs.out, Some(logs.err));
+    output.started = started;
+    Ok(spawned.map(|agent| (agent, output)))
 }
 
-impl Running {
-    /// Attends the attempt to its end. `look` is called now and then with what was heard, and may ask for
-    /// the end.
-    pub fn attend(
-        self,
-        policy: &Policy,
-        mut look: impl FnMut(&Agent, &Report) -> Option<Ending>,
-    ) -> Finished {
-        let (agent, logs, mut listener) = (self.agent, self.logs, self.listener);
-        let mut slice = FIRST_LOOK;
-        let mut heard = (0, self.started);
-        let (mut final_since, mut offline_since) = (None, None);
-        // When a request began to be repeated, and for how long those were that were answered at last:
-        // their service was ill, and that time is not the job's.
-        let (mut ill_since, mut ill) = (None::<Instant>, Duration::ZERO);
-        let by = loop {
-            if agent.wait(slice) {
-                break Ending::Itself;
-            }
-            // An unreadable log counts as one that ends here: the verdict will miss the result and
-            // say so.
-            let is_behind = listener.hear(&logs.out, HEAR_MAX).unwrap_or(false);
-            slice = if is_behind { Duration::ZERO } else { LOOK };
-            let (now, fold) = (Instant::now(), &listener.fold);
-            let written = size_of(&logs.out) + size_of(&logs.err);
-            if written != heard.0 {
-                heard = (written, now);
-            }
-            final_since = (!is_behind && fold.is_final()).then(|| final_since.unwrap_or(now));
-            offline_since = fold.offline.then(|| offline_since.unwrap_or(now));
-            let age = |since: Instant| now.duration_since(since);
-            if fold.repeats.is_some() {
-                ill_since = ill_since.or(Some(now));
-            } else {
-                ill += ill_since.take().map_or(Duration::ZERO, age);
-            }
-            let ages = Ages {
-                run: age(self.started).saturating_sub(ill),
-                silence: age(heard.1),
-                is_final: final_since.map(age),
-                offline: offline_since.map(age),
-            };
-            let end = look(&agent, &fold.report).or_else(|| ages.end(written, policy));
-            if let Some(end) = end {
-                agent.stop(policy.grace);
-                break end;
-            }
-        };
-        let duration = self.started.elapsed();
-        let (exit, leftovers) = agent.reap(true);
-        let (code, signal) = (exit.code, exit.signal);
-        let ended = Ended { code, signal, by };
-        let finished = listener.conclude(&logs.out, Some(&logs.err), ended, duration);
-        Finished {
-            leftovers,
-            ..finished
-        }
-    }
-}
-
-/// For how long what has held of a running agent.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ages {
-    /// Less what its service has cost.
-    run: Duration,
-    silence: Duration,
+/// Since when what has held of a running agent.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    /// It runs, the time not counted that its service has cost.
+    started: Instant,
+    /// How much it had written when it last wrote, and when that was.
+    heard: (u64, Instant),
     /// It stays although its last result is there.
-    is_final: Option<Duration>,
+    is_final: Option<Instant>,
     /// It waits by itself for the network.
-    offline: Option<Duration>,
+    offline: Option<Instant>,
+    /// It repeats a request.
+    ill: Option<Instant>,
 }
 
-impl Ages {
-    /// The limit that is reached, if one is, when so much is written.
-    fn end(self, written: u64, policy: &Policy) -> Option<Ending> {
-        let is_over = |age: Option<Duration>, limit| age.is_some_and(|age| age >= limit);
-        let silence_max = policy.silence_timeout.unwrap_or(Duration::MAX);
-        // After the last word silence is no fault.
-        let is_silent = self.is_final.is_none() && self.silence >= silence_max;
-        let limits = [
-            (is_over(self.is_final, policy.linger), Ending::Linger),
-            (self.run >= policy.timeout, Ending::Timeout),
-            (is_over(self.offline, OFFLINE_MAX), Ending::Offline),
-            (written > policy.max_output, Ending::OutputLimit),
-            (is_silent, Ending::Silent),
-        ];
-        let mut reached = limits.into_iter().filter(|(is_reached, _)| *is_reached);
-        reached.next().map(|(_, end)| end)
-    }
-}
-
-/// What an attempt that nobody attended to its end has written. `resumed` tells whether it went on in an
-/// old session.
-///
-/// # Errors
-/// When its output cannot be read: nobody knows then whether it holds a result.
-pub fn read_back(
-    out: &File,
-    err: Option<&File>,
-    dialect: &'static Dialect,
-    resumed: bool,
-    files: Files,
-    duration: Duration,
-) -> io::Result<Finished> {
-    let mut listener = Listener::new(dialect, resumed, files);
-    listener.hear(out, size_of(out))?;
-    let ended = Ended {
-        by: Ending::Interrupted,
-        ..Ended::default()
-    };
-    Ok(listener.conclude(out, err, ended, duration))
-}
-
-impl Finished {
-    /// An attempt whose process the system did not start.
-    pub fn never_ran(verdict: Verdict) -> Finished {
-        Finished {
-            ended: Ended::default(),
-            verdict,
-            report: Report::default(),
-            stderr: String::new(),
-            leftovers: 0,
-            duration: Duration::ZERO,
+impl Clocks {
+    fn take(&mut self, now: Instant, written: u64, is_final: bool, fold: &Fold) {
+        if written != self.heard.0 {
+            self.heard = (written, now);
+        }
+        self.is_final = is_final.then(|| self.is_final.unwrap_or(now));
+        self.offline = fold.offline.then(|| self.offline.unwrap_or(now));
+        match fold.repeats {
+            Some(_) => self.ill = self.ill.or(Some(now)),
+            // It was answered at last: its service was ill, and that time is not the job's.
+            None => self.started += self.ill.take().map_or(Duration::ZERO, |since| now - since),
         }
     }
+
+    /// The limit that is reached, if one is.
+    fn end(&self, now: Instant, policy: &Policy) -> Option<Ending> {
+        let reached = |since: Option<Instant>, limit| since.is_some_and(|at| now - at >= limit);
+        // After the last word silence is no fault.
+        let silent = Some(self.heard.1).filter(|_| self.is_final.is_none());
+        let silence_max = policy.silence_timeout.unwrap_or(Duration::MAX);
+        let limits = [
+            (reached(self.is_final, policy.linger), Ending::Linger),
+            (reached(Some(self.started), policy.timeout), Ending::Timeout),
+            (reached(self.offline, OFFLINE_MAX), Ending::Offline),
+            (self.heard.0 > policy.max_output, Ending::OutputLimit),
+            (reached(silent, silence_max), Ending::Silent),
+        ];
+        let first = limits.into_iter().find(|(is_reached, _)| *is_reached);
+        first.map(|(_, end)| end)
+    }
 }
 
-/// Follows the output as it grows.
+/// What an attempt writes, as it is followed while it grows.
 #[derive(Debug)]
-struct Listener {
+pub struct Output {
+    out: File,
+    err: Option<File>,
     fold: Fold,
     files: Files,
     offset: u64,
+    started: Instant,
 }
 
-impl Listener {
-    fn new(dialect: &'static Dialect, resumed: bool, files: Files) -> Listener {
-        Listener {
-            fold: Fold::new(dialect, resumed),
-            files,
+impl Output {
+    /// What the claim's last start has written or will write.
+    pub fn new(claim: &Claim, out: File, err: Option<File>) -> Output {
+        Output {
+            out,
+            err,
+            fold: Fold::new(dialect(claim.protocol), claim.resumed),
+            files: claim.files.clone(),
             offset: 0,
+            started: Instant::now(),
         }
+    }
+
+    /// Attends an agent that was just started to its end. `look` is called now and then with what was
+    /// heard, and may ask for the end.
+    pub fn attend(
+        mut self,
+        agent: Agent,
+        policy: &Policy,
+        look: &mut dyn FnMut(&Agent, &Report) -> Option<Ending>,
+    ) -> Finished {
+        let (mut slice, mut by, started) = (FIRST_LOOK, Ending::Itself, self.started);
+        let mut clocks = Clocks {
+            started,
+            heard: (0, started),
+            is_final: None,
+            offline: None,
+            ill: None,
+        };
+        while !agent.wait(slice) {
+            // An unreadable log counts as one that ends here: the verdict will miss the result and
+            // say so.
+            let is_behind = self.hear(HEAR_MAX).unwrap_or(false);
+            slice = if is_behind { Duration::ZERO } else { LOOK };
+            let (now, fold) = (Instant::now(), &self.fold);
+            let is_final = !is_behind && fold.is_final();
+            clocks.take(now, self.size(), is_final, fold);
+            let end = look(&agent, &fold.report).or_else(|| clocks.end(now, policy));
+            if let Some(end) = end {
+                agent.stop(policy.grace);
+                by = end;
+                break;
+            }
+        }
+        let duration = started.elapsed();
+        let (Exit { code, signal }, leftovers) = agent.reap(true);
+        self.conclude(Ended { code, signal, by }, leftovers, duration)
+    }
+
+    /// What an attempt that nobody attended to its end, and that ran so long, has written.
+    ///
+    /// # Errors
+    /// When it cannot be read: nobody knows then whether it holds a result.
+    pub fn read_back(mut self, ran: Duration) -> io::Result<Finished> {
+        self.hear(size_of(&self.out))?;
+        let (by, none) = (Ending::Interrupted, Ended::default());
+        Ok(self.conclude(Ended { by, ..none }, 0, ran))
+    }
+
+    fn size(&self) -> u64 {
+        size_of(&self.out) + self.err.as_ref().map_or(0, size_of)
     }
 
     /// Reads what has come since, at most so much; whether there may be more. Output without events is
     /// read at the end.
-    fn hear(&mut self, out: &File, max: u64) -> io::Result<bool> {
+    fn hear(&mut self, max: u64) -> io::Result<bool> {
         if self.fold.dialect.read.is_none() {
             return Ok(false);
         }
         let end = self.offset.saturating_add(max);
         let mut piece = vec![0; PIECE];
         while self.offset < end {
-            let length = out.read_at(&mut piece, self.offset)?;
+            let length = self.out.read_at(&mut piece, self.offset)?;
             if length == 0 {
                 return Ok(false);
             }
@@ -253,42 +224,36 @@ impl Listener {
         Ok(true)
     }
 
-    fn conclude(
-        mut self,
-        out: &File,
-        err: Option<&File>,
-        ended: Ended,
-        duration: Duration,
-    ) -> Finished {
-        let (size, is_plain) = (size_of(out), self.fold.dialect.read.is_none());
-        let stderr = err.map(|err| files::tail(err, Path::new("standard error"), STDERR_MAX));
-        let stderr = stderr.and_then(Result::ok).unwrap_or_default();
+    fn conclude(mut self, ended: Ended, leftovers: u32, duration: Duration) -> Finished {
+        let (size, is_plain) = (size_of(&self.out), self.fold.dialect.read.is_none());
+        let tail = |err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok();
+        let stderr = self.err.as_ref().and_then(tail).unwrap_or_default();
         if is_plain {
-            self.fold.feed(excerpt(out, size).as_bytes());
+            self.fold.feed(excerpt(&self.out, size).as_bytes());
         }
         // What came after the end is not the agent's: a survivor may write for ever. Of an output that is
         // too long no more than another piece is read: the rest may take minutes.
-        let rest = size.saturating_sub(self.offset);
-        let is_too_long = ended.by == Ending::OutputLimit;
-        let most = if is_too_long { HEAR_MAX } else { rest };
-        let _ = self.hear(out, rest.min(most));
+        let max = match ended.by {
+            Ending::OutputLimit => HEAR_MAX,
+            _ => u64::MAX,
+        };
+        let _ = self.hear(size.saturating_sub(self.offset).min(max));
         let session = self.fold.report.session_id.clone().unwrap_or_default();
         let witness = self.files.witness.as_ref();
-        if let Some(told) = witness.and_then(|dir| witness::read(dir, &session)) {
+        if let Some(told) = witness.and_then(|dir| witness::read(dir.as_ref(), &session)) {
             self.fold.witness(&told);
         }
         self.fold.finish();
         if let Some(path) = &self.files.answer {
-            self.fold.answer(&answer(path, duration));
+            self.fold.answer(&answer(path.as_ref(), duration));
         }
         // Some agents write their errors where their answers go.
         let is_mute = is_plain && stderr.trim().is_empty();
         let text = &self.fold.report.text;
-        let words = if is_mute { text } else { &stderr };
         let verdict = verdict::judge(&Case {
             ended: &ended,
             fold: &self.fold,
-            stderr: words,
+            stderr: if is_mute { text } else { &stderr },
             require_answer: self.files.require_answer,
             now: Wall::now(),
         });
@@ -297,7 +262,7 @@ impl Listener {
             verdict,
             report: self.fold.report,
             stderr,
-            leftovers: 0,
+            leftovers,
             duration,
         }
     }
@@ -341,20 +306,24 @@ fn size_of(file: &File) -> u64 {
 mod tests {
     use super::*;
 
+    /// Clocks of an agent that began so many seconds ago, and whose other clocks say the same.
+    fn clocks(now: Instant, ago: [Option<u64>; 3], written: u64, silent: u64) -> Clocks {
+        let [run, is_final, offline] =
+            ago.map(|secs| secs.map(|secs| now - Duration::from_secs(secs)));
+        Clocks {
+            started: run.unwrap_or(now),
+            heard: (written, now - Duration::from_secs(silent)),
+            is_final,
+            offline,
+            ill: None,
+        }
+    }
+
     /// Lines keep coming from an agent that waits by itself for the network, so silence is no measure of it.
     #[test]
     fn an_agent_that_waits_for_the_network_is_ended_after_five_minutes() {
-        let policy = Policy::standard();
-        let end = |offline: Option<u64>| {
-            let offline = offline.map(Duration::from_secs);
-            let run = Duration::from_secs(600);
-            Ages {
-                run,
-                offline,
-                ..Ages::default()
-            }
-            .end(1, &policy)
-        };
+        let (policy, now) = (Policy::standard(), Instant::now());
+        let end = |offline| clocks(now, [Some(600), None, offline], 1, 0).end(now, &policy);
         assert_eq!(end(None), None);
         assert_eq!(end(Some(299)), None);
         assert_eq!(end(Some(300)), Some(Ending::Offline));
@@ -366,34 +335,15 @@ mod tests {
             max_output: 10,
             ..Policy::standard()
         };
-        let silence = Duration::from_secs(1 << 20);
-        let long = Some(silence);
-        let ages = Ages {
-            silence,
-            ..Ages::default()
-        };
-        assert_eq!(ages.end(10, &policy), Some(Ending::Silent));
-        assert_eq!(ages.end(11, &policy), Some(Ending::OutputLimit));
-        let offline = Ages {
-            offline: long,
-            ..ages
-        };
-        assert_eq!(offline.end(11, &policy), Some(Ending::Offline));
-        let late = Ages {
-            run: silence,
-            ..offline
-        };
-        assert_eq!(late.end(11, &policy), Some(Ending::Timeout));
-        assert_eq!(
-            Ages {
-                is_final: long,
-                ..late
-            }
-            .end(11, &policy),
-            Some(Ending::Linger)
-        );
+        let now = Instant::now() + Duration::from_secs(1 << 21);
+        let long = Some(1 << 20);
+        let end = |ago, written| clocks(now, ago, written, 1 << 20).end(now, &policy);
+        assert_eq!(end([None, None, None], 10), Some(Ending::Silent));
+        assert_eq!(end([None, None, None], 11), Some(Ending::OutputLimit));
+        assert_eq!(end([None, None, long], 11), Some(Ending::Offline));
+        assert_eq!(end([long, None, long], 11), Some(Ending::Timeout));
+        assert_eq!(end([long, long, long], 11), Some(Ending::Linger));
         // After the last word silence is no fault.
-        let is_final = Some(Duration::ZERO);
-        assert_eq!(Ages { is_final, ..ages }.end(10, &policy), None);
+        assert_eq!(end([None, Some(0), None], 10), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
 use crate::job::{self, JobId, Meta, Name, log_name};
 use crate::project::{Layout, Project};
-use crate::record::{Claim, Outcome, QueueView};
+use crate::record::{Claim, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
@@ -639,12 +639,9 @@ impl Spool {
     }
 
     /// Publishes a result: the moment the job is done.
-    pub fn publish(&self, outcome: &Outcome) -> Result<()> {
-        let name = result_name(&outcome.job_id);
-        let mut text = serde_json::to_vec_pretty(outcome).expect("a result can be told in JSON");
-        text.push(b'\n');
+    pub fn publish(&self, id: &JobId, text: &[u8]) -> Result<()> {
         let results = &self.dirs()?.results;
-        results.replace(&name, &text, Durability::Durable)
+        results.replace(&result_name(id), text, Durability::Durable)
     }
 
     /// The path of a result, for messages and hooks.

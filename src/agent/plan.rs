@@ -1,10 +1,11 @@
 //! Job and settings -> what to start: arguments, environment, prompt. Data only; `runner` starts it.
 
 use super::verdict::Fault;
-use super::{Dialect, Lookup, dialect};
+use super::{Dialect, dialect};
 use crate::document::Wishes;
 use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
-use crate::project::{AgentSpec, Policy, Project};
+use crate::project::{Policy, Project};
+use crate::record::{Claim, Files};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -17,37 +18,22 @@ pub const BUDGET_MIN: f64 = 0.0001;
 pub struct Assignment<'a> {
     /// The project.
     pub project: &'a Project,
-    /// The job.
-    pub job: &'a JobId,
+    /// The job, with this start counted.
+    pub claim: &'a Claim,
     /// What holds for this job.
     pub policy: &'a Policy,
     /// What its document asks for.
     pub wishes: &'a Wishes,
-    /// The number of this start, from 1.
-    pub start: u32,
-    /// Whether it begins afresh.
-    pub opening: &'a Opening,
     /// The document's text for the agent.
     pub body: &'a str,
+    /// What the agent is told of the start before, where it must know of that.
+    pub because: Option<&'a str>,
     /// Whether the project has the skill that the built-in prompt calls.
     pub has_skill: bool,
     /// What the job may still cost, if that is limited.
     pub budget_left_usd: Option<f64>,
-    /// The run token.
-    pub run: &'a str,
     /// A directory for the agent's temporary files, made for this start.
     pub scratch: &'a OsStr,
-}
-
-/// How a start begins.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Opening {
-    /// The id of its session; of a new one only where we choose it.
-    pub session: Option<String>,
-    /// Whether that is the session of an earlier start, or of an earlier job.
-    pub resumes: bool,
-    /// What the agent is told of the start before, where it must know of that.
-    pub because: Option<String>,
 }
 
 /// What to start.
@@ -61,8 +47,6 @@ pub struct Plan<'a> {
     pub prompt: String,
     /// How the agent speaks.
     pub dialect: &'static Dialect,
-    /// Whether it goes on in an old session.
-    pub resumed: bool,
     /// What it will tell elsewhere.
     pub files: Files,
     /// Whether the agent was given the scratch directory, which must be made then.
@@ -80,37 +64,6 @@ impl Plan<'_> {
 
 /// Name and value of an environment variable.
 pub type Variable<'a> = (&'a OsStr, &'a OsStr);
-
-/// Files of the agent's own that say more than its output.
-#[derive(Clone, Debug, Default)]
-pub struct Files {
-    /// The directory below which it tells why it failed.
-    pub witness: Option<PathBuf>,
-    /// The file that holds the answer.
-    pub answer: Option<PathBuf>,
-    /// Whether a blank answer is a fault.
-    pub require_answer: bool,
-}
-
-impl Files {
-    /// Those of a start, from the agent's environment.
-    pub fn of(
-        agent: &AgentSpec,
-        project: &Project,
-        job: &JobId,
-        start: u32,
-        get: &Lookup<'_>,
-    ) -> Files {
-        let dialect = dialect(agent.protocol);
-        let witness = dialect.witness;
-        let answer = agent.answer.as_ref();
-        Files {
-            witness: witness.and_then(|(name, _)| dialect.own_file(name, get)),
-            answer: answer.map(|path| project.path.join(fill(path, project, job, start))),
-            require_answer: agent.require_answer,
-        }
-    }
-}
 
 /// Fills the placeholders of a command, an argument or a path.
 pub fn fill(text: &str, project: &Project, job: &JobId, start: u32) -> String {
@@ -137,14 +90,27 @@ pub fn plan<'a>(
         argv: arguments(assignment, dialect.args),
         prompt,
         dialect,
-        resumed: assignment.opening.resumes,
         files: Files::default(),
         uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         env,
     };
-    let (project, job, start) = (assignment.project, assignment.job, assignment.start);
+    let (project, claim) = (assignment.project, assignment.claim);
     let get = |name: &str| plan.variable(name).map(OsStr::to_owned);
-    plan.files = Files::of(agent, project, job, start, &get);
+    let dir = dialect
+        .witness
+        .and_then(|(name, _)| dialect.own_file(name, &get));
+    let text = |path: PathBuf| path.to_str().map(str::to_owned);
+    let answer = agent.answer.as_ref();
+    let answer = answer.map(|path| {
+        project
+            .path
+            .join(fill(path, project, &claim.job_id, claim.starts))
+    });
+    plan.files = Files {
+        witness: dir.and_then(text),
+        answer: answer.and_then(text),
+        require_answer: agent.require_answer,
+    };
     Ok(plan)
 }
 
@@ -169,10 +135,13 @@ fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Resul
 /// every program lets it repeat.
 fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
     let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
-    let fill = |text: &String| fill(text, assignment.project, assignment.job, assignment.start);
-    let session = |resumes| {
-        let session = assignment.opening.session.clone();
-        session.filter(|_| assignment.opening.resumes == resumes)
+    let (project, claim) = (assignment.project, assignment.claim);
+    let fill = |text: &String| fill(text, project, &claim.job_id, claim.starts);
+    let session = |resumed| {
+        claim
+            .session_id
+            .clone()
+            .filter(|_| claim.resumed == resumed)
     };
     let value = |word: &str| match word {
         "{new}" => session(false),
@@ -215,9 +184,9 @@ fn environment<'a>(
     let scratch = scratch.into_iter().filter(|(name, _)| !name.is_empty());
     let defaults = dialect.env.iter().filter_map(|one| one.split_once('='));
     let marks = [
-        ("JOB_MONITOR_JOB_ID", assignment.job.as_str()),
+        ("JOB_MONITOR_JOB_ID", assignment.claim.job_id.as_str()),
         ("JOB_MONITOR_PROJECT", assignment.project.name.as_str()),
-        (RUN_VARIABLE, assignment.run),
+        (RUN_VARIABLE, assignment.claim.run.as_str()),
     ];
     let texts = |(name, value): (&'a str, &'a str)| (OsStr::new(name), OsStr::new(value));
     let given =
@@ -248,9 +217,9 @@ fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
             call.unwrap_or_default()
         ),
     };
-    match &assignment.opening.because {
+    match assignment.because {
         None => opening,
-        Some(because) if assignment.opening.resumes => because.clone(),
+        Some(because) if assignment.claim.resumed => because.to_owned(),
         Some(because) => format!("{}\n\n---\n\n{because}", opening.trim_end()),
     }
 }
@@ -277,7 +246,7 @@ pub fn sent_back(command: &str, how: &str, output: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::{Layout, Protocol};
+    use crate::project::{AgentSpec, Layout, Protocol};
 
     fn policy(protocol: Protocol) -> Policy {
         let mut agent = AgentSpec::new("a", protocol);
@@ -289,6 +258,12 @@ mod tests {
             agent,
             ..Policy::standard()
         }
+    }
+
+    struct Opening {
+        session: Option<String>,
+        resumes: bool,
+        because: Option<String>,
     }
 
     /// A plan that owns what it says.
@@ -309,7 +284,14 @@ mod tests {
             path: "/w/p".into(),
             layout: Layout::Jobs,
         };
-        let job = JobId::parse("job-20260130-143000-x").unwrap();
+        let claim = Claim {
+            job_id: JobId::parse("job-20260130-143000-x").unwrap(),
+            run: "token".into(),
+            starts: 2,
+            session_id: opening.session.clone(),
+            resumed: opening.resumes,
+            ..Claim::default()
+        };
         let wishes = Wishes {
             model: Some("opus".into()),
             max_turns: dialect(policy.agent.protocol).costs.then_some(3),
@@ -320,15 +302,13 @@ mod tests {
         };
         let assignment = Assignment {
             project: &project,
-            job: &job,
+            claim: &claim,
             policy,
             wishes: &wishes,
-            start: 2,
-            opening,
+            because: opening.because.as_deref(),
             body: "/help me",
             has_skill,
             budget_left_usd: Some(1.5),
-            run: "token",
             scratch: OsStr::new("/tmp/s"),
         };
         let base = os(&[("A", "base"), ("B", "base"), ("C", "base")]);

@@ -3,108 +3,130 @@
 
 use super::*;
 
+/// A decision that was taken and must reach the disk: a claim, or the end of its job.
+pub struct Decision {
+    claim: Box<Claim>,
+    end: Option<End>,
+}
+
+/// How a job ended, why, and the text of its result.
+pub struct End {
+    pub status: Status,
+    pub fault: Option<Fault>,
+    result: Vec<u8>,
+}
+
 impl Worker<'_> {
     /// Takes an attempt's end in: what it cost, what it amounts to, what follows.
-    pub fn conclude(&mut self, mut claim: Claim, finished: Finished, policy: &Policy) {
+    pub fn conclude(&mut self, mut claim: Claim, finished: Finished) {
         let fault = finished.verdict.as_ref();
         let is_cut_off = fault.is_some_and(|fault| fault.kind == ErrorKind::Interrupted);
         if finished.ended.by == Ending::Interrupted && is_cut_off {
-            let (id, why) = (&claim.job_id, "the monitor is stopping");
+            let id = &claim.job_id;
+            let why = "the monitor is stopping";
             self.info(format!("Job interrupted: {id}.md - {why}"));
             // The next start finds it as one that runs, and need not count what a person asked for.
             claim.stopped = true;
-            self.write(Decision::Claim(Box::new(claim)));
-            return;
+            return self.keep_claim(claim);
         }
-        self.is_in_order = true;
-        let began = claim.started_at;
-        let (agent, id) = (&claim.agent, &claim.job_id);
-        let answered = |since| self.board().others_answered(self.name(), agent, id, since);
+        let (policy, began) = (Arc::clone(&self.policy), claim.started_at);
+        let answered = |since| self.board().others_answered(self.name(), &claim, since);
         let others_answered = decide::fault_before(&claim).is_some_and(answered);
         record(&mut claim, &finished);
-        self.board().usage(policy, &finished.report.windows);
+        self.board().usage(&policy, &finished.report.windows);
         if is_answer(fault, finished.report.answered) {
             self.answered(&claim);
         }
-        let now = Wall::now();
-        let verdict = &finished.verdict;
-        let next = decide::after_attempt(verdict, &mut claim, policy, others_answered, now);
+        let (verdict, now) = (&finished.verdict, Wall::now());
+        let next = decide::after_attempt(verdict, &mut claim, &policy, others_answered, now);
         if let Some(fault) = fault.filter(|fault| fault.kind.course() == Course::Hold) {
-            self.hold_agent(fault, policy, Some(began));
+            self.hold_agent(fault, Some(began));
         }
-        self.follow(claim, next, finished, policy);
+        self.follow(claim, next, finished);
     }
 
     /// The service answers: what held its agent is over.
     pub fn answered(&mut self, claim: &Claim) {
-        let (id, began) = (&claim.job_id, claim.started_at);
-        let lifted = self.board().answered(self.name(), &claim.agent, id, began);
+        let lifted = self.board().answered(self.name(), claim);
         self.say_lifted(lifted, "its service answers");
     }
 
     /// Something keeps the agent from working for anybody.
-    pub fn hold_agent(&mut self, fault: &Fault, policy: &Policy, began: Option<Wall>) {
-        let stamps = self.used.clone();
-        self.hold(|holds, project, now| {
-            let failure = Failure {
-                project,
-                agent: &policy.agent,
-                began,
-                stamps: &stamps,
-            };
-            holds.fault(&failure, fault, now)
-        });
+    pub fn hold_agent(&mut self, fault: &Fault, began: Option<Wall>) {
+        let failure = Failure {
+            project: self.name(),
+            agent: &self.policy.agent,
+            began,
+            stamps: &self.used,
+        };
+        let hold = |holds: &mut Holds, now| holds.fault(&failure, fault, now);
+        let news = self.board().change(hold);
+        self.announce(news);
     }
 
     /// Does what was decided after an attempt, an interruption or a check.
-    pub fn follow(
-        &mut self,
-        mut claim: Claim,
-        next: Next,
-        mut finished: Finished,
-        policy: &Policy,
-    ) {
+    pub fn follow(&mut self, mut claim: Claim, next: Next, mut finished: Finished) {
         claim.checking = next == Next::Check;
-        let decision = match next {
-            Next::Publish(status) => {
-                outcome::carry(&mut claim.carried, &mut finished.report);
-                let (project, report, now) = (&self.post.project, finished.report, Wall::now());
-                let root = self.spool.root().unwrap_or_default();
-                let fault = finished.verdict.as_ref();
-                let mut outcome =
-                    outcome::of_claim(project, &claim, status, fault, report, &root, now);
-                // A start that failed has no output, and a power cut may have taken a log.
-                outcome.logs.retain(|log| self.spool.has(log));
-                outcome.stderr = Some(finished.stderr).filter(|text| !text.is_empty());
-                outcome.git = self.change(&claim);
-                self.count(&claim, fault, policy);
-                Decision::Result(Box::new(outcome))
-            }
-            Next::Check => Decision::Claim(Box::new(claim)),
+        if next != Next::Check {
+            outcome::carry(&mut claim.carried, &mut finished.report);
+        }
+        let end = match next {
+            Next::Check => None,
             Next::Suspend(suspension) => {
-                let mut report = finished.report;
-                outcome::carry(&mut claim.carried, &mut report);
                 self.say_suspended(&claim.job_id, &suspension);
                 claim.suspended = Some(suspension);
-                Decision::Claim(Box::new(claim))
+                None
+            }
+            Next::Publish(status) => {
+                let result = self.result(&claim, status, &finished);
+                let fault = finished.verdict;
+                self.count(&claim, fault.as_ref());
+                Some(End {
+                    status,
+                    fault,
+                    result,
+                })
             }
         };
-        self.write(decision);
+        let claim = Box::new(claim);
+        self.write(Decision { claim, end });
+    }
+
+    /// The text of a job's result.
+    fn result(&mut self, claim: &Claim, status: Status, finished: &Finished) -> Vec<u8> {
+        let (project, now) = (&self.post.project, Wall::now());
+        let (root, git) = (self.spool.root().unwrap_or_default(), self.change(claim));
+        let mut logs = outcome::log_paths(project, claim);
+        // A start that failed has no output, and a power cut may have taken a log.
+        logs.retain(|log| self.spool.has(log));
+        let result = outcome::Outcome {
+            project: (project, &root),
+            claim,
+            end: (status, finished.verdict.as_ref(), now),
+            report: &finished.report,
+            stderr: &finished.stderr,
+            logs: &logs,
+            git: git.as_ref(),
+        };
+        let mut text = serde_json::to_vec_pretty(&result).expect("a result can be told in JSON");
+        text.push(b'\n');
+        text
     }
 
     /// A job's end may hold its agent, when others ended like it, or its project.
-    fn count(&mut self, claim: &Claim, fault: Option<&Fault>, policy: &Policy) {
-        let (id, agent, breaker) = (&claim.job_id, &*claim.agent, policy.breaker as usize);
-        let lasted = claim
-            .attempts
-            .last()
-            .map_or(Duration::ZERO, Attempt::duration);
-        self.hold(|holds, project, now| {
-            holds.finished((project, id, agent), fault, lasted, breaker, now)
-        });
+    fn count(&mut self, claim: &Claim, fault: Option<&Fault>) {
+        let (of, last) = (
+            (self.name(), &claim.job_id, &*claim.agent),
+            claim.attempts.last(),
+        );
+        let lasted = last.map_or(Duration::ZERO, Attempt::duration);
+        let most = self.policy.breaker as usize;
+        let count = |holds: &mut Holds, now| holds.finished(of, fault, lasted, most, now);
+        let tripped = self.board().change(count);
+        self.announce(tripped);
         let fault = fault.filter(|fault| fault.kind != ErrorKind::Cancelled);
-        if let (Some(fault), OnFailure::Hold) = (fault, policy.on_failure) {
-            let reason = format!("{id} failed: {}: {}", fault.kind, fault.error);
+        if let (Some(fault), OnFailure::Hold) = (fault, self.policy.on_failure) {
+            let reason = format!("{} failed: {}: {}", claim.job_id, fault.kind, fault.error);
             self.hold_project(Kind::OnFailure, Some((reason, None)));
         }
     }
@@ -115,16 +137,14 @@ impl Worker<'_> {
         let name = format!("{}.patch", claim.job_id);
         let after = git::snapshot(&self.spool);
         let after = self.or_warn(after).flatten();
-        let told = self.spool.create_log(&name).and_then(|patch| {
-            let mut change = git::change(&self.spool, before, after.as_ref(), &patch)?;
-            let has_patch = patch.metadata().is_ok_and(|meta| meta.len() > 0);
-            let path = format!("{}/{name}", self.spool.layout().logs());
-            change.patch = has_patch.then_some(path);
-            Ok(change)
-        });
-        let change = self.or_warn(told);
-        let change = change.unwrap_or_else(|| git::heads(before, after.as_ref()));
-        if change.patch.is_none() {
+        let patch = self.spool.create_log(&name);
+        let change = |patch| git::change(&self.spool, before, after.as_ref(), &patch);
+        let change = self.or_warn(patch.and_then(change));
+        let mut change = change.unwrap_or_else(|| git::heads(before, after.as_ref()));
+        let path = self.spool.log_path(&name);
+        if path.metadata().is_ok_and(|meta| meta.len() > 0) {
+            change.patch = Some(format!("{}/{name}", self.spool.layout().logs()));
+        } else {
             let removed = self.spool.remove_log(&name);
             self.or_warn(removed);
         }
@@ -132,66 +152,55 @@ impl Worker<'_> {
     }
 
     fn say_suspended(&mut self, id: &JobId, suspension: &Suspension) {
-        let Suspension { kind, error, .. } = suspension;
-        let now = Wall::now();
-        self.warn(match suspension.retry_at {
-            Some(at) if at > now => {
-                let at = at.short(now);
-                format!("Job will be retried: {id}.md at {at} - {kind}: {error}")
-            }
-            Some(_) if suspension.afresh => format!("Job starts afresh: {id}.md - {error}"),
-            Some(_) => format!("Job goes on: {id}.md - {error}"),
-            None => format!("Job waits: {id}.md - {kind}: {error}"),
-        });
+        let (now, Suspension { kind, error, .. }) = (Wall::now(), suspension);
+        let how = match suspension.retry_at {
+            Some(at) if at > now => format!("will be retried at {}", at.short(now)),
+            Some(_) if suspension.afresh => "starts afresh".to_owned(),
+            Some(_) => "goes on".to_owned(),
+            None => "waits".to_owned(),
+        };
+        self.warn(format!("Job {how}: {id}.md - {kind}: {error}"));
     }
 
     /// Ends a job that a person cancelled, while nothing of it runs. Where that cannot be written while
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
-        let policy = self.post.orders.policy();
         let mut claim = self.jobs.claim(id).cloned().unwrap_or_else(|| {
             let meta = self.spool.document_meta(id).ok().flatten();
             let created_at = meta.map_or(Wall::now(), |meta| meta.mtime());
-            let position = self.jobs.accepted_at(id);
-            let digest = String::new();
-            Claim::new(id.clone(), created_at, position, digest, &policy.agent)
+            self.new_claim(id, created_at, String::new())
         });
         let fault = Some(Fault::new(ErrorKind::Cancelled, "cancelled by hand"));
-        let mut finished = Finished::never_ran(fault.clone());
+        let mut finished = Finished::without_run(fault.clone());
         if let Some(State::Interrupted(_)) = self.jobs.get(id) {
             // It went down with the monitor; that was a start all the same.
-            let read = self.read_back(&claim, &policy);
+            let read = self.read_back(&claim);
             finished = self.or_warn(read).flatten().unwrap_or(finished);
             finished.verdict = fault;
             record(&mut claim, &finished);
         }
-        self.follow(claim, Next::Publish(Status::Cancelled), finished, &policy);
+        self.follow(claim, Next::Publish(Status::Cancelled), finished);
     }
 
-    /// Ends a job that is not started.
-    pub fn fail(&mut self, claim: Claim, fault: Fault, policy: &Policy) {
-        let finished = Finished::never_ran(Some(fault));
-        self.follow(claim, Next::Publish(Status::Failed), finished, policy);
-    }
-
-    /// Sees to it that a decision is written where the project is. One that was moved or unmounted, or in whose
-    /// place there is another, is still open: what was decided of its jobs goes with it.
-    fn place(&mut self) -> Result<()> {
-        let had_lock = self.lock.is_some();
-        let placed = self.take_place();
-        match &self.lock {
-            Some(_) if had_lock => Ok(()),
-            _ => placed,
-        }
+    /// Keeps how far a job is.
+    pub fn keep_claim(&mut self, claim: Claim) {
+        let claim = Box::new(claim);
+        self.write(Decision { claim, end: None });
     }
 
     /// Brings a decision to disk, or keeps it until that is possible. What an attempt cost is counted
     /// once that is there, since before it would be taken again.
     pub fn write(&mut self, decision: Decision) {
         self.view.fresh = false;
-        let written = self.place().and_then(|()| match &decision {
-            Decision::Result(outcome) => self.spool.publish(outcome),
-            Decision::Claim(claim) => self.spool.write_claim(claim),
+        let (had_lock, placed) = (self.lock.is_some(), self.take_place());
+        // A project that was moved or unmounted, or in whose place there is another, is still open: what
+        // was decided of its jobs goes with it.
+        let is_open = had_lock && self.lock.is_some();
+        let placed = if is_open { Ok(()) } else { placed };
+        let Decision { claim, end } = &decision;
+        let written = placed.and_then(|()| match end {
+            Some(end) => self.spool.publish(&claim.job_id, &end.result),
+            None => self.spool.write_claim(claim),
         });
         if let Err(error) = &written
             && !self.spool.is_deleted()
@@ -199,35 +208,31 @@ impl Worker<'_> {
             let kept = "what was decided is kept and written as soon as that is possible; nothing is started until then";
             self.say_once("unwritten", Level::Error, format!("{error}; {kept}"));
             self.unwritten = Some(decision);
-            // Its directories may have been replaced; where they are gone, the next try tells.
-            let _ = self.move_in();
             return;
         }
         self.told.remove("unwritten");
-        let (id, cost) = match &decision {
-            Decision::Result(outcome) => (outcome.job_id.clone(), cost_of_result(outcome)),
-            Decision::Claim(claim) => (claim.job_id.clone(), cost_of(claim)),
-        };
-        let before = self.jobs.claim(&id).map_or(0.0, cost_of);
-        self.board().spend(self.name(), cost - before);
-        match (written, decision) {
+        let Decision { claim, end } = decision;
+        let id = claim.job_id.clone();
+        let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);
+        let before = self.jobs.claim(&id).map_or(0.0, cost);
+        self.board().spend(self.name(), cost(&claim) - before);
+        match (written, end) {
             (Err(error), _) => {
                 let gone = format!("{id}.md has gone with its project, and so has its outcome");
                 self.say(Level::Error, format!("{gone}: {error}"));
                 self.jobs.remove(&id);
             }
-            (Ok(()), Decision::Result(outcome)) => self.finish(&outcome),
-            (Ok(()), Decision::Claim(claim)) => self.jobs.set(id, State::of(*claim)),
+            (Ok(()), Some(end)) => self.finish(&claim, &end),
+            (Ok(()), None) => self.jobs.set(id, State::of(*claim)),
         }
     }
 
     /// After the result is there: what was only there for the job's sake goes.
-    fn finish(&mut self, outcome: &Outcome) {
-        let id = &outcome.job_id;
-        let policy = self.post.orders.policy();
+    fn finish(&mut self, claim: &Claim, end: &End) {
+        let (id, policy) = (&claim.job_id, self.post.policy());
         let mut swept = vec![self.finished.add([id]), self.spool.remove_claim(id)];
         // A mark that comes just now is announced, and found to be of a job that is done.
-        if self.jobs.cancelled.remove(id) || outcome.status == Status::Cancelled {
+        if self.jobs.cancelled.remove(id) || end.status == Status::Cancelled {
             swept.push(self.spool.unmark(id, Mark::Cancel));
         }
         if self.jobs.held.remove(id) {
@@ -239,28 +244,27 @@ impl Worker<'_> {
         for result in swept {
             self.or_warn(result);
         }
-        self.say_finished(outcome);
+        self.say_finished(claim, end);
         match policy.on_finish {
             Some(_) => {
-                let told = self.told_of(outcome);
+                let told = self.told_of(claim, Some(end));
                 self.jobs.set(id.clone(), State::Done(told));
             }
             None => drop(self.jobs.remove(id)),
         }
     }
 
-    fn say_finished(&mut self, outcome: &Outcome) {
-        let (id, left) = (&outcome.job_id, outcome.leftovers);
-        match outcome.status {
-            Status::Completed => {
-                let how = format!("duration={:.1}s", outcome.duration_seconds);
-                self.info(format!("Job completed: {id}.md - status=completed, {how}"));
+    fn say_finished(&mut self, claim: &Claim, end: &End) {
+        let (id, left) = (&claim.job_id, claim.carried.leftovers);
+        match &end.fault {
+            None => {
+                let duration = outcome::lasted(claim);
+                let told = format!("status=completed, duration={duration:.1}s");
+                self.info(format!("Job completed: {id}.md - {told}"));
             }
-            Status::Cancelled => self.info(format!("Job cancelled: {id}.md")),
+            _ if end.status == Status::Cancelled => self.info(format!("Job cancelled: {id}.md")),
             // A failure stands out where lines are picked by priority, such as in the journal.
-            Status::Failed => {
-                let error = outcome.error.as_deref().unwrap_or("no reason given");
-                let kind = outcome.error_kind.map_or("unknown", ErrorKind::as_str);
+            Some(Fault { kind, error, .. }) => {
                 self.warn(format!("Job failed: {id}.md - {kind}: {error}"));
             }
         }
@@ -290,13 +294,4 @@ pub fn record(claim: &mut Claim, finished: &Finished) {
         cost_usd: finished.report.cost_usd.map(outcome::cents),
     });
     claim.carried.leftovers += finished.leftovers;
-}
-
-fn cost_of(claim: &Claim) -> f64 {
-    outcome::cost_of(&claim.attempts, claim.inherited.as_ref()).unwrap_or(0.0)
-}
-
-fn cost_of_result(outcome: &Outcome) -> f64 {
-    let output = outcome.worker_output.as_ref();
-    output.and_then(|output| output.cost_usd).unwrap_or(0.0)
 }

@@ -19,26 +19,27 @@ pub type Told = Vec<(&'static str, String)>;
 pub type Ran = (Check, Ending, u32);
 
 impl Worker<'_> {
-    /// What a command is told of a job (SPEC 8).
-    pub fn told_of(&self, outcome: &Outcome) -> Told {
-        let output = outcome.worker_output.as_ref();
-        let cost = output.and_then(|output| output.cost_usd);
-        let cost = cost.map_or(String::new(), |cost| cost.to_string());
-        let kind = outcome.error_kind.map_or("", ErrorKind::as_str);
-        let result = self.spool.result_path(&outcome.job_id);
-        vec![
-            ("JOB_MONITOR_JOB_ID", outcome.job_id.to_string()),
-            ("JOB_MONITOR_STATUS", outcome.status.as_str().to_owned()),
-            ("JOB_MONITOR_ERROR_KIND", kind.to_owned()),
-            ("JOB_MONITOR_RESULT", result.to_string_lossy().into_owned()),
-            ("JOB_MONITOR_DURATION", outcome.duration_seconds.to_string()),
+    /// What a command is told of a job (SPEC 8), before its end as far as it is known.
+    pub fn told_of(&self, claim: &Claim, end: Option<&End>) -> Told {
+        let cost = outcome::cost_of(claim).map_or(String::new(), |cost| cost.to_string());
+        let mut told = vec![
+            ("JOB_MONITOR_JOB_ID", claim.job_id.to_string()),
+            ("JOB_MONITOR_DURATION", outcome::lasted(claim).to_string()),
             ("JOB_MONITOR_COST_USD", cost),
-        ]
+        ];
+        if let Some(End { status, fault, .. }) = end {
+            let kind = fault.as_ref().map_or("", |fault| fault.kind.as_str());
+            let result = self.spool.result_path(&claim.job_id);
+            told.push(("JOB_MONITOR_STATUS", status.as_str().to_owned()));
+            told.push(("JOB_MONITOR_ERROR_KIND", kind.to_owned()));
+            told.push(("JOB_MONITOR_RESULT", result.display().to_string()));
+        }
+        told
     }
 
     /// Runs the person's command after a job that is done.
     pub fn tell(&mut self, id: &JobId) {
-        let policy = self.post.orders.policy();
+        let policy = self.post.policy();
         if let (Some(State::Done(told)), Some(argv)) = (self.jobs.remove(id), &policy.on_finish) {
             self.run_hook(&format!("on_finish for {id}.md"), argv, told);
         }
@@ -49,7 +50,7 @@ impl Worker<'_> {
         self.write_lines();
         // Where the directory is not what the registry says, what is there now is another's.
         self.spool.rest();
-        let ran = self.run_command(argv, told, None, HOOK_MAX, &mut Worker::stopping);
+        let ran = self.run_command(argv, told, None, HOOK_MAX);
         let what = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => return,
             Ok((_, Ending::Interrupted, _)) => "was ended, since the monitor stops".to_owned(),
@@ -61,7 +62,7 @@ impl Worker<'_> {
 
     /// Whether the monitor stops, as the end of what runs.
     pub fn stopping(&mut self) -> Option<Ending> {
-        (self.post.orders.order() == Order::Stop).then_some(Ending::Interrupted)
+        (self.post.order() == Order::Stop).then_some(Ending::Interrupted)
     }
 
     /// The program of a command.
@@ -73,40 +74,41 @@ impl Worker<'_> {
             .map_err(|missing| Error::new(format!("cannot be started: {missing}")))
     }
 
-    /// Runs a command to its end; with no file for its output, what it starts on purpose outlives it. `look`
-    /// is asked now and then whether somebody wants it to end.
+    /// Runs a command to its end; with no file for its output, what it starts on purpose outlives it. While
+    /// it is the check of a job that is attended, the worker looks around meanwhile.
     pub fn run_command(
         &mut self,
         argv: &[String],
         mut told: Told,
         output: Option<&File>,
         limit: Duration,
-        look: &mut dyn FnMut(&mut Self) -> Option<Ending>,
     ) -> Result<Ran> {
-        let program = self.program_of(argv)?;
-        let root = self.spool.root()?;
+        let (program, root) = (self.program_of(argv)?, self.spool.root()?);
         let token = Token::new(&root);
         let run = output.map_or("hook", |_| token.as_str());
         told.push(("JOB_MONITOR_PROJECT", self.name().to_owned()));
-        told.push((RUN_VARIABLE, run.to_owned()));
-        let told = told.iter();
-        let told = told.map(|(name, value)| (OsStr::new(*name), OsStr::new(value)));
+        told.push((job::RUN_VARIABLE, run.to_owned()));
+        let told = told
+            .iter()
+            .map(|(name, text)| (name.as_ref(), text.as_ref()));
         let base = self.post.context.environment.iter();
         let base = base.map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let env: Vec<(&OsStr, &OsStr)> = base.chain(told).collect();
-        let null = |e| Error::io("open", Path::new("/dev/null"), e);
-        let (stdout, stderr) = streams(output).map_err(null)?;
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned();
+        let failed = |e| Error::io("open", Path::new("/dev/stderr"), e);
+        let stderr = File::from(stderr.map_err(failed)?);
+        let sink = output.unwrap_or(&stderr);
         let launch = Launch {
             program: &program,
             argv,
             env: &env,
             directory: &root,
-            streams: [&files::in_memory(b"")?, &stdout, &stderr],
+            streams: [&files::in_memory(b"")?, sink, sink],
         };
         let (started, started_at) = (Instant::now(), Wall::now());
         let agent = Agent::spawn(&launch, &token);
-        let agent = agent.map_err(|error| Error::io("start", &program, error))?;
-        let by = self.attend_command(&agent, started + limit, look);
+        let agent = agent.map_err(|e| Error::io("start", &program, e))?;
+        let by = self.attend_command(&agent, output, started + limit);
         let duration_seconds = millis(started.elapsed().as_secs_f64());
         let (exit, leftovers) = agent.reap(output.is_some());
         let said = output.map(|out| files::tail(out, Path::new("the output"), OUTPUT_MAX));
@@ -120,31 +122,21 @@ impl Worker<'_> {
         Ok((check, by, leftovers))
     }
 
-    fn attend_command(
-        &mut self,
-        agent: &Agent,
-        deadline: Instant,
-        look: &mut dyn FnMut(&mut Self) -> Option<Ending>,
-    ) -> Ending {
-        let grace = self.post.orders.policy().grace;
+    fn attend_command(&mut self, agent: &Agent, output: Option<&File>, end: Instant) -> Ending {
+        let size = |out: &File| out.metadata().map_or(0, |meta| meta.len());
         while !agent.wait(LOOK) {
-            let is_late = Instant::now() >= deadline;
-            if let Some(end) = look(self).or(is_late.then_some(Ending::Timeout)) {
-                agent.stop(grace);
-                return end;
+            let asked = match self.jobs.attended.clone().filter(|_| output.is_some()) {
+                Some(id) => self.look_while_running(&id),
+                None => self.stopping(),
+            };
+            let is_full = output.is_some_and(|out| size(out) > self.policy.max_output);
+            let full = is_full.then_some(Ending::OutputLimit);
+            let late = (Instant::now() >= end).then_some(Ending::Timeout);
+            if let Some(by) = asked.or(full).or(late) {
+                agent.stop(self.policy.grace);
+                return by;
             }
         }
         Ending::Itself
-    }
-}
-
-/// Standard output and error of a command.
-fn streams(output: Option<&File>) -> std::io::Result<(File, File)> {
-    match output {
-        Some(file) => Ok((file.try_clone()?, file.try_clone()?)),
-        None => {
-            let err = std::io::stderr().as_fd().try_clone_to_owned()?;
-            Ok((File::options().write(true).open("/dev/null")?, err.into()))
-        }
     }
 }

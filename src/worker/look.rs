@@ -2,8 +2,7 @@
 
 use super::*;
 
-/// So many new documents, or entries that are none, of one scan are named in the log; of more, only the
-/// number is told.
+/// So many new documents of one scan are named in the log; of more, only the number is told.
 const NAMED_MAX: usize = 20;
 
 impl Worker<'_> {
@@ -12,68 +11,51 @@ impl Worker<'_> {
         if self.is_watched && self.spool.is_remote() {
             return;
         }
-        let (path, post) = (self.spool.items_path(), self.post);
-        let watcher = &post.context.watcher;
-        let watched = watcher.watch(&path, &post.bell, Spool::is_of_interest);
+        let (items, post) = (self.spool.items_path(), self.post);
+        let interest = Spool::is_of_interest;
+        let watched = post.context.watcher.watch(&items, &post.bell, interest);
         self.is_watched = watched.is_ok();
-        let path = path.display();
-        match watched {
-            Ok(()) if self.told.insert("observer") => {
-                let line = format!("Observer started for '{}': {path}", self.name());
-                self.lines.push((Level::Info, line));
-            }
-            Ok(()) => {}
-            Err(error) => {
-                let why = crate::watch::reason(&error);
-                let text = format!(
-                    "{path} cannot be watched: {why}; it is looked at once a minute instead"
-                );
-                self.say_once("watch", Level::Warn, text);
-            }
+        let path = items.display();
+        if let Err(error) = watched {
+            let why = crate::watch::reason(&error);
+            let text = format!("{path} cannot be watched: {why}");
+            let text = format!("{text}; it is looked at once a minute instead");
+            self.say_once("watch", Level::Warn, text);
+        } else if self.told.insert("observer") {
+            let line = format!("Observer started for '{}': {path}", self.name());
+            self.lines.push((Level::Info, line));
         }
     }
 
     /// Takes in what has been rung, `first` before all. Where that fails, the names are gone from the bell,
     /// so the next look is at everything.
     pub fn hear(&mut self, first: Option<Wake>) -> Result<()> {
-        let heard = self.take_in(first);
-        self.missed |= heard.is_err();
-        // A decision that is not on disk yet outlasts trouble with the directories.
-        if self.unwritten.is_some() {
-            return Ok(());
-        }
-        heard
-    }
-
-    fn take_in(&mut self, first: Option<Wake>) -> Result<()> {
-        let mut everything = std::mem::take(&mut self.missed);
-        let mut poked = false;
         let mut looks = Vec::new();
-        let ear = &self.post.ear;
-        for wake in first.into_iter().chain(ear.pending()) {
+        for wake in first.into_iter().chain(self.post.ear.pending()) {
             // Whatever closed the project may have been lifted since it was asked.
             self.closed = None;
             match wake {
-                Wake::Everything => everything = true,
                 Wake::Again => {}
-                Wake::Look { name, .. } if Spool::is_poke(&name) => poked = true,
-                // It is no text, and cannot be looked up by what was made of it.
-                Wake::Look { name, .. } if name.contains(char::REPLACEMENT_CHARACTER) => {
-                    everything = true;
+                // A name that is no text cannot be looked up by what was made of it.
+                Wake::Look { name, whole } if !name.contains(char::REPLACEMENT_CHARACTER) => {
+                    looks.push((name, whole));
                 }
-                Wake::Look { name, whole } => looks.push((name, whole)),
+                Wake::Look { .. } | Wake::Everything => self.missed = true,
             }
         }
-        if everything {
-            return self.look_at_everything();
+        // A poke makes and removes its file.
+        looks.dedup();
+        let mut looks = looks.iter();
+        let heard = match std::mem::take(&mut self.missed) {
+            true => self.look_at_everything(),
+            false => looks.try_for_each(|(name, whole)| self.look_at(name, *whole)),
+        };
+        self.missed |= heard.is_err();
+        // A decision that is not on disk yet outlasts trouble with the directories.
+        match self.unwritten {
+            Some(_) => Ok(()),
+            None => heard,
         }
-        for (name, whole) in looks {
-            self.look_at(&name, whole)?;
-        }
-        if poked {
-            self.look_at_marks()?;
-        }
-        Ok(())
     }
 
     /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where the
@@ -81,45 +63,37 @@ impl Worker<'_> {
     pub fn look_at_everything(&mut self) -> Result<()> {
         self.watch();
         let scan = self.spool.scan()?;
-        let mut odd = scan.odd;
+        let mut odd: BTreeMap<String, String> = scan.odd.into_iter().collect();
         let (new, gone) = self.jobs.replace(scan.waiting);
-        for id in &gone {
-            self.say_gone(id)?;
-        }
-        let mut queued = Vec::new();
+        gone.iter().try_for_each(|id| self.say_gone(id))?;
+        let mut queued = 0;
         for id in new {
-            match self.finished.objection(&id)? {
-                Some(what) => {
-                    self.jobs.remove(&id);
-                    odd.push((id.file_name(), what));
-                }
-                None => queued.push(id),
+            if let Some(what) = self.finished.objection(&id)? {
+                self.jobs.remove(&id);
+                odd.insert(id.file_name(), what);
+                continue;
+            }
+            queued += 1;
+            if queued <= NAMED_MAX {
+                self.say_queued(&id);
             }
         }
-        let before = std::mem::replace(&mut self.odd, odd.iter().cloned().collect());
-        odd.retain(|(name, _)| !before.contains_key(name));
-        self.say_some(
-            "More entries are left alone",
-            &odd,
-            |worker, (name, what)| {
-                worker.say_odd(name, what);
-            },
-        );
-        self.say_some("More jobs queued", &queued, Worker::say_queued);
+        if queued > NAMED_MAX {
+            let (more, size) = (queued - NAMED_MAX, self.jobs.len());
+            self.info(format!("More jobs queued: {more} (queue size: {size})"));
+        }
+        self.odd.retain(|name, _| odd.contains_key(name));
+        odd.iter()
+            .for_each(|(name, what)| self.tell_of_oddity(name, what));
         self.view.fresh = false;
         self.look_at_marks()
     }
 
-    fn say_some<T>(&mut self, more: &str, all: &[T], say: fn(&mut Self, &T)) {
-        all.iter().take(NAMED_MAX).for_each(|one| say(self, one));
-        if let rest @ 1.. = all.len().saturating_sub(NAMED_MAX) {
-            let size = self.jobs.len();
-            self.info(format!("{more}: {rest} (queue size: {size})"));
-        }
-    }
-
     /// Looks at one name, as an event brings it.
     pub fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
+        if Spool::is_poke(name) {
+            return self.look_at_marks();
+        }
         let mut look = self.spool.look_at(name)?;
         if let Look::Waiting(id) = &look
             && self.jobs.get(id).is_none()
@@ -182,7 +156,7 @@ impl Worker<'_> {
         }
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
-            let policy = self.post.orders.policy();
+            let policy = self.post.policy();
             let claim = self.jobs.claim(&id);
             let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
             let of = Some((self.name(), agent.as_str()));

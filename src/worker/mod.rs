@@ -6,18 +6,16 @@ mod end;
 mod finished;
 mod hook;
 mod look;
-mod orders;
 mod proof;
 mod recovery;
 mod say;
 mod start;
 
 pub use finished::Memory;
-pub use orders::{Order, Orders};
 
 // The files below this one see what it sees.
-use crate::agent::plan::{Assignment, Files, Plan, plan};
-use crate::agent::{Ending, Fault, Report, Sessions, dialect};
+use crate::agent::plan::{Assignment, Plan, plan};
+use crate::agent::{Ending, Fault, Sessions, dialect};
 use crate::board::{self, Board, Closed, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide, how};
 use crate::digest::sha256_hex;
@@ -26,21 +24,21 @@ use crate::error::{Error, Result};
 use crate::files::{self, Dir, Signature};
 use crate::git;
 use crate::holds::{Failure, Hold, Holds, Kind, Stamp, is_answer};
-use crate::job::{
-    Attempt, Course, ErrorKind, JobId, Meta, Name, RUN_VARIABLE, Status, check_log, log_name,
-};
+use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta, Status};
 use crate::outcome::{self, millis};
 use crate::process::{self, Agent, Among, Launch, Token};
 use crate::project::{OnFailure, Policy, Project};
-use crate::record::{Change, Check, Claim, HoldView, Inherited, Outcome, QueueView, Suspension};
-use crate::runner::{self, Finished, Running};
+use crate::record::{Change, Check, Claim, HoldView, Inherited, QueueView, Suspension};
+use crate::runner::{self, Finished, Output};
 use crate::settings::{self, Places};
 use crate::spool::{Look, Mark, Spool, SpoolLock, Taken};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
+use end::{Decision, End, record};
 use log::Level;
 use say::View;
-use serde::Deserialize;
+use serde_json::Value;
+use start::remove_scratch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -49,22 +47,60 @@ use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use {end::record, hook::Told, start::remove_scratch};
 
-/// Waiting for a point of wall-clock time is done in such pieces, so that a clock that is set is noticed.
+/// Waiting is done in such pieces, so that a clock that is set is noticed.
 const WALL_PIECE: Duration = Duration::from_secs(60);
 /// After trouble with the project's directories; doubles up to the second.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// While a decision cannot be written, it is tried again so often.
+/// While a decision or the view cannot be written, it is tried again so often.
 const WRITE_PAUSE: Duration = Duration::from_secs(2);
-/// Until a view that could not be written is tried again.
-const VIEW_RETRY: Duration = Duration::from_secs(5);
 
 /// What a panic is to whoever reads the log.
 const MISTAKE: &str = "a mistake of the monitor's own, told above (please report it)";
+
+/// What the main thread wants of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Run the jobs.
+    #[default]
+    Serve,
+    /// Let the running job end, start no other, and leave.
+    Drain,
+    /// End the running agent, keep its claim, and leave.
+    Stop,
+}
+
+/// What lies between the main thread and a worker. Whoever changes what is wanted rings its bell afterwards.
+#[derive(Debug, Default)]
+pub struct Desk {
+    /// What is wanted now.
+    pub order: Order,
+    /// What holds from the next start on.
+    pub policy: Arc<Policy>,
+    /// Whether the worker has looked at its project, or found that it cannot.
+    pub is_up: bool,
+    /// Whether the worker's thread is about to end.
+    pub has_left: bool,
+    /// The documents' directory as it was when the worker had taken in all that it heard of it;
+    /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
+    pub seen: Option<Signature>,
+}
+
+impl Desk {
+    /// Changes what is wanted and, where it is given, what holds from the next start on; whether that is
+    /// new. A stop is never taken back.
+    pub fn give(&mut self, order: Order, policy: Option<&Arc<Policy>>) -> bool {
+        let before = (self.order, self.policy.clone());
+        if self.order != Order::Stop {
+            self.order = order;
+        }
+        self.policy = policy.unwrap_or(&before.1).clone();
+        before != (self.order, self.policy.clone())
+    }
+}
 
 /// What all workers share.
 #[derive(Debug)]
@@ -86,8 +122,8 @@ pub struct Post {
     pub context: Arc<Context>,
     /// The project to serve.
     pub project: Project,
-    /// What the main thread wants.
-    pub orders: Arc<Orders>,
+    /// What the main thread wants, and must know.
+    pub desk: Mutex<Desk>,
     /// For the watcher and the board.
     pub bell: Bell,
     /// The other end of that bell.
@@ -100,24 +136,22 @@ pub struct Post {
 /// is told once and waited out, and so is a mistake of ours, which must not end the other projects; nothing
 /// is made in place of a missing project.
 pub fn serve(post: &Post) {
-    let (name, orders) = (&post.project.name, &post.orders);
-    let mut told = String::new();
-    let mut pause = TROUBLE_PAUSE;
+    let name = &post.project.name;
+    let (mut told, mut pause) = (String::new(), TROUBLE_PAUSE);
     post.context.board.join(name, &post.bell);
-    while orders.order() == Order::Serve {
-        let mut is_in_order = false;
+    while post.order() == Order::Serve {
+        let opened = Instant::now();
         let life = || {
             let mut worker = Worker::open(post)?;
             post.set_up();
-            let ran = worker.run();
-            is_in_order = worker.is_in_order;
-            ran
+            worker.run()
         };
         let ran = catch_unwind(AssertUnwindSafe(life));
         let ran = ran.unwrap_or_else(|_| Err(Error::new(MISTAKE)));
         let Err(error) = ran else { break };
         post.set_up();
-        if is_in_order {
+        // Trouble that comes after some time in order is new.
+        if opened.elapsed() > pause {
             told.clear();
             pause = TROUBLE_PAUSE;
         }
@@ -131,14 +165,29 @@ pub fn serve(post: &Post) {
     }
     post.context.board.leave(name);
     // The thread itself is not over before the ring is heard, and nobody would ring again.
-    orders.desk().has_left = true;
+    post.desk().has_left = true;
     post.main.ring(Wake::Again);
 }
 
 impl Post {
+    /// The desk, for as long as its owner looks at it.
+    pub fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wanted now.
+    pub fn order(&self) -> Order {
+        self.desk().order
+    }
+
+    /// What holds from the next start on.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.desk().policy.clone()
+    }
+
     /// The worker has looked at its project, or found that it cannot.
     fn set_up(&self) {
-        if !std::mem::replace(&mut self.orders.desk().is_up, true) {
+        if !std::mem::replace(&mut self.desk().is_up, true) {
             self.main.ring(Wake::Again);
         }
     }
@@ -146,7 +195,7 @@ impl Post {
     /// After trouble. A ring may mean that it is over, but must not make us spin.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        while self.orders.order() == Order::Serve && self.ear.wait(Some(until)).is_some() {}
+        while self.order() == Order::Serve && self.ear.wait(Some(until)).is_some() {}
     }
 }
 
@@ -158,6 +207,8 @@ struct Worker<'a> {
     /// How `state/` was when the lock was given back.
     left: Option<Signature>,
     jobs: Jobs,
+    /// What holds for the job that is at work.
+    policy: Arc<Policy>,
     /// What was finished once, though its result may be gone.
     finished: Memory,
     /// A decision that is not on disk yet; until it is, nothing is started.
@@ -170,8 +221,6 @@ struct Worker<'a> {
     used: Vec<Stamp>,
     /// Whether changes in the documents' directory are told by events.
     is_watched: bool,
-    /// Whether a look has led to something: trouble that comes after that is new.
-    is_in_order: bool,
     /// Whether rings were taken in and then not followed up, because a look failed.
     missed: bool,
     /// What was said once and need not be said again while it lasts.
@@ -187,16 +236,10 @@ impl Drop for Worker<'_> {
     fn drop(&mut self) {
         // What was not urgent, before trouble came, was true all the same.
         self.write_lines();
-        self.post.orders.desk().seen = None;
+        self.post.desk().seen = None;
         let watcher = &self.post.context.watcher;
         watcher.unwatch(&self.spool.items_path());
     }
-}
-
-/// A decision that was taken and must reach the disk.
-enum Decision {
-    Result(Box<Outcome>),
-    Claim(Box<Claim>),
 }
 
 impl<'a> Worker<'a> {
@@ -214,13 +257,13 @@ impl<'a> Worker<'a> {
             lock,
             left: None,
             jobs: Jobs::default(),
+            policy: post.policy(),
             finished,
             unwritten: None,
             unkept: None,
             closed: None,
             used: Vec::new(),
             is_watched: false,
-            is_in_order: false,
             missed: false,
             told: BTreeSet::new(),
             odd: BTreeMap::new(),
@@ -244,19 +287,15 @@ impl<'a> Worker<'a> {
                 self.refresh_view();
                 continue;
             };
-            self.is_in_order = true;
             self.flush();
             if self.jobs.begun().next().is_none() && self.unwritten.is_none() {
                 self.rest()?;
             }
             // The last view before a long sleep must not be the one that failed.
-            let now = now();
-            let view = (!self.view.fresh).then(|| now.instant + VIEW_RETRY);
-            let write = self.unwritten.as_ref().map(|_| now.instant + WRITE_PAUSE);
-            let pause = |at: Wall| at.since(now.wall).min(WALL_PIECE);
-            let calendar = until.wall.map(|at| now.instant + pause(at));
-            let all = [until.instant, calendar, view, write];
-            let until = all.into_iter().flatten().min();
+            let (now, is_behind) = (Instant::now(), self.unwritten.is_some() || !self.view.fresh);
+            let again = is_behind.then(|| now + WRITE_PAUSE);
+            let piece = until.map(|at| at.min(now + WALL_PIECE));
+            let until = [again, piece].into_iter().flatten().min();
             if !self.is_to_leave() {
                 let first = self.post.ear.wait(until);
                 self.closed = None;
@@ -273,7 +312,7 @@ impl<'a> Worker<'a> {
     /// Whether to leave now. A job is let end only when what was decided of it is on disk, and told.
     fn is_to_leave(&self) -> bool {
         let is_ending = |state: &State| matches!(state, State::Done(_) | State::Checking(_));
-        match self.post.orders.order() {
+        match self.post.order() {
             Order::Serve => false,
             Order::Drain if self.unwritten.is_some() => false,
             Order::Drain => self.closed.is_some() || !self.jobs.begun().any(is_ending),
@@ -295,8 +334,8 @@ impl<'a> Worker<'a> {
         match step {
             Step::Withdraw(id) => self.withdraw(&id),
             Step::Tell(id) => self.tell(&id),
-            Step::Recover(id) => self.recover(&id)?,
-            Step::Check(id) => self.check(&id)?,
+            Step::Recover(claim) => self.recover(*claim)?,
+            Step::Check(claim) => self.check(*claim)?,
             Step::Start(id) => self.start(&id)?,
             Step::Wait(until) => {
                 if self.closed.is_none() {
@@ -308,7 +347,7 @@ impl<'a> Worker<'a> {
             Step::End => {}
         }
         // While something cannot be written, nothing else is done.
-        Ok(self.unwritten.as_ref().map(|_| Until::default()))
+        Ok(self.unwritten.as_ref().map(|_| None))
     }
 
     /// Nothing is to be done: what was only needed for that goes. The directories that stayed open while an
@@ -350,15 +389,10 @@ impl<'a> Worker<'a> {
             }
             return Ok(());
         }
-        match self.spool.is_in_place() {
-            true => Ok(()),
-            false => self.move_in(),
+        if self.spool.is_in_place() {
+            return Ok(());
         }
-    }
-
-    /// Finds the directories anew, and takes the project there. Whatever had been told of them is looked
-    /// at anew.
-    fn move_in(&mut self) -> Result<()> {
+        // Whatever had been told of the old directories is looked at anew.
         self.missed = true;
         let before = self.spool.items_signature();
         self.spool.reopen()?;
@@ -375,7 +409,7 @@ impl<'a> Worker<'a> {
     fn close(&mut self, closed: Closed) {
         self.announce(closed.news);
         self.set_hold(closed.hold.map(|hold| hold.view(Wall::now())));
-        self.closed = Some(Until::wall(closed.until));
+        self.closed = Some(closed.until.map(|at| now().at(at)));
     }
 }
 

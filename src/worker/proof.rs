@@ -11,7 +11,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 impl Worker<'_> {
     /// Whether a job may be started: its check can be run afterwards, and before its first start the gate
     /// is open. Else the project is held.
-    pub fn may_be_proved(&mut self, claim: &Claim, policy: &Policy) -> Result<bool> {
+    pub fn may_be_proved(&mut self, claim: &Claim) -> Result<bool> {
+        let policy = Arc::clone(&self.policy);
         if let Some(Err(error)) = policy.check.as_ref().map(|argv| self.program_of(argv)) {
             self.hold_for(Kind::Check, format!("the check {error}"));
             return Ok(false);
@@ -19,13 +20,10 @@ impl Worker<'_> {
         let Some(argv) = policy.gate.as_ref().filter(|_| claim.starts == 0) else {
             return Ok(true);
         };
-        let (told, out) = (self.told_before(claim), files::in_memory(b"")?);
-        let look = &mut |worker: &mut Self| {
-            let is_cancelled = worker.spool.has_mark(&claim.job_id, Mark::Cancel);
-            let cancelled = is_cancelled.unwrap_or(false).then_some(Ending::Cancelled);
-            worker.stopping().or(cancelled)
-        };
-        let ran = self.run_command(argv, told, Some(&out), GATE_MAX, look);
+        let (told, out) = (self.told_of(claim, None), files::in_memory(b"")?);
+        self.jobs.attended = Some(claim.job_id.clone());
+        let ran = self.run_command(argv, told, Some(&out), GATE_MAX);
+        self.jobs.attended = None;
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {
                 self.hold_project(Kind::Gate, None);
@@ -42,19 +40,10 @@ impl Worker<'_> {
         Ok(false)
     }
 
-    /// What is known of a job whose result is not there yet.
-    fn told_before(&self, claim: &Claim) -> Told {
-        let (project, report) = (&self.post.project, Report::default());
-        let (status, root, now) = (Status::Completed, &project.path, Wall::now());
-        let outcome = outcome::of_claim(project, claim, status, None, report, root, now);
-        let mut told = self.told_of(&outcome);
-        told.retain(|(name, _)| !matches!(*name, "JOB_MONITOR_STATUS" | "JOB_MONITOR_RESULT"));
-        told
-    }
-
     /// Holds the project for a minute, or until something rings.
     fn hold_for(&mut self, kind: Kind, reason: String) {
-        let until = Some(Wall::now().plus(PAUSE));
+        let now = now();
+        let until = Some(now.wall.plus(PAUSE));
         self.hold_project(kind, Some((reason.clone(), until)));
         self.set_hold(Some(HoldView {
             kind: kind.word(),
@@ -62,33 +51,25 @@ impl Worker<'_> {
             reason,
             until,
         }));
-        self.closed = Some(Until::wall(until));
+        self.closed = Some(Some(now.instant + PAUSE));
     }
 
     /// Runs the check of a job whose agent did its work.
-    pub fn check(&mut self, id: &JobId) -> Result<()> {
-        let Some(mut claim) = self.jobs.claim(id).cloned() else {
-            return Ok(());
-        };
-        let policy = self.policy_of(&claim)?;
-        let finished = self.read_back(&claim, &policy)?;
-        let mut finished = finished.unwrap_or_else(|| Finished::never_ran(None));
+    pub fn check(&mut self, mut claim: Claim) -> Result<()> {
+        let id = &claim.job_id.clone();
+        self.take_policy_of(&mut claim)?;
+        let policy = Arc::clone(&self.policy);
+        let mut finished = self.read_back(&claim)?.unwrap_or_default();
         let Some(argv) = &policy.check else {
-            self.follow(claim, Next::Publish(Status::Completed), finished, &policy);
+            self.follow(claim, Next::Publish(Status::Completed), finished);
             return Ok(());
         };
-        let name = check_log(id, claim.checks.len() as u32 + 1);
+        let name = job::check_log(id, claim.checks.len() as u32 + 1);
         let out = self.spool.create_log(&name)?;
         self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
-        let size = || out.metadata().map_or(0, |meta| meta.len());
-        let mut look = |worker: &mut Self| {
-            let is_full = size() > policy.max_output;
-            let end = worker.look_while_running(id);
-            end.or(is_full.then_some(Ending::OutputLimit))
-        };
-        let (told, limit) = (self.told_before(&claim), policy.check_timeout);
-        let ran = self.run_command(argv, told, Some(&out), limit, &mut look);
+        let told = self.told_of(&claim, None);
+        let ran = self.run_command(argv, told, Some(&out), policy.check_timeout);
         self.jobs.attended = None;
         let (check, by, leftovers) = match ran {
             Ok(ran) => ran,
@@ -113,7 +94,7 @@ impl Worker<'_> {
             }
         };
         finished.verdict = fault;
-        self.follow(claim, next, finished, &policy);
+        self.follow(claim, next, finished);
         Ok(())
     }
 }

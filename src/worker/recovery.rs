@@ -10,22 +10,25 @@ impl Worker<'_> {
         let (mut runs, mut broken) = (Vec::new(), Vec::new());
         for id in self.spool.marks()?.claims {
             let is_done = self.spool.has_result(&id)?;
-            let read = self.spool.read_claim(&id);
-            if let Ok(Some(claim)) = &read {
+            let claim = match self.spool.read_claim(&id) {
+                Err(error) if error.is_shortage() => return Err(error),
+                Err(error) if !is_done => {
+                    broken.push((id, error));
+                    continue;
+                }
+                claim => claim.ok().flatten(),
+            };
+            if let Some(claim) = &claim {
                 let process = claim.process.filter(|_| claim.boot_id == boot_id);
                 let token = Token::parse(&claim.run).filter(|_| claim.suspended.is_none());
                 runs.extend(token.map(|token| (token, process)));
             }
-            match read {
-                Err(error) if error.is_shortage() => return Err(error),
-                _ if is_done => {
-                    // The crash came between the result and the sweep.
-                    self.finished.add([&id])?;
-                    self.spool.remove_claim(&id)?;
-                }
-                Ok(None) => {}
-                Ok(Some(claim)) => self.jobs.set(id, State::of(claim)),
-                Err(error) => broken.push((id, error)),
+            if is_done {
+                // The crash came between the result and the sweep.
+                self.finished.add([&id])?;
+                self.spool.remove_claim(&id)?;
+            } else if let Some(claim) = claim {
+                self.jobs.set(id, State::of(claim));
             }
         }
         if !runs.is_empty() || !broken.is_empty() || has_lost_state {
@@ -49,12 +52,10 @@ impl Worker<'_> {
     }
 
     /// Goes on with a job whose claim says that its agent runs, and it does not.
-    pub fn recover(&mut self, id: &JobId) -> Result<()> {
-        let Some(mut claim) = self.jobs.claim(id).cloned() else {
-            return Ok(());
-        };
-        let policy = self.policy_of(&claim)?;
-        let finished = match self.read_back(&claim, &policy) {
+    pub fn recover(&mut self, mut claim: Claim) -> Result<()> {
+        let id = &claim.job_id.clone();
+        self.take_policy_of(&mut claim)?;
+        let finished = match self.read_back(&claim) {
             Err(error) if !error.is_shortage() => {
                 self.jobs.remove(id);
                 self.park(id, &error)?;
@@ -70,18 +71,18 @@ impl Worker<'_> {
         }
         // A power cut may have taken its log; it was a start all the same.
         let cut_off = Some(Fault::new(ErrorKind::Interrupted, ""));
-        let mut finished = finished.unwrap_or_else(|| Finished::never_ran(cut_off));
+        let mut finished = finished.unwrap_or_else(|| Finished::without_run(cut_off));
         let kind = finished.verdict.as_ref().map(|fault| fault.kind);
         if kind != Some(ErrorKind::Interrupted) {
             let how = "came to its end without the monitor";
             self.info(format!("{id}.md {how}; its output counts"));
-            self.conclude(claim, finished, &policy);
+            self.conclude(claim, finished);
             return Ok(());
         }
-        let (next, fault) = decide::after_interruption(&mut claim, &policy, Wall::now());
+        let (next, fault) = decide::after_interruption(&mut claim, &self.policy, Wall::now());
         finished.verdict = Some(fault);
         record(&mut claim, &finished);
-        self.follow(claim, next, finished, &policy);
+        self.follow(claim, next, finished);
         Ok(())
     }
 
@@ -89,7 +90,7 @@ impl Worker<'_> {
     fn undo(&mut self, claim: Claim) -> Result<()> {
         let id = claim.job_id.clone();
         if let Some(claim) = decide::undone(claim, Wall::now()) {
-            self.write(Decision::Claim(Box::new(claim)));
+            self.keep_claim(claim);
             return Ok(());
         }
         self.spool.remove_claim(&id)?;
@@ -97,21 +98,21 @@ impl Worker<'_> {
         self.look_at(&id.file_name(), true)
     }
 
-    /// What holds for a job that was begun: the settings, tightened by the text that ran.
-    pub fn policy_of(&mut self, claim: &Claim) -> Result<Policy> {
-        let settings = self.post.orders.policy();
-        let text = self.text_of(claim, &settings)?.unwrap_or_default();
-        let document = document::check(&text, &Meta::default(), u64::MAX);
-        let mut wishes = document.map_or_else(|_| Default::default(), |document| document.wishes);
-        let policy = self.policy_for(&mut wishes, &mut claim.clone(), &settings);
-        Ok(policy.unwrap_or_else(|_| (*settings).clone()))
+    /// Takes in what holds for a job that was begun: the settings, tightened by the text that ran.
+    pub fn take_policy_of(&mut self, claim: &mut Claim) -> Result<()> {
+        self.policy = self.post.policy();
+        let text = self.text_of(claim)?.unwrap_or_default();
+        if let Ok(mut document) = document::check(&text, &Meta::default(), u64::MAX) {
+            // Where its wishes can no longer be met, the settings hold.
+            let _ = self.take_wishes(&mut document.wishes, claim);
+        }
+        Ok(())
     }
 
     /// What the claim's last attempt has written, if it has a log.
-    pub fn read_back(&self, claim: &Claim, policy: &Policy) -> Result<Option<Finished>> {
-        let log = |ending| log_name(&claim.job_id, claim.starts, ending);
-        let dialect = dialect(claim.protocol);
-        let name = log(dialect.ending);
+    pub fn read_back(&self, claim: &Claim) -> Result<Option<Finished>> {
+        let log = |ending| job::log_name(&claim.job_id, claim.starts, ending);
+        let name = log(dialect(claim.protocol).ending);
         let Some(out) = self.spool.open_log(&name)? else {
             return Ok(None);
         };
@@ -121,24 +122,9 @@ impl Worker<'_> {
         // A clock that was set since must not add its jump.
         let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);
         let ran = last_word.max().map_or(Duration::ZERO, since_start);
-        let files = self.agent_files(claim, policy);
-        runner::read_back(&out, err.as_ref(), dialect, claim.resumed, files, ran)
-            .map(Some)
+        let read = Output::new(claim, out, err).read_back(ran);
+        read.map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
-    }
-
-    /// The agent's own files that say how a start of it ended.
-    fn agent_files(&self, claim: &Claim, policy: &Policy) -> Files {
-        let (context, project) = (&self.post.context, &self.post.project);
-        let credentials = settings::credentials(&context.places.credentials()).unwrap_or_default();
-        let variable = |name: &str| {
-            let own = policy.agent.env.iter().chain(&credentials);
-            let mut all = own.chain(&context.environment);
-            let found = all.find(|(known, _)| known == name);
-            found.map(|(_, value)| value.clone())
-        };
-        let (id, agent) = (&claim.job_id, &policy.agent);
-        Files::of(agent, project, id, claim.starts, &variable)
     }
 
     /// A claim that cannot be read does not allow a start: its job is held until a person says that it may

@@ -3,16 +3,14 @@
 
 use super::*;
 
-/// The view is written at most so often, and at most a fiftieth of the time is spent on it.
+/// Between jobs in a row the view is written at most so often.
 const VIEW_PAUSE: Duration = Duration::from_millis(250);
-const VIEW_SHARE: u32 = 50;
 
 /// When the view was last written, and whether it is still true.
 #[derive(Default)]
 pub struct View {
     pub fresh: bool,
     written: Option<Instant>,
-    pause: Duration,
     hold: Option<HoldView>,
 }
 
@@ -32,7 +30,7 @@ impl Worker<'_> {
         let until = |at: Wall| format!("; until {}", at.short(now));
         let until = hold.until.map_or(String::new(), until);
         self.warn(format!("{}{until}", hold.sentence()));
-        let policy = self.post.orders.policy();
+        let policy = self.post.policy();
         let is_quiet = matches!(hold.kind, Kind::Hours | Kind::Gate);
         if let Some(command) = policy.on_hold.as_ref().filter(|_| !is_quiet) {
             let kind = hold.kind.word();
@@ -47,16 +45,11 @@ impl Worker<'_> {
         }
     }
 
-    /// Changes the holds of agents and of this project, and announces one that begins.
-    pub fn hold(&mut self, change: impl FnOnce(&mut Holds, &str, Wall) -> Option<Hold>) {
-        let board = self.board();
-        let news = board.change(|holds, now| change(holds, self.name(), now));
-        self.announce(news);
-    }
-
     /// Holds this project, or no longer.
     pub fn hold_project(&mut self, kind: Kind, wanted: Option<(String, Option<Wall>)>) {
-        self.hold(|holds, project, now| holds.set(kind, (project, None), wanted, now));
+        let (board, of) = (self.board(), (self.name(), None));
+        let news = board.change(|holds, now| holds.set(kind, of, wanted, now));
+        self.announce(news);
     }
 
     pub fn say_lifted(&mut self, lifted: Vec<Hold>, why: &str) {
@@ -123,15 +116,11 @@ impl Worker<'_> {
         let known = self.odd.insert(name.to_owned(), what.to_owned());
         if known.is_none() {
             self.view.fresh = false;
-            self.say_odd(name, what);
-        }
-    }
-
-    pub fn say_odd(&mut self, name: &str, what: &str) {
-        // What nobody meant for a job is only shown by the queue.
-        if Name::of(name, self.spool.layout()) != Name::Other {
-            let path = self.spool.items_path().join(name);
-            self.warn(format!("{} is left alone: {what}", path.display()));
+            // What nobody meant for a job is only shown by the queue.
+            if job::Name::of(name, self.spool.layout()) != job::Name::Other {
+                let path = self.spool.items_path().join(name);
+                self.warn(format!("{} is left alone: {what}", path.display()));
+            }
         }
     }
 
@@ -153,26 +142,24 @@ impl Worker<'_> {
     /// Between jobs in a row: now and then.
     pub fn refresh_view(&mut self) {
         let written = self.view.written;
-        if written.is_none_or(|at| at.elapsed() >= self.view.pause) {
+        if written.is_none_or(|at| at.elapsed() >= VIEW_PAUSE) {
             self.flush();
         }
     }
 
     fn write_view(&mut self) {
-        let started = Instant::now();
         let attended = self.jobs.attended.as_ref();
+        let running = attended.and_then(|id| self.jobs.claim(id));
         let begun = self.jobs.begun().filter_map(State::claim);
-        let (running, begun): (Vec<&Claim>, Vec<&Claim>) =
-            begun.partition(|claim| attended == Some(&claim.job_id));
-        let running = running.first().copied();
-        let shown = running.or(begun.first().copied());
-        let begun = begun.iter().map(|claim| &claim.job_id);
+        let shown = running.or(begun.clone().next());
+        let begun = begun.map(|claim| &claim.job_id);
+        let begun = begun.filter(|id| attended != Some(*id));
         let waiting = begun.chain(self.jobs.waiting().map(|(id, _)| id));
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items_signature().ok();
         let items = items.filter(|_| self.post.ear.is_quiet());
         let is_told = self.is_watched && !self.spool.is_remote();
-        self.post.orders.desk().seen = items.filter(|_| is_told);
+        self.post.desk().seen = items.filter(|_| is_told);
         let odd = self.odd.iter();
         let view = QueueView {
             project: self.name().to_owned(),
@@ -195,6 +182,5 @@ impl Worker<'_> {
         let written = self.spool.write_view(&view);
         self.view.fresh = self.is_well("view", &written);
         self.view.written = Some(Instant::now());
-        self.view.pause = VIEW_PAUSE.max(started.elapsed() * VIEW_SHARE);
     }
 }

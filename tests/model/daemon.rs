@@ -121,8 +121,9 @@ impl Daemon {
         loop {
             match decide(&self.jobs, closed, now(world)) {
                 Step::Withdraw(id) => return self.withdraw(world, &id),
-                Step::Recover(id) => return self.recover(world, &id),
-                Step::Check(id) => {
+                Step::Recover(claim) => return self.recover(world, claim),
+                Step::Check(claim) => {
+                    let id = claim.job_id;
                     world.start_check(&id)?;
                     self.jobs.attended = Some(id);
                     return Ok(());
@@ -165,16 +166,8 @@ impl Daemon {
         if self.unwritten.is_some() {
             return Some(Duration::from_secs(2));
         }
-        let wall = world.wall();
-        let calendar = self
-            .waits
-            .wall
-            .filter(|at| *at > wall)
-            .map(|at| at.since(wall));
-        let pause = self.waits.instant;
-        let pause = pause.and_then(|at| at.checked_duration_since(world.now()));
-        let all = [calendar, pause].into_iter().flatten();
-        all.filter(|pause| !pause.is_zero()).min()
+        let pause = self.waits?.checked_duration_since(world.now());
+        pause.filter(|pause| !pause.is_zero())
     }
 
     fn hear(&mut self, world: &mut World) -> Done {
@@ -257,10 +250,7 @@ impl Daemon {
         };
         let wall = world.wall();
         if let Gate::Closed(_, wall) = world.disk.holds.gate(&entrant(AGENT), wall) {
-            *closed = Some(Until {
-                wall,
-                instant: None,
-            });
+            *closed = Some(wall.map(|at| now(world).at(at)));
             return None;
         }
         world.disk.holds.begin_probe(&entrant(AGENT), wall);
@@ -274,10 +264,9 @@ impl Daemon {
     fn launch(&mut self, world: &mut World, before: &Claim, version: u32) -> Done {
         let (id, policy, wall) = (before.job_id.clone(), policy(world), world.wall());
         let token = world.token();
-        let opening = decide::opening(before, &policy, format!("session-{token}"));
-        let boot = world.boot.to_string();
-        let mut claim = decide::begun(before, &policy.agent, &opening, &token, &boot);
-        claim.started_at = wall;
+        let mut claim = before.clone();
+        decide::begin(&mut claim, &policy, format!("session-{token}"));
+        (claim.boot_id, claim.run, claim.started_at) = (world.boot.to_string(), token, wall);
         let log = log_name(&id, claim.starts, "jsonl");
         world.effect(|disk| disk.logs.remove(&log))?;
         let on_disk = ClaimFile::Whole(Box::new(claim.clone()));
@@ -302,9 +291,10 @@ impl Daemon {
                 world.spawn(&claim, log, version)?;
                 world.disk.holds.probe_started("p");
                 world.disk.holds.end_probe("p", true, wall);
+                let is_fresh = !claim.resumed && before.starts == 0;
                 self.jobs.set(id.clone(), State::Running(Box::new(claim)));
                 self.jobs.attended = Some(id.clone());
-                if !opening.resumes && before.starts == 0 {
+                if is_fresh {
                     passing(world.effect(|disk| disk.kept.insert(id, version)))?;
                 }
                 Ok(())
@@ -480,10 +470,8 @@ impl Daemon {
         Ok(())
     }
 
-    fn recover(&mut self, world: &mut World, id: &JobId) -> Done {
-        let Some(State::Interrupted(claim)) = self.jobs.get(id).cloned() else {
-            unreachable!("{id} is interrupted");
-        };
+    fn recover(&mut self, world: &mut World, claim: Box<Claim>) -> Done {
+        let id = &claim.job_id.clone();
         let log = log_name(id, claim.starts, "jsonl");
         match world.disk.logs.get(&log).copied() {
             None if claim.boot_id == world.boot.to_string() => {
