@@ -86,6 +86,8 @@ pub fn run(places: Places) -> Result<()> {
         workers: Vec::new(),
         settings: None,
         entries: None,
+        read: None,
+        wrong: Said::new(),
         had: [false; 2],
         told: BTreeSet::new(),
         watched: BTreeMap::new(),
@@ -150,6 +152,10 @@ struct Daemon {
     settings: Option<Settings>,
     /// The last good registry, if there has been one.
     entries: Option<Vec<Entry>>,
+    /// How the files of both were when they were read.
+    read: Option<[Stamp; 2]>,
+    /// What is wrong with them.
+    wrong: Said,
     /// Whether settings and registry were there the last time.
     had: [bool; 2],
     /// What has been said of settings, registry and watches, so that it is said once.
@@ -184,6 +190,9 @@ impl Daemon {
             let heard = first.into_iter().chain(self.ear.pending());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
+            if is_changed {
+                self.read = None;
+            }
             if self.bury() || is_changed || is_slow_look {
                 self.look();
             }
@@ -217,7 +226,14 @@ impl Daemon {
         // Watching comes first: what changes after the look is heard of.
         self.watch_own(&mut said);
         self.wait_for_editors();
-        self.read(&mut said);
+        let places = &self.context.places;
+        let files = [places.settings(), places.registry()].map(board::stamp);
+        // An idle daemon reads nothing again, unless something was wrong, which may be over.
+        if self.read.as_ref() != Some(&files) {
+            self.wrong = self.read();
+            self.read = Some(files).filter(|_| self.wrong.is_empty());
+        }
+        said.extend(self.wrong.iter().cloned());
         let mut wanted = Vec::new();
         let mut last: Option<Arc<Policy>> = None;
         for entry in self.entries.iter().flatten() {
@@ -270,8 +286,10 @@ impl Daemon {
         self.had = files.map(|file| file.exists());
     }
 
-    /// Reads settings and registry. A broken one leaves what was read before in force.
-    fn read(&mut self, said: &mut Said) {
+    /// Reads settings and registry, and tells what is wrong with them. A broken one leaves what was read
+    /// before in force.
+    fn read(&mut self) -> Said {
+        let mut said = Said::new();
         let places = &self.context.places;
         let before = self.settings.clone();
         match settings::load(&places.settings()) {
@@ -293,6 +311,7 @@ impl Daemon {
         if before.is_some() && before != self.settings {
             log::info!("the settings have changed; they hold from the next start on");
         }
+        said
     }
 
     /// Lets go whom nobody wants, or not so, and starts whoever is missing. Where another worker is

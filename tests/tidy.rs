@@ -34,9 +34,8 @@ const LINKED_MAX: usize = 26;
 /// What SPEC 12 allows: lines of code, and lines of a function.
 const CODE_ALLOWED: usize = 11_500;
 const FUNCTION_ALLOWED: usize = 60;
-/// What was reached; these only ever go down, until they are what is allowed.
-const CODE_MAX: usize = 17_807;
-const LONG_FUNCTIONS_MAX: usize = 9;
+/// What was reached; it only ever goes down, until it is what is allowed.
+const CODE_MAX: usize = 13_793;
 
 /// What may lie at the top of the tree.
 const TOP: [&str; 13] = [
@@ -156,7 +155,7 @@ fn there_is_little_code_in_short_functions() {
         longest.1
     ));
     assert!(total <= CODE_MAX, "{total} lines of code");
-    assert!(long.len() <= LONG_FUNCTIONS_MAX, "{}", long.join("\n"));
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
 /// The modules in the order of the crate documentation, from the top layer to the bottom.
