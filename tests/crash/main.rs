@@ -5,6 +5,7 @@
 //! `JOB_MONITOR_REQUIRE` (names with commas between) may have `strace`: then it is a failure, and
 //! not a reason to skip, where processes cannot be traced.
 
+mod change;
 mod checked;
 #[path = "../common/mod.rs"]
 mod common;
