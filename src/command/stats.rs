@@ -4,9 +4,11 @@
 use super::result::{Finished, written};
 use super::scope::Scope;
 use super::terminal;
+use crate::agent::fold::sum;
 use crate::cli::Format;
 use crate::error::Result;
 use crate::job::JobId;
+use crate::outcome::{cents, millis};
 use crate::record::Check;
 use crate::render::{self, Style, clean_line};
 use crate::time::{Wall, human};
@@ -101,17 +103,6 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
 
 // --- counting ---
 
-/// Adds to a sum, of which nothing is known before the first number.
-fn add(sum: &mut Option<u64>, more: Option<u64>) {
-    if let Some(more) = more {
-        *sum = Some(sum.unwrap_or(0).saturating_add(more));
-    }
-}
-
-fn rounded(number: f64, parts: f64) -> f64 {
-    (number * parts).round() / parts
-}
-
 impl Totals {
     fn add(&mut self, result: &Finished) {
         self.jobs += 1;
@@ -131,10 +122,10 @@ impl Totals {
         let usage: Option<Map<String, Value>> = result.output().get("usage");
         // A forged number, too large or below 0, becomes the nearest that there is.
         let tokens = |key: &str| Some(usage.as_ref()?.get(key)?.as_f64()? as u64);
-        add(&mut self.input_tokens, tokens("input_tokens"));
-        add(&mut self.output_tokens, tokens("output_tokens"));
+        self.input_tokens = sum(self.input_tokens, tokens("input_tokens"));
+        self.output_tokens = sum(self.output_tokens, tokens("output_tokens"));
         for kind in ["cache_creation_input_tokens", "cache_read_input_tokens"] {
-            add(&mut self.cached_tokens, tokens(kind));
+            self.cached_tokens = sum(self.cached_tokens, tokens(kind));
         }
         if let Some(cost) = result.cost_usd().filter(|cost| *cost >= 0.0) {
             self.cost_usd = Some(self.cost_usd.unwrap_or(0.0) + cost);
@@ -150,22 +141,22 @@ impl Totals {
         // What a person took back tells nothing of how well jobs go.
         let judged = self.completed + self.failed;
         let rate = self.completed as f64 / judged as f64;
-        self.success_rate = (judged > 0).then(|| rounded(rate, 1e4));
+        self.success_rate = (judged > 0).then(|| (rate * 1e4).round() / 1e4);
         let mut seconds = std::mem::take(&mut self.seconds);
         seconds.sort_unstable_by(f32::total_cmp);
         if let Some(last) = seconds.len().checked_sub(1) {
             let pair = [seconds[last / 2], seconds[last.div_ceil(2)]].map(f64::from);
-            self.median_seconds = Some(rounded((pair[0] + pair[1]) / 2.0, 1e3));
+            self.median_seconds = Some(millis((pair[0] + pair[1]) / 2.0));
         }
-        self.total_seconds = rounded(self.total_seconds, 1e3);
+        self.total_seconds = millis(self.total_seconds);
         // Below a ten-thousandth of a cent is the noise of adding binary fractions.
-        self.cost_usd = self.cost_usd.map(|cost| rounded(cost, 1e6));
+        self.cost_usd = self.cost_usd.map(cents);
     }
 
     /// A row of the table.
     fn row(&self, name: &str, with_checks: bool) -> String {
         let mut input = self.input_tokens;
-        add(&mut input, self.cached_tokens);
+        input = sum(input, self.cached_tokens);
         // Rounded down: 100% is said only where none failed.
         let done = (self.completed * 100).checked_div(self.completed + self.failed);
         let time = |seconds| human(Duration::from_secs_f64(seconds));
