@@ -44,8 +44,8 @@ mkdir -p "$project" "$home/.config/job-monitor"
 cat > "$base/agent" <<'AGENT'
 #!/bin/sh
 # Reads the job on standard input, runs its block ```sh ... ``` and answers with what that prints.
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > "$0.todo"
-exec sh -eu "$0.todo"
+awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > "$0.commands"
+exec sh -eu "$0.commands"
 AGENT
 chmod 755 "$base/agent"
 cat > "$home/.config/job-monitor/config.json" <<JSON

@@ -79,6 +79,7 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
         ("reasoning", true) => each(Event::Think(None, item.text("text"))),
         // A warning, such as of a transport that is not tried again.
         ("error", true) => each(Event::Notice(item.text("message"))),
+        // The others are told when they are over, and a plan not at all: it changes nothing.
         ("agent_message" | "reasoning" | "error" | "todo_list", _) => {}
         // Each file of a patch is a call.
         ("file_change", _) => {

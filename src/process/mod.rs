@@ -366,11 +366,9 @@ fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
     // Rounded up, or the last millisecond would be spent spinning.
     let limit_ms = limit.as_nanos().div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(limit_ms).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     loop {
-        match poll(
-            &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
+        match poll(&mut fds, timeout) {
             Err(nix::Error::EINTR) => {}
             // Out of memory for a moment: the answer is not known, so it is not "ended".
             found => return found == Ok(1),

@@ -115,10 +115,8 @@ impl Worker<'_> {
 
     /// A job's end may hold its agent, when others ended like it, or its project.
     fn count(&mut self, claim: &Claim, fault: Option<&Fault>) {
-        let (of, last) = (
-            (self.name(), &claim.job_id, &*claim.agent),
-            claim.attempts.last(),
-        );
+        let of = (self.name(), &claim.job_id, &*claim.agent);
+        let last = claim.attempts.last();
         let lasted = last.map_or(Duration::ZERO, Attempt::duration);
         let most = self.policy.breaker as usize;
         let count = |holds: &mut Holds, now| holds.finished(of, fault, lasted, most, now);
@@ -208,6 +206,9 @@ impl Worker<'_> {
             let kept = "what was decided is kept and written as soon as that is possible; nothing is started until then";
             self.say_once("unwritten", Level::Error, format!("{error}; {kept}"));
             self.unwritten = Some(decision);
+            // They may be those of a file system that went and came back; where they are gone, the next try
+            // tells.
+            let _ = self.move_in();
             return;
         }
         self.told.remove("unwritten");

@@ -140,9 +140,10 @@ pub fn serve(post: &Post) {
     let (mut told, mut pause) = (String::new(), TROUBLE_PAUSE);
     post.context.board.join(name, &post.bell);
     while post.order() == Order::Serve {
-        let opened = Instant::now();
+        let mut in_order: Option<Instant> = None;
         let life = || {
             let mut worker = Worker::open(post)?;
+            in_order = Some(Instant::now());
             post.set_up();
             worker.run()
         };
@@ -151,7 +152,7 @@ pub fn serve(post: &Post) {
         let Err(error) = ran else { break };
         post.set_up();
         // Trouble that comes after some time in order is new.
-        if opened.elapsed() > pause {
+        if in_order.is_some_and(|since| since.elapsed() > pause) {
             told.clear();
             pause = TROUBLE_PAUSE;
         }
@@ -361,6 +362,7 @@ impl<'a> Worker<'a> {
             let mut each = |id: &str, _| ids.extend(JobId::exact(id));
             let taken = self.spool.finished(&mut each);
             ids.sort_unstable();
+            ids.drain(..ids.len().saturating_sub(finished::KEPT));
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
@@ -389,10 +391,15 @@ impl<'a> Worker<'a> {
             }
             return Ok(());
         }
-        if self.spool.is_in_place() {
-            return Ok(());
+        match self.spool.is_in_place() {
+            true => Ok(()),
+            false => self.move_in(),
         }
-        // Whatever had been told of the old directories is looked at anew.
+    }
+
+    /// Finds the directories anew, and takes the project there. Whatever had been told of the old ones is
+    /// looked at anew.
+    fn move_in(&mut self) -> Result<()> {
         self.missed = true;
         let before = self.spool.items_signature();
         self.spool.reopen()?;
