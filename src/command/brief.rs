@@ -1,8 +1,6 @@
 //! What several screens say in a few words: why nothing runs, and how far an agent has got.
 
-use crate::record::{Check, Claim, HoldView};
-use crate::render::clean_line;
-use crate::time::{Wall, human};
+use super::*;
 
 /// A hold, its end first: `usage limit until 20:53 (49m 03s): claude: limit reached`.
 pub(super) fn hold_line(hold: &HoldView, now: Wall) -> String {

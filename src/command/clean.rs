@@ -1,15 +1,6 @@
 //! `clean`: removes what old finished jobs left.
 
-use super::result::counted;
-use super::scope::{Scope, each_id};
-use crate::cli::Asked;
-use crate::error::{Error, Exit, Result};
-use crate::files::Dir;
-use crate::project::Project;
-use crate::render::{self, clean_line};
-use crate::spool::Spool;
-use crate::time::Wall;
-use std::collections::BTreeMap;
+use super::*;
 
 /// Removes document, logs and result of each job that finished so long ago.
 pub(super) fn clean(scope: &Scope, asked: &Asked) -> Result<()> {

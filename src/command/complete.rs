@@ -1,14 +1,7 @@
 //! The hidden command `complete`: what could stand where the person presses the Tab key, a word a
 //! line. The stubs that `completions` prints call it, and quote the words for their shell.
 
-use super::result::Newest;
-use super::scope::{Scope, open_ids};
-use crate::cli::{CommandHelp, Which, commands};
-use crate::error::Result;
-use crate::job::JobId;
-use crate::render;
-use crate::spool::Spool;
-use std::ffi::OsString;
+use super::*;
 
 /// So many finished jobs are offered, the newest.
 const FINISHED_MAX: usize = 50;

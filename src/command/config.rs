@@ -1,12 +1,6 @@
 //! `config`: the settings in force, and where each comes from.
 
-use super::scope::Scope;
-use crate::cli::Format;
-use crate::error::Result;
-use crate::project::{GLOBAL_KEYS, KEYS};
-use crate::render;
-use crate::settings::{self, Settings};
-use serde_json::{Map, Value, json};
+use super::*;
 
 pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     let path = scope.places.settings();

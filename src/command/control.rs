@@ -1,23 +1,7 @@
 //! Steering: `cancel`, `hold`, `release`, `retry`. Each leaves marks or a document; the daemon does
 //! the rest, now or when it is started.
 
-use super::brief::{not_before, retry_at, suspension_text};
-use super::logs::standing;
-use super::queue::put_off;
-use super::result::{Finished, counted};
-use super::scope::{Scope, Standing, open_ids};
-use super::submit;
-use crate::board;
-use crate::cli::Asked;
-use crate::error::{Error, Result};
-use crate::job::JobId;
-use crate::render;
-use crate::spool::{Mark, Spool};
-use crate::time::Wall;
-use crate::worker::Memory;
-use std::mem::replace;
-use std::rc::Rc;
-use std::time::Duration;
+use super::*;
 
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
 const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);

@@ -1,12 +1,6 @@
 //! `diff`: what a job changed, from the patch that was kept of it.
 
-use super::result::{Finished, change_line};
-use super::scope::{Scope, Standing};
-use crate::error::{Error, Result};
-use crate::job::JobId;
-use crate::render::{self, Style, clean};
-use std::collections::BTreeMap;
-use std::io::Read;
+use super::*;
 
 /// The daemon writes no larger patch; a larger file of somebody else's is cut.
 const PATCH_MAX: u64 = 16 << 20;

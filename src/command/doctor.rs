@@ -5,25 +5,11 @@
 //! environment is not that of the person's shell. Nothing is made or changed, and no value of a
 //! variable is shown.
 
+use super::*;
+use system::World;
+
 mod agent;
 mod system;
-
-use super::result::counted;
-use super::{Outcome, scope};
-use crate::board;
-use crate::cli::{Format, Which};
-use crate::error::{Error, Exit, Result};
-use crate::project::{AgentSpec, Project};
-use crate::registry::{Entry, Registry};
-use crate::render::{self, Style, clean_line, quoted};
-use crate::settings::{self, Places, Settings};
-use crate::spool::Spool;
-use crate::time::Wall;
-use serde::Serialize;
-use serde_json::json;
-use std::collections::BTreeMap;
-use std::path::Path;
-use system::World;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,27 +1,6 @@
 //! `logs`: what the agent did, start by start, now or while it goes on.
 
-use super::Outcome;
-use super::brief::{check_end, suspension_text};
-use super::result::Finished;
-use super::scope::{self, Scope, Standing};
-use super::terminal;
-use super::transcript::Transcript;
-use crate::agent::{self, Dialect};
-use crate::cli::Asked;
-use crate::daemon;
-use crate::error::{Error, Exit, Result};
-use crate::job::{Attempt, JobId, check_log, log_name};
-use crate::record::{Check, Claim};
-use crate::render::{self, Style};
-use crate::spool::Spool;
-use crate::time::{Wall, human};
-use nix::poll::{PollFd, PollFlags, poll};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-use std::time::Duration;
+use super::*;
 
 /// What is read in one go.
 const BLOCK: usize = 64 << 10;

@@ -1,25 +1,6 @@
 //! The commands that change the registry, and `restart`.
 
-use super::doctor;
-use super::result::counted;
-use super::scope::Scope;
-use crate::agent::dialect;
-use crate::cli::{Asked, Which};
-use crate::daemon;
-use crate::error::{Error, Result};
-use crate::files::name_of;
-use crate::project::Project;
-use crate::registry::{self, Entry, Registry};
-use crate::render::{self, clean, quoted};
-use crate::service;
-use crate::settings::{self, Places};
-use crate::skills;
-use crate::spool::{Mark, Spool};
-use crate::time::Wall;
-use serde_json::Map;
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
+use super::*;
 
 /// Registers a project: its directories, holds on what lies there, the entry, the skills.
 pub(super) fn register(asked: &Asked) -> Result<()> {

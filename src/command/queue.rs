@@ -1,20 +1,6 @@
 //! `queue` and `list`: what waits, what runs, and what is in the way.
 
-use super::brief::{hold_line, not_before, retry_at, running_for, suspension_text};
-use super::scope::Scope;
-use crate::board;
-use crate::cli::Format;
-use crate::document;
-use crate::error::Result;
-use crate::job::{JobId, Meta};
-use crate::record::{Claim, HoldView};
-use crate::registry::{Entry, Registry};
-use crate::render::{self, Style, clean, clean_line};
-use crate::settings::{self, Settings};
-use crate::spool::{Marks, Scan, Spool};
-use crate::time::Wall;
-use crate::worker::Memory;
-use serde_json::{Value, json};
+use super::*;
 
 /// What is the same for all projects and may be in the way of a job.
 pub(super) struct Ground {

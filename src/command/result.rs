@@ -1,19 +1,7 @@
 //! Reading results: what one tells, and which are the newest. Neither the size of a result nor the
 //! number of results makes the memory that it takes grow much.
 
-use crate::agent::json;
-use crate::error::{Error, Result};
-use crate::job::JobId;
-use crate::record::{Change, Check};
-use crate::render::{Style, clean_line, fit};
-use crate::spool::Spool;
-use crate::time::{Wall, human};
-use serde::de::{DeserializeOwned, IgnoredAny};
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
-use std::mem::take;
-use std::ops::Range;
-use std::time::Duration;
+use super::*;
 
 /// So much of a result is read in one go; most are smaller.
 const BLOCK: usize = 32 << 10;
@@ -107,7 +95,7 @@ impl Finished {
     pub(super) fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         match self.raw(key) {
             b"" | b"null" => None,
-            value => json::parse(str::from_utf8(value).ok()?),
+            value => crate::agent::json::parse(str::from_utf8(value).ok()?),
         }
     }
 

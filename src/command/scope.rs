@@ -1,18 +1,6 @@
 //! Which projects and which jobs a command means (SPEC 9).
 
-use crate::cli::Which;
-use crate::daemon;
-use crate::error::{Error, Exit, Result};
-use crate::job::JobId;
-use crate::record::Claim;
-use crate::registry::{Entry, Registry};
-use crate::render::{self, quoted};
-use crate::service;
-use crate::settings::{self, Places};
-use crate::spool::{Mark, Spool};
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use super::*;
 
 /// What is said where there is nothing to look at.
 pub(super) const NO_PROJECT: &str = "no project is registered; job-monitor register PATH adds one";

@@ -1,15 +1,6 @@
 //! The session of a job that is not running: whether `reply` can go on in it, and `open`.
 
-use super::Outcome;
-use super::result::Finished;
-use super::scope::{Job, Scope, Standing};
-use crate::agent::{Sessions, dialect, plan};
-use crate::error::{Error, Result, plain};
-use crate::job::JobId;
-use crate::project::AgentSpec;
-use crate::settings;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use super::*;
 
 /// The session of a job that does not run, and the agent that keeps it.
 pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentSpec)> {

@@ -1,23 +1,6 @@
 //! `show`: one job, wherever it stands.
 
-use super::Outcome;
-use super::brief::{check_end, retry_at, suspension_text};
-use super::queue::{Seen, put_off};
-use super::result::{Finished, change_line};
-use super::scope::{NO_PROJECT, Scope, Standing};
-use crate::agent::dialect;
-use crate::cli::Format;
-use crate::error::{Error, Exit, Result};
-use crate::job::{JobId, log_name};
-use crate::record::{Check, Claim};
-use crate::render::{self, clean, clean_line, fit};
-use crate::spool::Spool;
-use crate::time::{Wall, human};
-use serde_json::{Map, Value, json};
-use std::fmt::Display;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
-use std::path::Path;
+use super::*;
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;

@@ -1,22 +1,7 @@
 //! `stats`: what the finished jobs came to, by project and day. What a result does not tell is not
 //! counted.
 
-use super::result::{Finished, written};
-use super::scope::Scope;
-use super::terminal;
-use crate::agent::fold::sum;
-use crate::cli::Format;
-use crate::error::Result;
-use crate::job::JobId;
-use crate::outcome::{cents, millis};
-use crate::record::Check;
-use crate::render::{self, Style, clean_line};
-use crate::time::{Wall, human};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::io;
-use std::time::Duration;
+use super::*;
 
 /// A bar of more columns tells no more.
 const BAR_MAX: usize = 40;

@@ -1,19 +1,6 @@
 //! `status`: the finished jobs, newest first, with what a person wants to know in the morning.
 
-use super::result::{Ending, Finished, Newest};
-use super::scope::Scope;
-use super::terminal;
-use crate::board;
-use crate::cli::{Asked, Format};
-use crate::error::Result;
-use crate::holds::Hold;
-use crate::job::JobId;
-use crate::render::{self, Style, clean, fit, width};
-use crate::spool::Spool;
-use crate::time::Wall;
-use serde_json::{Value, json};
-use std::cmp::Reverse;
-use std::iter::repeat_n;
+use super::*;
 
 /// Results are written in the order in which jobs end, unless a backup was restored. So many are put
 /// in the order of what they tell themselves.

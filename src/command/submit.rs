@@ -1,24 +1,6 @@
 //! `submit` and `reply`: a text becomes a document in the spool, whole, under a fresh name.
 
-use super::scope::{Scope, Standing, refuse_own_wait};
-use super::{Outcome, logs, session, wait};
-use crate::cli::Asked;
-use crate::document;
-use crate::error::{Error, Exit, Result};
-use crate::files::Dir;
-use crate::job::{JobId, Meta};
-use crate::project::{Layout, Policy};
-use crate::registry::Entry;
-use crate::render::{self, quoted};
-use crate::settings;
-use crate::spool::{Mark, Spool};
-use crate::time::Wall;
-use std::fs::File;
-use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::rc::Rc;
-use std::time::Duration;
+use super::*;
 
 /// More than any `max_document` that makes sense; what is cut here is rejected as too large.
 const TEXT_MAX: u64 = 1 << 30;

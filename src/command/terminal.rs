@@ -1,13 +1,7 @@
 //! The one place that touches the terminal: its size and modes, the line that `wait` keeps up to
 //! date, the screen that `watch` draws, and the keys and signals that reach it.
 
-use crate::error::{Error, Result};
-use crate::render::{self, clean_line, fit, is_dumb};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
-use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use super::*;
 
 /// The size that is taken where the terminal does not tell it.
 const COLUMNS: usize = 80;

@@ -1,18 +1,7 @@
 //! What an agent's output tells a person: events become lines. Pure, and in bounded memory whatever
 //! the agent wrote; `logs` prints the lines, `wait` and `watch` show only what the agent does just now.
 
-use super::result::counted;
-use crate::agent::Dialect;
-use crate::agent::event::{Event, LastResult, events};
-use crate::agent::json::{object, text as parse_text};
-use crate::agent::lines::Lines;
-use crate::render::{Style, clean, clean_line, fit};
-use crate::time::human;
-use serde_json::Value;
-use serde_json::value::RawValue;
-use std::collections::HashMap;
-use std::mem::take;
-use std::time::Duration;
+use super::*;
 
 /// So many calls whose answers are still to come are remembered; with more, all are forgotten.
 const CALLS_MAX: usize = 200;

@@ -1,20 +1,6 @@
 //! `wait`: until jobs are done; the exit status tells how they ended.
 
-use super::Outcome;
-use super::brief::{not_before, suspension_text};
-use super::logs::{action, standing};
-use super::queue::{Seen, put_off};
-use super::result::Finished;
-use super::scope::{Scope, Standing, refuse_own_wait};
-use super::terminal::LiveLine;
-use crate::error::{Exit, Result};
-use crate::job::JobId;
-use crate::render::{self, Style};
-use crate::spool::Spool;
-use crate::time::{Wall, human};
-use std::fs::File;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use super::*;
 
 /// Between looks. A look costs a few system calls for each job, a watch on directories much code.
 const LOOK: Duration = Duration::from_millis(100);

@@ -1,23 +1,6 @@
 //! `watch`: all projects on one screen, drawn anew each second from a fresh look.
 
-use super::Outcome;
-use super::brief::{retry_at, running_for, suspension_text};
-use super::logs::action;
-use super::queue::{Ground, Seen, put_off};
-use super::result::{Ending, Finished, Newest};
-use super::scope::Scope;
-use super::terminal::{self, Screen};
-use crate::board;
-use crate::cli::Which;
-use crate::error::{Exit, Result};
-use crate::job::{Attempt, JobId};
-use crate::registry::Entry;
-use crate::render::{self, Style, clean_line, fit, width};
-use crate::spool::Spool;
-use crate::time::{Wall, human};
-use std::cmp::Reverse;
-use std::io;
-use std::time::Duration;
+use super::*;
 
 /// What the timeline shows.
 const HISTORY: Duration = Duration::from_secs(6 * 3600);

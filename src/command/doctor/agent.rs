@@ -2,16 +2,7 @@
 //! logged in, and what it finds in a project.
 
 use super::system::{Env, World, ask};
-use super::{Report, edit, quoted, quoted_path};
-use crate::agent::dialect;
-use crate::files;
-use crate::process::find_program;
-use crate::project::{AgentSpec, Project, Protocol};
-use crate::render::{clean_line, fit};
-use crate::settings;
-use serde_json::{Value, json};
-use std::ffi::OsStr;
-use std::path::Path;
+use super::*;
 
 /// A shorter value of a variable is no secret, and may stand in a text by chance.
 const SECRET_MIN: usize = 6;

@@ -1,25 +1,7 @@
 //! What the monitor needs of the machine: to run, to be started again, directories of its own with
 //! room in them, inotify. And how a program is asked something.
 
-use super::{Level, Report, counted, quoted_path};
-use crate::daemon;
-use crate::error::{Error, plain};
-use crate::files;
-use crate::process::find_program;
-use crate::registry::Entry;
-use crate::service;
-use crate::settings::{self, Places};
-use crate::watch::{self, Watcher, bell};
-use nix::sys::stat::stat;
-use nix::sys::statvfs::statvfs;
-use nix::unistd::{User, geteuid};
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
-use wait_timeout::ChildExt;
+use super::*;
 
 /// So much of an answer is read, in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
@@ -33,6 +15,9 @@ const ROOM_LOW: u64 = 1024;
 /// An environment; of a name that stands in it twice, the last counts.
 pub(super) type Env = Vec<(OsString, OsString)>;
 
+/// What a program answers, or why it does not.
+type Answer = std::result::Result<String, String>;
+
 /// What several checks need to know.
 pub(super) struct World {
     pub(super) places: Places,
@@ -40,7 +25,7 @@ pub(super) struct World {
     /// What agents' environments begin with: the running daemon's, else this shell's.
     pub(super) environment: Env,
     /// From `.env`.
-    pub(super) credentials: Result<Env, Error>,
+    pub(super) credentials: Result<Env>,
 }
 
 impl World {
@@ -86,7 +71,7 @@ fn environment_of(pid: i32) -> Option<Env> {
 
 /// Asks a program that answers by itself and at once: all that it said, or why that is no answer. One
 /// that does not is not waited for.
-pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result<String, String> {
+pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Answer {
     // A file, not a pipe: a process that the program leaves behind could hold a pipe open.
     let answer = files::in_memory(b"").map_err(|error| error.to_string())?;
     let run = || -> io::Result<Option<ExitStatus>> {
@@ -115,7 +100,7 @@ pub(super) fn ask(program: &Path, args: &[&str], at: &Path, env: &Env) -> Result
 }
 
 /// What systemd says of our unit, asked as this shell does.
-fn unit() -> Result<String, String> {
+fn unit() -> Answer {
     let path = settings::variable("PATH").unwrap_or_default();
     let found = find_program("systemctl".as_ref(), path.as_ref(), Path::new("/"));
     let program = found.map_err(|_| "there is no systemctl here")?;
@@ -215,8 +200,8 @@ fn check_disk(report: &mut Report, path: &Path) {
 
 /// The kernel itself is asked for what the daemon needs: an instance, and a watch on each project.
 fn check_inotify(report: &mut Report, entries: &[Entry]) {
-    let (bell, _ear) = bell();
-    let watcher = Watcher::default();
+    let (bell, _ear) = crate::watch::bell();
+    let watcher = crate::watch::Watcher::default();
     let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
     let items = entries.iter().map(items).filter(|path| path.is_dir());
     let mut there: Vec<PathBuf> = items.collect();
@@ -224,7 +209,7 @@ fn check_inotify(report: &mut Report, entries: &[Entry]) {
     there.push(PathBuf::from("/"));
     for path in &there {
         if let Err(error) = watcher.watch(path, &bell, |_| false) {
-            let why = watch::reason(&error);
+            let why = crate::watch::reason(&error);
             let message = format!("{} is looked at once a minute only: {why}", path.display());
             let key = why.rsplit_once("the sysctl ");
             let key = key.map_or("fs.inotify", |(_, key)| key);
