@@ -3,9 +3,10 @@
 //! its result the other one and the patch.
 
 use crate::faults::{every_fault, live_with_fault, see_off};
+use crate::kill::live_killed;
 use crate::space::BOUND;
-use crate::tracer::{Act, Call, End, text_at};
-use crate::world::{ONE, World, can_trace, effects, exhaust, report, submit, tally};
+use crate::tracer::{Call, text_at};
+use crate::world::{ONE, World, can_trace, exhaust, report, submit, tally};
 use nix::libc;
 use std::fs;
 use std::path::Path;
@@ -92,31 +93,13 @@ fn with_any_call_failing_once_a_change_is_recorded_or_left_out() {
 
 fn one_point(point: usize) -> Option<String> {
     let (world, kept) = new_world("rerun");
-    let (table, part) = (effects(), Part::default());
-    let (mut count, mut hit) = (0, None);
-    let end = world.live(
-        |pid, call| {
-            let Some((_, name, _)) = table.iter().find(|row| row.0 == call.number) else {
-                return Act::Let;
-            };
-            count += usize::from(part.counts(pid, call));
-            if count != point || hit.is_some() {
-                return Act::Let;
-            }
-            hit = Some((*name).to_owned());
-            Act::Kill
-        },
-        |beside| {
-            if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
-                beside.stop();
-            }
-        },
-    );
-    world.tell(format!("killed at call {point}, {hit:?}; {end:?}"));
-    match &hit {
-        Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
-        None => assert_eq!(end, End::Code(0), "the undisturbed life"),
-    }
+    let part = Part::default();
+    let counts = |pid, call: &Call| part.counts(pid, call);
+    let hit = live_killed(&world, point, counts, |beside| {
+        if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
+            beside.stop();
+        }
+    });
     world.heal(&[ONE]);
     assert!(check(&world, &kept), "its change is recorded");
     hit

@@ -3,10 +3,9 @@
 //! call, and with each failing once.
 
 use crate::faults::{every_fault, live_with_fault, see_off};
+use crate::kill::live_killed;
 use crate::space::BOUND;
-use crate::tracer::{Act, End};
-use crate::world::{Beside, ONE, World, can_trace, effects, exhaust, report, submit, tally};
-use nix::libc;
+use crate::world::{Beside, ONE, World, can_trace, exhaust, report, submit, tally};
 use serde_json::json;
 
 /// Fails the first time, and knows that by what neither disk nor daemon can lose.
@@ -45,30 +44,16 @@ fn with_any_call_failing_once_a_job_is_checked_and_no_agent_is_begun_for_nothing
 
 fn one_point(point: usize) -> Option<String> {
     let world = new_world("rerun");
-    let (table, mut count, mut hit) = (effects(), 0, None);
-    let end = world.live(
-        |_, call| {
-            let Some((_, name, _)) = table.iter().find(|row| row.0 == call.number) else {
-                return Act::Let;
-            };
-            count += 1;
-            if count != point {
-                return Act::Let;
-            }
-            hit = Some((*name).to_owned());
-            Act::Kill
-        },
+    let hit = live_killed(
+        &world,
+        point,
+        |_, _| true,
         |beside| {
             if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
                 beside.stop();
             }
         },
     );
-    world.tell(format!("checked: killed at call {point}, {hit:?}; {end:?}"));
-    match &hit {
-        Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
-        None => assert_eq!(end, End::Code(0), "the undisturbed life"),
-    }
     world.heal(&[ONE]);
     assert!(check(&world) <= 1, "one break interrupts one start");
     hit

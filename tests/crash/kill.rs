@@ -1,8 +1,10 @@
-//! `kill -9` before each system call of a short life, then a plain start.
+//! `kill -9` before each system call of a short life that changes something, then a plain start. What the
+//! disk, the processes and the locks are is the same before and after all others, so that a kill there is the
+//! kill before the next that counts.
 
-use crate::tracer::{Act, End};
+use crate::tracer::{Act, Call, End};
 use crate::world::{
-    ONE, TWO, World, both_jobs, can_trace, effects, exhaust, report, submit, tally,
+    Beside, ONE, TWO, World, both_jobs, can_trace, changes, effects, exhaust, report, submit, tally,
 };
 use nix::libc;
 
@@ -38,31 +40,42 @@ fn every_point(on_interrupt: &str) {
 fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let world = World::new(on_interrupt);
     submit(&world.project, ONE);
+    let hit = live_killed(&world, point, |_, _| true, both_jobs);
+    world.heal(&[ONE, TWO]);
+    for result in world.check_both(on_interrupt) {
+        world.check_logs(&result);
+    }
+    hit
+}
+
+/// Lives until the `point`-th of those calls that change something and that `counts`: the daemon is killed
+/// before it. Gives the call's name; `None` if there were fewer, and the life came to its end.
+pub fn live_killed(
+    world: &World,
+    point: usize,
+    mut counts: impl FnMut(i32, &Call) -> bool,
+    meanwhile: impl FnOnce(&Beside<'_>) + Send,
+) -> Option<String> {
     let (table, mut count, mut hit) = (effects(), 0, None);
     let end = world.live(
-        |_, call| {
-            let Some((_, name, _)) = table.iter().find(|row| row.0 == call.number) else {
+        |pid, call| {
+            let row = table.iter().find(|row| row.0 == call.number);
+            let Some((_, name, _)) = row.filter(|row| changes(row.1, call)) else {
                 return Act::Let;
             };
-            count += 1;
-            if count != point {
+            count += usize::from(counts(pid, call));
+            if count != point || hit.is_some() {
                 return Act::Let;
             }
             hit = Some((*name).to_owned());
             Act::Kill
         },
-        both_jobs,
+        meanwhile,
     );
-    world.tell(format!(
-        "{on_interrupt}: killed at call {point}, {hit:?}; {end:?}"
-    ));
+    world.tell(format!("killed at call {point}, {hit:?}; {end:?}"));
     match &hit {
         Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
         None => assert_eq!(end, End::Code(0), "the undisturbed life"),
-    }
-    world.heal(&[ONE, TWO]);
-    for result in world.check_both(on_interrupt) {
-        world.check_logs(&result);
     }
     hit
 }

@@ -2,11 +2,10 @@
 //! ext4 image; the daemon is killed at a call, the image is copied as it is, without any sync, and
 //! a new daemon goes on with the copy. Needs root, `mkfs.ext4` and loop devices.
 
+use crate::kill::live_killed;
 use crate::space::{lacks, wait_until};
-use crate::tracer::Act;
 use crate::world::{
-    Mounted, ONE, TWO, World, both_jobs, can_mount, can_trace, changes, effects, exhaust_by,
-    report, submit, tally,
+    Mounted, ONE, TWO, World, both_jobs, can_mount, can_trace, exhaust_by, report, submit, tally,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,25 +47,7 @@ fn one_cut(on_interrupt: &str, point: usize) -> Option<String> {
     let root = &world.project.path;
     let before = Mounted::adopt(root);
     submit(&world.project, ONE);
-    let (table, mut count, mut hit) = (effects(), 0, None);
-    let end = world.live(
-        |_, call| {
-            let row = table.iter().find(|row| row.0 == call.number);
-            let Some((_, name, _)) = row.filter(|row| changes(row.1, call)) else {
-                return Act::Let;
-            };
-            count += 1;
-            if count != point {
-                return Act::Let;
-            }
-            hit = Some((*name).to_owned());
-            Act::Kill
-        },
-        both_jobs,
-    );
-    world.tell(format!(
-        "{on_interrupt}: power cut at call {point}, {hit:?}; {end:?}"
-    ));
+    let hit = live_killed(&world, point, |_, _| true, both_jobs);
     // The agents die of it, too; one that forks while we look is seen in the next round.
     wait_until("the agents to be dead", || {
         let left = world.space.processes();

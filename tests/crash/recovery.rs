@@ -3,11 +3,10 @@
 //! with a live survivor.
 
 use crate::faults::{every_fault, live_with_fault, see_off};
+use crate::kill::live_killed;
 use crate::space::{BOUND, Project, is_alive, replace, spawn, wait_for, wait_until};
-use crate::tracer::{Act, Call, End, text_at};
-use crate::world::{
-    Beside, TEXT, World, can_trace, changes, effects, exhaust, report, submit, tally,
-};
+use crate::tracer::{Call, text_at};
+use crate::world::{Beside, TEXT, World, can_trace, exhaust, report, submit, tally};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -57,30 +56,8 @@ fn killed_at_any_call_of_recovery_nothing_is_lost_or_done_twice() {
 fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let world = World::new(on_interrupt);
     let survivor = lay_out(&world);
-    let (table, mut count, mut hit) = (effects(), 0, None);
     let begun = first_start(&world);
-    let end = world.live(
-        |_, call| {
-            let row = table.iter().find(|row| row.0 == call.number);
-            let Some((_, name, _)) = row.filter(|row| changes(row.1, call)) else {
-                return Act::Let;
-            };
-            count += 1;
-            if count < point || (hit.is_none() && begun()) {
-                return Act::Let;
-            }
-            hit = Some((*name).to_owned());
-            Act::Kill
-        },
-        stop_when_done,
-    );
-    world.tell(format!(
-        "{on_interrupt}: killed at call {point}, {hit:?}; {end:?}"
-    ));
-    match &hit {
-        Some(_) => assert_eq!(end, End::Signal(libc::SIGKILL)),
-        None => assert_eq!(end, End::Code(0), "the undisturbed life"),
-    }
+    let hit = live_killed(&world, point, |_, _| !begun(), stop_when_done);
     let (interrupted, parked) = heal_and_check(&world, on_interrupt, survivor);
     assert!(interrupted <= 1, "one kill interrupts one job");
     assert_eq!(parked, 0, "a kill breaks no claim");
