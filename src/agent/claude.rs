@@ -41,7 +41,6 @@ pub(super) const DIALECT: Dialect = Dialect {
         "ANTHROPIC_API_KEY",
         "ANTHROPIC_AUTH_TOKEN",
     ],
-    install: "npm install -g @anthropic-ai/claude-code",
     ..PLAIN
 };
 

@@ -35,7 +35,6 @@ pub(super) const DIALECT: Dialect = Dialect {
     login: "auth.json",
     preflight: &["login", "status"],
     keys: &["CODEX_API_KEY"],
-    install: "npm install -g @openai/codex",
     ..PLAIN
 };
 

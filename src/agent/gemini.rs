@@ -34,7 +34,6 @@ pub(super) const DIALECT: Dialect = Dialect {
     home: &[("GEMINI_CLI_HOME", ".gemini"), ("HOME", ".gemini")],
     login: "oauth_creds.json",
     keys: &["GEMINI_API_KEY"],
-    install: "npm install -g @google/gemini-cli",
     ..PLAIN
 };
 

@@ -83,8 +83,6 @@ pub struct Dialect {
     pub preflight: &'static [&'static str],
     /// The variables of which one that is set makes a login unnecessary.
     pub keys: &'static [&'static str],
-    /// The command that installs it; empty for a program that we do not know.
-    pub install: &'static str,
 }
 
 /// A kind of fault, and for a usage limit when it ends.
@@ -137,7 +135,6 @@ const PLAIN: Dialect = Dialect {
     login: "",
     preflight: &[],
     keys: &[],
-    install: "",
 };
 
 impl Dialect {

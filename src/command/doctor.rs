@@ -1,336 +1,314 @@
-//! `doctor`: what could stop jobs, each with a remedy that can be pasted.
+//! `doctor`: what could stop jobs, each with what mends it.
 //!
 //! One check after the other, and each line is printed as it is known: where one hangs, the last line
 //! tells how far it came. Everything is looked at as the daemon and its agents see it, whose
-//! environment is not that of the person's shell. Nothing is made or changed, and no value of a
-//! variable is shown.
+//! environment is not that of the person's shell. Nothing is made or changed, and of what an agent
+//! says only the version is shown: the rest may hold a secret.
 
 use super::*;
-use system::World;
+use Level::{Fine, Problem, Warning};
 
 mod agent;
-mod system;
+
+/// How long an answer may take; agents take half a second.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// So much of an answer is read, in bytes.
+const ANSWER_MAX: u64 = 64 << 10;
+/// With less room than this, in MiB, a day of logs may not fit.
+const ROOM_LOW: u64 = 1024;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
     /// As it should be.
-    Ok,
-    /// Jobs run, but not as well as they might, or not much longer.
+    #[serde(rename = "ok")]
+    Fine,
+    /// Jobs run, but not as well as they might, or not now.
     Warning,
     /// Jobs are stopped, or would be.
     Problem,
 }
 
 /// What one check found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 struct Finding {
     check: &'static str,
+    /// The project that it is about, or several.
     project: Option<String>,
     agent: Option<String>,
     level: Level,
     message: String,
-    /// Something to paste into a shell.
+    /// Something to paste into a shell, where the message does not say what helps.
     remedy: Option<String>,
 }
 
-/// A path as one word for a shell.
-fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
-}
-
-fn edit(path: &Path) -> String {
-    format!("${{EDITOR:-vi}} {}", quoted_path(path))
+impl Finding {
+    /// All of it but the level, in a line.
+    fn line(&self) -> String {
+        let whose = self.project.iter().chain(&self.agent);
+        let mut text: String = whose.map(|name| format!("{name}: ")).collect();
+        text += &self.message;
+        if let Some(remedy) = &self.remedy {
+            text += &format!("; run: {remedy}");
+        }
+        clean_line(&text)
+    }
 }
 
 /// Tells findings as they come, and keeps them.
+#[derive(Default)]
 struct Report {
-    format: Format,
-    style: Style,
+    /// Whether findings are printed.
+    prints: bool,
     /// Whom the next findings are about.
     project: Option<String>,
     agent: Option<String>,
     findings: Vec<Finding>,
-    /// Whether all could be printed.
-    printed: Result<()>,
 }
 
 impl Report {
-    fn new(format: Format) -> Report {
-        Report {
-            format,
-            style: Style::of_stdout(),
-            project: None,
-            agent: None,
-            findings: Vec::new(),
-            printed: Ok(()),
-        }
+    fn fine(&mut self, check: &'static str, message: &str) {
+        self.tell(Fine, check, message, "");
     }
 
-    fn print(&mut self, text: &str) {
-        if self.format == Format::Text && self.printed.is_ok() {
-            self.printed = render::print(text);
-        }
-    }
-
-    fn heading(&mut self, text: &str) {
-        let text = self.style.paint("1", &clean_line(text)) + "\n";
-        self.print(&text);
-    }
-
-    fn tell(&mut self, level: Level, check: &'static str, message: &str, remedy: Option<&str>) {
-        let (color, word) = match level {
-            Level::Ok => ("32", "ok     "),
-            Level::Warning => ("33", "warning"),
-            Level::Problem => ("31", "problem"),
-        };
-        let word = self.style.paint(color, word);
-        let whose = self.project.as_ref().map(|name| format!("{name}: "));
-        let line = clean_line(&(whose.unwrap_or_default() + message));
-        self.print(&format!("  {word} {check:<11} {line}\n"));
-        if let Some(remedy) = remedy {
-            self.print(&format!("{:22}{}\n", "", clean_line(remedy)));
-        }
-        self.findings.push(Finding {
+    fn tell(&mut self, level: Level, check: &'static str, message: &str, remedy: &str) {
+        let finding = Finding {
             check,
             project: self.project.clone(),
             agent: self.agent.clone(),
             level,
             message: message.to_owned(),
-            remedy: remedy.map(str::to_owned),
-        });
-    }
-
-    fn fine(&mut self, check: &'static str, message: &str) {
-        self.tell(Level::Ok, check, message, None);
-    }
-
-    fn warn(&mut self, check: &'static str, message: &str, remedy: &str) {
-        self.tell(Level::Warning, check, message, Some(remedy));
-    }
-
-    fn problem(&mut self, check: &'static str, message: &str, remedy: &str) {
-        self.tell(Level::Problem, check, message, Some(remedy));
-    }
-
-    /// An error about a file. Where the error's own sentence ends with a command, that is the remedy,
-    /// else the editor.
-    fn wrong(&mut self, check: &'static str, error: &Error, path: &Path) {
-        let text = error.to_string();
-        let (message, advice) = text.split_once("; run: ").unwrap_or((&text, ""));
-        let message = message.split("; mend it").next().unwrap_or_default();
-        // Our errors end with the path as it is, which a shell would take for several words.
-        let advice = advice.split(" (").next().unwrap_or_default();
-        let remedy = match advice.split_once(" /") {
-            Some((command, path)) => format!("{command} {}", quoted(&format!("/{path}"))),
-            None => edit(path),
+            remedy: Some(remedy.to_owned()).filter(|remedy| !remedy.is_empty()),
         };
-        self.problem(check, message, &remedy);
+        if self.prints {
+            let (color, word) = match level {
+                Fine => ("32", "ok     "),
+                Warning => ("33", "warning"),
+                Problem => ("31", "problem"),
+            };
+            let word = Style::of_stdout().paint(color, word);
+            // If this cannot be printed, neither can the sum at the end, which is where it is told.
+            let _ = render::print(&format!("{word} {check:<11} {}\n", finding.line()));
+        }
+        self.findings.push(finding);
     }
 
-    fn end(self) -> Outcome {
-        self.printed?;
-        let count =
-            |is_it: fn(&&Finding) -> bool| self.findings.iter().filter(is_it).count() as u64;
-        let problems = count(|finding| finding.level == Level::Problem);
-        let warnings = count(|finding| finding.level == Level::Warning);
-        let holds = count(|finding| finding.check == "hold");
-        let all = json!({"findings": self.findings, "problems": problems, "warnings": warnings});
-        render::answer(self.format, &all, || {
-            let causes = [(problems, "problem"), (holds, "hold")];
-            let causes = causes.into_iter().filter(|(n, _)| *n > 0);
-            let causes: Vec<String> = causes.map(|(n, what)| counted(n, what)).collect();
-            let verdict = match causes.is_empty() {
-                true => "Nothing stops jobs".to_owned(),
-                false => format!("Jobs are stopped by {}", causes.join(" and ")),
-            };
-            format!("{verdict}; {} in all\n", counted(warnings, "warning"))
-        })?;
-        match problems {
-            0 => Ok(Exit::Done),
-            _ => Ok(Exit::Failed),
+    fn count(&self, level: Level) -> u64 {
+        let all = self.findings.iter();
+        all.filter(|finding| finding.level == level).count() as u64
+    }
+}
+
+/// The environment of a program; of a name that stands in it twice, the last counts.
+type Env = HashMap<OsString, OsString>;
+
+/// What several checks need to know.
+struct World {
+    /// The file of credentials.
+    file: PathBuf,
+    credentials: Result<Variables>,
+    /// What agents' environments begin with: the running daemon's, else this shell's.
+    environment: Variables,
+}
+
+impl World {
+    fn of(places: &Places) -> World {
+        let running = daemon::running(places).and_then(environment_of);
+        World {
+            file: places.credentials(),
+            credentials: settings::credentials(&places.credentials()),
+            environment: running.unwrap_or_else(settings::base_environment),
         }
     }
+}
+
+/// The environment that a process was started with.
+fn environment_of(pid: i32) -> Option<Variables> {
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let pairs = bytes.split(|&byte| byte == 0).filter_map(|variable| {
+        let at = variable.iter().position(|&byte| byte == b'=')?;
+        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        Some((part(&variable[..at]), part(&variable[at + 1..])))
+    });
+    Some(pairs.collect())
+}
+
+/// Asks a program that answers by itself and at once: what it said, if it succeeded. One that does not
+/// answer is not waited for.
+fn ask(program: &Path, args: &[&str], env: &Env) -> Option<String> {
+    // A file, not a pipe: a process that the program leaves behind could hold a pipe open.
+    let answer = files::in_memory(b"").ok()?;
+    let mut command = Command::new(program);
+    command.args(args).current_dir("/").env_clear().envs(env);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.stdout(answer.try_clone().ok()?).spawn().ok()?;
+    let Some(status) = child.wait_timeout(ANSWER_TIME).ok()? else {
+        child.kill().and_then(|()| child.wait()).ok()?;
+        return None;
+    };
+    let said = files::tail(&answer, program, ANSWER_MAX).ok();
+    said.filter(|_| status.success())
+}
+
+fn edit(path: &Path) -> String {
+    format!("${{EDITOR:-vi}} {}", quoted(&path.to_string_lossy()))
 }
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
-    let mut report = Report::new(format);
-    let world = World::look(Places::find()?);
-    report.heading("Monitor");
-    let settings = check_settings(&mut report, &world.places);
-    let entries = check_registry(&mut report, &world.places, which)?;
-    check_credentials(&mut report, &world);
-    system::check(&mut report, &world, &entries);
-    let Some(settings) = settings else {
-        return report.end();
+    let (scope, warnings) = Scope::read(which)?;
+    let (places, world) = (&scope.places, World::of(&scope.places));
+    let (settings, odd) = settings::load(&places.settings())?;
+    let mut report = Report {
+        prints: format == Format::Text,
+        ..Report::default()
     };
-    for (agent, project) in agents(&settings, &entries) {
-        report.heading(&format!("Agent {}", agent.name));
-        report.agent = Some(agent.name.clone());
-        agent::check(&mut report, &world, agent, project);
+    match scope.daemon {
+        Some(pid) => report.fine("daemon", &format!("the monitor runs (pid {pid})")),
+        None => {
+            let how = service::start_command();
+            report.tell(Problem, "daemon", "the monitor is not running", how);
+        }
     }
-    report.agent = None;
-    report.heading("Projects");
-    let before = report.findings.len();
-    for entry in &entries {
-        report.project = Some(entry.project.name.clone());
-        check_project(&mut report, &world, &settings, entry);
+    check_service(&mut report);
+    check_credentials(&mut report, &world);
+    let registry = Registry::load(&places.registry())?;
+    for text in registry.unknown_keys().into_iter().chain(odd) {
+        report.tell(Warning, "settings", &text, "");
     }
-    report.project = None;
-    if report.findings.len() == before {
-        let count = counted(entries.len() as u64, "project");
-        report.fine("projects", &format!("{count} in order"));
+    for text in warnings {
+        report.tell(Problem, "projects", &text, "");
     }
-    report.heading("Holds");
-    check_holds(&mut report, &world.places, &settings, &entries);
-    report.end()
+    check_state(&mut report, &places.state);
+    check_disk(&mut report, &scope);
+    check_inotify(&mut report, &scope.entries);
+    agent::check_all(&mut report, &world, &settings, &scope.entries);
+    check_projects(&mut report, &scope);
+    let [problems, warnings] = [Problem, Warning].map(|level| report.count(level));
+    let all = json!({"findings": report.findings, "problems": problems, "warnings": warnings});
+    render::answer(format, &all, || {
+        let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
+        format!("{problems}, {warnings}\n")
+    })?;
+    match problems {
+        0 => Ok(Exit::Done),
+        _ => Ok(Exit::Failed),
+    }
 }
 
 /// What would stop jobs of a project that was just registered; a line for each.
-pub(super) fn of_new_project(places: &Places, project: &Project) -> Vec<String> {
-    let world = World::look(places.clone());
-    // As for JSON, findings are kept and not printed.
-    let mut report = Report::new(Format::Json);
+pub(super) fn of_new_project(places: &Places, project: &Project) -> Result<Vec<String>> {
+    let (world, mut report) = (World::of(places), Report::default());
+    let (settings, _) = settings::load(&places.settings())?;
     check_credentials(&mut report, &world);
-    if let Some(settings) = check_settings(&mut report, places) {
-        agent::check(&mut report, &world, &settings.common.agent, Some(project));
-    }
-    let findings = report.findings.into_iter();
-    let problems = findings.filter(|finding| finding.level == Level::Problem);
-    let line = |finding: Finding| {
-        let remedy = finding.remedy.unwrap_or_default();
-        clean_line(&format!("Problem: {}; run: {remedy}", finding.message))
-    };
-    problems.map(line).collect()
+    agent::check(&mut report, &world, &settings.common.agent, &project.path);
+    let problems = report.findings.iter().filter(|one| one.level == Problem);
+    Ok(problems.map(Finding::line).collect())
 }
 
-/// The agents that projects use, that of the settings, and those that the settings list, each with the
-/// first project that uses it.
-fn agents<'a>(
-    settings: &'a Settings,
-    entries: &'a [Entry],
-) -> Vec<(&'a AgentSpec, Option<&'a Project>)> {
-    let listed = settings.values.get("agents");
-    let uses = |entry: &&Entry, agent: &AgentSpec| {
-        let policy = entry.policy(settings);
-        entry.enabled && policy.is_ok_and(|policy| policy.agent.name == agent.name)
-    };
-    let asked = settings.agents.iter().filter_map(|agent| {
-        let user = entries.iter().find(|entry| uses(entry, agent));
-        let is_listed = listed.is_some_and(|all| all.get(&agent.name).is_some());
-        let is_asked = user.is_some() || is_listed || settings.common.agent.name == agent.name;
-        is_asked.then_some((agent, user.map(|entry| &entry.project)))
-    });
-    asked.collect()
-}
-
-fn check_settings(report: &mut Report, places: &Places) -> Option<Settings> {
-    let path = places.settings();
-    let shown = path.display();
-    let (settings, warnings) = match settings::load(&path) {
-        Ok(read) => read,
-        Err(error) => {
-            report.wrong("settings", &error, &path);
-            return None;
-        }
-    };
-    for text in warnings {
-        report.warn("settings", &text, &edit(&path));
+/// What starts the monitor, and whether it goes on without a login.
+fn check_service(report: &mut Report) {
+    let wanted = "--property=ActiveState,UnitFileState";
+    let args = ["--user", "show", "job-monitor.service", wanted];
+    let told = ask("systemctl".as_ref(), &args, &std::env::vars_os().collect());
+    let state = clean_line(&told.unwrap_or_else(|| "systemctl does not answer".to_owned()));
+    if state.contains("=active") && state.contains("=enabled") {
+        report.fine("service", "is enabled and active");
+    } else {
+        let text = format!("nothing starts the monitor at boot ({state}); after make install");
+        let remedy = "systemctl --user enable --now job-monitor";
+        report.tell(Warning, "service", &text, remedy);
     }
-    match path.exists() {
-        true => report.fine("settings", &shown.to_string()),
-        false => report.fine("settings", &format!("the defaults; there is no {shown}")),
+    // logind keeps this file also for users who are not logged in, whom loginctl does not know.
+    let user = User::from_uid(geteuid()).ok().flatten();
+    let lingering = Path::new("/var/lib/systemd/linger");
+    if user.is_some_and(|user| lingering.join(user.name).exists()) {
+        report.fine("lingering", "the service goes on while you are logged out");
+    } else {
+        let text = "the service ends when you log out";
+        report.tell(Warning, "lingering", text, "loginctl enable-linger");
     }
-    Some(settings)
-}
-
-/// Tells what is wrong with the registry, and gives the entries that the command is about.
-fn check_registry(report: &mut Report, places: &Places, which: &Which) -> Result<Vec<Entry>> {
-    let path = places.registry();
-    let registry = match Registry::load(&path) {
-        Ok(registry) => registry,
-        Err(error) => {
-            report.wrong("registry", &error, &path);
-            return Ok(Vec::new());
-        }
-    };
-    let (entries, bad) = registry.entries();
-    for text in bad {
-        report.problem("registry", &text, &edit(&path));
-    }
-    for text in registry.unknown_keys() {
-        report.warn("registry", &text, &edit(&path));
-    }
-    let count = counted(entries.len() as u64, "project");
-    let count = format!("{count} in {}", path.display());
-    match entries.is_empty() {
-        true => report.warn("registry", &count, "job-monitor register PATH"),
-        false => report.fine("registry", &count),
-    }
-    Ok(scope::choose(&registry, entries, which)?.0)
 }
 
 fn check_credentials(report: &mut Report, world: &World) {
-    let path = world.places.credentials();
-    let shown = path.display();
     match &world.credentials {
-        Err(error) => report.wrong("credentials", error, &path),
-        Ok(all) if path.exists() => {
-            let count = counted(all.len() as u64, "variable");
-            report.fine("credentials", &format!("{shown} is safe and sets {count}"));
-        }
-        Ok(_) => report.fine("credentials", &format!("none; there is no {shown}")),
+        Err(error) => report.tell(Problem, "credentials", &error.to_string(), ""),
+        Ok(_) => report.fine("credentials", &world.file.to_string_lossy()),
     }
 }
 
-/// All about one project; nothing is said of one that is in order.
-fn check_project(report: &mut Report, world: &World, settings: &Settings, entry: &Entry) {
-    let project = &entry.project;
-    let items = project.path.join(project.layout.items());
-    let policy = match entry.policy(settings) {
-        _ if !entry.enabled => {
-            let remedy = format!("job-monitor enable {}", quoted(&project.name));
-            let message = "is disabled, so no job of it is started";
-            return report.tell(Level::Ok, "project", message, Some(&remedy));
-        }
-        Err(error) => return report.wrong("settings", &error, &world.places.registry()),
-        Ok(policy) => policy,
+/// The configuration's own directory was seen to when the settings were read.
+fn check_state(report: &mut Report, path: &Path) {
+    match stat(path).map(|stat| files::check_own(&stat, path)) {
+        Ok(Err(error)) => report.tell(Problem, "directories", &error.to_string(), ""),
+        _ => report.fine("directories", &format!("{} is yours alone", path.display())),
+    }
+}
+
+/// Tells of the place that has the least room.
+fn check_disk(report: &mut Report, scope: &Scope) {
+    // The field types differ between architectures.
+    #[allow(clippy::useless_conversion)]
+    let room = |path: &Path| {
+        let stat = path.ancestors().find_map(|path| statvfs(path).ok())?;
+        let bytes = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
+        Some((bytes >> 20, path.to_owned()))
     };
-    match Spool::open(project).and_then(|spool| spool.scan()) {
-        Err(error) if error.is_not_found() => {
-            let remedy = match project.path.is_dir() {
-                true => format!("mkdir -p {}", quoted_path(&items)),
-                false => format!("job-monitor unregister {}", quoted(&project.name)),
-            };
-            report.problem("directories", &error.to_string(), &remedy);
-        }
-        Err(error) => report.wrong("directories", &error, &items),
-        Ok(_) => {}
-    }
-    agent::check_project(report, world, &policy.agent, project);
+    let projects = scope.entries.iter().map(|one| one.project.path.as_path());
+    let places = projects.chain([scope.places.state.as_path()]);
+    let (least, path) = places.filter_map(room).min().unwrap_or_default();
+    let level = if least < ROOM_LOW { Warning } else { Fine };
+    let text = format!("at least {least} MiB of room, at {}", path.display());
+    report.tell(level, "disk", &text, "");
 }
 
-/// What is held: by faults of agents, by the day's money, by the owner's own rules.
-fn check_holds(report: &mut Report, places: &Places, settings: &Settings, entries: &[Entry]) {
-    let now = Wall::now();
-    let mut records = board::read(&places.state);
-    records.decide_all(entries, settings, now);
-    let ends = |until: Wall| format!("; until {}", until.short(now));
-    // What holds several projects alike, as the day's money does, is one finding.
-    let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for hold in records.all(now) {
-        let ends = hold.until.map(ends).unwrap_or_default();
-        let what = format!("held ({}): {}{ends}", hold.kind.word(), hold.reason);
-        held.entry(what).or_default().push(hold.who());
+/// The kernel itself is asked for what the daemon needs: an instance, and a watch on each project.
+fn check_inotify(report: &mut Report, entries: &[Entry]) {
+    let (bell, _ear) = crate::watch::bell();
+    let watcher = crate::watch::Watcher::default();
+    let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
+    let items = entries.iter().map(items).filter(|path| path.is_dir());
+    let watch = |path: PathBuf| watcher.watch(&path, &bell, |_| false).err();
+    match items.chain([PathBuf::from("/")]).find_map(watch) {
+        None => report.fine("inotify", "every project can be watched"),
+        Some(error) => {
+            let why = crate::watch::reason(&error);
+            let text = format!("projects are looked at once a minute only: {why}");
+            report.tell(Warning, "inotify", &text, "");
+        }
     }
-    for (what, who) in &held {
-        let verb = if who.len() > 1 { "are" } else { "is" };
-        let message = format!("{} {verb} {what}", who.join(", "));
-        report.warn("hold", &message, "job-monitor release --all");
+}
+
+/// What is in the way of projects' jobs, in the words of `queue`; what several have in common is told
+/// once.
+fn check_projects(report: &mut Report, scope: &Scope) {
+    let ground = Ground::of(scope);
+    let mut found: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
+    for entry in &scope.entries {
+        let lines = match ground.look(scope, entry) {
+            Err(error) => vec![("Unavailable", error.to_string())],
+            Ok(seen) => {
+                let left_alone = seen.left_alone.into_iter();
+                let left_alone = left_alone.map(|name| ("Left alone", name));
+                seen.obstacles.into_iter().chain(left_alone).collect()
+            }
+        };
+        for line in lines {
+            found.entry(line).or_default().push(&entry.project.name);
+        }
     }
-    if held.is_empty() {
-        report.fine("holds", "nobody is held");
+    let registry = edit(&scope.places.registry());
+    for ((word, why), projects) in found {
+        let (level, remedy) = match word {
+            "Unavailable" | "Skipped" => (Problem, registry.as_str()),
+            "Held" => (Warning, "job-monitor release --all"),
+            _ => (Warning, ""),
+        };
+        report.project = Some(projects.join(", "));
+        report.tell(level, "projects", &format!("{word}: {why}"), remedy);
     }
+    report.project = None;
+    let count = counted(scope.entries.len() as u64, "project");
+    report.fine("projects", &format!("{count} looked at"));
 }

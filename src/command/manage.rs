@@ -30,6 +30,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     // Refusals come before anything is made.
     refuse_spool(&entries, &path)?;
     registry.clone().add(&project, now)?;
+    let problems = doctor::of_new_project(&places, &project)?;
     let spool = Spool::create(&project)?;
     let mut text = format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?;
     if asked.skills {
@@ -51,8 +52,8 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
         let how = service::start_command();
         text += &format!("  The monitor is not running; start it with: {how}\n");
     }
-    for line in doctor::of_new_project(&places, &project) {
-        text += &format!("  {line}\n");
+    for problem in problems {
+        text += &format!("  Problem: {problem}\n");
     }
     render::print(&text)
 }

@@ -133,7 +133,8 @@ fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_m
                 assert!(listed.stderr.contains(&sentence), "{listed:?}");
             }
             let found = space.run(&["doctor"]);
-            assert!(found.stdout.contains(&sentence), "{found:?}");
+            let told = [found.stdout, found.stderr].concat();
+            assert!(told.contains(&sentence), "{told}");
             assert_eq!(project.made("ran"), "", "{sentence}");
             breach.mend(&path);
             // A change of permissions alone is seen within a minute; a new file at once.

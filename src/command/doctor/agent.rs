@@ -1,174 +1,124 @@
 //! An agent: whether its program is found where it will be looked for and runs, whether somebody is
 //! logged in, and what it finds in a project.
 
-use super::system::{Env, World, ask};
 use super::*;
 
-/// A shorter value of a variable is no secret, and may stand in a text by chance.
-const SECRET_MIN: usize = 6;
-/// So many characters are shown of what a program says.
-const SHOWN_MAX: usize = 200;
 /// The agents' own files: settings are small, Claude Code's keeps histories.
 const FILE_MAX: u64 = 256 << 20;
 
-/// What `.env` and the settings give to an agent.
-fn given(world: &World, agent: &AgentSpec) -> Env {
-    let given = world.credentials.iter().flatten();
-    given.chain(&agent.env).cloned().collect()
+/// Checks each agent that a project uses, once, and what it finds amiss in the projects.
+pub(super) fn check_all(
+    report: &mut Report,
+    world: &World,
+    settings: &Settings,
+    entries: &[Entry],
+) {
+    let entries = entries.iter().filter(|entry| entry.enabled);
+    let used = entries.filter_map(|entry| {
+        let agent = entry.policy(settings).ok()?.agent;
+        Some((agent, &entry.project))
+    });
+    let used: Vec<(AgentSpec, &Project)> = used.collect();
+    let mut checked = BTreeSet::new();
+    for (agent, project) in &used {
+        if checked.insert(&agent.name) {
+            check(report, world, agent, &project.path);
+        }
+        if agent.protocol == Protocol::Claude {
+            report.project = Some(project.name.clone());
+            check_skill(report, project, agent);
+            check_trust(report, world, project, agent);
+            report.project = None;
+        }
+    }
+    if used.is_empty() {
+        check(report, world, &settings.common.agent, Path::new("/"));
+    }
 }
 
 /// The environment that an agent gets (SPEC 5), but for the marks of its job.
 fn environment(world: &World, agent: &AgentSpec) -> Env {
-    let mut env = world.environment.clone();
-    env.extend(given(world, agent));
-    env
+    let all = world.environment.iter();
+    let all = all.chain(world.credentials.iter().flatten());
+    all.chain(&agent.env).cloned().collect()
 }
 
-fn variable<'a>(env: &'a Env, name: &str) -> Option<&'a OsStr> {
-    let found = env.iter().rfind(|(known, _)| known == name);
-    found.map(|(_, value)| value.as_os_str())
+/// Checks an agent, as the project at `root` would start it.
+pub(super) fn check(report: &mut Report, world: &World, agent: &AgentSpec, root: &Path) {
+    report.agent = Some(agent.name.clone());
+    check_program(report, world, agent, root);
+    report.agent = None;
 }
 
-/// Checks an agent, as a project would start it.
-pub(super) fn check(report: &mut Report, world: &World, agent: &AgentSpec, at: Option<&Project>) {
+fn check_program(report: &mut Report, world: &World, agent: &AgentSpec, root: &Path) {
     let env = environment(world, agent);
-    let root = at.map(|project| project.path.as_path());
-    let root = root.filter(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
     let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
-    let path = variable(&env, "PATH").unwrap_or_default();
-    let program = match find_program(wanted.as_ref(), path, root) {
+    let program = match find_program(wanted.as_ref(), &path, root) {
         Ok(program) => program,
         Err(missing) => {
-            let message = format!("{missing} (of {})", world.whose());
-            return not_found(report, world, agent, &message, path, root);
+            let file = world.file.display();
+            let text = format!("{missing}; install it, or set PATH in {file}");
+            return report.tell(Problem, "program", &text, "");
         }
     };
-    let shown = program.display();
+    let shown = program.display().to_string();
     if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
         // It might queue a job, cost money or ask something, so it is not started for a question.
-        return report.fine("program", &format!("{shown}, which is not asked anything"));
+        return report.fine("program", &shown);
     }
-    // The last line is shown: warnings stand before the version.
-    let said = |text: &str| {
-        let text = without_secrets(text, &given(world, agent));
-        let last = text.trim().lines().last().unwrap_or_default();
-        fit(&clean_line(last), SHOWN_MAX)
+    let Some(said) = ask(&program, &["--version"], &env) else {
+        let text = format!("{shown} does not tell its version");
+        let remedy = format!("{} --version", quoted(&shown));
+        return report.tell(Problem, "program", &text, &remedy);
     };
-    match ask(&program, &["--version"], root, &env) {
-        Ok(version) => {
-            report.fine("program", &format!("{shown}, {}", said(&version)));
-            check_login(report, world, agent, &program, &env);
-        }
-        Err(why) => {
-            let remedy = format!("{} --version", quoted_path(&program));
-            report.problem("program", &format!("{shown} {}", said(&why)), &remedy);
-        }
-    }
+    let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+    let version = said.split_whitespace().find(is_number).unwrap_or_default();
+    report.fine("program", &format!("{shown} {version}"));
+    check_login(report, world, agent, &program, &env);
     if agent.protocol == Protocol::Gemini {
         check_gemini(report, &env);
     }
 }
 
-fn not_found(
-    report: &mut Report,
-    world: &World,
-    agent: &AgentSpec,
-    message: &str,
-    path: &OsStr,
-    root: &Path,
-) {
-    let shell = settings::variable("PATH").unwrap_or_default();
-    let elsewhere = find_program(agent.command[0].as_ref(), shell.as_ref(), root).ok();
-    let Some(directory) = elsewhere.as_deref().and_then(Path::parent) else {
-        let remedy = match dialect(agent.protocol).install {
-            "" => edit(&world.places.settings()),
-            install => install.to_owned(),
-        };
-        return report.problem("program", message, &remedy);
-    };
-    let line = quoted(&format!("PATH={}:{}", directory.display(), path.display()));
-    let message = format!("{message}; this shell finds it in {}", directory.display());
-    report.problem("program", &message, &add_to_credentials(world, &line));
-}
-
-fn add_to_credentials(world: &World, line: &str) -> String {
-    let file = quoted_path(&world.places.credentials());
-    format!("(umask 077; echo {line} >> {file})")
-}
-
 /// Whether there are credentials; whether they are accepted, only a job shows.
 fn check_login(report: &mut Report, world: &World, agent: &AgentSpec, program: &Path, env: &Env) {
     let dialect = dialect(agent.protocol);
-    let (question, mut keys) = (dialect.preflight, dialect.keys.iter());
-    if let Some(key) = keys.clone().find(|key| variable(env, key).is_some()) {
-        return report.fine("login", &format!("{key} is set"));
-    }
-    let get = |name: &str| variable(env, name).map(OsStr::to_owned);
-    let login = dialect.own_file(dialect.login, &get);
-    let is_logged_in = match question.is_empty() {
-        true => login.is_some_and(|file| file.exists()),
-        false => ask(program, question, Path::new("/"), env).is_ok(),
+    let is_set = |key: &&str| env.contains_key(OsStr::new(key));
+    let is_logged_in = match dialect.preflight {
+        _ if dialect.keys.iter().any(is_set) => true,
+        [] => own_file(agent.protocol, dialect.login, env).is_some_and(|file| file.exists()),
+        question => ask(program, question, env).is_some(),
     };
     if is_logged_in {
-        return report.fine("login", "the agent is logged in");
+        return report.fine("login", "there are credentials");
     }
-    let message = format!("no credentials in the environment of {}", world.whose());
-    // What an interactive shell exports does not reach a service.
-    match keys.find(|key| settings::variable(key).is_some()) {
-        Some(key) => {
-            let remedy = add_to_credentials(world, &format!("\"{key}=${key}\""));
-            let message = format!("{message}; {key} is only in this shell's");
-            report.problem("login", &message, &remedy);
-        }
-        None => report.problem("login", &message, &quoted(&agent.command[0])),
-    }
+    let (keys, file) = (dialect.keys.join(" or "), world.file.display());
+    let text = format!("nobody is logged in, and {file} sets no {keys}");
+    report.tell(Problem, "login", &text, &quoted(&agent.command[0]));
+}
+
+fn own_file(protocol: Protocol, name: &str, env: &Env) -> Option<PathBuf> {
+    dialect(protocol).own_file(name, &|name| env.get(OsStr::new(name)).cloned())
 }
 
 /// What gemini's own settings make of jobs that nobody watches.
 fn check_gemini(report: &mut Report, env: &Env) {
-    let get = |name: &str| variable(env, name).map(OsStr::to_owned);
-    let Some(path) = dialect(Protocol::Gemini).own_file("settings.json", &get) else {
-        return;
-    };
-    if json_of(&path).unwrap_or_default()["general"]["maxAttempts"] != 1 {
-        let message = format!(
+    let path = own_file(Protocol::Gemini, "settings.json", env).unwrap_or_default();
+    if json_of(&path)["general"]["maxAttempts"] != 1 {
+        let text = format!(
             "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
              hours; and by itself the agent edits files, but runs no command",
             path.display()
         );
-        report.warn("settings", &message, &edit(&path));
+        report.tell(Warning, "settings", &text, &edit(&path));
     }
 }
 
-/// What a file of the agent's says; nothing without the file, null if it is no JSON.
-fn json_of(path: &Path) -> Option<Value> {
-    let bytes = files::read_path(path, FILE_MAX).ok().flatten()?;
-    Some(serde_json::from_slice(&bytes).unwrap_or_default())
-}
-
-/// A text without the values that credentials and settings give to the agent.
-fn without_secrets(text: &str, given: &Env) -> String {
-    let mut text = text.to_owned();
-    for (name, value) in given {
-        // Some messages are about the PATH itself.
-        if name != "PATH" && value.len() >= SECRET_MIN {
-            text = text.replace(&*value.to_string_lossy(), "***");
-        }
-    }
-    text
-}
-
-/// What the agent finds amiss in a project: the skill that a prompt calls, its list of allowed tools.
-pub(super) fn check_project(
-    report: &mut Report,
-    world: &World,
-    agent: &AgentSpec,
-    project: &Project,
-) {
-    if agent.protocol == Protocol::Claude {
-        check_skill(report, project, agent);
-        check_trust(report, project, agent, &environment(world, agent));
-    }
+/// What a file of the agent's says; null without the file, or if it is no JSON.
+fn json_of(path: &Path) -> Value {
+    let bytes = files::read_path(path, FILE_MAX).ok().flatten();
+    serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Looks for the command that the owner's prompt calls, without which the agent would not know what is
@@ -176,38 +126,32 @@ pub(super) fn check_project(
 fn check_skill(report: &mut Report, project: &Project, agent: &AgentSpec) {
     let called = agent
         .prompt
-        .as_ref()
-        .and_then(|prompt| prompt.strip_prefix('/'));
-    let Some(called) = called.and_then(|prompt| prompt.split_whitespace().next()) else {
-        return;
-    };
-    let claude = project.path.join(".claude");
-    let skill = claude.join("skills").join(called).join("SKILL.md");
-    let command = claude.join("commands").join(format!("{called}.md"));
-    if !skill.is_file() && !command.is_file() {
-        let message = format!("the prompt calls /{called}, which the project does not have");
-        report.warn("skill", &message, &edit(&skill));
+        .iter()
+        .flat_map(|prompt| prompt.strip_prefix('/'));
+    for called in called.flat_map(|prompt| prompt.split_whitespace().next()) {
+        let claude = project.path.join(".claude");
+        let skill = claude.join("skills").join(called).join("SKILL.md");
+        let command = claude.join("commands").join(format!("{called}.md"));
+        if !skill.is_file() && !command.is_file() {
+            let text = format!("the prompt calls /{called}, which the project does not have");
+            report.tell(Warning, "skill", &text, &edit(&skill));
+        }
     }
 }
 
 /// Whether the agent heeds the project's own list of allowed tools.
-fn check_trust(report: &mut Report, project: &Project, agent: &AgentSpec, env: &Env) {
-    let Ok(root) = std::fs::canonicalize(&project.path) else {
-        return;
-    };
-    let settings = root.join(".claude/settings.json");
-    let own = json_of(&settings).unwrap_or_else(|| json!({}));
-    if own.is_null() {
-        let message = format!("the agent ignores {}, which is no JSON", settings.display());
-        return report.warn("trust", &message, &edit(&settings));
-    }
+fn check_trust(report: &mut Report, world: &World, project: &Project, agent: &AgentSpec) {
     // The CLI keeps the answers to its question by the real path of the directory.
-    let home = variable(env, "CLAUDE_CONFIG_DIR").or_else(|| variable(env, "HOME"));
-    let answers = json_of(&Path::new(home.unwrap_or_default()).join(".claude.json"));
-    let answer = &answers.unwrap_or_default()["projects"][&*root.to_string_lossy()];
-    if own["permissions"]["allow"].get(0).is_some() && answer["hasTrustDialogAccepted"] != true {
-        let what = "its .claude/settings.json counts once the agent trusts the directory";
-        let remedy = format!("cd {} && {}", quoted_path(&root), quoted(&agent.command[0]));
-        report.warn("trust", &format!("{what}; start it there:"), &remedy);
+    let root = std::fs::canonicalize(&project.path).unwrap_or_default();
+    let env = environment(world, agent);
+    let home = ["CLAUDE_CONFIG_DIR", "HOME"].map(|name| env.get(OsStr::new(name)));
+    let home = home.into_iter().flatten().next().cloned();
+    let answers = json_of(&Path::new(&home.unwrap_or_default()).join(".claude.json"));
+    let answer = &answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"];
+    let own = json_of(&root.join(".claude/settings.json"));
+    if own["permissions"]["allow"].get(0).is_some() && *answer != true {
+        let text = "its .claude/settings.json counts once the agent trusts the directory";
+        let (root, command) = (quoted(&root.to_string_lossy()), quoted(&agent.command[0]));
+        report.tell(Warning, "trust", text, &format!("cd {root} && {command}"));
     }
 }
