@@ -38,6 +38,8 @@ test:
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
 	export JOB_MONITOR_SKIPPED=$$(mktemp)
 	trap 'rm -f "$$JOB_MONITOR_SKIPPED"' EXIT
+	# Most tests wait for a daemon or an agent, so that twice as many as there are processors keep them busy.
+	export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}
 	$(CARGO) test --locked --no-fail-fast
 
 bench:
