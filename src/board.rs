@@ -4,7 +4,7 @@
 use crate::agent::Window;
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{self, Entrant, Gate, Hold, Holds, Kind, Ledger, Stamp, TURN};
+use crate::holds::{Gate, Hold, Holds, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::{Claim, HoldView};
@@ -13,29 +13,17 @@ use crate::service;
 use crate::settings::{self, Places, Settings};
 use crate::time::Wall;
 use crate::watch::{Bell, Wake};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Neither file grows with use.
+/// It does not grow with use.
 const FILE_MAX: u64 = 4 << 20;
 const HOLDS: &str = "holds.json";
-const LEDGER: &str = "ledger.json";
 /// A file that `release --all` leaves in STATE.
 pub const RELEASE: &str = "release";
-
-/// What is on disk, for the daemon and, as a copy, for commands.
-#[derive(Debug, Default)]
-pub struct Records {
-    /// The holds.
-    pub holds: Holds,
-    /// What the day has cost.
-    pub ledger: Ledger,
-}
 
 /// The board. Every lock on it is held for a few microseconds, or for one small file's write.
 #[derive(Debug)]
@@ -48,7 +36,7 @@ pub struct Board {
 
 #[derive(Debug, Default)]
 struct Inner {
-    records: Records,
+    holds: Holds,
     /// The most agents at once, where there is a limit.
     slots: Option<u32>,
     running: usize,
@@ -75,29 +63,37 @@ pub struct Slot<'a> {
 /// Why no agent may be started just now.
 #[derive(Debug)]
 pub struct Closed {
-    /// The hold; `None` where it waits for a slot.
-    pub hold: Option<Hold>,
     /// When to ask again, where no ring will tell.
     pub until: Option<Wall>,
     /// A hold that has just begun, to be told.
     pub news: Option<Hold>,
 }
 
-/// Reads holds and ledger, for commands, with what settings and the time decide.
-pub fn read_decided(places: &Places, entries: &[Entry]) -> Records {
-    let mut records = read(&places.state);
-    if let Ok((settings, _)) = settings::load(&places.settings()) {
-        records.decide_all(entries, &settings, Wall::now());
-    }
-    records
-}
-
 /// What a worker that wants to start an agent is given.
 pub type Entrance<'a> = std::result::Result<Slot<'a>, Box<Closed>>;
 
-/// Reads holds and ledger, for commands.
-pub fn read(state: &Path) -> Records {
-    Dir::open(state).map_or_else(|_| Records::default(), |dir| Records::load(&dir))
+/// Reads the holds, for commands.
+pub fn read(state: &Path) -> Holds {
+    Dir::open(state).map_or_else(|_| Holds::default(), |dir| load(&dir))
+}
+
+/// Reads the holds, for commands, with what settings and the time decide.
+pub fn read_decided(places: &Places, entries: &[Entry]) -> Holds {
+    let mut holds = read(&places.state);
+    if let Ok((settings, _)) = settings::load(&places.settings()) {
+        decide_all(&mut holds, entries, &settings);
+    }
+    holds
+}
+
+/// Brings the holds that settings and the time decide in line for all projects, also where no job has met
+/// them yet.
+fn decide_all(holds: &mut Holds, entries: &[Entry], settings: &Settings) {
+    for entry in entries.iter().filter(|entry| entry.enabled) {
+        if let Ok(policy) = entry.policy(settings) {
+            holds.decide(&entry.project.name, &policy, Wall::now());
+        }
+    }
 }
 
 /// Asks the daemon to lift all holds.
@@ -116,91 +112,28 @@ pub fn stamp(path: PathBuf) -> Stamp {
 }
 
 /// What cannot be read is as good as absent: holds come back with the next attempt.
-fn load<T: DeserializeOwned + Default>(dir: &Dir, name: &str) -> T {
-    let parsed = match dir.read(name, FILE_MAX) {
-        Ok(None) => return T::default(),
+fn load(dir: &Dir) -> Holds {
+    let parsed = match dir.read(HOLDS, FILE_MAX) {
+        Ok(None) => return Holds::default(),
         Ok(Some(bytes)) => serde_json::from_slice(&bytes)
-            .map_err(|error| format!("{} is broken ({error})", dir.path_of(name).display())),
+            .map_err(|error| format!("{} is broken ({error})", dir.path_of(HOLDS).display())),
         Err(error) => Err(error.to_string()),
     };
     parsed.unwrap_or_else(|why| {
         log::warn!("{why}; it is taken as empty");
-        T::default()
+        Holds::default()
     })
-}
-
-impl Records {
-    fn load(dir: &Dir) -> Records {
-        let (holds, ledger) = (load(dir, HOLDS), load(dir, LEDGER));
-        Records { holds, ledger }
-    }
-
-    /// Brings the holds that settings and the time decide in line. Returns one that is news.
-    fn decide(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<Hold> {
-        let Records { holds, ledger } = self;
-        let agent = &*policy.agent.name;
-        let windows = holds.windows.get(agent).map_or(&[][..], |all| all);
-        let full = holds::ceiling(windows, &policy.usage_ceiling, now);
-        let spent = ledger.exhausted(project, policy, now);
-        let closed = holds::hours(&policy.hours, now);
-        let mut set = |kind, agent, wanted: Option<(String, Wall)>| {
-            let wanted = wanted.map(|(reason, until)| (reason, Some(until)));
-            holds.set(kind, (project, agent), wanted, now)
-        };
-        let news = set(Kind::UsageCeiling, Some(agent), full);
-        let news = news.or(set(Kind::DailyBudget, None, spent));
-        news.or(set(Kind::Hours, None, closed))
-    }
-
-    /// The hold that keeps a project's jobs from being started by the agent of its settings.
-    pub fn hold_of(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<HoldView> {
-        let (agent, begun) = (&*policy.agent.name, false);
-        let who = Entrant {
-            project,
-            agent,
-            begun,
-        };
-        self.decide(project, policy, now);
-        let is_shown = |hold: &&Hold| {
-            let is_its = hold.project.as_deref() == Some(project);
-            is_its && matches!(hold.kind, Kind::Gate | Kind::Check)
-        };
-        let hold = match self.holds.gate(&who, now) {
-            Gate::Closed(hold, _) => Some(hold),
-            Gate::Open | Gate::Probe => self.holds.list.iter().find(is_shown),
-        };
-        hold.map(|hold| hold.view(now))
-    }
-
-    /// Brings the holds that settings and the time decide in line for all projects, also where no job
-    /// has met them yet.
-    pub fn decide_all(&mut self, entries: &[Entry], settings: &Settings, now: Wall) {
-        for entry in entries.iter().filter(|entry| entry.enabled) {
-            if let Ok(policy) = entry.policy(settings) {
-                self.decide(&entry.project.name, &policy, now);
-            }
-        }
-    }
-
-    /// All holds in force.
-    pub fn all(&self, now: Wall) -> Vec<&Hold> {
-        let in_force = |hold: &&Hold| !hold.released && hold.until.is_none_or(|until| until > now);
-        self.holds.list.iter().filter(in_force).collect()
-    }
 }
 
 impl Board {
     /// Opens the daemon's state directory; `main` is rung when holds change.
     pub fn open(dir: Dir, main: &Bell) -> Board {
-        for name in [HOLDS, LEDGER] {
-            // What a crash left of a write; the file itself is whole.
-            if let Err(error) = dir.remove(&format!(".{name}.tmp")) {
-                log::warn!("{error}");
-            }
+        // What a crash left of a write; the file itself is whole.
+        if let Err(error) = dir.remove(&format!(".{HOLDS}.tmp")) {
+            log::warn!("{error}");
         }
-        let records = Records::load(&dir);
         let inner = Inner {
-            records,
+            holds: load(&dir),
             ..Inner::default()
         };
         let (inner, main) = (Mutex::new(inner), main.clone());
@@ -239,18 +172,25 @@ impl Board {
     /// Changes the holds. What changed is on disk before this returns; whoever may pass now is woken.
     pub fn change<T>(&self, change: impl FnOnce(&mut Holds, Wall) -> T) -> T {
         let mut inner = self.inner();
-        let before = inner.records.holds.clone();
-        let changed = change(&mut inner.records.holds, Wall::now());
+        let before = inner.holds.clone();
+        let changed = change(&mut inner.holds, Wall::now());
         self.keep(&inner, &before);
         changed
     }
 
+    /// A full disk must not undo a hold: it stays in memory, and the next change writes it.
     fn keep(&self, inner: &Inner, before: &Holds) {
-        if inner.records.holds != *before {
-            self.save(HOLDS, &inner.records.holds);
+        let holds = &inner.holds;
+        if holds != before {
+            let text = serde_json::to_vec_pretty(holds).expect("it is representable in JSON");
+            if let Err(error) = self.dir.replace(HOLDS, &text, Durability::Durable) {
+                log::error!("{error}");
+            }
+        }
+        if holds.list != before.list {
             self.main.ring(Wake::Everything);
         }
-        if inner.records.holds.weight() < before.weight() {
+        if holds.weight() < before.weight() {
             inner.ring_all();
         }
     }
@@ -260,28 +200,21 @@ impl Board {
     pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
         let (mut inner, now) = (self.inner(), Wall::now());
         inner.slots = policy.max_parallel;
-        let agent = &*policy.agent.name;
-        let who = Entrant {
-            project,
-            agent,
-            begun,
-        };
-        let before = inner.records.holds.clone();
-        let news = inner.records.decide(project, policy, now);
+        let who = (project, &*policy.agent.name);
+        let before = inner.holds.clone();
+        let news = inner.holds.decide(project, policy, now);
         self.keep(&inner, &before);
-        let gate = inner.records.holds.gate(&who, now);
+        let gate = inner.holds.gate(who, begun, now);
         let is_probe = gate == Gate::Probe;
-        if let Gate::Closed(hold, until) = gate {
-            let hold = Some(hold.clone());
+        if let Gate::Closed(_, until) = gate {
             // Whoever could not take a slot is not waited for.
             inner.step_out(project);
-            return Err(Box::new(Closed { hold, until, news }));
+            return Err(Box::new(Closed { until, news }));
         }
         if let Some(until) = inner.turn_away(project, now) {
-            let hold = None;
-            return Err(Box::new(Closed { hold, until, news }));
+            return Err(Box::new(Closed { until, news }));
         }
-        inner.records.holds.begin_probe(&who, now);
+        inner.holds.begin_probe(who, now);
         inner.running += 1;
         let (project, has_started) = (project.to_owned(), Cell::new(false));
         Ok(Slot {
@@ -297,7 +230,7 @@ impl Board {
         let of = (claim.agent.clone(), project.to_owned());
         let answer = (claim.job_id.clone(), Wall::now());
         self.inner().answers.insert(of, answer);
-        self.change(|holds, _| holds.answered(project, &claim.agent, claim.started_at))
+        self.change(|holds, _| holds.answered((project, &claim.agent), claim.started_at))
     }
 
     /// Whether the service has answered another job's attempt of the agent since then.
@@ -318,20 +251,26 @@ impl Board {
         }
     }
 
+    /// The hold to be shown of a project whose job wants this agent.
+    pub fn hold_of(&self, project: &str, agent: &str) -> Option<HoldView> {
+        self.inner().holds.shown((project, agent), Wall::now())
+    }
+
     /// The files whose change would end a hold.
     pub fn files_of_holds(&self) -> Vec<PathBuf> {
-        let holds = &self.inner().records.holds;
-        let stamps = holds.list.iter().flat_map(|hold| &hold.stamps);
+        let inner = self.inner();
+        let stamps = inner.holds.list.iter().flat_map(|hold| &hold.stamps);
         stamps.map(|stamp| stamp.path.clone()).collect()
     }
 
     /// Lifts all holds, also those that no job has met yet.
     pub fn release_all(&self, entries: &[Entry], settings: Option<&Settings>) -> Vec<Hold> {
-        if let Some(settings) = settings {
-            let records = &mut self.inner().records;
-            records.decide_all(entries, settings, Wall::now());
-        }
-        self.change(|holds, _| holds.release(None))
+        self.change(|holds, _| {
+            if let Some(settings) = settings {
+                decide_all(holds, entries, settings);
+            }
+            holds.release(None)
+        })
     }
 
     /// Takes the request of `release --all`, if there is one.
@@ -341,24 +280,12 @@ impl Board {
 
     /// Counts what an attempt cost.
     pub fn spend(&self, project: &str, cost_usd: f64) {
-        if cost_usd > 0.0 {
-            let mut inner = self.inner();
-            inner.records.ledger.add(project, cost_usd, Wall::now());
-            self.save(LEDGER, &inner.records.ledger);
-        }
+        self.change(|holds, now| holds.ledger.add(project, cost_usd, now));
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A worker's panic while it held the lock leaves plain values that are whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A full disk must not undo a hold: it stays in memory, and the next change writes it.
-    fn save(&self, name: &str, value: &impl Serialize) {
-        let text = serde_json::to_vec_pretty(value).expect("it is representable in JSON");
-        if let Err(error) = self.dir.replace(name, &text, Durability::Durable) {
-            log::error!("{error}");
-        }
     }
 }
 
@@ -412,7 +339,7 @@ fn status(inner: &Inner) -> String {
     let running = workers.clone().filter(|(_, running, _)| *running).count();
     let waiting: usize = workers.map(|(.., waiting)| waiting).sum();
     let mut text = format!("{running} running, {waiting} waiting");
-    for hold in inner.records.all(Wall::now()) {
+    for hold in inner.holds.all(Wall::now()) {
         text += &format!("; {}", hold.sentence());
     }
     text

@@ -110,8 +110,9 @@ impl Ground {
             if let Some(claim) = &seen.suspended {
                 policy.agent.name.clone_from(&claim.agent);
             }
-            let mut records = board::read(&scope.places.state);
-            seen.hold = records.hold_of(name, &policy, now);
+            let mut holds = board::read(&scope.places.state);
+            holds.decide(name, &policy, now);
+            seen.hold = holds.shown((name, &policy.agent.name), now);
         }
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
         obstacles.extend(held);

@@ -53,13 +53,8 @@ impl Worker<'_> {
 
     /// Something keeps the agent from working for anybody.
     pub fn hold_agent(&mut self, fault: &Fault, began: Option<Wall>) {
-        let failure = Failure {
-            project: self.name(),
-            agent: &self.policy.agent,
-            began,
-            stamps: &self.used,
-        };
-        let hold = |holds: &mut Holds, now| holds.fault(&failure, fault, now);
+        let (of, used) = ((self.name(), &self.policy.agent), &self.used);
+        let hold = |holds: &mut Holds, now| holds.fault(of, fault, began, used, now);
         let news = self.board().change(hold);
         self.announce(news);
     }

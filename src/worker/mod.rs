@@ -23,7 +23,7 @@ use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
 use crate::files::{self, Dir, Signature};
 use crate::git;
-use crate::holds::{Failure, Hold, Holds, Kind, Stamp, is_answer};
+use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};
 use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta, Status};
 use crate::outcome::{self, millis};
 use crate::process::{self, Agent, Among, Launch, Token};
@@ -338,12 +338,7 @@ impl<'a> Worker<'a> {
             Step::Recover(claim) => self.recover(*claim)?,
             Step::Check(claim) => self.check(*claim)?,
             Step::Start(id) => self.start(&id)?,
-            Step::Wait(until) => {
-                if self.closed.is_none() {
-                    self.set_hold(None);
-                }
-                return Ok(Some(until));
-            }
+            Step::Wait(until) => return Ok(Some(until)),
             // Nobody is attended here.
             Step::End => {}
         }
@@ -415,7 +410,6 @@ impl<'a> Worker<'a> {
     /// Nothing can be started, as the board says.
     fn close(&mut self, closed: Closed) {
         self.announce(closed.news);
-        self.set_hold(closed.hold.map(|hold| hold.view(Wall::now())));
         self.closed = Some(closed.until.map(|at| now().at(at)));
     }
 }

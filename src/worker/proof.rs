@@ -44,13 +44,7 @@ impl Worker<'_> {
     fn hold_for(&mut self, kind: Kind, reason: String) {
         let now = now();
         let until = Some(now.wall.plus(PAUSE));
-        self.hold_project(kind, Some((reason.clone(), until)));
-        self.set_hold(Some(HoldView {
-            kind: kind.word(),
-            agent: None,
-            reason,
-            until,
-        }));
+        self.hold_project(kind, Some((reason, until)));
         self.closed = Some(Some(now.instant + PAUSE));
     }
 

@@ -15,14 +15,6 @@ pub struct View {
 }
 
 impl Worker<'_> {
-    /// Takes note of why the project waits.
-    pub fn set_hold(&mut self, hold: Option<HoldView>) {
-        if self.view.hold != hold {
-            self.view.hold = hold;
-            self.view.fresh = false;
-        }
-    }
-
     /// Says that a hold has begun, and runs the person's command for that.
     pub fn announce(&mut self, hold: Option<Hold>) {
         let Some(hold) = hold else { return };
@@ -46,7 +38,7 @@ impl Worker<'_> {
     }
 
     /// Holds this project, or no longer.
-    pub fn hold_project(&mut self, kind: Kind, wanted: Option<(String, Option<Wall>)>) {
+    pub fn hold_project(&mut self, kind: Kind, wanted: Wanted) {
         let (board, of) = (self.board(), (self.name(), None));
         let news = board.change(|holds, now| holds.set(kind, of, wanted, now));
         self.announce(news);
@@ -134,8 +126,11 @@ impl Worker<'_> {
     /// Before sleeping: nothing is left to be told.
     pub fn flush(&mut self) {
         self.write_lines();
-        if !self.view.fresh {
-            self.write_view();
+        let is_closed = self.closed.is_some();
+        let hold = is_closed.then(|| self.board().hold_of(self.name(), &self.policy.agent.name));
+        let hold = hold.flatten();
+        if !self.view.fresh || hold != self.view.hold {
+            self.write_view(hold);
         }
     }
 
@@ -147,7 +142,7 @@ impl Worker<'_> {
         }
     }
 
-    fn write_view(&mut self) {
+    fn write_view(&mut self, hold: Option<HoldView>) {
         let attended = self.jobs.attended.as_ref();
         let running = attended.and_then(|id| self.jobs.claim(id));
         let begun = self.jobs.begun().filter_map(State::claim);
@@ -170,7 +165,7 @@ impl Worker<'_> {
             task_start_time: running.map(|claim| claim.started_at),
             attempt: shown.map(|claim| claim.starts),
             retry_at: shown.and_then(|claim| claim.suspended.as_ref()?.retry_at),
-            hold: self.view.hold.clone(),
+            hold: hold.clone(),
             left_alone: odd.map(|(name, what)| format!("{name} ({what})")).collect(),
             updated_at: Some(Wall::now()),
             // Readers hold the directory's age against it: a view that misses what was rung has none.
@@ -182,5 +177,6 @@ impl Worker<'_> {
         let written = self.spool.write_view(&view);
         self.view.fresh = self.is_well("view", &written);
         self.view.written = Some(Instant::now());
+        self.view.hold = hold;
     }
 }

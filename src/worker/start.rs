@@ -203,7 +203,6 @@ impl Worker<'_> {
         if !self.may_be_proved(claim)? || self.is_to_leave() {
             return Err(No::Wait);
         }
-        self.set_hold(None);
         self.unkept = (!is_begun).then(|| text.clone());
         self.begin(claim, &document, slot)
     }

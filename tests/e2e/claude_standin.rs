@@ -752,9 +752,9 @@ fn cost_and_usage_are_those_of_all_starts_and_a_resumed_one_gets_what_is_left() 
     assert_eq!((given(1), given(2)), (2.0, 1.5));
     // It is counted once the result is there.
     wait_until("the ledger to have all", || {
-        let ledger = fs::read(space.state().join("ledger.json")).unwrap();
-        let ledger: Value = serde_json::from_slice(&ledger).unwrap();
-        let spent = ledger["projects"]["alpha"].as_f64().unwrap();
+        let holds = fs::read(space.state().join("holds.json")).unwrap();
+        let holds: Value = serde_json::from_slice(&holds).unwrap();
+        let spent = holds["ledger"]["projects"]["alpha"].as_f64().unwrap();
         (spent - 0.8).abs() < 1e-9
     });
 }
@@ -818,10 +818,10 @@ fn a_day_s_money_that_is_used_up_holds_until_midnight_also_over_a_restart() {
     assert_eq!((starts(&alpha), starts(&beta), starts(&own)), (1, 0, 1));
     // A new day, as far as the ledger can tell.
     assert_eq!(space.stop(), 0);
-    let path = space.state().join("ledger.json");
-    let mut ledger: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    ledger["day"] = json!("2020-01-01");
-    fs::write(&path, ledger.to_string()).unwrap();
+    let path = space.state().join("holds.json");
+    let mut holds: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    holds["ledger"]["day"] = json!("2020-01-01");
+    fs::write(&path, holds.to_string()).unwrap();
     space.start();
     alpha.wait_result(NEXT);
     beta.wait_result(ID);

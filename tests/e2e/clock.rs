@@ -1,7 +1,6 @@
 //! A clock that is set, and files that come from the future: the time of day names and orders
 //! things, but how long something lasts or waits is told by a clock that nobody sets.
 
-use crate::bad_input::wait_hold;
 use crate::recovery::{claim, lay_claim};
 use crate::space::{Space, lacks, replace, wait_until};
 use serde_json::{Value, json};
@@ -124,23 +123,6 @@ fn a_pause_before_a_repeat_is_not_made_longer_by_a_clock_that_is_set_back() {
             let result = project.wait_result(id);
             assert_eq!(result["status"], "completed", "{jump}: {result}");
         }
-    }
-}
-
-#[test]
-fn a_hold_is_not_made_longer_by_a_clock_that_is_set_back() {
-    let Some(space) = settable() else { return };
-    let program = space.root().join("bin/agent");
-    space.set(json!({"agent": "agent", "agents": {"agent": {"command": [&program]}}}));
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
-    wait_hold(&project, "agent_missing");
-    set_clock(&space, -DAY);
-    space.program("agent", "cat > /dev/null; echo done");
-    project.submit(NEXT, "x");
-    for id in [ID, NEXT] {
-        assert_eq!(project.wait_result(id)["status"], "completed");
     }
 }
 

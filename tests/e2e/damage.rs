@@ -281,7 +281,6 @@ fn a_damaged_file_of_the_monitor_s_own_is_told_of_and_served_again_once_it_is_me
         "config.json",
         ".env",
         "state/holds.json",
-        "state/ledger.json",
         "state/daemon.lock",
     ];
     std::thread::scope(|scope| {
@@ -304,10 +303,9 @@ fn assert_mended(file: &str, damage: &str, harm: Harm) {
     space.credentials("NAME='some value'\n", 0o600);
     let alpha = space.project("alpha");
     fs::create_dir(space.state()).unwrap();
-    let holds = json!({"list": [], "blind": {"agent": 1}});
-    fs::write(space.state().join("holds.json"), holds.to_string()).unwrap();
     let ledger = json!({"day": "2026-01-01", "projects": {"alpha": 0.5}});
-    fs::write(space.state().join("ledger.json"), ledger.to_string()).unwrap();
+    let holds = json!({"list": [], "blind": {"agent": 1}, "ledger": ledger});
+    fs::write(space.state().join("holds.json"), holds.to_string()).unwrap();
     fs::write(space.state().join("daemon.lock"), "1\n").unwrap();
     alpha.submit(DONE, "x");
     let result = json!({"job_id": DONE, "status": "completed"});

@@ -295,8 +295,7 @@ fn nothing_that_lies_where_we_write_is_written_through() {
             project.logs("monitor.log"),
             project.logs("monitor.log.1"),
             project.item(".poke"),
-            space.state().join("ledger.json"),
-            space.state().join(".ledger.json.tmp"),
+            space.state().join("holds.json"),
             space.state().join(".holds.json.tmp"),
             space.config().join(".registered.json.tmp"),
         ];

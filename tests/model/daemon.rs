@@ -249,11 +249,11 @@ impl Daemon {
             }
         };
         let wall = world.wall();
-        if let Gate::Closed(_, wall) = world.disk.holds.gate(&entrant(AGENT), wall) {
+        if let Gate::Closed(_, wall) = world.disk.holds.gate(entrant(AGENT), true, wall) {
             *closed = Some(wall.map(|at| now(world).at(at)));
             return None;
         }
-        world.disk.holds.begin_probe(&entrant(AGENT), wall);
+        world.disk.holds.begin_probe(entrant(AGENT), wall);
         if world.fate() == Fate::NoProgram {
             world.disk.holds.end_probe("p", false, wall);
             return Some(self.refuse(world));
@@ -350,7 +350,7 @@ impl Daemon {
         }
         if verdict.is_none() {
             let began = claim.started_at;
-            self.change_holds(world, |holds| holds.answered("p", AGENT, began))?;
+            self.change_holds(world, |holds| holds.answered(("p", AGENT), began))?;
         }
         self.follow_attempt(world, claim, &verdict)
     }

@@ -1,7 +1,7 @@
 //! Holds by themselves: every sequence to a stated depth.
 
 use job_monitor::agent::Fault;
-use job_monitor::holds::{Entrant, Failure, Gate, Hold, Holds};
+use job_monitor::holds::{Entrant, Gate, Hold, Holds};
 use job_monitor::job::ErrorKind;
 use job_monitor::project::{AgentSpec, Protocol};
 use job_monitor::time::Wall;
@@ -49,21 +49,12 @@ fn acts() -> Vec<Act> {
 /// Puts a hold as the worker of project `p` does after an attempt that began then.
 pub fn fail(holds: &mut Holds, agent: &str, fault: &Fault, began: Wall, now: Wall) {
     let agent = AgentSpec::new(agent, Protocol::Claude);
-    let failure = Failure {
-        project: "p",
-        agent: &agent,
-        began: (fault.kind != ErrorKind::UnsafeEnv).then_some(began),
-        stamps: &[],
-    };
-    holds.fault(&failure, fault, now);
+    let began = (fault.kind != ErrorKind::UnsafeEnv).then_some(began);
+    holds.fault(("p", &agent), fault, began, &[], now);
 }
 
 pub fn entrant(agent: &str) -> Entrant<'_> {
-    Entrant {
-        project: "p",
-        agent,
-        begun: true,
-    }
+    ("p", agent)
 }
 
 fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
@@ -76,10 +67,10 @@ fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
             };
             fail(holds, agent, &fault, ago(secs, *now), *now);
         }
-        Act::Answered(agent, secs) => drop(holds.answered("p", agent, ago(secs, *now))),
+        Act::Answered(agent, secs) => drop(holds.answered(("p", agent), ago(secs, *now))),
         Act::Try(agent) => {
-            if holds.gate(&entrant(agent), *now) == Gate::Probe {
-                holds.begin_probe(&entrant(agent), *now);
+            if holds.gate(entrant(agent), true, *now) == Gate::Probe {
+                holds.begin_probe(entrant(agent), *now);
                 holds.probe_started("p");
                 holds.end_probe("p", true, *now);
             }
@@ -93,11 +84,11 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
         let held = holds.list.iter();
         let mine = held.filter(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
         let in_force = mine.count();
-        let closed_at = |at: Wall| match holds.gate(&entrant(agent), at) {
+        let closed_at = |at: Wall| match holds.gate(entrant(agent), true, at) {
             Gate::Closed(_, until) => Some(until),
             Gate::Open | Gate::Probe => None,
         };
-        match holds.gate(&entrant(agent), now) {
+        match holds.gate(entrant(agent), true, now) {
             Gate::Open if in_force == 0 => {}
             Gate::Open => return Err(format!("{agent} is free under {holds:?}")),
             Gate::Closed(_, None) => return Err(format!("{agent} is held for ever")),
@@ -114,14 +105,14 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
             }
             Gate::Probe => {
                 let mut later = holds.clone();
-                later.begin_probe(&entrant(agent), now);
-                if !matches!(later.gate(&entrant(agent), now), Gate::Closed(_, None)) {
+                later.begin_probe(entrant(agent), now);
+                if !matches!(later.gate(entrant(agent), true, now), Gate::Closed(_, None)) {
                     return Err(format!("{agent} may probe twice"));
                 }
                 later.probe_started("p");
                 later.end_probe("p", true, now);
                 let files = |hold: &Hold| hold.before_start;
-                let gate = later.gate(&entrant(agent), now);
+                let gate = later.gate(entrant(agent), true, now);
                 if !matches!(gate, Gate::Closed(..)) && !holds.list.iter().any(files) {
                     return Err(format!("{agent} may probe again at once"));
                 }
@@ -129,8 +120,8 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
         }
         // Whoever is answered after everything that held it is free.
         let mut working = holds.clone();
-        working.answered("p", agent, now);
-        if working.gate(&entrant(agent), now) != Gate::Open {
+        working.answered(("p", agent), now);
+        if working.gate(entrant(agent), true, now) != Gate::Open {
             return Err(format!("{agent} is answered and held"));
         }
     }

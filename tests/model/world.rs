@@ -464,7 +464,7 @@ impl World {
             }
             Act::OtherWorks => {
                 let now = self.wall();
-                self.disk.holds.answered("p", AGENT, now);
+                self.disk.holds.answered(("p", AGENT), now);
                 self.others_answered = true;
             }
             Act::Unpublish(n) if !self.may_be_unpublished(n) => {}
