@@ -28,11 +28,7 @@ pub enum Exit {
 /// A sentence for a person, the exit status that goes with it, and the system's own kind of
 /// error where there was one (callers decide on it, people never see it).
 #[derive(Debug)]
-pub struct Error(Box<Trouble>);
-
-/// What an error says; apart, since results that may be errors are handed around everywhere.
-#[derive(Debug)]
-pub struct Trouble {
+pub struct Error {
     /// The process exit status if this error ends a command.
     pub exit: Exit,
     /// The system's error number, if the error came from the system.
@@ -53,7 +49,7 @@ impl Error {
     #[cold]
     pub fn with(exit: Exit, text: impl Into<String>) -> Error {
         let (errno, text) = (None, text.into());
-        Error(Box::new(Trouble { exit, errno, text }))
+        Error { exit, errno, text }
     }
 
     /// A failed system call: `cannot VERB PATH: cause`.
@@ -62,14 +58,14 @@ impl Error {
     pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
         let (path, what) = (path.display(), plain(&cause));
         let mut error = Error::new(format!("cannot {verb} {path}: {what}"));
-        error.0.errno = cause.raw_os_error();
+        error.errno = cause.raw_os_error();
         error
     }
 
     /// The same error with what was being done in front of it.
     #[must_use]
     pub fn context(mut self, doing: &str) -> Error {
-        self.0.text = format!("{doing}: {}", self.0.text);
+        self.text = format!("{doing}: {}", self.text);
         self
     }
 
@@ -107,16 +103,9 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace(|c: char| c.is_control() || is_harmful(c), " "))
 }
 
-impl std::ops::Deref for Error {
-    type Target = Trouble;
-    fn deref(&self) -> &Trouble {
-        &self.0
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.text)
+        f.write_str(&self.text)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::agent::plan::Plan;
 use crate::agent::{Case, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict};
 use crate::error::Result;
 use crate::files;
+use crate::job::log_name;
 use crate::process::{Agent, Exit, Launch, Token};
 use crate::project::Policy;
 use crate::record::{Claim, Files};
@@ -69,17 +70,19 @@ pub fn start(
     program: &Path,
     token: &Token,
 ) -> Result<io::Result<(Agent, Output)>> {
-    let logs = spool.create_logs(&claim.job_id, claim.starts, plan.dialect.ending)?;
+    let log = |ending| spool.create_log(&log_name(&claim.job_id, claim.starts, ending));
+    // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
+    let (err, out) = (log("err")?, log(plan.dialect.ending)?);
     let (stdin, root) = (files::in_memory(plan.prompt.as_bytes())?, spool.root()?);
     let launch = Launch {
         program,
         argv: &plan.argv,
         env: &plan.env,
         directory: &root,
-        streams: [&stdin, &logs.out, &logs.err],
+        streams: [&stdin, &out, &err],
     };
     let (started, spawned) = (Instant::now(), Agent::spawn(&launch, token));
-    let mut output = Output::new(claim, logs.out, Some(logs.err));
+    let mut output = Output::new(claim, out, Some(err));
     output.started = started;
     Ok(spawned.map(|agent| (agent, output)))
 }

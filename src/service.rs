@@ -4,11 +4,8 @@
 use crate::error::one_line;
 use crate::settings;
 use crate::time::Wall;
-use env_logger::Target;
 use log::{Level, LevelFilter};
-use nix::poll::{PollFd, PollFlags, poll};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
@@ -21,11 +18,6 @@ pub fn start_command() -> &'static str {
         false => "job-monitor daemon",
     }
 }
-
-/// So long a reader of the log may leave us waiting.
-const PATIENCE_MS: u16 = 1000;
-/// What a pipe that has room takes without waiting (PIPE_BUF).
-const PIECE: usize = 4096;
 
 /// Every project is watched.
 pub const READY: &str = "READY=1";
@@ -53,17 +45,13 @@ pub fn tell(message: &str) {
 }
 
 /// Sends log lines to standard error: with the journal's priority prefixes where it reads them,
-/// else with time and level. A standard error that is full or closed loses lines and nothing more.
+/// else with time and level. A standard error that is closed, or on a full disk, loses lines and nothing more.
 pub fn init_logging() {
     let journal = is_journal();
     let mut builder = env_logger::Builder::new();
-    builder.target(Target::Pipe(Box::new(Listener { is_stuck: false })));
     builder.filter_level(LevelFilter::Info);
     // It also tells of what is no trouble: watches that went with their directory.
     builder.filter_module("notify", LevelFilter::Warn);
-    if let Some(filter) = settings::variable("RUST_LOG") {
-        builder.parse_filters(&filter);
-    }
     builder.format(move |out, record| {
         let text = record.args().to_string();
         let text = one_line(&text);
@@ -71,8 +59,7 @@ pub fn init_logging() {
             let priority = match record.level() {
                 Level::Error => 3,
                 Level::Warn => 4,
-                Level::Info => 6,
-                Level::Debug | Level::Trace => 7,
+                _ => 6,
             };
             writeln!(out, "<{priority}>{text}")
         } else {
@@ -80,32 +67,6 @@ pub fn init_logging() {
         }
     });
     builder.init();
-}
-
-/// Whoever reads standard error: a pipe's other end, the journal, a terminal that can be halted by
-/// a key. One that does not read must not stop the threads that have something to say, so we wait
-/// for it once, and after that only see whether there is room again. The descriptor is shared with
-/// whoever started us, and so is not made non-blocking.
-struct Listener {
-    is_stuck: bool,
-}
-
-impl Write for Listener {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
-        let patience = if self.is_stuck { 0 } else { PATIENCE_MS };
-        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        // Where it cannot be told, the write will.
-        self.is_stuck = poll(&mut fds, patience) == Ok(0);
-        if self.is_stuck {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        stderr.lock().write(&line[..line.len().min(PIECE)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Whether standard error is the very stream that the journal gave us.

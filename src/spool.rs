@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
-use crate::job::{self, JobId, Meta, Name, log_name};
+use crate::job::{self, JobId, Meta, Name};
 use crate::project::{Layout, Project};
 use crate::record::{Claim, QueueView};
 use crate::time::Wall;
@@ -19,7 +19,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
@@ -137,15 +137,6 @@ pub enum Taken {
     Read(Meta, Vec<u8>),
 }
 
-/// The log files of one start.
-#[derive(Debug)]
-pub struct LogFiles {
-    /// Standard output.
-    pub out: File,
-    /// Standard error.
-    pub err: File,
-}
-
 impl Dirs {
     /// A missing project, or one without the directory of documents, is an error (`is_not_found`)
     /// unless `make`, and nothing is made in its place: it may be an empty mount point. The other
@@ -223,23 +214,20 @@ impl Spool {
     /// Finds the directories anew by their paths. Where they are gone, or another project is in the place
     /// of this one, those that are open stay so: what belongs to a project goes with it.
     pub fn reopen(&self) -> Result<()> {
-        let Some(before) = self.open.take() else {
-            return self.dirs().map(drop);
-        };
-        let found = self.dirs().and_then(|found| {
-            let place = Signature::of_dir(&before.top)?;
-            if Signature::of_dir(&found.top)?.is_place_of(place) {
-                return Ok(());
+        let found = Dirs::open(&self.project, Make::Nothing)?;
+        let mut open = self.open.borrow_mut();
+        if let Some(before) = &*open {
+            let (old, new) = (before.top.stat()?, found.top.stat()?);
+            let is_other = !Signature::of(&old).is_place_of(Signature::of(&new));
+            // One that was deleted is nowhere else.
+            if is_other && old.st_nlink > 0 {
+                let path = self.project.path.display();
+                let text = format!("another directory took the place of {path}");
+                return Err(Error::new(text));
             }
-            let path = self.project.path.display();
-            Err(Error::new(format!(
-                "another directory took the place of {path}"
-            )))
-        });
-        if found.is_err() {
-            *self.open.borrow_mut() = Some(before);
         }
-        found
+        *open = Some(Rc::new(found));
+        Ok(())
     }
 
     /// Whether the directories that are open, if any are, are those to which their paths lead.
@@ -257,13 +245,6 @@ impl Spool {
     pub fn has(&self, relative: &str) -> bool {
         self.dirs()
             .is_ok_and(|dirs| dirs.top.has(relative).unwrap_or(false))
-    }
-
-    /// Whether the project itself was deleted, and nobody can make anything in it.
-    pub fn is_deleted(&self) -> bool {
-        let open = self.open.borrow();
-        let is_gone = |dirs: &Rc<Dirs>| dirs.top.stat().is_ok_and(|stat| stat.st_nlink == 0);
-        open.as_ref().is_some_and(is_gone)
     }
 
     fn dirs(&self) -> Result<Rc<Dirs>> {
@@ -366,19 +347,6 @@ impl Spool {
             }
         }
         Ok(scan)
-    }
-
-    /// Removes temporary files that a crash left. That is for the daemon, which knows that nobody is writing
-    /// them just now.
-    pub fn tidy(&self) -> Result<()> {
-        let dirs = self.dirs()?;
-        for dir in [&dirs.items, &dirs.results, &dirs.state] {
-            let is_items = std::ptr::eq(dir, &dirs.items);
-            let mut left = Vec::new();
-            dir.list(&mut |name, _| left.extend(is_left(name, is_items).then(|| name.to_owned())))?;
-            left.iter().try_for_each(|name| dir.remove(name))?;
-        }
-        Ok(())
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.
@@ -709,15 +677,6 @@ impl Spool {
         self.dirs()?.logs.create_file(name)
     }
 
-    /// Makes the log files of the `start`-th start (from 1); `output` is the ending of standard
-    /// output's.
-    pub fn create_logs(&self, id: &JobId, start: u32, output: &str) -> Result<LogFiles> {
-        // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
-        let err = self.create_log(&log_name(id, start, "err"))?;
-        let out = self.create_log(&log_name(id, start, output))?;
-        Ok(LogFiles { out, err })
-    }
-
     /// Removes a log, if it is there.
     pub fn remove_log(&self, name: &str) -> Result<()> {
         self.dirs()?.logs.remove(name)
@@ -742,9 +701,7 @@ impl Spool {
             log::log!(*level, "{message}");
             let _ = writeln!(text, "{now} {level:<5} {}", one_line(message));
         }
-        if let Err(error) = self.append(text.as_bytes()) {
-            log::debug!("{error}");
-        }
+        let _ = self.append(text.as_bytes());
     }
 
     fn append(&self, text: &[u8]) -> Result<()> {
@@ -757,15 +714,6 @@ impl Spool {
         }
         file.write_all(text).map_err(failed)
     }
-}
-
-/// Whether a name is that of a temporary file that is left over: among documents, where others put theirs,
-/// one that [`Dir::add`] made in a process that is gone.
-fn is_left(name: &str, is_items: bool) -> bool {
-    let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
-    let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
-    let is_gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
-    stem.is_some() && writer.map_or(!is_items, is_gone)
 }
 
 fn claim_name(id: &JobId) -> String {

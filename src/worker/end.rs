@@ -195,9 +195,7 @@ impl Worker<'_> {
             Some(end) => self.spool.publish(&claim.job_id, &end.result),
             None => self.spool.write_claim(claim),
         });
-        if let Err(error) = &written
-            && !self.spool.is_deleted()
-        {
+        if let Err(error) = &written {
             let kept = "what was decided is kept and written as soon as that is possible; nothing is started until then";
             self.say_once("unwritten", Level::Error, format!("{error}; {kept}"));
             self.unwritten = Some(decision);
@@ -212,14 +210,9 @@ impl Worker<'_> {
         let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);
         let before = self.jobs.claim(&id).map_or(0.0, cost);
         self.board().spend(self.name(), cost(&claim) - before);
-        match (written, end) {
-            (Err(error), _) => {
-                let gone = format!("{id}.md has gone with its project, and so has its outcome");
-                self.say(Level::Error, format!("{gone}: {error}"));
-                self.jobs.remove(&id);
-            }
-            (Ok(()), Some(end)) => self.finish(&claim, &end),
-            (Ok(()), None) => self.jobs.set(id, State::of(*claim)),
+        match end {
+            Some(end) => self.finish(&claim, &end),
+            None => self.jobs.set(id, State::of(*claim)),
         }
     }
 

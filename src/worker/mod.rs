@@ -361,10 +361,6 @@ impl<'a> Worker<'a> {
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
-        if self.left.is_none() {
-            let tidied = self.spool.tidy();
-            self.or_warn(tidied);
-        }
         self.finished.rest();
         self.left = self.spool.state_signature().ok();
         self.lock = None;

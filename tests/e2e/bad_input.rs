@@ -631,7 +631,6 @@ fn values_of_the_env_file_appear_nowhere() {
     space.plain_agent("cat > /dev/null; [ -n \"$SECRET\" ] && echo done");
     space.credentials("SECRET='hush-0815'\nexport OTHER=\"hush-4711\"\n", 0o600);
     let project = space.project("alpha");
-    space.env("RUST_LOG", "trace");
     space.start();
     project.submit(ID, "x");
     assert_eq!(project.wait_result(ID)["status"], "completed");

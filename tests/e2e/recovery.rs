@@ -246,18 +246,12 @@ fn a_claim_beside_a_result_is_swept_and_the_job_is_not_run() {
     }
     let result = format!("{{\"job_id\": \"{ID}\", \"status\": \"completed\"}}");
     fs::write(project.results(&format!("{ID}.json")), &result).unwrap();
-    fs::write(project.results(&format!(".{NEXT}.json.tmp")), "torn").unwrap();
-    fs::write(project.state(&format!(".{NEXT}.claim.tmp")), "torn").unwrap();
     space.start();
     project.submit(NEXT, "x");
     project.wait_result(NEXT);
     assert_eq!(ran(&project), [NEXT]);
     let names = project.names(&project.state(""));
     assert!(!names.iter().any(|name| name.contains(ID)), "{names:?}");
-    assert!(
-        !names.iter().any(|name| name.ends_with(".tmp")),
-        "{names:?}"
-    );
     let results = [format!("{ID}.json"), format!("{NEXT}.json")];
     assert_eq!(project.names(&project.results("")), results);
     let kept = fs::read_to_string(project.results(&results[0])).unwrap();
