@@ -6,9 +6,9 @@ use super::*;
 const PATCH_MAX: u64 = 16 << 20;
 
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.
-pub(super) fn diff(scope: &Scope, id: &JobId, stat: bool) -> Result<()> {
-    let (spool, standing) = scope.job(id)?;
-    let Standing::Done(result) = &standing else {
+pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
+    let Job { id, spool } = job;
+    let Standing::Done(result) = &scope.standing(job)? else {
         let text = format!("{id} is not finished; its patch is made at its end");
         return Err(Error::new(text));
     };

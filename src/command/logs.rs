@@ -16,14 +16,14 @@ const TAIL: usize = 256 << 10;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Follows a job that was just submitted, and ends as `wait` does.
-pub(super) fn follow(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
-    let note = format!("the job goes on; job-monitor logs -f {id}");
+pub(super) fn follow(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
+    let note = format!("the job goes on; job-monitor logs -f {}", job.id);
     // Without a handler, the interruption would end us as well, only without a word.
     let _ = ctrlc::set_handler(move || {
         render::note(&note);
         std::process::exit(130);
     });
-    tell(scope, id, asked)
+    tell(scope, job, asked)
 }
 
 /// What a running agent does just now, in a line.
@@ -52,12 +52,6 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
         Some(action) => format!("{action} ({silence})"),
         None => silence,
     })
-}
-
-/// Where a job stands just now, the daemon running or not.
-pub(super) fn standing(scope: &Scope, spool: &Spool, id: &JobId) -> Result<Standing> {
-    let standing = scope::standing(spool, id, daemon::running(&scope.places).is_some())?;
-    standing.ok_or_else(|| Error::with(Exit::NotFound, format!("{id} was withdrawn")))
 }
 
 /// The names that the output of the `start`-th start may have.
@@ -144,7 +138,7 @@ impl Story {
     }
 
     /// All that there is to tell.
-    fn pieces(&self, spool: &Spool, id: &JobId, now: Wall) -> Result<Vec<Piece>> {
+    fn pieces(&self, Job { id, spool }: &Job, now: Wall) -> Result<Vec<Piece>> {
         let (mut pieces, mut session) = (Vec::new(), None);
         let mut checks = self.checks.iter().zip(1..).peekable();
         for (start, number) in self.starts.iter().zip(1..) {
@@ -188,8 +182,7 @@ impl Story {
 
 /// The telling of one job.
 struct Telling<'a> {
-    spool: Spool,
-    id: &'a JobId,
+    job: &'a Job,
     asked: &'a Asked,
     /// Whether the bytes go out as they are.
     is_raw: bool,
@@ -202,12 +195,11 @@ struct Telling<'a> {
 }
 
 /// Tells what the agent did; the exit status tells how the job stands.
-pub(super) fn tell(scope: &Scope, id: &JobId, asked: &Asked) -> Outcome {
+pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
     let style = Style::of_stdout();
     let columns = terminal::columns(COLUMNS_PIPED);
     let mut telling = Telling {
-        spool: scope.job(id)?.0,
-        id,
+        job,
         asked,
         is_raw: asked.raw && !style.terminal,
         transcript: Transcript::new(style, columns),
@@ -227,16 +219,16 @@ impl Telling<'_> {
     fn tell(&mut self, scope: &Scope) -> Outcome {
         let mut paused_at = None;
         loop {
-            let (standing, now) = (standing(scope, &self.spool, self.id)?, Wall::now());
+            let (standing, now) = (scope.standing(self.job)?, Wall::now());
             let story = Story::of(&standing, now);
-            self.catch_up(&story.pieces(&self.spool, self.id, now)?, story.grows)?;
+            self.catch_up(&story.pieces(self.job, now)?, story.grows)?;
             match standing {
                 Standing::Running(_) if self.asked.follow => {}
                 Standing::Running(_) | Standing::Done(_) => self.seam(&story.line)?,
                 // The words count down, and are told once.
                 _ if paused_at.replace(self.begun) == Some(self.begun) => {}
                 _ if self.begun > 0 => self.seam(&story.line)?,
-                _ => render::note(&format!("{} {}", self.id, story.line)),
+                _ => render::note(&format!("{} {}", self.job.id, story.line)),
             }
             if story.exit.is_some() || !self.asked.follow {
                 return Ok(story.exit.unwrap_or(Exit::Done));
@@ -269,7 +261,7 @@ impl Telling<'_> {
     /// Tells what a log has more than the last time.
     fn tell_log(&mut self, names: &[String], grows: bool) -> Result<()> {
         if self.file.is_none()
-            && let Some((file, dialect)) = open(&self.spool, names, grows)?
+            && let Some((file, dialect)) = open(&self.job.spool, names, grows)?
         {
             self.file = Some(file);
             let is_raw = self.asked.raw;

@@ -53,7 +53,7 @@ use crate::spool::{Mark, Marks, Scan, Spool};
 use crate::time::{Wall, human};
 use crate::worker::Memory;
 use brief::{check_end, hold_line, not_before, retry_at, running_for, suspension_text};
-use logs::{action, standing};
+use logs::action;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::stat;
 use nix::sys::statvfs::statvfs;
@@ -121,24 +121,25 @@ fn run(asked: &Asked) -> Outcome {
         "config" => config::config(&scope()?, format),
         "watch" => return watch::watch(everywhere),
         "doctor" => return doctor::doctor(&asked.projects, format),
-        "show" | "logs" | "diff" | "open" => {
-            let mut scope = scope()?;
-            let id = scope.resolve_or_latest(asked.jobs.first())?;
-            return match asked.command {
-                "show" => show::job(&scope, &id, format),
-                "logs" => logs::tell(&scope, &id, asked).map(|_| Exit::Done),
-                "open" => session::open(&scope, &id),
-                _ => diff::diff(&scope, &id, asked.stat).map(|()| Exit::Done),
-            };
+        "show" => return show::job(&scope()?, asked.jobs.first(), format),
+        "logs" | "diff" | "open" => {
+            let scope = scope()?;
+            let job = scope.job_or_latest(asked.jobs.first())?;
+            match asked.command {
+                "logs" => logs::tell(&scope, &job, asked).map(drop),
+                "open" => session::open(&scope, &job).map(drop),
+                _ => diff::diff(&scope, &job, asked.stat),
+            }
         }
         "wait" => {
             let scope = scope()?;
-            let jobs = control::jobs(&scope, asked)?.into_iter();
-            let jobs = jobs.map(|(id, spool)| Ok((id, spool?)));
-            return wait::wait(&scope, jobs.collect::<Result<_>>()?, asked.timeout);
+            let jobs = control::jobs(&scope, asked)?
+                .into_iter()
+                .collect::<Result<_>>()?;
+            return wait::wait(&scope, jobs, asked.timeout);
         }
         "submit" => return submit::submit(&scope()?, asked),
-        "reply" => return submit::reply(&mut scope()?, asked),
+        "reply" => return submit::reply(&scope()?, asked),
         "cancel" => control::cancel(&scope()?, asked),
         "hold" => control::hold(&scope()?, asked),
         "release" => control::release(&scope()?, asked),

@@ -33,8 +33,14 @@ pub(crate) enum Standing {
     Waiting { held: bool },
 }
 
-/// A job: the spool that has it, and how it stands there.
-pub(crate) type Job = (Spool, Standing);
+/// A job, and the spool that has it.
+#[derive(Clone)]
+pub(crate) struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Its project's spool.
+    pub spool: Rc<Spool>,
+}
 
 impl Scope {
     /// Reads the registry and picks; says so where the monitor does not run.
@@ -105,23 +111,13 @@ impl Scope {
         found.ok_or_else(|| Error::with(Exit::NotFound, format!("no project named {project:?}")))
     }
 
-    /// Until when nothing happens to the jobs of a project, if that is so.
-    pub(crate) fn delay(&self, project: &str) -> Option<String> {
+    /// Says so where no job of a project is started.
+    pub(crate) fn tell_if_disabled(&self, project: &str) {
         if self.entry(project).is_ok_and(|entry| !entry.enabled) {
-            let command = format!("job-monitor enable {}", quoted(project));
-            return Some(format!("until its project is enabled ({command})"));
+            let name = quoted(project);
+            let text = "is disabled, and its jobs wait until job-monitor enable";
+            render::note(&format!("project {project:?} {text} {name}"));
         }
-        let stopped = self.daemon.is_none();
-        stopped.then(|| "until the monitor runs".to_owned())
-    }
-
-    /// Where a job is, and how it stands there.
-    pub(crate) fn job(&self, id: &JobId) -> Result<Job> {
-        self.find(id)?.ok_or_else(|| {
-            // It may be in a project that cannot be looked at, which this says.
-            self.spools();
-            self.none(&format!("there is no job {id}; {LISTS}"))
-        })
     }
 
     fn none(&self, text: &str) -> Error {
@@ -129,12 +125,17 @@ impl Scope {
         Error::with(Exit::NotFound, if is_empty { NO_PROJECT } else { text })
     }
 
-    /// What `look` finds in the projects in question, else in the others.
-    fn search<T>(&self, look: impl Fn(Spool, &mut Vec<T>) -> Result<()>) -> Result<Vec<T>> {
+    /// The jobs that `look` names in the projects in question, else in the others.
+    fn search(&self, look: &dyn Fn(&Spool) -> Result<Vec<JobId>>) -> Result<Vec<Job>> {
         let mut found = Vec::new();
         for entries in [&self.entries, &self.others] {
             for spool in entries.iter().flat_map(|entry| Spool::open(&entry.project)) {
-                look(spool, &mut found)?;
+                let (ids, spool) = (look(&spool)?, Rc::new(spool));
+                let job = |id| Job {
+                    id,
+                    spool: Rc::clone(&spool),
+                };
+                found.extend(ids.into_iter().map(job));
             }
             if !found.is_empty() {
                 break;
@@ -143,79 +144,67 @@ impl Scope {
         Ok(found)
     }
 
-    /// Looks for a job. Ids are unique in practice; if two projects have one of the same name, the
-    /// person must say which.
-    fn find(&self, id: &JobId) -> Result<Option<Job>> {
-        let mut found = self.search(|spool, found| {
-            let standing = standing(&spool, id, self.daemon.is_some())?;
-            found.extend(standing.map(|standing| (spool, standing)));
-            Ok(())
+    /// The job that was typed: its id, or a part of it that no other job has.
+    pub(crate) fn job(&self, typed: &str) -> Result<Job> {
+        let (whole, part) = (
+            JobId::parse(typed),
+            typed.strip_suffix(".md").unwrap_or(typed),
+        );
+        let mut found = self.search(&|spool| match &whole {
+            Some(id) if standing_in(spool, id, false)?.is_some() => Ok(vec![id.clone()]),
+            _ => Ok(Vec::new()),
         })?;
-        if let [(one, _), (other, _), ..] = found.as_slice() {
-            let (one, other) = (&one.project().name, &other.project().name);
-            let text = format!("{id} is in {one:?} and {other:?}; say -p NAME");
-            return Err(Error::with(Exit::Usage, text));
+        if found.is_empty() {
+            found = self.search(&|spool| {
+                let mut ids = Vec::new();
+                each_id(spool, &mut |id, _| {
+                    ids.extend(Some(id).filter(|id| id.as_str().contains(part)))
+                })?;
+                Ok(ids)
+            })?;
         }
-        Ok(found.pop())
-    }
-
-    /// The job that was typed: an id, of which a part is enough if no other job has it. An id that
-    /// is none's is given back as it is.
-    pub(crate) fn resolve(&self, typed: &str) -> Result<JobId> {
-        let exact = JobId::parse(typed);
-        if let Some(id) = &exact
-            && self.find(id)?.is_some()
-        {
-            return Ok(id.clone());
-        }
-        let part = typed.strip_suffix(".md").unwrap_or(typed);
-        let mut ids = self.search(|spool, found| {
-            each_id(&spool, &mut |id, _| {
-                if id.as_str().contains(part) {
-                    found.push(id);
-                }
-            })
-        })?;
-        ids.sort_unstable();
-        ids.dedup();
-        match (ids.as_slice(), exact) {
-            ([id], _) => Ok(id.clone()),
-            ([], Some(id)) => Ok(id),
-            ([], None) => Err(self.none(&format!("no job has {part:?} in its id; {LISTS}"))),
-            ([.., last], _) => {
-                let count = ids.len();
-                let text = format!("{count} jobs have {part:?} in their id, the last {last}");
+        match (found.pop(), found.len()) {
+            (Some(job), 0) => Ok(job),
+            (Some(Job { id, spool }), others) => {
+                let (project, count) = (&spool.project().name, others + 1);
+                let text = format!(
+                    "{count} jobs have {part:?} in their id, as {id} of {project:?}; say more of it, or -p NAME"
+                );
                 Err(Error::with(Exit::Usage, text))
             }
+            (None, _) => {
+                // It may be in a project that cannot be looked at, which this says.
+                self.spools();
+                Err(self.none(&format!("no job has {part:?} in its id; {LISTS}")))
+            }
         }
     }
 
-    /// The same for a word that may be missing: then the job that runs is meant, else the newest, and
-    /// no other of its id.
-    pub(crate) fn resolve_or_latest(&mut self, typed: Option<&String>) -> Result<JobId> {
+    /// The same for a word that may be missing: then the job that runs is meant, else the newest.
+    pub(crate) fn job_or_latest(&self, typed: Option<&String>) -> Result<Job> {
         if let Some(typed) = typed {
-            return self.resolve(typed);
+            return self.job(typed);
         }
-        let mut latest = None;
-        let spools = self.spools();
+        let (mut latest, mut spools) = (None, self.spools());
         for (place, spool) in spools.iter().enumerate() {
-            for id in spool.marks()?.claims {
-                let standing = standing(spool, &id, self.daemon.is_some())?;
-                if let Some(Standing::Running(claim)) = standing {
-                    let found = (true, i128::from(claim.started_at.0), id, place);
-                    latest = latest.max(Some(found));
-                }
-            }
+            let begun = spool.marks()?.claims;
             each_id(spool, &mut |id, ended| {
-                let found = (false, ended.unwrap_or(0), id, place);
+                let found = (begun.contains(&id), ended, id, place);
                 latest = latest.take().max(Some(found));
             })?;
         }
         let none = || self.none("there is no job yet; job-monitor submit hands one in");
         let (_, _, id, place) = latest.ok_or_else(none)?;
-        let its = &spools[place].project().name;
-        self.entries.retain(|entry| entry.project.name == *its);
-        Ok(id)
+        let spool = Rc::new(spools.swap_remove(place));
+        Ok(Job { id, spool })
+    }
+
+    /// Where a job stands just now, the daemon running or not.
+    pub(crate) fn standing(&self, job: &Job) -> Result<Standing> {
+        let runs = daemon::running(&self.places).is_some();
+        let standing = standing_in(&job.spool, &job.id, runs)?;
+        let gone = || Error::with(Exit::NotFound, format!("{} was withdrawn", job.id));
+        standing.ok_or_else(gone)
     }
 }
 
@@ -250,7 +239,7 @@ pub(super) fn refuse_own_wait(project: &str) -> Result<()> {
 }
 
 /// Where a job stands in one project, if it is there at all.
-pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
+fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
     if let Some(result) = spool.open_result(id)? {
         return Ok(Some(Standing::Done(result)));
     }
@@ -271,7 +260,7 @@ pub(crate) fn standing(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option
 }
 
 /// Parts the registry's entries into those that a command is about and the others.
-pub(crate) fn choose(
+fn choose(
     registry: &Registry,
     mut entries: Vec<Entry>,
     which: &Which,
@@ -279,7 +268,7 @@ pub(crate) fn choose(
     let named = |name: &String| {
         let by_name = entries.iter().position(|entry| entry.project.name == *name);
         // A name that was mistyped must not be taken for a path below the current directory.
-        let is_path = name.starts_with('.') || name.contains('/') || Path::new(name).exists();
+        let is_path = name.contains('/') || Path::new(name).exists();
         let path = std::path::absolute(name).ok().filter(|_| is_path);
         by_name.or_else(|| around(&entries, &path?))
     };
@@ -309,9 +298,7 @@ fn around(entries: &[Entry], path: &Path) -> Option<usize> {
     deepest(Path::to_owned).or_else(|| deepest(resolved))
 }
 
-/// Where a path leads. Of one that leads nowhere, at least what is above it is resolved.
+/// Where a path leads, if it leads anywhere.
 fn resolved(path: &Path) -> PathBuf {
-    let above = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    let real = path.canonicalize().ok().or_else(above);
-    real.unwrap_or_else(|| path.to_owned())
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -3,11 +3,11 @@
 use super::*;
 
 /// The session of a job that does not run, and the agent that keeps it.
-pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentSpec)> {
-    let (spool, standing) = job;
-    let (session, name) = match standing {
+pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
+    let Job { id, spool } = job;
+    let (session, name) = match scope.standing(job)? {
         Standing::Done(result) => {
-            let told = Finished::need(spool, id, result)?;
+            let told = Finished::need(spool, id, &result)?;
             (
                 told.text("session_id"),
                 told.text("agent").unwrap_or_default(),
@@ -38,11 +38,10 @@ pub(super) fn of(scope: &Scope, id: &JobId, job: &Job) -> Result<(String, AgentS
 }
 
 /// Opens the session of a job in the agent's own program, in the project.
-pub(super) fn open(scope: &Scope, id: &JobId) -> Outcome {
-    let job = scope.job(id)?;
-    let (session, agent) = of(scope, id, &job)?;
-    let project = job.0.project();
-    let fill = |word: &String| plan::fill(word, project, id, 1);
+pub(super) fn open(scope: &Scope, job: &Job) -> Outcome {
+    let (session, agent) = of(scope, job)?;
+    let project = job.spool.project();
+    let fill = |word: &String| plan::fill(word, project, &job.id, 1);
     let command: Vec<String> = agent.command.iter().map(fill).collect();
     // What the daemon gives the agent decides where its sessions are.
     let credentials = settings::credentials(&scope.places.credentials()).unwrap_or_default();

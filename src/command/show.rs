@@ -25,30 +25,34 @@ impl Page {
     }
 }
 
-/// One job, wherever it stands.
-pub(super) fn job(scope: &Scope, id: &JobId, format: Format) -> Outcome {
-    let mut view = json!({"job_id": id, "project": null, "state": "not_found", "position": null,
-        "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null});
-    let (spool, standing) = match scope.job(id) {
-        Err(error) if error.exit == Exit::NotFound => {
-            render::answer(format, &view, || not_found(scope, id).0)?;
+/// One job, wherever it stands: the one that was typed, else the one that runs or the newest.
+pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outcome {
+    let blank = |id: &JobId| {
+        json!({"job_id": id, "project": null, "state": "not_found", "position": null,
+            "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null})
+    };
+    let whole = typed.and_then(|typed| JobId::parse(typed));
+    let job = match (scope.job_or_latest(typed), whole) {
+        (Err(error), Some(id)) if error.exit == Exit::NotFound => {
+            render::answer(format, &blank(&id), || not_found(scope, &id).0)?;
             return Ok(Exit::NotFound);
         }
-        found => found?,
+        (found, _) => found?,
     };
+    let (Job { id, spool }, mut view) = (&job, blank(&job.id));
     view["project"] = json!(spool.project().name);
-    let page = match standing {
-        Standing::Done(result) => return done(view, &spool, id, result, format),
+    let page = match scope.standing(&job)? {
+        Standing::Done(result) => return done(view, spool, id, result, format),
         Standing::Running(claim) => {
             view["state"] = json!("running");
             view["started_at"] = json!(claim.started_at);
             view["attempt"] = json!(claim.starts);
-            of_running(&spool, &claim)
+            of_running(spool, &claim)
         }
         Standing::Suspended(claim) => {
-            of_waiting(&mut view, &Seen::around(scope, &spool)?, id, Some(&claim))?
+            of_waiting(&mut view, &Seen::around(scope, spool)?, id, Some(&claim))?
         }
-        Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, &spool)?, id, None)?,
+        Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, spool)?, id, None)?,
     };
     render::answer(format, &view, || page.0)?;
     Ok(Exit::Done)

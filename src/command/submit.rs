@@ -18,16 +18,16 @@ pub(super) fn submit(scope: &Scope, asked: &Asked) -> Outcome {
 }
 
 /// Submits a document whose job goes on in the session of a finished one.
-pub(super) fn reply(scope: &mut Scope, asked: &Asked) -> Outcome {
-    let id = scope.resolve_or_latest(asked.jobs.first())?;
-    let job = scope.job(&id)?;
-    if !matches!(job.1, Standing::Done(_)) {
+pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
+    let job = scope.job_or_latest(asked.jobs.first())?;
+    if !matches!(scope.standing(&job)?, Standing::Done(_)) {
+        let id = &job.id;
         let text = format!("{id} is not finished; job-monitor wait {id} waits for it");
         return Err(Error::new(text));
     }
-    session::of(scope, &id, &job)?;
-    let entry = scope.entry(&job.0.project().name)?;
-    hand_in(scope, entry, asked, Some(&id))
+    session::of(scope, &job)?;
+    let entry = scope.entry(&job.spool.project().name)?;
+    hand_in(scope, entry, asked, Some(&job.id))
 }
 
 fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId>) -> Outcome {
@@ -40,7 +40,7 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
         let text = "--follow shows one job; use --wait for several files";
         return Err(Error::with(Exit::Usage, text));
     }
-    let spool = Spool::open(project)?;
+    let spool = Rc::new(Spool::open(project)?);
     let description = asked.description.as_deref().and_then(slug);
     if description.is_none() && asked.description.is_some() {
         let text = "the description needs an ASCII letter or digit; choose another with -d";
@@ -56,26 +56,21 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     };
     let submit = || {
         let documents = texts.iter().map(|text| prepare(&policy, text, &wishes));
-        let mut ids = Vec::new();
+        let mut jobs = Vec::new();
         for (words, text) in documents.collect::<Result<Vec<_>>>()? {
             let description = description.as_ref().unwrap_or(&words);
-            ids.push(put(&spool, description, &text, asked.hold)?);
-            render::print(&format!("{}\n", ids[ids.len() - 1]))?;
+            let (id, spool) = (put(&spool, description, &text, asked.hold)?, spool.clone());
+            render::print(&format!("{id}\n"))?;
+            jobs.push(Job { id, spool });
         }
-        Ok(ids)
+        Ok(jobs)
     };
-    let ids = submit().map_err(|error| kept(error, draft.as_deref()))?;
+    let jobs = submit().map_err(|error| kept(error, draft.as_deref()))?;
     draft.map(std::fs::remove_file);
-    if let Some(delay) = scope.delay(&project.name).filter(|_| !entry.enabled) {
-        render::note(&format!("it waits {delay}"));
-    }
+    scope.tell_if_disabled(&project.name);
     match asked.wait {
-        _ if follow => logs::follow(scope, &ids[0], asked),
-        true => {
-            let spool = Rc::new(spool);
-            let jobs = ids.into_iter().map(|id| (id, spool.clone()));
-            wait::wait(scope, jobs.collect(), None)
-        }
+        _ if follow => logs::follow(scope, &jobs[0], asked),
+        true => wait::wait(scope, jobs, None),
         false => Ok(Exit::Done),
     }
 }

@@ -8,14 +8,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const TICK: usize = 10;
 
 /// Waits for all of `jobs`, at most `timeout`.
-pub(super) fn wait(
-    scope: &Scope,
-    jobs: Vec<(JobId, Rc<Spool>)>,
-    timeout: Option<Duration>,
-) -> Outcome {
+pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> Outcome {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    for (_, spool) in &jobs {
-        refuse_own_wait(&spool.project().name)?;
+    for job in &jobs {
+        refuse_own_wait(&job.spool.project().name)?;
     }
     let all = jobs.len();
     // What keeps a job waiting is said once.
@@ -23,11 +19,11 @@ pub(super) fn wait(
     let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
     for look in 0_usize.. {
         let (mut running, mut shown) = (0, None);
-        for ((id, spool), mut is_told) in std::mem::take(&mut left) {
-            let standing = standing(scope, &spool, &id)?;
+        for (job, mut is_told) in std::mem::take(&mut left) {
+            let standing = scope.standing(&job)?;
             if let Standing::Done(result) = &standing {
                 line.show("");
-                if !tell(&id, result)? {
+                if !tell(&job.id, result)? {
                     exit = Exit::NotCompleted;
                 }
                 continue;
@@ -38,14 +34,14 @@ pub(super) fn wait(
             let is_shown = line.is_on && (shown.is_none() || runs && running == 1);
             let is_news = !line.is_on && !runs && !is_told;
             if look % TICK == 0 && (is_shown || is_news) {
-                let (text, is_odd) = doing(scope, &spool, &id, &standing)?;
+                let (text, is_odd) = doing(scope, &job, &standing)?;
                 if is_news && is_odd {
                     render::note(&text);
                     is_told = true;
                 }
                 shown = Some(text);
             }
-            left.push(((id, spool), is_told));
+            left.push((job, is_told));
         }
         if left.is_empty() {
             break;
@@ -60,7 +56,7 @@ pub(super) fn wait(
         let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
         if rest.is_zero() {
             line.show("");
-            let left: Vec<&str> = left.iter().map(|((id, _), _)| id.as_str()).collect();
+            let left: Vec<&str> = left.iter().map(|(job, _)| job.id.as_str()).collect();
             render::note(&format!("the time is up; not done: {}", left.join(", ")));
             return Ok(Exit::TimedOut);
         }
@@ -82,8 +78,8 @@ fn tell(id: &JobId, result: &File) -> Result<bool> {
 }
 
 /// What becomes of a job just now, in a line; and whether that is more than its turn.
-fn doing(scope: &Scope, spool: &Spool, id: &JobId, standing: &Standing) -> Result<(String, bool)> {
-    let now = Wall::now();
+fn doing(scope: &Scope, job: &Job, standing: &Standing) -> Result<(String, bool)> {
+    let (Job { id, spool }, now) = (job, Wall::now());
     let (text, is_odd) = match standing {
         Standing::Done(_) => ("is done".to_owned(), false),
         Standing::Suspended(claim) => (suspension_text(claim, now), true),

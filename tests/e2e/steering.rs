@@ -147,7 +147,7 @@ fn what_will_happen_is_said_where_nothing_happens_now() {
     let off = space.project_with("off", json!({"enabled": false}));
     space.start();
     off.submit(OLD, "x");
-    let until = "until its project is enabled (job-monitor enable off)";
+    let until = "its jobs wait until job-monitor enable off";
     for (args, said) in [
         (&["hold", OLD][..], "Held"),
         (&["release", OLD], until),
