@@ -199,7 +199,7 @@ impl Board {
     /// goes before those who come later.
     pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
         let (mut inner, now) = (self.inner(), Wall::now());
-        inner.slots = policy.max_parallel;
+        inner.slots = policy.max_parallel.map(u32::from);
         let who = (project, &*policy.agent.name);
         let before = inner.holds.clone();
         let news = inner.holds.decide(project, policy, now);

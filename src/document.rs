@@ -109,9 +109,6 @@ const KEYS: [(&str, &str); 8] = [
     ("continues", "the id of a finished job"),
 ];
 
-/// A longer key is not compared with ours, since it cannot be one slip away.
-const KEY_MAX: usize = 20;
-
 /// The beginnings of keys that were probably meant as limits, and the key of ours that is named then. The
 /// first row that fits counts.
 const LIMITS: [(&str, &str); 9] = [
@@ -182,32 +179,23 @@ fn unquoted(text: &str) -> &str {
 /// and what the value of that must be.
 fn nearest(key: &str) -> Option<(&'static str, &'static str)> {
     let named = |name: &str| KEYS.into_iter().find(|(ours, _)| *ours == name);
-    let slip = |(ours, _): &(&str, &str)| key.len() <= KEY_MAX && distance(key, ours) == 1;
+    let slip = |(ours, _): &(&str, &str)| is_slip(key, ours);
     let limit = || LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
     named(key)
         .or_else(|| KEYS.into_iter().find(slip))
         .or_else(|| named(limit()?.1))
 }
 
-/// How many letters to insert, drop or replace, or neighbours to swap, from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
-    let mut table = vec![vec![0; to.len() + 1]; from.len() + 1];
-    for i in 0..=from.len() {
-        for j in 0..=to.len() {
-            table[i][j] = match (i, j) {
-                (0, _) | (_, 0) => i + j,
-                _ => {
-                    let replaced = table[i - 1][j - 1] + usize::from(from[i - 1] != to[j - 1]);
-                    replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1)
-                }
-            };
-            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
-                table[i][j] = table[i][j].min(table[i - 2][j - 2] + 1);
-            }
-        }
+/// Whether one word becomes another by a letter more, less or other, or by two that are swapped.
+fn is_slip(from: &str, to: &str) -> bool {
+    let pairs = from.bytes().zip(to.bytes());
+    let same = pairs.take_while(|(mine, other)| mine == other).count();
+    let (mine, theirs) = (&from.as_bytes()[same..], &to.as_bytes()[same..]);
+    match (mine, theirs) {
+        ([a, b, rest @ ..], [c, d, others @ ..]) if (a, b, rest) == (d, c, others) => true,
+        ([_, rest @ ..], [_, others @ ..]) => rest == others || rest == theirs || mine == others,
+        _ => mine.len() + theirs.len() == 1,
     }
-    table[from.len()][to.len()]
 }
 
 /// Reads what the keys of ours ask for. What cannot be read rejects the document, and so does a key

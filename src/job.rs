@@ -79,7 +79,13 @@ impl JobId {
 
     /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
     pub fn stamp(&self) -> Option<&str> {
-        stamp_of(&self.0)
+        if self.layout() == Layout::Jobs {
+            return self.0.get(4..19);
+        }
+        let start = self.0.len().checked_sub(15)?;
+        let stamp = self.0.get(start..)?;
+        let is_stamp = has_form(stamp, STAMP) && start > 6 && self.0[..start].ends_with('-');
+        is_stamp.then_some(stamp)
     }
 }
 
@@ -134,27 +140,12 @@ pub fn originals(id: &str) -> impl Iterator<Item = &str> {
 
 impl Ord for JobId {
     fn cmp(&self, other: &JobId) -> Ordering {
-        order(&self.0, &other.0)
+        let (mine, theirs) = (self.stamp(), other.stamp());
+        let stamps = (mine.is_none(), mine).cmp(&(theirs.is_none(), theirs));
+        // As the names with their `.md`, which are those that `ls` sorts.
+        let names = || (self.0.bytes().chain(*b".md")).cmp(other.0.bytes().chain(*b".md"));
+        stamps.then_with(names)
     }
-}
-
-/// The order of two ids, or of texts that may be some.
-pub fn order(mine: &str, theirs: &str) -> Ordering {
-    let (stamp, other) = (stamp_of(mine), stamp_of(theirs));
-    // As the names with their `.md`, which are those that `ls` sorts.
-    let names = || (mine.bytes().chain(*b".md")).cmp(theirs.bytes().chain(*b".md"));
-    let stamps = (stamp.is_none(), stamp).cmp(&(other.is_none(), other));
-    stamps.then_with(names)
-}
-
-/// `YYYYMMDD-HHMMSS` of an id, wherever its layout keeps it.
-fn stamp_of(id: &str) -> Option<&str> {
-    if id.starts_with(Layout::Jobs.prefix()) {
-        return id.get(4..19);
-    }
-    let start = id.len().checked_sub(15)?;
-    let stamp = id.get(start..)?;
-    (has_form(stamp, STAMP) && start > 6 && id.as_bytes()[start - 1] == b'-').then_some(stamp)
 }
 
 impl PartialOrd for JobId {

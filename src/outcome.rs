@@ -147,16 +147,13 @@ pub fn cost_of(claim: &Claim) -> Option<f64> {
     (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, cost)| cost).sum()))
 }
 
-/// Moves what an attempt brought into what the claim carries. What counts only of the last attempt stays in
-/// its report.
-pub fn carry(carried: &mut Carried, report: &mut Report) {
-    carried.usage = sum_usage(carried.usage.take(), report.usage.take());
-    carried.num_turns = sum(carried.num_turns, report.num_turns);
-    unite(&mut carried.edited, std::mem::take(&mut report.edited));
-    let denials = std::mem::take(&mut report.permission_denials);
-    unite(&mut carried.permission_denials, denials);
-    let servers = std::mem::take(&mut report.failed_servers);
-    unite(&mut carried.failed_mcp_servers, servers);
+/// Adds what an attempt brought to what the claim carries.
+pub fn carry(carried: &mut Carried, more: Carried) {
+    carried.usage = sum_usage(carried.usage.take(), more.usage);
+    carried.num_turns = sum(carried.num_turns, more.num_turns);
+    unite(&mut carried.edited, more.edited);
+    unite(&mut carried.permission_denials, more.permission_denials);
+    unite(&mut carried.failed_mcp_servers, more.failed_mcp_servers);
 }
 
 fn unite<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
@@ -213,16 +210,16 @@ mod tests {
 
     #[test]
     fn what_earlier_attempts_brought_is_not_lost() {
-        let report = |edited: &str, turns| Report {
+        let brought = |edited: &str, turns| Carried {
             edited: vec![edited.to_owned()],
             num_turns: turns,
             usage: Some(serde_json::json!({ "input_tokens": 2 })),
-            ..Report::default()
+            ..Carried::default()
         };
         let mut carried = Carried::default();
-        carry(&mut carried, &mut report("a", Some(2)));
-        carry(&mut carried, &mut report("a", None));
-        carry(&mut carried, &mut report("b", Some(1)));
+        carry(&mut carried, brought("a", Some(2)));
+        carry(&mut carried, brought("a", None));
+        carry(&mut carried, brought("b", Some(1)));
         assert_eq!(carried.edited, ["a", "b"]);
         assert_eq!(carried.num_turns, Some(3));
         assert_eq!(

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,7 +292,7 @@ settings! {
     /// A command run when a hold begins.
     on_hold: Option<Vec<String>> = "null", PROGRAM;
     /// The most agents at once over all projects.
-    max_parallel: Option<u32> = "null", MOST;
+    max_parallel: Option<NonZeroU32> = "null", MOST;
     /// After how many jobs in a row that fail alike their agent is held; 0 = never.
     breaker: u32 = "3", COUNT;
 }
@@ -329,10 +330,8 @@ const SILENCE: Form<Option<Duration>> = Form(DURATION.0, |value| {
 const LIMIT: Form<Duration> = Form("a duration above 0 such as \"90s\" or \"1h30m\"", |value| {
     duration(value).filter(|limit| !limit.is_zero())
 });
-const COUNT: Form<u32> = Form("a whole number from 0", count);
-const MOST: Form<Option<u32>> = Form("a whole number from 1", |value| {
-    or_null(value, |value| count(value).filter(|&most| most > 0))
-});
+const COUNT: Form<u32> = Form("a whole number from 0", word);
+const MOST: Form<Option<NonZeroU32>> = Form("a whole number from 1", word);
 const MONEY: Form<Option<f64>> = Form("an amount above 0, without quotes", |value| {
     or_null(value, |value| value.as_f64().filter(|&usd| usd > 0.0))
 });
@@ -356,10 +355,6 @@ fn duration(value: &Value) -> Option<Duration> {
     value.as_str().and_then(parse_duration)
 }
 
-fn count(value: &Value) -> Option<u32> {
-    u32::try_from(value.as_u64()?).ok()
-}
-
 fn text(value: &Value) -> Option<String> {
     let is_fine = |text: &&str| !text.is_empty() && !text.contains('\0');
     value.as_str().filter(is_fine).map(str::to_owned)
@@ -371,9 +366,9 @@ pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
-    let is_fine = |text: &&str| !text.contains('\0');
-    let item = |item: &Value| item.as_str().filter(is_fine).map(str::to_owned);
-    value.as_array()?.iter().map(item).collect()
+    let texts: Vec<String> = word(value)?;
+    let is_fine = !texts.iter().any(|text| text.contains('\0'));
+    is_fine.then_some(texts)
 }
 
 fn command(value: &Value) -> Option<Vec<String>> {
@@ -382,22 +377,23 @@ fn command(value: &Value) -> Option<Vec<String>> {
 
 /// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
 fn size(value: &Value) -> Option<u64> {
-    let bytes = match value.as_str() {
-        None => value.as_u64()?,
-        Some(text) => {
-            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-            let (number, unit) = text.split_at(digits);
-            let unit = match unit.trim() {
-                "" | "B" => 1,
-                "KiB" | "K" => 1 << 10,
-                "MiB" | "M" => 1 << 20,
-                "GiB" | "G" => 1 << 30,
-                _ => return None,
-            };
-            number.parse::<u64>().ok()?.checked_mul(unit)?
-        }
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
     };
-    (bytes > 0).then_some(bytes)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
+        .filter(|&bytes| bytes > 0)
 }
 
 fn hours(value: &Value) -> Option<Vec<Span>> {

@@ -144,21 +144,21 @@ pub struct Change {
     pub patch: Option<String>,
 }
 
-/// What earlier starts of a job brought that its result must tell.
+/// What the starts of a job bring that its result must tell, added up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Carried {
-    /// Usage so far.
+    /// The agent's own usage object, numbers summed.
     pub usage: Option<Value>,
-    /// Turns so far.
+    /// Turns.
     pub num_turns: Option<u64>,
-    /// Files changed so far.
+    /// Files that the agent's edit tools changed, as the tools named them, each once.
     pub edited: Vec<String>,
-    /// Tools refused so far.
+    /// Tools that the agent asked for and was refused, as it reports them.
     pub permission_denials: Vec<Value>,
-    /// MCP servers that failed to start so far.
+    /// MCP servers that failed to start.
     #[serde(default)]
     pub failed_mcp_servers: Vec<String>,
-    /// Processes swept so far.
+    /// Processes swept.
     pub leftovers: u32,
 }
 
@@ -202,10 +202,9 @@ impl Claim {
         line
     }
 
-    /// Reads the file's content. Older writers added a second line, which said nothing that is needed here.
+    /// Reads the file's content.
     pub fn parse(bytes: &[u8]) -> Result<Claim, String> {
-        let line = bytes.split(|&byte| byte == b'\n').next();
-        serde_json::from_slice(line.unwrap_or_default()).map_err(|e| e.to_string())
+        serde_json::from_slice(bytes).map_err(|e| e.to_string())
     }
 }
 

@@ -3,15 +3,14 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::files::{self, Dir, Durability};
-use crate::project::{Form, Layout, Policy, Project, word};
-use crate::settings::{self, Settings, Warnings, wrong};
+use crate::project::{FLAG, Form, Layout, Policy, Project, word};
+use crate::settings::{self, Settings, Warnings, member};
 use crate::time::Wall;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Held by whoever changes the registry.
@@ -157,22 +156,17 @@ impl Registry {
         // If both are there already, the directory is what to tell of: another name would not help.
         if let Some(other) = self.at(path) {
             let (path, name) = (path.display(), other.project.name);
-            return Err(Error::new(format!(
-                "{path} is registered already, as {name:?}"
-            )));
+            let what = format!("{path} is registered already, as {name:?}");
+            return Err(Error::new(what));
         }
         if self.projects.contains_key(name) {
-            return Err(Error::new(format!(
-                "a project named {name:?} is registered already; choose another with --name, or if it has moved, its new path in registered.json"
-            )));
+            let remedy =
+                "choose another with --name, or if it has moved, its new path in registered.json";
+            let what = format!("a project named {name:?} is registered already; {remedy}");
+            return Err(Error::new(what));
         }
-        let odd = || {
-            Error::new(format!(
-                "{} is not UTF-8 text; rename the directory",
-                path.display()
-            ))
-        };
-        let text = path.to_str().ok_or_else(odd)?;
+        let odd = || format!("{} is not UTF-8 text; rename the directory", path.display());
+        let text = path.to_str().ok_or_else(|| Error::new(odd()))?;
         let mut entry = json!({"path": text, "enabled": true, "registered_at": now});
         if *layout != Layout::default() {
             entry["layout"] = json!(layout);
@@ -203,16 +197,14 @@ impl Registry {
 
     /// The error for a name that is not in the registry.
     pub fn unknown(&self, name: &str) -> Error {
-        let names = self.projects.keys().map(|name| format!("{name:?}"));
-        let names = names.collect::<Vec<_>>().join(", ");
-        let known = match names.is_empty() {
-            true => "none is registered; job-monitor register PATH adds one".to_owned(),
-            false => format!("registered: {names}"),
-        };
-        Error::with(
-            Exit::NotFound,
-            format!("no project named {name:?}; {known}"),
-        )
+        let names: Vec<_> = self
+            .projects
+            .keys()
+            .map(|name| format!("{name:?}"))
+            .collect();
+        let known = names.join(", ");
+        let what = format!("no project named {name:?}; registered: {known}");
+        Error::with(Exit::NotFound, what)
     }
 }
 
@@ -220,6 +212,10 @@ impl Registry {
 const ENTRY_KEYS: [&str; 4] = ["path", "enabled", "registered_at", "layout"];
 
 const LAYOUT: Form<Layout> = Form("\"jobs\" or \"tasks\"", word);
+const PATH: Form<PathBuf> = Form("an absolute path", |value| {
+    let path = value.as_str().map(PathBuf::from);
+    path.filter(|path| path.is_absolute())
+});
 
 fn entry(name: &str, value: &Value) -> Result<Entry> {
     let values = value.as_object();
@@ -228,33 +224,19 @@ fn entry(name: &str, value: &Value) -> Result<Entry> {
         let why = "its name is empty, over 100 bytes, or has a '/' or a control character in it";
         return Err(Error::new(why));
     }
-    let path = values
-        .get("path")
-        .and_then(Value::as_str)
-        .map(PathBuf::from);
-    let path = path.ok_or_else(|| Error::new("it has no \"path\" that is a text"))?;
-    if !path.is_absolute() {
-        let path = path.display();
-        return Err(Error::new(format!("its path {path} is not absolute")));
-    }
-    let enabled = values.get("enabled").map_or(Some(true), Value::as_bool);
-    let enabled = enabled.ok_or_else(|| Error::new("its \"enabled\" is not true or false"))?;
-    let read = |value| LAYOUT.take(value);
-    let layout = values.get("layout").map_or(Ok(Layout::Jobs), read);
-    let layout = layout.map_err(|form| wrong("layout", &format!("must be {form}")))?;
+    let path = member(values, "", "path", &PATH)?;
     let registered_at = values.get("registered_at").and_then(Value::as_str);
-    let own = values.iter().filter(|(key, _)| settings::is_setting(key));
+    let mut own = values.clone();
+    own.retain(|key, _| settings::is_setting(key));
     Ok(Entry {
         project: Project {
             name: name.to_owned(),
-            path,
-            layout,
+            path: path.ok_or_else(|| Error::new("it has no \"path\""))?,
+            layout: member(values, "", "layout", &LAYOUT)?.unwrap_or_default(),
         },
-        enabled,
+        enabled: member(values, "", "enabled", &FLAG)?.unwrap_or(true),
         registered_at: registered_at.map(str::to_owned),
-        own: own
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        own,
     })
 }
 
@@ -271,23 +253,16 @@ fn place(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// The same for several. A look at a dead mount may never come back, and must not keep the daemon: it
-/// happens in a thread of its own, one at a time, and meanwhile nothing is known.
+/// happens in a thread of its own, and when that takes too long nothing is known.
 fn places(paths: Vec<PathBuf>) -> Vec<Option<(u64, u64)>> {
-    static LOOKING: AtomicBool = AtomicBool::new(false);
     let unseen = vec![None; paths.len()];
-    if paths.len() < 2 || LOOKING.swap(true, Ordering::SeqCst) {
-        return unseen;
-    }
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    let look = move || {
-        let seen = paths.iter().map(|path| place(path)).collect();
-        LOOKING.store(false, Ordering::SeqCst);
-        let _ = sender.send(seen);
-    };
-    if std::thread::Builder::new().spawn(look).is_err() {
-        LOOKING.store(false, Ordering::SeqCst);
-    }
-    receiver.recv_timeout(LOOK_MAX).unwrap_or(unseen)
+    let look = move || drop(sender.send(paths.iter().map(|path| place(path)).collect()));
+    let looks = std::thread::Builder::new().spawn(look);
+    let seen = looks
+        .ok()
+        .and_then(|_| receiver.recv_timeout(LOOK_MAX).ok());
+    seen.unwrap_or(unseen)
 }
 
 #[cfg(test)]
@@ -299,9 +274,9 @@ mod tests {
         for (json, wanted) in [
             ("1", "not a JSON object"),
             ("{}", "no \"path\""),
-            (r#"{"path": 1}"#, "no \"path\" that is a text"),
-            (r#"{"path": "x"}"#, "not absolute"),
-            (r#"{"path": "/x", "enabled": "yes"}"#, "not true or false"),
+            (r#"{"path": 1}"#, "setting \"path\""),
+            (r#"{"path": "x"}"#, "an absolute path"),
+            (r#"{"path": "/x", "enabled": "yes"}"#, "true or false"),
             (r#"{"path": "/x", "layout": "job"}"#, "setting \"layout\""),
         ] {
             let text =

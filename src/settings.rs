@@ -29,14 +29,9 @@ pub struct Places {
 impl Places {
     /// From the environment: `MONITOR_SYSTEM_ROOT`, else the XDG directories, else `HOME`.
     pub fn find() -> Result<Places> {
-        let root = env::var_os("MONITOR_SYSTEM_ROOT").filter(|root| !root.is_empty());
-        if let Some(config) = root.map(PathBuf::from) {
-            // If it were passed over, another configuration than the one asked for would be used.
-            if !config.is_absolute() {
-                return Err(Error::new(format!(
-                    "MONITOR_SYSTEM_ROOT is {config:?}, which is not an absolute path; set it to one, or unset it"
-                )));
-            }
+        if let Some(root) = env::var_os("MONITOR_SYSTEM_ROOT").filter(|root| !root.is_empty()) {
+            let root = Path::new(&root);
+            let config = std::path::absolute(root).map_err(|e| Error::io("find", root, e))?;
             let state = config.join("state");
             return Ok(Places { config, state });
         }
@@ -122,19 +117,12 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
 pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
     let bytes = files::read_own(path, SETTINGS_MAX)?;
     if path.is_symlink() {
-        let real = path.canonicalize().map_err(|_| {
-            let shown = path.display();
-            Error::new(format!("{shown} is a link to nothing; mend or remove it"))
-        })?;
+        let real = path.canonicalize();
+        let real = real.map_err(|e| Error::io("follow the link", path, e))?;
         // Whoever may write into the directory of the real file may replace it.
         files::read_own(&real, SETTINGS_MAX)?;
     }
-    Ok(bytes.map(|bytes| without_mark(&bytes).to_owned()))
-}
-
-/// A text without the byte order mark that some editors put in front.
-fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+    Ok(bytes)
 }
 
 impl Settings {
@@ -222,66 +210,56 @@ const PROTOCOL: Form<Protocol> = Form("\"claude\", \"codex\", \"gemini\" or \"pl
 const PROMPT: Form<String> = Form("a text that contains {content}", |value| {
     (TEXT.1)(value).filter(|text| text.contains("{content}"))
 });
+const ENV: Form<Variables> = Form("an object of variables, each a text", |value| {
+    let variable = |(name, value): (&String, &Value)| {
+        let text = value.as_str().filter(|text| !text.contains('\0'))?;
+        is_variable(name).then(|| (name.into(), text.into()))
+    };
+    value.as_object()?.iter().map(variable).collect()
+});
+
+/// A member of an object, if it is there; the error names it by its place and its key. It tells no value,
+/// since that may be a secret.
+pub fn member<T>(
+    values: &Map<String, Value>,
+    place: &str,
+    key: &str,
+    form: &Form<T>,
+) -> Result<Option<T>> {
+    let taken = values.get(key).map(|value| form.take(value)).transpose();
+    taken.map_err(|form| wrong(&format!("{place}{key}"), &format!("must be {form}")))
+}
 
 /// One agent. Without a protocol it has that of its command's own name; an entry that changes one of
-/// those built in, say by a launcher in front of it, keeps the protocol of that. No value is told, since
-/// it may be a secret.
+/// those built in, say by a launcher in front of it, keeps the protocol of that.
 fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
-    let place = format!("agents.{name}");
-    let mut spec = AgentSpec::new(name, Protocol::Plain);
-    let mut protocol = None;
-    for (key, value) in object(&place, entry)? {
-        let full = format!("{place}.{key}");
-        let taken = match key.as_str() {
-            "command" => COMMAND.take(value).map(|command| spec.command = command),
-            "args" => TEXTS.take(value).map(|args| spec.args = args),
-            "protocol" => PROTOCOL.take(value).map(|word| protocol = Some(word)),
-            "prompt" => PROMPT.take(value).map(|text| spec.prompt = Some(text)),
-            "answer" => TEXT.take(value).map(|path| spec.answer = Some(path)),
-            "require_answer" => FLAG.take(value).map(|flag| spec.require_answer = flag),
-            "env" => {
-                spec.env = variables(&full, value)?;
-                Ok(())
-            }
-            _ => {
-                let what = format!("is unknown; an agent has {AGENT_KEYS}");
-                return Err(wrong(&full, &what));
-            }
-        };
-        taken.map_err(|form| wrong(&full, &format!("must be {form}")))?;
+    let place = &format!("agents.{name}.");
+    let entry = object(&format!("agents.{name}"), entry)?;
+    let is_known = |key: &str| AGENT_KEYS.split(", ").any(|known| known == key);
+    if let Some(key) = entry.keys().find(|key| !is_known(key)) {
+        let what = format!("is unknown; an agent has {AGENT_KEYS}");
+        return Err(wrong(&format!("{place}{key}"), &what));
     }
-    spec.protocol = protocol.unwrap_or_else(|| match agent::protocol_of(&spec.command[0]) {
+    let command = member(entry, place, "command", &COMMAND)?;
+    let command = command.unwrap_or_else(|| vec![name.to_owned()]);
+    let protocol = member(entry, place, "protocol", &PROTOCOL)?;
+    let protocol = protocol.unwrap_or_else(|| match agent::protocol_of(&command[0]) {
         Protocol::Plain => agent::protocol_of(name),
         own => own,
     });
-    if spec.answer.is_some() && spec.protocol != Protocol::Plain {
-        let what = "must be left out, since this agent tells its answer itself";
-        return Err(wrong(&format!("{place}.answer"), what));
-    }
-    spec.costs = agent::dialect(spec.protocol).costs;
-    Ok(spec)
+    let require_answer = member(entry, place, "require_answer", &FLAG)?;
+    Ok(AgentSpec {
+        name: name.to_owned(),
+        command,
+        args: member(entry, place, "args", &TEXTS)?.unwrap_or_default(),
+        protocol,
+        prompt: member(entry, place, "prompt", &PROMPT)?,
+        env: member(entry, place, "env", &ENV)?.unwrap_or_default(),
+        answer: member(entry, place, "answer", &TEXT)?,
+        require_answer: require_answer.unwrap_or_default(),
+        costs: agent::dialect(protocol).costs,
+    })
 }
-
-/// Environment variables.
-fn variables(key: &str, value: &Value) -> Result<Variables> {
-    let is_fine = |text: &&str| !text.contains('\0');
-    let variable = |(name, value): (&String, &Value)| {
-        let text = value.as_str().filter(is_fine).filter(|_| is_variable(name));
-        match text {
-            Some(text) if !is_of_home(text) => Ok((name.into(), text.into())),
-            Some(_) => Err(wrong(&format!("{key}.{name}"), OF_HOME)),
-            None => Err(wrong(&format!("{key}.{name}"), "must be a text")),
-        }
-    };
-    object(key, value)?.iter().map(variable).collect()
-}
-
-/// Whether this is a path only to a shell: a program would look for a directory named `~`.
-fn is_of_home(value: &str) -> bool {
-    value == "~" || value.starts_with("~/")
-}
-
-const OF_HOME: &str = "begins with ~, which no shell is there to replace; write the whole path";
 
 /// The variables of an environment.
 pub type Variables = Vec<(OsString, OsString)>;
@@ -295,54 +273,42 @@ pub fn credentials(path: &Path) -> Result<Variables> {
     let stat = fstat(&file).map_err(|e| Error::io("look at", path, e.into()))?;
     files::check_secret(&stat, path)?;
     let bytes = files::read_whole(&file, path, SETTINGS_MAX)?;
-    parse_env(&bytes)
-        .map_err(|(line, what)| Error::new(format!("{} line {line} {what}", path.display())))
+    parse_env(&bytes).map_err(|line| {
+        let place = format!("{} line {line}", path.display());
+        let form = "write KEY=VALUE, and close a quote at the value's end";
+        Error::new(format!("{place} sets no variable; {form}"))
+    })
 }
 
 /// `KEY=VALUE` lines, `#` comments, optional `export `, optional quotes. The error is the number
-/// of the line and what is wrong with it.
-pub fn parse_env(bytes: &[u8]) -> std::result::Result<Variables, (usize, &'static str)> {
+/// of a line that is none of these.
+pub fn parse_env(bytes: &[u8]) -> std::result::Result<Variables, usize> {
     let mut variables = Vec::new();
-    for (at, line) in without_mark(bytes).split(|byte| *byte == b'\n').enumerate() {
-        let line = std::str::from_utf8(line).map_err(|_| "is not UTF-8 text; save it as UTF-8");
-        let variable = line.and_then(|line| parse_line(line.trim()));
-        variables.extend(variable.map_err(|what| (at + 1, what))?);
+    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = std::str::from_utf8(line).map_err(|_| at + 1)?.trim();
+        if !line.is_empty() && !line.starts_with('#') {
+            variables.push(parse_line(line).ok_or(at + 1)?);
+        }
     }
     Ok(variables)
 }
 
-fn parse_line(line: &str) -> std::result::Result<Option<(OsString, OsString)>, &'static str> {
-    if line.is_empty() || line.starts_with('#') {
-        return Ok(None);
-    }
-    let exported = line
-        .strip_prefix("export")
-        .filter(|rest| rest.starts_with([' ', '\t']));
-    let assignment = exported.unwrap_or(line).split_once('=');
-    let (key, value) = assignment.ok_or("has no '='; write KEY=VALUE")?;
+fn parse_line(line: &str) -> Option<(OsString, OsString)> {
+    let exported = line.strip_prefix("export");
+    let exported = exported.filter(|rest| rest.starts_with([' ', '\t']));
+    let (key, value) = exported.unwrap_or(line).split_once('=')?;
     let (key, value) = (key.trim(), value.trim_start());
-    if !is_variable(key) {
-        return Err("does not begin with a variable's name; write KEY=VALUE");
-    }
     let value = match value.strip_prefix(['"', '\'']) {
         Some(rest) => {
-            let quoted = rest.split_once(&value[..1]);
-            let (inner, after) = quoted.ok_or("has a quote that does not end; close it")?;
-            if !(after.trim().is_empty() || after.trim_start().starts_with('#')) {
-                return Err(
-                    "has text after the closing quote; put the whole value between the quotes",
-                );
-            }
-            inner
+            let (inner, after) = rest.split_once(&value[..1])?;
+            let is_over = after.split('#').next()?.trim().is_empty();
+            is_over.then_some(inner)?
         }
         // As in a shell, a comment needs a space in front of it.
-        None => value.split(" #").next().unwrap_or_default().trim_end(),
+        None => value.split(" #").next()?.trim_end(),
     };
-    match value {
-        _ if value.contains('\0') => Err("has a NUL byte in it; remove it"),
-        _ if is_of_home(value) => Err(OF_HOME),
-        _ => Ok(Some((key.into(), value.into()))),
-    }
+    let is_fine = is_variable(key) && !value.contains('\0');
+    is_fine.then(|| (key.into(), value.into()))
 }
 
 fn is_variable(name: &str) -> bool {
@@ -505,14 +471,6 @@ mod tests {
                 r#"{"agents": {"x": {"require_answer": 1}}}"#,
                 "true or false",
             ),
-            (
-                r#"{"agents": {"claude": {"answer": "a"}}}"#,
-                "tells its answer itself",
-            ),
-            (
-                r#"{"agents": {"x": {"env": {"CODEX_HOME": "~/c"}}}}"#,
-                "agents.x.env.CODEX_HOME\" begins with ~",
-            ),
             (r#"{"max_output": "many"}"#, "a size"),
             (r#"{"hours": "22:00-22:00"}"#, "22:00-07:00"),
             (r#"{"hours": ["22:00-07:00", "7-8"]}"#, "a list of such"),
@@ -531,7 +489,6 @@ mod tests {
         }
         for secret in [
             r#"{"agents": {"claude": {"env": {"KEY": ["s3cret"]}}}}"#,
-            r#"{"agents": {"claude": {"env": {"KEY": "~/s3cret"}}}}"#,
             r#"{"agents": {"claude": {"env": ["KEY=s3cret"]}}}"#,
             r#"{"agents": {"claude": [{"env": {"KEY": "s3cret"}}]}}"#,
         ] {
@@ -580,8 +537,7 @@ mod tests {
 
     #[test]
     fn credentials_are_read_as_a_shell_would() {
-        let text =
-            "\u{feff}# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
+        let text = "# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
         let pairs: Vec<_> = parse_env(text.as_bytes())
             .unwrap()
             .into_iter()
@@ -591,7 +547,6 @@ mod tests {
             pairs,
             ["A=1", "B=two words", "C=#x", "D=a'b", "E=", "_f=a#b"]
         );
-        assert_eq!(parse_env("\u{feff}A=1".as_bytes()).unwrap().len(), 1);
     }
 
     #[test]
@@ -604,11 +559,8 @@ mod tests {
             (b"\n\n=x", 3),
             (b"A=\0", 1),
             (b"A=1\nB=\xff", 2),
-            (b"A=1\n\nCLAUDE_CONFIG_DIR=~/.claude-work", 3),
-            (b"HOME='~'", 1),
         ] {
-            let (at, what) = parse_env(text).unwrap_err();
-            assert_eq!(at, line, "{what}");
+            assert_eq!(parse_env(text), Err(line));
         }
     }
 }

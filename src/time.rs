@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const DAY: i64 = 86_400;
+const QUARTER: i64 = 900;
 
 /// A point of wall-clock time, in milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +69,8 @@ impl Wall {
 
     /// `12:34` today, else `2026-11-20 12:34`: for sentences.
     pub fn short(self, now: Wall) -> String {
-        let day = |tm: libc::tm| (tm.tm_year, tm.tm_yday);
-        let is_today = day(local(self.secs())) == day(local(now.secs()));
         let text = self.to_string();
-        match is_today {
+        match self.day() == now.day() {
             true => text[11..16].to_owned(),
             false => text[..16].replace('T', " "),
         }
@@ -86,7 +84,11 @@ impl Wall {
 
     /// The coming local midnight; where the clock leaves it out, the first moment after it.
     pub fn midnight(self) -> Wall {
-        Wall::from_secs(midnight(self.secs(), offset_at))
+        // The clocks of all time zones differ by whole quarters of an hour, and so do their changes.
+        let began = self.secs() - self.secs().rem_euclid(QUARTER);
+        let mut quarters = (1..200).map(|n| Wall::from_secs(began.saturating_add(n * QUARTER)));
+        let next_day = quarters.find(|at| at.day() != self.day());
+        next_day.unwrap_or(self)
     }
 }
 
@@ -100,28 +102,17 @@ impl From<SystemTime> for Wall {
 impl fmt::Display for Wall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tm = local(self.secs());
-        let (ms, east) = (self.0.rem_euclid(1000) as i32, tm.tm_gmtoff as i32 / 60);
-        let mut text = *b"0000-00-00T00:00:00.000+00:00";
-        // By hand, since several stand in each job's records and lines.
-        let parts = [
-            (0, 4, tm.tm_year.saturating_add(1900)),
-            (5, 7, tm.tm_mon + 1),
-            (8, 10, tm.tm_mday),
-            (11, 13, tm.tm_hour),
-            (14, 16, tm.tm_min),
-            (17, 19, tm.tm_sec),
-            (20, 23, ms),
-            (24, 26, east.abs() / 60),
-            (27, 29, east.abs() % 60),
-        ];
-        for (from, to, mut value) in parts {
-            for digit in text[from..to].iter_mut().rev() {
-                *digit += value.rem_euclid(10) as u8;
-                value /= 10;
-            }
-        }
-        text[23] = if east < 0 { b'-' } else { b'+' };
-        f.write_str(str::from_utf8(&text).expect("it is ASCII"))
+        // Four digits also for the year of a file's time that is beyond all reason.
+        let year = tm.tm_year.saturating_add(1900).rem_euclid(10_000);
+        let (month, day, hour, minute) = (tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min);
+        let (second, ms) = (tm.tm_sec, self.0.rem_euclid(1000));
+        let sign = if tm.tm_gmtoff < 0 { '-' } else { '+' };
+        let east = tm.tm_gmtoff.abs() / 60;
+        let (hours, minutes) = (east / 60, east % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}{sign}{hours:02}:{minutes:02}"
+        )
     }
 }
 
@@ -164,7 +155,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
             "s" => 1000,
             "m" => 60_000,
             "h" => 3_600_000,
-            "d" => DAY * 1000,
+            "d" => 86_400_000,
             _ => return None,
         };
         total = total.checked_add(amount.parse::<i64>().ok()?.checked_mul(unit_ms)?)?;
@@ -207,11 +198,6 @@ fn local(secs: i64) -> libc::tm {
     }
 }
 
-/// Seconds east of UTC that the local time zone has at `secs` since 1970.
-fn offset_at(secs: i64) -> i64 {
-    local(secs).tm_gmtoff
-}
-
 /// Reads `2026-11-20T12:34:56`, local or in UTC, in seconds since 1970; `None` for a time that no clock
 /// or calendar has. Where local clocks leave it out, the system goes on counting.
 fn read_clock(text: &str, is_local: bool) -> Option<i64> {
@@ -243,20 +229,6 @@ fn offset(text: &str) -> Option<i64> {
     let number = |at: usize| text[at..at + 2].parse::<i64>().ok();
     let secs = is_one.then(|| Some(number(1)? * 3600 + number(4)? * 60))??;
     Some(if text.starts_with('-') { -secs } else { secs })
-}
-
-/// The first moment of the next local day.
-fn midnight(now: i64, offset: impl Fn(i64) -> i64) -> i64 {
-    let day = |secs: i64| (secs + offset(secs)).div_euclid(DAY);
-    let (mut before, mut after) = (now, now + DAY + 4 * 3600);
-    while before + 1 < after {
-        let between = before.midpoint(after);
-        match day(between) > day(now) {
-            true => after = between,
-            false => before = between,
-        }
-    }
-    after
 }
 
 #[cfg(test)]
@@ -306,70 +278,6 @@ mod tests {
         assert!(now.midnight().since(now) <= Duration::from_secs(25 * 3600));
         assert_ne!(now.midnight().day(), now.day());
         assert_eq!(Wall(now.midnight().0 - 1).day(), now.day());
-    }
-
-    /// A clock that is set forward or back by so much at an instant, from an offset.
-    fn zone(change: i64, before: i64, by: i64) -> impl Fn(i64) -> i64 {
-        move |secs| if secs < change { before } else { before + by }
-    }
-
-    #[test]
-    fn a_midnight_that_the_clock_leaves_out_is_the_first_moment_after_it() {
-        const HOUR: i64 = 3600;
-        // 2026-09-06 00:00 in Santiago, which was four hours behind and goes to three.
-        let change = Wall::parse("2026-09-06T04:00:00Z").unwrap().secs();
-        for (what, now, offset, wanted) in [
-            (
-                "left out",
-                change - HOUR / 2,
-                zone(change, -4 * HOUR, HOUR),
-                change,
-            ),
-            (
-                "the evening before",
-                change - 25 * HOUR,
-                zone(change, -4 * HOUR, HOUR),
-                change - 24 * HOUR,
-            ),
-            (
-                "the day after",
-                change,
-                zone(change, -4 * HOUR, HOUR),
-                change + 23 * HOUR,
-            ),
-            (
-                "set back to 23:00",
-                change - 1,
-                zone(change, -4 * HOUR, -HOUR),
-                change + HOUR,
-            ),
-            (
-                "in the hour again",
-                change + 60,
-                zone(change, -4 * HOUR, -HOUR),
-                change + HOUR,
-            ),
-            (
-                "twice, before",
-                change - HOUR,
-                zone(change + HOUR, -4 * HOUR, -HOUR),
-                change,
-            ),
-            (
-                "twice, over it",
-                change + 60,
-                zone(change + 60, -4 * HOUR, -HOUR),
-                change + HOUR,
-            ),
-            (
-                "in the morning",
-                change + 9 * HOUR,
-                zone(change + 7 * HOUR, -4 * HOUR, HOUR),
-                change + 23 * HOUR,
-            ),
-        ] {
-            assert_eq!(midnight(now, offset) - change, wanted - change, "{what}");
-        }
     }
 
     #[test]

@@ -451,7 +451,6 @@ fn settings_are_a_policy_that_can_be_kept_or_a_sentence() {
                 for span in [policy.timeout, policy.settle, policy.grace, policy.linger] {
                     assert!(Instant::now().checked_add(span).is_some());
                 }
-                assert_ne!(settings.common.max_parallel, Some(0));
             }
         }
     });
@@ -522,10 +521,7 @@ fn credentials_are_variables_or_a_line_number_and_never_in_a_message() {
     fuzz("env", &seeds, |bytes, dice| {
         let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() + 1;
         match settings::parse_env(bytes) {
-            Err((line, what)) => {
-                assert!((1..=lines).contains(&line), "line {line} of {lines}");
-                assert!(!what.contains(SECRET));
-            }
+            Err(line) => assert!((1..=lines).contains(&line), "line {line} of {lines}"),
             Ok(variables) => {
                 assert!(variables.len() <= lines);
                 let mut again = String::new();
@@ -647,7 +643,7 @@ fn check_stream(stream: &Fold) {
             .score
             .is_none_or(|score| (0.0..=100.0).contains(&score))
     );
-    assert!(report.edited.len() <= 2000 && report.permission_denials.len() <= 100);
+    assert!(report.carried.edited.len() <= 2000 && report.carried.permission_denials.len() <= 100);
     for (code, signal, by) in [
         (Some(0), None, Ending::Itself),
         (Some(1), None, Ending::Itself),

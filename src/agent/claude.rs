@@ -1,7 +1,7 @@
 //! Claude Code, headless (SPEC 6). Its events, exits and words are those that were recorded with release
 //! 2.1.328; see `tests/fixtures/claude`.
 
-use super::event::{self, By, Event, LastResult, Session, Signs, Window, time};
+use super::event::{By, Event, LastResult, Session, Signs, Window, time};
 use super::json::{Object, object, text};
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Reason, Sessions};
@@ -30,7 +30,6 @@ pub(super) const DIALECT: Dialect = Dialect {
     open: "--resume",
     read: Some(read),
     opens_with: "system",
-    results: &["result"],
     told,
     unknown: "No conversation found",
     home: &[("CLAUDE_CONFIG_DIR", ""), ("HOME", ".claude")],
@@ -59,7 +58,7 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         Some("user") => user(line, by.is_none(), each),
         Some("stream_event") if by.is_none() => each(Event::Turn(false)),
         Some("system") => system(line, each),
-        Some("rate_limit_event") => rate_limit(line, true, each),
+        Some("rate_limit_event") => rate_limit(&line.object("rate_limit_info"), each),
         Some("result") => result(line, each),
         _ => {}
     }
@@ -72,7 +71,6 @@ fn assistant(message: &Object<'_>, by: &By, each: &mut dyn FnMut(Event<'_>)) {
     for block in message.objects("content") {
         match block.text("type").as_str() {
             "text" => each(Event::Say(by.clone(), block.text("text"))),
-            "thinking" => each(Event::Think(by.clone(), block.text("thinking"))),
             "tool_use" | "server_tool_use" | "mcp_tool_use" => each(call(&block, by.clone())),
             _ => {}
         }
@@ -84,7 +82,7 @@ fn call<'a>(block: &Object<'a>, by: By) -> Event<'a> {
     let path = input.text("file_path") + &input.text("notebook_path");
     let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
     let edits = is_edit.then_some(path);
-    event::call(by, block.text("id"), &tool, block.raw("input"), edits)
+    Event::Call(by, block.text("id"), tool, block.raw("input"), edits)
 }
 
 fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
@@ -118,18 +116,16 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         "background_tasks_changed" => Event::Pending(!line.items("tasks").is_empty()),
         "informational" => {
             let outcome = line.object("prompt_submit_outcome");
-            let reason = outcome.text("reason");
-            match outcome.text("kind").ends_with("_by_hook") {
-                true => Event::Blocked(format!(
-                    "the UserPromptSubmit hook refused the prompt: {reason}"
-                )),
-                false => Event::Notice(text("content")),
+            let (kind, reason) = (outcome.text("kind"), outcome.text("reason"));
+            if !kind.ends_with("_by_hook") {
+                return;
             }
+            let what = "the UserPromptSubmit hook refused the prompt";
+            Event::Blocked(format!("{what}: {reason}"))
         }
         "notification" if line.is("key", "stop-hook-block-cap") => {
             Event::Blocked("the Stop hook would not let it end".to_owned())
         }
-        "notification" => Event::Notice(text("text")),
         "api_retry" => {
             let (mut error, at, most) =
                 (text("error"), line.raw("attempt"), line.raw("max_retries"));
@@ -142,13 +138,6 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             let names = vec![error];
             Event::Retry(said, Signs { names, status })
         }
-        "compact_boundary" => Event::Notice("the conversation was summed up to make room".into()),
-        "model_fallback" => Event::Notice("another model takes over".into()),
-        "task_notification" => Event::Notice(format!(
-            "in the background, {}: {}",
-            text("status"),
-            text("summary")
-        )),
         _ => return,
     });
 }
@@ -170,20 +159,18 @@ fn trouble(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let message = line.object("message");
     let content = message.objects("content").into_iter();
     let said: Vec<String> = content.map(|block| block.text("text")).collect();
-    rate_limit(&line.object("api_error_params"), false, each);
     let names = ["error", "api_error"].map(|key| line.word(key)).into_iter();
     let names = names.chain([message.word("stop_reason")]);
     let (names, status) = (names.flatten().collect(), None);
     each(Event::Trouble(said.join("\n"), Signs { names, status }));
 }
 
-/// The limits in a `rate_limit_info`; `all` if this is the event of its own. Any status but `rejected`
-/// lifts the limit; a rejection without a time is one of those that are "not your usage limit".
-fn rate_limit(line: &Object<'_>, all: bool, each: &mut dyn FnMut(Event<'_>)) {
-    let info = line.object("rate_limit_info");
+/// Any status but `rejected` lifts the limit; a rejection without a time is one of those that are "not
+/// your usage limit".
+fn rate_limit(info: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let is_rejected = info.is("status", "rejected");
-    let reset = time(&info, "resetsAt").filter(|_| is_rejected);
-    if reset.is_some() || all && !is_rejected {
+    let reset = time(info, "resetsAt").filter(|_| is_rejected);
+    if reset.is_some() || !is_rejected {
         each(Event::Limit(reset));
     }
     let windows: Map<String, Value> = info.value("unifiedWindows").unwrap_or_default();
@@ -216,7 +203,6 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let names = [subtype.clone(), reason_sign].into_iter().chain(other);
     let status = line.number("api_error_status").map(|status| status as u64);
     let usage: Option<Map<_, _>> = line.value("usage");
-    rate_limit(&line.object("api_error_params"), false, each);
     let hook = match reason.as_deref() {
         Some("stop_hook_prevented") => "the Stop hook stopped it",
         Some("hook_stopped") => "a hook of a tool (PreToolUse or PostToolUse) stopped the turn",

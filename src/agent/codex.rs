@@ -2,7 +2,7 @@
 //! stands in the thread's rollout file, which is undocumented, so words must do where that is missing. All
 //! of it was recorded with release 0.171.0; see `tests/fixtures/codex`.
 
-use super::event::{Event, LastResult, Session, Signs, Window, call, time};
+use super::event::{Event, LastResult, Session, Signs, Window, time};
 use super::json::Object;
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Reason, Sessions};
@@ -27,7 +27,6 @@ pub(super) const DIALECT: Dialect = Dialect {
     open: "resume",
     read: Some(read),
     opens_with: "thread.started",
-    results: &["turn.completed", "turn.failed"],
     witness: Some(("sessions", witness)),
     told,
     unknown: "thread/resume failed",
@@ -75,30 +74,25 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
     each(Event::Turn(true));
     match (kind.as_str(), is_over) {
         ("agent_message", true) => each(Event::Say(None, item.text("text"))),
-        ("reasoning", true) => each(Event::Think(None, item.text("text"))),
-        // A warning, such as of a transport that is not tried again.
-        ("error", true) => each(Event::Notice(item.text("message"))),
-        // The others are told when they are over, and a plan not at all: it changes nothing.
+        // Thoughts, warnings and plans are not told: they change nothing.
         ("agent_message" | "reasoning" | "error" | "todo_list", _) => {}
         // Each file of a patch is a call.
         ("file_change", _) => {
             for (at, change) in item.objects("changes").into_iter().enumerate() {
-                let (id, input) = (format!("{id}.{at}"), item.items("changes")[at]);
+                let (id, path) = (format!("{id}.{at}"), Some(change.text("path")));
+                let input = item.items("changes")[at];
                 each(match is_over {
                     true => Event::Answer(id, "", failed),
-                    false => call(None, id, "Edit", input, Some(change.text("path"))),
+                    false => Event::Call(None, id, "Edit".into(), input, path),
                 });
             }
         }
         (_, true) => each(Event::Answer(id, item.raw("aggregated_output"), failed)),
-        ("command_execution", false) => each(call(None, id, "Shell", json, None)),
-        (_, false) => each(call(
-            None,
-            id,
-            &item.word("tool").unwrap_or(kind),
-            json,
-            None,
-        )),
+        ("command_execution", false) => each(Event::Call(None, id, "Shell".into(), json, None)),
+        (_, false) => {
+            let tool = item.word("tool").unwrap_or(kind);
+            each(Event::Call(None, id, tool, json, None));
+        }
     }
 }
 

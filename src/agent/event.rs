@@ -18,10 +18,9 @@ pub enum Event<'a> {
     Say(By, String),
     /// It goes on with what it said last.
     More(String),
-    /// It thought.
-    Think(By, String),
-    /// It called a tool.
-    Call(Call<'a>),
+    /// It called a tool: whose call, its id, which the answer repeats, the tool, what that is asked to do,
+    /// as JSON, and the file that changes if it succeeds.
+    Call(By, String, String, &'a str, Option<String>),
     /// A tool answered the call of this id: with a JSON string, or blocks of which some are texts;
     /// true if it failed.
     Answer(String, &'a str, bool),
@@ -43,8 +42,6 @@ pub enum Event<'a> {
     Blocked(String),
     /// It met a failure: its words, and the signs by which the failure is known.
     Trouble(String, Signs),
-    /// Something happened around it: a retry, a compaction.
-    Notice(String),
     /// A request failed, and the agent repeats it by itself; otherwise the same as `Trouble`.
     Retry(String, Signs),
     /// It waits by itself for the network, however long.
@@ -53,9 +50,8 @@ pub enum Event<'a> {
     Result(Box<LastResult>),
     /// A line that is no event; something that stands in front of the agent may print, too.
     Plain(&'a str),
-    /// The beginning of a line that was too long to hold, cut, or garbled; true if it may have been
-    /// a result.
-    Lost(&'a str, bool),
+    /// The beginning of a line that was too long to hold, cut, or garbled. It may have been a result.
+    Lost(&'a str),
 }
 
 /// The call that began a sub-agent; `None` for the agent itself.
@@ -74,39 +70,6 @@ pub struct Session {
     pub cwd: String,
     /// MCP servers that failed to start.
     pub failed_servers: Vec<String>,
-}
-
-/// A call of a tool.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Call<'a> {
-    /// Who called.
-    pub by: By,
-    /// Its id, which the answer repeats.
-    pub id: String,
-    /// The tool.
-    pub tool: String,
-    /// What it is asked to do, as JSON.
-    pub input: &'a str,
-    /// The file that changes if the call succeeds.
-    pub edits: Option<String>,
-}
-
-/// A call as an event.
-pub fn call<'a>(
-    by: By,
-    id: String,
-    tool: &str,
-    input: &'a str,
-    edits: Option<String>,
-) -> Event<'a> {
-    let tool = tool.to_owned();
-    Event::Call(Call {
-        by,
-        id,
-        tool,
-        input,
-        edits,
-    })
 }
 
 /// What an agent says when its turn is over.
@@ -166,21 +129,14 @@ impl Session {
     }
 }
 
-/// Hands out what a line of an agent with events tells. `results` are the types of lines that may end
-/// a turn.
-pub fn events(line: &str, read: Read, results: &[&str], each: &mut dyn FnMut(Event<'_>)) {
+/// Hands out what a line of an agent with events tells.
+pub fn events(line: &str, read: Read, each: &mut dyn FnMut(Event<'_>)) {
     let json = line.trim_ascii_start();
-    if !json.starts_with('{') {
-        return each(Event::Plain(line));
+    match object(json) {
+        Some(object) => read(&object, each),
+        None if json.starts_with("{\"") => each(Event::Lost(json)),
+        None => each(Event::Plain(line)),
     }
-    if let Some(object) = object(json) {
-        return read(&object, each);
-    }
-    // In all recordings the type stands in front, but for results.
-    let kind = json.strip_prefix("{\"type\":\"");
-    let kind = kind.and_then(|rest| rest.split_once('"'));
-    let fits = kind.is_none_or(|(kind, _)| results.contains(&kind));
-    each(Event::Lost(json, fits && json.starts_with("{\"")));
 }
 
 /// A whole number of seconds since 1970; one that would be 5000 years away can only be milliseconds.

@@ -1,10 +1,11 @@
 //! What the events of one attempt amount to, whatever the protocol: what it reports, and what a verdict
 //! needs to know. Everything is pushed in and kept in bounded memory, whatever the agent writes.
 
-use super::event::{Call, Event, LastResult, Session, Signs, Window, events};
+use super::event::{Event, LastResult, Session, Signs, Window, events};
 use super::json::{object, text};
 use super::lines::{Capped, Lines};
 use super::{Dialect, Read, TEXT_MAX};
+use crate::record::Carried;
 use crate::time::Wall;
 use serde_json::Value;
 
@@ -25,28 +26,20 @@ pub struct Report {
     pub answer: Option<String>,
     /// All text that the agent addressed to the person, in order.
     pub text: String,
-    /// The agent's own usage object of this attempt, numbers summed over results.
-    pub usage: Option<Value>,
+    /// What is added up over the starts of a job.
+    pub carried: Carried,
     /// The session's running total in US dollars.
     pub cost_usd: Option<f64>,
-    /// Turns, summed over results.
-    pub num_turns: Option<u64>,
     /// The model.
     pub model: Option<String>,
     /// The agent's version.
     pub agent_version: Option<String>,
     /// The session, as the agent names it.
     pub session_id: Option<String>,
-    /// Tools that the agent asked for and was refused, as it reports them.
-    pub permission_denials: Vec<Value>,
-    /// Files that the agent's edit tools changed, as the tools named them, each once.
-    pub edited: Vec<String>,
     /// The audit block of the final answer.
     pub audit: Audit,
     /// The account's usage windows, as the agent last told them.
     pub windows: Vec<Window>,
-    /// MCP servers that failed to start.
-    pub failed_servers: Vec<String>,
     /// Whether the service gave an answer.
     pub answered: bool,
 }
@@ -129,12 +122,9 @@ impl Fold {
         };
         let before = (self.at_work, self.result_lost, self.offline);
         // It tells the whole session's usage again, from its beginning.
-        let total = std::mem::take(&mut self.total);
+        self.total = (None, None);
         Lines::default().feed(bytes, &mut |line| self.line(read, line));
         (self.at_work, self.result_lost, self.offline) = before;
-        if self.total.1.is_none() {
-            self.total = total;
-        }
     }
 
     /// The output is complete.
@@ -151,7 +141,7 @@ impl Fold {
         if now.is_some() && (!self.resumed || before.is_some()) {
             let mut used = now.unwrap_or_default();
             join(&mut used, before.unwrap_or_default(), u64::saturating_sub);
-            self.report.usage = Some(used);
+            self.report.carried.usage = Some(used);
         }
         self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
     }
@@ -179,13 +169,11 @@ impl Fold {
     }
 
     fn line(&mut self, read: Read, line: &str) {
-        events(line, read, self.dialect.results, &mut |event| {
-            self.take(event)
-        });
+        events(line, read, &mut |event| self.take(event));
     }
 
     fn take(&mut self, event: Event<'_>) {
-        if !matches!(event, Event::Plain(_) | Event::Lost(..)) {
+        if !matches!(event, Event::Plain(_) | Event::Lost(_)) {
             self.has_events = true;
             self.offline = matches!(event, Event::Offline(_));
         }
@@ -194,8 +182,8 @@ impl Fold {
             Event::Turn(answered) => self.turn(answered),
             Event::Say(None, text) => self.say(&text, true),
             Event::More(text) => self.say(&text, self.said.is_empty()),
-            Event::Say(..) | Event::Think(..) => self.report.answered = true,
-            Event::Call(call) => self.open_edit(call),
+            Event::Say(..) => self.report.answered = true,
+            Event::Call(_, id, _, _, edits) => self.open_edit(id, edits),
             Event::Answer(id, _, failed) => self.close_edit(&id, !failed),
             Event::Denied(denial) => {
                 self.close_edit(denial["tool_use_id"].as_str().unwrap_or_default(), false);
@@ -217,8 +205,8 @@ impl Fold {
                 self.trouble = (text, signs);
             }
             Event::Result(result) => self.result_is(*result),
-            Event::Lost(_, may_be_result) => self.result_lost |= may_be_result,
-            Event::Notice(_) | Event::Offline(_) | Event::Plain(_) => {}
+            Event::Lost(_) => self.result_lost = true,
+            Event::Offline(_) | Event::Plain(_) => {}
         }
     }
 
@@ -228,7 +216,7 @@ impl Fold {
         report.agent_version = session.version.or(report.agent_version.take());
         report.session_id = session.id.or(report.session_id.take());
         if !session.failed_servers.is_empty() {
-            report.failed_servers = session.failed_servers;
+            report.carried.failed_mcp_servers = session.failed_servers;
         }
         self.total.0 = self.total.1.clone();
         (self.is_scheduled, self.blocked, self.feedback) = (false, None, None);
@@ -260,21 +248,19 @@ impl Fold {
         }
     }
 
-    fn open_edit(&mut self, call: Call<'_>) {
+    fn open_edit(&mut self, id: String, path: Option<String>) {
         self.report.answered = true;
         self.said.clear();
-        if let Some(path) = call.edits.filter(|path| path.len() <= PATH_MAX) {
-            if self.open_edits.len() == OPEN_MAX {
-                self.open_edits.remove(0);
-            }
-            self.open_edits.push((call.id, path));
+        if let Some(path) = path.filter(|path| path.len() <= PATH_MAX) {
+            self.open_edits.insert(0, (id, path));
+            self.open_edits.truncate(OPEN_MAX);
         }
     }
 
     fn close_edit(&mut self, id: &str, succeeded: bool) {
         let at = self.open_edits.iter().position(|(open, _)| open == id);
         if let Some((_, path)) = at.map(|at| self.open_edits.remove(at)) {
-            let edited = &mut self.report.edited;
+            let edited = &mut self.report.carried.edited;
             if succeeded && edited.len() < EDITED_MAX && !edited.contains(&path) {
                 edited.push(path);
             }
@@ -290,11 +276,8 @@ impl Fold {
             // The tool's name is worth more than all that the tool was asked to do.
             fields.retain(|_, value| value.as_str().is_some_and(|text| text.len() < 256));
         }
-        let (denials, id) = (&mut self.report.permission_denials, &denial["tool_use_id"]);
-        let mut known = denials.iter();
-        let is_known =
-            known.any(|one| *one == denial || one["tool_use_id"] == *id && id.is_string());
-        if !is_known && denials.len() < DENIALS_MAX {
+        let denials = &mut self.report.carried.permission_denials;
+        if denials.len() < DENIALS_MAX && !denials.contains(&denial) {
             denials.push(denial);
         }
     }
@@ -302,14 +285,15 @@ impl Fold {
     /// Turns and usage are told per result, money as the session's running total.
     fn result_is(&mut self, mut result: LastResult) {
         let report = &mut self.report;
-        report.num_turns = sum(report.num_turns, result.turns);
+        let carried = &mut report.carried;
+        carried.num_turns = sum(carried.num_turns, result.turns);
+        carried.usage = sum_usage(carried.usage.take(), result.usage.take());
         report.cost_usd = result.cost_usd.or(report.cost_usd);
-        report.usage = sum_usage(report.usage.take(), result.usage.take());
         let spoken = Some(std::mem::take(&mut self.said)).filter(|said| !said.trim().is_empty());
         report.answer = result.answer.take().or(spoken.filter(|_| result.good));
         if let Some(denials) = result.denials.take() {
             if self.result.is_none() {
-                self.report.permission_denials.clear();
+                carried.permission_denials.clear();
             }
             denials.into_iter().for_each(|denial| self.deny(denial));
         }
@@ -366,14 +350,12 @@ fn audit(answer: &str) -> Audit {
 fn audit_object(block: &str) -> Option<Audit> {
     let block = object(block.trim())?;
     let keys = ["audit_score", "audit_notes", "artifacts"];
-    keys.iter().find(|key| !block.raw(key).is_empty())?;
-    let mut artifacts = Vec::from_iter(text(block.raw("artifacts")));
-    artifacts.extend(block.items("artifacts").into_iter().filter_map(text));
-    let score = block.number("audit_score");
-    Some(Audit {
-        score: score.map(|score| score.clamp(0.0, 100.0)),
-        notes: text(block.raw("audit_notes")),
-        artifacts,
+    let [score, notes, artifacts] = keys.map(|key| block.raw(key));
+    let is_audit = !(score.is_empty() && notes.is_empty() && artifacts.is_empty());
+    is_audit.then(|| Audit {
+        score: block.number(keys[0]).map(|score| score.clamp(0.0, 100.0)),
+        notes: text(notes),
+        artifacts: block.items(keys[2]).into_iter().filter_map(text).collect(),
     })
 }
 
@@ -483,11 +465,14 @@ mod tests {
         ]);
         let report = &fold.report;
         assert_eq!(report.answer.as_deref(), Some("second"));
-        assert_eq!(report.num_turns, Some(5));
+        assert_eq!(report.carried.num_turns, Some(5));
         assert_eq!(report.cost_usd, Some(0.75));
         let usage = json!({"in": 15, "deep": {"a": 3, "b": 1.5, "c": 7}, "tier": "t", "gone": 4});
-        assert_eq!(report.usage, Some(usage));
-        assert_eq!(report.permission_denials, ["a", "b", "c"].map(denial));
+        assert_eq!(report.carried.usage, Some(usage));
+        assert_eq!(
+            report.carried.permission_denials,
+            ["a", "b", "c"].map(denial)
+        );
     }
 
     #[test]
@@ -495,8 +480,8 @@ mod tests {
         let input = fixture("permission-denials");
         let fold = read_in([&input[..input.len() - 400]]);
         assert!(fold.result.as_ref().is_none());
-        let whole = read_in([&input]).report.permission_denials;
-        let part = &fold.report.permission_denials;
+        let whole = read_in([&input]).report.carried.permission_denials;
+        let part = &fold.report.carried.permission_denials;
         let names = |list: &[Value]| {
             list.iter()
                 .map(|denial| denial["tool_name"].clone())
@@ -512,12 +497,12 @@ mod tests {
         let fold = read(&[json!({"type": "result", "permission_denials":
             [{"tool_name": "T", "tool_use_id": "a", "tool_input": input}]})]);
         assert_eq!(
-            fold.report.permission_denials,
+            fold.report.carried.permission_denials,
             [json!({"tool_name": "T", "tool_use_id": "a"})]
         );
         // What is no object tells nothing, however long it is.
         let fold = read(&[json!({"type": "result", "permission_denials": ["x".repeat(10_000)]})]);
-        assert!(fold.report.permission_denials.is_empty());
+        assert!(fold.report.carried.permission_denials.is_empty());
     }
 
     #[test]
@@ -542,13 +527,16 @@ mod tests {
             answer("6", json!(false)),
             answer("8", json!(false)),
         ]);
-        assert_eq!(fold.report.edited, ["a.rs", "c.ipynb", "sub.rs"]);
+        assert_eq!(fold.report.carried.edited, ["a.rs", "c.ipynb", "sub.rs"]);
         assert_eq!(
-            read_in([fixture("permission-denials")]).report.edited,
+            read_in([fixture("permission-denials")])
+                .report
+                .carried
+                .edited,
             ["ok.txt"]
         );
         assert_eq!(
-            read_in([fixture("tool-edit")]).report.edited,
+            read_in([fixture("tool-edit")]).report.carried.edited,
             ["/project/src.txt"]
         );
     }
@@ -568,7 +556,7 @@ mod tests {
             )
             .as_bytes(),
         );
-        assert_eq!(fold.report.edited, ["999"]);
+        assert_eq!(fold.report.carried.edited, ["999"]);
     }
 
     #[test]
@@ -595,11 +583,11 @@ mod tests {
             multi.text,
             "Step 1 of 3.\n\nStep 2 of 3.\n\nStep 3 of 3.\n\nThe task is done."
         );
-        assert_eq!(multi.num_turns, Some(4));
+        assert_eq!(multi.carried.num_turns, Some(4));
         assert_eq!(multi.model.as_deref(), Some("claude-opus-5-5"));
         assert_eq!(multi.agent_version.as_deref(), Some("2.1.328"));
         assert_eq!(multi.session_id.as_deref().map(str::len), Some(36));
-        assert_eq!(multi.usage.unwrap()["input_tokens"], 400);
+        assert_eq!(multi.carried.usage.unwrap()["input_tokens"], 400);
     }
 
     #[test]
@@ -641,11 +629,7 @@ mod tests {
             "\"abc\",".repeat(3 << 20)
         )));
         assert!(lost("{\"type\":\"result\",\"result\":\"x\"} garbage\n"));
-        assert!(!lost(r#"{"type":"system","subtype":"task_notif"#));
-        assert!(!lost(&format!(
-            "{{\"type\":\"user\",\"x\":[{}]}}\n",
-            "\"abc\",".repeat(3 << 20)
-        )));
+        assert!(lost(r#"{"type":"system","subtype":"task_notif"#));
         assert!(!lost("srun: job step ended"));
         assert!(!lost(
             "{not json}\n[1,2]\n17\n\"type\"\n{\"type\":5}\n{\"level\":\"info\"}\n"
@@ -681,7 +665,11 @@ mod tests {
         assert_eq!(report.session_id.as_deref(), Some("s"));
         assert_eq!(report.text, "kept");
         assert_eq!(
-            (report.num_turns, report.cost_usd, report.usage.clone()),
+            (
+                report.carried.num_turns,
+                report.cost_usd,
+                report.carried.usage.clone()
+            ),
             (Some(3), None, None)
         );
         assert_eq!(report.answer.as_deref(), Some("fine"));
@@ -699,7 +687,7 @@ mod tests {
             ),
         ]);
         assert_eq!(fold.report.answer.as_deref(), Some("x"));
-        assert_eq!(fold.report.usage, None);
+        assert_eq!(fold.report.carried.usage, None);
     }
 
     #[test]
@@ -720,9 +708,6 @@ mod tests {
         assert_eq!(limit(&[event("allowed", json!(1_795_173_825))]), None);
         assert_eq!(limit(&[rejected.clone(), event("allowed", json!(5))]), None);
         assert_eq!(limit(&[rejected, text("on it goes")]), None);
-        let synthetic = json!({"type": "assistant", "is_api_error_message": true, "api_error_params":
-            {"rate_limit_info": {"status": "rejected", "resetsAt": 7}}});
-        assert_eq!(limit(&[synthetic]), Some(7));
         assert_eq!(read_in([fixture("subscription-limit-waited")]).limit, None);
     }
 
@@ -743,7 +728,6 @@ mod tests {
             block(r#"{"audit_score": "good", "audit_notes": 5}"#),
             Audit::default()
         );
-        assert_eq!(block(r#"{"artifacts": "one"}"#).artifacts, ["one"]);
         assert_eq!(block(r#"{"audit_score": 92,}"#), Audit::default());
         assert_eq!(block(r#"{"name": "package"}"#), Audit::default());
         assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
@@ -785,7 +769,10 @@ mod tests {
                 fold.witness(&std::fs::read(format!("{dir}/{name}.rollout.jsonl")).unwrap());
             }
             fold.finish();
-            fold.report.usage.map(|usage| usage["input_tokens"].clone())
+            fold.report
+                .carried
+                .usage
+                .map(|usage| usage["input_tokens"].clone())
         };
         assert_eq!(usage("text", false, true), Some(json!(1200)));
         assert_eq!(usage("text", false, false), Some(json!(1200)));

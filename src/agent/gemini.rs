@@ -2,7 +2,7 @@
 //! mod 256 or one of its own; the rest stands in its words and on standard error. All of it was recorded
 //! with release 0.61.0; see `tests/fixtures/gemini`.
 
-use super::event::{Event, LastResult, Session, Signs, call};
+use super::event::{Event, LastResult, Session, Signs};
 use super::json::Object;
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Reason, Sessions};
@@ -27,7 +27,6 @@ pub(super) const DIALECT: Dialect = Dialect {
     open: "--resume",
     read: Some(read),
     opens_with: "init",
-    results: &["result"],
     told,
     // A session whose first request failed does not exist either.
     unknown: "Error resuming session",
@@ -59,7 +58,7 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             let path = line.object("parameters").word("file_path");
             let edits = path.filter(|_| ["write_file", "replace"].contains(&tool.as_str()));
             each(Event::Turn(true));
-            each(call(None, id, &tool, input, edits));
+            each(Event::Call(None, id, tool, input, edits));
         }
         "tool_result" => {
             let error = line.object("error");
@@ -75,7 +74,6 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         "error" if line.is("severity", "error") => {
             each(Event::Trouble(message, Signs::default()));
         }
-        "error" => each(Event::Notice(message)),
         "result" => each(Event::Result(Box::new(result(line)))),
         _ => {}
     }

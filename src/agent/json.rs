@@ -3,11 +3,11 @@
 
 use super::TEXT_MAX;
 use super::lines::Capped;
-use serde::de::{DeserializeOwned, Visitor};
-use serde::{Deserialize, Deserializer as _};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// The longest name, id or class that is kept.
 const WORD_MAX: usize = 256;
@@ -80,21 +80,13 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
 /// may write half a surrogate pair. The string is read as bytes, so that this half becomes U+FFFD and the
 /// text is not lost.
 pub fn text(json: &str) -> Option<String> {
-    struct Bytes;
-    impl Visitor<'_> for Bytes {
-        type Value = String;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
-            let mut capped = Capped::default();
-            let pieces = bytes.chunks(TEXT_MAX).map(String::from_utf8_lossy);
-            pieces.for_each(|piece| capped.push(&piece));
-            Ok(capped.into_text())
-        }
-    }
-    let mut json = serde_json::Deserializer::from_str(json);
-    json.deserialize_bytes(Bytes).ok()
+    #[derive(Deserialize)]
+    struct Bytes<'a>(#[serde(borrow)] Cow<'a, [u8]>);
+    let Bytes(bytes) = serde_json::from_str(json).ok()?;
+    let mut capped = Capped::default();
+    let pieces = bytes.chunks(TEXT_MAX).map(String::from_utf8_lossy);
+    pieces.for_each(|piece| capped.push(&piece));
+    Some(capped.into_text())
 }
 
 #[cfg(test)]

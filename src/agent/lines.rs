@@ -51,10 +51,6 @@ impl Lines {
 
     fn hold(&mut self, piece: &[u8]) {
         let room = LINE_MAX - self.held.len();
-        if self.held.len() > BUFFER_KEPT {
-            // Growing by doubling would take twice as much; what is not written to costs nothing.
-            self.held.reserve_exact(room);
-        }
         self.held.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 }

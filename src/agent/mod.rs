@@ -63,8 +63,6 @@ pub struct Dialect {
     pub read: Option<Read>,
     /// The `type` of the line with which its output opens.
     pub opens_with: &'static str,
-    /// The `type`s of lines that may end a turn.
-    pub results: &'static [&'static str],
     /// Another file in which it tells why it failed, named by the session: the directory in its home
     /// below which it lies, and what reads a line of it.
     pub witness: Option<(&'static str, Read)>,
@@ -127,7 +125,6 @@ const PLAIN: Dialect = Dialect {
     open: "",
     read: None,
     opens_with: "",
-    results: &[],
     witness: None,
     told: |_| None,
     unknown: "",

@@ -65,6 +65,12 @@ impl Plan<'_> {
 /// Name and value of an environment variable.
 pub type Variable<'a> = (&'a OsStr, &'a OsStr);
 
+impl Assignment<'_> {
+    fn fill(&self, text: &str) -> String {
+        fill(text, self.project, &self.claim.job_id, self.claim.starts)
+    }
+}
+
 /// Fills the placeholders of a command, an argument or a path.
 pub fn fill(text: &str, project: &Project, job: &JobId, start: u32) -> String {
     text.replace("{project}", &project.path.to_string_lossy())
@@ -94,21 +100,15 @@ pub fn plan<'a>(
         uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         env,
     };
-    let (project, claim) = (assignment.project, assignment.claim);
     let get = |name: &str| plan.variable(name).map(OsStr::to_owned);
     let dir = dialect
         .witness
-        .and_then(|(name, _)| dialect.own_file(name, &get));
+        .map(|(name, _)| dialect.own_file(name, &get));
     let text = |path: PathBuf| path.to_str().map(str::to_owned);
-    let answer = agent.answer.as_ref();
-    let answer = answer.map(|path| {
-        project
-            .path
-            .join(fill(path, project, &claim.job_id, claim.starts))
-    });
+    let in_project = |path: &String| assignment.project.path.join(assignment.fill(path));
     plan.files = Files {
-        witness: dir.and_then(text),
-        answer: answer.and_then(text),
+        witness: dir.flatten().and_then(text),
+        answer: agent.answer.as_ref().map(in_project).and_then(text),
         require_answer: agent.require_answer,
     };
     Ok(plan)
@@ -134,18 +134,16 @@ fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Resul
 /// brackets is left out where its value is not known, and where the agent's own arguments have it: not
 /// every program lets it repeat.
 fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
-    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
-    let (project, claim) = (assignment.project, assignment.claim);
-    let fill = |text: &String| fill(text, project, &claim.job_id, claim.starts);
-    let session = |resumed| {
-        claim
-            .session_id
-            .clone()
-            .filter(|_| claim.resumed == resumed)
-    };
+    let (agent, wishes, claim) = (
+        &assignment.policy.agent,
+        assignment.wishes,
+        assignment.claim,
+    );
+    let fill = |text: &String| assignment.fill(text);
     let value = |word: &str| match word {
-        "{new}" => session(false),
-        "{old}" => session(true),
+        "{new}" if claim.resumed => None,
+        "{old}" if !claim.resumed => None,
+        "{new}" | "{old}" => claim.session_id.clone(),
         "{model}" => wishes.model.clone(),
         "{turns}" => wishes.max_turns.map(|turns| turns.to_string()),
         "{budget}" => assignment.budget_left_usd.map(|left| format!("{left:.4}")),

@@ -3,7 +3,7 @@
 
 use super::event::Signs;
 use super::fold::Fold;
-use crate::error::is_harmful;
+use crate::error::one_line;
 use crate::job::Course;
 use crate::job::ErrorKind::{self, *};
 use crate::time::Wall;
@@ -251,23 +251,17 @@ impl Case<'_> {
 
     /// What the agent says about its error, or the best that can be said without its words.
     fn own_words(&self) -> String {
-        let result = self.fold.result.as_ref();
-        let text = line(self.complaint());
-        let ending = result.and_then(|result| result.ending.as_deref());
-        let reason = line(ending.unwrap_or("unnamed"));
-        let text = if text.is_empty() {
-            format!("the agent reports an error ({reason}){}", tail(self.stderr))
-        } else if text.starts_with("[ede_diagnostic]") {
-            // This is the CLI's note to its own makers; the reason tells a person more.
-            format!("the agent was interrupted ({reason}): {text}")
-        } else {
-            text
-        };
-        let status = result.and_then(|result| result.signs.status);
-        match status.filter(|status| !text.contains(&status.to_string())) {
-            Some(status) => format!("{} (HTTP {status})", head(&text)),
-            None => head(&text),
+        let text = sentence(self.complaint());
+        if !text.is_empty() {
+            return text;
         }
+        let ending = self
+            .fold
+            .result
+            .as_ref()
+            .and_then(|result| result.ending.as_deref());
+        let reason = line(ending.unwrap_or("unnamed"));
+        format!("the agent reports an error ({reason}){}", tail(self.stderr))
     }
 }
 
@@ -341,39 +335,26 @@ fn exit(ended: &Ended) -> String {
 /// The end of standard error, ready to be put behind a sentence; empty if there is none.
 fn tail(stderr: &str) -> String {
     let text = line(stderr);
-    let skipped = text.chars().count().saturating_sub(TAIL_MAX);
-    let cut = if skipped > 0 { "…" } else { "" };
-    match text.is_empty() {
-        true => text,
-        false => format!(": {cut}{}", text.chars().skip(skipped).collect::<String>()),
+    match text.char_indices().nth_back(TAIL_MAX - 1) {
+        Some((start, _)) => format!(": …{}", &text[start..]),
+        None if text.is_empty() => text,
+        None => format!(": {text}"),
     }
 }
 
 /// A text of the agent's as a part of a sentence.
 fn sentence(text: &str) -> String {
-    head(&line(text))
-}
-
-/// The beginning of a text that is too long for a sentence.
-fn head(text: &str) -> String {
+    let text = line(text);
     match text.char_indices().nth(SENTENCE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        None => text,
     }
 }
 
-/// One line for a person: white space collapsed, terminal sequences and harmful characters left out.
+/// One line for a person: white space collapsed, harmful characters left out.
 fn line(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c == '\x1b' && chars.as_str().starts_with('[') {
-            chars.by_ref().skip(1).find(|c| ('@'..='~').contains(c));
-        } else if c.is_whitespace() || !is_harmful(c) {
-            plain.push(c);
-        }
-    }
-    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+    let text = one_line(text);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -630,9 +611,15 @@ mod tests {
             let whole = start + line.unwrap_or(output.len() - start);
             for len in (1..output.len()).step_by(3).chain([whole - 1, whole]) {
                 let verdict = claude(&exited(0), &read(&output[..len]), "");
-                // The event after the result may be another one until its type is read.
-                let unclear = whole + "\n{\"".len()..whole + "\n{\"type\":\"system\"".len();
-                let kind = (len < whole || unclear.contains(&len)).then_some(NoResult);
+                // The event after the result may be another one.
+                let is_cut = !matches!(output.get(len), None | Some(b'\n'));
+                let is_begun = output[..len]
+                    .iter()
+                    .rposition(|byte| *byte == b'\n')
+                    .unwrap_or(0)
+                    + 2
+                    < len;
+                let kind = (len < whole || is_cut && is_begun).then_some(NoResult);
                 assert_eq!(kind_of(&verdict), kind, "{name} cut at {len} of {whole}");
             }
         }
@@ -819,9 +806,8 @@ mod tests {
     #[test]
     fn without_a_result_events_tell_an_agent_from_a_wrong_command_line() {
         let init = json!({"type": "system", "subtype": "init"});
-        let judge = |fold: &Fold, ended: Ended| {
-            expect_fault(claude(&ended, fold, "\x1b[31mboom\x1b[0m\n  twice\n"))
-        };
+        let judge =
+            |fold: &Fold, ended: Ended| expect_fault(claude(&ended, fold, "boom\x1b\n  twice\n"));
         let none = events(&[]);
         let fault = judge(&none, exited(127));
         assert_eq!(
@@ -969,23 +955,16 @@ mod tests {
 
     #[test]
     fn a_sentence_is_one_short_line_without_control_characters() {
-        assert_eq!(line(" a\r\n\tb\u{2028}c  d\0\x07\x7f\u{9b}e "), "a b c de");
-        assert_eq!(
-            line("\x1b[1;31mred\x1b[0m \x1b]0;title\x07 \u{202e}x\u{2066}"),
-            "red ]0;title x"
-        );
-        assert_eq!(line("\x1b["), "");
+        assert_eq!(line(" a\r\n\tb\u{2028}c  d\0\x07\x7f\u{9b}e "), "a b c d e");
+        assert_eq!(line("\x1b]0;title\x07 \u{202e}x\u{2066}"), "]0;title x");
         let result = json!({"type": "result", "subtype": "success", "is_error": true,
             "api_error_status": 400, "result": "é\n".repeat(2000)});
         let fault = expect_fault(claude(&exited(1), &events(&[result]), ""));
         assert!(
-            fault.error.starts_with("é é é") && fault.error.ends_with("é … (HTTP 400)"),
+            fault.error.starts_with("é é é") && fault.error.ends_with("é …"),
             "{}",
             fault.error
         );
-        assert_eq!(
-            fault.error.chars().count(),
-            SENTENCE_MAX + "… (HTTP 400)".chars().count()
-        );
+        assert_eq!(fault.error.chars().count(), SENTENCE_MAX + 1);
     }
 }

@@ -31,7 +31,10 @@ impl Ground {
     pub(super) fn of(scope: &Scope) -> Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
-        let most = settings.as_ref().and_then(|s| s.common.max_parallel);
+        let most = settings
+            .as_ref()
+            .and_then(|s| s.common.max_parallel)
+            .map(u32::from);
         let slots = most.filter(|_| scope.daemon.is_some()).map(|most| {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
             let view = |entry: Entry| Spool::open(&entry.project).ok()?.read_view();

@@ -126,7 +126,7 @@ impl Transcript {
     fn hear(&mut self, line: &str) {
         let dialect = self.start.dialect;
         if let Some(read) = dialect.read {
-            events(line, read, dialect.results, &mut |event| self.event(event));
+            events(line, read, &mut |event| self.event(event));
         }
     }
 
@@ -157,12 +157,7 @@ impl Transcript {
                 self.out.push_str(&clean(&text));
                 (self.open, self.start.speaking) = (!text.ends_with('\n'), true);
             }
-            Event::Think(by, text) => {
-                let depth = self.depth_below(by);
-                self.act("thinking");
-                self.line(depth, "2", &format!("(thinks) {}", headline(&text)));
-            }
-            Event::Call(call) => self.call(call.by, call.id, &call.tool, call.input),
+            Event::Call(by, id, tool, input, _) => self.call(by, id, &tool, input),
             Event::Answer(id, content, failed) => self.answer(&id, content, failed),
             Event::Trouble(text, _) if !text.is_empty() && text != self.start.said => {
                 self.act(&text);
@@ -170,11 +165,11 @@ impl Transcript {
                 self.start.said = text;
             }
             Event::Feedback(text) => self.notice(&format!("a hook: {text}")),
-            Event::Notice(text) | Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
+            Event::Offline(text) | Event::Blocked(text) => self.notice(&text),
             Event::Retry(text, _) => self.notice(&text),
             Event::Result(result) => self.result(*result),
             Event::Plain(text) => self.print(&format!("{text}\n")),
-            Event::Lost(start, _) => self.notice(&format!("cut or too long: {}", headline(start))),
+            Event::Lost(start) => self.notice(&format!("cut or too long: {}", headline(start))),
             _ => {}
         }
     }

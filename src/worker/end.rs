@@ -63,7 +63,10 @@ impl Worker<'_> {
     pub fn follow(&mut self, mut claim: Claim, next: Next, mut finished: Finished) {
         claim.checking = next == Next::Check;
         if next != Next::Check {
-            outcome::carry(&mut claim.carried, &mut finished.report);
+            outcome::carry(
+                &mut claim.carried,
+                std::mem::take(&mut finished.report.carried),
+            );
         }
         let end = match next {
             Next::Check => None,

@@ -420,7 +420,7 @@ fn one_bad_entry_is_skipped_by_name_and_the_others_are_served() {
         ("no-object", json!("/some/path"), "not a JSON object"),
         ("no-path", json!({"enabled": true}), "\"path\""),
         ("number", json!({"path": 7}), "\"path\""),
-        ("relative", json!({"path": "some/dir"}), "some/dir"),
+        ("relative", json!({"path": "some/dir"}), "an absolute path"),
         ("slash/in", json!({"path": path("p1")}), "name"),
         (
             "odd",

@@ -137,17 +137,3 @@ fn restart_never_names_a_process_that_there_is_not() {
     assert!(ran.stderr.contains("systemctl"), "{ran:?}");
     assert!(!ran.stderr.contains("kill"), "{ran:?}");
 }
-
-#[test]
-fn a_configuration_that_cannot_be_meant_is_not_passed_over_for_another() {
-    let space = Space::new();
-    space.env("MONITOR_SYSTEM_ROOT", "config");
-    for args in [["queue"], ["daemon"]] {
-        let ran = space.run(&args);
-        assert_eq!(ran.status, 1, "{ran:?}");
-        assert!(
-            ran.stderr.contains("MONITOR_SYSTEM_ROOT is \"config\""),
-            "{ran:?}"
-        );
-    }
-}
