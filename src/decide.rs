@@ -19,52 +19,12 @@ pub const EMPTY_REPORT: Duration = Duration::from_secs(60);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(7200);
 /// A job that meets nothing but an ill service for so long fails.
 pub const ILL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The shortest and the longest pause between two looks at a document that somebody has open for writing.
-const WRITER_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Between two looks at a document that somebody has open for writing.
 const WRITER_PAUSE: Duration = Duration::from_secs(5);
 /// For what an event will change, where the file system tells of events.
 const LONG: Duration = Duration::from_secs(600);
 /// What an interrupted job is told.
 const WENT_DOWN: &str = "the monitor or the machine went down while the job ran";
-
-/// A job that is not finished with, as its project's worker knows it: the table of states in the crate's
-/// documentation, row by row.
-#[derive(Clone, Debug)]
-pub enum State {
-    /// Its document lies in the spool.
-    Waiting(Standing),
-    /// Its agent runs.
-    Running(Box<Claim>),
-    /// Its agent did its work, which the check is to prove.
-    Checking(Box<Claim>),
-    /// Its claim says that an agent runs, and none does: the daemon or the machine went down, or the start
-    /// came to nothing.
-    Interrupted(Box<Claim>),
-    /// It goes on later.
-    Suspended(Box<Claim>),
-    /// Its result is there; `on_finish` is still to be run with these variables.
-    Done(Vec<(&'static str, String)>),
-}
-
-impl State {
-    /// What a claim on disk says of a job that nobody attends.
-    pub fn of(claim: Claim) -> State {
-        match (claim.checking, &claim.suspended) {
-            (true, _) => State::Checking(Box::new(claim)),
-            (_, Some(_)) => State::Suspended(Box::new(claim)),
-            (_, None) => State::Interrupted(Box::new(claim)),
-        }
-    }
-
-    /// The claim, if the job has one.
-    pub fn claim(&self) -> Option<&Claim> {
-        match self {
-            State::Waiting(_) | State::Done(_) => None,
-            State::Running(claim) | State::Checking(claim) => Some(claim),
-            State::Interrupted(claim) | State::Suspended(claim) => Some(claim),
-        }
-    }
-}
 
 /// What is known of a waiting document.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,8 +70,6 @@ pub enum Step {
     Withdraw(JobId),
     /// The job whose agent or check runs is cancelled: end it.
     End,
-    /// Run `on_finish` for a job that is done.
-    Tell(JobId),
     /// See what an interrupted job has left.
     Recover(Box<Claim>),
     /// Run the job's check.
@@ -132,12 +90,14 @@ impl Now {
     }
 }
 
-/// All jobs of a project that are not finished with, in order: a cache of its directories.
+/// All jobs of a project that are not finished with, in order: a cache of its directories. Each is one of two,
+/// and those that were begun are in the row of the table of states that their claim says.
 #[derive(Clone, Debug, Default)]
 pub struct Jobs {
-    all: BTreeMap<JobId, State>,
-    /// Those that do not wait.
-    begun: BTreeSet<JobId>,
+    /// What is known of the documents of those that wait.
+    pub waiting: BTreeMap<JobId, Standing>,
+    /// The claims of those that were begun.
+    pub begun: BTreeMap<JobId, Claim>,
     /// The job whose agent or check runs just now.
     pub attended: Option<JobId>,
     /// Jobs with a cancel mark.
@@ -148,39 +108,30 @@ pub struct Jobs {
 
 /// The next step. `closed` is until when no agent may be started, as the board said.
 pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
-    let is_idle = |id: &&JobId| jobs.attended.as_ref() != Some(*id) && !jobs.is_over(id);
-    if let Some(id) = jobs.cancelled.iter().find(is_idle) {
+    if let Some(id) = &jobs.attended
+        && jobs.cancelled.contains(id)
+    {
+        return Step::End;
+    }
+    if let Some(id) = jobs.cancelled.iter().find(|id| jobs.has(id)) {
         return Step::Withdraw(id.clone());
     }
-    if let Some(id) = &jobs.attended {
-        return match jobs.cancelled.contains(id) {
-            true => Step::End,
-            false => Step::Wait(None),
-        };
+    if jobs.attended.is_some() {
+        return Step::Wait(None);
     }
-    let is_done = |id: &&JobId| matches!(jobs.get(id), Some(State::Done(_)));
-    if let Some(id) = jobs.begun.iter().find(is_done) {
-        return Step::Tell(id.clone());
-    }
-    let interrupted = |state: &State| match state {
-        State::Interrupted(claim) => Some(claim.clone()),
-        _ => None,
-    };
-    if let Some(claim) = jobs.begun().find_map(interrupted) {
-        return Step::Recover(claim);
+    let mut begun = jobs.begun.values();
+    if let Some(claim) = begun.clone().find(|claim| is_interrupted(claim)) {
+        return Step::Recover(Box::new(claim.clone()));
     }
     // A job that was begun keeps its place at the head, and its project waits for it.
-    if let Some(claim) = jobs.begun().next().and_then(State::claim) {
-        let id = claim.job_id.clone();
+    if let Some(claim) = begun.next() {
         let due = claim.suspended.as_ref().and_then(|why| why.retry_at);
-        // What is further away than any pause is due: the clock was set back.
-        let is_ahead = |at: &Wall| *at > now.wall && at.since(now.wall) <= BACKOFF_MAX;
-        return match (due.filter(is_ahead), closed) {
+        return match (due.filter(|at| *at > now.wall), closed) {
             (Some(at), _) => Step::Wait(Some(now.at(at))),
             (None, Some(until)) => Step::Wait(until),
             _ if claim.checking => Step::Check(Box::new(claim.clone())),
-            _ if jobs.held.contains(&id) => Step::Wait(None),
-            _ => Step::Start(id),
+            _ if jobs.held.contains(&claim.job_id) => Step::Wait(None),
+            _ => Step::Start(claim.job_id.clone()),
         };
     }
     match (jobs.first(now), closed) {
@@ -189,79 +140,61 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     }
 }
 
+/// Whether a claim says that an agent runs, of a job that nobody attends: the daemon or the machine went
+/// down, or the start came to nothing.
+pub fn is_interrupted(claim: &Claim) -> bool {
+    !claim.checking && claim.suspended.is_none()
+}
+
 impl Jobs {
-    /// A job, unless it is unknown or finished with.
-    pub fn get(&self, id: &JobId) -> Option<&State> {
-        self.all.get(id)
+    /// Whether a job is known, and not finished with.
+    pub fn has(&self, id: &JobId) -> bool {
+        self.waiting.contains_key(id) || self.begun.contains_key(id)
     }
 
-    /// The claim of a job that has one.
-    pub fn claim(&self, id: &JobId) -> Option<&Claim> {
-        self.get(id)?.claim()
+    /// A job is begun, or is further than it was.
+    pub fn set(&mut self, claim: Claim) {
+        self.waiting.remove(&claim.job_id);
+        self.begun.insert(claim.job_id.clone(), claim);
     }
 
-    /// Whether a job is done, or was never there.
-    pub fn is_over(&self, id: &JobId) -> bool {
-        matches!(self.get(id), None | Some(State::Done(_)))
-    }
-
-    /// Changes a job's state; all that is derived from it changes with it.
-    pub fn set(&mut self, id: JobId, state: State) {
-        match state {
-            State::Waiting(_) => self.begun.remove(&id),
-            _ => self.begun.insert(id.clone()),
-        };
-        self.all.insert(id, state);
-    }
-
-    /// Forgets a job: it is finished with, or its document is gone. Returns what it was.
-    pub fn remove(&mut self, id: &JobId) -> Option<State> {
+    /// Forgets a job: it is finished with, or its document is gone.
+    pub fn remove(&mut self, id: &JobId) {
+        self.waiting.remove(id);
         self.begun.remove(id);
-        self.all.remove(id)
     }
 
     /// Takes a whole scan over: what waited and is gone is dropped, what is new is added, what is known of
     /// the rest is kept. Returns what is new, and what is gone.
     pub fn replace(&mut self, scanned: BTreeSet<JobId>) -> (Vec<JobId>, Vec<JobId>) {
-        let known = self.waiting().map(|(id, _)| id);
+        let known = self.waiting.keys();
         let gone: Vec<JobId> = known.filter(|id| !scanned.contains(*id)).cloned().collect();
-        gone.iter().for_each(|id| drop(self.remove(id)));
+        gone.iter().for_each(|id| self.remove(id));
         let mut new = Vec::from_iter(scanned);
-        new.retain(|id| self.get(id).is_none() && self.note(id.clone(), false));
+        new.retain(|id| !self.has(id) && self.note(id.clone(), false));
         (new, gone)
     }
 
     /// A document has appeared or changed; that of a job that was begun matters no more. Returns whether
     /// it is new.
     pub fn note(&mut self, id: JobId, whole: bool) -> bool {
-        let mut standing = Standing {
+        if self.begun.contains_key(&id) {
+            return false;
+        }
+        let old = self.waiting.get(&id);
+        let accepted = old.map_or(self.waiting.len() as u64 + 1, |old| old.accepted);
+        let standing = Standing {
             whole,
-            accepted: self.len() as u64 + 1,
+            accepted,
+            goes_first: old.and_then(|old| old.goes_first),
             ..Standing::default()
         };
-        let is_new = match self.get(&id) {
-            None => true,
-            Some(State::Waiting(old)) => {
-                (standing.accepted, standing.goes_first) = (old.accepted, old.goes_first);
-                false
-            }
-            Some(_) => return false,
-        };
-        self.set(id, State::Waiting(standing));
-        is_new
-    }
-
-    /// What is known of a waiting job, to put it off.
-    fn standing(&mut self, id: &JobId) -> Option<&mut Standing> {
-        match self.all.get_mut(id)? {
-            State::Waiting(standing) => Some(standing),
-            _ => None,
-        }
+        self.waiting.insert(id, standing).is_none()
     }
 
     /// Puts a waiting job off; others go before it.
     pub fn put_off(&mut self, id: &JobId, look_at: Until, not_before: Option<Wall>) {
-        if let Some(standing) = self.standing(id) {
+        if let Some(standing) = self.waiting.get_mut(id) {
             (standing.look_at, standing.not_before) = (look_at, not_before);
             standing.goes_first = None;
         }
@@ -270,8 +203,8 @@ impl Jobs {
     /// The first waiting job that may go, or when one may.
     fn first(&self, now: Now) -> Result<&JobId, Until> {
         let mut until: Until = None;
-        let free = self.waiting().filter(|(id, _)| !self.held.contains(*id));
-        for (id, standing) in free {
+        let free = self.waiting.iter();
+        for (id, standing) in free.filter(|(id, _)| !self.held.contains(*id)) {
             let at = standing.not_before.map(|at| now.at(at));
             let Some(at) = at.max(standing.look_at).filter(|at| *at > now.instant) else {
                 return Ok(id);
@@ -284,35 +217,9 @@ impl Jobs {
         Err(until)
     }
 
-    /// The waiting jobs in order.
-    pub fn waiting(&self) -> impl Iterator<Item = (&JobId, &Standing)> {
-        self.all.iter().filter_map(|(id, state)| match state {
-            State::Waiting(standing) => Some((id, standing)),
-            _ => None,
-        })
-    }
-
-    /// The jobs that do not wait, in order.
-    pub fn begun(&self) -> impl Iterator<Item = &State> + Clone {
-        self.begun.iter().filter_map(|id| self.get(id))
-    }
-
-    /// How many jobs wait.
-    pub fn len(&self) -> usize {
-        self.all.len() - self.begun.len()
-    }
-
-    /// Whether nothing is left to be done.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
     /// The place that a job had in the queue when it came, from 1.
     pub fn accepted_at(&self, id: &JobId) -> u64 {
-        match self.get(id) {
-            Some(State::Waiting(standing)) => standing.accepted,
-            _ => 1,
-        }
+        self.waiting.get(id).map_or(1, |standing| standing.accepted)
     }
 
     /// Whether a document as it looks now counts (SPEC 3): whole when renamed in, else unchanged for
@@ -325,7 +232,7 @@ impl Jobs {
         settle: Duration,
         now: Now,
     ) -> Readiness {
-        let Some(standing) = self.standing(id) else {
+        let Some(standing) = self.waiting.get_mut(id) else {
             return Readiness::NotYet;
         };
         let before = standing.seen.filter(|(seen, _)| seen == meta);
@@ -341,9 +248,7 @@ impl Jobs {
             _ if is_overdue => LONG,
             _ if is_empty => EMPTY_REPORT - unchanged,
             // Not every file system tells when it is closed.
-            _ if writer => {
-                unchanged.clamp(settle.clamp(WRITER_PAUSE_MIN, WRITER_PAUSE), WRITER_PAUSE)
-            }
+            _ if writer => WRITER_PAUSE,
             false if quiet < settle => settle - quiet,
             _ => return Readiness::Ready,
         };
@@ -674,10 +579,7 @@ mod tests {
             let mut desk = Desk::new(whole);
             let text = meta(1, ms(0));
             assert_eq!(desk.look(&text, true, ms(0)), Readiness::NotYet);
-            assert_eq!(desk.due(), Some(SETTLE));
-            // The longer it lasts the less often it is looked at, within reason.
-            assert_eq!(desk.look(&text, true, ms(3000)), Readiness::NotYet);
-            assert_eq!(desk.due(), Some(ms(6000)));
+            assert_eq!(desk.due(), Some(WRITER_PAUSE));
             let late = Duration::from_secs(3600);
             assert_eq!(desk.look(&text, true, late), Readiness::NotYet);
             assert_eq!(desk.due(), Some(late + WRITER_PAUSE));
@@ -717,9 +619,9 @@ mod tests {
         assert_eq!(jobs.first(now), Ok(&id("b")));
         jobs.readiness(&id("b"), &meta(1, ms(0)), true, SETTLE, now);
         assert_eq!(jobs.first(now), Ok(&id("c")));
-        assert!(jobs.remove(&id("c")).is_some() && jobs.remove(&id("c")).is_none());
-        assert_eq!(jobs.first(now), Err(Some(start + SETTLE)));
-        assert_eq!(jobs.first(at(start, SETTLE)), Ok(&id("b")));
+        jobs.remove(&id("c"));
+        assert_eq!(jobs.first(now), Err(Some(start + WRITER_PAUSE)));
+        assert_eq!(jobs.first(at(start, WRITER_PAUSE)), Ok(&id("b")));
         // A held job that is put off wakes nobody, and neither does one without a document.
         jobs.held = ids(&["a", "b"]);
         assert_eq!(jobs.first(now), Err(None));
@@ -776,7 +678,7 @@ mod tests {
         assert!(!jobs.note(id("b"), false));
         jobs.remove(&id("c"));
         let places = ["b", "d"].map(|name| jobs.accepted_at(&id(name)));
-        assert_eq!((places, jobs.len()), ([1, 3], 2));
+        assert_eq!((places, jobs.waiting.len()), ([1, 3], 2));
     }
 
     fn policy(retries: u32, on_interrupt: OnInterrupt) -> Policy {
@@ -1008,13 +910,14 @@ mod tests {
             retry_at: None,
             afresh: false,
         });
-        jobs.set(id("b"), State::of(begun.clone()));
+        jobs.set(begun.clone());
         assert_eq!(decide(&jobs, None, now), Step::Start(id("b")));
         let closed = Some(now.at(WALL.plus(SETTLE)));
         assert_eq!(decide(&jobs, Some(closed), now), Step::Wait(closed));
         jobs.cancelled = ids(&["c"]);
         assert_eq!(decide(&jobs, Some(closed), now), Step::Withdraw(id("c")));
-        jobs.set(id("b"), State::Running(Box::new(begun)));
+        begun.suspended = None;
+        jobs.set(begun);
         jobs.attended = Some(id("b"));
         assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("c")));
         jobs.cancelled = ids(&["b"]);

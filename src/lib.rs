@@ -21,9 +21,10 @@
 //! | interrupted | ? + ? ? − | a claim of a running attempt, found by a starting worker | its processes are ended, then `on_interrupt` |
 //! | done | ? ? ? ? + | rename of the result: the commit | claim and marks are swept |
 //!
-//! `decide::State` has a variant for each of these rows but *unknown*, which has no entry, and *held*, which
-//! is waiting or suspended with a mark; *done* is there only until `on_finish` has run. `decide::decide` gives
-//! the step that is next, `decide::after_attempt` and its neighbours what follows. "What happens to a job whose
+//! `decide::Jobs` knows each job that is not finished with by what the table says: the waiting by their
+//! documents, the begun by their claims, which say in which row they are; a claim that says *running* is
+//! *interrupted* where nobody attends its agent. There is no other record of a state, so that memory and disk
+//! cannot disagree on one. `decide::decide` gives the step that is next, `decide::after_attempt` and its neighbours what follows. "What happens to a job whose
 //! agent hits a usage limit while the disk is full?" is answered by `worker/end.rs` (`conclude`), which asks
 //! `decide.rs` for what follows, puts the hold on `board.rs`, and keeps the claim that `spool.rs` could not
 //! write as the one decision that is tried again.

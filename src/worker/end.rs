@@ -161,14 +161,16 @@ impl Worker<'_> {
     /// Ends a job that a person cancelled, while nothing of it runs. Where that cannot be written while
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
-        let mut claim = self.jobs.claim(id).cloned().unwrap_or_else(|| {
+        let known = self.jobs.begun.get(id).cloned();
+        let is_interrupted = known.as_ref().is_some_and(decide::is_interrupted);
+        let mut claim = known.unwrap_or_else(|| {
             let meta = self.spool.document_meta(id).ok().flatten();
             let created_at = meta.map_or(Wall::now(), |meta| meta.mtime());
             self.new_claim(id, created_at, String::new())
         });
         let fault = Some(Fault::new(ErrorKind::Cancelled, "cancelled by hand"));
         let mut finished = Finished::without_run(fault.clone());
-        if let Some(State::Interrupted(_)) = self.jobs.get(id) {
+        if is_interrupted {
             // It went down with the monitor; that was a start all the same.
             let read = self.read_back(&claim);
             finished = self.or_warn(read).flatten().unwrap_or(finished);
@@ -211,11 +213,11 @@ impl Worker<'_> {
         let Decision { claim, end } = decision;
         let id = claim.job_id.clone();
         let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);
-        let before = self.jobs.claim(&id).map_or(0.0, cost);
+        let before = self.jobs.begun.get(&id).map_or(0.0, cost);
         self.board().spend(self.name(), cost(&claim) - before);
         match end {
             Some(end) => self.finish(&claim, &end),
-            None => self.jobs.set(id, State::of(*claim)),
+            None => self.jobs.set(*claim),
         }
     }
 
@@ -237,12 +239,10 @@ impl Worker<'_> {
             self.or_warn(result);
         }
         self.say_finished(claim, end);
-        match policy.on_finish {
-            Some(_) => {
-                let told = self.told_of(claim, Some(end));
-                self.jobs.set(id.clone(), State::Done(told));
-            }
-            None => drop(self.jobs.remove(id)),
+        self.jobs.remove(id);
+        if let Some(argv) = &policy.on_finish {
+            let told = self.told_of(claim, Some(end));
+            self.run_hook(&format!("on_finish for {id}.md"), argv, told);
         }
     }
 

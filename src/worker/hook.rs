@@ -37,19 +37,9 @@ impl Worker<'_> {
         told
     }
 
-    /// Runs the person's command after a job that is done.
-    pub fn tell(&mut self, id: &JobId) {
-        let policy = self.post.policy();
-        if let (Some(State::Done(told)), Some(argv)) = (self.jobs.remove(id), &policy.on_finish) {
-            self.run_hook(&format!("on_finish for {id}.md"), argv, told);
-        }
-    }
-
     /// Runs a hook. Whatever it does changes nothing of what is decided.
     pub fn run_hook(&mut self, name: &str, argv: &[String], told: Told) {
         self.write_lines();
-        // Where the directory is not what the registry says, what is there now is another's.
-        self.spool.rest();
         let ran = self.run_command(argv, told, None, HOOK_MAX);
         let what = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => return,

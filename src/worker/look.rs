@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// So many new documents of one scan are named in the log; of more, only the number is told.
-const NAMED_MAX: usize = 20;
-
 impl Worker<'_> {
     fn watch(&mut self) {
         // A file system that does not answer would stop the one thread that hears for everybody.
@@ -66,21 +63,13 @@ impl Worker<'_> {
         let mut odd: BTreeMap<String, String> = scan.odd.into_iter().collect();
         let (new, gone) = self.jobs.replace(scan.waiting);
         gone.iter().try_for_each(|id| self.say_gone(id))?;
-        let mut queued = 0;
         for id in new {
             if let Some(what) = self.finished.objection(&id)? {
                 self.jobs.remove(&id);
                 odd.insert(id.file_name(), what);
-                continue;
-            }
-            queued += 1;
-            if queued <= NAMED_MAX {
+            } else {
                 self.say_queued(&id);
             }
-        }
-        if queued > NAMED_MAX {
-            let (more, size) = (queued - NAMED_MAX, self.jobs.len());
-            self.info(format!("More jobs queued: {more} (queue size: {size})"));
         }
         self.odd.retain(|name, _| odd.contains_key(name));
         odd.iter()
@@ -96,7 +85,7 @@ impl Worker<'_> {
         }
         let mut look = self.spool.look_at(name)?;
         if let Look::Waiting(id) = &look
-            && self.jobs.get(id).is_none()
+            && !self.jobs.has(id)
             && let Some(what) = self.finished.objection(id)?
         {
             look = Look::Odd(what);
@@ -113,7 +102,7 @@ impl Worker<'_> {
             Look::Nothing => {
                 self.view.fresh &= self.odd.remove(name).is_none();
                 let id = JobId::parse(name);
-                let is_waiting = |id: &JobId| matches!(self.jobs.get(id), Some(State::Waiting(_)));
+                let is_waiting = |id: &JobId| self.jobs.waiting.contains_key(id);
                 if let Some(id) = id.filter(is_waiting) {
                     self.jobs.remove(&id);
                     self.view.fresh = false;
@@ -139,17 +128,17 @@ impl Worker<'_> {
         (self.jobs.cancelled, self.jobs.held) = (marks.cancelled.clone(), marks.held.clone());
         self.view.fresh = false;
         for id in marks.cancelled {
-            if self.jobs.is_over(&id) {
+            if !self.jobs.has(&id) {
                 // It may have come before the event of its document.
                 self.look_at(&id.file_name(), false)?;
             }
-            if self.jobs.is_over(&id) {
+            if !self.jobs.has(&id) {
                 self.spool.unmark(&id, Mark::Cancel)?;
                 self.jobs.cancelled.remove(&id);
             }
         }
         for id in marks.held {
-            if self.jobs.get(&id).is_none() && self.spool.has_result(&id)? {
+            if !self.jobs.has(&id) && self.spool.has_result(&id)? {
                 self.spool.unmark(&id, Mark::Hold)?;
                 self.jobs.held.remove(&id);
             }
@@ -157,7 +146,7 @@ impl Worker<'_> {
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
             let policy = self.post.policy();
-            let claim = self.jobs.claim(&id);
+            let claim = self.jobs.begun.get(&id);
             let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
             let of = Some((self.name(), agent.as_str()));
             let lifted = self.board().change(|holds, _| holds.release(of));

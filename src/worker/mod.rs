@@ -17,7 +17,7 @@ pub use finished::Memory;
 use crate::agent::plan::{Assignment, Plan, plan};
 use crate::agent::{Ending, Fault, Sessions, dialect};
 use crate::board::{self, Board, Closed, Slot};
-use crate::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide, how};
+use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
@@ -289,7 +289,7 @@ impl<'a> Worker<'a> {
                 continue;
             };
             self.flush();
-            if self.jobs.begun().next().is_none() && self.unwritten.is_none() {
+            if self.jobs.begun.is_empty() && self.unwritten.is_none() {
                 self.rest()?;
             }
             // The last view before a long sleep must not be the one that failed.
@@ -312,11 +312,11 @@ impl<'a> Worker<'a> {
 
     /// Whether to leave now. A job is let end only when what was decided of it is on disk, and told.
     fn is_to_leave(&self) -> bool {
-        let is_ending = |state: &State| matches!(state, State::Done(_) | State::Checking(_));
+        let mut begun = self.jobs.begun.values();
         match self.post.order() {
             Order::Serve => false,
             Order::Drain if self.unwritten.is_some() => false,
-            Order::Drain => self.closed.is_some() || !self.jobs.begun().any(is_ending),
+            Order::Drain => self.closed.is_some() || !begun.any(|claim| claim.checking),
             Order::Stop => true,
         }
     }
@@ -334,7 +334,6 @@ impl<'a> Worker<'a> {
         };
         match step {
             Step::Withdraw(id) => self.withdraw(&id),
-            Step::Tell(id) => self.tell(&id),
             Step::Recover(claim) => self.recover(*claim)?,
             Step::Check(claim) => self.check(*claim)?,
             Step::Start(id) => self.start(&id)?,

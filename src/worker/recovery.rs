@@ -28,7 +28,7 @@ impl Worker<'_> {
                 self.finished.add([&id])?;
                 self.spool.remove_claim(&id)?;
             } else if let Some(claim) = claim {
-                self.jobs.set(id, State::of(claim));
+                self.jobs.set(claim);
             }
         }
         if !runs.is_empty() || !broken.is_empty() || has_lost_state {

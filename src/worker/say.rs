@@ -90,7 +90,7 @@ impl Worker<'_> {
     }
 
     pub fn say_queued(&mut self, id: &JobId) {
-        let size = self.jobs.len();
+        let size = self.jobs.waiting.len();
         self.info(format!("Job queued: {id}.md (queue size: {size})"));
     }
 
@@ -144,12 +144,11 @@ impl Worker<'_> {
 
     fn write_view(&mut self, hold: Option<HoldView>) {
         let attended = self.jobs.attended.as_ref();
-        let running = attended.and_then(|id| self.jobs.claim(id));
-        let begun = self.jobs.begun().filter_map(State::claim);
-        let shown = running.or(begun.clone().next());
-        let begun = begun.map(|claim| &claim.job_id);
-        let begun = begun.filter(|id| attended != Some(*id));
-        let waiting = begun.chain(self.jobs.waiting().map(|(id, _)| id));
+        let begun = &self.jobs.begun;
+        let running = attended.and_then(|id| begun.get(id));
+        let shown = running.or(begun.values().next());
+        let begun = begun.keys().filter(|id| attended != Some(*id));
+        let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items_signature().ok();
         let items = items.filter(|_| self.post.ear.is_quiet());

@@ -37,7 +37,7 @@ impl Worker<'_> {
     pub fn start(&mut self, id: &JobId) -> Result<()> {
         self.take_place()?;
         self.policy = self.post.policy();
-        let (mut claim, meta, text) = match self.jobs.claim(id).cloned() {
+        let (mut claim, meta, text) = match self.jobs.begun.get(id).cloned() {
             Some(claim) => {
                 let text = self.text_of(&claim)?;
                 (claim, Meta::default(), text)
@@ -281,8 +281,8 @@ impl Worker<'_> {
                 if plan.uses_scratch {
                     remove_scratch(token);
                 }
-                if let Some(State::Running(claim)) = self.jobs.get(&id).cloned() {
-                    self.conclude(*claim, finished);
+                if let Some(claim) = self.jobs.begun.get(&id).cloned() {
+                    self.conclude(claim, finished);
                 }
                 return Ok(());
             }
@@ -299,7 +299,7 @@ impl Worker<'_> {
             self.conclude(claim, Finished::without_run(verdict));
             return Ok(());
         }
-        self.jobs.set(id, State::Interrupted(Box::new(claim)));
+        self.jobs.set(claim);
         // A project that was moved or unmounted is no fault of the agent's.
         self.spool.rest();
         self.spool.root()?;
@@ -316,8 +316,7 @@ impl Worker<'_> {
         let lifted = slot.started();
         self.say_lifted(lifted, "its agent has started");
         self.say_started(&claim);
-        let state = State::Running(Box::new(claim.clone()));
-        self.jobs.set(id.clone(), state);
+        self.jobs.set(claim.clone());
         self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
         let (mut last_reaped, mut has_answered) = (Instant::now(), false);
@@ -343,7 +342,7 @@ impl Worker<'_> {
     /// Writes the agent's process into its claim, and the whole claim again where `state/` was lost: after a
     /// crash the job would be started a second time.
     fn note_process(&mut self, id: &JobId, agent: &Agent) {
-        let Some(State::Running(mut claim)) = self.jobs.get(id).cloned() else {
+        let Some(mut claim) = self.jobs.begun.get(id).cloned() else {
             return;
         };
         let is_known = claim.process.is_some();
@@ -356,7 +355,7 @@ impl Worker<'_> {
         };
         let written = place.and_then(|()| self.spool.write_claim(&claim));
         if self.is_well("claim", &written) {
-            self.jobs.set(id.clone(), State::Running(claim));
+            self.jobs.set(claim);
         }
     }
 

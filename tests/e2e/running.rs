@@ -873,30 +873,6 @@ case "$JOB_MONITOR_DURATION" in [0-9]*) ;; *) exit 1;; esac"#,
 }
 
 #[test]
-fn on_finish_of_a_job_withdrawn_during_another_waits_for_its_end() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let hook = space.program("hook", "echo $JOB_MONITOR_JOB_ID >> hooked");
-    space.set(json!({"on_finish": [hook]}));
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
-    project.wait_made("ran");
-    let second = "job-20260101-120001-second";
-    project.submit(second, "x");
-    project.wait_view("it waits", |view| view["queue_size"] == 1);
-    cancel(&project, second);
-    assert_eq!(project.wait_result(second)["status"], "cancelled");
-    assert!(!project.path.join("hooked").exists());
-    fs::write(project.path.join("go"), "").unwrap();
-    project.wait_result(ID);
-    wait_until("both hooks to have run", || {
-        project.made("hooked").lines().count() == 2
-    });
-    assert_eq!(project.made("hooked"), format!("{ID}\n{second}\n"));
-}
-
-#[test]
 fn a_failing_on_finish_is_told_and_changes_nothing() {
     let space = Space::new();
     space.plain_agent("cat >/dev/null");

@@ -4,7 +4,7 @@
 use crate::desk::{entrant, fail};
 use crate::world::{AGENT, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, World, ids, passing};
 use job_monitor::agent::{Fault, Verdict};
-use job_monitor::decide::{self, Jobs, Next, Now, Readiness, State, Step, Until, decide};
+use job_monitor::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide};
 use job_monitor::holds::{Gate, Holds};
 use job_monitor::job::{Course, ErrorKind, JobId, Status, log_name};
 use job_monitor::project::{AgentSpec, Policy, Protocol};
@@ -91,7 +91,7 @@ impl Daemon {
                     world.effect(|disk| disk.finished.insert(id.clone()))?;
                     world.effect(|disk| disk.claims.remove(id))?;
                 }
-                Some(ClaimFile::Whole(claim)) => daemon.jobs.set(id.clone(), State::of(*claim)),
+                Some(ClaimFile::Whole(claim)) => daemon.jobs.set(*claim),
                 Some(ClaimFile::Broken) => {
                     world.effect(|disk| disk.held.insert(id.clone()))?;
                     world.effect(|disk| disk.claims.remove(id))?;
@@ -100,7 +100,7 @@ impl Daemon {
             }
         }
         let documents = world.disk.documents.keys();
-        let found = documents.filter(|id| world.is_open(id) && daemon.jobs.get(id).is_none());
+        let found = documents.filter(|id| world.is_open(id) && !daemon.jobs.has(id));
         daemon.jobs.replace(found.cloned().collect());
         daemon.look_at_marks(world)?;
         Ok(daemon)
@@ -133,7 +133,6 @@ impl Daemon {
                         return done;
                     }
                 }
-                Step::Tell(id) => drop(self.jobs.remove(&id)),
                 Step::Wait(until) => {
                     self.waits = until;
                     return Ok(());
@@ -147,16 +146,17 @@ impl Daemon {
     pub fn stop(&mut self, world: &mut World) -> Done {
         world.check = None;
         if let Some(id) = self.jobs.attended.take()
-            && let Some(State::Running(claim)) = self.jobs.get(&id).cloned()
+            && let Some(claim) = self.jobs.begun.get(&id).cloned()
+            && !claim.checking
         {
             let said = world.end_agent();
-            self.conclude(world, *claim, said, By::Stop)?;
+            self.conclude(world, claim, said, By::Stop)?;
         }
         Ok(())
     }
 
     pub fn is_idle(&self) -> bool {
-        self.unwritten.is_none() && self.jobs.is_empty()
+        self.unwritten.is_none() && self.jobs.waiting.is_empty() && self.jobs.begun.is_empty()
     }
 
     pub fn waits_until(&self, world: &World) -> Option<Duration> {
@@ -183,7 +183,7 @@ impl Daemon {
     fn look_at(&mut self, world: &World, id: &JobId, whole: bool) {
         if world.disk.documents.contains_key(id) && world.is_open(id) {
             self.jobs.note(id.clone(), whole);
-        } else if matches!(self.jobs.get(id), Some(State::Waiting(_))) {
+        } else if self.jobs.waiting.contains_key(id) {
             self.jobs.remove(id);
         }
     }
@@ -192,16 +192,16 @@ impl Daemon {
         self.jobs.cancelled = world.disk.cancelled.clone();
         self.jobs.held = world.disk.held.clone();
         for id in world.disk.cancelled.clone() {
-            if self.jobs.get(&id).is_none() {
+            if !self.jobs.has(&id) {
                 self.look_at(world, &id, false);
             }
-            if self.jobs.get(&id).is_none() {
+            if !self.jobs.has(&id) {
                 world.effect(|disk| disk.cancelled.remove(&id))?;
                 self.jobs.cancelled.remove(&id);
             }
         }
         for id in world.disk.held.clone() {
-            if self.jobs.get(&id).is_none() && world.disk.results.contains_key(&id) {
+            if !self.jobs.has(&id) && world.disk.results.contains_key(&id) {
                 world.effect(|disk| disk.held.remove(&id))?;
                 self.jobs.held.remove(&id);
             }
@@ -215,7 +215,7 @@ impl Daemon {
 
     /// Starts a job, unless its document does not count yet or its agent is held: `None`.
     fn begin(&mut self, world: &mut World, id: &JobId, closed: &mut Option<Until>) -> Option<Done> {
-        let (claim, version) = match self.jobs.claim(id).cloned() {
+        let (claim, version) = match self.jobs.begun.get(id).cloned() {
             Some(claim) => {
                 let of_claim = |version: &u32| version.to_string() == claim.document_sha256;
                 let kept = world.disk.kept.get(id).copied().filter(of_claim);
@@ -276,7 +276,7 @@ impl Daemon {
             Fate::BadProgram => {
                 world.fail_to_spawn()?;
                 world.effect(|disk| disk.logs.remove(&log))?;
-                self.jobs.set(id, State::Interrupted(Box::new(claim)));
+                self.jobs.set(claim);
                 world.disk.holds.end_probe("p", false, wall);
                 self.refuse(world)
             }
@@ -292,7 +292,7 @@ impl Daemon {
                 world.disk.holds.probe_started("p");
                 world.disk.holds.end_probe("p", true, wall);
                 let is_fresh = !claim.resumed && before.starts == 0;
-                self.jobs.set(id.clone(), State::Running(Box::new(claim)));
+                self.jobs.set(claim);
                 self.jobs.attended = Some(id.clone());
                 if is_fresh {
                     passing(world.effect(|disk| disk.kept.insert(id, version)))?;
@@ -325,14 +325,13 @@ impl Daemon {
             false => By::Itself,
         };
         self.jobs.attended = None;
-        match self.jobs.get(id).cloned() {
-            Some(State::Running(claim)) => {
-                let said = world.end_agent();
-                self.conclude(world, *claim, said, by)
-            }
-            Some(State::Checking(claim)) => self.conclude_check(world, *claim, by),
-            other => unreachable!("{other:?} is attended"),
+        let claim = self.jobs.begun.get(id).cloned();
+        let claim = claim.expect("it is attended");
+        if claim.checking {
+            return self.conclude_check(world, claim, by);
         }
+        let said = world.end_agent();
+        self.conclude(world, claim, said, by)
     }
 
     fn conclude(
@@ -417,7 +416,7 @@ impl Daemon {
     }
 
     fn withdraw(&mut self, world: &mut World, id: &JobId) -> Done {
-        let claim = self.jobs.claim(id).cloned();
+        let claim = self.jobs.begun.get(id).cloned();
         let claim = claim.unwrap_or_else(|| new_claim(id, 0, world));
         let kind = Some(ErrorKind::Cancelled);
         self.publish(world, claim, Status::Cancelled, kind)
@@ -446,7 +445,7 @@ impl Daemon {
                 self.finish(world, &claim.job_id, status)
             }
             (Ok(()), Written::Claim(claim)) => {
-                self.jobs.set(claim.job_id.clone(), State::of(*claim));
+                self.jobs.set(*claim);
                 Ok(())
             }
             (Err(Trouble::Error), written) => {
