@@ -37,12 +37,36 @@ pub(super) fn not_before(at: Wall, now: Wall) -> String {
 }
 
 /// How long a job runs: `4m 05s`, and which start it is if not the first.
-pub(super) fn running_for(claim: &Claim, limit: &str, now: Wall) -> String {
+pub(super) fn running_for(claim: &Claim, now: Wall) -> String {
     let since = human(now.since(claim.started_at));
     match claim.starts {
-        0 | 1 => since + limit,
-        start => format!("{since}{limit}, start {start}"),
+        0 | 1 => since,
+        start => format!("{since}, start {start}"),
     }
+}
+
+/// What becomes of a job just now, in a line.
+pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> {
+    let (Job { id, spool }, now) = (job, Wall::now());
+    Ok(match at {
+        Standing::Done(result) => Finished::read(result).line(),
+        Standing::Running(claim) => {
+            let doing = action(spool, claim, now)?;
+            format!("{}: {doing}", running_for(claim, now))
+        }
+        Standing::Suspended(claim) => suspension_text(claim, now),
+        Standing::Waiting { held: true } => {
+            format!("is held; job-monitor release {id} lets it run")
+        }
+        Standing::Waiting { held: false } => {
+            let seen = Seen::around(scope, spool)?;
+            let alone = || seen.left_alone(id).cloned();
+            let stopped = || Some(format!("waits: {}", seen.obstacles.first()?.1));
+            let later = || Some(not_before(put_off(spool, id, now)?, now));
+            let why = alone().or_else(stopped).or_else(later);
+            why.unwrap_or_else(|| "waits for its turn".to_owned())
+        }
+    })
 }
 
 /// When a suspended job goes on, if its claim says so.

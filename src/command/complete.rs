@@ -90,8 +90,8 @@ fn ids(projects: &Which, command: &str) -> Vec<String> {
     if !["cancel", "hold", "release", "wait"].contains(&command)
         && let Ok(newest) = Newest::of(&spools, None)
     {
-        let newest = newest.iter().take(FINISHED_MAX);
-        ids.extend(newest.map(|(_, id)| id.to_string()));
+        let newest = newest.ids().take(FINISHED_MAX);
+        ids.extend(newest.map(|(_, id, _)| id.to_string()));
     }
     ids
 }

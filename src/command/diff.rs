@@ -12,7 +12,7 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
         let text = format!("{id} is not finished; its patch is made at its end");
         return Err(Error::new(text));
     };
-    let change = Finished::read(result).change();
+    let change = Finished::read(result).git;
     let none = "its project is no git work tree, or the setting \"git\" is off";
     let none = || Error::new(format!("{id} has no record of change: {none}"));
     let line = change_line(&change.ok_or_else(none)?);

@@ -11,7 +11,7 @@ const LOOK: u16 = 200;
 /// Single lines are not made longer than this for readers that are no terminal.
 const COLUMNS_PIPED: usize = 160;
 /// So much of a running agent's output is read to see what it does.
-const TAIL: usize = 256 << 10;
+const TAIL: u64 = 256 << 10;
 /// An agent that has been silent for so long is said to be.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -31,24 +31,19 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     if claim.checking {
         return Ok("the check runs".to_owned());
     }
-    let mut transcript = Transcript::new(Style::of_stdout(), 0);
-    let mut written = claim.started_at;
+    let (mut written, mut action) = (claim.started_at, None);
     let names = output_names(&claim.job_id, claim.starts);
     if let Some((file, dialect)) = open(spool, &names, true)? {
-        let meta = file.metadata().map_err(unreadable)?;
-        written = written.max(meta.modified().map_or(written, Wall::from));
-        let from = meta.len().saturating_sub(TAIL as u64);
-        let mut last = vec![0; TAIL];
-        let length = file.read_at(&mut last, from).map_err(unreadable)?;
-        // A line that begins in its middle cannot be read.
-        let end = last.iter().position(|byte| *byte == b'\n').unwrap_or(0);
-        transcript.begin(dialect);
-        transcript.feed(&last[if from > 0 { end } else { 0 }..length]);
+        let modified = file.metadata().and_then(|meta| meta.modified());
+        written = written.max(modified.map_or(written, Wall::from));
+        let mut transcript = Transcript::new(Style::default(), 0, dialect);
+        transcript.feed(files::tail(&file, Path::new(&names[0]), TAIL)?.as_bytes());
+        action = transcript.action;
     }
     let silent = now.since(written);
     let silence = format!("nothing written for {}", human(silent));
-    Ok(match transcript.action() {
-        Some(action) if silent < SILENCE => action.to_owned(),
+    Ok(match action {
+        Some(action) if silent < SILENCE => action,
         Some(action) => format!("{action} ({silence})"),
         None => silence,
     })
@@ -75,137 +70,90 @@ fn open(spool: &Spool, names: &[String], grows: bool) -> Result<Option<(File, &'
     Ok(None)
 }
 
-fn unreadable(cause: io::Error) -> Error {
-    Error::io("read", Path::new("the agent's output"), cause)
+/// A part of the telling. A later look finds the same parts, and more behind them.
+struct Piece {
+    at: Wall,
+    /// The line in front of it.
+    title: String,
+    /// The names that its log may have.
+    names: Vec<String>,
+    is_output: bool,
 }
 
-/// What is known of a job, wherever it stands.
-#[derive(Default)]
-struct Story {
-    starts: Vec<Attempt>,
-    /// Checks that are over.
-    checks: Vec<Check>,
-    /// Whether the last start's output may still grow.
-    grows: bool,
-    /// Where the job stands, in a line.
-    line: String,
-    /// If it is done, how.
-    exit: Option<Exit>,
-}
-
-/// A part of the telling: a line between, the names that the log behind it may have, and whether that is
-/// the agent's output. A later look finds the same parts, and more behind them.
-struct Piece(String, Vec<String>, bool);
-
-impl Story {
-    fn of(standing: &Standing, now: Wall) -> Story {
-        let mut story = Story::default();
-        match standing {
-            Standing::Done(result) => {
-                let told = Finished::read(result);
-                story.starts = told.list("attempts");
-                story.checks = told.list("checks");
-                story.line = told.line();
-                story.exit = Some(match told.is_completed() {
-                    true => Exit::Done,
-                    false => Exit::NotCompleted,
-                });
-            }
-            Standing::Running(claim) | Standing::Suspended(claim) => {
-                story.starts.clone_from(&claim.attempts);
-                story.checks.clone_from(&claim.checks);
-                if story.starts.len() < claim.starts as usize {
-                    story.starts.push(Attempt {
-                        started_at: claim.started_at,
-                        session_id: claim.session_id.clone(),
-                        ..Attempt::default()
-                    });
-                }
-                // How an interrupted start ended is not known yet.
-                story.grows = claim.suspended.is_none() && !claim.checking;
-                let since = human(now.since(claim.started_at));
-                story.line = match standing {
-                    Standing::Running(_) => format!("running for {since}; -f follows"),
-                    _ => format!("paused: {}", suspension_text(claim, now)),
-                };
-            }
-            Standing::Waiting { .. } => {
-                let why = "waits, and nothing has run yet; job-monitor queue says for what";
-                story.line = why.to_owned();
-            }
+/// All that there is to tell of a job's starts and checks, and whether the last log may grow.
+fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, bool)> {
+    let (starts, checks, grows): (Vec<Wall>, Vec<Check>, bool) = match standing {
+        Standing::Done(result) => {
+            let result = Finished::read(result);
+            let starts = result.attempts.iter().map(|start| start.started_at);
+            (starts.collect(), result.checks, false)
         }
-        story
-    }
-
-    /// All that there is to tell.
-    fn pieces(&self, Job { id, spool }: &Job, now: Wall) -> Result<Vec<Piece>> {
-        let (mut pieces, mut session) = (Vec::new(), None);
-        let mut checks = self.checks.iter().zip(1..).peekable();
-        for (start, number) in self.starts.iter().zip(1..) {
-            let next = self.starts.get(number as usize);
-            let how = match session.replace(&start.session_id) {
-                None => "",
-                Some(before) if before.is_some() && *before == start.session_id => ", resumed",
-                Some(_) => ", afresh",
-            };
-            let seam = format!("start {number}, {}{how}", start.started_at.short(now));
-            pieces.push(Piece(seam, output_names(id, number), true));
-            if next.is_none() && self.grows {
-                break;
-            }
-            let errors = log_name(id, number, "err");
-            let file = spool.open_log(&errors)?;
-            if file.is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)) {
-                pieces.push(Piece("standard error".to_owned(), vec![errors], false));
-            }
-            let is_of_it =
-                |check: &Check| next.is_none_or(|next| check.started_at < next.started_at);
-            while let Some((check, round)) = checks.next_if(|(check, _)| is_of_it(check)) {
-                let took = Duration::try_from_secs_f64(check.duration_seconds).unwrap_or_default();
-                let seam = format!("check {round} {} after {}", check_end(check), human(took));
-                pieces.push(Piece(seam, vec![check_log(id, round)], false));
-            }
-            // The line on where the job stands tells how the last start ended.
-            if next.is_some() {
-                let why = match (start.error_kind, &start.error) {
-                    (Some(kind), Some(error)) => format!(": {kind}: {error}"),
-                    _ => String::new(),
-                };
-                let took = human(start.duration());
-                let seam = format!("start {number} ended after {took}{why}");
-                pieces.push(Piece(seam, Vec::new(), false));
-            }
+        Standing::Running(claim) | Standing::Suspended(claim) => {
+            let ended = claim.attempts.iter().map(|start| start.started_at);
+            let now = (claim.attempts.len() < claim.starts as usize).then_some(claim.started_at);
+            let grows = claim.suspended.is_none() && !claim.checking;
+            (ended.chain(now).collect(), claim.checks.clone(), grows)
         }
-        Ok(pieces)
+        Standing::Waiting { .. } => (Vec::new(), Vec::new(), false),
+    };
+    let (mut pieces, now) = (Vec::new(), Wall::now());
+    for (at, number) in starts.iter().copied().zip(1..) {
+        let title = format!("start {number}, {}", at.short(now));
+        let names = output_names(id, number);
+        pieces.push(Piece {
+            at,
+            title,
+            names,
+            is_output: true,
+        });
+        let names = vec![log_name(id, number, "err")];
+        let file = spool.open_log(&names[0])?;
+        let has_ended = !grows || number as usize != starts.len();
+        if has_ended && file.is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)) {
+            let title = "standard error".to_owned();
+            pieces.push(Piece {
+                at,
+                title,
+                names,
+                is_output: false,
+            });
+        }
     }
+    for (check, round) in checks.iter().zip(1..) {
+        let title = format!("check {round} {}", check_end(check));
+        let (at, names) = (check.started_at, vec![check_log(id, round)]);
+        pieces.push(Piece {
+            at,
+            title,
+            names,
+            is_output: false,
+        });
+    }
+    pieces.sort_by_key(|piece| piece.at);
+    Ok((pieces, grows))
 }
 
 /// The telling of one job.
 struct Telling<'a> {
     job: &'a Job,
     asked: &'a Asked,
-    /// Whether the bytes go out as they are.
-    is_raw: bool,
-    transcript: Transcript,
-    /// So many pieces were begun, and so many told to their end.
-    begun: usize,
+    style: Style,
+    /// So many pieces were told to their end.
     told: usize,
-    /// The file that is being told.
-    file: Option<File>,
+    /// The piece that is being told, and the log, once it is there.
+    begun: bool,
+    log: Option<(File, Transcript)>,
 }
 
 /// Tells what the agent did; the exit status tells how the job stands.
 pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
-    let style = Style::of_stdout();
-    let columns = terminal::columns(COLUMNS_PIPED);
     let mut telling = Telling {
         job,
         asked,
-        is_raw: asked.raw && !style.terminal,
-        transcript: Transcript::new(style, columns),
-        begun: 0,
+        style: Style::of_stdout(),
         told: 0,
-        file: None,
+        begun: false,
+        log: None,
     };
     match telling.tell(scope) {
         // A reader that has gone has seen what it wanted.
@@ -217,21 +165,18 @@ pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
 impl Telling<'_> {
     /// Tells what there is, and if wanted what comes.
     fn tell(&mut self, scope: &Scope) -> Outcome {
-        let mut paused_at = None;
         loop {
-            let (standing, now) = (scope.standing(self.job)?, Wall::now());
-            let story = Story::of(&standing, now);
-            self.catch_up(&story.pieces(self.job, now)?, story.grows)?;
-            match standing {
-                Standing::Running(_) if self.asked.follow => {}
-                Standing::Running(_) | Standing::Done(_) => self.seam(&story.line)?,
-                // The words count down, and are told once.
-                _ if paused_at.replace(self.begun) == Some(self.begun) => {}
-                _ if self.begun > 0 => self.seam(&story.line)?,
-                _ => render::note(&format!("{} {}", self.job.id, story.line)),
-            }
-            if story.exit.is_some() || !self.asked.follow {
-                return Ok(story.exit.unwrap_or(Exit::Done));
+            let standing = scope.standing(self.job)?;
+            let (pieces, grows) = pieces(self.job, &standing)?;
+            self.catch_up(&pieces, grows)?;
+            if !self.asked.follow || matches!(standing, Standing::Done(_)) {
+                self.seam(&course(scope, self.job, &standing)?)?;
+                return Ok(match &standing {
+                    Standing::Done(result) if !Finished::read(result).is_completed() => {
+                        Exit::NotCompleted
+                    }
+                    _ => Exit::Done,
+                });
             }
             pause()?;
         }
@@ -239,56 +184,68 @@ impl Telling<'_> {
 
     /// Tells all that was written and not told yet. The last piece may grow.
     fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
-        for Piece(seam, names, is_output) in pieces.iter().skip(self.told) {
-            if self.begun == self.told {
-                self.seam(seam)?;
-                self.begun += 1;
+        while let Some(piece) = pieces.get(self.told) {
+            let is_growing = grows && self.told + 1 == pieces.len();
+            if !replace(&mut self.begun, true) {
+                self.seam(&piece.title)?;
             }
-            let is_growing = grows && self.begun == pieces.len();
-            if *is_output || !self.asked.raw {
-                self.tell_log(names, is_growing)?;
-            }
+            self.tell_log(piece, is_growing)?;
             if is_growing {
                 break;
             }
-            self.transcript.finish();
-            self.put_told()?;
-            (self.file, self.told) = (None, self.begun);
+            if let Some((_, mut transcript)) = self.log.take() {
+                transcript.finish();
+                render::show(&transcript.out)?;
+            }
+            (self.begun, self.told) = (false, self.told + 1);
         }
         Ok(())
     }
 
     /// Tells what a log has more than the last time.
-    fn tell_log(&mut self, names: &[String], grows: bool) -> Result<()> {
-        if self.file.is_none()
-            && let Some((file, dialect)) = open(&self.job.spool, names, grows)?
+    fn tell_log(&mut self, piece: &Piece, grows: bool) -> Result<()> {
+        let is_wanted = piece.is_output || !self.asked.raw;
+        if self.log.is_none()
+            && is_wanted
+            && let Some((file, dialect)) = open(&self.job.spool, &piece.names, grows)?
         {
-            self.file = Some(file);
-            let is_raw = self.asked.raw;
-            self.transcript
-                .begin(if is_raw { Default::default() } else { dialect });
+            let dialect = if self.asked.raw {
+                Default::default()
+            } else {
+                dialect
+            };
+            let columns = terminal::columns(COLUMNS_PIPED);
+            self.log = Some((file, Transcript::new(self.style, columns, dialect)));
         }
         let mut block = [0; BLOCK];
-        while let Some(file) = &mut self.file {
+        while let Some((file, transcript)) = &mut self.log {
+            let unreadable = |e| Error::io("read", Path::new(&piece.names[0]), e);
             match file.read(&mut block).map_err(unreadable)? {
                 0 => break,
-                length if self.is_raw => render::put(&block[..length])?,
-                length => self.transcript.feed(&block[..length]),
+                // To a file or a pipe it goes as it is.
+                length if self.asked.raw && !self.style.terminal => {
+                    render::put(&block[..length])?;
+                }
+                length => {
+                    transcript.feed(&block[..length]);
+                    render::show(&take(&mut transcript.out))?;
+                }
             }
-            self.put_told()?;
         }
         Ok(())
     }
 
-    fn seam(&mut self, text: &str) -> Result<()> {
-        if !self.asked.raw {
-            self.transcript.seam(text);
+    /// A line between pieces.
+    fn seam(&self, text: &str) -> Result<()> {
+        let is_first = self.told == 0 && self.log.is_none();
+        let gap = if is_first { "" } else { "\n" };
+        let line = self
+            .style
+            .paint("1;34", &format!("─── {}", clean_line(text)));
+        match self.asked.raw {
+            true => Ok(()),
+            false => render::show(&format!("{gap}{line}\n")),
         }
-        self.put_told()
-    }
-
-    fn put_told(&mut self) -> Result<()> {
-        render::show(&self.transcript.take())
     }
 }
 
@@ -296,8 +253,7 @@ impl Telling<'_> {
 /// its reader also while there is nothing to write.
 fn pause() -> Result<()> {
     let out = io::stdout();
-    let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
-    match poll(&mut fds, LOOK) {
+    match poll(&mut [PollFd::new(out.as_fd(), PollFlags::empty())], LOOK) {
         Ok(1..) => {
             let gone = io::Error::from_raw_os_error(libc::EPIPE);
             Err(Error::io("write", Path::new("standard output"), gone))

@@ -172,7 +172,7 @@ impl Seen {
         match &self.current {
             Some(claim) => {
                 lines.push(format!("Processing: {}", claim.job_id.file_name()));
-                lines.push(format!("Running for: {}", running_for(claim, "", now)));
+                lines.push(format!("Running for: {}", running_for(claim, now)));
             }
             None => lines.push("Processing: None".to_owned()),
         }

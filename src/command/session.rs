@@ -8,10 +8,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
     let (session, name) = match scope.standing(job)? {
         Standing::Done(result) => {
             let told = Finished::need(spool, id, &result)?;
-            (
-                told.text("session_id"),
-                told.text("agent").unwrap_or_default(),
-            )
+            (told.session_id, told.agent.unwrap_or_default())
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
         Standing::Running(_) => {

@@ -4,8 +4,6 @@ use super::*;
 
 /// So many refused tools are named; a run can be refused hundreds.
 const DENIALS_SHOWN: usize = 10;
-/// So many lines of a failed check's output are shown; its log has them all.
-const CHECK_LINES: usize = 12;
 
 /// What is told of a job, in lines that begin with a word of ours.
 struct Page(String);
@@ -29,11 +27,11 @@ impl Page {
 pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outcome {
     let blank = |id: &JobId| {
         json!({"job_id": id, "project": null, "state": "not_found", "position": null,
-            "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null})
+            "obstacles": [], "result": null})
     };
     let whole = typed.and_then(|typed| JobId::parse(typed));
     let job = match (scope.job_or_latest(typed), whole) {
-        (Err(error), Some(id)) if error.exit == Exit::NotFound => {
+        (Err(error), Some(id)) if error.exit == Exit::NotFound && !scope.entries.is_empty() => {
             render::answer(format, &blank(&id), || not_found(scope, &id).0)?;
             return Ok(Exit::NotFound);
         }
@@ -42,36 +40,23 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
     let (Job { id, spool }, mut view) = (&job, blank(&job.id));
     view["project"] = json!(spool.project().name);
     let page = match scope.standing(&job)? {
-        Standing::Done(result) => return done(view, spool, id, result, format),
+        Standing::Done(file) => {
+            view["state"] = json!("done");
+            let result = Finished::need(spool, id, &file)?;
+            match format {
+                Format::Json => render::unless_gone(show_whole(&view, file))?,
+                Format::Text => render::print(&of_result(spool, id, &result).0)?,
+            }
+            return Ok(Exit::Done);
+        }
         Standing::Running(claim) => {
             view["state"] = json!("running");
-            view["started_at"] = json!(claim.started_at);
-            view["attempt"] = json!(claim.starts);
-            of_running(spool, &claim)
+            of_running(spool, &claim)?
         }
-        Standing::Suspended(claim) => {
-            of_waiting(&mut view, &Seen::around(scope, spool)?, id, Some(&claim))?
-        }
-        Standing::Waiting { .. } => of_waiting(&mut view, &Seen::around(scope, spool)?, id, None)?,
+        Standing::Suspended(claim) => of_waiting(&mut view, scope, spool, id, Some(&claim))?,
+        Standing::Waiting { .. } => of_waiting(&mut view, scope, spool, id, None)?,
     };
     render::answer(format, &view, || page.0)?;
-    Ok(Exit::Done)
-}
-
-/// A finished job. A result that cannot be read ends it all the same.
-fn done(mut view: Value, spool: &Spool, id: &JobId, file: File, format: Format) -> Outcome {
-    view["state"] = json!("done");
-    let result = match Finished::need(spool, id, &file) {
-        Ok(result) => result,
-        Err(error) => {
-            render::answer(format, &view, || Page::of("unreadable", id).0)?;
-            return Err(error);
-        }
-    };
-    match format {
-        Format::Json => render::unless_gone(show_whole(&view, file))?,
-        Format::Text => render::print(&of_result(spool, id, &result).0)?,
-    }
     Ok(Exit::Done)
 }
 
@@ -91,125 +76,117 @@ fn show_whole(view: &Value, mut file: File) -> Result<()> {
 }
 
 /// A job that does not run yet, or not again yet.
-fn of_waiting(view: &mut Value, seen: &Seen, id: &JobId, claim: Option<&Claim>) -> Result<Page> {
+fn of_waiting(
+    view: &mut Value,
+    scope: &Scope,
+    spool: &Spool,
+    id: &JobId,
+    claim: Option<&Claim>,
+) -> Result<Page> {
+    let (seen, now) = (Seen::around(scope, spool)?, Wall::now());
     let held = seen.marks.held.contains(id);
     let place = seen.all().position(|waiting| waiting == id);
     let place = place.map(|at| at + 1);
     view["state"] = json!(if held { "held" } else { "waiting" });
     view["position"] = json!(place);
-    view["attempt"] = json!(claim.map(|claim| claim.starts));
-    view["retry_at"] = json!(claim.and_then(retry_at));
     view["obstacles"] = json!(seen.obstacle_lines());
     let mut page = Page::of("waiting", id);
-    let meta = seen.spool.document_meta(id)?;
+    let meta = spool.document_meta(id)?;
     page.line("Created", meta.map(|meta| meta.mtime()));
     page.line("Size", meta.map(|meta| format!("{} bytes", meta.size)));
     let of_all = |place| format!("{place} of {}", seen.all().count());
     page.line("Queue position", place.map(of_all));
-    page.line("Attempts", claim.map(|claim| claim.starts));
     page.line("Left alone", seen.left_alone(id));
-    let is_cancelled = seen.marks.cancelled.contains(id);
     let release = || format!("job-monitor release {id} lets it run");
-    let what = "it is withdrawn when the monitor runs";
-    page.line("Cancelled", is_cancelled.then_some(what));
-    page.line("Held", (held && !is_cancelled).then(release));
-    if !held && !is_cancelled {
-        let why = claim.map(|claim| suspension_text(claim, Wall::now()));
-        page.line("Suspended", why);
-        let now = Wall::now();
-        let at = claim.map_or_else(|| put_off(&seen.spool, id, now), |_| None);
-        page.line("Not before", at.map(|at| at.short(now)));
-        for (word, why) in &seen.obstacles {
-            page.line(word, Some(why));
-        }
+    page.line("Held", held.then(release));
+    page.line("Suspended", claim.map(|claim| suspension_text(claim, now)));
+    let at = put_off(spool, id, now).filter(|_| claim.is_none());
+    page.line("Not before", at.map(|at| at.short(now)));
+    for (word, why) in &seen.obstacles {
+        page.line(word, Some(why));
     }
     Ok(page)
 }
 
 fn not_found(scope: &Scope, id: &JobId) -> Page {
-    let places = match &scope.entries[..] {
-        [] => format!("\n  - {NO_PROJECT}"),
-        [only] => {
-            let (path, layout) = (&only.project.path, only.project.layout);
-            let places = [layout.state(), layout.items(), layout.results()];
-            let lines = places.map(|place| format!("\n  - {}", path.join(place).display()));
-            lines.concat()
-        }
-        // Three lines for each would be many.
-        all => {
-            let lines = all.iter().map(|entry| {
-                let name = &entry.project.name;
-                format!("\n  - state, items and results of \"{name}\"")
-            });
-            lines.collect()
+    let places = |entry: &Entry| {
+        let Project {
+            path, layout, name, ..
+        } = &entry.project;
+        let places = [layout.state(), layout.items(), layout.results()];
+        match scope.entries.len() {
+            1 => places
+                .map(|place| format!("\n  - {}", path.join(place).display()))
+                .concat(),
+            // Three lines for each would be many.
+            _ => format!("\n  - {} of \"{name}\"", places.join(", ")),
         }
     };
+    let places: String = scope.entries.iter().map(places).collect();
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));
     page
 }
 
-fn of_running(spool: &Spool, claim: &Claim) -> Page {
-    let (now, id, started) = (Wall::now(), &claim.job_id, claim.started_at);
-    let log = spool.open_log(&log_name(id, claim.starts, dialect(claim.protocol).ending));
-    let written = || log.ok()??.metadata().ok()?.modified().ok();
-    let ago = written().map(|at| human(now.since(Wall::from(at))));
-    let mut page = Page::of("processing", id);
-    page.line("Started", Some(started));
-    page.line("Elapsed", Some(human(now.since(started))));
-    page.line("Last activity", ago.map(|ago| format!("{ago} ago")));
-    page.line("Attempt", Some(claim.starts).filter(|starts| *starts > 1));
+fn of_running(spool: &Spool, claim: &Claim) -> Result<Page> {
+    let now = Wall::now();
+    let mut page = Page::of("processing", &claim.job_id);
+    page.line("Started", Some(claim.started_at));
+    page.line("Elapsed", Some(running_for(claim, now)));
+    page.line("Last activity", Some(action(spool, claim, now)?));
     page.line("Check", check(&claim.checks));
     page.line("Project", Some(&spool.project().name));
     page.line("Agent", Some(&claim.agent));
-    page
+    Ok(page)
 }
 
 fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
+    let around = |before: &str, text: &Option<String>, behind: &str| {
+        let text = text.as_ref().map(|text| format!("{before}{text}{behind}"));
+        text.unwrap_or_default()
+    };
     let mut page = Page::of(&result.word(), id);
-    let (error, agent) = (result.text("error"), result.text("agent"));
-    let seconds: Option<f64> = result.get("duration_seconds");
-    let score: Option<f64> = result.get("audit_score");
+    let seconds = result.duration_seconds;
     page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
-    let kind = around(" (", result.text("error_kind"), ")");
+    let kind = around(" (", &result.error_kind, ")");
+    let error = result.error.as_ref();
     page.line("Error", error.map(|error| format!("{error}{kind}")));
-    page.line("Started", result.get::<Wall>("started_at"));
-    page.line("Ended", result.completed_at());
-    page.line("Project", agent.as_ref().map(|_| &spool.project().name));
-    let version =
-        around(" ", result.text("agent_version"), "") + &around(" ", result.text("model"), "");
+    page.line("Started", result.started_at);
+    page.line("Ended", result.completed_at);
+    let agent = result.agent.as_ref();
+    page.line("Project", agent.map(|_| &spool.project().name));
+    let version = around(" ", &result.agent_version, "") + &around(" ", &result.model, "");
     page.line("Agent", agent.map(|agent| format!("{agent}{version}")));
-    page.line("Continues", result.text("continues"));
-    let notes = around(": ", result.text("audit_notes"), "");
+    page.line("Continues", result.continues.as_ref());
+    let notes = around(": ", &result.audit_notes, "");
+    let score = result.audit_score;
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
-    page.line("Check", check(&result.list("checks")));
-    let change = result.change();
-    let patch = change.as_ref().and_then(|change| change.patch.as_ref());
+    page.line("Check", check(&result.checks));
+    let change = result.git.as_ref();
+    let patch = change.and_then(|change| change.patch.as_ref());
     let hint = patch.map_or(String::new(), |_| format!("\n  job-monitor diff {id}"));
-    let change = change.as_ref().and_then(change_line);
+    let change = change.and_then(change_line);
     page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
-    let joined = |list: Vec<String>, gap| (!list.is_empty()).then(|| list.join(gap));
-    let servers = joined(result.list("failed_mcp_servers"), ", ");
-    page.line("MCP servers missing", servers);
-    let paths = joined(result.list("artifacts"), "\n  ");
-    page.line("Artifacts", paths.map(|paths| format!("\n  {paths}")));
-    let summary = result.output().text("summary");
-    let summary = summary.or_else(|| result.text("worker_output"));
-    page.line("Summary", summary.as_deref().map(without_audit));
+    let servers = result.failed_mcp_servers.join(", ");
+    page.line(
+        "MCP servers missing",
+        Some(servers).filter(|all| !all.is_empty()),
+    );
+    let paths = result.artifacts.iter().flatten();
+    let paths: String = paths.map(|path| format!("\n  {path}")).collect();
+    page.line("Artifacts", Some(paths).filter(|all| !all.is_empty()));
+    let summary = result.worker_output.summary.as_deref();
+    page.line("Summary", summary.map(without_audit));
     page.line("Usage", usage(result));
     let hint = format!("job-monitor reply {id} -\n  job-monitor open {id}");
-    let session = result.text("session_id");
-    let session = session.map(|session| format!("{session}\n  {hint}"));
-    page.line("Session", session);
+    let session = result.session_id.as_ref();
+    page.line(
+        "Session",
+        session.map(|session| format!("{session}\n  {hint}")),
+    );
     page
-}
-
-/// A text with something around it, where there is one.
-fn around(before: &str, text: Option<String>, behind: &str) -> String {
-    let text = text.map(|text| format!("{before}{text}{behind}"));
-    text.unwrap_or_default()
 }
 
 /// The answer without its closing audit block, which is told in words.
@@ -221,63 +198,44 @@ fn without_audit(summary: &str) -> &str {
 }
 
 fn usage(result: &Finished) -> Option<String> {
-    let mut told = String::new();
-    if let Some(usage) = result.output().get::<Map<String, Value>>("usage") {
-        let tokens = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
-        told = format!("\n  Tokens: {input} in, {output} out");
-        let kinds = ["cache_creation", "cache_read", "cached"];
-        let cached = kinds.map(|kind| tokens(&format!("{kind}_input_tokens")));
-        let cached = cached.into_iter().reduce(u64::saturating_add);
-        let cached = cached.filter(|cached| *cached > 0);
-        told.extend(cached.map(|cached| format!(", {cached} cached")));
-    }
-    told.extend(result.cost().map(|cost| format!("\n  Cost: {cost}")));
-    (!told.is_empty()).then_some(told)
+    let usage = &result.worker_output.usage;
+    let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
+    let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
+    let tokens = usage
+        .is_object()
+        .then(|| format!("\n  Tokens: {input} in, {output} out"));
+    let cost = result.cost().map(|cost| format!("\n  Cost: {cost}"));
+    let told: String = tokens.into_iter().chain(cost).collect();
+    Some(told).filter(|told| !told.is_empty())
 }
 
 fn check(checks: &[Check]) -> Option<String> {
-    let last = checks.last()?;
-    let mut text = check_end(last);
-    if checks.len() > 1 {
-        text += &format!(" at try {}", checks.len());
-    }
-    if last.exit_code != Some(0) {
-        let lines: Vec<&str> = last.output.trim_end().lines().collect();
-        let shown = &lines[lines.len().saturating_sub(CHECK_LINES)..];
-        text.extend(shown.iter().map(|line| format!("\n  {line}")));
-    }
-    Some(text)
+    let end = check_end(checks.last()?);
+    Some(match checks.len() {
+        1 => end,
+        rounds => format!("{end} at try {rounds}"),
+    })
 }
 
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
 fn denials(result: &Finished) -> Option<String> {
-    let denials: Vec<Value> = result.list("permission_denials");
-    let (mut text, mut rules) = (String::new(), Vec::new());
-    for denial in &denials {
-        let word = |of: &Value| of.as_str().map(clean_line);
-        let tool = word(&denial["tool_name"]).unwrap_or_else(|| "unknown".to_owned());
-        let keys = ["command", "file_path", "url", "query", "pattern"];
-        let subject = keys.iter().find_map(|key| word(&denial["tool_input"][key]));
-        let subject = subject.unwrap_or_default();
-        let program = subject
-            .split(' ')
-            .find(|word| tool == "Bash" && !word.is_empty());
-        let rule = program.map_or(tool.clone(), |program| format!("Bash({program} *)"));
-        if !rules.contains(&rule) && rules.len() < DENIALS_SHOWN {
-            let told = format!("{tool}: {}", fit(&subject, 100));
-            text += &format!("\n  {}", told.trim_end_matches(": "));
-            rules.push(rule);
-        }
+    let denials = result.permission_denials.as_ref();
+    let told = |denial: &Value| {
+        let tool = denial["tool_name"].as_str().unwrap_or("unknown");
+        let subject = transcript::subject(&denial["tool_input"].to_string());
+        let gap = if subject.is_empty() { "" } else { ": " };
+        format!("{}{gap}{}", clean_line(tool), fit(&subject, 100))
+    };
+    let mut lines: Vec<String> = denials?.iter().map(told).collect();
+    lines.dedup();
+    if lines.len() > DENIALS_SHOWN {
+        let more = lines.split_off(DENIALS_SHOWN).len();
+        lines.push(format!("and {more} more"));
     }
-    if denials.len() > rules.len() {
-        text += &format!("\n  {} times in all", denials.len());
-    }
-    let agent = clean_line(result.text("agent").as_deref().unwrap_or("claude"));
-    let args = json!(["--allowedTools", rules.join(" ")]);
-    (!denials.is_empty()).then(|| format!(
-        "{text}\n  To allow them, in config.json:\n    \"agents\": {{\"{agent}\": {{\"args\": {args}}}}}\n  \
-         or in .claude/settings.json, if the project is trusted (run claude in it)"
-    ))
+    lines.first()?;
+    lines.push(
+        "to allow them, give the agent \"args\" such as --allowedTools in config.json".into(),
+    );
+    Some(format!("\n  {}", lines.join("\n  ")))
 }

@@ -8,32 +8,21 @@ const SORTED: usize = 500;
 
 /// Tells the finished jobs.
 pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
-    let (spools, style) = (scope.spools(), Style::of_stdout());
-    let (format, since) = (asked.format, asked.since);
+    let (spools, style, format) = (scope.spools(), Style::of_stdout(), asked.format);
     let limit = asked.limit.unwrap_or(usize::MAX);
-    let newest = Newest::of(&spools, since)?;
     render::show(match format {
         Format::Text => "Completed jobs:\n",
         Format::Json => "{\"jobs\":[",
     })?;
-    let mut rows = newest.iter().filter_map(|(place, id)| {
-        let spool = &spools[place];
-        // One that cannot be read is told, too; when it ended nobody knows.
-        let result = Finished::of(spool, &id);
-        let ended = result.completed_at();
-        let is_old = since.is_some_and(|since| ended < Some(since));
-        if is_old || asked.failed && result.ending() != Ending::Bad {
-            return None;
-        }
-        let project = match spools.len() {
-            1 => String::new(),
-            _ => format!("  [{}]", clean(&spool.project().name)),
-        };
+    let newest = Newest::of(&spools, asked.since)?;
+    let jobs = newest.iter();
+    let jobs = jobs.filter(|(.., result)| !asked.failed || result.ending() == Ending::Bad);
+    let mut rows = jobs.map(|(spool, id, ended, result)| {
         let told = match format {
-            Format::Text => as_cells(&id, &result, &project, style),
+            Format::Text => as_cells(&id, &result, spool, spools.len() > 1, style),
             Format::Json => vec![as_json(&id, &result, spool)],
         };
-        Some((ended, told))
+        (ended, told)
     });
     let mut shown = 0;
     while shown < limit {
@@ -52,67 +41,66 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
         }
         shown += group.len();
     }
-    let left = newest.order.len() - shown;
-    let takes_all = since.is_none() && !asked.failed;
     render::show(&match (format, shown) {
         (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
-        (_, 0) if takes_all => "  none yet\n".to_owned(),
-        (_, 0) => "  none such\n".to_owned(),
-        _ if takes_all && left > 0 => format!("  and {left} more; --all shows them\n"),
-        _ => String::new(),
+        (Format::Text, 0) => "  none yet\n".to_owned(),
+        (Format::Text, _) => String::new(),
     })
 }
 
 /// A finished job: when it ended, and what is told of it, in columns; as JSON that is one.
-type Row = (Option<Wall>, Vec<String>);
+type Row = (Wall, Vec<String>);
 
-fn as_cells(id: &JobId, result: &Finished, project: &str, style: Style) -> Vec<String> {
+fn as_cells(id: &JobId, result: &Finished, of: &Spool, names: bool, style: Style) -> Vec<String> {
     let (mark, verdict) = (result.ending().mark(style), result.verdict());
-    let at = result.completed_at().map(|at| at.short(Wall::now()));
-    let notes = result.notes().join(", ") + project;
+    let mut notes = vec![result.notes().join(", ")];
+    notes.extend(names.then(|| format!("[{}]", clean(&of.project().name))));
+    let cells = [
+        result.completed_at.map(|at| at.short(Wall::now())),
+        result.duration(),
+        result.cost(),
+        result.lines_changed(),
+        Some(notes.join("  ").trim_start().to_owned()),
+    ];
     let mut row = vec![format!("  {mark} {id}: {verdict}")];
-    let cells = [at, result.duration(), result.cost(), result.lines_changed()];
     row.extend(cells.map(Option::unwrap_or_default));
-    row.push(notes.trim_start().to_owned());
     row
 }
 
 fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
-    let change = result.change().unwrap_or_default();
+    let change = result.git.as_ref();
     let json = render::json(&json!({
         "job_id": id, "project": spool.project().name, "status": result.word(),
-        "error_kind": result.text("error_kind"), "completed_at": result.completed_at(),
-        "duration_seconds": result.seconds(), "cost_usd": result.cost_usd(),
-        "audit_score": result.get::<f64>("audit_score"), "notes": result.notes(),
-        "insertions": change.insertions, "deletions": change.deletions,
+        "error_kind": result.error_kind, "completed_at": result.completed_at,
+        "duration_seconds": result.duration_seconds, "cost_usd": result.worker_output.cost_usd,
+        "audit_score": result.audit_score, "notes": result.notes(),
+        "insertions": change.map(|change| change.insertions),
+        "deletions": change.map(|change| change.deletions),
     }));
     json.expect("strings and numbers are representable in JSON")
 }
 
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
 fn lines(rows: &[Row]) -> String {
-    let widths = |row: &Row| row.1.iter().map(|cell| width(cell)).collect();
-    let widths: Vec<Vec<usize>> = rows.iter().map(widths).collect();
-    let widest = |at: usize| widths.iter().map(|row| row[at]).max();
-    let wide: Vec<usize> = (0..6).map(|at| widest(at).unwrap_or(0)).collect();
+    let wide = |at: usize| rows.iter().map(|row| width(&row.1[at])).max();
+    let wide: Vec<usize> = (0..6).map(|at| wide(at).unwrap_or(0)).collect();
     let columns = terminal::columns(usize::MAX);
     let fits = wide.iter().map(|wide| wide + 2).sum::<usize>() <= columns;
-    let line = |((_, cells), own): (&Row, &Vec<usize>)| {
+    let line = |(_, cells): &Row| {
         let mut rest = String::new();
         for at in (1..6).filter(|at| wide[*at] > 0) {
             // The notes, which are last, begin at the left of their column.
-            let gap = (wide[at] - own[at]) * usize::from(at < 5);
-            rest.extend(repeat_n(' ', 2 + gap));
-            rest += &cells[at];
+            let gap = (wide[at] - width(&cells[at])) * usize::from(at < 5);
+            rest += &format!("  {:gap$}{}", "", cells[at]);
         }
-        let (head, gap) = (&cells[0], wide[0] - own[0]);
+        let (head, gap) = (&cells[0], wide[0] - width(&cells[0]));
         if fits || rest.trim().is_empty() {
             return format!("{head}{:gap$}{rest}", "").trim_end().to_owned() + "\n";
         }
         let rest = fit(&format!("    {}", rest.trim()), columns);
         format!("{head}\n{rest}\n")
     };
-    rows.iter().zip(&widths).map(line).collect()
+    rows.iter().map(line).collect()
 }
 
 fn holds_as_json(scope: &Scope) -> Result<String> {

@@ -80,14 +80,10 @@ struct Ended {
 impl Overview {
     fn of(scope: &Scope, style: Style) -> Overview {
         let (ground, now) = (Ground::of(scope), Wall::now());
-        let settings = ground.settings.as_ref();
         let panel = |entry: &Entry| {
             let mut panel = Panel::default();
-            let policy = settings.and_then(|settings| entry.policy(settings).ok());
-            let limit = policy.map(|policy| policy.timeout);
             let seen = ground.look(scope, entry);
-            let filled = seen.and_then(|seen| panel.fill(&seen, limit, style));
-            if let Err(error) = filled {
+            if let Err(error) = seen.and_then(|seen| panel.fill(&seen, style, now)) {
                 panel.rows = vec![style.paint("31", &clean_line(&error.to_string()))];
             }
             panel.name = clean_line(&entry.project.name);
@@ -95,11 +91,10 @@ impl Overview {
         };
         let panels: Vec<Panel> = scope.entries.iter().map(panel).collect();
         let spent = board::read(&scope.places.state).ledger.spent(None, now);
-        let spent = match settings.and_then(|all| all.common.daily_budget_usd) {
-            Some(budget) => format!(", ${spent:.2} of ${budget:.2} today"),
-            None if spent > 0.0 => format!(", ${spent:.2} today"),
-            None => String::new(),
-        };
+        let budget = ground.settings.as_ref();
+        let budget = budget.and_then(|all| all.common.daily_budget_usd);
+        let budget = budget.map_or(String::new(), |budget| format!(" of ${budget:.2}"));
+        let spent = format!("${spent:.2}{budget} today");
         let heading = heading(&panels, scope.daemon.is_some(), &spent, style);
         Overview {
             now,
@@ -114,13 +109,9 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
     let running = panels.iter().filter(|panel| panel.running.is_some());
     let waiting: usize = panels.iter().map(|panel| panel.waiting).sum();
     let held: usize = panels.iter().map(|panel| panel.held).sum();
-    let held = match held {
-        0 => String::new(),
-        held => format!(", {held} held"),
-    };
-    let text = format!("{waiting} waiting{held}{spent}");
+    let text = format!("{waiting} waiting, {held} held, {spent}");
     let state = match (panels.is_empty(), daemon) {
-        (true, _) => "no projects registered; job-monitor register PATH adds one".to_owned(),
+        (true, _) => NO_PROJECT.to_owned(),
         (false, true) => format!("{} running, {text}", running.count()),
         (false, false) => style.paint("31", "the monitor is not running") + "; " + &text,
     };
@@ -128,21 +119,17 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
 }
 
 impl Panel {
-    fn fill(&mut self, seen: &Seen, limit: Option<Duration>, style: Style) -> Result<()> {
-        let now = Wall::now();
+    fn fill(&mut self, seen: &Seen, style: Style, now: Wall) -> Result<()> {
         self.ended = ended(&seen.spool, style, now)?;
         for (word, text) in &seen.obstacles {
             self.rows.push(match *word {
                 "Held" => style.paint("33", &format!("‖ {text}")),
-                "Skipped" => style.paint("31", &format!("skipped: {text}")),
                 word => style.paint("33", &format!("{}: {text}", word.to_lowercase())),
             });
         }
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
-            // The document may ask for less time.
-            let limit = limit.map_or(String::new(), |limit| format!(" of {}", human(limit)));
-            let (dot, runs) = (style.paint("32", "●"), running_for(claim, &limit, now));
+            let (dot, runs) = (style.paint("32", "●"), running_for(claim, now));
             self.rows.push(format!("{dot} {name}  {runs}"));
             let action = action(&seen.spool, claim, now)?;
             self.rows.push(style.paint("36", &format!("  {action}")));
@@ -150,61 +137,46 @@ impl Panel {
         }
         if let Some(claim) = &seen.suspended {
             let name = style.paint("1", claim.job_id.description());
-            let text = match retry_at(claim) {
-                // The hold was told above.
-                None if seen.hold.is_some() && claim.suspended.is_some() => {
-                    "goes on then".to_owned()
-                }
-                _ => suspension_text(claim, now),
-            };
             let sign = style.paint("33", "‖");
+            // Why its agent is held was told above.
+            let text = match seen.hold {
+                Some(_) => "goes on then".to_owned(),
+                None => suspension_text(claim, now),
+            };
             self.rows.push(format!("{sign} {name}  {text}"));
         }
         if self.rows.is_empty() {
             self.rows.push(style.paint("2", "idle"));
         }
-        self.wait(seen);
+        let is_held = |id: &&JobId| seen.marks.held.contains(*id);
+        let (held, waiting): (Vec<&JobId>, Vec<&JobId>) = seen.all().partition(is_held);
+        (self.held, self.waiting) = (held.len(), waiting.len());
+        if self.held + self.waiting > 0 {
+            // The names may be cut off, the numbers must not.
+            let name = |id: &&JobId| match put_off(&seen.spool, id, now) {
+                Some(at) => format!("{} {}", id.description(), not_before(at, now)),
+                None => id.description().to_owned(),
+            };
+            let names = waiting.iter().take(WAITING_NAMED).map(name);
+            let names: Vec<String> = names.collect();
+            let (held, waiting, names) = (self.held, self.waiting, names.join(", "));
+            let row = format!("{held} held, {waiting} waiting: {names}");
+            self.rows.push(row.trim_end_matches(": ").to_owned());
+        }
         let ended = self.ended.iter().take(OUTCOMES);
         self.rows.extend(ended.map(|ended| ended.row.clone()));
         Ok(())
-    }
-
-    /// Tells what waits. The names may be cut off, the numbers must not.
-    fn wait(&mut self, seen: &Seen) {
-        let held = |id: &&JobId| seen.marks.held.contains(*id);
-        let (held, waiting): (Vec<&JobId>, Vec<&JobId>) = seen.waiting.iter().partition(held);
-        self.held = held.len();
-        self.waiting = waiting.len() + usize::from(seen.suspended.is_some());
-        let named = waiting.iter().take(WAITING_NAMED);
-        let now = Wall::now();
-        let name = |id: &&JobId| match put_off(&seen.spool, id, now) {
-            Some(at) => format!("{} (not before {})", id.description(), at.short(now)),
-            None => id.description().to_owned(),
-        };
-        let names: Vec<String> = named.map(name).collect();
-        let waiting = format!("{} waiting: {}", waiting.len(), names.join(", "));
-        let parts = [
-            (self.held > 0).then(|| format!("{} held", self.held)),
-            (!names.is_empty()).then_some(waiting),
-        ];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        if !parts.is_empty() {
-            self.rows.push(parts.join(", "));
-        }
     }
 }
 
 /// The newest results, however many there are.
 fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
-    let mut ended = Vec::new();
-    for (_, id) in Newest::of(std::slice::from_ref(spool), None)?.iter() {
-        let one = Ended::read(spool, &id, style, now);
-        let is_past = one.as_ref().is_some_and(|one| now.since(one.at) > RECENT);
-        ended.extend(one);
-        if is_past && ended.len() >= OUTCOMES || ended.len() >= RESULTS_MAX {
-            break;
-        }
-    }
+    let newest = Newest::of(std::slice::from_ref(spool), None)?;
+    let all = newest.iter().take(RESULTS_MAX);
+    let all = all.map(|(_, id, at, result)| Ended::of(&id, at, &result, style, now));
+    let is_shown = |nth: usize, one: &Ended| nth < OUTCOMES || now.since(one.at) < RECENT;
+    let shown = all.enumerate().take_while(|(nth, one)| is_shown(*nth, one));
+    let mut ended: Vec<Ended> = shown.map(|(_, one)| one).collect();
     ended.sort_by_key(|one| (!one.is_fresh_failure(now), Reverse(one.at)));
     Ok(ended)
 }
@@ -214,22 +186,21 @@ impl Ended {
         self.ending == Ending::Bad && now.since(self.at) < RECENT
     }
 
-    fn read(spool: &Spool, id: &JobId, style: Style, now: Wall) -> Option<Ended> {
-        let result = Finished::of(spool, id);
-        let (at, ending) = (result.completed_at()?, result.ending());
-        let span = |of: &Attempt| (of.started_at, of.started_at.plus(of.duration()));
-        let spans = result.list("attempts").iter().map(span).collect();
-        let (color, sign) = ending.sign();
-        let (sign, time) = (style.paint(color, sign), style.paint("2", &at.short(now)));
+    fn of(id: &JobId, at: Wall, result: &Finished, style: Style, now: Wall) -> Ended {
+        let ending = result.ending();
+        let span = |start: &Start| {
+            let lasted = Duration::try_from_secs_f64(start.duration_seconds).unwrap_or_default();
+            (start.started_at, start.started_at.plus(lasted))
+        };
+        let (mark, time) = (ending.mark(style), style.paint("2", &at.short(now)));
         let color = if ending == Ending::Cancelled { "2" } else { "" };
-        let mut told = format!("{}: {}", id.description(), result.line());
-        told.extend(result.lines_changed().map(|change| format!(", {change}")));
-        Some(Ended {
+        let told = format!("{}: {}", id.description(), result.line());
+        Ended {
             ending,
-            row: format!("{sign} {time} {}", style.paint(color, &told)),
+            row: format!("{mark} {time} {}", style.paint(color, &told)),
             at,
-            spans,
-        })
+            spans: result.attempts.iter().map(span).collect(),
+        }
     }
 }
 
@@ -330,7 +301,7 @@ mod tests {
     }
 
     fn ended(name: &str, ending: Ending, from: i64, to: i64) -> Ended {
-        let sign = ending.sign().1;
+        let sign = ending.mark(STYLE);
         Ended {
             ending,
             row: format!("{sign} 12:34 {name}: it ended, 1m 05s, $0.5000"),
@@ -349,7 +320,7 @@ mod tests {
     fn busy() -> Overview {
         let alpha = Panel {
             rows: vec![
-                "● fix-it  3m 00s of 2h 00m, start 2".to_owned(),
+                "● fix-it  3m 00s, start 2".to_owned(),
                 "  Bash cargo test".to_owned(),
                 "3 held, 12 waiting: next-one, after-that".to_owned(),
                 "✗ 12:34 bad: it ended, 1m 05s, $0.5000".to_owned(),
@@ -379,7 +350,7 @@ mod tests {
             ..panel("日本語のプロジェクト名")
         };
         let panels = vec![alpha, beta, trouble];
-        let spent = ", $12.00 of $20.00 today";
+        let spent = "$12.00 of $20.00 today";
         Overview {
             now: NOW,
             style: STYLE,
@@ -393,7 +364,7 @@ mod tests {
         let text = busy().lines(80, usize::MAX).join("\n");
         for part in [
             "job-monitor  1 running, 13 waiting, 3 held, $12.00 of $20.00 today\n",
-            "alpha             ● fix-it  3m 00s of 2h 00m, start 2\n",
+            "alpha             ● fix-it  3m 00s, start 2\n",
             "                    Bash cargo test\n",
             "                  3 held, 12 waiting: next-one, after-that\n",
             "✗ 12:34 bad: it ended, 1m 05s, $0.5000\n",

@@ -147,7 +147,7 @@ fn contaminated() -> (Space, Project) {
         write(project.logs(&format!("{id}.out")), &raw);
         write(project.logs(&format!("{id}.err")), &raw);
     }
-    let attempt = json!({"started_at": bad, "duration_seconds": 1.0, "exit_code": 3, "signal": null,
+    let attempt = json!({"started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0, "exit_code": 3, "signal": null,
         "error_kind": bad, "error": bad, "session_id": bad, "cost_usd": 0.5});
     let result = json!({
         "job_id": ID, "status": "failed", "created_at": "2026-01-01T12:00:00.000+00:00",

@@ -85,7 +85,7 @@ fn status_tells_what_a_person_should_look_at_in_the_order_in_which_jobs_ended() 
     assert_eq!(all, expected);
     assert_eq!(lines(&["status", "--failed"]), expected[1..2]);
     assert_eq!(lines(&["status", "--limit", "1"])[0], expected[0]);
-    assert_eq!(lines(&["status", "--since", "2026-01-31"]), ["none such"]);
+    assert_eq!(lines(&["status", "--since", "2026-01-31"]), ["none yet"]);
     let json = space.run(&["status", "--json"]).json();
     assert_eq!(json["holds"], json!([]));
     assert_eq!(json["jobs"][0]["insertions"], 12);
@@ -101,7 +101,6 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
         "Audit: 85 of 100: two gaps\n",
         "Changed: 2 files, +12 −3, 1 commit on main\n  job-monitor diff ",
         "  Bash: make check\n",
-        "Bash(make *)",
         "MCP servers missing: db\n",
         "Summary: Done.\n",
         "Project: alpha\nAgent: claude\n",
@@ -113,7 +112,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
     assert!(!told.contains("audit_score"), "{told}");
     let told = space.run(&[FAILED]).ok();
     assert!(
-        told.contains("Check: failed with exit status 2\n  1 test failed\n"),
+        told.contains("Check: failed with exit status 2\n"),
         "{told}"
     );
     // What cannot be read ends its job, and is no success of ours.
@@ -193,10 +192,8 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
     assert!(waited.stderr.contains("waits: 1 of 1 agents"), "{waited:?}");
     space.run(&["hold", waits]).ok();
     let waited = space.run(&["wait", "--timeout", "300ms", waits]);
-    assert!(
-        waited.stderr.contains("waits is held; job-monitor release"),
-        "{waited:?}"
-    );
+    let held = "waits is held; job-monitor release";
+    assert!(waited.stderr.contains(held), "{waited:?}");
     delta.submit(GOOD, "x");
     let waited = space.run(&["wait", "--timeout", "300ms", GOOD]);
     let why = "waits: no job is started until job-monitor enable delta";
@@ -239,9 +236,9 @@ fn a_log_is_told_with_the_checks_that_came_after_it() {
     fs::write(project.logs(&format!("{GOOD}.out")), &lines).unwrap();
     fs::write(project.logs(&format!("{GOOD}.check")), "two failed\n").unwrap();
     let told = space.run(&["logs", GOOD]).ok();
-    let seam = "─── check 1 failed with exit status 1 after 2s\ntwo failed\n";
+    let seam = "─── check 1 failed with exit status 1\ntwo failed\n";
     assert!(told.contains(seam) && told.contains("line 1\n"), "{told}");
-    assert!(told.contains("─── check 2 passed after 2s"), "{told}");
+    assert!(told.contains("─── check 2 passed\n"), "{told}");
     let raw = space.run(&["logs", "--raw", GOOD]).ok();
     assert_eq!(raw, lines);
 }

@@ -32,10 +32,8 @@ fn a_job_is_followed_from_submit_to_retry() {
 
     // The overview, which changes by itself, and fits into whatever window there is.
     desk.type_in("job-monitor watch");
-    let screen = desk.wait("what runs", |screen| {
-        screen.contains("  Bash cargo test") && screen.contains("s of 2h 00m")
-    });
-    let line = line_with(&screen, "s of 2h 00m");
+    let screen = desk.wait("what runs", |screen| screen.contains("  Bash cargo test"));
+    let line = line_with(&screen, "● first");
     assert!(line.starts_with("alpha  ● first  "), "{screen}");
     assert!(
         screen.starts_with("job-monitor  1 running, 0 waiting"),
@@ -74,7 +72,7 @@ fn a_job_is_followed_from_submit_to_retry() {
     for line in [
         "  └ 3 passed",
         "All is well.",
-        "✓ done, 2 turns, 4s, 240 tokens, $0.2500",
+        "✓ done, 2 turns, $0.2500",
         "─── completed after ",
     ] {
         assert!(screen.contains(line), "no {line:?} in\n{screen}");
@@ -93,7 +91,7 @@ fn a_job_is_followed_from_submit_to_retry() {
     space.run(&["cancel", second]).ok();
     let screen = desk.wait("the outcome", |screen| screen.contains("exit=4"));
     assert!(
-        screen.contains(&format!("✗ {second}: cancelled")),
+        screen.contains(&format!("– {second}: cancelled")),
         "{screen}"
     );
     assert!(!screen.contains("Bash cargo test"), "left over: {screen}");
@@ -269,12 +267,10 @@ fn several_jobs_are_waited_for_on_one_line() {
         ids.join(" ")
     ));
     desk.wait("the first", |screen| {
-        screen.contains("0 of 2 done, 1 running; first ") && screen.contains("Bash cargo test")
+        screen.contains("0 of 2 done; first ") && screen.contains("Bash cargo test")
     });
     desk.go(ids[0]);
-    let screen = desk.wait("the other", |screen| {
-        screen.contains("1 of 2 done, 1 running; other ")
-    });
+    let screen = desk.wait("the other", |screen| screen.contains("1 of 2 done; other "));
     assert!(
         screen.contains(&format!("✓ {}: completed", ids[0])),
         "{screen}"
@@ -318,10 +314,7 @@ fn off_a_terminal_everything_is_plain_text_and_raw_is_raw() {
     let (space, project) = running_job();
     let id = "job-20260101-120000-first";
     let running = space.run(&["logs", id]).ok();
-    assert!(
-        running.contains("running for ") && running.ends_with("-f follows\n"),
-        "{running}"
-    );
+    assert!(running.ends_with("s: Bash cargo test\n"), "{running}");
     let overview = space.run(&["watch"]).ok();
     assert!(overview.contains("alpha  ● first  "), "{overview}");
     fs::write(project.path.join(format!("go-{id}")), "").unwrap();
@@ -337,7 +330,7 @@ fn off_a_terminal_everything_is_plain_text_and_raw_is_raw() {
 }
 
 #[test]
-fn every_start_of_a_job_is_told_with_what_came_between() {
+fn every_start_of_a_job_is_told() {
     let space = Space::new();
     space.claude(
         r#"cat > /dev/null
@@ -353,7 +346,7 @@ printf '%s\n' '{"type":"result","subtype":"success","is_error":false,"result":"D
     project.wait_made("second");
     assert_eq!(space.stop(), 0);
     let paused = space.run(&["logs", id]).ok();
-    assert!(paused.contains("paused: was interrupted"), "{paused}");
+    assert!(paused.contains("─── was interrupted"), "{paused}");
     space.start();
     project.wait_result(id);
     let told = space.run(&["logs", id]).ok();
@@ -364,7 +357,6 @@ printf '%s\n' '{"type":"result","subtype":"success","is_error":false,"result":"D
     let begins = [
         "─── start 1, ",
         "─── standard error",
-        "─── start 1 ended after ",
         "─── start 2, ",
         "─── standard error",
         "─── completed after ",
@@ -373,10 +365,6 @@ printf '%s\n' '{"type":"result","subtype":"success","is_error":false,"result":"D
     for (seam, begin) in seams.iter().zip(begins) {
         assert!(seam.starts_with(begin), "{told}");
     }
-    assert!(
-        seams[2].contains("interrupted") && seams[3].ends_with(", resumed"),
-        "{told}"
-    );
     assert!(told.contains("Done at last."), "{told}");
     assert_eq!(told.matches("words on standard error").count(), 2, "{told}");
 }
@@ -390,12 +378,8 @@ fn a_job_that_waits_is_followed_from_its_first_word_and_a_plain_agent_prints_as_
     let project = space.project("alpha");
     let id = "job-20260101-120000-first";
     project.submit(id, "say it\n");
-    let waiting = space.run(&["logs", id]);
-    assert_eq!((waiting.status, waiting.stdout.as_str()), (0, ""));
-    assert!(
-        waiting.stderr.contains("waits, and nothing has run yet"),
-        "{waiting:?}"
-    );
+    let waiting = space.run(&["logs", id]).ok();
+    assert_eq!(waiting, "─── waits for its turn\n");
 
     let out = space.root().join("followed");
     let mut command = space.command(&["logs", "-f", id]);
