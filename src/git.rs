@@ -213,7 +213,7 @@ impl Git {
                 return Err(Error::new(text));
             }
         }
-        if let Some(code @ (0 | 1)) = agent.reap(true).0.code {
+        if let Some(code @ (0 | 1)) = agent.reap(true).0.code() {
             return Ok(code == 0);
         }
         let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;

@@ -5,7 +5,7 @@ use crate::agent::{Case, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect
 use crate::error::Result;
 use crate::files;
 use crate::job::log_name;
-use crate::process::{Agent, Exit, Launch, Token};
+use crate::process::{Agent, Launch, Token};
 use crate::project::Policy;
 use crate::record::{Claim, Files};
 use crate::spool::Spool;
@@ -14,6 +14,7 @@ use crate::witness;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -190,7 +191,8 @@ impl Output {
             }
         }
         let duration = started.elapsed();
-        let (Exit { code, signal }, leftovers) = agent.reap(true);
+        let (exit, leftovers) = agent.reap(true);
+        let (code, signal) = (exit.code(), exit.signal());
         self.conclude(Ended { code, signal, by }, leftovers, duration)
     }
 

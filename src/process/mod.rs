@@ -5,7 +5,7 @@
 //! its environment, which every descendant inherits. The daemon is the *subreaper* of its
 //! descendants, so when an agent is dead, each tree that survives it hangs on the daemon's main
 //! thread: one read of that thread's list of children tells whether there is anything to sweep,
-//! however it daemonised. What a dead daemon left is found by a scan of `/proc` instead.
+//! however it daemonised. What there is to sweep is found by a scan of `/proc`.
 //!
 //! A process is signalled through a pidfd that was opened *before* the process was looked at,
 //! or as a group whose leader we have not reaped yet; so a number that has been given to
@@ -14,9 +14,9 @@
 mod spawn;
 mod sweep;
 
-pub use sweep::{Among, reap_orphans, sweep_project};
+pub use sweep::{reap_orphans, sweep_project};
 
-use crate::digest::{hex, sha256_hex};
+use crate::digest::sha256_hex;
 use crate::error::Error;
 use crate::record::Identity;
 use std::ffi::OsStr;
@@ -25,14 +25,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 /// How long survivors are looked for and killed before we give up and say so. SPEC 5 promises
@@ -57,7 +58,7 @@ pub struct Token(String);
 impl Token {
     /// A new one for a start in a project.
     pub fn new(project: &Path) -> Token {
-        Token(hex(&random()[..8]) + &Token::half_of(project))
+        Token(format!("{:016x}{}", random(), Token::half_of(project)))
     }
 
     /// Whether it may name a start in a project.
@@ -87,21 +88,16 @@ impl Token {
 
 /// A random UUID, version 4.
 pub fn uuid() -> String {
-    let mut bytes = random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = hex(&bytes);
-    for at in [20, 16, 12, 8] {
-        text.insert(at, '-');
-    }
-    text
+    let (high, low) = (random(), random());
+    let [first, second, third] = [high >> 32, high >> 16 & 0xffff, high & 0xfff];
+    let [fourth, last] = [low >> 48 & 0xfff, low & 0xffff_ffff_ffff];
+    format!("{first:08x}-{second:04x}-4{third:03x}-8{fourth:03x}-{last:012x}")
 }
 
 /// What names need is to be new, not to be secret: so the seeds of the standard library's hash maps, which
 /// come from the system once for each thread and differ from map to map, are random enough.
-fn random() -> [u8; 16] {
-    let half = || u128::from(RandomState::new().hash_one(()));
-    (half() << 64 | half()).to_be_bytes()
+fn random() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 /// What to start: data, so that it can be built and tested without running it.
@@ -127,21 +123,12 @@ pub fn is_missing(error: &io::Error) -> bool {
     [ENOENT, EACCES, ENOEXEC, ENOTDIR, ELOOP, EPERM].contains(&number)
 }
 
-/// How a process ended: with an exit status, or by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// The exit status.
-    pub code: Option<i32>,
-    /// The signal.
-    pub signal: Option<i32>,
-}
-
 /// A running agent. Dropping it kills what is left of its tree.
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
-    /// By what its end is awaited. Without one, where no descriptor was free, it is looked at now and then.
-    pidfd: Option<OwnedFd>,
+    /// By what its end is awaited.
+    pidfd: OwnedFd,
     token: Token,
     /// Where it was started, without symbolic links, as the kernel names it.
     directory: PathBuf,
@@ -208,28 +195,24 @@ pub fn give_back_stack() {
 /// `directory`. A script is there only if its interpreter is, also behind `env`. The error is a sentence
 /// that names what is missing.
 pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, String> {
-    let on_path = |name: &OsStr| {
-        let mut places = std::env::split_paths(path);
-        places.find_map(|dir| Some(directory.join(dir).join(name)).filter(|at| is_executable(at)))
+    let find = |name: &OsStr| {
+        let dirs = match name.as_bytes().contains(&b'/') {
+            true => vec![PathBuf::new()],
+            false => std::env::split_paths(path).collect(),
+        };
+        let mut places = dirs.iter().map(|dir| directory.join(dir).join(name));
+        places.find(|at| is_executable(at))
     };
-    let absent = format!("is not on the PATH {}", path.display());
-    let program = match name.as_bytes().contains(&b'/') {
-        true => directory.join(name),
-        false => on_path(name).ok_or_else(|| format!("the program {} {absent}", name.display()))?,
-    };
-    let shown = program.display();
-    if !is_executable(&program) {
-        let gone = "is not there, or cannot be executed";
-        return Err(format!("the program {shown} {gone}"));
-    }
-    match interpreter_of(&program) {
-        Some((at, _)) if !is_executable(Path::new(&at)) => {
-            Err(format!("{shown} needs {at}, which is not there"))
-        }
-        Some((_, Some(called))) if on_path(called.as_ref()).is_none() => {
-            Err(format!("{shown} needs {called}, which {absent}"))
-        }
-        _ => Ok(program),
+    let path = path.display();
+    let absent = format!("is not there, or cannot be executed (PATH: {path})");
+    let program = find(name).ok_or_else(|| format!("the program {} {absent}", name.display()))?;
+    let needed = needs(&program).unwrap_or_default();
+    match needed.iter().find(|name| find(name.as_ref()).is_none()) {
+        Some(name) => Err(format!(
+            "{} needs {name}, which {absent}",
+            program.display()
+        )),
+        None => Ok(program),
     }
 }
 
@@ -240,16 +223,17 @@ fn is_executable(program: &Path) -> bool {
 
 /// What the first line of a script names: its interpreter, and what that is asked to look up on the
 /// PATH if it is `env`.
-fn interpreter_of(program: &Path) -> Option<(String, Option<String>)> {
+fn needs(program: &Path) -> Option<Vec<String>> {
     let mut line = [0; 256];
     let length = File::open(program).ok()?.read(&mut line).ok()?;
     let line = String::from_utf8_lossy(line[..length].strip_prefix(b"#!")?).into_owned();
-    let mut words = line.lines().next()?.split_whitespace().map(str::to_owned);
-    let interpreter = words.next()?;
-    let is_name = |word: &String| !word.starts_with('-') && !word.contains('=');
-    let called = words.find(is_name).filter(|called| !called.contains('/'));
-    let called = called.filter(|_| interpreter.ends_with("/env"));
-    Some((interpreter, called))
+    let mut words = line.lines().next()?.split_whitespace();
+    let mut needed = vec![words.next()?.to_owned()];
+    if needed[0].ends_with("/env") {
+        let mut words = words.filter(|word| !word.starts_with('-') && !word.contains('='));
+        needed.extend(words.next().map(str::to_owned));
+    }
+    Some(needed)
 }
 
 impl Agent {
@@ -258,15 +242,13 @@ impl Agent {
     /// environment under [`RUN_VARIABLE`].
     pub fn spawn(launch: &Launch<'_>, token: &Token) -> io::Result<Agent> {
         RUNS.fetch_add(1, Ordering::SeqCst);
-        let spawned = spawn::spawn(launch);
-        if spawned.is_err() {
+        let spawned = spawn::spawn(launch).inspect_err(|_| {
             RUNS.fetch_sub(1, Ordering::SeqCst);
-        }
-        let pid = spawned?;
-        // From here on it runs, and nothing may fail.
+        });
+        let (pid, pidfd) = spawned?;
         Ok(Agent {
             pid,
-            pidfd: spawn::pidfd_open(pid.as_raw()).ok(),
+            pidfd,
             token: token.clone(),
             directory: launch.directory.to_owned(),
             is_reaped: false,
@@ -278,17 +260,10 @@ impl Agent {
         sweep::identity_of(self.pid.as_raw()).ok()
     }
 
-    /// Waits until the process has ended, at most `limit`, and less without a handle of it; whether it
-    /// has. It is not reaped yet, so its number stays ours.
+    /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped yet, so its
+    /// number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
-        let Some(pidfd) = &self.pidfd else {
-            std::thread::sleep(limit.min(SLICE));
-            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let seen = waitid(Id::Pid(self.pid), look);
-            // A death by a real-time signal is an error, since that has no name in nix.
-            return !matches!(seen, Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR));
-        };
-        ended(pidfd, limit)
+        ended(&self.pidfd, limit)
     }
 
     /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace` for all of the
@@ -313,27 +288,24 @@ impl Agent {
 
     /// Reaps the ended process, having killed what it left if it `sweeps`. How it ended, and how many
     /// survivors there were.
-    pub fn reap(mut self, sweeps: bool) -> (Exit, u32) {
+    pub fn reap(mut self, sweeps: bool) -> (ExitStatus, u32) {
         self.finish(sweeps)
     }
 
-    fn finish(&mut self, sweeps: bool) -> (Exit, u32) {
+    fn finish(&mut self, sweeps: bool) -> (ExitStatus, u32) {
         RUNS.fetch_sub(1, Ordering::SeqCst);
         let mut leftovers = 0;
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
         if reap_orphans() && sweeps {
             // No other process can have its number before it is reaped below.
             let run = (self.token.clone(), self.identity());
-            (leftovers, _) = sweep_project(&self.directory, &[run], Among::Orphans);
+            (leftovers, _) = sweep_project(&self.directory, &[run]);
         }
-        let (code, signal) = match waitpid(self.pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => (Some(code), None),
-            Ok(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
-            // Real-time signals have no name in nix; the wait has reaped the process all the same.
-            _ => (None, Some(0)),
-        };
+        let mut status = 0;
+        // SAFETY: it writes one integer, and the process is a child of ours that was not reaped.
+        unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, 0) };
         self.is_reaped = true;
-        (Exit { code, signal }, leftovers)
+        (ExitStatus::from_raw(status), leftovers)
     }
 }
 
@@ -379,37 +351,6 @@ fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::RUN_VARIABLE;
-
-    fn start(script: &str) -> Agent {
-        let null = File::options().read(true).write(true).open("/dev/null");
-        let (null, token) = (null.unwrap(), Token::new(Path::new("/tmp")));
-        let argv = ["sh", "-c", script].map(String::from);
-        let launch = Launch {
-            program: Path::new("/bin/sh"),
-            argv: &argv,
-            env: &[(OsStr::new(RUN_VARIABLE), OsStr::new(token.as_str()))],
-            directory: Path::new("/"),
-            streams: [&null; 3],
-        };
-        Agent::spawn(&launch, &token).unwrap()
-    }
-
-    #[test]
-    fn an_agent_for_which_no_descriptor_was_free_is_awaited_and_ended_all_the_same() {
-        let mut agent = start("exit 7");
-        agent.pidfd = None;
-        let started = Instant::now();
-        while !agent.wait(Duration::from_secs(10)) {
-            assert!(started.elapsed() < Duration::from_secs(10));
-        }
-        assert_eq!(agent.reap(true).0.code, Some(7));
-        let mut agent = start("/bin/sleep 600");
-        agent.pidfd = None;
-        assert!(!agent.wait(Duration::from_millis(60)));
-        agent.stop(Duration::from_secs(10));
-        assert_eq!(agent.reap(true).0.signal, Some(libc::SIGTERM));
-    }
 
     #[test]
     fn names_of_starts_are_never_the_same() {

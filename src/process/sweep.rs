@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 /// The most of a process's environment that is read to find the token; Linux itself allows
 /// more, but puts a limit of a quarter of the stack (2 MiB by default) on it at exec.
 const ENVIRON_MAX: usize = 2 << 20;
-/// The flag of a process that is a thread of the kernel.
-const PF_KTHREAD: u64 = 0x0020_0000;
 /// Between two looks. An exec is over by then.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -39,24 +37,12 @@ pub(super) fn prepare() {
     }
 }
 
-/// Where the survivors of a run are looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Among {
-    /// Among the processes that hang on us: whatever survives an agent of ours does, and its children do
-    /// once it is killed.
-    Orphans,
-    /// Among all of the user's: those of a daemon that is dead hang on nobody we know.
-    Everybody,
-}
-
 /// Ends what the project's runs have left: every process that carries a token of a run of this
 /// project or one of those given; those in the group or session of a leader given, if it is still
 /// the agent that was started; and orphans of ours that carry no token at all, if they work in the
 /// project's directory or no run is under way that could have left them. Gives how many were
 /// killed, and whether none is left.
-pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
-    // Some kernels have no lists of children.
-    let among = CHILDREN.get().map_or(Among::Everybody, |_| among);
+pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, bool) {
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();
     let is_of_here = |mark: &str| {
@@ -66,17 +52,20 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
     let belongs = |pid: i32| -> io::Result<bool> {
         let stat = stat_of(pid)?;
         if stat.state == b'Z' {
-            // An orphan that has just died may have left others, which hang on us only now.
-            return match among {
-                Among::Orphans => Err(io::ErrorKind::WouldBlock.into()),
-                Among::Everybody => Ok(false),
-            };
+            return Ok(false);
         }
         if leaders.contains(&stat.group) || leaders.contains(&stat.session) {
             return Ok(true);
         }
-        match mark_of(pid)? {
-            Some(mark) => Ok(is_of_here(&mark)),
+        let environment = environment_of(pid)?;
+        let mut marks = environment.split(|&byte| byte == 0).filter_map(|variable| {
+            let value = variable.strip_prefix(RUN_VARIABLE.as_bytes())?;
+            value.strip_prefix(b"=")
+        });
+        match marks.next() {
+            Some(mark) => Ok(is_of_here(&String::from_utf8_lossy(mark))),
+            // A thread of the kernel, or one in the midst of an exec, which has its marks at the next look.
+            None if environment.is_empty() => Ok(false),
             // All this is asked anew for each process, since a run of another project may begin meanwhile.
             None if !orphans()?.contains(&pid) => Ok(false),
             None if RUNS.load(Ordering::SeqCst) == 0 => Ok(true),
@@ -85,35 +74,29 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
     };
     let deadline = Instant::now() + SWEEP_MAX;
     let (mut killed, mut quiet) = (0, 0);
-    // Round after round, since the children of what is killed appear only then. Of everybody's two must
-    // be quiet, a while apart: one that forked and went while the list was read has a child that is not in
-    // it, and in the midst of an exec a process is nobody's that an ordinary user may look into.
-    let enough = if among == Among::Orphans { 1 } else { 2 };
-    while quiet < enough && Instant::now() < deadline {
+    // Round after round, since the children of what is killed appear only then. Two must be quiet, a while
+    // apart: one that forked and went while the list was read has a child that is not in it.
+    while quiet < 2 && Instant::now() < deadline {
         reap_orphans();
-        let (dying, unseen) = kill_all(among, &belongs);
+        let (dying, unseen) = kill_all(&belongs);
         for pidfd in &dying {
             let left = deadline.saturating_duration_since(Instant::now());
             killed += u32::from(ended(pidfd, left));
         }
         let is_quiet = dying.is_empty() && !unseen;
         quiet = if is_quiet { quiet + 1 } else { 0 };
-        if dying.is_empty() && quiet < enough {
+        if dying.is_empty() && quiet < 2 {
             std::thread::sleep(PAUSE);
         }
     }
     reap_orphans();
-    (killed, quiet == enough)
+    (killed, quiet == 2)
 }
 
 /// Kills the user's processes that belong; whether some could not be looked at just now.
-fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
+fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     let (mut dying, mut unseen) = (Vec::new(), false);
-    let candidates = match among {
-        Among::Orphans => orphans(),
-        Among::Everybody => everybody(),
-    };
-    let Ok(candidates) = candidates else {
+    let Ok(candidates) = everybody() else {
         return (dying, true);
     };
     for pid in candidates {
@@ -129,7 +112,7 @@ fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<Own
             Ok(Some(pidfd)) if kill(&pidfd) => dying.push(pidfd),
             Ok(_) => {}
             // One that is gone or somebody else's is nothing. One that cannot be looked at, for want
-            // of a descriptor or in the midst of an exec, may still be ours to end.
+            // of a descriptor, may still be ours to end.
             Err(error) => {
                 let settled = [libc::ENOENT, libc::ESRCH, libc::EACCES, libc::EPERM];
                 unseen |= !error.raw_os_error().is_some_and(|no| settled.contains(&no));
@@ -146,15 +129,14 @@ fn everybody() -> io::Result<Vec<i32>> {
     Ok(entries?.into_iter().filter_map(pid).collect())
 }
 
-/// Reaps orphans that died by themselves; whether there are others, as far as is known.
+/// Reaps orphans that died by themselves; whether there are others, as far as is known: some kernels have
+/// no lists of children.
 pub fn reap_orphans() -> bool {
-    let found = orphans();
-    for pid in found.iter().flatten() {
-        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+    for pid in orphans().into_iter().flatten() {
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
-    let is_none = |pids: Vec<i32>| pids.is_empty();
-    let are_none = found.is_ok_and(|found| is_none(found) || orphans().is_ok_and(is_none));
-    CHILDREN.get().is_none() || !are_none
+    // Those that died may have left others, which hang on us only now.
+    CHILDREN.get().is_none() || orphans().map_or(true, |left| !left.is_empty())
 }
 
 /// The processes that were handed to us because their parents died: the children of the main
@@ -205,22 +187,12 @@ fn is_another(pid: i32) -> io::Result<bool> {
     Ok(is_other && owner == nix::unistd::geteuid().as_raw())
 }
 
-/// What a process carries as the token of a run.
-fn mark_of(pid: i32) -> io::Result<Option<String>> {
-    // In one read: an exec between two would take away what is left.
+/// A process's environment, in one read: an exec between two would take away what is left.
+fn environment_of(pid: i32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; ENVIRON_MAX];
     let length = File::open(format!("/proc/{pid}/environ"))?.read(&mut bytes)?;
     bytes.truncate(length);
-    if bytes.is_empty() && !stat_of(pid)?.is_bare {
-        // It is in the midst of an exec, or was just now, and shows its marks in a moment.
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
-    let mut variables = bytes.split(|&byte| byte == 0);
-    let value = variables.find_map(|variable| {
-        let value = variable.strip_prefix(RUN_VARIABLE.as_bytes())?;
-        value.strip_prefix(b"=")
-    });
-    Ok(value.map(|value| String::from_utf8_lossy(value).into_owned()))
+    Ok(bytes)
 }
 
 /// How to recognise a process again; to be asked before it is reaped.
@@ -231,8 +203,6 @@ pub(super) fn identity_of(pid: i32) -> io::Result<Identity> {
 
 struct Stat {
     state: u8,
-    /// Whether it has no environment, rather than one that cannot be seen just now.
-    is_bare: bool,
     group: i32,
     session: i32,
     start_time: u64,
@@ -249,12 +219,7 @@ fn stat_of(pid: i32) -> io::Result<Stat> {
     // A number that the kernel does not tell is 0.
     let number = |at: usize| field(at).parse::<u64>().unwrap_or(0);
     let state = field(0).bytes().next().unwrap_or(b'Z');
-    // Where the environment begins and ends: nowhere in the midst of an exec, and then, for as long
-    // as it takes to measure, at the same place. Last of all the kernel tells where the code begins.
-    let (from, to, code) = (number(47), number(48), number(23));
-    let is_kernel = number(6) & PF_KTHREAD != 0;
     Ok(Stat {
-        is_bare: state == b'Z' || is_kernel || (code != 0 && from == to && to != 0),
         state,
         group: number(2) as i32,
         session: number(3) as i32,

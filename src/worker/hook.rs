@@ -105,8 +105,8 @@ impl Worker<'_> {
         let check = Check {
             started_at,
             duration_seconds,
-            exit_code: exit.code,
-            signal: exit.signal,
+            exit_code: exit.code(),
+            signal: exit.signal(),
             output: said.transpose()?.unwrap_or_default(),
         };
         Ok((check, by, leftovers))

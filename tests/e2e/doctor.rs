@@ -171,7 +171,7 @@ fn an_agent_that_cannot_run_is_told_of() {
         let path = space.executable("claude", text);
         finding(&space, "program", "problem", says);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        finding(&space, "program", "problem", "claude is not on the PATH");
+        finding(&space, "program", "problem", "claude is not there");
     }
 }
 
@@ -303,12 +303,7 @@ fn a_plain_agent_and_a_launcher_are_found_and_never_started() {
     }
     assert!(!ran.exists());
     space.set(json!({"agents": {"agent": {"command": ["no-such-program"]}}}));
-    finding(
-        &space,
-        "program",
-        "problem",
-        "no-such-program is not on the PATH",
-    );
+    finding(&space, "program", "problem", "no-such-program is not there");
 }
 
 #[test]
@@ -450,7 +445,7 @@ fn registering_tells_in_a_line_each_what_would_stop_jobs() {
     let problems = text.lines().filter(|line| line.starts_with("  Problem: "));
     let problems: Vec<_> = problems.collect();
     assert_eq!(problems.len(), 1, "{text}");
-    assert!(problems[0].contains("claude is not on the PATH"), "{text}");
+    assert!(problems[0].contains("claude is not there"), "{text}");
     space.run(&["unregister", "new project"]).ok();
     // It is the agent of the settings that counts.
     space.plain_agent("cat");
