@@ -181,18 +181,13 @@ impl Registry {
         removed.map(|_| ()).ok_or_else(|| self.unknown(name))
     }
 
-    /// Switches a project on or off; whether that changed anything.
-    pub fn enable(&mut self, name: &str, enabled: bool) -> Result<bool> {
-        let before = self
-            .entry(name)?
-            .insert("enabled".to_owned(), json!(enabled));
-        Ok(before.unwrap_or(json!(true)) != json!(enabled))
-    }
-
-    fn entry(&mut self, name: &str) -> Result<&mut Map<String, Value>> {
+    /// Switches a project on or off.
+    pub fn enable(&mut self, name: &str, enabled: bool) -> Result<()> {
         let unknown = self.unknown(name);
         let entry = self.projects.get_mut(name);
-        entry.and_then(Value::as_object_mut).ok_or(unknown)
+        let entry = entry.and_then(Value::as_object_mut).ok_or(unknown)?;
+        entry.insert("enabled".to_owned(), json!(enabled));
+        Ok(())
     }
 
     /// The error for a name that is not in the registry.

@@ -23,48 +23,42 @@ pub(super) fn complete(words: &[OsString]) -> Result<()> {
 }
 
 fn candidates(before: &[String], begun: &str) -> Vec<String> {
-    let (mut page, mut projects) = (None::<CommandHelp>, Which::All);
-    let (mut operands, mut value) = (0, None);
     // `--project=x` is one word, or for bash three.
     let before = before.iter().flat_map(|word| word.split('='));
-    for word in before.filter(|word| !word.is_empty()) {
-        if let Some(kind) = value.take() {
-            if kind == "PROJECT" {
-                projects = Which::Named(word.to_owned());
-            }
-        } else if word.starts_with('-') {
-            let pages = page.into_iter().chain(commands());
-            let mut known = pages.flat_map(CommandHelp::options);
-            let option = known.find(|(short, long, _)| word == *short || word == *long);
-            value = option.and_then(|(_, _, value)| value);
-        } else if page.is_none() {
-            let is_id = JobId::parse(word).is_some();
-            let name = if is_id { "show" } else { word };
-            page = commands().find(|page| page.name == name);
-            operands = usize::from(is_id);
-        } else {
-            operands += 1;
-        }
-    }
+    let before: Vec<&str> = before.filter(|word| !word.is_empty()).collect();
+    let is_id = |word: &str| JobId::parse(word).is_some();
+    let page = before.iter().find_map(|&word| {
+        let name = if is_id(word) { "show" } else { word };
+        commands().find(|page| page.name == name)
+    });
+    let of_word = |word: &str| {
+        let mut known = commands().flat_map(CommandHelp::options);
+        known
+            .find(|(short, long, _)| word == *short || word == *long)?
+            .2
+    };
+    let value = before.last().and_then(|&word| of_word(word));
     let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     if value.is_none() && begun.starts_with('-') {
         let own = page.map(|page| page.options().map(|(_, long, _)| long).collect());
         let all: Vec<&str> = own.unwrap_or(vec!["--project", "--all-projects", "--version"]);
         return owned(&[all, vec!["--help"]].concat());
     }
-    let operand = page.and_then(|page| {
-        let last = page.operands().last().filter(|last| last.contains("..."));
-        page.operands().nth(operands).or(last)
-    });
-    let is_id = begun.starts_with("job-") || begun.starts_with("task-");
-    let kind = match value.or(operand) {
-        None if page.is_some() => return Vec::new(),
-        None if is_id => "ID",
+    let is_begun_id = begun.starts_with("job-") || begun.starts_with("task-");
+    let kind = match value.or_else(|| page.and_then(|page| page.operands().next())) {
+        None if page.is_some() => "",
+        None if is_begun_id => "ID",
         None => "COMMAND",
         Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
     };
     match kind {
-        "ID" => ids(&projects, page.map_or("show", |page| page.name)),
+        "ID" => {
+            let named = before
+                .windows(2)
+                .find(|pair| of_word(pair[0]) == Some("PROJECT"));
+            let projects = named.map_or(Which::All, |pair| Which::Named(pair[1].to_owned()));
+            ids(&projects, page.map_or("show", |page| page.name))
+        }
         "COMMAND" => commands().map(|page| page.name.to_owned()).collect(),
         "SHELL" => owned(&["bash", "fish", "zsh"]),
         "FILE" | "PATH" => owned(&[FILES]),

@@ -2,61 +2,61 @@
 
 use super::*;
 
+/// A setting in force.
+#[derive(Serialize)]
+struct Line {
+    key: &'static str,
+    value: Value,
+    from: &'static str,
+}
+
+/// Those for all projects, and those of each project in question.
 pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     let path = scope.places.settings();
     let (settings, warnings) = settings::load(&path)?;
     warnings.iter().for_each(|warning| render::note(warning));
-    let mut text = format!("All projects ({})\n", path.display());
-    let mut common = lines(true, &settings, &Map::new(), &mut text);
-    if scope.entries.is_empty() {
-        // There is no project yet; this is what will hold for the first one.
-        common.extend(lines(false, &settings, &Map::new(), &mut text));
-    }
+    let common = lines(&settings, &Map::new());
+    let mut text = format!("All projects ({})\n{}", path.display(), told(&common));
     let mut projects = Vec::new();
     for entry in &scope.entries {
         let (name, path) = (&entry.project.name, &entry.project.path);
-        let skipped = entry.policy(&settings).err().map(|e| e.to_string());
-        text += &format!("\n{name} ({})\n", path.display());
-        if let Some(mistake) = &skipped {
-            text += &format!("  Skipped: {mistake}\n");
-        }
-        let own = lines(false, &settings, &entry.own, &mut text);
+        let (own, skipped) = (lines(&settings, &entry.own), entry.policy(&settings).err());
+        let skipped = skipped.map(|mistake| mistake.to_string());
+        let mistake = skipped
+            .iter()
+            .map(|mistake| format!("  Skipped: {mistake}\n"));
+        let mistake: String = mistake.collect();
+        text += &format!("\n{name} ({})\n{mistake}{}", path.display(), told(&own));
         projects.push(json!({"name": name, "path": path, "skipped": skipped, "settings": own}));
     }
     let all = json!({"settings": common, "projects": projects});
-    render::answer(format, &all, || render::clean(&text).into_owned())
+    render::answer(format, &all, || clean(&text).into_owned())
 }
 
-/// The settings for all projects, or those of one, and a line for each at the end of `text`.
-fn lines(
-    common: bool,
-    settings: &Settings,
-    own: &Map<String, Value>,
-    text: &mut String,
-) -> Vec<Value> {
-    let agents = || settings.agents.iter().map(|agent| agent.name.as_str());
-    let line = |(key, default): &(&str, &str)| {
+fn lines(settings: &Settings, own: &Map<String, Value>) -> Vec<Line> {
+    let line = |&(key, default): &(&'static str, &str)| {
         let default = || serde_json::from_str(default).expect("the defaults are JSON");
-        let (value, from) = match (own.get(*key), settings.values.get(*key)) {
+        let (value, from) = match (own.get(key), settings.values.get(key)) {
             (Some(value), _) => (value.clone(), "the project's entry"),
             (None, Some(value)) => (value.clone(), "config.json"),
             (None, None) => (default(), "default"),
         };
         // The rest of an agent's entry may be secret.
-        let value = match *key {
-            "agents" => agents().collect(),
-            _ => value,
+        let names = || settings.agents.iter().map(|agent| agent.name.as_str());
+        let value = if key == "agents" {
+            names().collect()
+        } else {
+            value
         };
-        let shown = match &value {
-            Value::Null => "none".to_owned(),
-            Value::String(text) => text.clone(),
-            value => value.to_string(),
-        };
-        *text += &format!("  {key:<17} {shown:<24} {from}\n");
-        json!({"key": key, "value": value, "from": from})
+        Line { key, value, from }
     };
-    let keys = KEYS
-        .iter()
-        .filter(|(key, _)| GLOBAL_KEYS.contains(key) == common);
-    keys.map(line).collect()
+    KEYS.iter().map(line).collect()
+}
+
+fn told(lines: &[Line]) -> String {
+    let line = |Line { key, value, from }: &Line| {
+        let value = value.as_str().map_or(value.to_string(), str::to_owned);
+        format!("  {key:<17} {value:<24} {from}\n")
+    };
+    lines.iter().map(line).collect()
 }

@@ -6,20 +6,17 @@ use super::*;
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
 const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
-/// A sentence on what became of a job; none where all jobs were named and this one is not concerned.
-type Done = Result<Option<String>>;
-
 /// Ends running jobs and withdraws waiting ones.
-pub(super) fn cancel(scope: &Scope, asked: &Asked) -> Result<()> {
+pub(super) fn cancel(scope: &Scope, asked: &Asked) -> Outcome {
     let act = |Job { id, spool }: &Job, _: &Standing| {
         spool.mark(id, Mark::Cancel)?;
         Ok(Some(format!("Cancelled {id}")))
     };
-    each(scope, asked, "No job runs or waits\n", &act).map(drop)
+    each(scope, asked, "No job runs or waits\n", &act)
 }
 
 /// Keeps waiting jobs from being started.
-pub(super) fn hold(scope: &Scope, asked: &Asked) -> Result<()> {
+pub(super) fn hold(scope: &Scope, asked: &Asked) -> Outcome {
     let act = |Job { id, spool }: &Job, standing: &Standing| match standing {
         Standing::Running(_) if asked.all => Ok(None),
         Standing::Running(_) => {
@@ -32,15 +29,16 @@ pub(super) fn hold(scope: &Scope, asked: &Asked) -> Result<()> {
             Ok(Some(text))
         }
     };
-    each(scope, asked, "No job waits\n", &act).map(drop)
+    each(scope, asked, "No job waits\n", &act)
 }
 
 /// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
-pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
-    let records = board::read_decided(&scope.places, &scope.entries);
-    let holds = records.all(Wall::now()).len() as u64;
+pub(super) fn release(scope: &Scope, asked: &Asked) -> Outcome {
     if asked.all {
+        let records = board::read_decided(&scope.places, &scope.entries);
+        let holds = counted(records.all(Wall::now()).len() as u64, "hold");
         board::ask_release(&scope.places.state)?;
+        render::print(&format!("Lifted {holds} of agents and projects\n"))?;
     }
     let act = |Job { id, spool }: &Job, _: &Standing| {
         if spool.has_mark(id, Mark::Hold)? {
@@ -55,16 +53,11 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Result<()> {
         let text = format!("{id} is not held; if its agent or project is, that hold is lifted");
         Ok(Some(text))
     };
-    let jobs = counted(each(scope, asked, "", &act)?, "job");
-    if !asked.all {
-        return Ok(());
-    }
-    let holds = counted(holds, "hold") + " of agents and projects";
-    render::print(&format!("Released {jobs}; lifted {holds}\n"))
+    each(scope, asked, "No job was held\n", &act)
 }
 
 /// Submits the texts of jobs again, under new ids.
-pub(super) fn retry(scope: &Scope, asked: &Asked) -> Result<()> {
+pub(super) fn retry(scope: &Scope, asked: &Asked) -> Outcome {
     let act = |Job { id, spool }: &Job, standing: &Standing| {
         let was_finished = || Memory::of(&scope.places.state, &spool.root()?).has(id);
         if !matches!(standing, Standing::Done(_)) && !was_finished()? {
@@ -79,17 +72,18 @@ pub(super) fn retry(scope: &Scope, asked: &Asked) -> Result<()> {
         Ok(Some(new.to_string()))
     };
     let none = "No job failed that was not handed in again\n";
-    each(scope, asked, none, &act).map(drop)
+    each(scope, asked, none, &act)
 }
 
-/// Does the same to each job and counts them; says `none` if there is none. With several, one that
-/// cannot be done does not keep the others from it, and the last error decides the exit status.
+/// Does the same to each job. `act` gives a sentence on what became of it, or none where all jobs were
+/// meant and this one is not concerned; if that is so of all, `none` is said. A job with which it cannot be
+/// done does not keep others from it.
 fn each(
     scope: &Scope,
     asked: &Asked,
     none: &str,
-    act: &dyn Fn(&Job, &Standing) -> Done,
-) -> Result<u64> {
+    act: &dyn Fn(&Job, &Standing) -> Result<Option<String>>,
+) -> Outcome {
     let act_on = |job: &Job| match scope.standing(job)? {
         Standing::Done(result) if asked.command != "retry" => {
             let (id, status) = (&job.id, Finished::read(&result).word());
@@ -97,30 +91,27 @@ fn each(
         }
         standing => act(job, &standing),
     };
-    let (mut done, mut failed, mut projects) = (0, Ok(()), BTreeSet::new());
+    let (mut exit, mut none, mut projects) = (Exit::Done, Some(none), BTreeSet::new());
     for job in jobs(scope, asked)? {
         match job.and_then(|job| Ok((act_on(&job)?, job))) {
             Ok((None, _)) => {}
             Ok((Some(text), job)) => {
-                done += 1;
+                none = None;
                 projects.insert(job.spool.project().name.clone());
                 render::print(&format!("{text}\n"))?;
             }
             Err(error) => {
-                if let Err(before) = replace(&mut failed, Err(error)) {
-                    render::note(&before.to_string());
-                }
+                none = None;
+                exit = error.exit;
+                render::note(&error.to_string());
             }
         }
     }
     projects
         .iter()
         .for_each(|name| scope.tell_if_disabled(name));
-    failed?;
-    if done == 0 {
-        render::print(none)?;
-    }
-    Ok(done)
+    render::print(none.unwrap_or_default())?;
+    Ok(exit)
 }
 
 /// The jobs that are meant: those that were named, else all for which the command makes sense.

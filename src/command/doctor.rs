@@ -1,7 +1,6 @@
 //! `doctor`: what could stop jobs, each with what mends it.
 //!
-//! One check after the other, and each line is printed as it is known: where one hangs, the last line
-//! tells how far it came. Everything is looked at as the daemon and its agents see it, whose
+//! Everything is looked at as the daemon and its agents see it, whose
 //! environment is not that of the person's shell. Nothing is made or changed, and of what an agent
 //! says only the version is shown: the rest may hold a secret.
 
@@ -44,7 +43,7 @@ struct Finding {
 }
 
 impl Finding {
-    /// All of it but the level, in a line.
+    /// All of it but the level and the check, in a line.
     fn line(&self) -> String {
         let whose = self.project.iter().chain(&self.agent);
         let mut text: String = whose.map(|name| format!("{name}: ")).collect();
@@ -56,11 +55,9 @@ impl Finding {
     }
 }
 
-/// Tells findings as they come, and keeps them.
+/// What all checks found.
 #[derive(Default)]
 struct Report {
-    /// Whether findings are printed.
-    prints: bool,
     /// Whom the next findings are about.
     project: Option<String>,
     agent: Option<String>,
@@ -73,25 +70,28 @@ impl Report {
     }
 
     fn tell(&mut self, level: Level, check: &'static str, message: &str, remedy: &str) {
-        let finding = Finding {
+        self.findings.push(Finding {
             check,
             project: self.project.clone(),
             agent: self.agent.clone(),
             level,
             message: message.to_owned(),
             remedy: Some(remedy.to_owned()).filter(|remedy| !remedy.is_empty()),
-        };
-        if self.prints {
-            let (color, word) = match level {
+        });
+    }
+
+    fn as_text(&self) -> String {
+        let style = Style::of_stdout();
+        let line = |finding: &Finding| {
+            let (color, word) = match finding.level {
                 Fine => ("32", "ok     "),
                 Warning => ("33", "warning"),
                 Problem => ("31", "problem"),
             };
-            let word = Style::of_stdout().paint(color, word);
-            // If this cannot be printed, neither can the sum at the end, which is where it is told.
-            let _ = render::print(&format!("{word} {check:<11} {}\n", finding.line()));
-        }
-        self.findings.push(finding);
+            let (word, check) = (style.paint(color, word), finding.check);
+            format!("{word} {check:<11} {}\n", finding.line())
+        };
+        self.findings.iter().map(line).collect()
     }
 
     fn count(&self, level: Level) -> u64 {
@@ -102,26 +102,6 @@ impl Report {
 
 /// The environment of a program; of a name that stands in it twice, the last counts.
 type Env = HashMap<OsString, OsString>;
-
-/// What several checks need to know.
-struct World {
-    /// The file of credentials.
-    file: PathBuf,
-    credentials: Result<Variables>,
-    /// What agents' environments begin with: the running daemon's, else this shell's.
-    environment: Variables,
-}
-
-impl World {
-    fn of(places: &Places) -> World {
-        let running = daemon::running(places).and_then(environment_of);
-        World {
-            file: places.credentials(),
-            credentials: settings::credentials(&places.credentials()),
-            environment: running.unwrap_or_else(settings::base_environment),
-        }
-    }
-}
 
 /// The environment that a process was started with.
 fn environment_of(pid: i32) -> Option<Variables> {
@@ -158,12 +138,9 @@ fn edit(path: &Path) -> String {
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
 pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     let (scope, warnings) = Scope::read(which)?;
-    let (places, world) = (&scope.places, World::of(&scope.places));
+    let places = &scope.places;
     let (settings, odd) = settings::load(&places.settings())?;
-    let mut report = Report {
-        prints: format == Format::Text,
-        ..Report::default()
-    };
+    let mut report = Report::default();
     match scope.daemon {
         Some(pid) => report.fine("daemon", &format!("the monitor runs (pid {pid})")),
         None => {
@@ -172,7 +149,7 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
         }
     }
     check_service(&mut report);
-    check_credentials(&mut report, &world);
+    check_credentials(&mut report, places);
     let registry = Registry::load(&places.registry())?;
     for text in registry.unknown_keys().into_iter().chain(odd) {
         report.tell(Warning, "settings", &text, "");
@@ -182,14 +159,14 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     }
     check_state(&mut report, &places.state);
     check_disk(&mut report, &scope);
-    check_inotify(&mut report, &scope.entries);
-    agent::check_all(&mut report, &world, &settings, &scope.entries);
+    check_inotify(&mut report);
+    agent::check_all(&mut report, &scope, &settings);
     check_projects(&mut report, &scope);
     let [problems, warnings] = [Problem, Warning].map(|level| report.count(level));
     let all = json!({"findings": report.findings, "problems": problems, "warnings": warnings});
     render::answer(format, &all, || {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
-        format!("{problems}, {warnings}\n")
+        format!("{}{problems}, {warnings}\n", report.as_text())
     })?;
     match problems {
         0 => Ok(Exit::Done),
@@ -199,10 +176,10 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
 
 /// What would stop jobs of a project that was just registered; a line for each.
 pub(super) fn of_new_project(places: &Places, project: &Project) -> Result<Vec<String>> {
-    let (world, mut report) = (World::of(places), Report::default());
+    let mut report = Report::default();
     let (settings, _) = settings::load(&places.settings())?;
-    check_credentials(&mut report, &world);
-    agent::check(&mut report, &world, &settings.common.agent, &project.path);
+    check_credentials(&mut report, places);
+    agent::check(&mut report, places, &settings.common.agent, &project.path);
     let problems = report.findings.iter().filter(|one| one.level == Problem);
     Ok(problems.map(Finding::line).collect())
 }
@@ -231,10 +208,11 @@ fn check_service(report: &mut Report) {
     }
 }
 
-fn check_credentials(report: &mut Report, world: &World) {
-    match &world.credentials {
+fn check_credentials(report: &mut Report, places: &Places) {
+    let path = places.credentials();
+    match settings::credentials(&path) {
         Err(error) => report.tell(Problem, "credentials", &error.to_string(), ""),
-        Ok(_) => report.fine("credentials", &world.file.to_string_lossy()),
+        Ok(_) => report.fine("credentials", &path.to_string_lossy()),
     }
 }
 
@@ -263,18 +241,15 @@ fn check_disk(report: &mut Report, scope: &Scope) {
     report.tell(level, "disk", &text, "");
 }
 
-/// The kernel itself is asked for what the daemon needs: an instance, and a watch on each project.
-fn check_inotify(report: &mut Report, entries: &[Entry]) {
+/// The kernel itself is asked for what the daemon needs: an instance, and a watch.
+fn check_inotify(report: &mut Report) {
     let (bell, _ear) = crate::watch::bell();
     let watcher = crate::watch::Watcher::default();
-    let items = |entry: &Entry| entry.project.path.join(entry.project.layout.items());
-    let items = entries.iter().map(items).filter(|path| path.is_dir());
-    let watch = |path: PathBuf| watcher.watch(&path, &bell, |_| false).err();
-    match items.chain([PathBuf::from("/")]).find_map(watch) {
-        None => report.fine("inotify", "every project can be watched"),
-        Some(error) => {
+    match watcher.watch(Path::new("/"), &bell, |_| false) {
+        Ok(()) => report.fine("inotify", "directories can be watched"),
+        Err(error) => {
             let why = crate::watch::reason(&error);
-            let text = format!("projects are looked at once a minute only: {why}");
+            let text = format!("documents are noticed once a minute only: {why}");
             report.tell(Warning, "inotify", &text, "");
         }
     }

@@ -6,75 +6,50 @@ use super::*;
 pub(super) fn register(asked: &Asked) -> Result<()> {
     let path = Path::new(&asked.words[0]);
     let path = std::fs::canonicalize(path).map_err(|e| Error::io("open directory", path, e))?;
-    let shown = clean(&path.to_string_lossy()).into_owned();
-    let places = Places::find()?;
+    let (places, now) = (Places::find()?, Wall::now());
     let registry = Registry::load(&places.registry())?;
-    let (entries, _) = registry.entries();
-    let known = registry.at(&path);
     // A person may want the skills later than the project.
-    if let Some(known) = known.as_ref().filter(|_| asked.skills) {
-        let text = format!("{:?} is registered already\n", known.project.name);
-        return render::print(&(text + &install_skills(&places, Some(known), &path)?));
+    if asked.skills && registry.at(&path).is_some() {
+        return render::print(&install_skills(&path)?);
     }
     let name = asked.name.as_deref().or(name_of(&path));
     let name = name.filter(|name| registry::valid_name(name));
-    let why =
-        "needs a name of 1 to 100 bytes without '/' and control characters; choose one with --name";
-    let name = name.ok_or_else(|| Error::new(format!("{shown} {why}")))?;
+    let why = "a project needs a name of 1 to 100 bytes without '/' and control characters; choose one with --name";
     let project = Project {
-        name: name.to_owned(),
-        path: path.clone(),
+        name: name.ok_or_else(|| Error::new(why))?.to_owned(),
+        path,
         layout: asked.layout.unwrap_or_default(),
     };
-    let now = Wall::now();
     // Refusals come before anything is made.
-    refuse_spool(&entries, &path)?;
+    refuse_spool(&registry, &project.path)?;
     registry.clone().add(&project, now)?;
     let problems = doctor::of_new_project(&places, &project)?;
     let spool = Spool::create(&project)?;
-    let mut text = format!("Registered {name:?}: {shown}\n") + &hold_existing(&spool, asked)?;
-    if asked.skills {
-        text += &install_skills(&places, None, &project.path)?;
-    }
+    let held = hold_existing(&spool, asked)?;
     registry::update(&places.registry(), |registry| registry.add(&project, now))?;
-    let is_other = |other: &&Project| other.name != name && other.path != path;
-    for other in entries.iter().map(|entry| &entry.project).filter(is_other) {
-        if path.starts_with(&other.path) || other.path.starts_with(&path) {
-            let other = &other.name;
-            text += &format!(
-                "  Warning: it overlaps {other:?}: agents of both may work in one tree at once\n"
-            );
-        }
+    let (name, path, items) = (&project.name, project.path.display(), spool.items_path());
+    let mut text = format!("Registered {name:?}: {path}\n{held}");
+    if asked.skills {
+        text += &install_skills(&project.path)?;
     }
-    let items = spool.items_path();
-    text += &format!("  Put jobs into {}\n", clean(&items.to_string_lossy()));
-    if daemon::running(&places).is_none() {
-        let how = service::start_command();
-        text += &format!("  The monitor is not running; start it with: {how}\n");
-    }
+    text += &format!("  Put jobs into {}\n", items.display());
     for problem in problems {
         text += &format!("  Problem: {problem}\n");
     }
-    render::print(&text)
+    scope::tell_if_stopped(daemon::running(&places));
+    render::print(&clean(&text))
 }
 
 /// Refuses a directory of somebody's spool: jobs in it would be taken for documents of another.
-fn refuse_spool(entries: &[Entry], path: &Path) -> Result<()> {
-    for Entry { project, .. } in entries {
-        let layout = project.layout;
-        let dirs = [
-            layout.items(),
-            layout.results(),
-            layout.state(),
-            layout.logs(),
-        ];
-        let mut tops = dirs.iter().filter_map(|dir| dir.split('/').next());
-        if tops.any(|top| path.starts_with(project.path.join(top))) {
+fn refuse_spool(registry: &Registry, path: &Path) -> Result<()> {
+    for Entry { project, .. } in registry.entries().0 {
+        let mut dirs = project.layout.dirs().into_iter();
+        let top = |dir: &str| project.path.join(dir.split('/').next().unwrap_or(dir));
+        if dirs.any(|dir| path.starts_with(top(dir))) {
             let (path, name) = (path.display(), &project.name);
-            let text = format!(
-                "{path} belongs to the spool of project {name:?}, which is registered already"
-            );
-            return Err(Error::new(text));
+            return Err(Error::new(format!(
+                "{path} belongs to the spool of project {name:?}"
+            )));
         }
     }
     Ok(())
@@ -83,33 +58,22 @@ fn refuse_spool(entries: &[Entry], path: &Path) -> Result<()> {
 /// Holds the documents that lie there already, unless they are to run.
 fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
     let waiting = spool.scan()?.waiting;
-    let jobs = counted(waiting.len() as u64, "job");
-    if waiting.is_empty() {
+    if waiting.is_empty() || asked.run_existing {
         return Ok(String::new());
     }
-    if asked.run_existing {
-        return Ok(format!("  {jobs} there already, to be run\n"));
-    }
+    let jobs = counted(waiting.len() as u64, "job");
     for id in &waiting {
         spool.mark(id, Mark::Hold)?;
     }
-    let name = clean(&quoted(&spool.project().name)).into_owned();
+    let name = quoted(&spool.project().name);
     let how = format!("held; to release: job-monitor -p {name} release --all");
     Ok(format!("  {jobs} there already, {how}\n"))
 }
 
-/// Writes the skills where Claude Code looks for them, and where the project's own agent does.
-fn install_skills(places: &Places, entry: Option<&Entry>, project: &Path) -> Result<String> {
-    let (settings, _) = settings::load(&places.settings())?;
-    let policy = match entry {
-        Some(entry) => entry.policy(&settings)?,
-        None => settings.policy(&Map::new())?,
-    };
-    let own = dialect(policy.agent.protocol).skills.first();
-    let mut dirs = BTreeSet::from([".claude/skills"]);
-    dirs.extend(own);
+/// Writes the skills where the agents look for them, and says of each what was done.
+fn install_skills(project: &Path) -> Result<String> {
     let mut text = String::new();
-    for dir in dirs {
+    for dir in [".claude/skills", ".agents/skills"] {
         for (path, written) in skills::install(&project.join(dir))? {
             let what = if written { "Wrote" } else { "Kept your" };
             text += &format!("  {what} {}\n", clean(&path.to_string_lossy()));
@@ -133,18 +97,16 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
         Which::All => scope()?.entries.iter().map(name).collect(),
         _ => vec![name(scope()?.one()?)],
     };
+    let told = match asked.command {
+        "unregister" => "its files stay, and a running job ends by itself",
+        "enable" => "its jobs start again",
+        _ => "a running job ends by itself, and no other starts until job-monitor enable",
+    };
     for name in names {
-        let is_new = registry::update(&registry, |registry| match asked.command {
-            "unregister" => registry.remove(&name).map(|_| true),
+        registry::update(&registry, |registry| match asked.command {
+            "unregister" => registry.remove(&name),
             command => registry.enable(&name, command == "enable"),
         })?;
-        let until = format!("until job-monitor enable {}", quoted(&name));
-        let told = match asked.command {
-            _ if !is_new => "it was so before",
-            "unregister" => "its files stay, and a running job ends by itself",
-            "enable" => "its jobs start again",
-            _ => &format!("a running job ends by itself, and no other starts {until}"),
-        };
         let done = asked.command.trim_end_matches('e');
         render::print(&format!("{name:?} is {done}ed: {told}\n"))?;
     }
@@ -166,8 +128,7 @@ pub(super) fn restart() -> Result<()> {
     }
     let words = ["--user", "restart", "job-monitor"];
     let status = Command::new("systemctl").args(words).status();
-    let status = status.map_err(|e| Error::io("start", Path::new("systemctl"), e))?;
-    if status.success() {
+    if status.is_ok_and(|status| status.success()) {
         return render::print("Restarted the service job-monitor\n");
     }
     let text = "systemctl did not restart job-monitor; job-monitor doctor says what is missing";

@@ -42,7 +42,7 @@ use crate::job::{JobId, Meta, check_log, log_name};
 use crate::outcome::{cents, millis};
 use crate::process;
 use crate::process::find_program;
-use crate::project::{AgentSpec, GLOBAL_KEYS, KEYS, Layout, Policy, Project, Protocol};
+use crate::project::{AgentSpec, KEYS, Layout, Policy, Project, Protocol};
 use crate::record::{Change, Check, Claim, HoldView};
 use crate::registry::{self, Entry, Registry};
 use crate::render::{self, Style, clean, clean_line, fit, is_dumb, quoted, width};
@@ -73,7 +73,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
-use std::mem::{replace, take};
+use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt as _;
@@ -139,10 +139,10 @@ fn run(asked: &Asked) -> Outcome {
         }
         "submit" => return submit::submit(&scope()?, asked),
         "reply" => return submit::reply(&scope()?, asked),
-        "cancel" => control::cancel(&scope()?, asked),
-        "hold" => control::hold(&scope()?, asked),
-        "release" => control::release(&scope()?, asked),
-        "retry" => control::retry(&scope()?, asked),
+        "cancel" => return control::cancel(&scope()?, asked),
+        "hold" => return control::hold(&scope()?, asked),
+        "release" => return control::release(&scope()?, asked),
+        "retry" => return control::retry(&scope()?, asked),
         "clean" => clean::clean(&scope()?, asked),
         "register" => manage::register(asked),
         "unregister" | "enable" | "disable" => manage::change(asked),

@@ -119,10 +119,8 @@ impl Ground {
         }
         let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
         obstacles.extend(held);
-        let later = seen.suspended.as_ref().and_then(retry_at) > Some(now);
-        let is_next = seen.current.is_none() && !later && seen.all().next().is_some();
         if let Some((busy, most)) = self.slots.filter(|(busy, most)| busy >= most)
-            && is_next
+            && (seen.current.is_none() && seen.all().next().is_some())
             && obstacles.is_empty()
         {
             let text = format!("{busy} of {most} agents at work (max_parallel)");

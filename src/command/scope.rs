@@ -47,10 +47,7 @@ impl Scope {
     pub(crate) fn load(which: &Which) -> Result<Scope> {
         let (scope, warnings) = Scope::read(which)?;
         warnings.iter().for_each(|warning| render::note(warning));
-        if scope.daemon.is_none() {
-            let how = service::start_command();
-            render::note(&format!("the monitor is not running; start it with: {how}"));
-        }
+        tell_if_stopped(scope.daemon);
         Ok(scope)
     }
 
@@ -208,6 +205,14 @@ impl Scope {
     }
 }
 
+/// Says so where the monitor does not run.
+pub(super) fn tell_if_stopped(daemon: Option<i32>) {
+    if daemon.is_none() {
+        let how = service::start_command();
+        render::note(&format!("the monitor is not running; start it with: {how}"));
+    }
+}
+
 /// Every job of a project, with the time of its result in nanoseconds if it is finished.
 pub(super) fn each_id(spool: &Spool, each: &mut dyn FnMut(JobId, Option<i128>)) -> Result<()> {
     spool.finished(&mut |id, ended| {
@@ -286,19 +291,13 @@ fn choose(
     })
 }
 
-/// The registered project that an absolute path lies in; of nested ones the innermost. The paths of
-/// projects are compared as text first, since to resolve each could hang in a dead mount.
+/// The registered project that an absolute path lies in, or where it leads; of nested ones the innermost.
+/// The paths of projects are compared as text, since to resolve each could hang in a dead mount.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
-    let path = resolved(path);
-    let deepest = |root: fn(&Path) -> PathBuf| {
-        let roots = entries.iter().map(|entry| root(&entry.project.path));
-        let inside = roots.enumerate().filter(|(_, root)| path.starts_with(root));
-        Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
-    };
-    deepest(Path::to_owned).or_else(|| deepest(resolved))
-}
-
-/// Where a path leads, if it leads anywhere.
-fn resolved(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    let real = path.canonicalize().unwrap_or_default();
+    let roots = entries.iter().map(|entry| &entry.project.path);
+    let inside = roots
+        .enumerate()
+        .filter(|(_, root)| path.starts_with(root) || real.starts_with(root));
+    Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
 }

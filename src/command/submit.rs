@@ -36,25 +36,18 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     if asked.wait || follow {
         refuse_own_wait(&project.name)?;
     }
-    if follow && asked.words.len() > 1 {
-        let text = "--follow shows one job; use --wait for several files";
-        return Err(Error::with(Exit::Usage, text));
-    }
     let spool = Rc::new(Spool::open(project)?);
     let description = asked.description.as_deref().and_then(slug);
-    if description.is_none() && asked.description.is_some() {
-        let text = "the description needs an ASCII letter or digit; choose another with -d";
-        return Err(Error::with(Exit::Usage, text));
-    }
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = entry.policy(&settings)?;
     let wishes = wishes(asked, continues);
     let is_typed = asked.words.is_empty() && std::io::stdin().is_terminal();
-    let (texts, draft) = match is_typed {
-        true => write(&project.path).map(|(text, draft)| (vec![text], Some(draft)))?,
-        false => (texts(asked)?, None),
-    };
+    let draft = is_typed.then(new_draft).transpose()?;
     let submit = || {
+        let texts = match &draft {
+            Some(draft) => vec![written(draft, &project.path)?],
+            None => texts(asked)?,
+        };
         let documents = texts.iter().map(|text| prepare(&policy, text, &wishes));
         let mut jobs = Vec::new();
         for (words, text) in documents.collect::<Result<Vec<_>>>()? {
@@ -68,10 +61,11 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     let jobs = submit().map_err(|error| kept(error, draft.as_deref()))?;
     draft.map(std::fs::remove_file);
     scope.tell_if_disabled(&project.name);
-    match asked.wait {
-        _ if follow => logs::follow(scope, &jobs[0], asked),
-        true => wait::wait(scope, jobs, None),
-        false => Ok(Exit::Done),
+    match jobs.last() {
+        // The jobs of a project run in order.
+        Some(last) if follow => logs::follow(scope, last, asked),
+        _ if asked.wait => wait::wait(scope, jobs, None),
+        _ => Ok(Exit::Done),
     }
 }
 
@@ -95,40 +89,44 @@ fn texts(asked: &Asked) -> Result<Vec<Vec<u8>>> {
 
 /// An error after which what was typed is still there, and where it is.
 fn kept(error: Error, draft: Option<&Path>) -> Error {
-    let Some(draft) = draft else { return error };
+    let Some(draft) = draft.filter(|draft| draft.exists()) else {
+        return error;
+    };
     let draft = quoted(&draft.to_string_lossy());
     let text = format!("{error}; what you wrote is kept in {draft}");
     Error::with(error.exit, text)
 }
 
-/// Has the person write a text in the editor; gives it, and the file that it is in.
-fn write(project: &Path) -> Result<(Vec<u8>, PathBuf)> {
+/// A file for the editor, with the note on what may stand there.
+fn new_draft() -> Result<PathBuf> {
     let (dir, stamp) = (std::env::temp_dir(), Wall::now().stamp());
     let name = format!("job-monitor-{stamp}-{}.md", std::process::id());
-    let draft = dir.join(&name);
-    if !Dir::open(&dir)?.create_new(&name, TEMPLATE.as_bytes())? {
-        return Err(Error::new(format!("{} is in the way", draft.display())));
+    match Dir::open(&dir)?.create_new(&name, TEMPLATE.as_bytes())? {
+        true => Ok(dir.join(name)),
+        false => Err(Error::new(format!("{name} is in the way in {dir:?}"))),
     }
+}
+
+/// What the person writes into the draft with the editor.
+fn written(draft: &Path, project: &Path) -> Result<Vec<u8>> {
     let chosen = settings::variable("VISUAL").or_else(|| settings::variable("EDITOR"));
     let editor = chosen.unwrap_or_else(|| "vi".to_owned());
     // As git does it: the variable may hold arguments, which only a shell can tell apart.
     let status = Command::new("sh")
         .args(["-c", &format!("{editor} \"$1\""), "sh"])
-        .arg(&draft)
+        .arg(draft)
         .current_dir(project)
         .status();
-    let status = status.map_err(|e| Error::io("start", Path::new("sh"), e))?;
-    let kept = |error| kept(error, Some(&draft));
-    let text = std::fs::read_to_string(&draft).map_err(|e| kept(Error::io("read", &draft, e)))?;
+    if !status.is_ok_and(|status| status.success()) {
+        return Err(Error::new(format!("the editor {editor:?} failed")));
+    }
+    let text = std::fs::read_to_string(draft).map_err(|e| Error::io("read", draft, e))?;
     let text = without_note(&text);
     if text.trim().is_empty() {
         let _ = std::fs::remove_file(draft);
         return Err(Error::new("nothing was written, so nothing was submitted"));
     }
-    match status.success() {
-        true => Ok((text.into_bytes(), draft)),
-        false => Err(kept(Error::new(format!("the editor {editor:?} failed")))),
-    }
+    Ok(text.into_bytes())
 }
 
 /// What was asked for, as lines of front matter.

@@ -137,7 +137,7 @@ fn what_only_the_shell_has_does_not_count() {
     let path = format!("{}:{}:/usr/bin:/bin", elsewhere.display(), bin.display());
     space.env("PATH", &path);
     space.env("ANTHROPIC_API_KEY", SECRET);
-    finding(&space, "program", "problem", "or set PATH in ");
+    finding(&space, "program", "problem", "or set PATH in .env");
     space.credentials(&format!("PATH=\"{path}\"\n"), 0o600);
     assert_eq!(bad(&space, "program"), [Value::Null; 0]);
     let login = finding(

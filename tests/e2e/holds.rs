@@ -442,7 +442,7 @@ fn a_hold_that_no_job_has_met_yet_is_told_everywhere_and_released_all_the_same()
         holds()[0]["kind"] == "usage_ceiling"
     });
     let released = space.run(&["release", "--all"]);
-    assert!(released.stdout.contains("lifted 1 hold"), "{released:?}");
+    assert!(released.stdout.contains("Lifted 1 hold"), "{released:?}");
     wait_until("it is lifted", || holds() == json!([]));
     project.submit(NEXT, "x");
     assert_eq!(project.wait_result(NEXT)["status"], "completed");

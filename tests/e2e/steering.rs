@@ -118,10 +118,10 @@ fn release_all_lifts_every_hold_wherever_the_person_stands() {
         space.run(&["hold", id]).ok();
     }
     let told = space.run(&["release", "--all"]).ok();
-    assert!(told.contains("Released 2 jobs"), "{told}");
+    assert_eq!(told.matches("Released ").count(), 2, "{told}");
     assert!(!api.state(&format!("{OLD}.hold")).exists());
     // What was not held is not said to be lifted.
-    assert!(told.contains("; lifted 0 holds"), "{told}");
+    assert!(told.starts_with("Lifted 0 holds "), "{told}");
     let hold = json!({"agent": "claude", "kind": "usage_limit", "reason": "limit reached",
         "since": "2026-01-01T12:00:00Z", "until": "2099-01-01T12:00:00Z", "probe_at": null});
     fs::create_dir_all(space.state()).unwrap();
@@ -129,7 +129,7 @@ fn release_all_lifts_every_hold_wherever_the_person_stands() {
     fs::write(space.state().join("holds.json"), holds).unwrap();
     let told = space.run(&["release", "--all"]).ok();
     assert!(
-        told.starts_with("Released 0 jobs; lifted 1 hold "),
+        told.starts_with("Lifted 1 hold ") && told.ends_with("\nNo job was held\n"),
         "{told}"
     );
     // What ends or holds jobs needs to be told where.
@@ -232,7 +232,6 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
     for (args, said) in [
         (["submit", &taken, "--model", "x"], "stands there twice"),
         (["submit", &plain, "--agent", "nobody"], "nobody"),
-        (["submit", &plain, "-d", "ü"], "choose another with -d"),
     ] {
         let ran = space.run(&args);
         assert!(
@@ -358,13 +357,12 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
 }
 
 #[test]
-fn register_keeps_git_away_warns_of_a_tree_that_is_shared_and_refuses_a_spool() {
+fn register_keeps_git_away_and_refuses_a_spool() {
     let space = Space::new();
     let alpha = space.project("alpha");
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
     let path = |part: &str| alpha.path.join(part).to_str().unwrap().to_owned();
-    let told = space.run(&["register", &path("inner")]).ok();
-    assert!(told.contains("Warning: it overlaps \"alpha\""), "{told}");
+    space.run(&["register", &path("inner")]).ok();
     assert_eq!(
         fs::read_to_string(path("inner/jobs/.gitignore")).unwrap(),
         "*\n"
@@ -411,19 +409,16 @@ fn a_skill_that_is_missing_is_written_and_a_person_s_own_is_kept() {
 }
 
 #[test]
-fn skills_are_written_where_the_project_s_agent_looks_for_them() {
+fn skills_are_written_where_every_agent_looks_for_them() {
     let space = Space::new();
-    let has = |project: &Project, dir: &str| {
-        let names = ["task-coordination", "job-document-writer"];
-        let file = |name| project.path.join(dir).join(name).join("SKILL.md");
-        names.map(|name| file(name).exists()) == [true, true]
-    };
-    for (agent, theirs) in [("claude", false), ("codex", true), ("gemini", true)] {
-        let project = space.project_with(agent, json!({ "agent": agent }));
-        let path = project.path.to_str().unwrap();
-        space.run(&["register", "--skills", path]).ok();
-        assert!(has(&project, ".claude/skills"), "{agent}");
-        assert_eq!(has(&project, ".agents/skills"), theirs, "{agent}");
+    let project = space.project("alpha");
+    let path = project.path.to_str().unwrap();
+    space.run(&["register", "--skills", path]).ok();
+    for dir in [".claude/skills", ".agents/skills"] {
+        for name in ["task-coordination", "job-document-writer"] {
+            let file = project.path.join(dir).join(name).join("SKILL.md");
+            assert!(file.exists(), "{}", file.display());
+        }
     }
 }
 

@@ -7,111 +7,149 @@ use super::*;
 const FILE_MAX: u64 = 256 << 20;
 
 /// Checks each agent that a project uses, once, and what it finds amiss in the projects.
-pub(super) fn check_all(
-    report: &mut Report,
-    world: &World,
-    settings: &Settings,
-    entries: &[Entry],
-) {
-    let entries = entries.iter().filter(|entry| entry.enabled);
-    let used = entries.filter_map(|entry| {
-        let agent = entry.policy(settings).ok()?.agent;
-        Some((agent, &entry.project))
-    });
-    let used: Vec<(AgentSpec, &Project)> = used.collect();
+pub(super) fn check_all(report: &mut Report, scope: &Scope, settings: &Settings) {
     let mut checked = BTreeSet::new();
-    for (agent, project) in &used {
-        if checked.insert(&agent.name) {
-            check(report, world, agent, &project.path);
+    for Entry { project, own, .. } in scope.entries.iter().filter(|entry| entry.enabled) {
+        let Ok(Policy { agent, .. }) = settings.policy(own) else {
+            continue;
+        };
+        if checked.insert(agent.name.clone()) {
+            check(report, &scope.places, &agent, &project.path);
         }
         if agent.protocol == Protocol::Claude {
             report.project = Some(project.name.clone());
-            check_skill(report, project, agent);
-            check_trust(report, world, project, agent);
+            check_project(report, &scope.places, &agent, &project.path);
             report.project = None;
         }
     }
-    if used.is_empty() {
-        check(report, world, &settings.common.agent, Path::new("/"));
+    if checked.is_empty() {
+        let agent = &settings.common.agent;
+        check(report, &scope.places, agent, Path::new("/"));
     }
-}
-
-/// The environment that an agent gets (SPEC 5), but for the marks of its job.
-fn environment(world: &World, agent: &AgentSpec) -> Env {
-    let all = world.environment.iter();
-    let all = all.chain(world.credentials.iter().flatten());
-    all.chain(&agent.env).cloned().collect()
 }
 
 /// Checks an agent, as the project at `root` would start it.
-pub(super) fn check(report: &mut Report, world: &World, agent: &AgentSpec, root: &Path) {
+pub(super) fn check(report: &mut Report, places: &Places, agent: &AgentSpec, root: &Path) {
     report.agent = Some(agent.name.clone());
-    check_program(report, world, agent, root);
+    let env = environment(places, agent);
+    if let Some(program) = check_program(report, agent, &env, root) {
+        check_login(report, agent, &env, &program);
+        check_settings(report, agent, &env);
+    }
     report.agent = None;
 }
 
-fn check_program(report: &mut Report, world: &World, agent: &AgentSpec, root: &Path) {
-    let env = environment(world, agent);
-    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-    let wanted = agent.command[0].replace("{project}", &root.to_string_lossy());
+/// The environment that an agent gets (SPEC 5), but for the marks of its job. It begins with the running
+/// daemon's, else this shell's.
+fn environment(places: &Places, agent: &AgentSpec) -> Env {
+    let running = daemon::running(places).and_then(environment_of);
+    let base = running.unwrap_or_else(settings::base_environment);
+    let given = settings::credentials(&places.credentials()).unwrap_or_default();
+    let all = base.into_iter().chain(given);
+    all.chain(agent.env.clone()).collect()
+}
+
+fn get(env: &Env, name: &str) -> Option<OsString> {
+    env.get(OsStr::new(name)).cloned()
+}
+
+fn own_file(agent: &AgentSpec, env: &Env, name: &str) -> PathBuf {
+    let file = dialect(agent.protocol).own_file(name, &|name| get(env, name));
+    file.unwrap_or_default()
+}
+
+/// Looks for the program and asks it for its version; gives it if it can be asked more.
+fn check_program(
+    report: &mut Report,
+    agent: &AgentSpec,
+    env: &Env,
+    root: &Path,
+) -> Option<PathBuf> {
+    let path = get(env, "PATH").unwrap_or_default();
+    let command = &agent.command;
+    let wanted = command[0].replace("{project}", &root.to_string_lossy());
     let program = match find_program(wanted.as_ref(), &path, root) {
         Ok(program) => program,
         Err(missing) => {
-            let file = world.file.display();
-            let text = format!("{missing}; install it, or set PATH in {file}");
-            return report.tell(Problem, "program", &text, "");
+            let text = format!("{missing}; install it, or set PATH in .env");
+            report.tell(Problem, "program", &text, "");
+            return None;
         }
     };
     let shown = program.display().to_string();
-    if agent.protocol == Protocol::Plain || agent.command.len() > 1 {
+    if agent.protocol == Protocol::Plain || command.len() > 1 {
         // It might queue a job, cost money or ask something, so it is not started for a question.
-        return report.fine("program", &shown);
+        report.fine("program", &shown);
+        return None;
     }
-    let Some(said) = ask(&program, &["--version"], &env) else {
+    let Some(said) = ask(&program, &["--version"], env) else {
         let text = format!("{shown} does not tell its version");
         let remedy = format!("{} --version", quoted(&shown));
-        return report.tell(Problem, "program", &text, &remedy);
+        report.tell(Problem, "program", &text, &remedy);
+        return None;
     };
     let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
     let version = said.split_whitespace().find(is_number).unwrap_or_default();
     report.fine("program", &format!("{shown} {version}"));
-    check_login(report, world, agent, &program, &env);
-    if agent.protocol == Protocol::Gemini {
-        check_gemini(report, &env);
-    }
+    Some(program)
 }
 
 /// Whether there are credentials; whether they are accepted, only a job shows.
-fn check_login(report: &mut Report, world: &World, agent: &AgentSpec, program: &Path, env: &Env) {
+fn check_login(report: &mut Report, agent: &AgentSpec, env: &Env, program: &Path) {
     let dialect = dialect(agent.protocol);
-    let is_set = |key: &&str| env.contains_key(OsStr::new(key));
+    let is_set = |key: &&str| get(env, key).is_some();
     let is_logged_in = match dialect.preflight {
         _ if dialect.keys.iter().any(is_set) => true,
-        [] => own_file(agent.protocol, dialect.login, env).is_some_and(|file| file.exists()),
+        [] => own_file(agent, env, dialect.login).exists(),
         question => ask(program, question, env).is_some(),
     };
     if is_logged_in {
         return report.fine("login", "there are credentials");
     }
-    let (keys, file) = (dialect.keys.join(" or "), world.file.display());
-    let text = format!("nobody is logged in, and {file} sets no {keys}");
-    report.tell(Problem, "login", &text, &quoted(&agent.command[0]));
-}
-
-fn own_file(protocol: Protocol, name: &str, env: &Env) -> Option<PathBuf> {
-    dialect(protocol).own_file(name, &|name| env.get(OsStr::new(name)).cloned())
+    let keys = dialect.keys.join(" or ");
+    let text = format!("nobody is logged in, and .env sets no {keys}");
+    let remedy = quoted(&agent.command[0]);
+    report.tell(Problem, "login", &text, &remedy);
 }
 
 /// What gemini's own settings make of jobs that nobody watches.
-fn check_gemini(report: &mut Report, env: &Env) {
-    let path = own_file(Protocol::Gemini, "settings.json", env).unwrap_or_default();
-    if json_of(&path)["general"]["maxAttempts"] != 1 {
+fn check_settings(report: &mut Report, agent: &AgentSpec, env: &Env) {
+    let path = own_file(agent, env, "settings.json");
+    let is_gemini = agent.protocol == Protocol::Gemini;
+    if is_gemini && json_of(&path)["general"]["maxAttempts"] != 1 {
         let text = format!(
-            "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out for \
-             hours; and by itself the agent edits files, but runs no command",
+            "{} does not say \"general\": {{\"maxAttempts\": 1}}, so a used-up quota is slept out \
+             for hours; and by itself the agent edits files, but runs no command",
             path.display()
         );
         report.tell(Warning, "settings", &text, &edit(&path));
+    }
+}
+
+/// What Claude Code finds in a project: the command that the owner's prompt calls, without which it would
+/// not know what is meant, and whether it heeds the project's own list of allowed tools.
+fn check_project(report: &mut Report, places: &Places, agent: &AgentSpec, project: &Path) {
+    let prompt = agent.prompt.as_deref().unwrap_or_default();
+    let called = prompt.split_whitespace().next().unwrap_or_default();
+    if let Some(called) = called.strip_prefix('/') {
+        let skill = project.join(format!(".claude/skills/{called}/SKILL.md"));
+        let command = project.join(format!(".claude/commands/{called}.md"));
+        if !skill.is_file() && !command.is_file() {
+            let text = format!("the prompt calls /{called}, which the project does not have");
+            report.tell(Warning, "skill", &text, &edit(&skill));
+        }
+    }
+    // The CLI keeps the answers to its question by the real path of the directory.
+    let (env, root) = (environment(places, agent), std::fs::canonicalize(project));
+    let root = root.unwrap_or_default();
+    let home = get(&env, "CLAUDE_CONFIG_DIR").or_else(|| get(&env, "HOME"));
+    let answers = json_of(&Path::new(&home.unwrap_or_default()).join(".claude.json"));
+    let answer = &answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"];
+    let own = json_of(&root.join(".claude/settings.json"));
+    if own["permissions"]["allow"].get(0).is_some() && *answer != true {
+        let text = "its .claude/settings.json counts once the agent trusts the directory";
+        let (root, program) = (quoted(&root.to_string_lossy()), quoted(&agent.command[0]));
+        report.tell(Warning, "trust", text, &format!("cd {root} && {program}"));
     }
 }
 
@@ -119,39 +157,4 @@ fn check_gemini(report: &mut Report, env: &Env) {
 fn json_of(path: &Path) -> Value {
     let bytes = files::read_path(path, FILE_MAX).ok().flatten();
     serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default()
-}
-
-/// Looks for the command that the owner's prompt calls, without which the agent would not know what is
-/// meant. A project without our own skill is served, too.
-fn check_skill(report: &mut Report, project: &Project, agent: &AgentSpec) {
-    let called = agent
-        .prompt
-        .iter()
-        .flat_map(|prompt| prompt.strip_prefix('/'));
-    for called in called.flat_map(|prompt| prompt.split_whitespace().next()) {
-        let claude = project.path.join(".claude");
-        let skill = claude.join("skills").join(called).join("SKILL.md");
-        let command = claude.join("commands").join(format!("{called}.md"));
-        if !skill.is_file() && !command.is_file() {
-            let text = format!("the prompt calls /{called}, which the project does not have");
-            report.tell(Warning, "skill", &text, &edit(&skill));
-        }
-    }
-}
-
-/// Whether the agent heeds the project's own list of allowed tools.
-fn check_trust(report: &mut Report, world: &World, project: &Project, agent: &AgentSpec) {
-    // The CLI keeps the answers to its question by the real path of the directory.
-    let root = std::fs::canonicalize(&project.path).unwrap_or_default();
-    let env = environment(world, agent);
-    let home = ["CLAUDE_CONFIG_DIR", "HOME"].map(|name| env.get(OsStr::new(name)));
-    let home = home.into_iter().flatten().next().cloned();
-    let answers = json_of(&Path::new(&home.unwrap_or_default()).join(".claude.json"));
-    let answer = &answers["projects"][&*root.to_string_lossy()]["hasTrustDialogAccepted"];
-    let own = json_of(&root.join(".claude/settings.json"));
-    if own["permissions"]["allow"].get(0).is_some() && *answer != true {
-        let text = "its .claude/settings.json counts once the agent trusts the directory";
-        let (root, command) = (quoted(&root.to_string_lossy()), quoted(&agent.command[0]));
-        report.tell(Warning, "trust", text, &format!("cd {root} && {command}"));
-    }
 }
