@@ -149,7 +149,6 @@ fn init(line: &Object<'_>) -> Event<'static> {
         id: line.word("session_id"),
         model: line.word("model"),
         version: line.word("claude_code_version"),
-        cwd: line.text("cwd"),
         failed_servers: failed.filter_map(|server| server.word("name")).collect(),
     })
 }
@@ -221,7 +220,6 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             .map(Value::Object)
             .filter(|_| line.raw("usage").len() <= USAGE_MAX),
         denials: line.value("permission_denials"),
-        duration_ms: line.number("duration_ms"),
         signs: Signs {
             names: names.flatten().collect(),
             status,

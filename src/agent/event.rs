@@ -66,8 +66,6 @@ pub struct Session {
     pub model: Option<String>,
     /// The agent's version.
     pub version: Option<String>,
-    /// The directory it works in.
-    pub cwd: String,
     /// MCP servers that failed to start.
     pub failed_servers: Vec<String>,
 }
@@ -89,8 +87,6 @@ pub struct LastResult {
     pub usage: Option<Value>,
     /// Tools refused; `None` if it lists none.
     pub denials: Option<Vec<Value>>,
-    /// How long it took, in milliseconds.
-    pub duration_ms: Option<f64>,
     /// By what its failure is known.
     pub signs: Signs,
     /// The agent's word for how it ended.

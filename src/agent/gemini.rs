@@ -92,7 +92,6 @@ fn result(line: &Object<'_>) -> LastResult {
         good: is_success && !asked_nobody,
         complaint,
         usage: line.value("stats"),
-        duration_ms: stats.number("duration_ms"),
         ..LastResult::default()
     }
 }

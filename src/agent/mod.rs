@@ -172,10 +172,8 @@ pub fn protocol_of(command: &str) -> Protocol {
     find(|dialect| name == dialect.name).protocol
 }
 
-/// Tells by a log's name and beginning whose output it holds; `PLAIN` where it is no agent's that we know.
-pub fn recognise(name: &str, start: &[u8]) -> &'static Dialect {
-    let text = String::from_utf8_lossy(start);
-    let opening = text.lines().find(|line| line.starts_with('{'));
-    let opening = opening.and_then(json::object).unwrap_or_default();
-    find(|dialect| name.ends_with(dialect.ending) && opening.is("type", dialect.opens_with))
+/// Tells by a line of an output whose it is, if the line is the event with which it opens; else `PLAIN`.
+pub fn recognise(line: &str) -> &'static Dialect {
+    let event = json::object(line).unwrap_or_default();
+    find(|dialect| event.is("type", dialect.opens_with))
 }

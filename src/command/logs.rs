@@ -4,8 +4,6 @@ use super::*;
 
 /// What is read in one go.
 const BLOCK: usize = 64 << 10;
-/// An agent's first event, with all its tools, is shorter than this.
-const HEAD: usize = 256 << 10;
 /// Between looks at an output that grows, in milliseconds.
 const LOOK: u16 = 200;
 /// Single lines are not made longer than this for readers that are no terminal.
@@ -31,52 +29,29 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     if claim.checking {
         return Ok("the check runs".to_owned());
     }
-    let (mut written, mut action) = (claim.started_at, None);
-    let names = output_names(&claim.job_id, claim.starts);
-    if let Some((file, dialect)) = open(spool, &names, true)? {
+    let (mut written, dialect) = (claim.started_at, dialect(claim.protocol));
+    let mut transcript = Transcript::new(Style::default(), 0, dialect.read.is_some());
+    transcript.dialect = dialect;
+    let name = log_name(&claim.job_id, claim.starts, dialect.ending);
+    if let Some(file) = spool.open_log(&name)? {
         let modified = file.metadata().and_then(|meta| meta.modified());
         written = written.max(modified.map_or(written, Wall::from));
-        let mut transcript = Transcript::new(Style::default(), 0, dialect);
-        transcript.feed(files::tail(&file, Path::new(&names[0]), TAIL)?.as_bytes());
-        action = transcript.action;
+        transcript.feed(files::tail(&file, Path::new(&name), TAIL)?.as_bytes());
     }
     let silent = now.since(written);
     let silence = format!("nothing written for {}", human(silent));
-    Ok(match action {
+    Ok(match transcript.action {
         Some(action) if silent < SILENCE => action,
         Some(action) => format!("{action} ({silence})"),
         None => silence,
     })
 }
 
-/// The names that the output of the `start`-th start may have.
-fn output_names(id: &JobId, start: u32) -> Vec<String> {
-    let names = ["jsonl", "out"].map(|ending| log_name(id, start, ending));
-    names.into()
-}
-
-/// The first of these logs that is there, and whose output it is. Events that may still come are awaited:
-/// by an output's first event it is seen how it is to be read.
-fn open(spool: &Spool, names: &[String], grows: bool) -> Result<Option<(File, &'static Dialect)>> {
-    for name in names {
-        if let Some(file) = spool.open_log(name)? {
-            let mut head = vec![0; HEAD];
-            let length = file.read_at(&mut head, 0).unwrap_or(0);
-            let dialect = agent::recognise(name, &head[..length]);
-            let is_known = name.ends_with(dialect.ending) || length == HEAD;
-            return Ok((is_known || !grows).then_some((file, dialect)));
-        }
-    }
-    Ok(None)
-}
-
-/// A part of the telling. A later look finds the same parts, and more behind them.
+/// A log, with the line in front of it. A later look finds the same logs, and more behind them.
 struct Piece {
     at: Wall,
-    /// The line in front of it.
     title: String,
-    /// The names that its log may have.
-    names: Vec<String>,
+    name: String,
     is_output: bool,
 }
 
@@ -98,34 +73,32 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
     };
     let (mut pieces, now) = (Vec::new(), Wall::now());
     for (at, number) in starts.iter().copied().zip(1..) {
-        let title = format!("start {number}, {}", at.short(now));
-        let names = output_names(id, number);
-        pieces.push(Piece {
-            at,
-            title,
-            names,
-            is_output: true,
-        });
-        let names = vec![log_name(id, number, "err")];
-        let file = spool.open_log(&names[0])?;
-        let has_ended = !grows || number as usize != starts.len();
-        if has_ended && file.is_some_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)) {
-            let title = "standard error".to_owned();
+        let runs = grows && number as usize == starts.len();
+        for ending in ["jsonl", "out", "err"] {
+            let (name, is_output) = (log_name(id, number, ending), ending != "err");
+            let length = spool
+                .open_log(&name)?
+                .map(|file| file.metadata().map_or(0, |meta| meta.len()));
+            let title = match length {
+                Some(_) if is_output => format!("start {number}, {}", at.short(now)),
+                Some(1..) if !runs => "standard error".to_owned(),
+                _ => continue,
+            };
             pieces.push(Piece {
                 at,
                 title,
-                names,
-                is_output: false,
+                name,
+                is_output,
             });
         }
     }
     for (check, round) in checks.iter().zip(1..) {
+        let (at, name) = (check.started_at, check_log(id, round));
         let title = format!("check {round} {}", check_end(check));
-        let (at, names) = (check.started_at, vec![check_log(id, round)]);
         pieces.push(Piece {
             at,
             title,
-            names,
+            name,
             is_output: false,
         });
     }
@@ -167,7 +140,8 @@ impl Telling<'_> {
     fn tell(&mut self, scope: &Scope) -> Outcome {
         loop {
             let standing = scope.standing(self.job)?;
-            let (pieces, grows) = pieces(self.job, &standing)?;
+            let (mut pieces, grows) = pieces(self.job, &standing)?;
+            pieces.retain(|piece| piece.is_output || !self.asked.raw);
             self.catch_up(&pieces, grows)?;
             if !self.asked.follow || matches!(standing, Standing::Done(_)) {
                 self.seam(&course(scope, self.job, &standing)?)?;
@@ -189,7 +163,7 @@ impl Telling<'_> {
             if !replace(&mut self.begun, true) {
                 self.seam(&piece.title)?;
             }
-            self.tell_log(piece, is_growing)?;
+            self.tell_log(&piece.name)?;
             if is_growing {
                 break;
             }
@@ -203,29 +177,22 @@ impl Telling<'_> {
     }
 
     /// Tells what a log has more than the last time.
-    fn tell_log(&mut self, piece: &Piece, grows: bool) -> Result<()> {
-        let is_wanted = piece.is_output || !self.asked.raw;
+    fn tell_log(&mut self, name: &str) -> Result<()> {
+        let raw = self.asked.raw;
         if self.log.is_none()
-            && is_wanted
-            && let Some((file, dialect)) = open(&self.job.spool, &piece.names, grows)?
+            && let Some(file) = self.job.spool.open_log(name)?
         {
-            let dialect = if self.asked.raw {
-                Default::default()
-            } else {
-                dialect
-            };
             let columns = terminal::columns(COLUMNS_PIPED);
-            self.log = Some((file, Transcript::new(self.style, columns, dialect)));
+            let has_events = name.ends_with("jsonl") && !raw;
+            self.log = Some((file, Transcript::new(self.style, columns, has_events)));
         }
         let mut block = [0; BLOCK];
         while let Some((file, transcript)) = &mut self.log {
-            let unreadable = |e| Error::io("read", Path::new(&piece.names[0]), e);
+            let unreadable = |e| Error::io("read", Path::new(name), e);
             match file.read(&mut block).map_err(unreadable)? {
                 0 => break,
                 // To a file or a pipe it goes as it is.
-                length if self.asked.raw && !self.style.terminal => {
-                    render::put(&block[..length])?;
-                }
+                length if raw && !self.style.terminal => render::put(&block[..length])?,
                 length => {
                     transcript.feed(&block[..length]);
                     render::show(&take(&mut transcript.out))?;

@@ -76,7 +76,6 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
 use std::mem::{replace, take};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};

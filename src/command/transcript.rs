@@ -15,7 +15,10 @@ pub(super) struct Transcript {
     style: Style,
     /// The columns to fit single lines into.
     width: usize,
-    dialect: &'static Dialect,
+    /// Whether the output consists of events; else it is printed as it is.
+    has_events: bool,
+    /// How they are to be read; without it, it is seen by the event with which the output opens.
+    pub dialect: &'static Dialect,
     lines: Lines,
     /// What was told and not taken yet.
     pub out: String,
@@ -28,19 +31,18 @@ pub(super) struct Transcript {
 }
 
 impl Transcript {
-    /// The output of a dialect without events is printed as it is.
-    pub(super) fn new(style: Style, width: usize, dialect: &'static Dialect) -> Transcript {
+    pub(super) fn new(style: Style, width: usize, has_events: bool) -> Transcript {
         Transcript {
             style,
             width,
-            dialect,
+            has_events,
             ..Transcript::default()
         }
     }
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.dialect.read.is_some() {
+        if self.has_events {
             let mut lines = take(&mut self.lines);
             lines.feed(bytes, &mut |line| self.hear(line));
             self.lines = lines;
@@ -61,8 +63,12 @@ impl Transcript {
     }
 
     fn hear(&mut self, line: &str) {
-        if let Some(read) = self.dialect.read {
-            events(line, read, &mut |event| self.event(event));
+        if self.dialect.read.is_none() {
+            self.dialect = agent::recognise(line);
+        }
+        match self.dialect.read {
+            Some(read) => events(line, read, &mut |event| self.event(event)),
+            None => self.print(&format!("{line}\n")),
         }
     }
 
@@ -197,18 +203,16 @@ mod tests {
     use crate::render::width;
     use serde_json::{Value, json};
 
-    const PLAIN: Style = Style {
-        color: false,
-        terminal: false,
-    };
-
     fn fixture(name: &str) -> Vec<u8> {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/claude");
         std::fs::read(format!("{dir}/{name}.jsonl")).unwrap()
     }
 
     fn transcript(protocol: Protocol, input: &[u8], piece: usize, columns: usize) -> Transcript {
-        let mut transcript = Transcript::new(PLAIN, columns, dialect(protocol));
+        let has_events = protocol != Protocol::Plain;
+        let mut transcript = Transcript::new(Style::default(), columns, has_events);
+        // Most of what the tests write does not begin with the opening event.
+        transcript.dialect = dialect(protocol);
         input.chunks(piece).for_each(|piece| transcript.feed(piece));
         transcript.finish();
         transcript
@@ -354,7 +358,7 @@ mod tests {
             "refusal",
             "thinking",
         ] {
-            let mut transcript = Transcript::new(PLAIN, 80, dialect(Protocol::Claude));
+            let mut transcript = transcript(Protocol::Claude, b"", 1, 80);
             for line in String::from_utf8(fixture(name)).unwrap().lines() {
                 let mut event: Value = serde_json::from_str(line).unwrap();
                 arm(&mut event);

@@ -121,11 +121,8 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
 impl Panel {
     fn fill(&mut self, seen: &Seen, style: Style, now: Wall) -> Result<()> {
         self.ended = ended(&seen.spool, style, now)?;
-        for (word, text) in &seen.obstacles {
-            self.rows.push(match *word {
-                "Held" => style.paint("33", &format!("‖ {text}")),
-                word => style.paint("33", &format!("{}: {text}", word.to_lowercase())),
-            });
+        for obstacle in seen.obstacle_lines() {
+            self.rows.push(style.paint("33", &format!("‖ {obstacle}")));
         }
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
@@ -226,12 +223,6 @@ impl Overview {
         };
         let mut depths = (1..=ROWS_MAX).rev().map(of);
         let mut lines = depths.find(|lines| lines.len() <= rows).unwrap_or(of(1));
-        if lines.len() > rows && rows > 1 {
-            let hidden = lines.len() + 1 - rows;
-            lines.truncate(rows - 1);
-            let how = "-p NAME shows one, a taller window all";
-            lines.push(format!("and {hidden} more projects; {how}"));
-        }
         lines.truncate(rows);
         lines.iter().map(|line| fit(line, columns)).collect()
     }
@@ -411,8 +402,6 @@ mod tests {
             few[1].starts_with("alpha ") && few[2].starts_with("beta "),
             "{few:#?}"
         );
-        let least = busy().lines(80, 3).pop().unwrap();
-        assert!(least.starts_with("and 2 more projects"), "{least}");
     }
 
     #[test]

@@ -179,10 +179,10 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
     );
     let watch = space.run(&["watch"]).ok();
     for part in [
-        "waits: 1 of 1 agents at work",
-        "skipped: ",
+        "Waits: 1 of 1 agents at work",
+        "Skipped: ",
         "nothing written for ",
-        "disabled",
+        "Disabled: ",
     ] {
         assert!(watch.contains(part), "no {part:?} in {watch}");
     }

@@ -157,7 +157,7 @@ fn a_hold_is_counted_down() {
     desk.resize(160, 24);
     desk.type_in("job-monitor watch");
     let screen = desk.wait("the hold", |screen| {
-        screen.contains("‖ usage limit until 20")
+        screen.contains("‖ Held: usage limit until 20")
     });
     // Once for each of the two projects.
     assert_eq!(screen.matches("usage limit").count(), 2, "{screen}");
