@@ -461,7 +461,6 @@ fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::AgentSpec;
 
     const WALL: Wall = Wall(1_795_173_825_000);
     const SETTLE: Duration = Duration::from_millis(200);
@@ -690,10 +689,12 @@ mod tests {
     }
 
     fn claim(protocol: Protocol) -> Claim {
-        let agent = AgentSpec::new("a", protocol);
-        let mut claim = Claim::new(id("a"), WALL, 1, String::new(), &agent);
-        claim.starts = 1;
-        claim
+        Claim {
+            job_id: id("a"),
+            protocol,
+            starts: 1,
+            ..Claim::default()
+        }
     }
 
     fn follows(fault: Fault, claim: &mut Claim, retries: u32, others: bool) -> Next {

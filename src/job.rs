@@ -121,19 +121,13 @@ pub fn is_id(text: &str, layout: Layout) -> bool {
 /// The ids of which this may be that of a copy, as sync tools and editors make them beside a file:
 /// what stands before a dot, or before `_LOCAL_` and the like and a number.
 pub fn originals(id: &str) -> impl Iterator<Item = &str> {
-    let is_of_merge = |rest: &str| {
-        let words = ["_LOCAL_", "_BASE_", "_REMOTE_", "_BACKUP_"];
+    let words = ["_LOCAL_", "_BASE_", "_REMOTE_", "_BACKUP_"];
+    let is_cut = move |rest: &str| {
         let number = words.iter().find_map(|word| rest.strip_prefix(word));
-        number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+        let is_of_merge = number.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        rest.starts_with('.') || is_of_merge
     };
-    let cuts = id
-        .bytes()
-        .enumerate()
-        .filter(move |&(at, byte)| match byte {
-            b'.' => true,
-            b'_' => is_of_merge(&id[at..]),
-            _ => false,
-        });
+    let cuts = id.char_indices().filter(move |(at, _)| is_cut(&id[*at..]));
     let stems = cuts.map(|(at, _)| &id[..at]);
     stems.filter(|stem| is_id(stem, Layout::Jobs) || is_id(stem, Layout::Tasks))
 }

@@ -1,6 +1,6 @@
 //! The words of a project: where its spool lies, which agent serves it, within what limits.
 
-use crate::time::{has_form, parse_duration};
+use crate::time::parse_duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -180,10 +180,9 @@ impl Span {
     /// Reads `22:00-07:00`; the end may be `24:00`.
     pub fn parse(text: &str) -> Option<Span> {
         let minute = |text: &str| {
-            let text = format!("{:0>5}", text.trim());
-            let is_time = has_form(&text, "00:00") && text[..2] <= *"24" && text[3..] < *"60";
-            let number = |at: usize| text[at..at + 2].parse::<u16>().ok();
-            is_time.then(|| Some(number(0)? * 60 + number(3)?))?
+            let (hour, minute) = text.trim().split_once(':')?;
+            let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+            (hour <= 24 && minute < 60).then_some(hour * 60 + minute)
         };
         let (from, to) = text.split_once('-')?;
         let (from, to) = (minute(from)?, minute(to)?);

@@ -2,7 +2,7 @@
 //! writers wrote. Types to compute with are elsewhere.
 
 use crate::job::{Attempt, ErrorKind, JobId};
-use crate::project::{AgentSpec, Protocol};
+use crate::project::Protocol;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -176,25 +176,6 @@ pub struct Suspension {
 }
 
 impl Claim {
-    /// A job that has not been begun.
-    pub fn new(
-        job_id: JobId,
-        created_at: Wall,
-        queue_position: u64,
-        document_sha256: String,
-        agent: &AgentSpec,
-    ) -> Claim {
-        Claim {
-            job_id,
-            created_at,
-            queue_position,
-            document_sha256,
-            agent: agent.name.clone(),
-            protocol: agent.protocol,
-            ..Claim::default()
-        }
-    }
-
     /// The file's content.
     pub fn to_line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("a claim is representable in JSON");

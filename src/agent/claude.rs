@@ -45,8 +45,6 @@ pub(super) const DIALECT: Dialect = Dialect {
 
 /// The tools that change files.
 const EDIT_TOOLS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
-/// The longest `usage` object that is added up.
-const USAGE_MAX: usize = 64 << 10;
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let by = line.word("parent_tool_use_id");
@@ -216,9 +214,7 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         answer: Some(line.text("result")).filter(|_| is_error != "true"),
         turns: line.number("num_turns").map(|turns| turns as u64),
         cost_usd: line.number("total_cost_usd"),
-        usage: usage
-            .map(Value::Object)
-            .filter(|_| line.raw("usage").len() <= USAGE_MAX),
+        usage: usage.map(Value::Object),
         denials: line.value("permission_denials"),
         signs: Signs {
             names: names.flatten().collect(),

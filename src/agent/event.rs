@@ -135,9 +135,8 @@ pub fn events(line: &str, read: Read, each: &mut dyn FnMut(Event<'_>)) {
     }
 }
 
-/// A whole number of seconds since 1970; one that would be 5000 years away can only be milliseconds.
+/// A number of seconds since 1970.
 pub fn time(object: &Object<'_>, key: &str) -> Option<Wall> {
     let at = object.number(key).filter(|at| *at > 0.0)?;
-    let secs = if at < 1e11 { at } else { at / 1000.0 };
-    Some(Wall::from_secs(secs as i64))
+    Some(Wall::from_secs(at as i64))
 }

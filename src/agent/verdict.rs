@@ -1,7 +1,7 @@
 //! What an exit and an output mean: the table of SPEC 7. Completion is decided first; kinds only explain
 //! what is not complete. Nothing is known here of settings, earlier attempts, or what follows.
 
-use super::event::Signs;
+use super::event::{LastResult, Signs};
 use super::fold::Fold;
 use crate::error::one_line;
 use crate::job::Course;
@@ -101,10 +101,11 @@ pub fn judge(case: &Case<'_>) -> Verdict {
     match fold.result.as_ref().filter(|_| stands) {
         // A person's word comes before everything, even before a result that came just in time.
         _ if ended.by == Ending::Cancelled => forced(ended.by),
-        Some(result) if result.good || case.is_lost() => case.objection(result.turns == Some(0)),
-        Some(_) => case
-            .told()
-            .or_else(|| Some(Fault::new(AgentError, case.own_words()))),
+        Some(result) if result.good || case.is_lost() => case.objection(result),
+        Some(_) => {
+            let unknown = || Fault::new(AgentError, case.own_words());
+            case.told().or_else(|| Some(unknown()))
+        }
         None => match forced(ended.by) {
             // An agent that waits for its service, or sleeps out a limit, is not slow itself.
             Some(fault) if matches!(fault.kind, Timeout | Silent) => {
@@ -136,14 +137,7 @@ fn forced(by: Ending) -> Option<Fault> {
         Ending::Silent => (Silent, "it was silent for its silence_timeout"),
         Ending::OutputLimit => (OutputLimit, "it wrote more than max_output"),
     };
-    let advice = match kind {
-        Interrupted | Network => "",
-        _ => "; raise that if the job needs it, or split the job",
-    };
-    Some(Fault::new(
-        kind,
-        format!("the agent was ended: {why}{advice}"),
-    ))
+    Some(Fault::new(kind, format!("the agent was ended: {why}")))
 }
 
 impl Case<'_> {
@@ -154,7 +148,7 @@ impl Case<'_> {
     }
 
     /// What keeps a result that calls itself a success from being one.
-    fn objection(&self, no_turn: bool) -> Option<Fault> {
+    fn objection(&self, result: &LastResult) -> Option<Fault> {
         let (fold, by_itself) = (self.fold, self.ended.by == Ending::Itself);
         if self.is_lost() || by_itself && fold.at_work {
             return Some(self.no_result());
@@ -167,7 +161,7 @@ impl Case<'_> {
             return Some(Fault::new(Unfinished, error));
         }
         let answer = fold.report.answer.as_deref().unwrap_or_default();
-        if no_turn || answer.trim().is_empty() {
+        if result.turns == Some(0) || answer.trim().is_empty() {
             return Some(empty());
         }
         // An exit that we forced, or that nobody saw, is no fault after the last word.
@@ -255,13 +249,10 @@ impl Case<'_> {
         if !text.is_empty() {
             return text;
         }
-        let ending = self
-            .fold
-            .result
-            .as_ref()
-            .and_then(|result| result.ending.as_deref());
-        let reason = line(ending.unwrap_or("unnamed"));
-        format!("the agent reports an error ({reason}){}", tail(self.stderr))
+        let result = self.fold.result.as_ref();
+        let ending = result.and_then(|result| result.ending.as_deref());
+        let (reason, tail) = (line(ending.unwrap_or("unnamed")), tail(self.stderr));
+        format!("the agent reports an error ({reason}){tail}")
     }
 }
 

@@ -66,9 +66,17 @@ impl Worker<'_> {
     }
 
     /// The claim of a job that was not begun.
-    pub fn new_claim(&self, id: &JobId, created_at: Wall, digest: String) -> Claim {
-        let (place, policy) = (self.jobs.accepted_at(id), self.post.policy());
-        Claim::new(id.clone(), created_at, place, digest, &policy.agent)
+    pub fn new_claim(&self, id: &JobId, created_at: Wall, document_sha256: String) -> Claim {
+        let agent = &self.post.policy().agent;
+        Claim {
+            job_id: id.clone(),
+            created_at,
+            queue_position: self.jobs.accepted_at(id),
+            document_sha256,
+            agent: agent.name.clone(),
+            protocol: agent.protocol,
+            ..Claim::default()
+        }
     }
 
     /// Reads a waiting document, if it counts.

@@ -504,5 +504,13 @@ impl Daemon {
 
 fn new_claim(id: &JobId, version: u32, world: &World) -> Claim {
     let agent = policy(world).agent;
-    Claim::new(id.clone(), world.wall(), 1, version.to_string(), &agent)
+    Claim {
+        job_id: id.clone(),
+        created_at: world.wall(),
+        queue_position: 1,
+        document_sha256: version.to_string(),
+        agent: agent.name,
+        protocol: agent.protocol,
+        ..Claim::default()
+    }
 }
