@@ -1,7 +1,7 @@
 //! Claude Code, headless (SPEC 6). Its events, exits and words are those that were recorded with release
 //! 2.1.328; see `tests/fixtures/claude`.
 
-use super::event::{By, Event, LastResult, Session, Signs, Window, time};
+use super::event::{Event, LastResult, Session, Signs, Window, time};
 use super::json::{Object, object, text};
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Reason, Sessions};
@@ -47,14 +47,15 @@ pub(super) const DIALECT: Dialect = Dialect {
 const EDIT_TOOLS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
-    let by = line.word("parent_tool_use_id");
+    // Else a sub-agent's.
+    let is_own = line.word("parent_tool_use_id").is_none();
     // The CLI makes up messages that tell of failures. Such a message has the flag, or a class, or both.
     let is_failure = line.raw("is_api_error_message") == "true" || line.word("error").is_some();
     match line.word("type").as_deref() {
-        Some("assistant") if is_failure && by.is_none() => trouble(line, each),
-        Some("assistant") if !is_failure => assistant(&line.object("message"), &by, each),
-        Some("user") => user(line, by.is_none(), each),
-        Some("stream_event") if by.is_none() => each(Event::Turn(false)),
+        Some("assistant") if is_failure && is_own => trouble(line, each),
+        Some("assistant") if !is_failure => assistant(&line.object("message"), is_own, each),
+        Some("user") => user(line, is_own, each),
+        Some("stream_event") if is_own => each(Event::Turn(false)),
         Some("system") => system(line, each),
         Some("rate_limit_event") => rate_limit(&line.object("rate_limit_info"), each),
         Some("result") => result(line, each),
@@ -62,29 +63,28 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     }
 }
 
-fn assistant(message: &Object<'_>, by: &By, each: &mut dyn FnMut(Event<'_>)) {
-    if by.is_none() {
+fn assistant(message: &Object<'_>, is_own: bool, each: &mut dyn FnMut(Event<'_>)) {
+    if is_own {
         each(Event::Turn(true));
     }
     for block in message.objects("content") {
         match block.text("type").as_str() {
-            "text" => each(Event::Say(by.clone(), block.text("text"))),
-            "tool_use" | "server_tool_use" | "mcp_tool_use" => each(call(&block, by.clone())),
+            "text" if is_own => each(Event::Say(block.text("text"))),
+            "text" => each(Event::Aside(block.text("text"))),
+            "tool_use" | "server_tool_use" | "mcp_tool_use" => {
+                let (tool, input) = (block.text("name"), block.object("input"));
+                let path = input.text("file_path") + &input.text("notebook_path");
+                let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
+                let (id, edits) = (block.text("id"), is_edit.then_some(path));
+                each(Event::Call(id, tool, block.raw("input"), edits));
+            }
             _ => {}
         }
     }
 }
 
-fn call<'a>(block: &Object<'a>, by: By) -> Event<'a> {
-    let (tool, input) = (block.text("name"), block.object("input"));
-    let path = input.text("file_path") + &input.text("notebook_path");
-    let is_edit = EDIT_TOOLS.contains(&tool.as_str()) && !path.is_empty();
-    let edits = is_edit.then_some(path);
-    Event::Call(by, block.text("id"), tool, block.raw("input"), edits)
-}
-
-fn user(line: &Object<'_>, is_main: bool, each: &mut dyn FnMut(Event<'_>)) {
-    if is_main {
+fn user(line: &Object<'_>, is_own: bool, each: &mut dyn FnMut(Event<'_>)) {
+    if is_own {
         each(Event::Turn(false));
     }
     for block in line.object("message").objects("content") {

@@ -73,7 +73,7 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
     let failed = !item.is("status", "completed");
     each(Event::Turn(true));
     match (kind.as_str(), is_over) {
-        ("agent_message", true) => each(Event::Say(None, item.text("text"))),
+        ("agent_message", true) => each(Event::Say(item.text("text"))),
         // Thoughts, warnings and plans are not told: they change nothing.
         ("agent_message" | "reasoning" | "error" | "todo_list", _) => {}
         // Each file of a patch is a call.
@@ -83,15 +83,15 @@ fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event
                 let input = item.items("changes")[at];
                 each(match is_over {
                     true => Event::Answer(id, "", failed),
-                    false => Event::Call(None, id, "Edit".into(), input, path),
+                    false => Event::Call(id, "Edit".into(), input, path),
                 });
             }
         }
         (_, true) => each(Event::Answer(id, item.raw("aggregated_output"), failed)),
-        ("command_execution", false) => each(Event::Call(None, id, "Shell".into(), json, None)),
+        ("command_execution", false) => each(Event::Call(id, "Shell".into(), json, None)),
         (_, false) => {
             let tool = item.word("tool").unwrap_or(kind);
-            each(Event::Call(None, id, tool, json, None));
+            each(Event::Call(id, tool, json, None));
         }
     }
 }
@@ -148,12 +148,11 @@ fn told(case: &Case<'_>) -> Option<Reason> {
     let (fold, said) = (case.fold, case.complaint());
     let windows = fold.report.windows.iter();
     let full = windows.filter(|window| window.utilization >= 1.0);
-    let is_too_long = case.stderr.contains("input_too_large");
-    let kind = match fold.result.is_some() {
-        false => is_too_long.then_some(ErrorKind::PromptTooLong)?,
+    fold.result.as_ref()?;
+    let kind = match said.trim_start().starts_with('{') {
         // The message quotes the whole answer of the service: this is any other 400.
-        true if said.trim_start().starts_with('{') => ErrorKind::InvalidRequest,
-        true => kind(&fold.trouble.1, said, false),
+        true => ErrorKind::InvalidRequest,
+        false => kind(&fold.trouble.1, said, false),
     };
     Some((kind, full.filter_map(|window| window.resets_at).max()))
 }

@@ -7,7 +7,7 @@ use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One thing that an agent told. `By` is the call that began the sub-agent who did it.
+/// One thing that an agent told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event<'a> {
     /// A session began, or a further turn in it.
@@ -15,12 +15,14 @@ pub enum Event<'a> {
     /// The conversation goes on; true when the model did it.
     Turn(bool),
     /// It said something to the person.
-    Say(By, String),
+    Say(String),
+    /// A sub-agent said something, which is no part of the answer.
+    Aside(String),
     /// It goes on with what it said last.
     More(String),
-    /// It called a tool: whose call, its id, which the answer repeats, the tool, what that is asked to do,
-    /// as JSON, and the file that changes if it succeeds.
-    Call(By, String, String, &'a str, Option<String>),
+    /// It called a tool: the call's id, which the answer repeats, the tool, what that is asked to do, as
+    /// JSON, and the file that changes if it succeeds.
+    Call(String, String, &'a str, Option<String>),
     /// A tool answered the call of this id: with a JSON string, or blocks of which some are texts;
     /// true if it failed.
     Answer(String, &'a str, bool),
@@ -50,12 +52,9 @@ pub enum Event<'a> {
     Result(Box<LastResult>),
     /// A line that is no event; something that stands in front of the agent may print, too.
     Plain(&'a str),
-    /// The beginning of a line that was too long to hold, cut, or garbled. It may have been a result.
-    Lost(&'a str),
+    /// A line was too long to hold, cut, or garbled. It may have been a result.
+    Lost,
 }
-
-/// The call that began a sub-agent; `None` for the agent itself.
-pub type By = Option<String>;
 
 /// Who works, and where.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,7 +129,7 @@ pub fn events(line: &str, read: Read, each: &mut dyn FnMut(Event<'_>)) {
     let json = line.trim_ascii_start();
     match object(json) {
         Some(object) => read(&object, each),
-        None if json.starts_with("{\"") => each(Event::Lost(json)),
+        None if json.starts_with("{\"") => each(Event::Lost),
         None => each(Event::Plain(line)),
     }
 }

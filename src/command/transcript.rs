@@ -81,14 +81,14 @@ impl Transcript {
                     self.line("2", &words);
                 }
             }
-            Event::Say(_, text) => self.say("", text),
+            Event::Say(text) | Event::Aside(text) => self.say("", text),
             Event::More(text) => {
                 if !self.open {
                     self.action = Some(headline(&text));
                 }
                 self.print(&text);
             }
-            Event::Call(_, _, tool, input, _) => {
+            Event::Call(_, tool, input, _) => {
                 let label = format!("{} {}", clean_line(&tool), subject(input));
                 self.line("1", &format!("● {label}"));
                 self.action = Some(label.trim_end().to_owned());
