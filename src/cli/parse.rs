@@ -163,14 +163,11 @@ impl Asked {
             let is_list = operand.contains("...");
             let most = if is_list { usize::MAX } else { 1 };
             let named: Vec<OsString> = words.by_ref().take(most).collect();
-            match (named.is_empty(), is_said) {
-                (true, false) if !operand.starts_with('[') => {
-                    return Err(wrong(format!("{} needs {operand}", page.name)));
-                }
-                (false, true) => {
-                    return Err(wrong(format!("{kind} and an option exclude each other")));
-                }
-                _ => {}
+            if named.is_empty() && !is_said && !operand.starts_with('[') {
+                return Err(wrong(format!("{} needs {operand}", page.name)));
+            }
+            if !named.is_empty() && is_said {
+                return Err(wrong(format!("{kind} and an option exclude each other")));
             }
             for word in named {
                 match kind {

@@ -20,13 +20,10 @@ pub(super) fn config(scope: &Scope, format: Format) -> Result<()> {
     let mut projects = Vec::new();
     for entry in &scope.entries {
         let (name, path) = (&entry.project.name, &entry.project.path);
-        let (own, skipped) = (lines(&settings, &entry.own), entry.policy(&settings).err());
-        let skipped = skipped.map(|mistake| mistake.to_string());
-        let mistake = skipped
-            .iter()
-            .map(|mistake| format!("  Skipped: {mistake}\n"));
-        let mistake: String = mistake.collect();
-        text += &format!("\n{name} ({})\n{mistake}{}", path.display(), told(&own));
+        let own = lines(&settings, &entry.own);
+        let skipped = entry.policy(&settings).err().map(|e| e.to_string());
+        skipped.iter().for_each(|mistake| render::note(mistake));
+        text += &format!("\n{name} ({})\n{}", path.display(), told(&own));
         projects.push(json!({"name": name, "path": path, "skipped": skipped, "settings": own}));
     }
     let all = json!({"settings": common, "projects": projects});

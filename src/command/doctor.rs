@@ -198,7 +198,8 @@ fn check_service(report: &mut Report) {
         report.tell(Warning, "service", &text, remedy);
     }
     // logind keeps this file also for users who are not logged in, whom loginctl does not know.
-    let user = User::from_uid(geteuid()).ok().flatten();
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let user = user.ok().flatten();
     let lingering = Path::new("/var/lib/systemd/linger");
     if user.is_some_and(|user| lingering.join(user.name).exists()) {
         report.fine("lingering", "the service goes on while you are logged out");
@@ -229,7 +230,9 @@ fn check_disk(report: &mut Report, scope: &Scope) {
     // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]
     let room = |path: &Path| {
-        let stat = path.ancestors().find_map(|path| statvfs(path).ok())?;
+        let stat = path
+            .ancestors()
+            .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
         let bytes = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
         Some((bytes >> 20, path.to_owned()))
     };

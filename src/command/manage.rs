@@ -10,7 +10,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     let registry = Registry::load(&places.registry())?;
     // A person may want the skills later than the project.
     if asked.skills && registry.at(&path).is_some() {
-        return render::print(&install_skills(&path)?);
+        return render::print(&clean(&install_skills(&path)?));
     }
     let name = asked.name.as_deref().or(name_of(&path));
     let name = name.filter(|name| registry::valid_name(name));
@@ -70,16 +70,13 @@ fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
     Ok(format!("  {jobs} there already, {how}\n"))
 }
 
-/// Writes the skills where the agents look for them, and says of each what was done.
+/// Writes the skills, and says of each what was done.
 fn install_skills(project: &Path) -> Result<String> {
-    let mut text = String::new();
-    for dir in [".claude/skills", ".agents/skills"] {
-        for (path, written) in skills::install(&project.join(dir))? {
-            let what = if written { "Wrote" } else { "Kept your" };
-            text += &format!("  {what} {}\n", clean(&path.to_string_lossy()));
-        }
-    }
-    Ok(text)
+    let told = |(path, is_new): (PathBuf, bool)| {
+        let what = if is_new { "Wrote" } else { "Kept your" };
+        format!("  {what} {}\n", path.display())
+    };
+    Ok(skills::install(project)?.into_iter().map(told).collect())
 }
 
 /// `unregister`: takes a project out of the registry; its files stay. `enable` and `disable`: switch

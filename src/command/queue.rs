@@ -5,8 +5,8 @@ use super::*;
 /// What is the same for all projects and may be in the way of a job.
 pub(super) struct Ground {
     pub settings: Option<Settings>,
-    /// Agents at work, where their number is limited, and the limit.
-    slots: Option<(u32, u32)>,
+    /// What is said where so many agents are at work as may be.
+    full: Option<String>,
 }
 
 /// One project as a look finds it.
@@ -31,18 +31,16 @@ impl Ground {
     pub(super) fn of(scope: &Scope) -> Ground {
         let settings = settings::load(&scope.places.settings()).ok();
         let settings = settings.map(|(settings, _)| settings);
-        let most = settings
-            .as_ref()
-            .and_then(|s| s.common.max_parallel)
-            .map(u32::from);
-        let slots = most.filter(|_| scope.daemon.is_some()).map(|most| {
+        let most = settings.as_ref().and_then(|s| s.common.max_parallel);
+        let full = most.filter(|_| scope.daemon.is_some()).and_then(|most| {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
             let view = |entry: Entry| Spool::open(&entry.project).ok()?.read_view();
             let views = registry.entries().0.into_iter().filter_map(view);
             let busy = views.filter(|view| view.is_processing).count();
-            (busy as u32, most)
+            let text = format!("{busy} of {most} agents at work (max_parallel)");
+            (busy >= u32::from(most) as usize).then_some(text)
         });
-        Ground { settings, slots }
+        Ground { settings, full }
     }
 
     /// Looks at a project: from its view if the daemon lives and the view is true, else by scanning.
@@ -57,18 +55,15 @@ impl Ground {
             let names = view.queued_tasks.iter();
             waiting.extend(names.filter_map(|name| JobId::parse(name)));
         } else {
-            let Scan {
-                waiting: all,
-                mut odd,
-            } = spool.scan()?;
+            let mut scan = spool.scan()?;
             let mut finished = Memory::of(&scope.places.state, &spool.root()?);
-            for id in all {
+            for id in scan.waiting {
                 match finished.objection(&id)? {
-                    Some(what) => odd.push((id.file_name(), what)),
+                    Some(what) => scan.odd.push((id.file_name(), what)),
                     None => waiting.push(id),
                 }
             }
-            let odd = odd.into_iter();
+            let odd = scan.odd.into_iter();
             view.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();
         }
         let mut seen = Seen {
@@ -98,35 +93,35 @@ impl Ground {
 
     fn find_obstacles(&self, seen: &mut Seen, scope: &Scope, entry: &Entry) {
         let (now, name) = (Wall::now(), &entry.project.name);
-        let mut obstacles = Vec::new();
-        let policy = self.settings.as_ref().map(|all| entry.policy(all));
-        if let Some(Err(error)) = &policy {
-            obstacles.push(("Skipped", clean_line(&error.to_string())));
-        }
-        if !entry.enabled {
-            let name = clean_line(&render::quoted(name));
-            let text = format!("no job is started until job-monitor enable {name}");
-            obstacles.push(("Disabled", text));
-        }
-        // A daemon's view knows which agent the next job wants; else its records tell as much.
-        if let (None, Some(Ok(mut policy))) = (&seen.hold, policy) {
-            if let Some(claim) = &seen.suspended {
-                policy.agent.name.clone_from(&claim.agent);
+        let mut skipped = None;
+        match self.settings.as_ref().map(|all| entry.policy(all)) {
+            Some(Err(error)) => skipped = Some(("Skipped", clean_line(&error.to_string()))),
+            // A daemon's view knows which agent the next job wants; else its records tell as much.
+            Some(Ok(policy)) if seen.hold.is_none() => {
+                let begun = seen.suspended.as_ref().map(|claim| &claim.agent);
+                let mut holds = board::read(&scope.places.state);
+                holds.decide(name, &policy, now);
+                seen.hold = holds.shown((name, begun.unwrap_or(&policy.agent.name)), now);
             }
-            let mut holds = board::read(&scope.places.state);
-            holds.decide(name, &policy, now);
-            seen.hold = holds.shown((name, &policy.agent.name), now);
+            _ => {}
         }
-        let held = seen.hold.iter().map(|hold| ("Held", hold_line(hold, now)));
-        obstacles.extend(held);
-        if let Some((busy, most)) = self.slots.filter(|(busy, most)| busy >= most)
-            && (seen.current.is_none() && seen.all().next().is_some())
-            && obstacles.is_empty()
-        {
-            let text = format!("{busy} of {most} agents at work (max_parallel)");
-            obstacles.push(("Waits", text));
+        let disabled = (!entry.enabled).then(|| {
+            let name = clean_line(&quoted(name));
+            (
+                "Disabled",
+                format!("no job is started until job-monitor enable {name}"),
+            )
+        });
+        let held = seen
+            .hold
+            .as_ref()
+            .map(|hold| ("Held", hold_line(hold, now)));
+        seen.obstacles = [skipped, disabled, held].into_iter().flatten().collect();
+        let is_next = seen.current.is_none() && seen.all().next().is_some();
+        if seen.obstacles.is_empty() && is_next {
+            let full = self.full.iter().map(|text| ("Waits", text.clone()));
+            seen.obstacles.extend(full);
         }
-        seen.obstacles = obstacles;
     }
 }
 
@@ -180,14 +175,15 @@ impl Seen {
                 lines.push("Queued jobs:".to_owned());
             }
             let claim = self.suspended.as_ref().filter(|claim| claim.job_id == *id);
+            let put_off = || put_off(&self.spool, id, now).map(|at| not_before(at, now));
             let remark = match claim {
                 // Only until the daemon sees it: then the job is done.
-                _ if self.marks.cancelled.contains(id) => " (cancelled)".to_owned(),
-                _ if self.marks.held.contains(id) => " (held)".to_owned(),
-                Some(claim) => format!(" ({})", suspension_text(claim, now)),
-                None => put_off(&self.spool, id, now)
-                    .map_or(String::new(), |at| format!(" ({})", not_before(at, now))),
+                _ if self.marks.cancelled.contains(id) => Some("cancelled".to_owned()),
+                _ if self.marks.held.contains(id) => Some("held".to_owned()),
+                Some(claim) => Some(suspension_text(claim, now)),
+                None => put_off(),
             };
+            let remark = remark.map_or(String::new(), |text| format!(" ({text})"));
             lines.push(format!("  {}. {}{remark}", number + 1, id.file_name()));
         }
         let left_alone = self.left_alone.iter();
@@ -246,11 +242,10 @@ fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) 
     let projects = || found.iter().map(|(entry, seen)| as_json(entry, seen));
     let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
     let answer = || json!({"daemon": daemon, "projects": projects().collect::<Vec<Value>>()});
-    let none = "No projects registered; job-monitor register PATH adds one\n";
     let told = |(entry, seen): &(&Entry, Found)| text(entry, seen);
     render::print(&match format {
         Format::Json => render::json(&answer())? + "\n",
-        Format::Text if found.is_empty() => none.to_owned(),
+        Format::Text if found.is_empty() => NO_PROJECT.to_owned() + "\n",
         Format::Text => found.iter().map(told).collect(),
     })
 }

@@ -143,23 +143,17 @@ impl Scope {
 
     /// The job that was typed: its id, or a part of it that no other job has.
     pub(crate) fn job(&self, typed: &str) -> Result<Job> {
-        let (whole, part) = (
-            JobId::parse(typed),
-            typed.strip_suffix(".md").unwrap_or(typed),
-        );
-        let mut found = self.search(&|spool| match &whole {
-            Some(id) if standing_in(spool, id, false)?.is_some() => Ok(vec![id.clone()]),
-            _ => Ok(Vec::new()),
+        let (whole, part) = (JobId::parse(typed), typed.trim_end_matches(".md"));
+        let mut found = self.search(&|spool| {
+            let mut ids = Vec::new();
+            match &whole {
+                Some(id) => ids.extend(standing_in(spool, id, false)?.map(|_| id.clone())),
+                None => each_id(spool, &mut |id, _| {
+                    ids.extend(Some(id).filter(|id| id.as_str().contains(part)));
+                })?,
+            }
+            Ok(ids)
         })?;
-        if found.is_empty() {
-            found = self.search(&|spool| {
-                let mut ids = Vec::new();
-                each_id(spool, &mut |id, _| {
-                    ids.extend(Some(id).filter(|id| id.as_str().contains(part)))
-                })?;
-                Ok(ids)
-            })?;
-        }
         match (found.pop(), found.len()) {
             (Some(job), 0) => Ok(job),
             (Some(Job { id, spool }), others) => {
@@ -243,25 +237,23 @@ pub(super) fn refuse_own_wait(project: &str) -> Result<()> {
     }
 }
 
-/// Where a job stands in one project, if it is there at all.
+/// Where a job stands in one project, if it is there at all. Its claim is looked for first: it goes only
+/// once the result is there.
 fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
-    if let Some(result) = spool.open_result(id)? {
-        return Ok(Some(Standing::Done(result)));
-    }
     // A claim that cannot be read is told of by the daemon, and its job is as good as held.
-    if let Ok(Some(claim)) = spool.read_claim(id) {
-        let claim = Box::new(claim);
-        return Ok(Some(match daemon && claim.suspended.is_none() {
-            true => Standing::Running(claim),
-            false => Standing::Suspended(claim),
-        }));
-    }
-    if spool.document_meta(id)?.is_some() {
-        let held = spool.has_mark(id, Mark::Hold)?;
-        return Ok(Some(Standing::Waiting { held }));
-    }
-    // The result may have come between the first look and the last.
-    Ok(spool.open_result(id)?.map(Standing::Done))
+    let claim = spool.read_claim(id).ok().flatten().map(Box::new);
+    Ok(match (spool.open_result(id)?, claim) {
+        (Some(result), _) => Some(Standing::Done(result)),
+        (None, Some(claim)) if daemon && claim.suspended.is_none() => {
+            Some(Standing::Running(claim))
+        }
+        (None, Some(claim)) => Some(Standing::Suspended(claim)),
+        (None, None) if spool.document_meta(id)?.is_some() => {
+            let held = spool.has_mark(id, Mark::Hold)?;
+            Some(Standing::Waiting { held })
+        }
+        (None, None) => None,
+    })
 }
 
 /// Parts the registry's entries into those that a command is about and the others.

@@ -2,8 +2,6 @@
 
 use super::*;
 
-/// More than any `max_document` that makes sense; what is cut here is rejected as too large.
-const TEXT_MAX: u64 = 1 << 30;
 /// A description made of a text is no longer than this.
 const SLUG_MAX: usize = 40;
 /// Stamps of documents so far ahead of the clock are taken for mistakes, not followed.
@@ -69,21 +67,21 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     }
 }
 
-/// What the files hold that were named, or standard input.
+/// What the files hold that were named, or standard input. Whatever can be read will do, also a pipe from
+/// the shell.
 fn texts(asked: &Asked) -> Result<Vec<Vec<u8>>> {
-    let read = |path: &Path| {
-        // Whatever can be read will do, also a pipe from the shell.
-        let from: Box<dyn Read> = match path == "-" {
-            true => Box::new(std::io::stdin()),
-            false => Box::new(File::open(path).map_err(|e| Error::io("open", path, e))?),
-        };
+    let read = |name: &OsString| {
         let mut text = Vec::new();
-        let read = from.take(TEXT_MAX).read_to_end(&mut text);
-        read.map_err(|e| Error::io("read", path, e)).map(|_| text)
+        let read = match name == "-" {
+            true => std::io::stdin().read_to_end(&mut text),
+            false => File::open(name).and_then(|mut file| file.read_to_end(&mut text)),
+        };
+        read.map_err(|e| Error::io("read", name.as_ref(), e))
+            .map(|_| text)
     };
     match asked.words.as_slice() {
-        [] => Ok(vec![read(Path::new("-"))?]),
-        words => words.iter().map(|word| read(word.as_ref())).collect(),
+        [] => Ok(vec![read(&"-".into())?]),
+        words => words.iter().map(read).collect(),
     }
 }
 
@@ -158,7 +156,8 @@ fn prepare(policy: &Policy, text: &[u8], wishes: &str) -> Result<(String, Vec<u8
     };
     let wishes = check(&new).map_err(Error::new)?.wishes;
     wishes.tighten(policy).map_err(Error::new)?;
-    let words = slug(first_words(body)).unwrap_or_else(|| "job".to_owned());
+    let words = body.lines().find_map(slug);
+    let words = words.unwrap_or_else(|| "job".to_owned());
     Ok((words, new))
 }
 
@@ -199,13 +198,6 @@ fn without_note(text: &str) -> String {
     before.to_owned() + after.trim_start()
 }
 
-/// The first line that says something, without the signs of Markdown.
-fn first_words(body: &str) -> &str {
-    let tells = |line: &&str| line.contains(|c: char| c.is_ascii_alphanumeric());
-    let line = body.lines().find(tells).unwrap_or_default();
-    line.trim_start_matches(|c: char| c.is_whitespace() || "#-*>".contains(c))
-}
-
 /// A text as a part of a file name: lower case, so many whole words as there is room for.
 fn slug(text: &str) -> Option<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "_.".contains(c)));
@@ -238,7 +230,7 @@ mod tests {
                 Some("explain-the-configuration-of-the-whole"),
             ),
         ] {
-            assert_eq!(slug(first_words(text)).as_deref(), words, "{text}");
+            assert_eq!(text.lines().find_map(slug).as_deref(), words, "{text}");
         }
         assert_eq!(slug(&"x".repeat(100)).unwrap().len(), SLUG_MAX);
     }

@@ -1,8 +1,8 @@
 //! The two skills that come with the program (SPEC 6): texts for the agent, which read well to a
 //! person, too.
 
-use crate::error::{Error, Result};
-use crate::files::{Dir, Durability};
+use crate::error::Result;
+use crate::files::Dir;
 use std::path::{Path, PathBuf};
 
 /// Name and text of each.
@@ -14,20 +14,16 @@ pub const SKILLS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Writes the skills into a directory of a project, never over an existing file. Each path, and whether it
-/// was written.
-pub fn install(directory: &Path) -> Result<Vec<(PathBuf, bool)>> {
+/// Where the agents look for them, in a project.
+const DIRS: [&str; 2] = [".claude/skills", ".agents/skills"];
+
+/// Writes the skills into a project, never over an existing file. Each path, and whether it was written.
+pub fn install(project: &Path) -> Result<Vec<(PathBuf, bool)>> {
     let mut files = Vec::new();
-    for (name, text) in SKILLS {
-        let path = directory.join(name);
-        std::fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
-        let dir = Dir::open(&path)?;
-        let file = "SKILL.md";
-        let write = std::fs::symlink_metadata(path.join(file)).is_err();
-        if write {
-            dir.replace(file, text.as_bytes(), Durability::Durable)?;
-        }
-        files.push((path.join(file), write));
+    for (dir, (name, text)) in DIRS.iter().flat_map(|dir| SKILLS.map(|skill| (dir, skill))) {
+        let dir = Dir::create(&project.join(dir).join(name))?;
+        let is_new = dir.create_new("SKILL.md", text.as_bytes())?;
+        files.push((dir.path_of("SKILL.md"), is_new));
     }
     Ok(files)
 }

@@ -50,8 +50,8 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
         assert!(ran.stderr.contains(&named), "{}", ran.stderr);
         replace(&path, &config);
         space.project_with("bad", json!({key: value}));
-        let shown = space.run(&["-a", "config"]).ok();
-        let named = format!("Skipped: project \"bad\" in registered.json: setting \"{key}\"");
+        let shown = space.run(&["-a", "config"]).stderr;
+        let named = format!("project \"bad\" in registered.json: setting \"{key}\"");
         assert!(shown.contains(&named), "{shown}");
     }
     // Of two projects only the one with the mistake stands still.

@@ -68,7 +68,7 @@ fn check_program(
     let path = get(env, "PATH").unwrap_or_default();
     let command = &agent.command;
     let wanted = command[0].replace("{project}", &root.to_string_lossy());
-    let program = match find_program(wanted.as_ref(), &path, root) {
+    let program = match process::find_program(wanted.as_ref(), &path, root) {
         Ok(program) => program,
         Err(missing) => {
             let text = format!("{missing}; install it, or set PATH in .env");
