@@ -304,11 +304,6 @@ impl Spool {
         Signature::of_dir(&self.dirs()?.items)
     }
 
-    /// Identity and age of `state/`.
-    pub fn state_signature(&self) -> Result<Signature> {
-        Signature::of_dir(&self.dirs()?.state)
-    }
-
     /// Whether the documents lie on another machine, or on a file system of somebody's own making:
     /// one that may not answer, and may not tell of changes.
     pub fn is_remote(&self) -> bool {
@@ -555,12 +550,6 @@ impl Spool {
     /// Takes the claim away, if it is there.
     pub fn remove_claim(&self, id: &JobId) -> Result<()> {
         self.dirs()?.state.remove(&claim_name(id))
-    }
-
-    /// Puts a broken claim aside, where it can be looked at.
-    pub fn park_claim(&self, id: &JobId) -> Result<()> {
-        let (state, name) = (&self.dirs()?.state, claim_name(id));
-        state.rename_to(&name, state, &format!("{name}.broken"))
     }
 
     /// Whether a mark is there.

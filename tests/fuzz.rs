@@ -300,7 +300,7 @@ fn assert_safe_name(id: &JobId) {
     assert_eq!(Path::new(text).file_name(), Some(text.as_ref()));
     // The longest names that are made of it, each a temporary one's too.
     let log = log_name(id, u32::MAX, "jsonl");
-    for name in [log, format!("{id}.claim.broken"), format!("{id}.release")] {
+    for name in [log, format!("{id}.release")] {
         assert!(name.len() + "..4194304.tmp".len() <= 255, "{name}");
     }
 }

@@ -151,7 +151,6 @@ impl Worker<'_> {
         let (now, Suspension { kind, error, .. }) = (Wall::now(), suspension);
         let how = match suspension.retry_at {
             Some(at) if at > now => format!("will be retried at {}", at.short(now)),
-            Some(_) if suspension.afresh => "starts afresh".to_owned(),
             Some(_) => "goes on".to_owned(),
             None => "waits".to_owned(),
         };
@@ -206,7 +205,7 @@ impl Worker<'_> {
             self.unwritten = Some(decision);
             // They may be those of a file system that went and came back; where they are gone, the next try
             // tells.
-            let _ = self.move_in();
+            let _ = self.spool.reopen();
             return;
         }
         self.told.remove("unwritten");

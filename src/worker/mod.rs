@@ -206,8 +206,6 @@ struct Worker<'a> {
     post: &'a Post,
     spool: Spool,
     lock: Option<SpoolLock>,
-    /// How `state/` was when the lock was given back.
-    left: Option<Signature>,
     jobs: Jobs,
     /// What holds for the job that is at work.
     policy: Arc<Policy>,
@@ -257,7 +255,6 @@ impl<'a> Worker<'a> {
             post,
             spool,
             lock,
-            left: None,
             jobs: Jobs::default(),
             policy: post.policy(),
             finished,
@@ -291,7 +288,7 @@ impl<'a> Worker<'a> {
             };
             self.flush();
             if self.jobs.begun.is_empty() && self.unwritten.is_none() {
-                self.rest()?;
+                self.rest();
             }
             // The last view before a long sleep must not be the one that failed.
             let (now, is_behind) = (Instant::now(), self.unwritten.is_some() || !self.view.fresh);
@@ -346,60 +343,39 @@ impl<'a> Worker<'a> {
         Ok(self.unwritten.as_ref().map(|_| None))
     }
 
-    /// Nothing is to be done: what was only needed for that goes. The directories that stayed open while an
-    /// agent ran may have been replaced meanwhile, and what is known is of the old ones.
-    fn rest(&mut self) -> Result<()> {
-        if !self.spool.is_in_place() {
-            return Err(replaced());
-        }
+    /// Nothing is to be done: what was only needed for that goes.
+    fn rest(&mut self) {
         if self.finished.is_new {
             let mut ids = Vec::new();
             let mut each = |id: &str, _| ids.extend(JobId::exact(id));
             let taken = self.spool.finished(&mut each);
             ids.sort_unstable();
-            ids.drain(..ids.len().saturating_sub(finished::KEPT));
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
         self.finished.rest();
-        self.left = self.spool.state_signature().ok();
         self.lock = None;
         self.spool.rest();
         process::give_back_stack();
-        Ok(())
     }
 
-    /// Takes the project for this daemon, in the place to which its path leads now. What is known belongs
-    /// to that place, or the worker must begin anew; so it must where it had let the project go, and
-    /// another daemon was quicker and left something.
+    /// Takes the project for this daemon, in the place to which its path leads now. Where it had let the
+    /// project go, another daemon may have been quicker and have left something: then the worker begins anew.
     fn take_place(&mut self) -> Result<()> {
-        if self.lock.is_none() {
-            // What is open was opened for this look.
-            self.lock = Some(self.spool.lock()?);
-            let is_as_left = self.left == Some(self.spool.state_signature()?);
-            if !is_as_left && !self.spool.marks()?.claims.is_empty() {
-                return Err(Error::new("another monitor has left claims in it"));
-            }
+        let is_taken = self.lock.is_some();
+        if is_taken && self.spool.is_in_place() {
             return Ok(());
         }
-        match self.spool.is_in_place() {
-            true => Ok(()),
-            false => self.move_in(),
+        if is_taken {
+            // Whatever had been told of the old directories is looked at anew.
+            self.missed = true;
+            self.spool.reopen()?;
+            self.lock = None;
         }
-    }
-
-    /// Finds the directories anew, and takes the project there. Whatever had been told of the old ones is
-    /// looked at anew.
-    fn move_in(&mut self) -> Result<()> {
-        self.missed = true;
-        let before = self.spool.items_signature();
-        self.spool.reopen()?;
-        self.lock = None;
         self.lock = Some(self.spool.lock()?);
-        let now = self.spool.items_signature()?;
-        match before.is_ok_and(|before| !before.is_place_of(now)) {
-            true => Err(replaced()),
-            false => Ok(()),
+        match is_taken || self.spool.marks()?.claims.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new("another monitor has left claims in it")),
         }
     }
 
@@ -408,10 +384,6 @@ impl<'a> Worker<'a> {
         self.announce(closed.news);
         self.closed = Some(closed.until.map(|at| now().at(at)));
     }
-}
-
-fn replaced() -> Error {
-    Error::new("its directories are not those that they were")
 }
 
 /// Both clocks, for the decisions.

@@ -7,31 +7,32 @@ impl Worker<'_> {
     /// Takes in the claims on disk, and ends what a dead daemon left: nothing of this project may run yet.
     pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
         let boot_id = process::boot_id()?;
-        let (mut runs, mut broken) = (Vec::new(), Vec::new());
+        let (mut runs, mut is_unknown) = (Vec::new(), has_lost_state);
         for id in self.spool.marks()?.claims {
-            let is_done = self.spool.has_result(&id)?;
             let claim = match self.spool.read_claim(&id) {
                 Err(error) if error.is_shortage() => return Err(error),
-                Err(error) if !is_done => {
-                    broken.push((id, error));
-                    continue;
+                Err(error) => {
+                    self.warn(error);
+                    is_unknown = true;
+                    // One that tells of no start stands for it, and `recover` ends the job.
+                    Some(self.new_claim(&id, Wall::now(), String::new()))
                 }
-                claim => claim.ok().flatten(),
+                Ok(claim) => claim,
             };
-            if let Some(claim) = &claim {
-                let process = claim.process.filter(|_| claim.boot_id == boot_id);
-                let token = Token::parse(&claim.run).filter(|_| claim.suspended.is_none());
-                runs.extend(token.map(|token| (token, process)));
-            }
-            if is_done {
+            let Some(claim) = claim else { continue };
+            let process = claim.process.filter(|_| claim.boot_id == boot_id);
+            let token = Token::parse(&claim.run).filter(|_| claim.suspended.is_none());
+            runs.extend(token.map(|token| (token, process)));
+            if self.spool.has_result(&id)? {
                 // The crash came between the result and the sweep.
                 self.finished.add([&id])?;
-                self.spool.remove_claim(&id)?;
-            } else if let Some(claim) = claim {
+                let removed = self.spool.remove_claim(&id);
+                self.or_warn(removed);
+            } else {
                 self.jobs.set(claim);
             }
         }
-        if !runs.is_empty() || !broken.is_empty() || has_lost_state {
+        if !runs.is_empty() || is_unknown {
             let root = self.spool.root()?;
             let (killed, all_gone) = process::sweep_project(&root, &runs);
             runs.iter().for_each(|(token, _)| remove_scratch(token));
@@ -45,9 +46,6 @@ impl Worker<'_> {
                 self.say(Level::Error, text);
             }
         }
-        for (id, why) in broken {
-            self.park(&id, &why)?;
-        }
         Ok(())
     }
 
@@ -55,12 +53,19 @@ impl Worker<'_> {
     pub fn recover(&mut self, mut claim: Claim) -> Result<()> {
         let id = &claim.job_id.clone();
         self.take_policy_of(&mut claim)?;
-        let finished = match self.read_back(&claim) {
+        let read = match claim.starts {
+            0 => Err(Error::new("its claim cannot be read")),
+            _ => self.read_back(&claim),
+        };
+        let finished = match read {
             Err(error) if !error.is_shortage() => {
-                self.jobs.remove(id);
-                self.park(id, &error)?;
-                self.look_at(&id.file_name(), false)?;
-                return self.look_at_marks();
+                let text = format!(
+                    "{error}, so nobody knows whether the job was done; job-monitor retry {id} runs it again"
+                );
+                let finished =
+                    Finished::without_run(Some(Fault::new(ErrorKind::Interrupted, text)));
+                self.follow(claim, Next::Publish(Status::Failed), finished);
+                return Ok(());
             }
             other => other?,
         };
@@ -125,17 +130,5 @@ impl Worker<'_> {
         let read = Output::new(claim, out, err).read_back(ran);
         read.map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
-    }
-
-    /// A claim that cannot be read does not allow a start: its job is held until a person says that it may
-    /// run again.
-    fn park(&mut self, id: &JobId, why: &Error) -> Result<()> {
-        let text = format!(
-            "{why}; {id}.md may have run already, so it is held: look at its logs, then job-monitor \
-             release {id} runs it, job-monitor cancel {id} ends it"
-        );
-        self.say(Level::Error, text);
-        self.spool.mark(id, Mark::Hold)?;
-        self.spool.park_claim(id)
     }
 }

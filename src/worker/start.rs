@@ -5,8 +5,6 @@ use super::*;
 
 /// Until a document that could not be read is tried again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-/// Orphans of long agents are reaped so often.
-const REAP_PAUSE: Duration = Duration::from_secs(30);
 /// The reason of a job that ends since nobody knows any more what it was.
 const LOST: &str = "the text that ran was lost, so the job cannot go on; submit it again";
 
@@ -136,8 +134,8 @@ impl Worker<'_> {
         }
         match self.spool.take(id, max)? {
             Taken::Read(_, text) if is_it(&text) => {
-                self.unkept = Some(text.clone());
-                self.keep_text(id);
+                let kept = self.spool.keep_text(id, &text);
+                self.or_warn(kept);
                 Ok(Some(text))
             }
             _ => Ok(None),
@@ -163,13 +161,12 @@ impl Worker<'_> {
 
     /// Takes the session of a finished job over; its agent.
     fn inherit(&self, claim: &mut Claim, before: &JobId) -> Fit<String> {
-        let refuse = |why: &str| format!("front matter \"continues\" names {before}, {why}");
         let ended = self.spool.open_result(before).map_err(|e| e.to_string())?;
-        let ended = ended.ok_or_else(|| refuse("which has no result here; name a finished job"))?;
-        let ended: Value = serde_json::from_reader(BufReader::new(ended))
-            .map_err(|_| refuse("whose result cannot be read; submit the job without it"))?;
-        let none = || refuse("which has no session; submit the job without it");
-        let session = ended["session_id"].as_str().ok_or_else(none)?;
+        let ended = ended.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
+        let ended: Value = ended.unwrap_or_default();
+        let session = ended["session_id"].as_str().ok_or_else(|| {
+            format!("front matter \"continues\" names {before}, which is no finished job with a session; submit the job without it")
+        })?;
         let attempts = ended["attempts"].as_array().into_iter().flatten().rev();
         let mut of_it = attempts.filter(|attempt| attempt["session_id"] == *session);
         let cost_usd = of_it.find_map(|attempt| attempt["cost_usd"].as_f64());
@@ -327,7 +324,7 @@ impl Worker<'_> {
         self.jobs.set(claim.clone());
         self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
-        let (mut last_reaped, mut has_answered) = (Instant::now(), false);
+        let mut has_answered = false;
         let policy = Arc::clone(&self.policy);
         let finished = output.attend(agent, &policy, &mut |agent, report| {
             if report.answered && !has_answered {
@@ -336,10 +333,7 @@ impl Worker<'_> {
             }
             self.note_process(&id, agent);
             self.keep_text(&id);
-            if last_reaped.elapsed() > REAP_PAUSE {
-                last_reaped = Instant::now();
-                process::reap_orphans();
-            }
+            process::reap_orphans();
             self.look_while_running(&id)
         });
         self.keep_text(&id);
@@ -367,13 +361,12 @@ impl Worker<'_> {
         }
     }
 
-    /// Keeps a copy of the text that runs; where that fails, it is tried again.
+    /// Keeps a copy of the text that runs.
     fn keep_text(&mut self, id: &JobId) {
-        let Some(text) = self.unkept.take() else {
-            return;
-        };
-        let kept = self.spool.keep_text(id, &text);
-        self.unkept = Some(text).filter(|_| !self.is_well("unkept", &kept));
+        if let Some(text) = self.unkept.take() {
+            let kept = self.spool.keep_text(id, &text);
+            self.or_warn(kept);
+        }
     }
 
     /// What a worker does while an agent or a check runs; the end, if somebody wants it.

@@ -58,9 +58,9 @@ fn one_point(on_interrupt: &str, point: usize) -> Option<String> {
     let survivor = lay_out(&world);
     let begun = first_start(&world);
     let hit = live_killed(&world, point, |_, _| !begun(), stop_when_done);
-    let (interrupted, parked) = heal_and_check(&world, on_interrupt, survivor);
+    let (interrupted, unread) = heal_and_check(&world, on_interrupt, survivor);
     assert!(interrupted <= 1, "one kill interrupts one job");
-    assert_eq!(parked, 0, "a kill breaks no claim");
+    assert_eq!(unread, 0, "a kill breaks no claim");
     hit
 }
 
@@ -76,9 +76,9 @@ fn one_fault(point: usize, kind: usize) -> Option<(String, &'static str)> {
     let counts = |pid, call: &Call| !begun() && !looks_at_another(survivor, pid, call);
     let attend = |beside: &Beside<'_>, limit| see_off(beside, limit, || is_all_done(beside));
     let (hit, became) = live_with_fault(&world, kind, point, counts, attend);
-    let (interrupted, parked) = heal_and_check(&world, "rerun", survivor);
+    let (interrupted, unread) = heal_and_check(&world, "rerun", survivor);
     assert_eq!(interrupted, 0, "a fault interrupts nothing");
-    assert!(parked <= 1, "one fault parks one claim");
+    assert!(unread <= 1, "one fault hides one claim");
     Some((hit?, became))
 }
 
@@ -111,38 +111,33 @@ fn first_start(world: &World) -> impl Fn() -> bool + use<> {
 }
 
 /// Lets a daemon finish undisturbed and sees to it that all is well. Gives how many jobs ended as
-/// interrupted besides those that were laid out so, and how many waited for a person.
+/// interrupted besides those that were laid out so, and of how many the claim or the log could not be read.
 fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, usize) {
     let project = &world.project;
     world.space.start();
-    // A claim that could not be read while it was time to is like a broken one: its job waits for a
-    // person, who lets it run.
     let begun = [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED];
-    let parked_now = |id: &&str| project.state(&parked(id)).exists();
-    let released: Vec<&str> = begun.into_iter().filter(parked_now).collect();
-    for id in &released {
-        // A person's earlier word on a job holds.
-        if *id != CANCELLED {
-            let ran = world.space.run(&["release", id]);
-            assert_eq!(ran.status, 0, "{ran:?}");
-        }
-        fs::remove_file(project.state(&parked(id))).unwrap();
+    for id in [DONE, WAITING, BROKEN].into_iter().chain(begun) {
+        project.wait_result(id);
     }
+    project.wait_view("nothing to be left", |view| {
+        view["queue_size"] == 0 && view["is_processing"] == false
+    });
+    // What could not be read while it was time to ends its job, and nobody says that it was done.
+    let is_unread = |id: &&str| {
+        let result = project.result(id).unwrap();
+        let error = result["error"].as_str().unwrap_or_default();
+        error.contains("nobody knows") && result["error_kind"] == "interrupted"
+    };
+    assert!(is_unread(&BROKEN));
+    let unread: Vec<&str> = begun.into_iter().filter(is_unread).collect();
     // Only the claim told which temporary directory was the run's, and it is removed once.
-    if !released.is_empty() || world.traced_log().contains("cannot remove") {
+    if !unread.is_empty() || world.traced_log().contains("cannot remove") {
         for scratch in project.names(&world.space.root().join("tmp")) {
             fs::remove_dir(world.space.root().join("tmp").join(scratch)).unwrap();
         }
     }
-    for id in [DONE, WAITING].into_iter().chain(begun) {
-        project.wait_result(id);
-    }
-    project.wait_view("only the held job to be left", |view| {
-        view["queue_size"] == 1 && view["is_processing"] == false
-    });
-    let left = [parked(BROKEN), format!("{BROKEN}.hold")];
     wait_until("claims and marks to be swept", || {
-        world.state_names() == left
+        world.state_names().is_empty()
     });
     assert!(!is_alive(survivor), "the survivor was not ended");
     assert_eq!(world.space.stop(), 0);
@@ -152,7 +147,7 @@ fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, u
     let starts = |id| world.starts_of(id);
     let mut interrupted = 0;
     for id in begun.into_iter().chain([WAITING]) {
-        if released.contains(&id) {
+        if unread.contains(&id) {
             continue;
         }
         let result = world.check_result(id);
@@ -170,18 +165,10 @@ fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, u
         interrupted += usize::from(!of_layout);
     }
     assert_eq!((starts(DONE), starts(BROKEN)), (0, 0));
-    let again = usize::from(released.contains(&FINISHED));
-    assert_eq!((starts(FINISHED), starts(CANCELLED)), (1 + again, 0));
+    assert_eq!((starts(FINISHED), starts(CANCELLED)), (1, 0));
     let done = fs::read_to_string(project.results(&format!("{DONE}.json")));
     assert_eq!(done.unwrap(), RESULT, "a published result was changed");
-    let torn = fs::read_to_string(project.state(&left[0])).unwrap();
-    assert_eq!(torn, "{torn", "the broken claim is kept as it was");
-    (interrupted, released.len())
-}
-
-/// Where a claim goes that cannot be read.
-fn parked(id: &str) -> String {
-    format!("{id}.claim.broken")
+    (interrupted, unread.len())
 }
 
 /// Ends the life when all that can be done is.
@@ -192,9 +179,11 @@ fn stop_when_done(beside: &Beside<'_>) {
 }
 
 fn is_all_done(beside: &Beside<'_>) -> bool {
-    [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING]
-        .iter()
-        .all(|id| beside.is_done(id) || beside.project.state(&parked(id)).exists())
+    [
+        SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING, BROKEN,
+    ]
+    .iter()
+    .all(|id| beside.is_done(id))
         && beside.project.view()["is_processing"] == false
 }
 

@@ -346,7 +346,7 @@ fn a_state_directory_deleted_under_the_running_daemon_costs_no_job() {
 }
 
 #[test]
-fn a_broken_claim_is_put_aside_and_its_job_held_until_a_person_says() {
+fn a_job_whose_claim_is_broken_fails_and_is_not_run() {
     let rows = [
         ("empty", String::new()),
         ("garbage", "\u{0}\u{0}garbage\n".to_owned()),
@@ -363,15 +363,16 @@ fn a_broken_claim_is_put_aside_and_its_job_held_until_a_person_says() {
         space.start();
         project.submit(NEXT, "x");
         project.wait_result(NEXT);
+        let result = project.wait_result(ID);
         assert_eq!(ran(&project), [NEXT], "{name}");
-        assert!(project.state(&format!("{ID}.hold")).exists(), "{name}");
-        let parked = fs::read_to_string(project.state(&format!("{ID}.claim.broken"))).unwrap();
-        assert_eq!(parked, text, "{name}");
-        assert!(project.claim(ID).is_none(), "{name}");
-        space.wait_log(&format!("job-monitor release {ID} runs it"));
-        space.run(&["release", ID]).ok();
-        project.wait_result(ID);
-        assert_eq!(ran(&project), [NEXT, ID], "{name}");
+        assert_eq!(result["error_kind"], "interrupted", "{name}");
+        let error = result["error"].as_str().unwrap();
+        assert!(
+            error.contains(&format!("job-monitor retry {ID}")),
+            "{error}"
+        );
+        wait_until("the claim to be swept", || project.claim(ID).is_none());
+        space.wait_log(&format!("{ID}.claim is broken"));
     }
 }
 
