@@ -286,7 +286,10 @@ fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
     let result = project.wait_result(lost);
     assert_eq!(result["error_kind"], "rejected");
     assert!(
-        result["error"].as_str().unwrap().contains("no finished job"),
+        result["error"]
+            .as_str()
+            .unwrap()
+            .contains("no finished job"),
         "{result:#}"
     );
 }
