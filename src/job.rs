@@ -43,11 +43,7 @@ impl JobId {
     /// [`JobId::parse`] takes off belongs to the id: read so, the claim, the marks and the result
     /// of `x.md` would count as those of another job, `x`.
     pub fn exact(text: &str) -> Option<JobId> {
-        JobId::of_stem(text, Layout::Jobs).or_else(|| JobId::of_stem(text, Layout::Tasks))
-    }
-
-    fn of_stem(stem: &str, layout: Layout) -> Option<JobId> {
-        is_id(stem, layout).then(|| JobId(stem.into()))
+        is_id(text).then(|| JobId(text.into()))
     }
 
     /// The id as text.
@@ -71,10 +67,7 @@ impl JobId {
 
     /// The layout in which this name is a job.
     pub fn layout(&self) -> Layout {
-        match self.0.starts_with(Layout::Jobs.prefix()) {
-            true => Layout::Jobs,
-            false => Layout::Tasks,
-        }
+        layout_of(&self.0)
     }
 
     /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
@@ -95,18 +88,25 @@ impl Name {
         // Temporary files and copies do not end in `.md`, so this passes over them, too.
         match file.strip_suffix(".md") {
             Some(stem) if stem.starts_with(layout.prefix()) => {
-                JobId::of_stem(stem, layout).map_or(Name::Bad, Name::Job)
+                JobId::exact(stem).map_or(Name::Bad, Name::Job)
             }
             _ => Name::Other,
         }
     }
 }
 
-/// Whether a text is a job id of a project with this layout.
-pub fn is_id(text: &str, layout: Layout) -> bool {
-    let Some(rest) = text.strip_prefix(layout.prefix()) else {
-        return false;
-    };
+/// The layout of which an id is.
+fn layout_of(id: &str) -> Layout {
+    match id.starts_with(Layout::Jobs.prefix()) {
+        true => Layout::Jobs,
+        false => Layout::Tasks,
+    }
+}
+
+/// Whether a text is a job id.
+pub fn is_id(text: &str) -> bool {
+    let layout = layout_of(text);
+    let rest = text.strip_prefix(layout.prefix()).unwrap_or_default();
     let description = match (layout, rest.split_at_checked(15)) {
         (Layout::Jobs, Some((stamp, rest))) if has_form(stamp, STAMP) => rest.strip_prefix('-'),
         (Layout::Jobs, _) => None,
@@ -129,7 +129,7 @@ pub fn originals(id: &str) -> impl Iterator<Item = &str> {
     };
     let cuts = id.char_indices().filter(move |(at, _)| is_cut(&id[*at..]));
     let stems = cuts.map(|(at, _)| &id[..at]);
-    stems.filter(|stem| is_id(stem, Layout::Jobs) || is_id(stem, Layout::Tasks))
+    stems.filter(|stem| is_id(stem))
 }
 
 impl Ord for JobId {

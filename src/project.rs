@@ -29,11 +29,6 @@ impl Layout {
         }
     }
 
-    /// The word in the registry and on the command line.
-    pub fn as_str(self) -> &'static str {
-        self.pick("jobs", "tasks")
-    }
-
     /// What the names of documents begin with.
     pub fn prefix(self) -> &'static str {
         self.pick("job-", "task-")
@@ -332,23 +327,18 @@ const LIMIT: Form<Duration> = Form("a duration above 0 such as \"90s\" or \"1h30
 const COUNT: Form<u32> = Form("a whole number from 0", word);
 const MOST: Form<Option<NonZeroU32>> = Form("a whole number from 1", word);
 const MONEY: Form<Option<f64>> = Form("an amount above 0, without quotes", |value| {
-    or_null(value, |value| value.as_f64().filter(|&usd| usd > 0.0))
+    word(value).filter(|usd: &Option<f64>| usd.is_none_or(|usd| usd > 0.0))
 });
-const PROGRAM: Form<Option<Vec<String>>> = Form(COMMAND.0, |value| or_null(value, command));
+const PROGRAM: Form<Option<Vec<String>>> = Form(COMMAND.0, |value| match value {
+    Value::Null => Some(None),
+    value => command(value).map(Some),
+});
 const HOURS: Form<Vec<Span>> = Form("a span such as \"22:00-07:00\", or a list of such", hours);
 const CEILING: Form<Ceiling> = Form(
     "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
     ceiling,
 );
 const SIZE: Form<u64> = Form("a size such as \"512 KiB\" or \"1 MiB\"", size);
-
-/// `null` switches off what is off by default.
-fn or_null<T>(value: &Value, read: fn(&Value) -> Option<T>) -> Option<Option<T>> {
-    match value {
-        Value::Null => Some(None),
-        value => read(value).map(Some),
-    }
-}
 
 fn duration(value: &Value) -> Option<Duration> {
     value.as_str().and_then(parse_duration)
@@ -359,7 +349,7 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().filter(is_fine).map(str::to_owned)
 }
 
-/// One of the words of a type.
+/// A value of a type that knows its own words or bounds.
 pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
     T::deserialize(value).ok()
 }
@@ -376,9 +366,8 @@ fn command(value: &Value) -> Option<Vec<String>> {
 
 /// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
 fn size(value: &Value) -> Option<u64> {
-    let text = value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned);
+    let number = value.to_string();
+    let text = value.as_str().unwrap_or(&number);
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim() {
@@ -388,11 +377,8 @@ fn size(value: &Value) -> Option<u64> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit)
-        .filter(|&bytes| bytes > 0)
+    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (bytes > 0).then_some(bytes)
 }
 
 fn hours(value: &Value) -> Option<Vec<Span>> {

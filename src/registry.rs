@@ -192,12 +192,8 @@ impl Registry {
 
     /// The error for a name that is not in the registry.
     pub fn unknown(&self, name: &str) -> Error {
-        let names: Vec<_> = self
-            .projects
-            .keys()
-            .map(|name| format!("{name:?}"))
-            .collect();
-        let known = names.join(", ");
+        let names = self.projects.keys().map(|name| format!("{name:?}"));
+        let known = names.collect::<Vec<_>>().join(", ");
         let what = format!("no project named {name:?}; registered: {known}");
         Error::with(Exit::NotFound, what)
     }
@@ -253,10 +249,8 @@ fn places(paths: Vec<PathBuf>) -> Vec<Option<(u64, u64)>> {
     let unseen = vec![None; paths.len()];
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let look = move || drop(sender.send(paths.iter().map(|path| place(path)).collect()));
-    let looks = std::thread::Builder::new().spawn(look);
-    let seen = looks
-        .ok()
-        .and_then(|_| receiver.recv_timeout(LOOK_MAX).ok());
+    let looks = std::thread::Builder::new().spawn(look).ok();
+    let seen = looks.and_then(|_| receiver.recv_timeout(LOOK_MAX).ok());
     seen.unwrap_or(unseen)
 }
 

@@ -613,7 +613,8 @@ impl Spool {
         let mut failed = None;
         results.list(&mut |name, _| {
             let id = name.strip_suffix(".json");
-            let Some(id) = id.filter(|id| job::is_id(id, self.layout())) else {
+            let is_ours = |id: &&str| job::is_id(id) && id.starts_with(self.layout().prefix());
+            let Some(id) = id.filter(is_ours) else {
                 return;
             };
             match (self.copied(id), results.look(name)) {

@@ -2,10 +2,11 @@
 //! 2.1.328; see `tests/fixtures/claude`.
 
 use super::event::{Event, LastResult, Session, Signs, Window, time};
-use super::json::{Object, object, text};
+use super::json::{Object, text};
 use super::verdict::{Case, kind};
 use super::{Dialect, PLAIN, Reason, Sessions};
 use crate::project::Protocol;
+use crate::time::Wall;
 use serde_json::{Map, Value, json};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -125,8 +126,8 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             Event::Blocked("the Stop hook would not let it end".to_owned())
         }
         "api_retry" => {
-            let (mut error, at, most) =
-                (text("error"), line.raw("attempt"), line.raw("max_retries"));
+            let mut error = text("error");
+            let (at, most) = (line.raw("attempt"), line.raw("max_retries"));
             let said = format!("no answer from the service: {error}; try {at} of {most}");
             let status = line.number("error_status").map(|status| status as u64);
             // While the CLI repeats a request that reached no service, it gives no name to the failure.
@@ -172,12 +173,10 @@ fn rate_limit(info: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     }
     let windows: Map<String, Value> = info.value("unifiedWindows").unwrap_or_default();
     let windows = windows.into_iter().filter_map(|(name, window)| {
-        let window = window.to_string();
-        let window = object(&window)?;
         Some(Window {
             name,
-            utilization: window.number("utilization")?,
-            resets_at: time(&window, "resetsAt"),
+            utilization: window["utilization"].as_f64()?,
+            resets_at: window["resetsAt"].as_i64().map(Wall::from_secs),
         })
     });
     let windows: Vec<Window> = windows.collect();
@@ -199,7 +198,6 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
     let other = ["stop_reason", "api_error", "api_error_type"].map(|key| line.word(key));
     let names = [subtype.clone(), reason_sign].into_iter().chain(other);
     let status = line.number("api_error_status").map(|status| status as u64);
-    let usage: Option<Map<_, _>> = line.value("usage");
     let hook = match reason.as_deref() {
         Some("stop_hook_prevented") => "the Stop hook stopped it",
         Some("hook_stopped") => "a hook of a tool (PreToolUse or PostToolUse) stopped the turn",
@@ -214,7 +212,7 @@ fn result(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         answer: Some(line.text("result")).filter(|_| is_error != "true"),
         turns: line.number("num_turns").map(|turns| turns as u64),
         cost_usd: line.number("total_cost_usd"),
-        usage: usage.map(Value::Object),
+        usage: line.value("usage").map(Value::Object),
         denials: line.value("permission_denials"),
         signs: Signs {
             names: names.flatten().collect(),
@@ -238,7 +236,6 @@ mod tests {
     use super::*;
     use crate::agent::Fold;
     use crate::agent::verdict::{Ended, Ending, judge};
-    use crate::time::Wall;
     use serde_json::json;
 
     /// Kind, and the fields of a failed result beside `is_error: true`; `class` is that of the

@@ -67,13 +67,8 @@ impl<'a> Object<'a> {
 
     /// A value of the type wanted.
     pub fn value<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
-        parse(self.raw(key))
+        serde_json::from_str(self.raw(key)).ok()
     }
-}
-
-/// A value of the type wanted.
-pub fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
-    serde_json::from_str(json).ok()
 }
 
 /// Reads a string; one of more than [`TEXT_MAX`] bytes loses its middle. An agent that shortens a text

@@ -49,16 +49,13 @@ pub struct Plan<'a> {
     pub dialect: &'static Dialect,
     /// What it will tell elsewhere.
     pub files: Files,
-    /// Whether the agent was given the scratch directory, which must be made then.
-    pub uses_scratch: bool,
 }
 
 impl Plan<'_> {
     /// A variable of the environment.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
-        let mut env = self.env.iter();
-        env.find(|(known, _)| *known == name)
-            .map(|(_, value)| *value)
+        let found = self.env.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value)
     }
 }
 
@@ -97,17 +94,15 @@ pub fn plan<'a>(
         prompt,
         dialect,
         files: Files::default(),
-        uses_scratch: env.iter().any(|(_, value)| *value == assignment.scratch),
         env,
     };
     let get = |name: &str| plan.variable(name).map(OsStr::to_owned);
-    let dir = dialect
-        .witness
-        .map(|(name, _)| dialect.own_file(name, &get));
+    let below = dialect.witness.map(|(below, _)| below);
+    let dir = below.and_then(|below| dialect.own_file(below, &get));
     let text = |path: PathBuf| path.to_str().map(str::to_owned);
     let in_project = |path: &String| assignment.project.path.join(assignment.fill(path));
     plan.files = Files {
-        witness: dir.flatten().and_then(text),
+        witness: dir.and_then(text),
         answer: agent.answer.as_ref().map(in_project).and_then(text),
         require_answer: agent.require_answer,
     };
@@ -118,27 +113,23 @@ pub fn plan<'a>(
 fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
     let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
     let left = assignment.budget_left_usd;
-    let (kind, error) = if left.is_some_and(|left| left < BUDGET_MIN) {
+    if left.is_some_and(|left| left < BUDGET_MIN) {
         let error = "earlier starts used up the job's max_budget_usd; raise it, or split the job";
-        (ErrorKind::Budget, error.to_owned())
-    } else if prompt.len() > max && prompt.chars().count() > max {
+        return Err(Fault::new(ErrorKind::Budget, error));
+    }
+    if prompt.chars().count() > max {
         let error = format!("{name} takes no prompt of more than {max} characters; split the job");
-        (ErrorKind::PromptTooLong, error)
-    } else {
-        return Ok(());
-    };
-    Err(Fault::new(kind, error))
+        return Err(Fault::new(ErrorKind::PromptTooLong, error));
+    }
+    Ok(())
 }
 
 /// The command and a dialect's arguments behind it. `{args}` stands for the agent's own. An option in
 /// brackets is left out where its value is not known, and where the agent's own arguments have it: not
 /// every program lets it repeat.
 fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
-    let (agent, wishes, claim) = (
-        &assignment.policy.agent,
-        assignment.wishes,
-        assignment.claim,
-    );
+    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
+    let claim = assignment.claim;
     let fill = |text: &String| assignment.fill(text);
     let value = |word: &str| match word {
         "{new}" if claim.resumed => None,
@@ -156,9 +147,8 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
             None if word == "{args}" => argv.extend(agent.args.iter().map(fill)),
             None => argv.push(word.to_owned()),
             Some(option) => {
-                let known = words
-                    .next()
-                    .and_then(|word| value(word.trim_end_matches(']')));
+                let word = words.next().map(|word| word.trim_end_matches(']'));
+                let known = word.and_then(value);
                 let is_own = agent.args.iter().any(|own| own == option);
                 if let Some(value) = known.filter(|_| !is_own) {
                     argv.extend([option.to_owned(), value]);
@@ -178,8 +168,7 @@ fn environment<'a>(
     credentials: &'a [(OsString, OsString)],
 ) -> Vec<Variable<'a>> {
     let (name, always) = dialect.scratch;
-    let scratch = [(OsStr::new(name), assignment.scratch)];
-    let scratch = scratch.into_iter().filter(|(name, _)| !name.is_empty());
+    let scratch = Some((OsStr::new(name), assignment.scratch)).filter(|_| !name.is_empty());
     let defaults = dialect.env.iter().filter_map(|one| one.split_once('='));
     let marks = [
         ("JOB_MONITOR_JOB_ID", assignment.claim.job_id.as_str()),
@@ -190,7 +179,7 @@ fn environment<'a>(
     let given =
         |all: &'a [(OsString, OsString)]| all.iter().map(|(name, value)| (&**name, &**value));
     let mut env: BTreeMap<&OsStr, &OsStr> = defaults.map(texts).collect();
-    env.extend(scratch.clone());
+    env.extend(scratch);
     env.extend(given(base));
     env.extend(scratch.filter(|_| always));
     env.extend(given(credentials));
@@ -201,19 +190,21 @@ fn environment<'a>(
 
 fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
     let (body, has_events) = (assignment.body, dialect.read.is_some());
-    let call = Some(dialect.skill_call).filter(|_| assignment.has_skill);
+    let has_skill = assignment.has_skill;
+    let call = if has_skill { dialect.skill_call } else { "" };
     let opening = match &assignment.policy.agent.prompt {
         Some(template) => {
             // At the head of a prompt, a slash may be a command to the agent.
             let is_exposed = has_events && template.starts_with("{content}");
-            let gap = if is_exposed { "\n" } else { "" };
-            format!("{gap}{}", template.replace("{content}", body))
+            let opening = template.replace("{content}", body);
+            if is_exposed {
+                "\n".to_owned() + &opening
+            } else {
+                opening
+            }
         }
         None if !has_events => body.to_owned(),
-        None => format!(
-            "{}Execute the following job:\n\n{body}",
-            call.unwrap_or_default()
-        ),
+        None => format!("{call}Execute the following job:\n\n{body}"),
     };
     match assignment.because {
         None => opening,

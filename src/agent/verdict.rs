@@ -256,44 +256,39 @@ impl Case<'_> {
     }
 }
 
-/// The signs of a part of `signs.txt`, each with the word of its kind.
-fn signs(part: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+/// The signs of a part of `signs.txt`, each with its kind.
+fn signs(part: &str) -> impl Iterator<Item = (ErrorKind, &'static str)> {
     let lines = include_str!("signs.txt").lines();
     let rows = lines.filter_map(move |line| line.strip_prefix(part)?.trim_start().split_once(' '));
-    rows.map(|(kind, sign)| (kind, sign.trim_start()))
+    rows.filter_map(|(word, sign)| {
+        let mut kinds = ErrorKind::ALL.iter().copied();
+        let kind = kinds.find(|kind| kind.as_str() == word)?;
+        Some((kind, sign.trim_start()))
+    })
 }
-
-/// Kinds whose words may stand behind words about a connection that broke off.
-const REASONS: [ErrorKind; 3] = [NotAuthenticated, Refused, MaxOutputTokens];
 
 /// The kind of a failure that is known by what is `told` and in whose text `said` stands. `is_limit`: a usage
 /// limit was told, which counts where the failure has no class of its own.
 pub fn kind(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
     let said = said.to_lowercase();
-    let first = |kinds: &[ErrorKind], part, is_there: &dyn Fn(&str) -> bool| {
-        let known = |kind: &ErrorKind| {
-            let mut of_it = signs(part).filter(|(word, _)| *word == kind.as_str());
-            of_it.any(|(_, sign)| is_there(sign))
-        };
-        kinds.iter().copied().find(known)
-    };
     let is_name = |sign: &str| told.names.iter().any(|name| name == sign);
-    let named = |part| first(ErrorKind::ALL, part, &is_name);
-    let worded = |kinds: &[ErrorKind]| first(kinds, "words", &|word| said.contains(word));
-    let by_status = || told.status.map(of_status);
+    let named = |part| signs(part).find(|(_, sign)| is_name(sign));
+    let mut worded = signs("words").filter(|(_, words)| said.contains(words));
+    let by_status = || Some((of_status(told.status?), ""));
     let kind = named("names").or_else(by_status).or_else(|| named("vague"));
+    let kind = kind.map(|(kind, _)| kind);
     match kind {
         None | Some(RateLimited) if is_limit => UsageLimit,
         // With these words the CLI says that a 429 is no usage limit.
         Some(RateLimited) if said.contains("not your usage limit") => RateLimited,
         // The service gives this status to many faults; only the text tells them apart.
         Some(kind @ (InvalidRequest | RateLimited | UsageLimit)) => {
-            worded(&[PromptTooLong, Billing, UsageLimit, NotAuthenticated]).unwrap_or(kind)
+            let told_apart = [PromptTooLong, Billing, UsageLimit, NotAuthenticated];
+            let found = worded.find(|(kind, _)| told_apart.contains(kind));
+            found.map_or(kind, |(kind, _)| kind)
         }
         Some(kind) => kind,
-        None => worded(&REASONS)
-            .or_else(|| worded(ErrorKind::ALL))
-            .unwrap_or(AgentError),
+        None => worded.next().map_or(AgentError, |(kind, _)| kind),
     }
 }
 
@@ -364,11 +359,7 @@ mod tests {
             .collect();
         assert_eq!(told.len(), rows.count());
         for (kind, sign) in told {
-            let is_known = ErrorKind::ALL.iter().any(|known| known.as_str() == kind);
-            assert!(
-                is_known && sign == sign.trim().to_lowercase(),
-                "{kind}: {sign:?}"
-            );
+            assert_eq!(sign, sign.trim().to_lowercase(), "{kind}");
         }
     }
     use crate::agent::{DIALECTS, dialect, protocol_of};

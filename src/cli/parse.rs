@@ -2,7 +2,7 @@
 
 use super::{Asked, CommandHelp, Format, Which, commands};
 use crate::error::{Error, Exit, Result};
-use crate::project::Layout;
+use crate::project;
 use crate::time::{Wall, parse_duration};
 use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
@@ -138,8 +138,7 @@ impl Asked {
             "--wait" => self.wait = true,
             "--name" => self.name = Some(value),
             "--layout" => {
-                let mut all = [Layout::Jobs, Layout::Tasks].into_iter();
-                let layout = all.find(|layout| layout.as_str() == value);
+                let layout = project::word(&value.as_str().into());
                 self.layout = Some(layout.ok_or_else(|| wrong("jobs or tasks"))?);
             }
             "--run-existing" => self.run_existing = true,

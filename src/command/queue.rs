@@ -256,7 +256,7 @@ fn as_json(entry: &Entry, found: &Found) -> Value {
     let with_offset = |text: &String| Wall::parse(text).map_or(text.clone(), |at| at.to_string());
     let mut json = json!({
         "name": project.name, "path": project.path.to_string_lossy(),
-        "layout": project.layout.as_str(), "enabled": entry.enabled, "available": found.is_ok(),
+        "layout": project.layout, "enabled": entry.enabled, "available": found.is_ok(),
         "registered_at": entry.registered_at.as_ref().map(with_offset),
         "hold": null, "current": null, "waiting": [], "obstacles": [], "left_alone": [],
     });

@@ -276,16 +276,14 @@ impl Worker<'_> {
         self.spool.remove_log(&output)?;
         claim.started_at = Wall::now();
         self.spool.write_claim(&claim)?;
-        if plan.uses_scratch {
+        if !plan.dialect.scratch.0.is_empty() {
             // Without it, the agent uses what it finds.
             let _ = Dir::create(&scratch_of(token));
         }
         let error = match runner::start(&self.spool, &claim, plan, program, token) {
             Ok(Ok((agent, output))) => {
                 let finished = self.attend(claim, agent, output, slot);
-                if plan.uses_scratch {
-                    remove_scratch(token);
-                }
+                remove_scratch(token);
                 if let Some(claim) = self.jobs.begun.get(&id).cloned() {
                     self.conclude(claim, finished);
                 }
