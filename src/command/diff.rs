@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The daemon writes no larger patch; a larger file of somebody else's is cut.
+/// The daemon writes no larger patch.
 const PATCH_MAX: u64 = 16 << 20;
 
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.
@@ -13,22 +13,15 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
         return Err(Error::new(text));
     };
     let change = Finished::read(result).git;
-    let none = "its project is no git work tree, or the setting \"git\" is off";
-    let none = || Error::new(format!("{id} has no record of change: {none}"));
+    let none = || Error::new(format!("{id} has no record of change"));
     let line = change_line(&change.ok_or_else(none)?);
-    let line = line.unwrap_or_else(|| "an unknown change".to_owned());
     let name = format!("{id}.patch");
     let Some(file) = spool.open_log(&name)? else {
         // Standard output is for a patch.
-        match line.as_str() {
-            "nothing" => render::note(&format!("{id} changed nothing")),
-            _ => render::note(&format!("no patch was kept; {id} changed {line}")),
-        }
+        render::note(&format!("{id} has no patch; it changed {line}"));
         return Ok(());
     };
-    let mut bytes = Vec::new();
-    let read = file.take(PATCH_MAX).read_to_end(&mut bytes);
-    read.map_err(|e| Error::io("read", &spool.log_path(&name), e))?;
+    let bytes = files::read_whole(&file, &spool.log_path(&name), PATCH_MAX)?;
     let (text, style) = (String::from_utf8_lossy(&bytes), Style::of_stdout());
     let lines = text.lines().map(|line| painted(line, style));
     match (stat, style.terminal) {

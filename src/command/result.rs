@@ -24,20 +24,16 @@ pub(super) struct Finished {
     pub worker_output: Output,
     pub audit_score: Option<f64>,
     pub audit_notes: Option<String>,
-    pub artifacts: Option<Vec<String>>,
     pub error: Option<String>,
     pub error_kind: Option<String>,
     pub duration_seconds: Option<f64>,
     pub agent: Option<String>,
-    pub agent_version: Option<String>,
-    pub model: Option<String>,
     pub session_id: Option<String>,
     pub attempts: Vec<Start>,
     pub permission_denials: Option<Vec<Value>>,
     pub failed_mcp_servers: Vec<String>,
     pub checks: Vec<Check>,
     pub git: Option<Change>,
-    pub continues: Option<String>,
 }
 
 /// What the agent brought.
@@ -247,17 +243,14 @@ fn lines_changed(change: &Change) -> Option<String> {
 }
 
 /// What a job changed: `3 files, +12 −3, 1 commit on main`.
-pub(super) fn change_line(change: &Change) -> Option<String> {
-    let files = change.files?;
-    let commits = change.commits.filter(|commits| *commits > 0);
-    if files == 0 && commits.is_none() {
-        return Some("nothing".to_owned());
-    }
-    let mut parts = vec![counted(files, "file")];
+pub(super) fn change_line(change: &Change) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(change.files.map(|files| counted(files, "file")));
     parts.extend(lines_changed(change));
+    let commits = change.commits.filter(|commits| *commits > 0);
     parts.extend(commits.map(|commits| counted(commits, "commit")));
     let branch = change.branch.as_ref().map(|branch| format!(" on {branch}"));
-    Some(parts.join(", ") + &branch.unwrap_or_default())
+    parts.join(", ") + &branch.unwrap_or_default()
 }
 
 /// The finished jobs of some projects, those first whose results were written last.

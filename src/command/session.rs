@@ -25,11 +25,8 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
         (Some(session), Some(agent)) if dialect(agent.protocol).sessions != Sessions::None => {
             Ok((session, agent.clone()))
         }
-        (Some(_), None) => Err(Error::new(format!(
-            "the session of {id} is one of the agent {name:?}, which the settings no longer have"
-        ))),
         _ => Err(Error::new(format!(
-            "{id} has no session to go on in; job-monitor submit hands in a new job"
+            "{id} has no session of an agent of the settings; job-monitor submit hands in a new job"
         ))),
     }
 }

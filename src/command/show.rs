@@ -135,38 +135,31 @@ fn of_running(spool: &Spool, claim: &Claim) -> Result<Page> {
     page.line("Started", Some(claim.started_at));
     page.line("Elapsed", Some(running_for(claim, now)));
     page.line("Last activity", Some(action(spool, claim, now)?));
-    page.line("Check", check(&claim.checks));
     page.line("Project", Some(&spool.project().name));
     page.line("Agent", Some(&claim.agent));
     Ok(page)
 }
 
 fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
-    let around = |before: &str, text: &Option<String>, behind: &str| {
-        let text = text.as_ref().map(|text| format!("{before}{text}{behind}"));
-        text.unwrap_or_default()
-    };
     let mut page = Page::of(&result.word(), id);
     let seconds = result.duration_seconds;
     page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
-    let kind = around(" (", &result.error_kind, ")");
+    let kind = result.error_kind.as_ref();
+    let kind = kind.map_or(String::new(), |kind| format!(" ({kind})"));
     let error = result.error.as_ref();
     page.line("Error", error.map(|error| format!("{error}{kind}")));
     page.line("Started", result.started_at);
     page.line("Ended", result.completed_at);
     let agent = result.agent.as_ref();
     page.line("Project", agent.map(|_| &spool.project().name));
-    let version = around(" ", &result.agent_version, "") + &around(" ", &result.model, "");
-    page.line("Agent", agent.map(|agent| format!("{agent}{version}")));
-    page.line("Continues", result.continues.as_ref());
-    let notes = around(": ", &result.audit_notes, "");
+    page.line("Agent", agent);
+    let notes = result.audit_notes.as_ref();
+    let notes = notes.map_or(String::new(), |notes| format!(": {notes}"));
     let score = result.audit_score;
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
     page.line("Check", check(&result.checks));
-    let change = result.git.as_ref();
-    let patch = change.and_then(|change| change.patch.as_ref());
-    let hint = patch.map_or(String::new(), |_| format!("\n  job-monitor diff {id}"));
-    let change = change.and_then(change_line);
+    let change = result.git.as_ref().map(change_line);
+    let hint = format!("\n  job-monitor diff {id}");
     page.line("Changed", change.map(|line| line + &hint));
     page.line("Denied tools", denials(result));
     let servers = result.failed_mcp_servers.join(", ");
@@ -174,18 +167,12 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
         "MCP servers missing",
         Some(servers).filter(|all| !all.is_empty()),
     );
-    let paths = result.artifacts.iter().flatten();
-    let paths: String = paths.map(|path| format!("\n  {path}")).collect();
-    page.line("Artifacts", Some(paths).filter(|all| !all.is_empty()));
     let summary = result.worker_output.summary.as_deref();
     page.line("Summary", summary.map(without_audit));
     page.line("Usage", usage(result));
-    let hint = format!("job-monitor reply {id} -\n  job-monitor open {id}");
+    let hint = format!("\n  job-monitor reply {id} -\n  job-monitor open {id}");
     let session = result.session_id.as_ref();
-    page.line(
-        "Session",
-        session.map(|session| format!("{session}\n  {hint}")),
-    );
+    page.line("Session", session.map(|session| format!("{session}{hint}")));
     page
 }
 

@@ -74,13 +74,6 @@ impl Transcript {
 
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Session(session) => {
-                let words = [session.model, session.version].into_iter().flatten();
-                let words = clean_line(&words.collect::<Vec<_>>().join(" "));
-                if !words.is_empty() {
-                    self.line("2", &words);
-                }
-            }
             Event::Say(text) | Event::Aside(text) => self.say("", text),
             Event::More(text) => {
                 if !self.open {
@@ -252,8 +245,7 @@ mod tests {
     fn what_was_said_and_done_reads_like_a_conversation() {
         assert_eq!(
             read_fixture("tool-bash"),
-            "claude-opus-5-5 2.1.328\n\
-             \n\
+            "\n\
              I will run a command.\n\
              ● Bash echo hello from the stub\n  \
              └ hello from the stub\n\
@@ -264,8 +256,7 @@ mod tests {
         );
         assert_eq!(
             read_fixture("tool-edit"),
-            "claude-opus-5-5 2.1.328\n\
-             ● Read /project/src.txt\n  \
+            "● Read /project/src.txt\n  \
              └ 1 line before end\n\
              ● Edit /project/src.txt\n  \
              └ The file /project/src.txt has been updated successfully. (file state is cur…\n\
