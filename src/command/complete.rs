@@ -31,13 +31,10 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         let name = if is_id(word) { "show" } else { word };
         commands().find(|page| page.name == name)
     });
-    let of_word = |word: &str| {
-        let mut known = commands().flat_map(CommandHelp::options);
-        known
-            .find(|(short, long, _)| word == *short || word == *long)?
-            .2
-    };
-    let value = before.last().and_then(|&word| of_word(word));
+    let mut known = commands().flat_map(CommandHelp::options);
+    let last = before.last().unwrap_or(&"");
+    let option = known.find(|(short, long, _)| last == short || last == long);
+    let value = option.and_then(|(_, _, value)| value);
     let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     if value.is_none() && begun.starts_with('-') {
         let own = page.map(|page| page.options().map(|(_, long, _)| long).collect());
@@ -52,18 +49,12 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
     };
     match kind {
-        "ID" => {
-            let named = before
-                .windows(2)
-                .find(|pair| of_word(pair[0]) == Some("PROJECT"));
-            let projects = named.map_or(Which::All, |pair| Which::Named(pair[1].to_owned()));
-            ids(&projects, page.map_or("show", |page| page.name))
-        }
+        "ID" => ids(page.map_or("show", |page| page.name)),
         "COMMAND" => commands().map(|page| page.name.to_owned()).collect(),
         "SHELL" => owned(&["bash", "fish", "zsh"]),
         "FILE" | "PATH" => owned(&[FILES]),
         "PROJECT" => {
-            let spools = spools(&Which::All).into_iter();
+            let spools = spools().into_iter();
             spools.map(|spool| spool.project().name.clone()).collect()
         }
         _ => Vec::new(),
@@ -71,14 +62,14 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
 }
 
 /// The projects of the registry; none if it cannot be read.
-fn spools(which: &Which) -> Vec<Spool> {
-    let entries = Scope::read(which).map_or(Vec::new(), |(scope, _)| scope.entries);
+fn spools() -> Vec<Spool> {
+    let entries = Scope::read(&Which::All).map_or(Vec::new(), |(scope, _)| scope.entries);
     entries.iter().map(|one| Spool::new(&one.project)).collect()
 }
 
 /// The jobs that are not done, and where the command wants those, too, the newest that are.
-fn ids(projects: &Which, command: &str) -> Vec<String> {
-    let spools = spools(projects);
+fn ids(command: &str) -> Vec<String> {
+    let spools = spools();
     let open = spools.iter().flat_map(open_ids).flatten();
     let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
     if !["cancel", "hold", "release", "wait"].contains(&command)

@@ -12,7 +12,7 @@ pub(super) fn cancel(scope: &Scope, asked: &Asked) -> Outcome {
         spool.mark(id, Mark::Cancel)?;
         Ok(Some(format!("Cancelled {id}")))
     };
-    each(scope, asked, "No job runs or waits\n", &act)
+    each(scope, asked, &act)
 }
 
 /// Keeps waiting jobs from being started.
@@ -29,7 +29,7 @@ pub(super) fn hold(scope: &Scope, asked: &Asked) -> Outcome {
             Ok(Some(text))
         }
     };
-    each(scope, asked, "No job waits\n", &act)
+    each(scope, asked, &act)
 }
 
 /// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
@@ -53,7 +53,7 @@ pub(super) fn release(scope: &Scope, asked: &Asked) -> Outcome {
         let text = format!("{id} is not held; if its agent or project is, that hold is lifted");
         Ok(Some(text))
     };
-    each(scope, asked, "No job was held\n", &act)
+    each(scope, asked, &act)
 }
 
 /// Submits the texts of jobs again, under new ids.
@@ -71,17 +71,14 @@ pub(super) fn retry(scope: &Scope, asked: &Asked) -> Outcome {
         let new = submit::put(spool, id.description(), &text, false)?;
         Ok(Some(new.to_string()))
     };
-    let none = "No job failed that was not handed in again\n";
-    each(scope, asked, none, &act)
+    each(scope, asked, &act)
 }
 
 /// Does the same to each job. `act` gives a sentence on what became of it, or none where all jobs were
-/// meant and this one is not concerned; if that is so of all, `none` is said. A job with which it cannot be
-/// done does not keep others from it.
+/// meant and this one is not concerned. A job with which it cannot be done does not keep others from it.
 fn each(
     scope: &Scope,
     asked: &Asked,
-    none: &str,
     act: &dyn Fn(&Job, &Standing) -> Result<Option<String>>,
 ) -> Outcome {
     let act_on = |job: &Job| match scope.standing(job)? {
@@ -91,26 +88,26 @@ fn each(
         }
         standing => act(job, &standing),
     };
-    let (mut exit, mut none, mut projects) = (Exit::Done, Some(none), BTreeSet::new());
-    for job in jobs(scope, asked)? {
+    let (jobs, mut exit) = (jobs(scope, asked)?, Exit::Done);
+    if jobs.is_empty() {
+        render::print(&format!("No job to {}\n", asked.command))?;
+    }
+    let mut projects = BTreeSet::new();
+    for job in jobs {
         match job.and_then(|job| Ok((act_on(&job)?, job))) {
-            Ok((None, _)) => {}
-            Ok((Some(text), job)) => {
-                none = None;
+            Ok((told, job)) => {
                 projects.insert(job.spool.project().name.clone());
-                render::print(&format!("{text}\n"))?;
+                told.map_or(Ok(()), |text| render::print(&(text + "\n")))?;
             }
             Err(error) => {
-                none = None;
                 exit = error.exit;
                 render::note(&error.to_string());
             }
         }
     }
-    projects
-        .iter()
-        .for_each(|name| scope.tell_if_disabled(name));
-    render::print(none.unwrap_or_default())?;
+    for project in projects {
+        scope.tell_if_disabled(&project);
+    }
     Ok(exit)
 }
 
@@ -126,11 +123,10 @@ pub(super) fn jobs(scope: &Scope, asked: &Asked) -> Result<Vec<Result<Job>>> {
             _ => open_ids(&spool)?,
         };
         let spool = Rc::new(spool);
-        let job = |id| Job {
-            id,
-            spool: Rc::clone(&spool),
-        };
-        jobs.extend(ids.into_iter().map(|id| Ok(job(id))));
+        for id in ids {
+            let spool = Rc::clone(&spool);
+            jobs.push(Ok(Job { id, spool }));
+        }
     }
     Ok(jobs)
 }

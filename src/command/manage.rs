@@ -42,17 +42,18 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
 
 /// Refuses a directory of somebody's spool: jobs in it would be taken for documents of another.
 fn refuse_spool(registry: &Registry, path: &Path) -> Result<()> {
-    for Entry { project, .. } in registry.entries().0 {
-        let mut dirs = project.layout.dirs().into_iter();
-        let top = |dir: &str| project.path.join(dir.split('/').next().unwrap_or(dir));
-        if dirs.any(|dir| path.starts_with(top(dir))) {
-            let (path, name) = (path.display(), &project.name);
-            return Err(Error::new(format!(
-                "{path} belongs to the spool of project {name:?}"
-            )));
-        }
-    }
-    Ok(())
+    let is_in_spool = |Entry { project, .. }: &Entry| {
+        let dirs = project.layout.dirs();
+        let mut tops = dirs.iter().filter_map(|dir| dir.split('/').next());
+        tops.any(|top| path.starts_with(project.path.join(top)))
+    };
+    let Some(of) = registry.entries().0.into_iter().find(is_in_spool) else {
+        return Ok(());
+    };
+    let (path, name) = (path.display(), of.project.name);
+    Err(Error::new(format!(
+        "{path} belongs to the spool of project {name:?}"
+    )))
 }
 
 /// Holds the documents that lie there already, unless they are to run.

@@ -245,7 +245,6 @@ fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) 
     let told = |(entry, seen): &(&Entry, Found)| text(entry, seen);
     render::print(&match format {
         Format::Json => render::json(&answer())? + "\n",
-        Format::Text if found.is_empty() => NO_PROJECT.to_owned() + "\n",
         Format::Text => found.iter().map(told).collect(),
     })
 }

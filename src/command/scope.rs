@@ -48,6 +48,9 @@ impl Scope {
         let (scope, warnings) = Scope::read(which)?;
         warnings.iter().for_each(|warning| render::note(warning));
         tell_if_stopped(scope.daemon);
+        if scope.entries.is_empty() {
+            render::note(NO_PROJECT);
+        }
         Ok(scope)
     }
 
@@ -55,15 +58,22 @@ impl Scope {
     pub(crate) fn read(which: &Which) -> Result<(Scope, Vec<String>)> {
         let places = Places::find()?;
         let registry = Registry::load(&places.registry())?;
-        let (entries, warnings) = registry.entries();
-        let (entries, others) = choose(&registry, entries, which)?;
-        let is_named = matches!(which, Which::Named(_));
+        let (mut entries, warnings) = registry.entries();
+        let mut others = Vec::new();
+        if let Some(at) = choose(&registry, &entries, which)? {
+            others = entries;
+            entries = vec![others.remove(at)];
+        }
+        if matches!(which, Which::Named(_)) {
+            others.clear();
+        }
+        let (daemon, all) = (daemon::running(&places), *which == Which::All);
         let scope = Scope {
-            entries,
-            daemon: daemon::running(&places),
-            others: if is_named { Vec::new() } else { others },
-            all: *which == Which::All,
             places,
+            entries,
+            daemon,
+            others,
+            all,
         };
         Ok((scope, warnings))
     }
@@ -72,7 +82,7 @@ impl Scope {
     pub(crate) fn one(&self) -> Result<&Entry> {
         match self.entries.as_slice() {
             [entry] => Ok(entry),
-            [] => Err(self.none("")),
+            [] => Err(Error::with(Exit::NotFound, "there is no project to act on")),
             entries => {
                 let names = entries.iter().map(|entry| quoted(&entry.project.name));
                 let names = names.collect::<Vec<_>>().join(", ");
@@ -117,56 +127,50 @@ impl Scope {
         }
     }
 
-    fn none(&self, text: &str) -> Error {
-        let is_empty = self.entries.is_empty();
-        Error::with(Exit::NotFound, if is_empty { NO_PROJECT } else { text })
-    }
-
-    /// The jobs that `look` names in the projects in question, else in the others.
-    fn search(&self, look: &dyn Fn(&Spool) -> Result<Vec<JobId>>) -> Result<Vec<Job>> {
+    /// The job that was typed: its id, or a part of it that no other job has. It is looked for in the
+    /// projects in question, else in the others.
+    pub(crate) fn job(&self, typed: &str) -> Result<Job> {
+        let (whole, part) = (JobId::parse(typed), typed.trim_end_matches(".md"));
         let mut found = Vec::new();
         for entries in [&self.entries, &self.others] {
-            for spool in entries.iter().flat_map(|entry| Spool::open(&entry.project)) {
-                let (ids, spool) = (look(&spool)?, Rc::new(spool));
-                let job = |id| Job {
-                    id,
-                    spool: Rc::clone(&spool),
+            let spools = entries.iter().flat_map(|entry| Spool::open(&entry.project));
+            for spool in spools.map(Rc::new) {
+                let mut take = |id| {
+                    found.push(Job {
+                        id,
+                        spool: Rc::clone(&spool),
+                    })
                 };
-                found.extend(ids.into_iter().map(job));
+                match &whole {
+                    Some(id) if standing_in(&spool, id, false)?.is_some() => take(id.clone()),
+                    Some(_) => {}
+                    None => each_id(&spool, &mut |id, _| {
+                        if id.as_str().contains(part) {
+                            take(id);
+                        }
+                    })?,
+                }
             }
             if !found.is_empty() {
                 break;
             }
         }
-        Ok(found)
-    }
-
-    /// The job that was typed: its id, or a part of it that no other job has.
-    pub(crate) fn job(&self, typed: &str) -> Result<Job> {
-        let (whole, part) = (JobId::parse(typed), typed.trim_end_matches(".md"));
-        let mut found = self.search(&|spool| {
-            let mut ids = Vec::new();
-            match &whole {
-                Some(id) => ids.extend(standing_in(spool, id, false)?.map(|_| id.clone())),
-                None => each_id(spool, &mut |id, _| {
-                    ids.extend(Some(id).filter(|id| id.as_str().contains(part)));
-                })?,
-            }
-            Ok(ids)
-        })?;
         match (found.pop(), found.len()) {
             (Some(job), 0) => Ok(job),
             (Some(Job { id, spool }), others) => {
                 let (project, count) = (&spool.project().name, others + 1);
-                let text = format!(
-                    "{count} jobs have {part:?} in their id, as {id} of {project:?}; say more of it, or -p NAME"
-                );
-                Err(Error::with(Exit::Usage, text))
+                let text =
+                    format!("{count} jobs have {part:?} in their id, as {id} of {project:?}");
+                Err(Error::with(
+                    Exit::Usage,
+                    text + "; say more of it, or -p NAME",
+                ))
             }
             (None, _) => {
                 // It may be in a project that cannot be looked at, which this says.
                 self.spools();
-                Err(self.none(&format!("no job has {part:?} in its id; {LISTS}")))
+                let text = format!("no job has {part:?} in its id; {LISTS}");
+                Err(Error::with(Exit::NotFound, text))
             }
         }
     }
@@ -184,7 +188,8 @@ impl Scope {
                 latest = latest.take().max(Some(found));
             })?;
         }
-        let none = || self.none("there is no job yet; job-monitor submit hands one in");
+        let none = "there is no job yet; job-monitor submit hands one in";
+        let none = || Error::with(Exit::NotFound, none);
         let (_, _, id, place) = latest.ok_or_else(none)?;
         let spool = Rc::new(spools.swap_remove(place));
         Ok(Job { id, spool })
@@ -256,30 +261,23 @@ fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standin
     })
 }
 
-/// Parts the registry's entries into those that a command is about and the others.
-fn choose(
-    registry: &Registry,
-    mut entries: Vec<Entry>,
-    which: &Which,
-) -> Result<(Vec<Entry>, Vec<Entry>)> {
-    let named = |name: &String| {
-        let by_name = entries.iter().position(|entry| entry.project.name == *name);
-        // A name that was mistyped must not be taken for a path below the current directory.
-        let is_path = name.contains('/') || Path::new(name).exists();
-        let path = std::path::absolute(name).ok().filter(|_| is_path);
-        by_name.or_else(|| around(&entries, &path?))
-    };
-    let chosen = match which {
+/// Which of the entries a command is about, if it is about one.
+fn choose(registry: &Registry, entries: &[Entry], which: &Which) -> Result<Option<usize>> {
+    let here = std::env::current_dir().unwrap_or_default();
+    Ok(match which {
         Which::All => None,
-        Which::Named(name) => Some(named(name).ok_or_else(|| registry.unknown(name))?),
-        Which::Around => {
-            let here = std::env::current_dir().ok();
-            here.and_then(|here| around(&entries, &here))
+        Which::Around => around(entries, &here),
+        Which::Named(name) => {
+            let by_name = entries.iter().position(|entry| entry.project.name == *name);
+            // A name that was mistyped must not be taken for a path below the current directory.
+            let is_path = name.contains('/') || Path::new(name).exists();
+            let by_path = || around(entries, &here.join(name)).filter(|_| is_path);
+            Some(
+                by_name
+                    .or_else(by_path)
+                    .ok_or_else(|| registry.unknown(name))?,
+            )
         }
-    };
-    Ok(match chosen {
-        Some(at) => (vec![entries.remove(at)], entries),
-        None => (entries, Vec::new()),
     })
 }
 

@@ -250,7 +250,7 @@ fn to_release_everything_tells_what_was_held_and_nothing_else() {
     space.plain_agent("cat > /dev/null; [ -e fixed ]");
     let project = space.project_with("alpha", json!({"on_failure": "hold"}));
     space.start();
-    let nothing = "Lifted 0 holds of agents and projects\nNo job was held\n";
+    let nothing = "Lifted 0 holds of agents and projects\nNo job to release\n";
     assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
     for id in [ID, NEXT] {
         project.submit(id, "x");
@@ -258,7 +258,7 @@ fn to_release_everything_tells_what_was_held_and_nothing_else() {
     project.wait_view("a hold", |view| view["hold"]["kind"] == "on_failure");
     fs::write(project.path.join("fixed"), "").unwrap();
     let told = space.run(&["release", "--all"]).ok();
-    let one = "Lifted 1 hold of agents and projects\nNo job was held\n";
+    let one = "Lifted 1 hold of agents and projects\n";
     assert_eq!(told, one);
     assert_eq!(project.wait_result(NEXT)["status"], "completed");
     assert_eq!(space.run(&["release", "--all"]).ok(), nothing);

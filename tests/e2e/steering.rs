@@ -129,7 +129,7 @@ fn release_all_lifts_every_hold_wherever_the_person_stands() {
     fs::write(space.state().join("holds.json"), holds).unwrap();
     let told = space.run(&["release", "--all"]).ok();
     assert!(
-        told.starts_with("Lifted 1 hold ") && told.ends_with("\nNo job was held\n"),
+        told.starts_with("Lifted 1 hold ") && !told.contains("Released"),
         "{told}"
     );
     // What ends or holds jobs needs to be told where.
@@ -315,10 +315,7 @@ fn failed_jobs_are_handed_in_again_once() {
         told.lines().count() == 1 && told.trim().ends_with("-rotate-keys"),
         "{told}"
     );
-    assert_eq!(
-        space.run(&["retry", "--failed"]).ok(),
-        "No job failed that was not handed in again\n"
-    );
+    assert_eq!(space.run(&["retry", "--failed"]).ok(), "No job to retry\n");
 }
 
 #[test]

@@ -54,11 +54,8 @@ fn a_job_cancelled_while_no_daemon_runs_is_shown_as_such_until_one_does() {
 fn what_was_asked_for_all_jobs_and_done_to_none_is_said() {
     let space = Space::new();
     let project = space.project("alpha");
-    assert_eq!(
-        space.run(&["cancel", "--all"]).ok(),
-        "No job runs or waits\n"
-    );
-    assert_eq!(space.run(&["hold", "--all"]).ok(), "No job waits\n");
+    assert_eq!(space.run(&["cancel", "--all"]).ok(), "No job to cancel\n");
+    assert_eq!(space.run(&["hold", "--all"]).ok(), "No job to hold\n");
     project.submit(ID, "x");
     let held = space.run(&["hold", "--all"]).ok();
     assert!(held.starts_with(&format!("Held {ID}; ")), "{held}");
