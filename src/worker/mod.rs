@@ -304,17 +304,22 @@ impl<'a> Worker<'a> {
         if let Some(decision) = self.unwritten.take() {
             self.write(decision);
         }
+        if self.unwritten.is_some() {
+            let kept = "where its claim is still there, it is recovered when the project is served again";
+            self.warn(format!("what was decided of a job cannot be written; {kept}"));
+        }
         self.flush();
         Ok(())
     }
 
-    /// Whether to leave now. A job is let end only when what was decided of it is on disk, and told.
+    /// Whether to leave now. A job is let end, its check included; what cannot be written by then is tried
+    /// once more and no longer waited for, since its directory may never come back.
     fn is_to_leave(&self) -> bool {
         let mut begun = self.jobs.begun.values();
         match self.post.order() {
             Order::Serve => false,
-            Order::Drain if self.unwritten.is_some() => false,
-            Order::Drain => self.closed.is_some() || !begun.any(|claim| claim.checking),
+            Order::Drain if self.closed.is_some() || self.unwritten.is_some() => true,
+            Order::Drain => !begun.any(|claim| claim.checking),
             Order::Stop => true,
         }
     }

@@ -118,6 +118,25 @@ fn a_project_that_is_deleted_while_an_agent_runs_is_served_when_it_is_made_anew(
     assert_eq!(project.wait_result(ID)["status"], "completed");
 }
 
+#[test]
+fn a_project_that_is_deleted_and_unregistered_while_an_agent_runs_is_left() {
+    let space = Space::new();
+    space.plain_agent(r#"cat >> ran; while [ ! -e "$HOME/go" ]; do sleep 0.02; done; echo done"#);
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("ran");
+    fs::remove_dir_all(&project.path).unwrap();
+    space.run(&["unregister", "alpha"]).ok();
+    fs::write(space.home().join("go"), "").unwrap();
+    space.wait_log("[alpha] what was decided of a job cannot be written; where its claim");
+    // Its name and place are free for another.
+    let again = space.project("alpha");
+    again.submit(NEXT, "x");
+    assert_eq!(again.wait_result(NEXT)["status"], "completed");
+    assert!(again.result(ID).is_none());
+}
+
 // --- results, state and logs ---
 
 /// What happens to a directory of ours, and when.
