@@ -305,8 +305,11 @@ impl<'a> Worker<'a> {
             self.write(decision);
         }
         if self.unwritten.is_some() {
-            let kept = "where its claim is still there, it is recovered when the project is served again";
-            self.warn(format!("what was decided of a job cannot be written; {kept}"));
+            let kept =
+                "where its claim is still there, it is recovered when the project is served again";
+            self.warn(format!(
+                "what was decided of a job cannot be written; {kept}"
+            ));
         }
         self.flush();
         Ok(())
