@@ -58,10 +58,8 @@ impl Registry {
             return Ok(Registry::default());
         };
         let broken = |what: String| {
-            let path = path.display();
-            Error::new(format!(
-                "the registry {path} is broken ({what}); mend it by hand"
-            ))
+            let what = format!("the registry {} is broken ({what})", path.display());
+            Error::new(what + "; mend it by hand")
         };
         let rest = serde_json::from_slice(&bytes);
         let mut rest: Map<_, _> = rest.map_err(|e| broken(e.to_string()))?;

