@@ -76,7 +76,7 @@ impl Report {
             agent: self.agent.clone(),
             level,
             message: message.to_owned(),
-            remedy: Some(remedy.to_owned()).filter(|remedy| !remedy.is_empty()),
+            remedy: (level != Fine && !remedy.is_empty()).then(|| remedy.to_owned()),
         });
     }
 
@@ -93,11 +93,6 @@ impl Report {
         };
         self.findings.iter().map(line).collect()
     }
-
-    fn count(&self, level: Level) -> u64 {
-        let all = self.findings.iter();
-        all.filter(|finding| finding.level == level).count() as u64
-    }
 }
 
 /// The environment of a program; of a name that stands in it twice, the last counts.
@@ -106,10 +101,10 @@ type Env = HashMap<OsString, OsString>;
 /// The environment that a process was started with.
 fn environment_of(pid: i32) -> Option<Variables> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let pairs = bytes.split(|&byte| byte == 0).filter_map(|variable| {
-        let at = variable.iter().position(|&byte| byte == b'=')?;
-        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-        Some((part(&variable[..at]), part(&variable[at + 1..])))
+        let mut parts = variable.splitn(2, |&byte| byte == b'=').map(text);
+        Some((parts.next()?, parts.next()?))
     });
     Some(pairs.collect())
 }
@@ -141,12 +136,10 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     let places = &scope.places;
     let (settings, odd) = settings::load(&places.settings())?;
     let mut report = Report::default();
+    let how = service::start_command();
     match scope.daemon {
         Some(pid) => report.fine("daemon", &format!("the monitor runs (pid {pid})")),
-        None => {
-            let how = service::start_command();
-            report.tell(Problem, "daemon", "the monitor is not running", how);
-        }
+        None => report.tell(Problem, "daemon", "the monitor is not running", how),
     }
     check_service(&mut report);
     check_credentials(&mut report, places);
@@ -162,7 +155,9 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
     check_inotify(&mut report);
     agent::check_all(&mut report, &scope, &settings);
     check_projects(&mut report, &scope);
-    let [problems, warnings] = [Problem, Warning].map(|level| report.count(level));
+    let findings = || report.findings.iter();
+    let count = |level| findings().filter(|one| one.level == level).count() as u64;
+    let (problems, warnings) = (count(Problem), count(Warning));
     let all = json!({"findings": report.findings, "problems": problems, "warnings": warnings});
     render::answer(format, &all, || {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
@@ -190,23 +185,17 @@ fn check_service(report: &mut Report) {
     let args = ["--user", "show", "job-monitor.service", wanted];
     let told = ask("systemctl".as_ref(), &args, &std::env::vars_os().collect());
     let state = clean_line(&told.unwrap_or_else(|| "systemctl does not answer".to_owned()));
-    if state.contains("=active") && state.contains("=enabled") {
-        report.fine("service", "is enabled and active");
-    } else {
-        let text = format!("nothing starts the monitor at boot ({state}); after make install");
-        let remedy = "systemctl --user enable --now job-monitor";
-        report.tell(Warning, "service", &text, remedy);
-    }
+    let starts = state.contains("=active") && state.contains("=enabled");
+    let level = if starts { Fine } else { Warning };
+    let remedy = "systemctl --user enable --now job-monitor";
+    report.tell(level, "service", &state, remedy);
     // logind keeps this file also for users who are not logged in, whom loginctl does not know.
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
-    let user = user.ok().flatten();
-    let lingering = Path::new("/var/lib/systemd/linger");
-    if user.is_some_and(|user| lingering.join(user.name).exists()) {
-        report.fine("lingering", "the service goes on while you are logged out");
-    } else {
-        let text = "the service ends when you log out";
-        report.tell(Warning, "lingering", text, "loginctl enable-linger");
-    }
+    let file = |user: nix::unistd::User| Path::new("/var/lib/systemd/linger").join(user.name);
+    let lingers = user.ok().flatten().is_some_and(|user| file(user).exists());
+    let level = if lingers { Fine } else { Warning };
+    let text = format!("the service goes on while you are logged out: {lingers}");
+    report.tell(level, "lingering", &text, "loginctl enable-linger");
 }
 
 fn check_credentials(report: &mut Report, places: &Places) {

@@ -105,7 +105,8 @@ fn run(asked: &Asked) -> Outcome {
         Which::Around => &Which::All,
         named => named,
     };
-    let format = asked.format;
+    let (format, word) = (asked.format, asked.words.first());
+    let word = word.and_then(|word| word.to_str()).unwrap_or_default();
     let done = match asked.command {
         "daemon" => daemon::run(Places::find()?),
         "queue" => queue::queue(&scope()?, format),
@@ -143,24 +144,14 @@ fn run(asked: &Asked) -> Outcome {
         "unregister" | "enable" | "disable" => manage::change(asked),
         "restart" => manage::restart(),
         "complete" => complete::complete(&asked.words),
-        _ => return about(asked),
-    };
-    done.map(|()| Exit::Done)
-}
-
-/// What the program tells of itself, without a look at anything else.
-fn about(asked: &Asked) -> Outcome {
-    let word = asked.words.first().and_then(|word| word.to_str());
-    let word = word.unwrap_or_default();
-    let text = match asked.command {
-        "help" => cli::help(word),
-        "version" => concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-        "man" => cli::man_page(),
-        "completions" => cli::completions(word)?.to_owned(),
+        "help" => render::print(&cli::help(word)),
+        "version" => render::print(concat!("job-monitor ", env!("CARGO_PKG_VERSION"), "\n")),
+        "man" => render::print(&cli::man_page()),
+        "completions" => render::print(cli::completions(word)?),
         _ => {
             render::say(&cli::help(""));
             return Ok(Exit::Usage);
         }
     };
-    render::print(&text).map(|()| Exit::Done)
+    done.map(|()| Exit::Done)
 }
