@@ -183,9 +183,10 @@ impl Claim {
         line
     }
 
-    /// Reads the file's content.
+    /// Reads the file's content. Older writers added a second line, which said nothing that is needed here.
     pub fn parse(bytes: &[u8]) -> Result<Claim, String> {
-        serde_json::from_slice(bytes).map_err(|e| e.to_string())
+        let line = bytes.split(|&byte| byte == b'\n').next();
+        serde_json::from_slice(line.unwrap_or_default()).map_err(|e| e.to_string())
     }
 }
 

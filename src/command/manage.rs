@@ -32,6 +32,12 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     if asked.skills {
         text += &install_skills(&project.path)?;
     }
+    for Entry { project: other, .. } in registry.entries().0 {
+        if project.path.starts_with(&other.path) || other.path.starts_with(&project.path) {
+            let what = "agents of both may work in one tree at once";
+            text += &format!("  Warning: it overlaps {:?}: {what}\n", other.name);
+        }
+    }
     text += &format!("  Put jobs into {}\n", items.display());
     for problem in problems {
         text += &format!("  Problem: {problem}\n");

@@ -130,9 +130,16 @@ impl Scope {
     /// The job that was typed: its id, or a part of it that no other job has. It is looked for in the
     /// projects in question, else in the others.
     pub(crate) fn job(&self, typed: &str) -> Result<Job> {
-        let (whole, part) = (JobId::parse(typed), typed.trim_end_matches(".md"));
+        let (whole, part) = (&JobId::parse(typed), typed.trim_end_matches(".md"));
         let mut found = Vec::new();
-        for entries in [&self.entries, &self.others] {
+        // What has the form of an id may be the beginning of another.
+        let (here, others) = (&self.entries, &self.others);
+        for (whole, entries) in [
+            (whole, here),
+            (whole, others),
+            (&None, here),
+            (&None, others),
+        ] {
             let spools = entries.iter().flat_map(|entry| Spool::open(&entry.project));
             for spool in spools.map(Rc::new) {
                 let mut take = |id| {
@@ -141,7 +148,7 @@ impl Scope {
                         spool: Rc::clone(&spool),
                     })
                 };
-                match &whole {
+                match whole {
                     Some(id) if standing_in(&spool, id, false)?.is_some() => take(id.clone()),
                     Some(_) => {}
                     None => each_id(&spool, &mut |id, _| {
@@ -281,13 +288,19 @@ fn choose(registry: &Registry, entries: &[Entry], which: &Which) -> Result<Optio
     })
 }
 
-/// The registered project that an absolute path lies in, or where it leads; of nested ones the innermost.
-/// The paths of projects are compared as text, since to resolve each could hang in a dead mount.
+/// The registered project that a path leads into; of nested ones the innermost. The paths of projects are
+/// compared as text first, since to resolve each could hang in a dead mount.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
-    let real = path.canonicalize().unwrap_or_default();
-    let roots = entries.iter().map(|entry| &entry.project.path);
-    let inside = roots
-        .enumerate()
-        .filter(|(_, root)| path.starts_with(root) || real.starts_with(root));
-    Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
+    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let path = resolved(path);
+    let deepest = |root: &dyn Fn(&Path) -> PathBuf| {
+        let roots = entries.iter().map(|entry| root(&entry.project.path));
+        let inside = roots.enumerate().filter(|(_, root)| path.starts_with(root));
+        Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
+    };
+    // One that leads nowhere and climbs may be meant for any.
+    let is_clear = !path.components().any(|part| part == Component::ParentDir);
+    deepest(&Path::to_owned)
+        .or_else(|| deepest(&resolved))
+        .filter(|_| is_clear)
 }

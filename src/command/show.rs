@@ -27,11 +27,11 @@ impl Page {
 pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outcome {
     let blank = |id: &JobId| {
         json!({"job_id": id, "project": null, "state": "not_found", "position": null,
-            "obstacles": [], "result": null})
+            "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null})
     };
     let whole = typed.and_then(|typed| JobId::parse(typed));
     let job = match (scope.job_or_latest(typed), whole) {
-        (Err(error), Some(id)) if error.exit == Exit::NotFound && !scope.entries.is_empty() => {
+        (Err(error), Some(id)) if error.exit == Exit::NotFound => {
             render::answer(format, &blank(&id), || not_found(scope, &id).0)?;
             return Ok(Exit::NotFound);
         }
@@ -42,7 +42,11 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
     let page = match scope.standing(&job)? {
         Standing::Done(file) => {
             view["state"] = json!("done");
-            let result = Finished::need(spool, id, &file)?;
+            let result = Finished::need(spool, id, &file);
+            if result.is_err() {
+                render::answer(format, &view, || Page::of("unreadable", id).0)?;
+            }
+            let result = result?;
             match format {
                 Format::Json => render::unless_gone(show_whole(&view, file))?,
                 Format::Text => render::print(&of_result(spool, id, &result).0)?,
@@ -51,6 +55,8 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
         }
         Standing::Running(claim) => {
             view["state"] = json!("running");
+            view["started_at"] = json!(claim.started_at);
+            view["attempt"] = json!(claim.starts);
             of_running(spool, &claim)?
         }
         Standing::Suspended(claim) => of_waiting(&mut view, scope, spool, id, Some(&claim))?,
@@ -89,6 +95,8 @@ fn of_waiting(
     let place = place.map(|at| at + 1);
     view["state"] = json!(if held { "held" } else { "waiting" });
     view["position"] = json!(place);
+    view["attempt"] = json!(claim.map(|claim| claim.starts));
+    view["retry_at"] = json!(claim.and_then(retry_at));
     view["obstacles"] = json!(seen.obstacle_lines());
     let mut page = Page::of("waiting", id);
     let meta = spool.document_meta(id)?;
@@ -122,7 +130,10 @@ fn not_found(scope: &Scope, id: &JobId) -> Page {
             _ => format!("\n  - {} of \"{name}\"", places.join(", ")),
         }
     };
-    let places: String = scope.entries.iter().map(places).collect();
+    let places: String = match scope.entries.is_empty() {
+        true => format!("\n  - {NO_PROJECT}"),
+        false => scope.entries.iter().map(places).collect(),
+    };
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));
@@ -214,15 +225,24 @@ fn denials(result: &Finished) -> Option<String> {
         let gap = if subject.is_empty() { "" } else { ": " };
         format!("{}{gap}{}", clean_line(tool), fit(&subject, 100))
     };
+    let rule = |denial: &Value| {
+        let tool = denial["tool_name"].as_str().unwrap_or("unknown");
+        let command = denial["tool_input"]["command"].as_str();
+        let program = command.and_then(|command| command.split_whitespace().next());
+        let program = program.filter(|_| tool == "Bash");
+        program.map_or(tool.to_owned(), |program| format!("{tool}({program} *)"))
+    };
     let mut lines: Vec<String> = denials?.iter().map(told).collect();
     lines.dedup();
+    let rules: BTreeSet<String> = denials?.iter().map(rule).take(DENIALS_SHOWN).collect();
+    let rules = Vec::from_iter(rules).join(" ");
     if lines.len() > DENIALS_SHOWN {
         let more = lines.split_off(DENIALS_SHOWN).len();
         lines.push(format!("and {more} more"));
     }
     lines.first()?;
-    lines.push(
-        "to allow them, give the agent \"args\" such as --allowedTools in config.json".into(),
-    );
+    let agent = result.agent.as_deref().unwrap_or("claude");
+    let args = json!({agent: {"args": ["--allowedTools", rules]}});
+    lines.push(format!("to allow them, in config.json: \"agents\": {args}"));
     Some(format!("\n  {}", lines.join("\n  ")))
 }

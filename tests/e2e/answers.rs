@@ -210,8 +210,18 @@ fn every_reading_command_answers_in_one_json_document_with_the_keys_of_the_contr
         let answer = world.json(&[id]);
         assert_keys(
             &answer,
-            &["job_id", "project", "state", "position", "result"],
+            &[
+                "job_id",
+                "project",
+                "state",
+                "position",
+                "result",
+                "obstacles",
+            ],
         );
+        assert_keys(&answer, &["started_at", "attempt", "retry_at"]);
+        assert_eq!(answer["started_at"].is_string(), state == "running");
+        assert_eq!(answer["attempt"].is_number(), [RUNS, LIMITED].contains(&id));
         assert_eq!(answer["job_id"], id);
         assert_eq!(answer["state"], state, "{id}");
         assert_eq!(answer["project"], project, "{id}");
@@ -421,7 +431,8 @@ fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
     );
     let end = "Summary: All is well.\nUsage:\n  Tokens: 200 in, 40 out\n  Cost: $0.0000\n";
     assert!(done.starts_with(&begin) && done.ends_with(end), "{done}");
-    assert!(!done.contains("Error:"), "{done}");
+    let args = r#""agents": {"claude":{"args":["--allowedTools","Bash(make *)"]}}"#;
+    assert!(!done.contains("Error:") && done.contains(args), "{done}");
     put(
         FAILED,
         json!({"job_id": FAILED, "status": "failed", "duration_seconds": 1.0, "worker_output": null,

@@ -101,6 +101,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
         "Audit: 85 of 100: two gaps\n",
         "Changed: 2 files, +12 −3, 1 commit on main\n  job-monitor diff ",
         "  Bash: make check\n",
+        "Bash(make *)",
         "MCP servers missing: db\n",
         "Summary: Done.\n",
         "Project: alpha\nAgent: claude\n",
@@ -121,6 +122,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
         let ran = space.run(args);
         assert_eq!(ran.status, 1, "{ran:?}");
         assert!(ran.stderr.contains(&format!("{BROKEN}.json")), "{ran:?}");
+        assert!(ran.stdout.contains(BROKEN), "{ran:?}");
     }
 }
 

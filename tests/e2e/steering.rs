@@ -45,10 +45,10 @@ fn documents(project: &Project) -> Vec<String> {
 #[test]
 fn a_path_is_resolved_before_it_chooses_a_project() {
     let space = Space::new();
-    let (api, web) = (space.project("api"), space.project("web"));
+    let (api, web) = (space.project("a-longer-one"), space.project("web"));
     api.submit(OLD, "x");
     web.submit(NEW, "x");
-    for path in ["../web", "../api/../web/jobs", "./../web"] {
+    for path in ["../web", "../a-longer-one/../web/jobs", "./../web"] {
         let ran = in_dir(&space, &api.path, &["-p", path, "hold", "--all"]);
         assert!(
             ran.stdout.contains(NEW) && !ran.stdout.contains(OLD),
@@ -67,7 +67,16 @@ fn a_path_is_resolved_before_it_chooses_a_project() {
         assert!(ran.stdout.contains("\"web\""), "{args:?}: {ran:?}");
         space.run(&["resume", "--all"]).ok();
     }
-    assert_eq!(space.run(&["-p", "../nowhere", "queue"]).status, 3);
+    for at in [space.root(), &api.path] {
+        let ran = in_dir(&space, at, &["-p", "../nowhere", "hold", "--all"]);
+        assert_eq!(ran.status, 3, "{ran:?}");
+    }
+    // A registry may name a project by a link to it.
+    let link = space.root().join("link");
+    std::os::unix::fs::symlink(&web.path, &link).unwrap();
+    space.edit_registry(|projects| projects["web"]["path"] = json!(link));
+    let ran = in_dir(&space, &web.path, &["hold", "--all"]);
+    assert!(ran.stdout.contains(NEW), "{ran:?}");
 }
 
 #[test]
@@ -79,6 +88,7 @@ fn a_job_is_found_by_a_part_of_its_id_in_every_project() {
     for (args, id) in [
         (&["show", "rotate"][..], OLD),
         (&["show", OLD], OLD),
+        (&["show", "job-20260101-110000-rot"], OLD),
         (&["20260101-12"], NEW),
         (&["hold", "login"], NEW),
         (&["retry", "keys"], "-rotate-keys"),
@@ -354,12 +364,13 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
 }
 
 #[test]
-fn register_keeps_git_away_and_refuses_a_spool() {
+fn register_keeps_git_away_warns_of_a_tree_that_is_shared_and_refuses_a_spool() {
     let space = Space::new();
     let alpha = space.project("alpha");
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
     let path = |part: &str| alpha.path.join(part).to_str().unwrap().to_owned();
-    space.run(&["register", &path("inner")]).ok();
+    let told = space.run(&["register", &path("inner")]).ok();
+    assert!(told.contains("Warning: it overlaps \"alpha\""), "{told}");
     assert_eq!(
         fs::read_to_string(path("inner/jobs/.gitignore")).unwrap(),
         "*\n"

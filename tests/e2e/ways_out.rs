@@ -117,6 +117,19 @@ fn releasing_a_job_that_waits_for_its_retry_says_that_it_is_not_held() {
     assert_eq!(told, format!("Released {ID}\n"));
 }
 
+#[test]
+fn releasing_a_job_that_was_only_interrupted_releases_nothing() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; : > begun; exec sleep 600");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_view("that it runs", |view| view["is_processing"] == true);
+    space.kill();
+    let told = space.run(&["release", ID]).ok();
+    assert!(told.starts_with(&format!("{ID} is not held; ")), "{told}");
+}
+
 /// A daemon that starts holds its lock before its number stands there.
 #[test]
 fn restart_never_names_a_process_that_there_is_not() {
