@@ -75,13 +75,17 @@ fn jobs_are_summed_by_project_and_local_day() {
         alpha["days"],
         json!([
             {"day": "2026-01-28", "jobs": 1, "completed": 1, "failed": 0, "cancelled": 0,
-                "success_rate": 1.0, "total_seconds": 60.0, "input_tokens": 10, "output_tokens": 20,
-                "cost_usd": 0.5},
+                "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
+                "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5, "checked": 0,
+                "checked_at_once": 0},
             {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
-                "success_rate": 0.6667, "total_seconds": 630.0, "input_tokens": 4, "output_tokens": 8,
-                "cost_usd": 1.0},
+                "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
+                "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0, "checked": 0,
+                "checked_at_once": 0},
         ])
     );
+    assert_eq!(alpha["total"]["median_seconds"], 40.0);
+    assert_eq!(alpha["unreadable"], 0);
     assert_eq!(alpha["total"]["jobs"], 5);
     let beta = &told["projects"][1];
     // Nobody told what it cost; that is not the same as nothing.
@@ -94,23 +98,52 @@ fn jobs_are_summed_by_project_and_local_day() {
 }
 
 #[test]
-fn a_person_sees_a_table_with_a_row_for_each_day() {
+fn a_person_sees_a_table_with_a_bar_for_each_day() {
     let space = Space::new();
     finished(&space);
     let text = space.run(&["stats"]).ok();
     let expected = [
-        "               Jobs  Done      Time    Tokens in         out        Cost",
+        "               Jobs  Done      Time  Tokens in       out       Cost",
         "alpha",
-        "  2026-01-28      1  100%    1m 00s           10          20     $0.5000",
-        "  2026-01-29      4   66%   10m 30s            4           8     $1.0000",
-        "  all days        5   75%   11m 30s           14          28     $1.5000",
+        "  2026-01-28      1  100%    1m 00s         10        20    $0.5000  ███",
+        "  2026-01-29      4   66%   10m 30s          4         8    $1.0000  █████░░░░░░",
+        "  all days        5   75%   11m 30s         14        28    $1.5000",
         "beta",
-        "  2026-01-30      1  100%        5s            -           -           -",
-        "  all days        1  100%        5s            -           -           -",
-        "all projects      6   80%   11m 35s           14          28     $1.5000",
+        "  2026-01-30      1  100%        5s          -         -          -  ███",
+        "  all days        1  100%        5s          -         -          -",
+        "all projects      6   80%   11m 35s         14        28    $1.5000",
+        "█ completed  ░ failed or cancelled",
     ];
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     assert!(text.lines().all(|line| line.chars().count() <= 80));
+    space.env("LANG", "C");
+    let text = space.run(&["stats"]).ok();
+    assert!(
+        text.is_ascii() && text.contains("$1.0000  #####------"),
+        "{text}"
+    );
+}
+
+#[test]
+fn checks_have_a_column_where_there_are_any() {
+    let space = Space::new();
+    space.env("TZ", "EST5");
+    let alpha = space.project("alpha");
+    for (n, codes) in [&[1, 0][..], &[0], &[]].iter().enumerate() {
+        let check = |code: &i32| json!({"started_at": "2026-01-29T12:00:00Z", "duration_seconds": 1.0, "exit_code": code, "signal": null, "output": ""});
+        let checks: Vec<Value> = codes.iter().map(check).collect();
+        let document = json!({"status": "completed", "completed_at": "2026-01-29T12:00:00Z", "duration_seconds": 10.0, "checks": checks});
+        result(&alpha, &format!("job-20260129-10000{n}-x"), document);
+    }
+    let text = space.run(&["stats"]).ok();
+    let lines: Vec<&str> = text.lines().collect();
+    // Of two jobs with a check one passed it at once.
+    let expected = [
+        "               Jobs  Done  Checks      Time  Tokens in       out       Cost",
+        "alpha",
+        "  2026-01-29      3  100%     1/2       30s          -         -          -  ███",
+    ];
+    assert_eq!(lines[..3], expected);
 }
 
 #[test]
@@ -129,7 +162,9 @@ fn old_results_are_left_out_and_need_not_even_be_readable() {
     assert_eq!(days("2026-01-30"), Vec::<String>::new());
     // A result that cannot be read ended its job all the same, when it was written.
     fs::write(alpha.results("job-20260101-100000-old.json"), "{").unwrap();
-    assert_eq!(stats(&space, &["--since", "3d"])["total"]["failed"], 1);
+    let told = stats(&space, &["--since", "3d"]);
+    assert_eq!(told["total"]["failed"], 1);
+    assert_eq!(told["projects"][0]["unreadable"], 1);
     age(&alpha, "job-20260101-100000-old", 5);
     assert_eq!(stats(&space, &["--since", "3d"])["total"]["jobs"], 0);
     assert_eq!(stats(&space, &[])["total"]["jobs"], 7);
