@@ -318,15 +318,6 @@ impl Inner {
         None
     }
 
-    /// Wakes those whose turn is next, and one more who takes it if they do not.
-    fn ring_next(&self) {
-        for waiter in self.line.iter().take(self.free().saturating_add(1)) {
-            if let Some((bell, ..)) = self.workers.get(waiter) {
-                bell.ring(Wake::Again);
-            }
-        }
-    }
-
     fn ring_all(&self) {
         let bells = self.workers.values().map(|(bell, ..)| bell);
         bells.for_each(|bell| bell.ring(Wake::Again));
@@ -367,6 +358,8 @@ impl Drop for Slot<'_> {
         let mut inner = self.board.inner();
         inner.running -= 1;
         inner.freed_at = Wall::now();
-        inner.ring_next();
+        if !inner.line.is_empty() {
+            inner.ring_all();
+        }
     }
 }

@@ -33,7 +33,8 @@ const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// A worker's stack; most of it is never touched, and so costs nothing.
 const STACK: usize = 512 << 10;
 /// How long a starting daemon waits for the lock of one that is gone; see `lock_instance`.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const LOCK_TRIES: u32 = 50;
 /// How late the end of a worker's thread is noticed, its ring being its last deed but one.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 /// After the second signal: a little more than killing and sweeping an agent's tree may take.
@@ -88,7 +89,6 @@ pub fn run(places: Places) -> Result<()> {
         entries: None,
         read: None,
         wrong: Said::new(),
-        had: [false; 2],
         told: BTreeSet::new(),
         watched: BTreeMap::new(),
     }
@@ -101,26 +101,25 @@ pub fn run(places: Places) -> Result<()> {
 /// must not keep its successor out.
 fn lock_instance(state: &Dir) -> Result<Flock<File>> {
     let failed = |verb, error| Error::io(verb, &state.path_of(INSTANCE), error);
-    let deadline = Instant::now() + LOCK_PATIENCE;
     let mut file = state.append_file(INSTANCE)?;
-    let mut lock = loop {
+    for _ in 0..LOCK_TRIES {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => break lock,
+            Ok(mut lock) => {
+                let pid = format!("{}\n", std::process::id());
+                let emptied = lock.set_len(0);
+                let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
+                return written
+                    .map(|()| lock)
+                    .map_err(|error| failed("write", error));
+            }
             Err((_, error)) if error != nix::Error::EWOULDBLOCK => {
                 return Err(failed("lock", error.into()));
             }
-            Err(_) if Instant::now() >= deadline => {
-                return Err(Error::with(Exit::AlreadyRunning, IS_RUNNING));
-            }
             Err((unlocked, _)) => file = unlocked,
         }
-        std::thread::sleep(LOCK_PATIENCE / 50);
-    };
-    let pid = format!("{}\n", std::process::id());
-    let emptied = lock.set_len(0);
-    let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
-    written.map_err(|error| failed("write", error))?;
-    Ok(lock)
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(Error::with(Exit::AlreadyRunning, IS_RUNNING))
 }
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
@@ -156,8 +155,6 @@ struct Daemon {
     read: Option<[Stamp; 2]>,
     /// What is wrong with them.
     wrong: Said,
-    /// Whether settings and registry were there the last time.
-    had: [bool; 2],
     /// What has been said of settings, registry and watches, so that it is said once.
     told: BTreeSet<String>,
     /// Directories whose events are heard, besides those of projects, as they were then.
@@ -190,9 +187,6 @@ impl Daemon {
             let heard = first.into_iter().chain(self.ear.pending());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
-            if is_changed {
-                self.read = None;
-            }
             if self.bury() || is_changed || is_slow_look {
                 self.look();
             }
@@ -225,17 +219,23 @@ impl Daemon {
         let mut said = Said::new();
         // Watching comes first: what changes after the look is heard of.
         self.watch_own(&mut said);
-        self.wait_for_editors();
         let places = &self.context.places;
-        let files = [places.settings(), places.registry()].map(board::stamp);
+        let look = || [places.settings(), places.registry()].map(board::stamp);
+        let mut files = look();
+        let is_there = |file: &Stamp| !file.seen.is_empty();
+        let mut both = files.iter().zip(self.read.iter().flatten());
+        if both.any(|(now, before)| is_there(before) && !is_there(now)) {
+            // A file that was there and is not may be there again in a moment.
+            std::thread::sleep(REPLACE_MAX);
+            files = look();
+        }
         // An idle daemon reads nothing again, unless something was wrong, which may be over.
-        if self.read.as_ref() != Some(&files) {
+        if !self.wrong.is_empty() || self.read.as_ref() != Some(&files) {
             self.wrong = self.read();
-            self.read = Some(files).filter(|_| self.wrong.is_empty());
+            self.read = Some(files);
         }
         said.extend(self.wrong.iter().cloned());
         let mut wanted = Vec::new();
-        let mut last: Option<Arc<Policy>> = None;
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
             if !entry.enabled {
@@ -247,13 +247,7 @@ impl Daemon {
                 continue;
             };
             match entry.policy(settings) {
-                Ok(policy) => {
-                    // Most projects have no settings of their own, and share one.
-                    let like = last.take().filter(|last| **last == policy);
-                    let policy = like.unwrap_or_else(|| Arc::new(policy));
-                    last = Some(policy.clone());
-                    wanted.push((entry.project.clone(), policy));
-                }
+                Ok(policy) => wanted.push((entry.project.clone(), Arc::new(policy))),
                 Err(error) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
                 }
@@ -274,18 +268,6 @@ impl Daemon {
         self.employ(wanted);
     }
 
-    /// A file that was there and is not may be there again in a moment.
-    fn wait_for_editors(&mut self) {
-        let places = &self.context.places;
-        let files = [places.settings(), places.registry()];
-        let deadline = Instant::now() + REPLACE_MAX;
-        let is_lost = |(file, had): (&PathBuf, bool)| had && !file.exists();
-        while files.iter().zip(self.had).any(is_lost) && Instant::now() < deadline {
-            std::thread::sleep(STOP_LOOK);
-        }
-        self.had = files.map(|file| file.exists());
-    }
-
     /// Reads settings and registry, and tells what is wrong with them. A broken one leaves what was read
     /// before in force.
     fn read(&mut self) -> Said {
@@ -297,7 +279,7 @@ impl Daemon {
                 said.extend(wrong.into_iter().map(|text| (Level::Warn, text)));
                 self.settings = Some(settings);
             }
-            Err(error) => said.push(in_force(error, self.settings.is_some(), SETTINGS)),
+            Err(error) => said.push(in_force(error, self.settings.is_some(), "settings")),
         }
         match Registry::load(&places.registry()) {
             Ok(registry) => {
@@ -306,7 +288,7 @@ impl Daemon {
                 said.extend(wrong.map(|text| (Level::Warn, text)));
                 self.entries = Some(entries);
             }
-            Err(error) => said.push(in_force(error, self.entries.is_some(), PROJECTS)),
+            Err(error) => said.push(in_force(error, self.entries.is_some(), "projects")),
         }
         if before.is_some() && before != self.settings {
             log::info!("the settings have changed; they hold from the next start on");
@@ -381,29 +363,31 @@ impl Daemon {
         let state = places.state.canonicalize().unwrap_or_default();
         let real = dirs.iter().filter_map(|dir| dir.canonicalize().ok());
         let seen = real.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
-        let mut dirs: BTreeMap<PathBuf, Signature> = seen.collect();
+        let dirs: BTreeMap<PathBuf, Signature> = seen.collect();
+        // Each request wakes the watcher's thread, which an idle daemon must not do.
+        if dirs == self.watched {
+            return;
+        }
         let watcher = &self.context.watcher;
         for dir in self.watched.keys().filter(|dir| !dirs.contains_key(*dir)) {
             watcher.unwatch(dir);
         }
-        dirs.retain(|dir, seen| {
-            // Each request wakes the watcher's thread, which an idle daemon must not do.
-            if self.watched.get(dir) == Some(seen) {
-                return true;
-            }
+        self.watched.clear();
+        for dir in dirs.keys() {
             // In STATE we write ourselves; settings may be links to anything.
             let interest: watch::Interest = match *dir == state {
                 true => |name| name == board::RELEASE,
                 false => |_| true,
             };
-            let watched = watcher.watch(dir, &self.bell, interest);
-            if let Err(error) = &watched {
-                let why = watch::reason(error);
-                let text = format!("the configuration cannot be watched: {why}; changes there are seen once a minute");
+            if let Err(error) = watcher.watch(dir, &self.bell, interest) {
+                let why = watch::reason(&error);
+                let text = format!(
+                    "the configuration cannot be watched: {why}; changes there are seen once a minute"
+                );
                 said.push((Level::Warn, text));
+                return;
             }
-            watched.is_ok()
-        });
+        }
         self.watched = dirs;
     }
 
@@ -433,21 +417,25 @@ impl Daemon {
     }
 }
 
-/// What holds while a file is broken: that was read before, and where nothing was.
-const SETTINGS: [&str; 2] = ["the settings before stay in force", "no job is started"];
-const PROJECTS: [&str; 2] = ["the projects before stay in force", "no project is served"];
-
-fn in_force(error: Error, is_known: bool, [known, none]: [&str; 2]) -> (Level, String) {
+/// What holds while a file is broken: what was read before, where anything was.
+fn in_force(error: Error, is_known: bool, what: &str) -> (Level, String) {
     let text = match is_known {
-        true => format!("{error}; {known}"),
-        false => format!("{error}; meanwhile {none}"),
+        true => format!("{error}; the {what} before stay in force"),
+        false => format!("{error}; meanwhile no job is started"),
     };
     (Level::Error, text)
 }
 
 impl Handle {
     fn order(&self, order: Order, policy: Option<&Arc<Policy>>) {
-        if self.post.desk().give(order, policy) {
+        let mut desk = self.post.desk();
+        let before = (desk.order, desk.policy.clone());
+        // A stop is never taken back.
+        if desk.order != Order::Stop {
+            desk.order = order;
+        }
+        desk.policy = policy.unwrap_or(&before.1).clone();
+        if before != (desk.order, desk.policy.clone()) {
             self.post.bell.ring(Wake::Again);
         }
     }

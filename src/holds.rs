@@ -184,10 +184,10 @@ pub struct Holds {
     pub windows: BTreeMap<String, Vec<Window>>,
     /// What the day has cost.
     pub ledger: Ledger,
-    /// Jobs that failed at once and, for each agent, alike: agent, kind, project, job. A restart begins
-    /// anew: that costs at most as many jobs again.
+    /// Jobs that failed at once and, for each agent, alike. A restart begins anew: that costs at most as
+    /// many jobs again.
     #[serde(skip)]
-    series: Vec<(String, ErrorKind, String, JobId)>,
+    series: Vec<(String, ErrorKind, JobId)>,
     /// How often a change of files ended a hold of an agent that was not answered since.
     #[serde(skip)]
     mended: BTreeMap<String, u32>,
@@ -255,12 +255,7 @@ impl Holds {
             let known = old.and_then(|old| old.until).filter(|until| *until > now);
             hold.until = Some(limit_ends(fault.resets_at, known, &mut hold.probes, now));
         }
-        let pause = match class {
-            // A service may take a moment to know of a login that has just been mended.
-            Class::Login if hold.probes == 0 && mended > 0 => MINUTE,
-            _ => hold.kind.pause(hold.probes),
-        };
-        hold.probe_at = hold.until.or(Some(now.plus(pause)));
+        hold.probe_at = hold.until.or(Some(now.plus(hold.kind.pause(hold.probes))));
         self.put(hold)
     }
 
@@ -313,16 +308,16 @@ impl Holds {
             self.take(|hold| hold.kind == Kind::Breaker && is_of(hold));
         }
         let Fault { kind, error, .. } = fault.filter(|_| breaker > 0)?;
-        self.series
-            .push((agent.to_owned(), *kind, project.to_owned(), job.clone()));
+        self.series.push((agent.to_owned(), *kind, job.clone()));
         let alike = self.series.iter().filter(|(held, ..)| held == agent);
-        let number = alike.clone().count();
+        let ids: Vec<&str> = alike.map(|(.., job)| job.as_str()).collect();
+        let (number, ids) = (ids.len(), ids.join(" "));
         if number < breaker {
             return None;
         }
-        let again = retries(alike.map(|(_, _, project, job)| (project.as_str(), job)));
         let reason = format!(
-            "{number} jobs in a row failed alike and at once ({kind}: {error}); when it is mended, run them again: {again}"
+            "{number} jobs in a row failed alike and at once ({kind}: {error}); when it is mended, run them again: \
+             job-monitor retry {ids}"
         );
         let mut hold = Hold::new(Kind::Breaker, &reason, now);
         (hold.agent, hold.met_by) = (Some(agent.to_owned()), project.to_owned());
@@ -470,17 +465,6 @@ fn limit_ends(told: Option<Wall>, known: Option<Wall>, blind: &mut u32, now: Wal
         _ => Duration::from_secs((BLIND_PAUSE << (*blind).min(8)).min(BLIND_PAUSE_MAX)),
     };
     known.unwrap_or(now.plus(pause))
-}
-
-/// The commands that run jobs again, one for each project.
-fn retries<'a>(jobs: impl Iterator<Item = (&'a str, &'a JobId)>) -> String {
-    let mut by_project: BTreeMap<&str, String> = BTreeMap::new();
-    for (project, job) in jobs {
-        *by_project.entry(project).or_default() += &format!(" {job}");
-    }
-    let command = |(project, ids)| format!("job-monitor -p {project} retry{ids}");
-    let commands: Vec<String> = by_project.into_iter().map(command).collect();
-    commands.join("; ")
 }
 
 /// When jobs may start again; `None` while they may. On a day that is not 24 hours long it may be too
@@ -913,8 +897,7 @@ mod tests {
         assert_eq!(
             hold.reason,
             "3 jobs in a row failed alike and at once (exit_code: exit status 7); when it is mended, run them \
-             again: job-monitor -p api retry job-20260101-120000-x job-20260101-120003-x; \
-             job-monitor -p web retry job-20260101-120001-x"
+             again: job-monitor retry job-20260101-120000-x job-20260101-120001-x job-20260101-120003-x"
         );
         assert_eq!(closed(&holds, ("p", "a"), NOW), Some(Some(secs(1800))));
         assert!(holds.answered(("p", "a"), NOW).is_empty());

@@ -90,19 +90,6 @@ pub struct Desk {
     pub seen: Option<Signature>,
 }
 
-impl Desk {
-    /// Changes what is wanted and, where it is given, what holds from the next start on; whether that is
-    /// new. A stop is never taken back.
-    pub fn give(&mut self, order: Order, policy: Option<&Arc<Policy>>) -> bool {
-        let before = (self.order, self.policy.clone());
-        if self.order != Order::Stop {
-            self.order = order;
-        }
-        self.policy = policy.unwrap_or(&before.1).clone();
-        before != (self.order, self.policy.clone())
-    }
-}
-
 /// What all workers share.
 #[derive(Debug)]
 pub struct Context {

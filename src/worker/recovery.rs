@@ -122,11 +122,10 @@ impl Worker<'_> {
             return Ok(None);
         };
         let err = self.spool.open_log(&log("err"))?;
-        let logs = [Some(&out), err.as_ref()].into_iter().flatten();
-        let last_word = logs.filter_map(|file| file.metadata().ok()?.modified().ok());
-        // A clock that was set since must not add its jump.
-        let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);
-        let ran = last_word.max().map_or(Duration::ZERO, since_start);
+        let last_word = out.metadata().ok().and_then(|meta| meta.modified().ok());
+        let ran = last_word.map_or(Duration::ZERO, |end| {
+            Wall::from(end).since(claim.started_at)
+        });
         let read = Output::new(claim, out, err).read_back(ran);
         read.map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))

@@ -246,7 +246,7 @@ as_user sh -c 'echo "{ \"projects\": " > "$1"' - "$registry"
 sc start job-monitor
 promise "with a broken registry the service stays up" is_active
 promise "it says which file is broken" says 'registered.json' --priority=0..4
-promise "and that nothing is served until it is mended" says 'meanwhile no project is served'
+promise "and that nothing is served until it is mended" says 'meanwhile no job is started'
 promise "systemctl status says so too" status_says 'the registry .* is broken'
 submit plain job-20260101-000006-mended <<'SH'
 echo "back"
