@@ -26,8 +26,7 @@ pub(super) fn suspension_text(claim: &Claim, now: Wall) -> String {
             let left = human(at.since(now));
             format!("tries again at {}, in {left}: {error}", at.short(now))
         }
-        Some(_) => format!("goes on next: {error}"),
-        None => format!("waits for its agent: {error}"),
+        _ => format!("goes on when it can: {error}"),
     }
 }
 
@@ -76,10 +75,8 @@ pub(super) fn retry_at(claim: &Claim) -> Option<Wall> {
 
 /// How a check ended: `passed`, `failed with exit status 1`.
 pub(super) fn check_end(check: &Check) -> String {
-    match (check.exit_code, check.signal) {
-        (Some(0), _) => "passed".to_owned(),
-        (Some(code), _) => format!("failed with exit status {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "did not end by itself".to_owned(),
+    match check.exit_code {
+        Some(0) => "passed".to_owned(),
+        _ => decide::how(check, Duration::MAX),
     }
 }

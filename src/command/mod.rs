@@ -33,6 +33,7 @@ use crate::agent::{self, Dialect, Sessions, dialect, plan};
 use crate::board;
 use crate::cli::{self, Asked, CommandHelp, Format, Which, commands};
 use crate::daemon;
+use crate::decide;
 use crate::document;
 use crate::error::{Error, Exit, Result, plain};
 use crate::files::{self, Dir, name_of};

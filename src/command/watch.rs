@@ -190,11 +190,9 @@ impl Ended {
             (start.started_at, start.started_at.plus(lasted))
         };
         let (mark, time) = (ending.mark(style), style.paint("2", &at.short(now)));
-        let color = if ending == Ending::Cancelled { "2" } else { "" };
-        let told = format!("{}: {}", id.description(), result.line());
         Ended {
             ending,
-            row: format!("{mark} {time} {}", style.paint(color, &told)),
+            row: format!("{mark} {time} {}: {}", id.description(), result.line()),
             at,
             spans: result.attempts.iter().map(span).collect(),
         }
