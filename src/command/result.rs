@@ -106,18 +106,21 @@ impl Ending {
 impl Finished {
     /// What a result tells; one that cannot be read, only that.
     pub(super) fn read(file: &File) -> Finished {
-        let status = Some("unreadable".to_owned());
-        parse(file).unwrap_or(Finished {
-            status,
+        parse(file).unwrap_or_else(|_| Finished::unreadable())
+    }
+
+    fn unreadable() -> Finished {
+        Finished {
+            status: Some("unreadable".to_owned()),
             ..Finished::default()
-        })
+        }
     }
 
     /// The result of a job.
     pub(super) fn of(spool: &Spool, id: &JobId) -> Finished {
         match spool.open_result(id) {
             Ok(Some(file)) => Finished::read(&file),
-            _ => Finished::default(),
+            _ => Finished::unreadable(),
         }
     }
 
