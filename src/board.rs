@@ -114,15 +114,22 @@ pub fn stamp(path: PathBuf) -> Stamp {
 /// What cannot be read is as good as absent: holds come back with the next attempt.
 fn load(dir: &Dir) -> Holds {
     let parsed = match dir.read(HOLDS, FILE_MAX) {
-        Ok(None) => return Holds::default(),
+        Ok(None) => Ok(Holds::default()),
         Ok(Some(bytes)) => serde_json::from_slice(&bytes)
             .map_err(|error| format!("{} is broken ({error})", dir.path_of(HOLDS).display())),
         Err(error) => Err(error.to_string()),
     };
-    parsed.unwrap_or_else(|why| {
+    let mut holds = parsed.unwrap_or_else(|why| {
         log::warn!("{why}; it is taken as empty");
         Holds::default()
-    })
+    });
+    // Older writers kept the day's costs in a file of their own.
+    if holds.ledger.day.is_empty()
+        && let Ok(Some(bytes)) = dir.read("ledger.json", FILE_MAX)
+    {
+        holds.ledger = serde_json::from_slice(&bytes).unwrap_or_default();
+    }
+    holds
 }
 
 impl Board {

@@ -810,16 +810,25 @@ fn a_day_s_money_that_is_used_up_holds_until_midnight_also_over_a_restart() {
         let until = view["hold"]["until"].as_str().unwrap();
         assert!(until.contains("T00:00:00"), "{until}");
     }
-    assert_eq!(space.stop(), 0);
-    space.start();
-    for project in [&alpha, &beta, &own] {
-        project.wait_view("held after the restart", held);
+    let path = space.state().join("holds.json");
+    let read = || serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).unwrap();
+    for is_older in [false, true] {
+        assert_eq!(space.stop(), 0);
+        if is_older {
+            // What an older writer left.
+            let old = space.state().join("ledger.json");
+            fs::write(old, read()["ledger"].to_string()).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+        space.start();
+        for project in [&alpha, &beta, &own] {
+            project.wait_view("held after the restart", held);
+        }
     }
     assert_eq!((starts(&alpha), starts(&beta), starts(&own)), (1, 0, 1));
     // A new day, as far as the ledger can tell.
     assert_eq!(space.stop(), 0);
-    let path = space.state().join("holds.json");
-    let mut holds: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut holds = read();
     holds["ledger"]["day"] = json!("2020-01-01");
     fs::write(&path, holds.to_string()).unwrap();
     space.start();
