@@ -44,6 +44,9 @@ pub(super) fn running_for(claim: &Claim, now: Wall) -> String {
     }
 }
 
+/// What is said of a job for which nobody need do anything.
+pub(super) const ITS_TURN: &str = "waits for its turn";
+
 /// What becomes of a job just now, in a line.
 pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> {
     let (Job { id, spool }, now) = (job, Wall::now());
@@ -63,7 +66,7 @@ pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> 
             let stopped = || Some(format!("waits: {}", seen.obstacles.first()?.1));
             let later = || Some(not_before(put_off(spool, id, now)?, now));
             let why = alone().or_else(stopped).or_else(later);
-            why.unwrap_or_else(|| "waits for its turn".to_owned())
+            why.unwrap_or_else(|| ITS_TURN.to_owned())
         }
     })
 }

@@ -51,7 +51,9 @@ use crate::skills;
 use crate::spool::{Mark, Marks, Spool};
 use crate::time::{Wall, human};
 use crate::worker::Memory;
-use brief::{check_end, course, hold_line, not_before, retry_at, running_for, suspension_text};
+use brief::{
+    ITS_TURN, check_end, course, hold_line, not_before, retry_at, running_for, suspension_text,
+};
 use logs::action;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::stat;

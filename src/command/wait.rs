@@ -13,6 +13,8 @@ pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> 
     }
     let (all, mut left) = (jobs.len(), jobs);
     let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
+    // Off a terminal, what a job waits for is said once: somebody may have to end it.
+    let mut told = BTreeSet::new();
     loop {
         let mut open = Vec::new();
         for job in left {
@@ -38,6 +40,11 @@ pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> 
             let done = (all > 1).then(|| format!("{done} of {all} done; "));
             let course = course(scope, job, standing)?;
             line.show(&format!("{}{name} {course}", done.unwrap_or_default()));
+        } else if running.is_none() && !told.contains(&job.id) {
+            let course = course(scope, job, standing)?;
+            if course != ITS_TURN && told.insert(job.id.clone()) {
+                render::note(&format!("{} {course}", job.id));
+            }
         }
         let rest = deadline.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
         if rest.is_zero() {
