@@ -110,6 +110,11 @@ impl Worker<'_> {
                 self.jobs.remove(id);
                 self.say_foreign(id);
             }
+            // A mark of which no event told, since it did not come from our command.
+            Readiness::Ready if self.spool.has_mark(id, Mark::Hold)? => {
+                self.jobs.held.insert(id.clone());
+                self.view.fresh = false;
+            }
             Readiness::Ready => return Ok(text.map(|text| (meta, text))),
         }
         Ok(None)

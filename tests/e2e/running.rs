@@ -37,6 +37,19 @@ fn assert_stays_waiting(project: &Project, id: &str) {
     assert!(ran(project).is_empty(), "{id} was started");
 }
 
+#[test]
+fn a_hold_mark_counts_whoever_left_it() {
+    let space = Space::new();
+    space.plain_agent("echo x >> ran; cat > /dev/null");
+    let project = space.project("alpha");
+    space.start();
+    fs::write(project.state(&format!("{ID}.hold")), "").unwrap();
+    project.submit(ID, "x");
+    assert_stays_waiting(&project, ID);
+    space.run(&["release", ID]).ok();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+}
+
 // --- the result ---
 
 #[test]
