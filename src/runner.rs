@@ -91,7 +91,7 @@ pub fn start(
 /// Since when what has held of a running agent.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
-    /// It runs.
+    /// It runs, the time not counted that its service has cost.
     started: Instant,
     /// How much it had written when it last wrote, and when that was.
     heard: (u64, Instant),
@@ -99,6 +99,8 @@ struct Clocks {
     is_final: Option<Instant>,
     /// It waits by itself for the network.
     offline: Option<Instant>,
+    /// It repeats a request.
+    ill: Option<Instant>,
 }
 
 impl Clocks {
@@ -108,6 +110,11 @@ impl Clocks {
         }
         self.is_final = is_final.then(|| self.is_final.unwrap_or(now));
         self.offline = fold.offline.then(|| self.offline.unwrap_or(now));
+        match fold.repeats {
+            Some(_) => self.ill = self.ill.or(Some(now)),
+            // It was answered at last: its service was ill, and that time is not the job's.
+            None => self.started += self.ill.take().map_or(Duration::ZERO, |since| now - since),
+        }
     }
 
     /// The limit that is reached, if one is.
@@ -166,6 +173,7 @@ impl Output {
             heard: (0, started),
             is_final: None,
             offline: None,
+            ill: None,
         };
         while !agent.wait(slice) {
             // An unreadable log counts as one that ends here: the verdict will miss the result and
@@ -312,6 +320,7 @@ mod tests {
             heard: (written, now - Duration::from_secs(silent)),
             is_final,
             offline,
+            ill: None,
         }
     }
 
