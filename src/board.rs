@@ -4,7 +4,7 @@
 use crate::agent::Window;
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{Gate, Hold, Holds, Stamp, TURN};
+use crate::holds::{Hold, Holds, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::{Claim, HoldView};
@@ -56,21 +56,11 @@ struct Inner {
 pub struct Slot<'a> {
     board: &'a Board,
     project: String,
-    is_probe: bool,
     has_started: Cell<bool>,
 }
 
-/// Why no agent may be started just now.
-#[derive(Debug)]
-pub struct Closed {
-    /// When to ask again, where no ring will tell.
-    pub until: Option<Wall>,
-    /// A hold that has just begun, to be told.
-    pub news: Option<Hold>,
-}
-
-/// What a worker that wants to start an agent is given.
-pub type Entrance<'a> = std::result::Result<Slot<'a>, Box<Closed>>;
+/// The right to start an agent, or when to ask again, where no ring will tell.
+pub type Entrance<'a> = std::result::Result<Slot<'a>, Option<Wall>>;
 
 /// Reads the holds, for commands.
 pub fn read(state: &Path) -> Holds {
@@ -202,34 +192,36 @@ impl Board {
         }
     }
 
-    /// The right to start an agent now. Whoever is turned away for want of a slot stands in line, and
-    /// goes before those who come later.
-    pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
+    /// The right to start an agent now, and a hold that has just begun, to be told. Whoever is turned away
+    /// for want of a slot stands in line, and goes before those who come later.
+    pub fn enter(
+        &self,
+        project: &str,
+        policy: &Policy,
+        begun: bool,
+    ) -> (Entrance<'_>, Option<Hold>) {
         let (mut inner, now) = (self.inner(), Wall::now());
         inner.slots = policy.max_parallel.map(u32::from);
         let who = (project, &*policy.agent.name);
         let before = inner.holds.clone();
         let news = inner.holds.decide(project, policy, now);
         self.keep(&inner, &before);
-        let gate = inner.holds.gate(who, begun, now);
-        let is_probe = gate == Gate::Probe;
-        if let Gate::Closed(_, until) = gate {
+        let closed = inner.holds.closed(who, begun, now).map(|(_, until)| until);
+        if closed.is_some() {
             // Whoever could not take a slot is not waited for.
             inner.step_out(project);
-            return Err(Box::new(Closed { until, news }));
         }
-        if let Some(until) = inner.turn_away(project, now) {
-            return Err(Box::new(Closed { until, news }));
+        if let Some(until) = closed.or_else(|| inner.turn_away(project, now)) {
+            return (Err(until), news);
         }
         inner.holds.begin_probe(who, now);
         inner.running += 1;
-        let (project, has_started) = (project.to_owned(), Cell::new(false));
-        Ok(Slot {
+        let slot = Slot {
             board: self,
-            project,
-            is_probe,
-            has_started,
-        })
+            project: project.to_owned(),
+            has_started: Cell::new(false),
+        };
+        (Ok(slot), news)
     }
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
@@ -347,9 +339,6 @@ impl Slot<'_> {
     /// The agent runs: a probe is used up. Returns the holds that this lifts.
     pub fn started(&self) -> Vec<Hold> {
         self.has_started.set(true);
-        if !self.is_probe {
-            return Vec::new();
-        }
         let started = |holds: &mut Holds, _| holds.probe_started(&self.project);
         self.board.change(started)
     }
@@ -357,11 +346,9 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        if self.is_probe {
-            let has_started = self.has_started.get();
-            let end = |holds: &mut Holds, now| holds.end_probe(&self.project, has_started, now);
-            self.board.change(end);
-        }
+        let has_started = self.has_started.get();
+        let end = |holds: &mut Holds, now| holds.end_probe(&self.project, has_started, now);
+        self.board.change(end);
         let mut inner = self.board.inner();
         inner.running -= 1;
         inner.freed_at = Wall::now();

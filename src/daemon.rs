@@ -320,8 +320,10 @@ impl Daemon {
     fn start(&mut self, project: Project, policy: Arc<Policy>) {
         let (bell, ear) = watch::bell();
         let (context, main) = (self.context.clone(), self.bell.clone());
-        let desk = Mutex::<Desk>::default();
-        desk.lock().expect("nobody else has it").policy = policy;
+        let desk = Mutex::new(Desk {
+            policy,
+            ..Desk::default()
+        });
         let post = Arc::new(Post {
             context,
             project,

@@ -89,11 +89,6 @@ impl Kind {
         word.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Whether settings and the time decide it.
-    fn is_decided(self) -> bool {
-        matches!(self, Kind::UsageCeiling | Kind::DailyBudget | Kind::Hours)
-    }
-
     /// How long after the n-th probe the next one is due.
     fn pause(self, probes: u32) -> Duration {
         match self.class() {
@@ -162,17 +157,6 @@ pub type Entrant<'a> = (&'a str, &'a str);
 
 /// Why a hold is to be in force, if it is, and when it ends by itself.
 pub type Wanted = Option<(String, Option<Wall>)>;
-
-/// Whether an agent may be started.
-#[derive(Debug, PartialEq)]
-pub enum Gate<'a> {
-    /// Yes.
-    Open,
-    /// Yes, to see whether things are mended.
-    Probe,
-    /// No: the hold that opens last, and when to ask again; `None` is when something changes.
-    Closed(&'a Hold, Option<Wall>),
-}
 
 /// All holds, and what leads to them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -347,24 +331,24 @@ impl Holds {
     pub fn shown(&self, of: Entrant<'_>, now: Wall) -> Option<HoldView> {
         let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check);
         let is_shown = |hold: &&Hold| is_own(hold) && hold.is_about(of);
-        let hold = match self.gate(of, false, now) {
-            Gate::Closed(hold, _) => Some(hold),
-            Gate::Open | Gate::Probe => self.list.iter().find(is_shown),
-        };
+        let closed = self.closed(of, false, now).map(|(hold, _)| hold);
+        let hold = closed.or_else(|| self.list.iter().find(is_shown));
         hold.map(|hold| hold.view(now))
     }
 
-    /// Whether an agent may be started now, for a job that may have `begun`. Of several holds the one that
-    /// opens last decides.
-    pub fn gate(&self, entrant: Entrant<'_>, begun: bool, now: Wall) -> Gate<'_> {
+    /// What keeps an agent from being started now, for a job that may have `begun`, and when to ask again;
+    /// without a time, when something changes. Of several holds it is the one that opens last. Where a hold
+    /// is in force and nothing keeps it, its start is a probe.
+    pub fn closed(
+        &self,
+        entrant: Entrant<'_>,
+        begun: bool,
+        now: Wall,
+    ) -> Option<(&Hold, Option<Wall>)> {
         let stops = self.list.iter().filter(|hold| hold.stops(entrant, begun));
-        let opens = stops.clone().map(|hold| (hold, hold.opens(entrant.0)));
+        let opens = stops.map(|hold| (hold, hold.opens(entrant.0)));
         let closed = opens.filter(|(_, at)| at.is_none_or(|at| at > now));
-        match closed.max_by_key(|(_, at)| at.map_or(i64::MAX, |at| at.0)) {
-            Some((hold, at)) => Gate::Closed(hold, at),
-            None if stops.clone().any(|hold| hold.probe_at.is_some()) => Gate::Probe,
-            None => Gate::Open,
-        }
+        closed.max_by_key(|(_, at)| at.map_or(i64::MAX, |at| at.0))
     }
 
     /// A job of the entrant's goes to see whether things are mended.
@@ -418,7 +402,9 @@ impl Holds {
         self.series
             .retain(|(held, ..)| of.is_some_and(|(_, agent)| agent != held));
         let lifted = self.take(|hold| !hold.released && of.is_none_or(|of| hold.is_about(of)));
-        for mut hold in lifted.iter().filter(|hold| hold.kind.is_decided()).cloned() {
+        use Kind::{DailyBudget, Hours, UsageCeiling};
+        let is_decided = |hold: &&Hold| matches!(hold.kind, UsageCeiling | DailyBudget | Hours);
+        for mut hold in lifted.iter().filter(is_decided).cloned() {
             hold.released = true;
             self.list.push(hold);
         }
@@ -670,15 +656,13 @@ mod tests {
     }
 
     fn closed(holds: &Holds, entrant: Entrant<'_>, now: Wall) -> Option<Option<Wall>> {
-        match holds.gate(entrant, false, now) {
-            Gate::Closed(_, until) => Some(until),
-            Gate::Open | Gate::Probe => None,
-        }
+        let closed = holds.closed(entrant, false, now);
+        closed.map(|(_, until)| until)
     }
 
     /// Makes the probe that is due, and lets it fail alike.
     fn probe(holds: &mut Holds, kind: ErrorKind, at: Wall) {
-        assert_eq!(holds.gate(("p", "a"), false, at), Gate::Probe);
+        assert_eq!(closed(holds, ("p", "a"), at), None);
         holds.begin_probe(("p", "a"), at);
         assert_eq!(closed(holds, ("q", "a"), at), Some(None));
         holds.probe_started("p");
@@ -704,12 +688,12 @@ mod tests {
             secs(1)
         ));
         assert_eq!(closed(&holds, ("p", "a"), secs(94)), Some(Some(secs(95))));
-        assert_eq!(holds.gate(("p", "other"), false, NOW), Gate::Open);
-        assert_eq!(holds.gate(("p", "a"), false, secs(95)), Gate::Probe);
+        assert_eq!(closed(&holds, ("p", "other"), NOW), None);
+        assert_eq!(closed(&holds, ("p", "a"), secs(95)), None);
         holds.begin_probe(("p", "a"), secs(95));
         assert_eq!(closed(&holds, ("q", "a"), secs(99)), Some(None));
         assert_eq!(holds.answered(("p", "a"), secs(95)).len(), 1);
-        assert_eq!(holds.gate(("q", "a"), false, secs(99)), Gate::Open);
+        assert_eq!(closed(&holds, ("q", "a"), secs(99)), None);
     }
 
     #[test]
@@ -725,7 +709,7 @@ mod tests {
         assert_eq!(closed(&holds, ("p", "a"), NOW), Some(Some(secs(1800))));
         holds.begin_probe(("x", "a"), secs(1800));
         holds.end_probe("x", false, secs(1796));
-        assert_eq!(holds.gate(("q", "a"), false, secs(1801)), Gate::Probe);
+        assert_eq!(closed(&holds, ("q", "a"), secs(1801)), None);
         probe(&mut holds, ErrorKind::NotAuthenticated, secs(1801));
         assert_eq!(
             closed(&holds, ("q", "a"), secs(1802)),
@@ -738,8 +722,8 @@ mod tests {
         let mut holds = Holds::default();
         fail(&mut holds, ErrorKind::Network, None, Some(NOW), NOW);
         assert_eq!(closed(&holds, ("x", "a"), secs(30)), Some(Some(secs(31))));
-        assert_eq!(holds.gate(("q", "a"), false, secs(30)), Gate::Probe);
-        assert_eq!(holds.gate(("x", "a"), false, secs(31)), Gate::Probe);
+        assert_eq!(closed(&holds, ("q", "a"), secs(30)), None);
+        assert_eq!(closed(&holds, ("x", "a"), secs(31)), None);
     }
 
     #[test]
@@ -827,7 +811,7 @@ mod tests {
         let fault = Fault::new(ErrorKind::AgentMissing, "gone");
         holds.fault(("p", &agent), &fault, None, &[], NOW);
         assert!(closed(&holds, ("p", "a"), NOW).is_some());
-        assert_eq!(holds.gate(("q", "a"), false, NOW), Gate::Open);
+        assert_eq!(closed(&holds, ("q", "a"), NOW), None);
     }
 
     #[test]
@@ -922,10 +906,10 @@ mod tests {
         assert!(set(&mut holds, wanted.clone(), NOW).is_some());
         assert_eq!(set(&mut holds, wanted.clone(), secs(1)), None);
         assert_eq!(closed(&holds, entrant, secs(1)), Some(Some(secs(600))));
-        assert_eq!(holds.gate(entrant, true, secs(1)), Gate::Open);
+        assert_eq!(holds.closed(entrant, true, secs(1)), None);
         assert_eq!(holds.release(Some(("p", "a"))).len(), 1);
         assert_eq!(set(&mut holds, wanted.clone(), secs(2)), None);
-        assert_eq!(holds.gate(entrant, false, secs(2)), Gate::Open);
+        assert_eq!(closed(&holds, entrant, secs(2)), None);
         let wanted = wanted.map(|(reason, _)| (reason, Some(secs(1200))));
         assert!(set(&mut holds, wanted, secs(601)).is_some());
         assert_eq!(set(&mut holds, None, secs(602)), None);

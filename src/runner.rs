@@ -82,10 +82,8 @@ pub fn start(
         directory: &root,
         streams: [&stdin, &out, &err],
     };
-    let (started, spawned) = (Instant::now(), Agent::spawn(&launch, token));
-    let mut output = Output::new(claim, out, Some(err));
-    output.started = started;
-    Ok(spawned.map(|agent| (agent, output)))
+    let spawned = Agent::spawn(&launch, token);
+    Ok(spawned.map(|agent| (agent, Output::new(claim, out, Some(err)))))
 }
 
 /// Since when what has held of a running agent.

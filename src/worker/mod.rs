@@ -16,7 +16,7 @@ pub use finished::Memory;
 // The files below this one see what it sees.
 use crate::agent::plan::{Assignment, Plan, plan};
 use crate::agent::{Ending, Fault, Sessions, dialect};
-use crate::board::{self, Board, Closed, Slot};
+use crate::board::{self, Board, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
@@ -372,12 +372,6 @@ impl<'a> Worker<'a> {
             true => Ok(()),
             false => Err(Error::new("another monitor has left claims in it")),
         }
-    }
-
-    /// Nothing can be started, as the board says.
-    fn close(&mut self, closed: Closed) {
-        self.announce(closed.news);
-        self.closed = Some(closed.until.map(|at| now().at(at)));
     }
 }
 

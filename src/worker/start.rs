@@ -199,9 +199,10 @@ impl Worker<'_> {
             self.jobs.put_off(id, None, not_before);
             return Err(No::Wait);
         }
-        let slot = self.board().enter(self.name(), &self.policy, is_begun);
-        let slot = slot.map_err(|closed| {
-            self.close(*closed);
+        let (slot, news) = self.board().enter(self.name(), &self.policy, is_begun);
+        self.announce(news);
+        let slot = slot.map_err(|until| {
+            self.closed = Some(until.map(|at| super::now().at(at)));
             No::Wait
         })?;
         // A person's word may have come while the gate was asked.

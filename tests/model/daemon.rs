@@ -5,7 +5,7 @@ use crate::desk::{entrant, fail};
 use crate::world::{AGENT, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, World, ids, passing};
 use job_monitor::agent::{Fault, Verdict};
 use job_monitor::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide};
-use job_monitor::holds::{Gate, Holds};
+use job_monitor::holds::Holds;
 use job_monitor::job::{Course, ErrorKind, JobId, Status, log_name};
 use job_monitor::project::{AgentSpec, Policy, Protocol};
 use job_monitor::record::{Check, Claim};
@@ -249,7 +249,8 @@ impl Daemon {
             }
         };
         let wall = world.wall();
-        if let Gate::Closed(_, wall) = world.disk.holds.gate(entrant(AGENT), true, wall) {
+        let held = world.disk.holds.closed(entrant(AGENT), true, wall);
+        if let Some((_, wall)) = held {
             *closed = Some(wall.map(|at| now(world).at(at)));
             return None;
         }

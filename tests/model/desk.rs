@@ -1,7 +1,7 @@
 //! Holds by themselves: every sequence to a stated depth.
 
 use job_monitor::agent::Fault;
-use job_monitor::holds::{Entrant, Gate, Hold, Holds};
+use job_monitor::holds::{Entrant, Hold, Holds};
 use job_monitor::job::ErrorKind;
 use job_monitor::project::{AgentSpec, Protocol};
 use job_monitor::time::Wall;
@@ -69,7 +69,7 @@ fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
         }
         Act::Answered(agent, secs) => drop(holds.answered(("p", agent), ago(secs, *now))),
         Act::Try(agent) => {
-            if holds.gate(entrant(agent), true, *now) == Gate::Probe {
+            if holds.closed(entrant(agent), true, *now).is_none() {
                 holds.begin_probe(entrant(agent), *now);
                 holds.probe_started("p");
                 holds.end_probe("p", true, *now);
@@ -84,15 +84,15 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
         let held = holds.list.iter();
         let mine = held.filter(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
         let in_force = mine.count();
-        let closed_at = |at: Wall| match holds.gate(entrant(agent), true, at) {
-            Gate::Closed(_, until) => Some(until),
-            Gate::Open | Gate::Probe => None,
+        let closed_in = |holds: &Holds, at: Wall| {
+            let closed = holds.closed(entrant(agent), true, at);
+            closed.map(|(_, until)| until)
         };
-        match holds.gate(entrant(agent), true, now) {
-            Gate::Open if in_force == 0 => {}
-            Gate::Open => return Err(format!("{agent} is free under {holds:?}")),
-            Gate::Closed(_, None) => return Err(format!("{agent} is held for ever")),
-            Gate::Closed(_, Some(at)) => {
+        let closed_at = |at: Wall| closed_in(holds, at);
+        match closed_at(now) {
+            None if in_force == 0 => {}
+            Some(None) => return Err(format!("{agent} is held for ever")),
+            Some(Some(at)) => {
                 if at <= now || at.since(now) > LONGEST {
                     return Err(format!("{agent} is to ask again at {at}"));
                 }
@@ -103,17 +103,17 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
                     return Err(format!("{agent} asks again and is told {again:?}"));
                 }
             }
-            Gate::Probe => {
+            // Its start is a probe, which nobody else may make meanwhile.
+            None => {
                 let mut later = holds.clone();
                 later.begin_probe(entrant(agent), now);
-                if !matches!(later.gate(entrant(agent), true, now), Gate::Closed(_, None)) {
+                if closed_in(&later, now) != Some(None) {
                     return Err(format!("{agent} may probe twice"));
                 }
                 later.probe_started("p");
                 later.end_probe("p", true, now);
                 let files = |hold: &Hold| hold.before_start;
-                let gate = later.gate(entrant(agent), true, now);
-                if !matches!(gate, Gate::Closed(..)) && !holds.list.iter().any(files) {
+                if closed_in(&later, now).is_none() && !holds.list.iter().any(files) {
                     return Err(format!("{agent} may probe again at once"));
                 }
             }
@@ -121,7 +121,7 @@ fn check(holds: &Holds, now: Wall) -> Result<(), String> {
         // Whoever is answered after everything that held it is free.
         let mut working = holds.clone();
         working.answered(("p", agent), now);
-        if working.gate(entrant(agent), true, now) != Gate::Open {
+        if closed_in(&working, now).is_some() {
             return Err(format!("{agent} is answered and held"));
         }
     }
