@@ -88,7 +88,7 @@ fn decide_all(holds: &mut Holds, entries: &[Entry], settings: &Settings) {
 
 /// Asks the daemon to lift all holds.
 pub fn ask_release(state: &Path) -> Result<()> {
-    Dir::create(state)?.create_new(RELEASE, b"").map(drop)
+    Dir::create(state)?.add(RELEASE, b"").map(drop)
 }
 
 /// What a file looks like now; a link to one counts as that file.

@@ -183,8 +183,8 @@ impl Daemon {
                 service::tell(service::READY);
             }
             let until = latest.map_or(tick, |latest| latest.min(tick));
-            let first = self.ear.wait(Some(until));
-            let heard = first.into_iter().chain(self.ear.pending());
+            let first = self.ear.recv_deadline(until).ok();
+            let heard = first.into_iter().chain(self.ear.try_iter());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
             let is_slow_look = Instant::now() >= tick;
             if self.bury() || is_changed || is_slow_look {
@@ -404,8 +404,8 @@ impl Daemon {
         let mut insisted = None;
         while !self.workers.is_empty() {
             // Each worker rings when it leaves.
-            self.ear.wait(Some(Instant::now() + STOP_LOOK));
-            self.ear.pending().for_each(drop);
+            let _ = self.ear.recv_timeout(STOP_LOOK);
+            self.ear.try_iter().for_each(drop);
             self.workers.retain(|worker| !worker.thread.is_finished());
             let insists = SIGNALS.load(Ordering::SeqCst) > 1;
             if insists && insisted.get_or_insert_with(Instant::now).elapsed() > INSIST_MAX {

@@ -14,15 +14,7 @@ pub fn sha256_hex(data: &[u8]) -> String {
     for block in padded.chunks_exact(64) {
         compress(&mut state, block);
     }
-    let bytes: Vec<u8> = state.iter().flat_map(|word| word.to_be_bytes()).collect();
-    hex(&bytes)
-}
-
-/// Bytes in hexadecimal, two lower-case digits each.
-pub fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
-    let both = |byte: &u8| [digit(byte >> 4), digit(byte & 15)];
-    bytes.iter().flat_map(both).collect()
+    state.iter().map(|word| format!("{word:08x}")).collect()
 }
 
 fn compress(state: &mut [u32; 8], block: &[u8]) {

@@ -13,7 +13,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -112,11 +112,9 @@ impl Dir {
 
     /// Opens a directory, first making it (0700) and what leads to it where missing.
     pub fn create(path: &Path) -> Result<Dir> {
-        if std::fs::symlink_metadata(path).is_err() {
-            let mut builder = std::fs::DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(path);
-            made.map_err(|e| Error::io("create", path, e))?;
-        }
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(|e| Error::io("create", path, e))?;
         Dir::open(path)
     }
 
@@ -157,22 +155,14 @@ impl Dir {
         fstat(&self.handle).map_err(|e| Error::io("look at", &self.path, e.into()))
     }
 
-    /// Calls `each` with the name and the type (as in `st_mode`; 0 if the file system does not
-    /// tell) of every entry but `.` and `..`, in no order. Names that are not UTF-8 are passed
-    /// with replacement characters, which no name of ours has.
-    pub fn list(&self, each: &mut dyn FnMut(&str, u32)) -> Result<()> {
+    /// Calls `each` with the name of every entry but `.` and `..`, in no order. Names that are not UTF-8 are
+    /// passed with replacement characters, which no name of ours has.
+    pub fn list(&self, each: &mut dyn FnMut(&str)) -> Result<()> {
         let failed = |e| Error::io("list", &self.path, e);
         // A fresh description of the same directory: a listing has a position of its own.
         for entry in std::fs::read_dir(place_of(&self.handle)).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let kind = match entry.file_type() {
-                Ok(kind) if kind.is_file() => libc::S_IFREG,
-                Ok(kind) if kind.is_dir() => libc::S_IFDIR,
-                Ok(kind) if kind.is_symlink() => libc::S_IFLNK,
-                Ok(_) => libc::S_IFIFO,
-                Err(_) => 0,
-            };
-            each(&entry.file_name().to_string_lossy(), kind);
+            let name = entry.map_err(failed)?.file_name();
+            each(&name.to_string_lossy());
         }
         Ok(())
     }
@@ -223,20 +213,6 @@ impl Dir {
             created = self.open_at(name, flags);
         }
         created.map_err(|e| self.failed("create", name, e))
-    }
-
-    /// Makes a new file (0600) if nothing is there; whether it did.
-    pub fn create_new(&self, name: &str, content: &[u8]) -> Result<bool> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-        match self.open_at(name, flags) {
-            Ok(mut file) => {
-                let written = file.write_all(content);
-                written.map_err(|e| self.failed("write", name, e))?;
-                Ok(true)
-            }
-            Err(nix::Error::EEXIST) => Ok(false),
-            Err(error) => Err(self.failed("create", name, error)),
-        }
     }
 
     /// Opens a file for appending, making it (0600) where missing. One that has a second name may be
@@ -336,12 +312,6 @@ fn place_of(handle: &File) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 
-impl AsFd for Dir {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.handle.as_fd()
-    }
-}
-
 /// Reads an open regular file from its beginning; more than `max` bytes is an error.
 pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
     let meta = file.metadata().map_err(|e| Error::io("look at", path, e))?;
@@ -349,34 +319,25 @@ pub fn read_whole(file: &File, path: &Path, max: u64) -> Result<Vec<u8>> {
     if !meta.is_file() {
         return wrong("not a regular file");
     }
-    if meta.len() <= max {
-        let content = read_range(file, 0, meta.len(), max.saturating_add(1));
-        let content = content.map_err(|e| Error::io("read", path, e))?;
-        if content.len() as u64 <= max {
-            return Ok(content);
-        }
+    if meta.len() > max {
+        return wrong(&format!("larger than {max} bytes"));
     }
-    wrong(&format!("larger than {max} bytes"))
+    read_range(file, 0, max).map_err(|e| Error::io("read", path, e))
 }
 
-/// Reads a regular file from `start` to its end, at most `max` bytes; `size` is how long it was found
-/// to be. It is asked for one byte more than that: that a read gives less than it was asked for is
-/// the end, and needs no second read to be known.
-pub fn read_range(file: &File, start: u64, size: u64, max: u64) -> io::Result<Vec<u8>> {
-    let most = usize::try_from(max).unwrap_or(usize::MAX);
-    let expected = usize::try_from(size.saturating_sub(start)).unwrap_or(usize::MAX);
-    let mut room = expected.saturating_add(1).min(most);
-    let mut content = Vec::new();
-    loop {
-        let length = content.len();
-        content.resize(length + room, 0);
-        let more = file.read_at(&mut content[length..], start + length as u64)?;
-        content.truncate(length + more);
-        if more < room || content.len() == most {
-            return Ok(content);
+/// Reads a regular file from `start` to the end that it has now, at most `max` bytes.
+pub fn read_range(file: &File, start: u64, max: u64) -> io::Result<Vec<u8>> {
+    let left = file.metadata()?.len().saturating_sub(start).min(max);
+    let mut content = vec![0; usize::try_from(left).unwrap_or(usize::MAX)];
+    let mut length = 0;
+    while length < content.len() {
+        match file.read_at(&mut content[length..], start + length as u64)? {
+            0 => break,
+            more => length += more,
         }
-        room = content.len().min(most - content.len());
     }
+    content.truncate(length);
+    Ok(content)
 }
 
 /// Reads a file by path, at most `max` bytes; `None` if there is none. Links are followed: a user
@@ -386,19 +347,22 @@ pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
     file.map(|file| read_whole(&file, path, max)).transpose()
 }
 
-/// As [`read_path`], a file that has us run what it says: it must be the user's own, and the
-/// directory in which it could be replaced, too.
-pub fn read_own(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
+/// As [`read_path`], a file that has us run what it says: it must be as `check` wants it, and the directory
+/// in which it could be replaced the user's own.
+pub fn read_own(path: &Path, max: u64, check: Check) -> Result<Option<Vec<u8>>> {
     let Some(file) = open_path(path)? else {
         return Ok(None);
     };
     let look = |e: nix::Error| Error::io("look at", path, e.into());
-    check_own(&fstat(&file).map_err(look)?, path)?;
+    check(&fstat(&file).map_err(look)?, path)?;
     if let Some(parent) = path.parent() {
         check_own(&nix::sys::stat::stat(parent).map_err(look)?, parent)?;
     }
     read_whole(&file, path, max).map(Some)
 }
+
+/// What is asked of owner and mode.
+pub type Check = fn(&FileStat, &Path) -> Result<()>;
 
 /// Opens a file for reading by path, following links, without waiting for a pipe's other end;
 /// `None` if there is none.
@@ -456,7 +420,7 @@ pub fn private_group() -> Option<u32> {
 pub fn tail(file: &File, path: &Path, max: u64) -> Result<String> {
     let failed = |e| Error::io("read", path, e);
     let size = file.metadata().map_err(failed)?.len();
-    let bytes = read_range(file, size.saturating_sub(max), size, max).map_err(failed)?;
+    let bytes = read_range(file, size.saturating_sub(max), max).map_err(failed)?;
     let text = String::from_utf8_lossy(&bytes);
     // The cut may have gone through a character: its rest is dropped rather than shown as such.
     let is_cut = bytes.len() as u64 == max;

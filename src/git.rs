@@ -4,15 +4,14 @@
 
 use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
-use crate::files;
-use crate::job::RUN_VARIABLE;
-use crate::process::{Agent, Launch, Token, find_program};
+use crate::files::{self, in_memory};
+use crate::process;
 use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A snapshot or a patch has so long (SPEC 8).
@@ -41,6 +40,7 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
         return Ok(None);
     };
     let dir = match git.ask("rev-parse --absolute-git-dir", &[]) {
+        Err(error) if error.is_not_found() => return Ok(None),
         Err(error) if error.to_string().contains("not a git repository") => return Ok(None),
         dir => PathBuf::from(dir?.unwrap_or_default()),
     };
@@ -50,8 +50,7 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
     let index = dir.join(format!("job-monitor-{name}"));
     let _ = std::fs::remove_file(index.with_extension("lock"));
     copy_index(&dir.join("index"), &index)?;
-    git.env
-        .push(("GIT_INDEX_FILE".into(), index.clone().into()));
+    git.index = Some(index.clone());
     // What cannot be read, and a nested repository without a commit, is left out of all snapshots.
     let added = git.ask("add -A --ignore-errors", &git.paths);
     let tree = added.and_then(|_| git.ask("write-tree", &[]));
@@ -98,7 +97,7 @@ pub fn change(
     if change.files != Some(0) {
         let words = format!("{DIFF} -p --binary --full-index --no-textconv {trees}");
         let written = git.run(&words, &git.paths, patch);
-        let is_large = patch.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
+        let is_large = is_large(patch);
         if written.is_err() || is_large {
             let _ = patch.set_len(0);
         }
@@ -134,12 +133,15 @@ fn copy_index(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
+fn is_large(patch: &File) -> bool {
+    patch.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX)
+}
+
 /// Calls of git that belong together and have one limit of time.
 struct Git {
-    program: PathBuf,
     root: PathBuf,
-    env: Vec<(OsString, OsString)>,
-    token: Token,
+    /// An index of our own, in place of the user's.
+    index: Option<PathBuf>,
     deadline: Instant,
     /// Keeps the spool out: documents, results and logs are no work of the agent's.
     paths: Vec<String>,
@@ -149,30 +151,17 @@ impl Git {
     fn new(spool: &Spool) -> Result<Option<Git>> {
         let root = spool.root()?;
         let has_git = |dir: &Path| dir.join(".git").symlink_metadata().is_ok();
-        let path = std::env::var_os("PATH").unwrap_or_default();
         // Most projects without git are told without a process.
-        let program = root.ancestors().any(has_git);
-        let program = program.then(|| find_program(OsStr::new("git"), &path, &root));
-        let Some(Ok(program)) = program else {
+        if !root.ancestors().any(has_git) {
             return Ok(None);
-        };
-        let token = Token::new(&root);
-        let mut env: Vec<_> = std::env::vars_os().collect();
-        env.retain(|(name, _)| {
-            let is_git_s = name.as_bytes().starts_with(b"GIT_");
-            !is_git_s && name != "LC_ALL" && name != RUN_VARIABLE
-        });
-        env.push(("LC_ALL".into(), "C".into()));
-        env.push((RUN_VARIABLE.into(), token.as_str().into()));
+        }
         let mut paths = vec!["--".to_owned(), ":/".to_owned()];
         let dirs = spool.layout().dirs();
         paths.extend(dirs.map(|dir| format!(":(exclude){dir}")));
-        let deadline = Instant::now() + LIMIT;
+        let (index, deadline) = (None, Instant::now() + LIMIT);
         Ok(Some(Git {
-            program,
             root,
-            env,
-            token,
+            index,
             deadline,
             paths,
         }))
@@ -181,7 +170,7 @@ impl Git {
     /// What git answers to some words, of which none has a blank in it, and these paths; `None` where it
     /// says no by its exit status.
     fn ask(&self, words: &str, paths: &[String]) -> Result<Option<String>> {
-        let out = files::in_memory(b"")?;
+        let out = in_memory(b"")?;
         let said_yes = self.run(words, paths, &out)?;
         let text = files::tail(&out, Path::new("git"), WORDS_MAX)?;
         Ok(said_yes.then(|| text.trim().to_owned()))
@@ -189,31 +178,26 @@ impl Git {
 
     /// Runs git to its end; whether its exit status is 0, or else 1.
     fn run(&self, call: &str, paths: &[String], out: &File) -> Result<bool> {
-        let config = CONFIG.iter().flat_map(|setting| ["-c", setting]);
-        let words = ["git"].into_iter().chain(config);
-        let words = words.chain(call.split_whitespace());
-        let argv = words.chain(paths.iter().map(String::as_str));
-        let argv: Vec<String> = argv.map(str::to_owned).collect();
-        let env = self.env.iter().map(|(name, value)| (&**name, &**value));
-        let (null, err) = (files::in_memory(b"")?, files::in_memory(b"")?);
-        let launch = Launch {
-            program: &self.program,
-            argv: &argv,
-            env: &env.collect::<Vec<_>>(),
-            directory: &self.root,
-            streams: [&null, out, &err],
-        };
-        let agent = Agent::spawn(&launch, &self.token);
-        let agent = agent.map_err(|error| Error::io("execute", &self.program, error))?;
-        let name = call.split(' ').next().unwrap_or_default();
-        while !agent.wait(SLICE) {
-            let is_large = out.metadata().is_ok_and(|meta| meta.len() > PATCH_MAX);
-            if is_large || Instant::now() >= self.deadline {
+        let failed = |error| Error::io("execute", Path::new("git"), error);
+        let (name, err) = (call.split(' ').next().unwrap_or_default(), in_memory(b"")?);
+        let mut command = Command::new("git");
+        command.args(CONFIG.iter().flat_map(|setting| ["-c", setting]));
+        command.args(call.split_whitespace()).args(paths);
+        command.env("LC_ALL", "C").current_dir(&self.root);
+        command.envs(self.index.iter().map(|index| ("GIT_INDEX_FILE", index)));
+        command.stdin(Stdio::null());
+        command.stdout(out.try_clone().map_err(failed)?);
+        command.stderr(err.try_clone().map_err(failed)?);
+        let mut child = command.spawn().map_err(failed)?;
+        while !process::has_ended(&child, SLICE) {
+            if is_large(out) || Instant::now() >= self.deadline {
+                let ended = child.kill().and_then(|()| child.wait());
+                ended.map_err(failed)?;
                 let text = format!("git {name} took longer than {} s", LIMIT.as_secs());
                 return Err(Error::new(text));
             }
         }
-        if let Some(code @ (0 | 1)) = agent.reap(true).0.code() {
+        if let Some(code @ (0 | 1)) = child.wait().map_err(failed)?.code() {
             return Ok(code == 0);
         }
         let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;

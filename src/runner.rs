@@ -275,7 +275,7 @@ impl Output {
 /// cannot be read is left out, since a result must be written all the same.
 fn excerpt(file: &File, size: u64) -> String {
     let text = |from: u64, to: u64| {
-        let bytes = files::read_range(file, from, to, to - from).unwrap_or_default();
+        let bytes = files::read_range(file, from, to - from).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     if size <= TEXT_MAX as u64 {

@@ -7,7 +7,6 @@ use crate::files;
 use crate::project::{
     AgentSpec, COMMAND, FLAG, Form, GLOBAL_KEYS, KEYS, Policy, Protocol, TEXT, TEXTS, word,
 };
-use nix::sys::stat::fstat;
 use serde_json::{Map, Value, json};
 use std::env;
 use std::ffi::OsString;
@@ -115,12 +114,12 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
 /// Reads a file of settings, following links; `None` if there is none. A link to nothing is no
 /// missing file: what it led to may be on a disk that is not there.
 pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
-    let bytes = files::read_own(path, SETTINGS_MAX)?;
+    let bytes = files::read_own(path, SETTINGS_MAX, files::check_own)?;
     if path.is_symlink() {
         let real = path.canonicalize();
         let real = real.map_err(|e| Error::io("follow the link", path, e))?;
         // Whoever may write into the directory of the real file may replace it.
-        files::read_own(&real, SETTINGS_MAX)?;
+        files::read_own(&real, SETTINGS_MAX, files::check_own)?;
     }
     Ok(bytes)
 }
@@ -267,13 +266,8 @@ pub type Variables = Vec<(OsString, OsString)>;
 /// Reads `.env`, as often as an agent is started. It must be the user's own and closed to
 /// others, as ssh wants its keys; a missing file is empty. Errors never quote a value.
 pub fn credentials(path: &Path) -> Result<Variables> {
-    let Some(file) = files::open_path(path)? else {
-        return Ok(Vec::new());
-    };
-    let stat = fstat(&file).map_err(|e| Error::io("look at", path, e.into()))?;
-    files::check_secret(&stat, path)?;
-    let bytes = files::read_whole(&file, path, SETTINGS_MAX)?;
-    parse_env(&bytes).map_err(|line| {
+    let bytes = files::read_own(path, SETTINGS_MAX, files::check_secret)?;
+    parse_env(&bytes.unwrap_or_default()).map_err(|line| {
         let place = format!("{} line {line}", path.display());
         let form = "write KEY=VALUE, and close a quote at the value's end";
         Error::new(format!("{place} sets no variable; {form}"))

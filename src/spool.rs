@@ -11,13 +11,13 @@ use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::statfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -197,11 +197,9 @@ impl Spool {
     pub fn create(project: &Project) -> Result<Spool> {
         let dirs = Dirs::open(project, Make::Missing)?;
         if project.layout == Layout::Jobs {
-            dirs.base.create_new(".gitignore", b"*\n")?;
+            dirs.base.add(".gitignore", b"*\n")?;
         }
-        let spool = Spool::new(project);
-        *spool.open.borrow_mut() = Some(Rc::new(dirs));
-        Ok(spool)
+        Spool::open(project)
     }
 
     /// Closes all directories. The next method that needs one finds it by its path, so before a
@@ -311,7 +309,7 @@ impl Spool {
         const LOCAL: [u32; 7] = [
             0xef53, 0x01021994, 0x9123683e, 0x58465342, 0xf2f52010, 0x794c7630, 0x2fc12fc1,
         ];
-        let stat = self.dirs().ok().and_then(|dirs| fstatfs(&dirs.items).ok());
+        let stat = statfs(&self.items_path()).ok();
         stat.is_none_or(|stat| !LOCAL.contains(&(stat.filesystem_type().0 as u32)))
     }
 
@@ -322,23 +320,23 @@ impl Spool {
     /// happens, and not twice, since the numbers are different each time.
     pub fn scan(&self) -> Result<Scan> {
         let dirs = self.dirs()?;
-        let (number, mut done) = (RandomState::new(), Vec::new());
-        dirs.results.list(&mut |name, _| {
+        let (number, mut done, mut names) = (RandomState::new(), Vec::new(), Vec::new());
+        dirs.results.list(&mut |name| {
             done.extend(name.strip_suffix(".json").map(|id| number.hash_one(id)));
         })?;
         done.sort_unstable();
-        let (mut scan, mut waiting) = (Scan::default(), Vec::new());
-        let is_done = |id: &JobId| done.binary_search(&number.hash_one(id.as_str())).is_ok();
-        dirs.items
-            .list(&mut |name, kind| match self.meaning(name, kind) {
-                Look::Odd(what) => scan.odd.push((name.to_owned(), what)),
-                Look::Waiting(id) if !is_done(&id) => waiting.push(id),
-                _ => {}
-            })?;
-        for id in waiting {
-            match self.copied(id.as_str())? {
-                Some(what) => scan.odd.push((id.file_name(), what)),
-                None => drop(scan.waiting.insert(id)),
+        let is_done = |id: &str| done.binary_search(&number.hash_one(id)).is_ok();
+        dirs.items.list(&mut |name| {
+            if !name.strip_suffix(".md").is_some_and(is_done) {
+                names.push(name.to_owned());
+            }
+        })?;
+        let mut scan = Scan::default();
+        for name in names {
+            match self.look_at(&name)? {
+                Look::Waiting(id) => drop(scan.waiting.insert(id)),
+                Look::Odd(what) => scan.odd.push((name, what)),
+                Look::Nothing => {}
             }
         }
         Ok(scan)
@@ -346,35 +344,36 @@ impl Spool {
 
     /// Looks at one name in the documents' directory, as an event brings it.
     pub fn look_at(&self, name: &str) -> Result<Look> {
-        let Some(stat) = self.dirs()?.items.look(name)? else {
-            return Ok(Look::Nothing);
-        };
-        let look = self.meaning(name, stat.st_mode);
-        let Look::Waiting(id) = &look else {
-            return Ok(look);
-        };
-        if self.has_result(id)? {
+        let (dirs, meaning) = (self.dirs()?, Name::of(name, self.layout()));
+        if meaning == Name::Other && (!name.ends_with(".md") || name.starts_with('.')) {
             return Ok(Look::Nothing);
         }
-        Ok(self.copied(id.as_str())?.map_or(look, Look::Odd))
-    }
-
-    /// What a name and a type amount to, whatever else there is in the project.
-    fn meaning(&self, name: &str, mode: u32) -> Look {
-        match (Name::of(name, self.layout()), odd_type(mode)) {
-            (Name::Other, _) if name.ends_with(".md") && !name.starts_with('.') => {
-                let path = self.path(self.layout().items(), name);
+        let stat = dirs.items.look(name)?;
+        // One that is no text is there, but cannot be looked up by what was made of it.
+        if stat.is_none() && !name.contains(char::REPLACEMENT_CHARACTER) {
+            return Ok(Look::Nothing);
+        }
+        let odd = match meaning {
+            Name::Other => {
+                let path = self.items_path().join(name);
                 let path = path.display();
-                Look::Odd(format!("not a job's name; job-monitor submit {path}"))
+                Some(format!("not a job's name; job-monitor submit {path}"))
             }
-            (Name::Other, _) => Look::Nothing,
-            (Name::Bad, _) => Look::Odd(format!(
-                "its name is not that of a job; rename it to {}",
-                self.layout().form()
-            )),
-            (Name::Job(_), Some(what)) => Look::Odd(what.to_owned()),
-            (Name::Job(id), None) => Look::Waiting(id),
-        }
+            Name::Bad => {
+                let form = self.layout().form();
+                let what = "its name is not that of a job; rename it to";
+                Some(format!("{what} {form}"))
+            }
+            Name::Job(id) => match stat.and_then(|stat| odd_type(stat.st_mode)) {
+                Some(what) => Some(what.to_owned()),
+                None if self.has_result(&id)? => return Ok(Look::Nothing),
+                None => match self.copied(id.as_str())? {
+                    None => return Ok(Look::Waiting(id)),
+                    copy => copy,
+                },
+            },
+        };
+        Ok(odd.map_or(Look::Nothing, Look::Odd))
     }
 
     /// What to say of a document or result that is a copy of a known job's.
@@ -426,7 +425,7 @@ impl Spool {
         }
         // The lease, if the file system has them, lasts until the file is closed below: nobody
         // can have begun to write before the text is read.
-        match files::read_range(&file, 0, meta.size, max.saturating_add(1)) {
+        match files::read_range(&file, 0, max.saturating_add(1)) {
             Ok(bytes) => Ok(Taken::Read(meta, bytes)),
             // One bad sector must not stop the project.
             Err(error) => Ok(Taken::Unreadable(Error::io("read", &path(), error))),
@@ -442,12 +441,9 @@ impl Spool {
     /// The beginning of a document, where its front matter stands.
     pub fn document_head(&self, id: &JobId) -> Result<Vec<u8>> {
         let name = id.file_name();
-        let mut head = Vec::new();
-        if let Some(file) = self.dirs()?.items.open_file(&name)? {
-            let read = file.take(HEAD_MAX).read_to_end(&mut head);
-            read.map_err(|e| Error::io("read", &self.path(self.layout().items(), &name), e))?;
-        }
-        Ok(head)
+        let file = self.dirs()?.items.open_file(&name)?;
+        let head = file.map_or(Ok(Vec::new()), |file| files::read_range(&file, 0, HEAD_MAX));
+        head.map_err(|e| Error::io("read", &self.items_path().join(name), e))
     }
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.
@@ -470,7 +466,7 @@ impl Spool {
     /// The latest time stamp of a document or result before `horizon`.
     pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
         let mut last: Option<String> = None;
-        let mut take = |name: &str, _| {
+        let mut take = |name: &str| {
             let (stem, _) = name.rsplit_once('.').unwrap_or_default();
             let id = JobId::exact(stem);
             let stamp = id.as_ref().and_then(JobId::stamp);
@@ -505,7 +501,7 @@ impl Spool {
     /// What is in `state/`.
     pub fn marks(&self) -> Result<Marks> {
         let mut marks = Marks::default();
-        self.dirs()?.state.list(&mut |name, _| {
+        self.dirs()?.state.list(&mut |name| {
             let (stem, ending) = name.rsplit_once('.').unwrap_or_default();
             let all = match ending {
                 "claim" => &mut marks.claims,
@@ -559,9 +555,7 @@ impl Spool {
 
     /// Leaves a mark, and wakes the daemon.
     pub fn mark(&self, id: &JobId, mark: Mark) -> Result<()> {
-        let state = &self.dirs()?.state;
-        state.create_new(&mark.name(id), b"")?;
-        state.sync()?;
+        self.dirs()?.state.add(&mark.name(id), b"")?;
         self.poke()
     }
 
@@ -573,7 +567,7 @@ impl Spool {
     /// Wakes the daemon to look at the marks.
     pub fn poke(&self) -> Result<()> {
         let items = &self.dirs()?.items;
-        items.create_new(POKE, b"")?;
+        items.add(POKE, b"")?;
         items.remove(POKE)
     }
 
@@ -611,7 +605,7 @@ impl Spool {
     pub fn finished(&self, each: &mut dyn FnMut(&str, i128)) -> Result<()> {
         let results = &self.dirs()?.results;
         let mut failed = None;
-        results.list(&mut |name, _| {
+        results.list(&mut |name| {
             let id = name.strip_suffix(".json");
             let is_ours = |id: &&str| job::is_id(id) && id.starts_with(self.layout().prefix());
             let Some(id) = id.filter(is_ours) else {

@@ -46,14 +46,13 @@ pub enum Wake {
 pub struct Bell(Sender<Wake>);
 
 /// The listening end.
-#[derive(Debug)]
-pub struct Ear(Receiver<Wake>);
+pub type Ear = Receiver<Wake>;
 
 /// A new bell.
 pub fn bell() -> (Bell, Ear) {
     // A bounded one would hold room for all the names it may ever hold.
     let (sender, receiver) = unbounded();
-    (Bell(sender), Ear(receiver))
+    (Bell(sender), receiver)
 }
 
 impl Bell {
@@ -66,26 +65,6 @@ impl Bell {
         } else if waiting < NAMES_MAX + RINGERS_MAX {
             let _ = self.0.send(Wake::Everything);
         }
-    }
-}
-
-impl Ear {
-    /// Waits for a ring, at most until `deadline`; `None` if there was none.
-    pub fn wait(&self, deadline: Option<std::time::Instant>) -> Option<Wake> {
-        match deadline {
-            Some(deadline) => self.0.recv_deadline(deadline).ok(),
-            None => self.0.recv().ok(),
-        }
-    }
-
-    /// Whether everything that was rung has been heard.
-    pub fn is_quiet(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// What has been rung and not heard yet.
-    pub fn pending(&self) -> impl Iterator<Item = Wake> {
-        self.0.try_iter()
     }
 }
 
@@ -105,9 +84,11 @@ pub struct Watcher {
 /// Why something cannot be watched, in the words of our other errors, and what would help.
 pub fn reason(error: &notify::Error) -> String {
     match &error.kind {
-        notify::ErrorKind::Io(cause) => crate::error::plain(cause),
         notify::ErrorKind::MaxFilesWatch => TOO_MANY_WATCHES.to_owned(),
-        notify::ErrorKind::PathNotFound => "no such file or directory".to_owned(),
+        notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => {
+            TOO_MANY_INSTANCES.to_owned()
+        }
+        notify::ErrorKind::Io(cause) => crate::error::plain(cause),
         _ => error.to_string(),
     }
 }
@@ -145,12 +126,7 @@ fn listen(routes: &Routes) -> notify::Result<RecommendedWatcher> {
     let handler_routes = Arc::clone(routes);
     let config = Config::default().with_follow_symlinks(false);
     let listener = RecommendedWatcher::new(move |event| deliver(&handler_routes, event), config);
-    let mut listener = listener.map_err(|error| match &error.kind {
-        notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => {
-            notify::Error::generic(TOO_MANY_INSTANCES)
-        }
-        _ => error,
-    })?;
+    let mut listener = listener?;
     // notify keeps to itself that its thread could not be started, and then panics at every
     // request, the one to end included. So one is made here, of which nothing comes.
     let asked = AssertUnwindSafe(|| drop(listener.unwatch(Path::new("/"))));

@@ -1,13 +1,10 @@
 //! The file in which an agent tells why it failed, where its output does not: it is found by the session in
 //! its name, and read with the care that a foreign file needs.
 
-use crate::files::read_range;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use crate::files::{Dir, Make, check_own, read_range};
+use nix::sys::stat::fstat;
 use std::path::Path;
 
-/// So many entries are looked at; the newest sessions come first.
-const LOOKS_MAX: usize = 20_000;
 /// Years, months, days.
 const DEPTH_MAX: usize = 4;
 /// So much of the file's end is read; how a turn ended stands there.
@@ -17,45 +14,34 @@ const READ_MAX: u64 = 32 << 20;
 pub fn read(dir: &Path, session: &str) -> Option<Vec<u8>> {
     let is_id = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
     let is_plain = session.len() >= 8 && session.bytes().all(is_id);
-    let mut looks = LOOKS_MAX;
     let ending = format!("-{session}.jsonl");
-    is_plain.then(|| find(dir, &ending, DEPTH_MAX, &mut looks))?
+    is_plain.then(|| find(&Dir::open(dir).ok()?, &ending, DEPTH_MAX))?
 }
 
 /// The newest directory first: their names are dates.
-fn find(dir: &Path, ending: &str, depth: usize, looks: &mut usize) -> Option<Vec<u8>> {
-    let mut below = Vec::new();
-    for entry in fs::read_dir(dir).ok()?.flatten() {
-        *looks = looks.checked_sub(1)?;
-        let kind = entry.file_type().ok()?;
-        if kind.is_dir() && depth > 1 {
-            below.push(entry.path());
-        } else if kind.is_file() && entry.file_name().to_string_lossy().ends_with(ending) {
-            return read_end(&entry.path());
-        }
+fn find(dir: &Dir, ending: &str, depth: usize) -> Option<Vec<u8>> {
+    let mut names = Vec::new();
+    dir.list(&mut |name| names.push(name.to_owned())).ok()?;
+    if let Some(name) = names.iter().find(|name| name.ends_with(ending)) {
+        return read_end(dir, name);
     }
-    below.sort();
-    let mut newest_first = below.iter().rev();
-    newest_first.find_map(|dir| find(dir, ending, depth - 1, looks))
+    names.sort();
+    let below = |name: &String| find(&dir.sub(name, Make::Nothing).ok()?, ending, depth - 1);
+    names.iter().rev().filter(|_| depth > 1).find_map(below)
 }
 
-/// Reads the end of a file that is the user's own: no link, and no pipe that would keep us waiting.
-fn read_end(path: &Path) -> Option<Vec<u8>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .ok()?;
-    let meta = file.metadata().ok()?;
-    let is_ours = meta.is_file() && meta.uid() == nix::unistd::geteuid().as_raw();
-    let start = meta.len().saturating_sub(READ_MAX);
-    is_ours.then(|| read_range(&file, start, meta.len(), READ_MAX).ok())?
+/// Reads the end of a file that is the user's own, and no link.
+fn read_end(dir: &Dir, name: &str) -> Option<Vec<u8>> {
+    let file = dir.open_file(name).ok()??;
+    check_own(&fstat(&file).ok()?, dir.path()).ok()?;
+    let start = file.metadata().ok()?.len().saturating_sub(READ_MAX);
+    read_range(&file, start, READ_MAX).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -31,7 +31,7 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String
             continue;
         };
         let mut names = Vec::new();
-        dir.list(&mut |name, _| {
+        dir.list(&mut |name| {
             if owner(name, &jobs).is_some_and(|id| jobs[id]) {
                 names.push(name.to_owned());
             }

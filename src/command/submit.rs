@@ -99,7 +99,7 @@ fn kept(error: Error, draft: Option<&Path>) -> Error {
 fn new_draft() -> Result<PathBuf> {
     let (dir, stamp) = (std::env::temp_dir(), Wall::now().stamp());
     let name = format!("job-monitor-{stamp}-{}.md", std::process::id());
-    match Dir::open(&dir)?.create_new(&name, TEMPLATE.as_bytes())? {
+    match Dir::open(&dir)?.add(&name, TEMPLATE.as_bytes())? {
         true => Ok(dir.join(name)),
         false => Err(Error::new(format!("{name} is in the way in {dir:?}"))),
     }

@@ -17,7 +17,6 @@ mod sweep;
 pub use sweep::{reap_orphans, sweep_project};
 
 use crate::digest::sha256_hex;
-use crate::error::Error;
 use crate::record::Identity;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -27,8 +26,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
-use std::sync::OnceLock;
+use std::process::{Child, ExitStatus};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -150,13 +149,10 @@ pub fn prepare() -> io::Result<()> {
 pub fn prepare_daemon() -> io::Result<()> {
     // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
     unsafe { signal(Signal::SIGIO, SigHandler::SigIgn)? };
+    nix::sys::prctl::set_child_subreaper(true)?;
     let (first, last, flags) = (3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    // SAFETY: both calls take integers only, and close nothing.
-    let failed = unsafe {
-        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0
-            || libc::syscall(libc::SYS_close_range, first, last, flags) != 0
-    };
-    if failed {
+    // SAFETY: it takes integers only, and closes nothing.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: it takes two numbers, and no other thread exists yet. A hundred threads that mostly
@@ -319,18 +315,17 @@ impl Drop for Agent {
     }
 }
 
-/// The identifier of this boot of the machine; start times are comparable only within one.
-///
-/// # Errors
-/// When it cannot be read. It is read until it was once.
-pub fn boot_id() -> Result<&'static str, Error> {
-    static BOOT_ID: OnceLock<String> = OnceLock::new();
-    if let Some(id) = BOOT_ID.get() {
-        return Ok(id);
-    }
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    Ok(BOOT_ID.get_or_init(|| text.trim().to_owned()))
+/// The identifier of this boot of the machine; start times are comparable only within one. Where it
+/// cannot be read, every boot counts as another.
+pub static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or_else(|_| uuid(), |id| id.trim().to_owned())
+});
+
+/// Waits for a child of the standard library's to end, at most `limit`; whether it has.
+pub fn has_ended(child: &Child, limit: Duration) -> bool {
+    let pidfd = spawn::pidfd_open(child.id() as i32);
+    pidfd.is_ok_and(|pidfd| ended(&pidfd, limit))
 }
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.

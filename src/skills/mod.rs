@@ -2,7 +2,7 @@
 //! person, too.
 
 use crate::error::Result;
-use crate::files::{Dir, Durability};
+use crate::files::Dir;
 use std::path::{Path, PathBuf};
 
 /// Name and text of each.
@@ -22,11 +22,8 @@ pub fn install(project: &Path) -> Result<Vec<(PathBuf, bool)>> {
     let mut files = Vec::new();
     for (dir, (name, text)) in DIRS.iter().flat_map(|dir| SKILLS.map(|skill| (dir, skill))) {
         let dir = Dir::create(&project.join(dir).join(name))?;
-        let is_new = !dir.has("SKILL.md")?;
-        if is_new {
-            // Whole or not at all: what lies there is never written again.
-            dir.replace("SKILL.md", text.as_bytes(), Durability::Durable)?;
-        }
+        // Whole or not at all: what lies there is never written again.
+        let is_new = dir.add("SKILL.md", text.as_bytes())?;
         files.push((dir.path_of("SKILL.md"), is_new));
     }
     Ok(files)

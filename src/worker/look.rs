@@ -28,7 +28,7 @@ impl Worker<'_> {
     /// so the next look is at everything.
     pub fn hear(&mut self, first: Option<Wake>) -> Result<()> {
         let mut looks = Vec::new();
-        for wake in first.into_iter().chain(self.post.ear.pending()) {
+        for wake in first.into_iter().chain(self.post.ear.try_iter()) {
             // Whatever closed the project may have been lifted since it was asked.
             self.closed = None;
             match wake {

@@ -184,7 +184,7 @@ impl Post {
     /// After trouble. A ring may mean that it is over, but must not make us spin.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        while self.order() == Order::Serve && self.ear.wait(Some(until)).is_some() {}
+        while self.order() == Order::Serve && self.ear.recv_deadline(until).is_ok() {}
     }
 }
 
@@ -283,7 +283,11 @@ impl<'a> Worker<'a> {
             let piece = until.map(|at| at.min(now + WALL_PIECE));
             let until = [again, piece].into_iter().flatten().min();
             if !self.is_to_leave() {
-                let first = self.post.ear.wait(until);
+                let ear = &self.post.ear;
+                let first = match until {
+                    Some(until) => ear.recv_deadline(until).ok(),
+                    None => ear.recv().ok(),
+                };
                 self.closed = None;
                 self.hear(first)?;
             }

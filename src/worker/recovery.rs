@@ -6,7 +6,6 @@ use super::*;
 impl Worker<'_> {
     /// Takes in the claims on disk, and ends what a dead daemon left: nothing of this project may run yet.
     pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
-        let boot_id = process::boot_id()?;
         let (mut runs, mut is_unknown) = (Vec::new(), has_lost_state);
         for id in self.spool.marks()?.claims {
             let claim = match self.spool.read_claim(&id) {
@@ -20,7 +19,7 @@ impl Worker<'_> {
                 Ok(claim) => claim,
             };
             let Some(claim) = claim else { continue };
-            let process = claim.process.filter(|_| claim.boot_id == boot_id);
+            let process = claim.process.filter(|_| claim.boot_id == *process::BOOT_ID);
             let token = Token::parse(&claim.run).filter(|_| claim.suspended.is_none());
             runs.extend(token.map(|token| (token, process)));
             if self.spool.has_result(&id)? {
@@ -69,7 +68,7 @@ impl Worker<'_> {
             }
             other => other?,
         };
-        if finished.is_none() && claim.process.is_none() && claim.boot_id == process::boot_id()? {
+        if finished.is_none() && claim.process.is_none() && claim.boot_id == *process::BOOT_ID {
             // The logs are made before the agent is started, and its process is written down soon after.
             // An agent that made away with its logs is known by its process.
             return self.undo(claim);

@@ -151,7 +151,7 @@ impl Worker<'_> {
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items_signature().ok();
-        let items = items.filter(|_| self.post.ear.is_quiet());
+        let items = items.filter(|_| self.post.ear.is_empty());
         let is_told = self.is_watched && !self.spool.is_remote();
         self.post.desk().seen = items.filter(|_| is_told);
         let odd = self.odd.iter();

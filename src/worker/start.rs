@@ -230,7 +230,7 @@ impl Worker<'_> {
         let mut claim = before.clone();
         let because = decide::begin(&mut claim, &policy, process::uuid());
         token.as_str().clone_into(&mut claim.run);
-        process::boot_id()?.clone_into(&mut claim.boot_id);
+        process::BOOT_ID.clone_into(&mut claim.boot_id);
         let spent = outcome::cost_of(before).unwrap_or(0.0);
         let scratch = scratch_of(&token);
         let assignment = Assignment {
