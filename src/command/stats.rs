@@ -177,8 +177,9 @@ fn table(projects: &[Project], total: &Totals, style: Style) -> String {
 
 fn row(cells: [&str; 8], has_checks: bool) -> String {
     let [name, jobs, done, checks, time, input, output, cost] = cells;
-    let checks = has_checks
-        .then(|| format!("{checks:>8}"))
-        .unwrap_or_default();
+    let checks = match has_checks {
+        true => format!("{checks:>8}"),
+        false => String::new(),
+    };
     format!("{name:<12}{jobs:>7}{done:>6}{checks}{time:>10}{input:>11}{output:>10}{cost:>11}")
 }
