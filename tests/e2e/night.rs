@@ -198,10 +198,9 @@ fn a_cancel_that_comes_while_the_documents_cannot_be_looked_at_is_not_forgotten(
     fs::rename(&items, &aside).unwrap();
     fs::write(project.state(&format!("{NEXT}.cancel")), "").unwrap();
     fs::write(project.path.join("go"), "").unwrap();
-    space.wait_log("the project is unavailable");
+    assert_eq!(project.wait_result(ID)["status"], "completed");
     fs::rename(&aside, &items).unwrap();
     assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
-    assert_eq!(project.wait_result(ID)["status"], "completed");
     assert_eq!(project.made("ran"), format!("{ID}\n"));
     let swept = || !project.state(&format!("{NEXT}.cancel")).exists();
     wait_until("the mark to be gone", swept);
