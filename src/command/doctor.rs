@@ -230,7 +230,8 @@ fn check_disk(report: &mut Report, scope: &Scope) {
     let (least, path) = places.filter_map(room).min().unwrap_or_default();
     let level = if least < ROOM_LOW { Warning } else { Fine };
     let text = format!("at least {least} MiB of room, at {}", path.display());
-    report.tell(level, "disk", &text, "");
+    let remedy = "job-monitor -a clean --older-than 30d --dry-run";
+    report.tell(level, "disk", &text, remedy);
 }
 
 /// The kernel itself is asked for what the daemon needs: an instance, and a watch.
@@ -268,6 +269,8 @@ fn check_projects(report: &mut Report, scope: &Scope) {
     let registry = edit(&scope.places.registry());
     for ((word, why), projects) in found {
         let (level, remedy) = match word {
+            // The error itself says what helps.
+            "Unavailable" if why.contains("; ") => (Problem, ""),
             "Unavailable" | "Skipped" => (Problem, registry.as_str()),
             "Held" => (Warning, "job-monitor release --all"),
             _ => (Warning, ""),

@@ -214,7 +214,8 @@ fn files_and_directories_that_others_can_write_or_that_are_gone_are_told_with_wh
     open(0o700);
     let items = project.item("");
     fs::remove_dir(&items).unwrap();
-    finding(&space, "projects", "problem", "was removed; make it again");
+    let found = finding(&space, "projects", "problem", "was removed; make it again");
+    assert_eq!(found["remedy"], Value::Null);
     let queue = space.run(&["queue"]).ok();
     assert!(queue.contains("was removed; make it again"), "{queue}");
     assert!(!items.exists(), "looking makes nothing");
@@ -304,6 +305,23 @@ fn a_plain_agent_and_a_launcher_are_found_and_never_started() {
     assert!(!ran.exists());
     space.set(json!({"agents": {"agent": {"command": ["no-such-program"]}}}));
     finding(&space, "program", "problem", "no-such-program is not there");
+}
+
+#[test]
+fn an_agent_that_the_settings_list_is_checked_also_where_nobody_uses_it_yet() {
+    let space = space();
+    space.claude(CLAUDE);
+    log_in(&space);
+    space.project("alpha");
+    let listed = json!({"spare": {"command": ["no-such-spare"]}});
+    space.set(json!({"agents": listed}));
+    finding(&space, "program", "problem", "no-such-spare is not there");
+    // Of those that are built in, only the one in use is asked for.
+    let text = space.run(&["doctor"]).stdout;
+    assert!(
+        text.contains("spare: ") && !text.contains("codex: "),
+        "{text}"
+    );
 }
 
 #[test]

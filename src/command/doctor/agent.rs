@@ -6,7 +6,7 @@ use super::*;
 /// The agents' own files: settings are small, Claude Code's keeps histories.
 const FILE_MAX: u64 = 256 << 20;
 
-/// Checks each agent that a project uses, once, and what it finds amiss in the projects.
+/// Checks each agent that a project uses or the settings list, once, and what it finds amiss in the projects.
 pub(super) fn check_all(report: &mut Report, scope: &Scope, settings: &Settings) {
     let mut checked = BTreeSet::new();
     for Entry { project, own, .. } in scope.entries.iter().filter(|entry| entry.enabled) {
@@ -22,9 +22,14 @@ pub(super) fn check_all(report: &mut Report, scope: &Scope, settings: &Settings)
             report.project = None;
         }
     }
-    if checked.is_empty() {
-        let agent = &settings.common.agent;
-        check(report, &scope.places, agent, Path::new("/"));
+    // Those that the settings list are meant to be used, too.
+    let (listed, is_unused) = (settings.values.get("agents"), checked.is_empty());
+    for agent in settings.agents.iter() {
+        let is_listed = listed.is_some_and(|all| all.get(&agent.name).is_some());
+        let is_own = is_unused && agent.name == settings.common.agent.name;
+        if (is_listed || is_own) && checked.insert(agent.name.clone()) {
+            check(report, &scope.places, agent, Path::new("/"));
+        }
     }
 }
 
