@@ -57,16 +57,12 @@ pub struct Claim {
     /// Why nothing runs just now; null while the agent does.
     pub suspended: Option<Suspension>,
     /// Whether the agent did its work, and the check is to prove it.
-    #[serde(default)]
     pub checking: bool,
     /// Whether the latest start was ended because a person stopped the daemon.
-    #[serde(default)]
     pub stopped: bool,
     /// Checks that ended.
-    #[serde(default)]
     pub checks: Vec<Check>,
     /// Where the latest start tells more than its logs.
-    #[serde(default)]
     pub files: Files,
     /// The finished job whose session this one resumes.
     pub continues: Option<JobId>,
@@ -156,7 +152,6 @@ pub struct Carried {
     /// Tools that the agent asked for and was refused, as it reports them.
     pub permission_denials: Vec<Value>,
     /// MCP servers that failed to start.
-    #[serde(default)]
     pub failed_mcp_servers: Vec<String>,
     /// Processes swept.
     pub leftovers: u32,

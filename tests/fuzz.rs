@@ -564,7 +564,8 @@ const CLAIM: &str = concat!(
     r#""resumed":true,"attempts":[{"started_at":"2026-11-20T11:30:00.000+00:00","duration_seconds":1.5,"#,
     r#""exit_code":1,"signal":null,"error_kind":"overloaded","error":"e","session_id":"s","cost_usd":0.25}],"#,
     r#""retries":1,"interruptions":0,"carried":{"usage":{"n":1},"num_turns":3,"edited":["a"],"#,
-    r#""permission_denials":[{"tool_name":"Bash"}],"leftovers":0},"suspended":{"kind":"overloaded","#,
+    r#""permission_denials":[{"tool_name":"Bash"}],"failed_mcp_servers":[],"leftovers":0},"checking":false,"stopped":false,"#,
+    r#""checks":[],"files":{"witness":null,"answer":null,"require_answer":false},"suspended":{"kind":"overloaded","#,
     r#""error":"e","retry_at":"2026-11-20T12:00:30.000+00:00","afresh":false},"#,
     r#""process":{"pid":42,"start_time":4711}}"#,
     "\n"

@@ -208,7 +208,7 @@ fn a_refused_key_holds_the_job_over_a_restart_until_the_credentials_are_mended()
     assert_eq!(hold["kind"], "not_authenticated");
     let reason = hold["reason"].as_str().unwrap();
     assert!(
-        reason.contains("401") && reason.contains(".env"),
+        reason.contains("Invalid API key") && reason.contains(".env"),
         "{reason}"
     );
     let claim = real.claim();

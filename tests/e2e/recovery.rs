@@ -60,9 +60,14 @@ pub fn claim(id: &str, keys: Value) -> String {
             "num_turns": null,
             "edited": [],
             "permission_denials": [],
+            "failed_mcp_servers": [],
             "leftovers": 0,
         },
         "suspended": null,
+        "checking": false,
+        "stopped": false,
+        "checks": [],
+        "files": {"witness": null, "answer": null, "require_answer": false},
     });
     let object = claim.as_object_mut().unwrap();
     object.extend(keys.as_object().unwrap().clone());
