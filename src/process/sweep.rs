@@ -64,9 +64,8 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
         });
         match marks.next() {
             Some(mark) => Ok(is_of_here(&String::from_utf8_lossy(mark))),
-            // A thread of the kernel, or one in the midst of an exec, which has its marks at the next look.
-            None if environment.is_empty() => Ok(false),
-            // All this is asked anew for each process, since a run of another project may begin meanwhile.
+            // It has cleared its environment, or is in the midst of an exec. All this is asked anew for each
+            // process, since a run of another project may begin meanwhile.
             None if !orphans()?.contains(&pid) => Ok(false),
             None if RUNS.load(Ordering::SeqCst) == 0 => Ok(true),
             None => Ok(std::fs::read_link(format!("/proc/{pid}/cwd"))?.starts_with(root)),

@@ -28,7 +28,7 @@ setsid sh -c 'trap "" TERM HUP INT; echo "deaf-session $$" >> "$0"; while :; do 
 sh -c 'trap "" HUP; echo "stopped $$" >> "$0"; kill -STOP $$; sleep 600' "$pids" &
 setsid sh -c 'trap "" HUP; echo "stopped-session $$" >> "$0"; kill -STOP $$; sleep 600' "$pids" &
 env -i "PATH=$PATH" sh -c 'echo "nameless $$" >> "$0"; exec sleep 600' "$pids" &
-env -i "PATH=$PATH" setsid sh -c 'cd /; echo "nameless-session $$" >> "$0"; exec sleep 600' "$pids" &
+env -i "PATH=$PATH" setsid sh -c 'cd /; echo "nameless-session $$" >> "$0"; exec env -i sleep 600' "$pids" &
 while [ "$(wc -l < "$pids")" -lt 10 ]; do echo waiting; sleep 0.02; done
 echo $$ > .ready; mv .ready ready; . ./tail"#;
 
@@ -237,6 +237,53 @@ while [ ! -s pid ]; do sleep 0.02; done",
     let result = beta.wait_result(ID);
     assert_eq!(result["worker_output"]["summary"], "alive", "{result}");
     space.assert_no_survivor();
+}
+
+#[test]
+fn a_process_that_never_stays_the_same_program_is_ended_like_any_other() {
+    // In the midst of its exec a process shows no environment; of so many, some are met in it.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_changing_ended(20));
+        }
+    });
+}
+
+fn assert_changing_ended(jobs: u32) {
+    let space = Space::new();
+    let changes = space.program("changes", r#"exec "$0""#);
+    space.plain_agent("sh -s");
+    space.set(json!({"on_interrupt": "fail"}));
+    let project = space.project("alpha");
+    space.start();
+    let script = format!(
+        "setsid {} < /dev/null > /dev/null 2>&1 & echo $! > pid",
+        changes.display()
+    );
+    for at in 0..jobs {
+        let id = format!("job-20260101-1200{at:02}-changes");
+        // Now and then it is the next daemon that has to find it.
+        let is_left = at % 5 == 4;
+        let more = if is_left {
+            "; touch left; exec sleep 600"
+        } else {
+            ""
+        };
+        project.submit(&id, &format!("{script}{more}"));
+        if is_left {
+            project.wait_made("left");
+            space.kill();
+            fs::remove_file(project.path.join("left")).unwrap();
+            space.start();
+        }
+        project.wait_result(&id);
+        let pid: i32 = project.made("pid").trim().parse().unwrap();
+        let alive = is_alive(pid);
+        if alive {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        assert!(!alive, "{id}: {pid} was left, after a kill: {is_left}");
+    }
 }
 
 // --- what a dead daemon left ---
