@@ -209,12 +209,9 @@ const PROTOCOL: Form<Protocol> = Form("\"claude\", \"codex\", \"gemini\" or \"pl
 const PROMPT: Form<String> = Form("a text that contains {content}", |value| {
     (TEXT.1)(value).filter(|text| text.contains("{content}"))
 });
-const ENV: Form<Variables> = Form("an object of variables, each a text", |value| {
-    let variable = |(name, value): (&String, &Value)| {
-        let text = value.as_str().filter(|text| !text.contains('\0'))?;
-        is_variable(name).then(|| (name.into(), text.into()))
-    };
-    value.as_object()?.iter().map(variable).collect()
+const ENV: Form<Variables> = Form("an object of variables, each a text without ~/", |value| {
+    let pair = |(name, value): (&String, &Value)| assignment(name, value.as_str()?);
+    value.as_object()?.iter().map(pair).collect()
 });
 
 /// A member of an object, if it is there; the error names it by its place and its key. It tells no value,
@@ -269,7 +266,8 @@ pub fn credentials(path: &Path) -> Result<Variables> {
     let bytes = files::read_own(path, SETTINGS_MAX, files::check_secret)?;
     parse_env(&bytes.unwrap_or_default()).map_err(|line| {
         let place = format!("{} line {line}", path.display());
-        let form = "write KEY=VALUE, and close a quote at the value's end";
+        let form =
+            "write KEY=VALUE, close a quote at the value's end, and write a whole path for ~/";
         Error::new(format!("{place} sets no variable; {form}"))
     })
 }
@@ -278,6 +276,8 @@ pub fn credentials(path: &Path) -> Result<Variables> {
 /// of a line that is none of these.
 pub fn parse_env(bytes: &[u8]) -> std::result::Result<Variables, usize> {
     let mut variables = Vec::new();
+    // Some editors put a byte order mark in front.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = std::str::from_utf8(line).map_err(|_| at + 1)?.trim();
         if !line.is_empty() && !line.starts_with('#') {
@@ -301,8 +301,15 @@ fn parse_line(line: &str) -> Option<(OsString, OsString)> {
         // As in a shell, a comment needs a space in front of it.
         None => value.split(" #").next()?.trim_end(),
     };
-    let is_fine = is_variable(key) && !value.contains('\0');
-    is_fine.then(|| (key.into(), value.into()))
+    assignment(key, value)
+}
+
+/// A variable, if it can be one. To begin with `~` means a home to a shell only: a program would make a
+/// directory of that name.
+fn assignment(name: &str, value: &str) -> Option<(OsString, OsString)> {
+    let is_of_home = value == "~" || value.starts_with("~/");
+    let is_fine = is_variable(name) && !value.contains('\0') && !is_of_home;
+    is_fine.then(|| (name.into(), value.into()))
 }
 
 fn is_variable(name: &str) -> bool {
@@ -483,6 +490,7 @@ mod tests {
         }
         for secret in [
             r#"{"agents": {"claude": {"env": {"KEY": ["s3cret"]}}}}"#,
+            r#"{"agents": {"claude": {"env": {"KEY": "~/s3cret"}}}}"#,
             r#"{"agents": {"claude": {"env": ["KEY=s3cret"]}}}"#,
             r#"{"agents": {"claude": [{"env": {"KEY": "s3cret"}}]}}"#,
         ] {
@@ -531,7 +539,8 @@ mod tests {
 
     #[test]
     fn credentials_are_read_as_a_shell_would() {
-        let text = "# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
+        let text =
+            "\u{feff}# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
         let pairs: Vec<_> = parse_env(text.as_bytes())
             .unwrap()
             .into_iter()
@@ -553,6 +562,8 @@ mod tests {
             (b"\n\n=x", 3),
             (b"A=\0", 1),
             (b"A=1\nB=\xff", 2),
+            (b"A=1\n\nCLAUDE_CONFIG_DIR=~/.claude-work", 3),
+            (b"HOME='~'", 1),
         ] {
             assert_eq!(parse_env(text), Err(line));
         }

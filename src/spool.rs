@@ -19,7 +19,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
@@ -340,6 +340,14 @@ impl Spool {
             }
         }
         Ok(scan)
+    }
+
+    /// Removes what killed processes left of documents that they were about to put here.
+    pub fn tidy(&self) -> Result<()> {
+        let items = &self.dirs()?.items;
+        let mut left = Vec::new();
+        items.list(&mut |name| left.extend(is_left(name).then(|| name.to_owned())))?;
+        left.iter().try_for_each(|name| items.remove(name))
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.
@@ -698,6 +706,13 @@ impl Spool {
         }
         file.write_all(text).map_err(failed)
     }
+}
+
+/// Whether a name is that of a temporary file of [`Dir::add`] whose process is gone.
+fn is_left(name: &str) -> bool {
+    let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
+    let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
+    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn claim_name(id: &JobId) -> String {

@@ -189,19 +189,19 @@ fn a_registry_that_an_editor_is_replacing_is_no_empty_one() {
 }
 
 #[test]
-fn credentials_that_do_not_parse_hold_the_agents_and_say_so() {
+fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
     let space = Space::new();
     space.plain_agent("echo \"$TOKEN\" > seen; cat > /dev/null; echo ok");
     let project = space.project("alpha");
-    space.credentials("TOKEN=abc\nCLAUDE_CONFIG_DIR\n", 0o600);
+    space.credentials("TOKEN=abc\nCLAUDE_CONFIG_DIR=~/.claude-work\n", 0o600);
     project.submit(ID, "x");
     space.start();
     let reason = wait_hold(&project, "unsafe_env");
     assert!(
-        reason.contains(".env line 2 sets no variable; write KEY=VALUE"),
+        reason.contains(".env line 2 sets no variable; ") && reason.contains("a whole path for ~/"),
         "{reason}"
     );
-    space.credentials("TOKEN=abc\n", 0o600);
+    space.credentials("\u{feff}TOKEN=abc\n", 0o600);
     assert_eq!(project.wait_result(ID)["status"], "completed");
     assert_eq!(project.made("seen"), "abc\n");
 }
