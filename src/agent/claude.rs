@@ -1,13 +1,7 @@
 //! Claude Code, headless (SPEC 6). Its events, exits and words are those that were recorded with release
 //! 2.1.328; see `tests/fixtures/claude`.
 
-use super::event::{Event, LastResult, Session, Signs, Window, time};
-use super::json::{Object, text};
-use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Reason, Sessions};
-use crate::project::Protocol;
-use crate::time::Wall;
-use serde_json::{Map, Value, json};
+use super::*;
 
 pub(super) const DIALECT: Dialect = Dialect {
     name: "claude",

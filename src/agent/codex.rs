@@ -2,13 +2,7 @@
 //! stands in the thread's rollout file, which is undocumented, so words must do where that is missing. All
 //! of it was recorded with release 0.171.0; see `tests/fixtures/codex`.
 
-use super::event::{Event, LastResult, Session, Signs, Window, time};
-use super::json::Object;
-use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Reason, Sessions};
-use crate::job::ErrorKind;
-use crate::project::Protocol;
-use serde_json::{Map, Value};
+use super::*;
 
 pub(super) const DIALECT: Dialect = Dialect {
     name: "codex",

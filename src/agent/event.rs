@@ -1,11 +1,7 @@
 //! What an agent tells while it works, whatever its protocol. A dialect turns a line of output into
 //! events; `fold` adds them up for the verdict, and the transcript shows them to a person.
 
-use super::Read;
-use super::json::{Object, object};
-use crate::time::Wall;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use super::*;
 
 /// One thing that an agent told.
 #[derive(Clone, Debug, PartialEq)]

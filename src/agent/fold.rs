@@ -1,13 +1,7 @@
 //! What the events of one attempt amount to, whatever the protocol: what it reports, and what a verdict
 //! needs to know. Everything is pushed in and kept in bounded memory, whatever the agent writes.
 
-use super::event::{Event, LastResult, Session, Signs, Window, events};
-use super::json::{object, text};
-use super::lines::{Capped, Lines};
-use super::{Dialect, Read, TEXT_MAX};
-use crate::record::Carried;
-use crate::time::Wall;
-use serde_json::Value;
+use super::*;
 
 /// Bounds on what is collected; an attempt that exceeds one loses the rest of that list, nothing else.
 const EDITED_MAX: usize = 2000;

@@ -2,14 +2,7 @@
 //! mod 256 or one of its own; the rest stands in its words and on standard error. All of it was recorded
 //! with release 0.61.0; see `tests/fixtures/gemini`.
 
-use super::event::{Event, LastResult, Session, Signs};
-use super::json::Object;
-use super::verdict::{Case, kind};
-use super::{Dialect, PLAIN, Reason, Sessions};
-use crate::job::ErrorKind::*;
-use crate::project::Protocol;
-use serde_json::json;
-use std::time::Duration;
+use super::*;
 
 pub(super) const DIALECT: Dialect = Dialect {
     name: "gemini",

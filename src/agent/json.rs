@@ -1,13 +1,7 @@
 //! A look at the members of a JSON object, which does not build what nobody asks for. A value of an
 //! unexpected type counts as absent and spoils nothing around it.
 
-use super::TEXT_MAX;
-use super::lines::Capped;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use super::*;
 
 /// The longest name, id or class that is kept.
 const WORD_MAX: usize = 256;

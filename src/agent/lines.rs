@@ -1,8 +1,7 @@
 //! An agent's output as lines of bounded length, whatever it writes, and texts that lose their middle
 //! where they grow too long. What a line means is not known here.
 
-use super::TEXT_MAX;
-use std::io::BufRead;
+use super::*;
 
 /// The longest line held. The longest recorded had 11 MB.
 const LINE_MAX: usize = 16 << 20;

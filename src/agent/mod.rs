@@ -13,16 +13,32 @@ pub mod lines;
 pub mod plan;
 pub mod verdict;
 
-use crate::job::ErrorKind;
-use crate::project::Protocol;
-use crate::time::Wall;
-use event::Event;
 pub use event::Window;
 pub use fold::{Audit, Fold, Report, sum_usage};
-use json::Object;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 pub use verdict::{Case, Ended, Ending, Fault, Verdict};
+
+// The files below this one see what it sees.
+use crate::document::Wishes;
+use crate::error::one_line;
+use crate::job::ErrorKind::{self, *};
+use crate::job::{Course, JobId, RUN_VARIABLE};
+use crate::project::{Policy, Project, Protocol};
+use crate::record::{Carried, Claim, Files};
+use crate::time::Wall;
+use event::{Event, LastResult, Session, Signs, events, time};
+use json::{Object, object, text};
+use lines::{Capped, Lines};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use verdict::kind;
 
 /// The most text kept of one answer and of all that an agent says, in bytes; what is longer loses its
 /// middle (SPEC 8).

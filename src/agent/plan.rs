@@ -1,14 +1,6 @@
 //! Job and settings -> what to start: arguments, environment, prompt. Data only; `runner` starts it.
 
-use super::verdict::Fault;
-use super::{Dialect, dialect};
-use crate::document::Wishes;
-use crate::job::{ErrorKind, JobId, RUN_VARIABLE};
-use crate::project::{Policy, Project};
-use crate::record::{Claim, Files};
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use super::*;
 
 /// The least money with which an agent is started, in US dollars: the CLI takes four digits, and no zero.
 pub const BUDGET_MIN: f64 = 0.0001;

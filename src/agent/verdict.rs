@@ -1,12 +1,7 @@
 //! What an exit and an output mean: the table of SPEC 7. Completion is decided first; kinds only explain
 //! what is not complete. Nothing is known here of settings, earlier attempts, or what follows.
 
-use super::event::{LastResult, Signs};
-use super::fold::Fold;
-use crate::error::one_line;
-use crate::job::Course;
-use crate::job::ErrorKind::{self, *};
-use crate::time::Wall;
+use super::*;
 
 /// The longest sentence made of an agent's own words, in characters.
 const SENTENCE_MAX: usize = 500;
