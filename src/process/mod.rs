@@ -297,7 +297,8 @@ impl Agent {
             let run = (self.token.clone(), self.identity());
             (leftovers, _) = sweep_project(&self.directory, &[run]);
         }
-        let mut status = 0;
+        // Should it not be told, that is no success.
+        let mut status = libc::SIGKILL;
         // SAFETY: it writes one integer, and the process is a child of ours that was not reaped.
         unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, 0) };
         self.is_reaped = true;
