@@ -262,19 +262,17 @@ impl Board {
         stamps.map(|stamp| stamp.path.clone()).collect()
     }
 
-    /// Lifts all holds, also those that no job has met yet.
+    /// Where `release --all` asks for it, lifts all holds, also those that no job has met yet.
     pub fn release_all(&self, entries: &[Entry], settings: Option<&Settings>) -> Vec<Hold> {
+        if std::fs::remove_file(self.dir.path_of(RELEASE)).is_err() {
+            return Vec::new();
+        }
         self.change(|holds, _| {
             if let Some(settings) = settings {
                 decide_all(holds, entries, settings);
             }
             holds.release(None)
         })
-    }
-
-    /// Takes the request of `release --all`, if there is one.
-    pub fn take_release_request(&self) -> bool {
-        std::fs::remove_file(self.dir.path_of(RELEASE)).is_ok()
     }
 
     /// Counts what an attempt cost.

@@ -200,12 +200,10 @@ impl Daemon {
 
     /// Looks at what the daemon waits for, besides documents.
     fn look(&mut self) {
+        let entries = self.entries.as_deref().unwrap_or_default();
         let board = &self.context.board;
-        if board.take_release_request() {
-            let entries = self.entries.as_deref().unwrap_or_default();
-            let lifted = board.release_all(entries, self.settings.as_ref());
-            say_lifted(lifted, "released by hand");
-        }
+        let lifted = board.release_all(entries, self.settings.as_ref());
+        say_lifted(lifted, "released by hand");
         self.follow();
         let has_changed = |old: &Stamp| board::stamp(old.path.clone()) != *old;
         let mend = |holds: &mut Holds, _| holds.mend(has_changed);

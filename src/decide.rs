@@ -366,7 +366,6 @@ pub fn after_interruption(claim: &mut Claim, policy: &Policy, now: Wall) -> (Nex
     };
     let error = match afresh {
         Some(_) => WENT_DOWN.to_owned(),
-        None if count > 1 => format!("{WENT_DOWN}, {count} times"),
         None => format!("{WENT_DOWN}; job-monitor retry runs it again"),
     };
     let fault = Fault::new(ErrorKind::Interrupted, error);
@@ -435,8 +434,7 @@ pub fn begin(claim: &mut Claim, policy: &Policy, session: String) -> Option<Stri
     });
     let because = match suspended {
         _ if !claim.resumed => sent_back,
-        // The agent that was sent back has not been told yet, if none ran since the check.
-        Some(_) if sent_back.is_some() && !has_run_since(claim, failed) => sent_back,
+        Some(why) if why.kind == ErrorKind::CheckFailed => sent_back,
         Some(why) => Some(plan::ended(why.kind)),
         // A reply is told nothing: its document is what the person says.
         None => None,
@@ -449,13 +447,6 @@ pub fn begin(claim: &mut Claim, policy: &Policy, session: String) -> Option<Stri
     claim.agent.clone_from(&agent.name);
     (claim.protocol, claim.process) = (agent.protocol, None);
     because
-}
-
-fn has_run_since(claim: &Claim, check: Option<&Check>) -> bool {
-    let mut attempts = claim.attempts.iter().rev();
-    let ran = attempts.find(|attempt| attempt.error_kind != Some(ErrorKind::SpawnFailed));
-    ran.zip(check)
-        .is_some_and(|(ran, check)| ran.started_at > check.started_at)
 }
 
 #[cfg(test)]
@@ -832,9 +823,8 @@ mod tests {
             claim.stopped = true;
             for interruptions in 0..=4 {
                 let policy = policy(9, on_interrupt);
-                let (next, fault) = after_interruption(&mut claim, &policy, WALL);
+                let (next, _) = after_interruption(&mut claim, &policy, WALL);
                 assert_eq!(claim.interruptions, interruptions);
-                assert_eq!(fault.error.contains("4 times"), interruptions == 4);
                 match afresh.filter(|_| interruptions <= INTERRUPTIONS_MAX) {
                     None => assert_eq!(next, Next::Publish(Status::Failed)),
                     Some(afresh) => match next {
@@ -879,17 +869,9 @@ mod tests {
         let because = |claim: &Claim| begin(&mut claim.clone(), &policy, "new".into()).unwrap();
         assert!(because(&claim).contains("1 failed"));
         // Once the agent was told and fell over, it is that which it must know.
-        claim.attempts.push(crate::job::Attempt {
-            started_at: WALL.plus(Duration::from_secs(5)),
-            duration_seconds: 1.0,
-            exit_code: None,
-            signal: Some(9),
-            error_kind: Some(ErrorKind::Signal),
-            error: None,
-            session_id: None,
-            cost_usd: None,
-        });
-        assert_eq!(because(&claim), plan::ended(ErrorKind::CheckFailed));
+        let fell_over = Fault::new(ErrorKind::Signal, "");
+        claim.suspended = Some(super::suspension(&fell_over, None, false));
+        assert_eq!(because(&claim), plan::ended(ErrorKind::Signal));
         claim.checks.push(check(2));
         let (next, _) = after_check(&claim, &policy, WALL);
         assert_eq!(next, Next::Publish(Status::Failed));
