@@ -122,9 +122,9 @@ impl Worker<'_> {
         };
         let err = self.spool.open_log(&log("err"))?;
         let last_word = out.metadata().ok().and_then(|meta| meta.modified().ok());
-        let ran = last_word.map_or(Duration::ZERO, |end| {
-            Wall::from(end).since(claim.started_at)
-        });
+        // A clock that was set since must not add its jump.
+        let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);
+        let ran = last_word.map_or(Duration::ZERO, since_start);
         let read = Output::new(claim, out, err).read_back(ran);
         read.map(Some)
             .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
