@@ -108,14 +108,10 @@ fn lock_instance(state: &Dir) -> Result<Flock<File>> {
                 let pid = format!("{}\n", std::process::id());
                 let emptied = lock.set_len(0);
                 let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
-                return written
-                    .map(|()| lock)
-                    .map_err(|error| failed("write", error));
+                return written.map_err(|e| failed("write", e)).map(|()| lock);
             }
-            Err((_, error)) if error != nix::Error::EWOULDBLOCK => {
-                return Err(failed("lock", error.into()));
-            }
-            Err((unlocked, _)) => file = unlocked,
+            Err((unlocked, nix::Error::EWOULDBLOCK)) => file = unlocked,
+            Err((_, error)) => return Err(failed("lock", error.into())),
         }
         std::thread::sleep(LOCK_PAUSE);
     }
@@ -124,10 +120,9 @@ fn lock_instance(state: &Dir) -> Result<Flock<File>> {
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
 fn handle_signals(bell: &Bell) -> Result<()> {
-    let failed = |error: String| Error::new(format!("cannot handle signals: {error}"));
     // SAFETY: SIG_IGN is not a handler, so no code of ours runs in signal context.
     let ignore = || unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) };
-    let before = ignore().map_err(|error| failed(error.to_string()))?;
+    let was_ignored = matches!(ignore(), Ok(SigHandler::SigIgn));
     let bell = bell.clone();
     let handler = move || {
         if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -135,9 +130,10 @@ fn handle_signals(bell: &Bell) -> Result<()> {
         }
         bell.ring(Wake::Again);
     };
-    ctrlc::set_handler(handler).map_err(|error| failed(error.to_string()))?;
-    if matches!(before, SigHandler::SigIgn) {
-        ignore().map_err(|error| failed(error.to_string()))?;
+    let set = ctrlc::set_handler(handler);
+    set.map_err(|error| Error::new(format!("cannot handle signals: {error}")))?;
+    if was_ignored {
+        let _ = ignore();
     }
     Ok(())
 }

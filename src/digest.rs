@@ -1,12 +1,11 @@
 //! SHA-256 (FIPS 180-4), which a result uses to name the text that ran. Written here because
 //! no crate of the card's list brings it, and because forty lines cannot go out of date.
 
+use std::sync::LazyLock;
+
 /// The SHA-256 of `data` in hexadecimal.
 pub fn sha256_hex(data: &[u8]) -> String {
-    let mut state: [u32; 8] = [
-        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-        0x5be0cd19,
-    ];
+    let mut state: [u32; 8] = of_primes(f64::sqrt);
     // Behind the data a single 1 bit, zeroes, and the length in bits at the end of the last block.
     let mut padded = [data, &[0x80]].concat();
     padded.resize((padded.len() + 8).next_multiple_of(64) - 8, 0);
@@ -16,6 +15,8 @@ pub fn sha256_hex(data: &[u8]) -> String {
     }
     state.iter().map(|word| format!("{word:08x}")).collect()
 }
+
+static ROUND: LazyLock<[u32; 64]> = LazyLock::new(|| of_primes(f64::cbrt));
 
 fn compress(state: &mut [u32; 8], block: &[u8]) {
     let mut schedule = [0_u32; 64];
@@ -48,16 +49,14 @@ fn sum<const N: usize>(parts: [u32; N]) -> u32 {
     parts.into_iter().fold(0, u32::wrapping_add)
 }
 
-const ROUND: [u32; 64] = [
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
-];
+/// The standard's constants: of the roots of the first primes, the first 32 bits behind the point.
+fn of_primes<const N: usize>(root: fn(f64) -> f64) -> [u32; N] {
+    let mut primes = (2..).filter(|n| (2..*n).all(|d| n % d != 0));
+    std::array::from_fn(|_| {
+        let prime: u32 = primes.next().expect("there is always a next one");
+        (root(prime.into()).fract() * 2_f64.powi(32)) as u32
+    })
+}
 
 #[cfg(test)]
 mod tests {

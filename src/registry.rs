@@ -120,34 +120,7 @@ impl Registry {
         let mut entries = self.entries().0.into_iter();
         entries.find(|entry| is_here(&entry.project.path))
     }
-}
 
-/// Changes the registry under its lock and writes it whole, where a link leads if it is one; `change`
-/// may refuse.
-pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -> Result<T> {
-    let dir = Dir::create(path.parent().expect("the registry lies in a directory"))?;
-    let was_there = dir.path_of(LOCK).exists();
-    let lock = dir.append_file(LOCK)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, e)| Error::io("lock", &dir.path_of(LOCK), e.into()))?;
-    let began = Instant::now();
-    while was_there && !path.exists() && began.elapsed() < REPLACE_MAX {
-        std::thread::sleep(REPLACE_MAX / 20);
-    }
-    let mut registry = Registry::load(path)?;
-    let result = change(&mut registry)?;
-    let mut document = registry.rest;
-    document.insert("projects".to_owned(), registry.projects.into());
-    let text = format!("{:#}\n", Value::Object(document));
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let place = real.parent().zip(files::name_of(&real));
-    let unnamed = || Error::new("registered.json leads to a file without a name; mend the link");
-    let (parent, name) = place.ok_or_else(unnamed)?;
-    Dir::open(parent)?.replace(name, text.as_bytes(), Durability::Durable)?;
-    Ok(result)
-}
-
-impl Registry {
     /// Adds a project; refuses a name or a directory that is there already.
     pub fn add(&mut self, project: &Project, now: Wall) -> Result<()> {
         let Project { name, path, layout } = project;
@@ -175,8 +148,8 @@ impl Registry {
 
     /// Takes a project out.
     pub fn remove(&mut self, name: &str) -> Result<()> {
-        let removed = self.projects.remove(name);
-        removed.map(|_| ()).ok_or_else(|| self.unknown(name))
+        let removed = self.projects.remove(name).map(drop);
+        removed.ok_or_else(|| self.unknown(name))
     }
 
     /// Switches a project on or off.
@@ -195,6 +168,31 @@ impl Registry {
         let what = format!("no project named {name:?}; registered: {known}");
         Error::with(Exit::NotFound, what)
     }
+}
+
+/// Changes the registry under its lock and writes it whole, where a link leads if it is one; `change`
+/// may refuse.
+pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -> Result<T> {
+    let dir = Dir::create(path.parent().expect("the registry lies in a directory"))?;
+    let was_there = dir.path_of(LOCK).exists();
+    let lock = dir.append_file(LOCK)?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, e)| Error::io("lock", &dir.path_of(LOCK), e.into()))?;
+    let began = Instant::now();
+    while was_there && !path.exists() && began.elapsed() < REPLACE_MAX {
+        std::thread::sleep(REPLACE_MAX / 20);
+    }
+    let mut registry = Registry::load(path)?;
+    let result = change(&mut registry)?;
+    let mut document = registry.rest;
+    document.insert("projects".to_owned(), registry.projects.into());
+    let text = format!("{:#}\n", Value::Object(document));
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let place = real.parent().zip(files::name_of(&real));
+    let unnamed = || Error::new("registered.json leads to a file without a name; mend the link");
+    let (parent, name) = place.ok_or_else(unnamed)?;
+    Dir::open(parent)?.replace(name, text.as_bytes(), Durability::Durable)?;
+    Ok(result)
 }
 
 /// Keys of an entry that are no settings.

@@ -6,6 +6,7 @@
 //! programs. Calling [`Watcher::watch`] again on a path is harmless and heals a directory that
 //! was replaced or mounted over, of which inotify tells nothing.
 
+use crate::error::plain;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -19,11 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const NAMES_MAX: usize = 1024;
 /// Fewer than so many ring at the very same time, each having seen room for one more name.
 const RINGERS_MAX: usize = 64;
-
-const TOO_MANY_WATCHES: &str =
-    "too many inotify watches are in use; raise the sysctl fs.inotify.max_user_watches";
-const TOO_MANY_INSTANCES: &str =
-    "too many inotify instances are in use; raise the sysctl fs.inotify.max_user_instances";
 
 /// All that can wake a project's worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,14 +79,13 @@ pub struct Watcher {
 
 /// Why something cannot be watched, in the words of our other errors, and what would help.
 pub fn reason(error: &notify::Error) -> String {
-    match &error.kind {
-        notify::ErrorKind::MaxFilesWatch => TOO_MANY_WATCHES.to_owned(),
-        notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => {
-            TOO_MANY_INSTANCES.to_owned()
-        }
-        notify::ErrorKind::Io(cause) => crate::error::plain(cause),
-        _ => error.to_string(),
-    }
+    let what = match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => "watches",
+        notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => "instances",
+        notify::ErrorKind::Io(cause) => return plain(cause),
+        _ => return error.to_string(),
+    };
+    format!("too many inotify {what} are in use; raise the sysctl fs.inotify.max_user_{what}")
 }
 
 impl Watcher {

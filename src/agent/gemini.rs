@@ -67,17 +67,16 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         "error" if line.is("severity", "error") => {
             each(Event::Trouble(message, Signs::default()));
         }
-        "result" => each(Event::Result(Box::new(result(line)))),
+        "result" => {
+            let result = LastResult {
+                good: line.is("status", "success"),
+                complaint: line.object("error").text("message"),
+                usage: line.value("stats"),
+                ..LastResult::default()
+            };
+            each(Event::Result(Box::new(result)));
+        }
         _ => {}
-    }
-}
-
-fn result(line: &Object<'_>) -> LastResult {
-    LastResult {
-        good: line.is("status", "success"),
-        complaint: line.object("error").text("message"),
-        usage: line.value("stats"),
-        ..LastResult::default()
     }
 }
 

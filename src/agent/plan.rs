@@ -78,42 +78,35 @@ pub fn plan<'a>(
 ) -> Result<Plan<'a>, Fault> {
     let agent = &assignment.policy.agent;
     let dialect = dialect(agent.protocol);
-    let prompt = prompt(assignment, dialect);
-    refuse(assignment, dialect, &prompt)?;
-    let env = environment(assignment, dialect, base, credentials);
-    let mut plan = Plan {
-        argv: arguments(assignment, dialect.args),
-        prompt,
-        dialect,
-        files: Files::default(),
-        env,
-    };
-    let get = |name: &str| plan.variable(name).map(OsStr::to_owned);
-    let below = dialect.witness.map(|(below, _)| below);
-    let dir = below.and_then(|below| dialect.own_file(below, &get));
-    let text = |path: PathBuf| path.to_str().map(str::to_owned);
-    let in_project = |path: &String| assignment.project.path.join(assignment.fill(path));
-    plan.files = Files {
-        witness: dir.and_then(text),
-        answer: agent.answer.as_ref().map(in_project).and_then(text),
-        require_answer: agent.require_answer,
-    };
-    Ok(plan)
-}
-
-/// Refuses a start that is known to fail.
-fn refuse(assignment: &Assignment<'_>, dialect: &Dialect, prompt: &str) -> Result<(), Fault> {
-    let (name, max) = (&assignment.policy.agent.name, dialect.prompt_max);
     let left = assignment.budget_left_usd;
     if left.is_some_and(|left| left < BUDGET_MIN) {
         let error = "earlier starts used up the job's max_budget_usd; raise it, or split the job";
         return Err(Fault::new(ErrorKind::Budget, error));
     }
+    let (prompt, max) = (prompt(assignment, dialect), dialect.prompt_max);
     if prompt.chars().count() > max {
+        let name = &agent.name;
         let error = format!("{name} takes no prompt of more than {max} characters; split the job");
         return Err(Fault::new(ErrorKind::PromptTooLong, error));
     }
-    Ok(())
+    let env = environment(assignment, dialect, base, credentials);
+    let get = |name: &str| env.get(OsStr::new(name)).map(|value| (*value).to_owned());
+    let below = dialect.witness.map(|(below, _)| below);
+    let dir = below.and_then(|below| dialect.own_file(below, &get));
+    let text = |path: PathBuf| path.to_str().map(str::to_owned);
+    let in_project = |path: &String| assignment.project.path.join(assignment.fill(path));
+    let files = Files {
+        witness: dir.and_then(text),
+        answer: agent.answer.as_ref().map(in_project).and_then(text),
+        require_answer: agent.require_answer,
+    };
+    Ok(Plan {
+        argv: arguments(assignment, dialect.args),
+        env: env.into_iter().collect(),
+        prompt,
+        dialect,
+        files,
+    })
 }
 
 /// The command and a dialect's arguments behind it. `{args}` stands for the agent's own. An option in
@@ -158,7 +151,7 @@ fn environment<'a>(
     dialect: &'static Dialect,
     base: &'a [(OsString, OsString)],
     credentials: &'a [(OsString, OsString)],
-) -> Vec<Variable<'a>> {
+) -> BTreeMap<&'a OsStr, &'a OsStr> {
     let (name, always) = dialect.scratch;
     let scratch = Some((OsStr::new(name), assignment.scratch)).filter(|_| !name.is_empty());
     let defaults = dialect.env.iter().filter_map(|one| one.split_once('='));
@@ -177,7 +170,7 @@ fn environment<'a>(
     env.extend(given(credentials));
     env.extend(given(&assignment.policy.agent.env));
     env.extend(marks.map(texts));
-    env.into_iter().collect()
+    env
 }
 
 fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
