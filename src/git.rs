@@ -189,7 +189,7 @@ impl Git {
         command.stdout(out.try_clone().map_err(failed)?);
         command.stderr(err.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        while !process::has_ended(&child, SLICE) {
+        while !process::has_ended(child.id() as i32, SLICE) {
             if is_large(out) || Instant::now() >= self.deadline {
                 let ended = child.kill().and_then(|()| child.wait());
                 ended.map_err(failed)?;

@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -126,8 +126,6 @@ pub fn is_missing(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
-    /// By what its end is awaited.
-    pidfd: OwnedFd,
     token: Token,
     /// Where it was started, without symbolic links, as the kernel names it.
     directory: PathBuf,
@@ -241,10 +239,8 @@ impl Agent {
         let spawned = spawn::spawn(launch).inspect_err(|_| {
             RUNS.fetch_sub(1, Ordering::SeqCst);
         });
-        let (pid, pidfd) = spawned?;
         Ok(Agent {
-            pid,
-            pidfd,
+            pid: spawned?,
             token: token.clone(),
             directory: launch.directory.to_owned(),
             is_reaped: false,
@@ -253,13 +249,15 @@ impl Agent {
 
     /// How to recognise it after a crash, unless that cannot be read just now.
     pub fn identity(&self) -> Option<Identity> {
-        sweep::identity_of(self.pid.as_raw()).ok()
+        let pid = self.pid.as_raw();
+        let start_time = sweep::stat_of(pid).ok()?.start_time;
+        Some(Identity { pid, start_time })
     }
 
     /// Waits until the process has ended, at most `limit`; whether it has. It is not reaped yet, so its
     /// number stays ours.
     pub fn wait(&self, limit: Duration) -> bool {
-        ended(&self.pidfd, limit)
+        has_ended(self.pid.as_raw(), limit)
     }
 
     /// SIGTERM to the group (with SIGCONT, so that a stopped one hears it), `grace` for all of the
@@ -323,10 +321,14 @@ pub static BOOT_ID: LazyLock<String> = LazyLock::new(|| {
     id.map_or_else(|_| uuid(), |id| id.trim().to_owned())
 });
 
-/// Waits for a child of the standard library's to end, at most `limit`; whether it has.
-pub fn has_ended(child: &Child, limit: Duration) -> bool {
-    let pidfd = spawn::pidfd_open(child.id() as i32);
-    pidfd.is_ok_and(|pidfd| ended(&pidfd, limit))
+/// Waits for a child of ours that is not reaped to end, at most `limit`, and less where no descriptor is
+/// free to await it by; whether it has.
+pub fn has_ended(pid: i32, limit: Duration) -> bool {
+    let Ok(pidfd) = spawn::pidfd_open(pid) else {
+        std::thread::sleep(limit.min(SLICE));
+        return false;
+    };
+    ended(&pidfd, limit)
 }
 
 /// Waits for the process of `pidfd` to end, at most `limit`; whether it has.

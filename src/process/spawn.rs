@@ -3,8 +3,7 @@
 
 use super::Launch;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::sys::wait::waitpid;
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use std::ffi::{CString, OsStr, c_char, c_short};
 use std::io;
@@ -25,8 +24,8 @@ pub(super) fn raise_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the program, and gives its number and a handle of it.
-pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
+/// Starts the program.
+pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     // An agent must not inherit the raised limit: programs that use select() break above 1024
     // descriptors, and some close all that they may have. posix_spawn cannot set limits, so ours is
     // lowered meanwhile, which harms no other thread as long as few descriptors are in use.
@@ -41,13 +40,7 @@ pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<(Pid, OwnedFd)> {
         // If that fails the agent runs all the same, and the next start tries again.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    let pid = spawned?;
-    let pidfd = pidfd_open(pid.as_raw()).inspect_err(|_| {
-        // No descriptor was free, and without one nobody could await it.
-        let _ = killpg(pid, Signal::SIGKILL);
-        let _ = waitpid(pid, None);
-    })?;
-    Ok((pid, pidfd))
+    spawned
 }
 
 fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {

@@ -194,22 +194,16 @@ fn environment_of(pid: i32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How to recognise a process again; to be asked before it is reaped.
-pub(super) fn identity_of(pid: i32) -> io::Result<Identity> {
-    let start_time = stat_of(pid)?.start_time;
-    Ok(Identity { pid, start_time })
-}
-
-struct Stat {
+pub(super) struct Stat {
     state: u8,
     group: i32,
     session: i32,
-    start_time: u64,
+    pub(super) start_time: u64,
 }
 
 /// Reads `/proc/PID/stat`; the program's name in it may contain anything, so the fields are
 /// counted from its last closing parenthesis.
-fn stat_of(pid: i32) -> io::Result<Stat> {
+pub(super) fn stat_of(pid: i32) -> io::Result<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&text);
     let fields = text.rsplit(')').next().unwrap_or("");
