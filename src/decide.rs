@@ -481,7 +481,6 @@ mod tests {
             size,
             mtime_ns: i128::from(WALL.plus(written).0) * 1_000_000,
             mode: 0o100_600,
-            uid: 0,
         }
     }
 

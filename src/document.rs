@@ -254,7 +254,6 @@ mod tests {
             size: 0,
             mtime_ns: 0,
             mode,
-            uid: 0,
         }
     }
 

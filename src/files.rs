@@ -55,7 +55,6 @@ pub fn meta_of(stat: &FileStat) -> Meta {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime_ns: Signature::of(stat).mtime_ns,
         mode: stat.st_mode,
-        uid: stat.st_uid,
     }
 }
 

@@ -170,8 +170,6 @@ pub struct Meta {
     pub mtime_ns: i128,
     /// Permissions and kind.
     pub mode: u32,
-    /// The owner.
-    pub uid: u32,
 }
 
 impl Meta {

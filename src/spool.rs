@@ -10,7 +10,7 @@ use crate::record::{Claim, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statfs::statfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -82,8 +82,6 @@ struct Dirs {
     results: Dir,
     state: Dir,
     logs: Dir,
-    /// Where the last four were found.
-    places: [Signature; 4],
 }
 
 /// Proof that no other daemon works on the project; held as long as the value lives.
@@ -122,21 +120,6 @@ pub struct Marks {
     pub released: BTreeSet<JobId>,
 }
 
-/// What is at a document's name.
-#[derive(Debug)]
-pub enum Taken {
-    /// Nothing: withdrawn.
-    Gone,
-    /// Something that is not ours to run or to judge, with what it is and what to do.
-    Alien(String),
-    /// Something that cannot be read now, with why.
-    Unreadable(Error),
-    /// A document that some process has open for writing.
-    Writing(Meta),
-    /// A document's first `max + 1` bytes.
-    Read(Meta, Vec<u8>),
-}
-
 impl Dirs {
     /// A missing project, or one without the directory of documents, is an error (`is_not_found`)
     /// unless `make`, and nothing is made in its place: it may be an empty mount point. The other
@@ -162,12 +145,7 @@ impl Dirs {
         let results = ours(layout.results())?;
         let state = ours(layout.state())?;
         let logs = ours(layout.logs())?;
-        let mut places = [Signature::default(); 4];
-        for (place, dir) in places.iter_mut().zip([&items, &results, &state, &logs]) {
-            *place = Signature::of_dir(dir)?;
-        }
         Ok(Dirs {
-            places,
             items,
             results,
             state,
@@ -232,11 +210,13 @@ impl Spool {
     pub fn is_in_place(&self) -> bool {
         let (open, layout) = (self.open.borrow(), self.layout());
         let Some(dirs) = &*open else { return true };
-        let is_at = |(relative, place): (&str, Signature)| {
-            let found = Signature::at(&self.project.path.join(relative));
-            found.is_ok_and(|found| found.is_place_of(place))
+        let is_at = |(relative, dir): (&str, &Dir)| -> Result<bool> {
+            let found = Signature::at(&self.project.path.join(relative))?;
+            Ok(found.is_place_of(Signature::of_dir(dir)?))
         };
-        layout.dirs().into_iter().zip(dirs.places).all(is_at)
+        let open = [&dirs.items, &dirs.results, &dirs.state, &dirs.logs];
+        let mut places = layout.dirs().into_iter().zip(open);
+        places.all(|place| is_at(place).unwrap_or(false))
     }
 
     /// Whether anything is at a path within the project.
@@ -372,8 +352,8 @@ impl Spool {
                 let what = "its name is not that of a job; rename it to";
                 Some(format!("{what} {form}"))
             }
-            Name::Job(id) => match stat.and_then(|stat| odd_type(stat.st_mode)) {
-                Some(what) => Some(what.to_owned()),
+            Name::Job(id) => match stat.as_ref().and_then(odd) {
+                Some(what) => Some(what),
                 None if self.has_result(&id)? => return Ok(Look::Nothing),
                 None => match self.copied(id.as_str())? {
                     None => return Ok(Look::Waiting(id)),
@@ -400,44 +380,31 @@ impl Spool {
         Ok(None)
     }
 
-    /// Reads a document, at most `max + 1` bytes, provided that nobody has it open for writing.
-    pub fn take(&self, id: &JobId, max: u64) -> Result<Taken> {
+    /// Reads a document, at most `max + 1` bytes, unless somebody has it open for writing; `None` if it was
+    /// withdrawn. An error concerns this document alone, but for a shortage.
+    pub fn take(&self, id: &JobId, max: u64) -> Result<Option<(Meta, Option<Vec<u8>>)>> {
         let name = id.file_name();
-        let path = || self.path(self.layout().items(), &name);
-        let file = match self.dirs()?.items.open_file(&name) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Ok(Taken::Gone),
-            Err(error) if error.is_shortage() => return Err(error),
-            Err(error) => {
-                let found = self.dirs()?.items.look(&name)?;
-                let odd = found.and_then(|stat| odd_type(stat.st_mode));
-                return Ok(odd.map_or(Taken::Unreadable(error), |odd| Taken::Alien(odd.to_owned())));
-            }
+        let Some(file) = self.dirs()?.items.open_file(&name)? else {
+            return Ok(None);
         };
-        let stat = fstat(&file).map_err(|e| Error::io("look at", &path(), e.into()))?;
+        let failed = |verb, error| Error::io(verb, &self.items_path().join(&name), error);
+        let stat = fstat(&file).map_err(|e| failed("look at", e.into()))?;
+        if let Some(what) = odd(&stat) {
+            return Err(Error::new(what));
+        }
         let mut meta = meta_of(&stat);
         if files::private_group() == Some(stat.st_gid) && meta.mode & 0o002 == 0 {
             // That opens it to nobody.
             meta.mode &= !0o020;
         }
-        if let Some(odd) = odd_type(meta.mode) {
-            return Ok(Taken::Alien(odd.to_owned()));
-        }
-        if meta.uid != 0 && meta.uid != nix::unistd::geteuid().as_raw() {
-            let uid = meta.uid;
-            let what = format!("it belongs to another user (uid {uid}); copy it as your own");
-            return Ok(Taken::Alien(what));
-        }
         if has_writer(&file) {
-            return Ok(Taken::Writing(meta));
+            return Ok(Some((meta, None)));
         }
         // The lease, if the file system has them, lasts until the file is closed below: nobody
         // can have begun to write before the text is read.
-        match files::read_range(&file, 0, max.saturating_add(1)) {
-            Ok(bytes) => Ok(Taken::Read(meta, bytes)),
-            // One bad sector must not stop the project.
-            Err(error) => Ok(Taken::Unreadable(Error::io("read", &path(), error))),
-        }
+        let text = files::read_range(&file, 0, max.saturating_add(1));
+        let text = text.map_err(|error| failed("read", error))?;
+        Ok(Some((meta, Some(text))))
     }
 
     /// What `ls` would say of a document: `None` if it is not there.
@@ -727,14 +694,19 @@ fn last_part(relative: &str) -> &str {
     relative.rsplit('/').next().unwrap_or(relative)
 }
 
-/// What is wrong with a document of this type; nothing, if the type is not known.
-fn odd_type(mode: u32) -> Option<&'static str> {
-    match mode & libc::S_IFMT {
-        libc::S_IFREG | 0 => None,
-        libc::S_IFDIR => Some("it is a directory, but a job is a regular file; move it away"),
-        libc::S_IFLNK => Some("it is a symbolic link, which is not followed; copy the file itself"),
-        _ => Some("it is a FIFO, socket or device, but a job is a regular file; remove it"),
-    }
+/// What is wrong with a document, whatever it holds.
+fn odd(stat: &FileStat) -> Option<String> {
+    let (kind, uid) = (stat.st_mode & libc::S_IFMT, stat.st_uid);
+    let is_ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    Some(match kind {
+        libc::S_IFREG if is_ours => return None,
+        libc::S_IFREG => format!("it belongs to another user (uid {uid}); copy it as your own"),
+        libc::S_IFDIR => "it is a directory, but a job is a regular file; move it away".into(),
+        libc::S_IFLNK => {
+            "it is a symbolic link, which is not followed; copy the file itself".into()
+        }
+        _ => "it is a FIFO, socket or device, but a job is a regular file; remove it".into(),
+    })
 }
 
 /// Whether some process has the file open for writing: then no read lease is granted. A file

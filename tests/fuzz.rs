@@ -315,7 +315,6 @@ fn meta() -> Meta {
         size: 1,
         mtime_ns: 0,
         mode: 0o100_600,
-        uid: 0,
     }
 }
 

@@ -31,7 +31,7 @@ use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, QueueView, Suspension};
 use crate::runner::{self, Finished, Output};
 use crate::settings::{self, Places};
-use crate::spool::{Look, Mark, Spool, SpoolLock, Taken};
+use crate::spool::{Look, Mark, Spool, SpoolLock};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use end::{Decision, End, record};

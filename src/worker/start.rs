@@ -80,16 +80,11 @@ impl Worker<'_> {
     /// Reads a waiting document, if it counts.
     fn take(&mut self, id: &JobId) -> Result<Option<(Meta, Vec<u8>)>> {
         let (name, policy) = (id.file_name(), Arc::clone(&self.policy));
-        let (meta, text) = match self.spool.take(id, policy.max_document)? {
-            Taken::Read(meta, text) => (meta, Some(text)),
-            Taken::Writing(meta) => (meta, None),
-            Taken::Gone => return self.look_at(&name, false).map(|()| None),
-            Taken::Alien(what) => {
-                self.jobs.remove(id);
-                self.tell_of_oddity(&name, &what);
-                return Ok(None);
-            }
-            Taken::Unreadable(error) => {
+        let (meta, text) = match self.spool.take(id, policy.max_document) {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return self.look_at(&name, false).map(|()| None),
+            Err(error) if error.is_shortage() => return Err(error),
+            Err(error) => {
                 let later = Instant::now() + UNREADABLE_PAUSE;
                 self.jobs.put_off(id, Some(later), None);
                 let what = format!("{error}; the job waits, and it is tried again once a minute");
@@ -132,8 +127,9 @@ impl Worker<'_> {
         if let Some(text) = kept.filter(is_it) {
             return Ok(Some(text));
         }
-        match self.spool.take(id, max)? {
-            Taken::Read(_, text) if is_it(&text) => {
+        match self.spool.take(id, max) {
+            Err(error) if error.is_shortage() => Err(error),
+            Ok(Some((_, Some(text)))) if is_it(&text) => {
                 let kept = self.spool.keep_text(id, &text);
                 self.or_warn(kept);
                 Ok(Some(text))

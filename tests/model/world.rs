@@ -800,7 +800,6 @@ impl World {
             size: u64::from(document.version),
             mtime_ns: i128::from(document.written.0) * 1_000_000,
             mode: 0o100_600,
-            uid: 0,
         };
         Some((meta, document.version))
     }
