@@ -57,12 +57,16 @@ pub struct Claim {
     /// Why nothing runs just now; null while the agent does.
     pub suspended: Option<Suspension>,
     /// Whether the agent did its work, and the check is to prove it.
+    #[serde(default)]
     pub checking: bool,
     /// Whether the latest start was ended because a person stopped the daemon.
+    #[serde(default)]
     pub stopped: bool,
     /// Checks that ended.
+    #[serde(default)]
     pub checks: Vec<Check>,
     /// Where the latest start tells more than its logs.
+    #[serde(default)]
     pub files: Files,
     /// The finished job whose session this one resumes.
     pub continues: Option<JobId>,
@@ -152,6 +156,7 @@ pub struct Carried {
     /// Tools that the agent asked for and was refused, as it reports them.
     pub permission_denials: Vec<Value>,
     /// MCP servers that failed to start.
+    #[serde(default)]
     pub failed_mcp_servers: Vec<String>,
     /// Processes swept.
     pub leftovers: u32,
@@ -228,4 +233,26 @@ pub struct HoldView {
     pub reason: String,
     /// When it ends; null if a person must do something.
     pub until: Option<Wall>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn claims_of_older_writers_are_read() {
+        let whole = Claim {
+            job_id: JobId::exact("job-20260101-120000-x").unwrap(),
+            ..Claim::default()
+        };
+        let mut claim = json!(whole);
+        for key in ["checking", "stopped", "checks", "files"] {
+            claim.as_object_mut().unwrap().remove(key);
+        }
+        let carried = claim["carried"].as_object_mut().unwrap();
+        carried.remove("failed_mcp_servers");
+        let text = format!("{claim}\nwhat they wrote behind it\n");
+        assert_eq!(Claim::parse(text.as_bytes()), Ok(whole));
+    }
 }
