@@ -4,7 +4,7 @@ use super::*;
 
 /// What is the same for all projects and may be in the way of a job.
 pub(super) struct Ground {
-    pub settings: Option<Settings>,
+    pub settings: Result<Settings>,
     /// What is said where so many agents are at work as may be.
     full: Option<String>,
 }
@@ -29,9 +29,8 @@ pub(super) struct Seen {
 
 impl Ground {
     pub(super) fn of(scope: &Scope) -> Ground {
-        let settings = settings::load(&scope.places.settings()).ok();
-        let settings = settings.map(|(settings, _)| settings);
-        let most = settings.as_ref().and_then(|s| s.common.max_parallel);
+        let settings = settings::load(&scope.places.settings()).map(|(settings, _)| settings);
+        let most = settings.as_ref().ok().and_then(|s| s.common.max_parallel);
         let full = most.filter(|_| scope.daemon.is_some()).and_then(|most| {
             let registry = Registry::load(&scope.places.registry()).unwrap_or_default();
             let view = |entry: Entry| Spool::open(&entry.project).ok()?.read_view();
@@ -93,9 +92,9 @@ impl Ground {
 
     fn find_obstacles(&self, seen: &mut Seen, scope: &Scope, entry: &Entry) {
         let (now, name) = (Wall::now(), &entry.project.name);
-        let mut skipped = None;
-        match self.settings.as_ref().map(|all| entry.policy(all)) {
-            Some(Err(error)) => skipped = Some(("Skipped", clean_line(&error.to_string()))),
+        let mut found = Vec::new();
+        match self.settings.as_ref().ok().map(|all| entry.policy(all)) {
+            Some(Err(error)) => found.push(("Skipped", clean_line(&error.to_string()))),
             // A daemon's view knows which agent the next job wants; else its records tell as much.
             Some(Ok(policy)) if seen.hold.is_none() => {
                 let begun = seen.suspended.as_ref().map(|claim| &claim.agent);
@@ -105,23 +104,17 @@ impl Ground {
             }
             _ => {}
         }
-        let disabled = (!entry.enabled).then(|| {
+        if !entry.enabled {
             let name = clean_line(&quoted(name));
-            (
-                "Disabled",
-                format!("no job is started until job-monitor enable {name}"),
-            )
-        });
-        let held = seen
-            .hold
-            .as_ref()
-            .map(|hold| ("Held", hold_line(hold, now)));
-        seen.obstacles = [skipped, disabled, held].into_iter().flatten().collect();
-        let is_next = seen.current.is_none() && seen.all().next().is_some();
-        if seen.obstacles.is_empty() && is_next {
-            let full = self.full.iter().map(|text| ("Waits", text.clone()));
-            seen.obstacles.extend(full);
+            let text = format!("no job is started until job-monitor enable {name}");
+            found.push(("Disabled", text));
         }
+        let hold = seen.hold.as_ref();
+        found.extend(hold.map(|hold| ("Held", hold_line(hold, now))));
+        if found.is_empty() && seen.current.is_none() && seen.all().next().is_some() {
+            found.extend(self.full.clone().map(|text| ("Waits", text)));
+        }
+        seen.obstacles = found;
     }
 }
 
@@ -232,11 +225,11 @@ type Found = std::result::Result<Seen, String>;
 
 /// Answers about each project, as JSON or as `text` tells it.
 fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) -> Result<()> {
-    if let Err(error) = settings::load(&scope.places.settings()) {
+    let ground = Ground::of(scope);
+    if let Err(error) = &ground.settings {
         // It may be why no job is started.
         render::note(&error.to_string());
     }
-    let ground = Ground::of(scope);
     let look = |entry| ground.look(scope, entry).map_err(|error| error.to_string());
     let found: Vec<(&Entry, Found)> = scope.entries.iter().map(|e| (e, look(e))).collect();
     let projects = || found.iter().map(|(entry, seen)| as_json(entry, seen));

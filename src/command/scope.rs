@@ -130,23 +130,17 @@ impl Scope {
     /// The job that was typed: its id, or a part of it that no other job has. It is looked for in the
     /// projects in question, else in the others.
     pub(crate) fn job(&self, typed: &str) -> Result<Job> {
-        let (whole, part) = (&JobId::parse(typed), typed.trim_end_matches(".md"));
+        let (whole, part) = (JobId::parse(typed), typed.trim_end_matches(".md"));
+        let whole = whole.as_ref();
         let mut found = Vec::new();
         // What has the form of an id may be the beginning of another.
         let (here, others) = (&self.entries, &self.others);
-        for (whole, entries) in [
-            (whole, here),
-            (whole, others),
-            (&None, here),
-            (&None, others),
-        ] {
+        for (whole, entries) in [(whole, here), (whole, others), (None, here), (None, others)] {
             let spools = entries.iter().flat_map(|entry| Spool::open(&entry.project));
             for spool in spools.map(Rc::new) {
-                let mut take = |id| {
-                    found.push(Job {
-                        id,
-                        spool: Rc::clone(&spool),
-                    })
+                let mut take = |id: JobId| {
+                    let spool = Rc::clone(&spool);
+                    found.push(Job { id, spool });
                 };
                 match whole {
                     Some(id) if standing_in(&spool, id, false)?.is_some() => take(id.clone()),
@@ -168,10 +162,8 @@ impl Scope {
                 let (project, count) = (&spool.project().name, others + 1);
                 let text =
                     format!("{count} jobs have {part:?} in their id, as {id} of {project:?}");
-                Err(Error::with(
-                    Exit::Usage,
-                    text + "; say more of it, or -p NAME",
-                ))
+                let text = text + "; say more of it, or -p NAME";
+                Err(Error::with(Exit::Usage, text))
             }
             (None, _) => {
                 // It may be in a project that cannot be looked at, which this says.
@@ -271,36 +263,32 @@ fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standin
 /// Which of the entries a command is about, if it is about one.
 fn choose(registry: &Registry, entries: &[Entry], which: &Which) -> Result<Option<usize>> {
     let here = std::env::current_dir().unwrap_or_default();
-    Ok(match which {
-        Which::All => None,
-        Which::Around => around(entries, &here),
+    match which {
+        Which::All => Ok(None),
+        Which::Around => Ok(around(entries, &here)),
         Which::Named(name) => {
             let by_name = entries.iter().position(|entry| entry.project.name == *name);
             // A name that was mistyped must not be taken for a path below the current directory.
             let is_path = name.contains('/') || Path::new(name).exists();
             let by_path = || around(entries, &here.join(name)).filter(|_| is_path);
-            Some(
-                by_name
-                    .or_else(by_path)
-                    .ok_or_else(|| registry.unknown(name))?,
-            )
+            let found = by_name.or_else(by_path);
+            found.map(Some).ok_or_else(|| registry.unknown(name))
         }
-    })
+    }
 }
 
 /// The registered project that a path leads into; of nested ones the innermost. The paths of projects are
 /// compared as text first, since to resolve each could hang in a dead mount.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
-    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let path = resolved(path);
-    let deepest = |root: &dyn Fn(&Path) -> PathBuf| {
-        let roots = entries.iter().map(|entry| root(&entry.project.path));
-        let inside = roots.enumerate().filter(|(_, root)| path.starts_with(root));
-        Some(inside.max_by_key(|(_, root)| root.as_os_str().len())?.0)
-    };
     // One that leads nowhere and climbs may be meant for any.
-    let is_clear = !path.components().any(|part| part == Component::ParentDir);
-    deepest(&Path::to_owned)
-        .or_else(|| deepest(&resolved))
-        .filter(|_| is_clear)
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    let resolved = path.canonicalize().ok();
+    let path = resolved.or_else(|| (!climbs).then(|| path.to_owned()))?;
+    let innermost = |roots: Vec<PathBuf>| {
+        let mut dirs = path.ancestors();
+        dirs.find_map(|dir| roots.iter().position(|root| root == dir))
+    };
+    let roots = || entries.iter().map(|entry| entry.project.path.clone());
+    let resolved = || roots().map(|root| root.canonicalize().unwrap_or_default());
+    innermost(roots().collect()).or_else(|| innermost(resolved().collect()))
 }

@@ -91,7 +91,7 @@ impl Overview {
         };
         let panels: Vec<Panel> = scope.entries.iter().map(panel).collect();
         let spent = board::read(&scope.places.state).ledger.spent(None, now);
-        let budget = ground.settings.as_ref();
+        let budget = ground.settings.as_ref().ok();
         let budget = budget.and_then(|all| all.common.daily_budget_usd);
         let budget = budget.map_or(String::new(), |budget| format!(" of ${budget:.2}"));
         let spent = format!("${spent:.2}{budget} today");
@@ -154,8 +154,7 @@ impl Panel {
                 Some(at) => format!("{} {}", id.description(), not_before(at, now)),
                 None => id.description().to_owned(),
             };
-            let names = waiting.iter().take(WAITING_NAMED).map(name);
-            let names: Vec<String> = names.collect();
+            let names: Vec<String> = waiting.iter().take(WAITING_NAMED).map(name).collect();
             let (held, waiting, names) = (self.held, self.waiting, names.join(", "));
             let row = format!("{held} held, {waiting} waiting: {names}");
             self.rows.push(row.trim_end_matches(": ").to_owned());
@@ -174,15 +173,12 @@ fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
     let is_shown = |nth: usize, one: &Ended| nth < OUTCOMES || now.since(one.at) < RECENT;
     let shown = all.enumerate().take_while(|(nth, one)| is_shown(*nth, one));
     let mut ended: Vec<Ended> = shown.map(|(_, one)| one).collect();
-    ended.sort_by_key(|one| (!one.is_fresh_failure(now), Reverse(one.at)));
+    let is_fresh_failure = |one: &Ended| one.ending == Ending::Bad && now.since(one.at) < RECENT;
+    ended.sort_by_key(|one| (!is_fresh_failure(one), Reverse(one.at)));
     Ok(ended)
 }
 
 impl Ended {
-    fn is_fresh_failure(&self, now: Wall) -> bool {
-        self.ending == Ending::Bad && now.since(self.at) < RECENT
-    }
-
     fn of(id: &JobId, at: Wall, result: &Finished, style: Style, now: Wall) -> Ended {
         let ending = result.ending();
         let span = |start: &Start| {
@@ -233,15 +229,14 @@ impl Overview {
         let cells = columns.saturating_sub(margin).max(1);
         let (now, history) = (self.now.0, HISTORY.as_millis() as i64);
         let at = |cell: usize| Wall(now - history + history * cell as i64 / cells as i64);
-        let mut hours = String::new();
-        for cell in 0..cells {
-            let hour = |wall: Wall| wall.to_string()[11..13].to_owned();
-            let room = width(&hours) <= cell && cell + 5 <= cells;
-            if room && hour(at(cell)) != hour(at(cell + 1)) {
-                hours = format!("{hours:cell$}{}:00 ", hour(at(cell + 1)));
-            }
-        }
-        let hours = self.style.paint("2", hours.trim_end());
+        // The time at the end of each sixth of it.
+        let sixth = cells / 6;
+        let time = |nth: usize| {
+            let time = at(sixth * nth).to_string()[11..16].to_owned();
+            format!("{:>sixth$}", fit(&time, sixth))
+        };
+        let hours: String = (1..=6).map(time).collect();
+        let hours = self.style.paint("2", &hours);
         let mut lines = vec![String::new(), self.margin("", margin) + &hours];
         for panel in &self.panels {
             let signs = (0..cells).map(|cell| self.moment(panel, at(cell), at(cell + 1)));
@@ -426,7 +421,9 @@ mod tests {
         assert_eq!((alpha[71], beta[71]), ('█', '·'));
         // The one that took a minute is seen, too.
         assert_eq!(alpha[cell(299)], '█');
-        let hours = text.iter().find(|line| line.contains(":00 ")).unwrap();
-        assert_eq!(hours.matches(":00").count(), 6, "{hours}");
+        let hours = text
+            .iter()
+            .find(|line| line.ends_with(&NOW.to_string()[11..16]));
+        assert_eq!(hours.unwrap().matches(':').count(), 6, "{text:?}");
     }
 }
