@@ -48,28 +48,20 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         None => "COMMAND",
         Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
     };
+    let entries = Scope::read(&Which::All).map_or(Vec::new(), |(scope, _)| scope.entries);
     match kind {
-        "ID" => ids(page.map_or("show", |page| page.name)),
+        "ID" => ids(&entries, page.map_or("show", |page| page.name)),
         "COMMAND" => commands().map(|page| page.name.to_owned()).collect(),
         "SHELL" => owned(&["bash", "fish", "zsh"]),
         "FILE" | "PATH" => owned(&[FILES]),
-        "PROJECT" => {
-            let spools = spools().into_iter();
-            spools.map(|spool| spool.project().name.clone()).collect()
-        }
+        "PROJECT" => entries.into_iter().map(|one| one.project.name).collect(),
         _ => Vec::new(),
     }
 }
 
-/// The projects of the registry; none if it cannot be read.
-fn spools() -> Vec<Spool> {
-    let entries = Scope::read(&Which::All).map_or(Vec::new(), |(scope, _)| scope.entries);
-    entries.iter().map(|one| Spool::new(&one.project)).collect()
-}
-
 /// The jobs that are not done, and where the command wants those, too, the newest that are.
-fn ids(command: &str) -> Vec<String> {
-    let spools = spools();
+fn ids(entries: &[Entry], command: &str) -> Vec<String> {
+    let spools: Vec<Spool> = entries.iter().map(|one| Spool::new(&one.project)).collect();
     let open = spools.iter().flat_map(open_ids).flatten();
     let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
     if !["cancel", "hold", "release", "wait"].contains(&command)

@@ -40,10 +40,9 @@ fn lines(settings: &Settings, own: &Map<String, Value>) -> Vec<Line> {
         };
         // The rest of an agent's entry may be secret.
         let names = || settings.agents.iter().map(|agent| agent.name.as_str());
-        let value = if key == "agents" {
-            names().collect()
-        } else {
-            value
+        let value = match key {
+            "agents" => names().collect(),
+            _ => value,
         };
         Line { key, value, from }
     };

@@ -237,7 +237,7 @@ fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) 
     let answer = || json!({"daemon": daemon, "projects": projects().collect::<Vec<Value>>()});
     let told = |(entry, seen): &(&Entry, Found)| text(entry, seen);
     render::print(&match format {
-        Format::Json => render::json(&answer())? + "\n",
+        Format::Json => render::json(&answer()) + "\n",
         Format::Text => found.iter().map(told).collect(),
     })
 }

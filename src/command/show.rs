@@ -69,7 +69,7 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
 /// Answers with the result as it was written, line by line, since it may be large.
 fn show_whole(view: &Value, mut file: File) -> Result<()> {
     let failed = |e| Error::io("read", Path::new("the result"), e);
-    let (view, member) = (render::json(view)? + "\n", "\"result\":");
+    let (view, member) = (render::json(view) + "\n", "\"result\":");
     let parts = view.split_once(&format!("{member}null"));
     let (before, behind) = parts.expect("the view has no result yet");
     render::show(&format!("{before}{member}"))?;

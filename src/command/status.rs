@@ -42,7 +42,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
         shown += group.len();
     }
     render::show(&match (format, shown) {
-        (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)?),
+        (Format::Json, _) => format!("],\"holds\":{}}}\n", holds_as_json(scope)),
         (Format::Text, 0) => "  none yet\n".to_owned(),
         (Format::Text, _) => String::new(),
     })
@@ -69,15 +69,14 @@ fn as_cells(id: &JobId, result: &Finished, of: &Spool, names: bool, style: Style
 
 fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
     let change = result.git.as_ref();
-    let json = render::json(&json!({
+    render::json(&json!({
         "job_id": id, "project": spool.project().name, "status": result.word(),
         "error_kind": result.error_kind, "completed_at": result.completed_at,
         "duration_seconds": result.duration_seconds, "cost_usd": result.worker_output.cost_usd,
         "audit_score": result.audit_score, "notes": result.notes(),
         "insertions": change.map(|change| change.insertions),
         "deletions": change.map(|change| change.deletions),
-    }));
-    json.expect("strings and numbers are representable in JSON")
+    }))
 }
 
 /// Rows in columns. Where the window is too narrow, what follows the first column has lines of its own.
@@ -103,7 +102,7 @@ fn lines(rows: &[Row]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn holds_as_json(scope: &Scope) -> Result<String> {
+fn holds_as_json(scope: &Scope) -> String {
     let now = Wall::now();
     let records = board::read_decided(&scope.places, &scope.entries);
     let view = |hold: &Hold| {

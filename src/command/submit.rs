@@ -73,11 +73,10 @@ fn texts(asked: &Asked) -> Result<Vec<Vec<u8>>> {
     let read = |name: &OsString| {
         let mut text = Vec::new();
         let read = match name == "-" {
-            true => std::io::stdin().read_to_end(&mut text),
-            false => File::open(name).and_then(|mut file| file.read_to_end(&mut text)),
+            true => io::stdin().read_to_end(&mut text).map(|_| text),
+            false => std::fs::read(name),
         };
         read.map_err(|e| Error::io("read", name.as_ref(), e))
-            .map(|_| text)
     };
     match asked.words.as_slice() {
         [] => Ok(vec![read(&"-".into())?]),
