@@ -78,11 +78,11 @@ pub fn run(places: Places) -> Result<()> {
         board: Board::open(state, &bell),
         watcher: Watcher::default(),
         environment: settings::base_environment(),
+        main: bell,
         places,
     });
     Daemon {
         context,
-        bell,
         ear,
         workers: Vec::new(),
         settings: None,
@@ -140,7 +140,6 @@ fn handle_signals(bell: &Bell) -> Result<()> {
 
 struct Daemon {
     context: Arc<Context>,
-    bell: Bell,
     ear: Ear,
     workers: Vec<Handle>,
     /// The last good settings; without any, nothing is started.
@@ -313,18 +312,16 @@ impl Daemon {
 
     fn start(&mut self, project: Project, policy: Arc<Policy>) {
         let (bell, ear) = watch::bell();
-        let (context, main) = (self.context.clone(), self.bell.clone());
         let desk = Mutex::new(Desk {
             policy,
             ..Desk::default()
         });
         let post = Arc::new(Post {
-            context,
+            context: Arc::clone(&self.context),
             project,
             desk,
             bell,
             ear,
-            main,
         });
         let life = Arc::clone(&post);
         let thread = std::thread::Builder::new().name(post.project.name.clone());
@@ -375,7 +372,7 @@ impl Daemon {
                 true => |name| name == board::RELEASE,
                 false => |_| true,
             };
-            if let Err(error) = watcher.watch(dir, &self.bell, interest) {
+            if let Err(error) = watcher.watch(dir, &self.context.main, interest) {
                 let why = watch::reason(&error);
                 let text = format!(
                     "the configuration cannot be watched: {why}; changes there are seen once a minute"

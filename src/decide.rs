@@ -3,7 +3,7 @@
 
 use crate::agent::plan;
 use crate::agent::{Fault, Sessions, Verdict, dialect};
-use crate::job::{Course, ErrorKind, JobId, Meta, Status};
+use crate::job::{Course, ErrorKind, JobId, Meta};
 use crate::project::{OnInterrupt, Policy, Protocol};
 use crate::record::{Check, Claim, Suspension};
 use crate::time::{Wall, human};
@@ -265,8 +265,8 @@ impl Jobs {
 /// What follows an attempt, an interruption or a check.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// The job is done.
-    Publish(Status),
+    /// The job is done; it completed unless there is a fault.
+    Publish,
     /// The check is to prove the agent's word.
     Check,
     /// The job keeps its claim, and goes on later: at a time, or when nobody holds its agent.
@@ -297,7 +297,7 @@ pub fn after_attempt(
 ) -> Next {
     let fault = match verdict {
         None if policy.check.is_some() => return Next::Check,
-        None => return Next::Publish(Status::Completed),
+        None => return Next::Publish,
         Some(fault) => fault,
     };
     let suspend = |retry_at, afresh| Some(Next::Suspend(suspension(fault, retry_at, afresh)));
@@ -320,10 +320,7 @@ pub fn after_attempt(
         }
         Course::Resume | Course::End => None,
     };
-    next.unwrap_or(Next::Publish(match fault.kind {
-        ErrorKind::Cancelled => Status::Cancelled,
-        _ => Status::Failed,
-    }))
+    next.unwrap_or(Next::Publish)
 }
 
 /// Whether the service is ill, rather than closed to us: its holds have probes that tell.
@@ -370,7 +367,7 @@ pub fn after_interruption(claim: &mut Claim, policy: &Policy, now: Wall) -> (Nex
     };
     let fault = Fault::new(ErrorKind::Interrupted, error);
     let suspend = |afresh| Next::Suspend(suspension(&fault, Some(now), afresh));
-    let next = afresh.map_or(Next::Publish(Status::Failed), suspend);
+    let next = afresh.map_or(Next::Publish, suspend);
     (next, fault)
 }
 
@@ -392,7 +389,7 @@ fn failed_check(claim: &Claim) -> Option<&Check> {
 /// succeed.
 pub fn after_check(claim: &Claim, policy: &Policy, now: Wall) -> (Next, Option<Fault>) {
     let Some(check) = failed_check(claim) else {
-        return (Next::Publish(Status::Completed), None);
+        return (Next::Publish, None);
     };
     let command = policy.check.as_deref().unwrap_or_default().join(" ");
     let how = how(check, policy.check_timeout);
@@ -401,7 +398,7 @@ pub fn after_check(claim: &Claim, policy: &Policy, now: Wall) -> (Next, Option<F
     let error = format!("the check `{command}` {how}{said}");
     let fault = Fault::new(ErrorKind::CheckFailed, error);
     let next = match claim.checks.len() as u64 > u64::from(policy.check_rounds) {
-        true => Next::Publish(Status::Failed),
+        true => Next::Publish,
         false => Next::Suspend(suspension(&fault, Some(now), false)),
     };
     (next, Some(fault))
@@ -710,8 +707,7 @@ mod tests {
                     Course::Hold => suspended(None, false),
                     Course::Retry => suspended(later, true),
                     Course::Resume if protocol == Protocol::Claude => suspended(later, false),
-                    _ if kind == ErrorKind::Cancelled => Next::Publish(Status::Cancelled),
-                    Course::Resume | Course::End => Next::Publish(Status::Failed),
+                    Course::Resume | Course::End => Next::Publish,
                 };
                 let mut claim = claim(protocol);
                 let next = follows(Fault::new(kind, "why"), &mut claim, 1, false);
@@ -726,7 +722,7 @@ mod tests {
             let claim = &mut claim(Protocol::Claude);
             after_attempt(&None, claim, policy, false, WALL)
         };
-        assert_eq!(done(&policy), Next::Publish(Status::Completed));
+        assert_eq!(done(&policy), Next::Publish);
         policy.check = Some(vec!["true".into()]);
         assert_eq!(done(&policy), Next::Check);
     }
@@ -740,7 +736,7 @@ mod tests {
             assert!(matches!(next, Next::Suspend(_)), "{next:?}");
         }
         assert_eq!(claim.retries, 2);
-        let failed = Next::Publish(Status::Failed);
+        let failed = Next::Publish;
         assert_eq!(follows(ill(), &mut claim, 2, true), failed);
         // Not for ever, though.
         let attempt = |began: Wall, error_kind| crate::job::Attempt {
@@ -778,7 +774,7 @@ mod tests {
             assert!(matches!(next, Next::Suspend(_)), "{next:?}");
         }
         let next = follows(Fault::new(ErrorKind::Signal, ""), &mut claim, 2, false);
-        assert_eq!(next, Next::Publish(Status::Failed));
+        assert_eq!(next, Next::Publish);
     }
 
     #[test]
@@ -797,7 +793,7 @@ mod tests {
         }
         claim.resumed = false;
         let next = follows(unknown, &mut claim, 9, false);
-        assert_eq!((next, claim.retries), (Next::Publish(Status::Failed), 0));
+        assert_eq!((next, claim.retries), (Next::Publish, 0));
     }
 
     #[test]
@@ -825,7 +821,7 @@ mod tests {
                 let (next, _) = after_interruption(&mut claim, &policy, WALL);
                 assert_eq!(claim.interruptions, interruptions);
                 match afresh.filter(|_| interruptions <= INTERRUPTIONS_MAX) {
-                    None => assert_eq!(next, Next::Publish(Status::Failed)),
+                    None => assert_eq!(next, Next::Publish),
                     Some(afresh) => match next {
                         Next::Suspend(suspension) => {
                             assert_eq!(suspension.kind, ErrorKind::Interrupted);
@@ -873,10 +869,10 @@ mod tests {
         assert_eq!(because(&claim), plan::ended(ErrorKind::Signal));
         claim.checks.push(check(2));
         let (next, _) = after_check(&claim, &policy, WALL);
-        assert_eq!(next, Next::Publish(Status::Failed));
+        assert_eq!(next, Next::Publish);
         claim.checks.push(check(0));
         let (next, fault) = after_check(&claim, &policy, WALL);
-        assert_eq!((next, fault), (Next::Publish(Status::Completed), None));
+        assert_eq!((next, fault), (Next::Publish, None));
     }
 
     #[test]

@@ -198,29 +198,6 @@ pub fn check_log(id: &JobId, round: u32) -> String {
 /// The environment variable that carries the token of a run to all its processes.
 pub const RUN_VARIABLE: &str = "JOB_MONITOR_RUN";
 
-/// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The agent said so, and nothing contradicts it (SPEC 7).
-    Completed,
-    /// It ended in any other way; an [`ErrorKind`] says which.
-    Failed,
-    /// The person cancelled it.
-    Cancelled,
-}
-
-impl Status {
-    /// The word in documents and on the screen.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Completed => "completed",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
-        }
-    }
-}
-
 /// Declares [`ErrorKind`] once: variant, word in documents, what follows.
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $variant:ident = $word:literal => $course:ident,)*) => {

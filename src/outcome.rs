@@ -2,7 +2,7 @@
 
 use crate::agent::fold::{Report, sum, sum_usage};
 use crate::agent::{Fault, dialect};
-use crate::job::{Status, log_name};
+use crate::job::{ErrorKind, log_name};
 use crate::project::{Layout, Project, Protocol};
 use crate::record::{Carried, Change, Claim};
 use crate::time::Wall;
@@ -17,8 +17,8 @@ pub struct Outcome<'a> {
     pub project: (&'a Project, &'a Path),
     /// The job.
     pub claim: &'a Claim,
-    /// How it ended, and why, and when.
-    pub end: (Status, Option<&'a Fault>, Wall),
+    /// Why it did not complete, if so, and when it ended.
+    pub end: (Option<&'a Fault>, Wall),
     /// What only the last attempt tells.
     pub report: &'a Report,
     /// The end of its standard error.
@@ -41,7 +41,7 @@ struct WorkerOutput<'a> {
 impl Serialize for Outcome<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Outcome { claim, report, .. } = *self;
-        let (status, fault, now) = self.end;
+        let (fault, now) = self.end;
         let (carried, audit, ran) = (&claim.carried, &report.audit, claim.starts > 0);
         let text = Some(&report.text).filter(|text| !text.is_empty());
         let output = ran.then(|| WorkerOutput {
@@ -58,7 +58,7 @@ impl Serialize for Outcome<'_> {
         };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(key, &claim.job_id)?;
-        map.serialize_entry("status", &status)?;
+        map.serialize_entry("status", status(fault))?;
         map.serialize_entry("created_at", &claim.created_at)?;
         map.serialize_entry("started_at", &first.or(ran.then_some(claim.started_at)))?;
         map.serialize_entry("completed_at", &now)?;
@@ -92,6 +92,15 @@ impl Serialize for Outcome<'_> {
         map.serialize_entry("continues", &claim.continues)?;
         map.serialize_entry("failed_mcp_servers", &carried.failed_mcp_servers)?;
         map.end()
+    }
+}
+
+/// How a job ended, in a word.
+pub fn status(fault: Option<&Fault>) -> &'static str {
+    match fault.map(|fault| fault.kind) {
+        None => "completed",
+        Some(ErrorKind::Cancelled) => "cancelled",
+        Some(_) => "failed",
     }
 }
 

@@ -288,10 +288,8 @@ impl Fold {
 
 /// Adds counts of which either may be unknown.
 pub fn sum(before: Option<u64>, now: Option<u64>) -> Option<u64> {
-    match (before, now) {
-        (Some(before), Some(now)) => Some(before.saturating_add(now)),
-        (before, now) => before.or(now),
-    }
+    let known = [before, now].into_iter().flatten();
+    known.reduce(u64::saturating_add)
 }
 
 /// Adds what a later start used to what earlier ones did: numbers are summed, objects member by member,

@@ -181,12 +181,8 @@ fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
         Some(template) => {
             // At the head of a prompt, a slash may be a command to the agent.
             let is_exposed = has_events && template.starts_with("{content}");
-            let opening = template.replace("{content}", body);
-            if is_exposed {
-                "\n".to_owned() + &opening
-            } else {
-                opening
-            }
+            let head = if is_exposed { "\n" } else { "" };
+            head.to_owned() + &template.replace("{content}", body)
         }
         None if !has_events => body.to_owned(),
         None => format!("{call}Execute the following job:\n\n{body}"),

@@ -11,7 +11,6 @@ pub struct Decision {
 
 /// How a job ended, why, and the text of its result.
 pub struct End {
-    pub status: Status,
     pub fault: Option<Fault>,
     result: Vec<u8>,
 }
@@ -75,15 +74,11 @@ impl Worker<'_> {
                 claim.suspended = Some(suspension);
                 None
             }
-            Next::Publish(status) => {
-                let result = self.result(&claim, status, &finished);
+            Next::Publish => {
+                let result = self.result(&claim, &finished);
                 let fault = finished.verdict;
                 self.count(&claim, fault.as_ref());
-                Some(End {
-                    status,
-                    fault,
-                    result,
-                })
+                Some(End { fault, result })
             }
         };
         let claim = Box::new(claim);
@@ -91,7 +86,7 @@ impl Worker<'_> {
     }
 
     /// The text of a job's result.
-    fn result(&mut self, claim: &Claim, status: Status, finished: &Finished) -> Vec<u8> {
+    fn result(&mut self, claim: &Claim, finished: &Finished) -> Vec<u8> {
         let (project, now) = (&self.post.project, Wall::now());
         let (root, git) = (self.spool.root().unwrap_or_default(), self.change(claim));
         let mut logs = outcome::log_paths(project, claim);
@@ -100,7 +95,7 @@ impl Worker<'_> {
         let result = outcome::Outcome {
             project: (project, &root),
             claim,
-            end: (status, finished.verdict.as_ref(), now),
+            end: (finished.verdict.as_ref(), now),
             report: &finished.report,
             stderr: &finished.stderr,
             logs: &logs,
@@ -176,7 +171,7 @@ impl Worker<'_> {
             finished.verdict = fault;
             record(&mut claim, &finished);
         }
-        self.follow(claim, Next::Publish(Status::Cancelled), finished);
+        self.follow(claim, Next::Publish, finished);
     }
 
     /// Keeps how far a job is.
@@ -225,7 +220,8 @@ impl Worker<'_> {
         let (id, policy) = (&claim.job_id, self.post.policy());
         let mut swept = vec![self.finished.add([id]), self.spool.remove_claim(id)];
         // A mark that comes just now is announced, and found to be of a job that is done.
-        if self.jobs.cancelled.remove(id) || end.status == Status::Cancelled {
+        let kind = end.fault.as_ref().map(|fault| fault.kind);
+        if self.jobs.cancelled.remove(id) || kind == Some(ErrorKind::Cancelled) {
             swept.push(self.spool.unmark(id, Mark::Cancel));
         }
         if self.jobs.held.remove(id) {
@@ -253,7 +249,9 @@ impl Worker<'_> {
                 let told = format!("status=completed, duration={duration:.1}s");
                 self.info(format!("Job completed: {id}.md - {told}"));
             }
-            _ if end.status == Status::Cancelled => self.info(format!("Job cancelled: {id}.md")),
+            Some(fault) if fault.kind == ErrorKind::Cancelled => {
+                self.info(format!("Job cancelled: {id}.md"));
+            }
             // A failure stands out where lines are picked by priority, such as in the journal.
             Some(Fault { kind, error, .. }) => {
                 self.warn(format!("Job failed: {id}.md - {kind}: {error}"));

@@ -27,10 +27,11 @@ impl Worker<'_> {
             ("JOB_MONITOR_DURATION", outcome::lasted(claim).to_string()),
             ("JOB_MONITOR_COST_USD", cost),
         ];
-        if let Some(End { status, fault, .. }) = end {
+        if let Some(End { fault, .. }) = end {
             let kind = fault.as_ref().map_or("", |fault| fault.kind.as_str());
+            let status = outcome::status(fault.as_ref());
             let result = self.spool.result_path(&claim.job_id);
-            told.push(("JOB_MONITOR_STATUS", status.as_str().to_owned()));
+            told.push(("JOB_MONITOR_STATUS", status.to_owned()));
             told.push(("JOB_MONITOR_ERROR_KIND", kind.to_owned()));
             told.push(("JOB_MONITOR_RESULT", result.display().to_string()));
         }

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, Dir, Signature};
 use crate::git;
 use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};
-use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta, Status};
+use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta};
 use crate::outcome::{self, millis};
 use crate::process::{self, Agent, Launch, Token};
 use crate::project::{OnFailure, Policy, Project};
@@ -93,6 +93,8 @@ pub struct Desk {
 /// What all workers share.
 #[derive(Debug)]
 pub struct Context {
+    /// The main thread's bell.
+    pub main: Bell,
     /// Where settings and credentials are.
     pub places: Places,
     /// Holds, ledger, slots.
@@ -116,8 +118,6 @@ pub struct Post {
     pub bell: Bell,
     /// The other end of that bell.
     pub ear: Ear,
-    /// The main thread's bell.
-    pub main: Bell,
 }
 
 /// A worker thread's life: serves the project until told to leave. Trouble with the project's directories
@@ -155,7 +155,7 @@ pub fn serve(post: &Post) {
     post.context.board.leave(name);
     // The thread itself is not over before the ring is heard, and nobody would ring again.
     post.desk().has_left = true;
-    post.main.ring(Wake::Again);
+    post.context.main.ring(Wake::Again);
 }
 
 impl Post {
@@ -177,7 +177,7 @@ impl Post {
     /// The worker has looked at its project, or found that it cannot.
     fn set_up(&self) {
         if !std::mem::replace(&mut self.desk().is_up, true) {
-            self.main.ring(Wake::Again);
+            self.context.main.ring(Wake::Again);
         }
     }
 

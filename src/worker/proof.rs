@@ -55,7 +55,8 @@ impl Worker<'_> {
         let policy = Arc::clone(&self.policy);
         let mut finished = self.read_back(&claim)?.unwrap_or_default();
         let Some(argv) = &policy.check else {
-            self.follow(claim, Next::Publish(Status::Completed), finished);
+            finished.verdict = None;
+            self.follow(claim, Next::Publish, finished);
             return Ok(());
         };
         let name = job::check_log(id, claim.checks.len() as u32 + 1);
@@ -80,7 +81,7 @@ impl Worker<'_> {
             Ending::Interrupted => return Ok(()),
             Ending::Cancelled => {
                 let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
-                (Next::Publish(Status::Cancelled), Some(fault))
+                (Next::Publish, Some(fault))
             }
             _ => {
                 claim.checks.push(check);

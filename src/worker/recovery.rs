@@ -63,7 +63,7 @@ impl Worker<'_> {
                 );
                 let finished =
                     Finished::without_run(Some(Fault::new(ErrorKind::Interrupted, text)));
-                self.follow(claim, Next::Publish(Status::Failed), finished);
+                self.follow(claim, Next::Publish, finished);
                 return Ok(());
             }
             other => other?,

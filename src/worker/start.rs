@@ -56,7 +56,7 @@ impl Worker<'_> {
                 Course::Hold => self.hold_agent(&fault, None),
                 _ => {
                     let finished = Finished::without_run(Some(fault));
-                    self.follow(claim, Next::Publish(Status::Failed), finished);
+                    self.follow(claim, Next::Publish, finished);
                 }
             },
         }

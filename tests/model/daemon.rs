@@ -6,7 +6,7 @@ use crate::world::{AGENT, ClaimFile, Done, Fate, Log, SETTLE, Said, Trouble, Wor
 use job_monitor::agent::{Fault, Verdict};
 use job_monitor::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide};
 use job_monitor::holds::Holds;
-use job_monitor::job::{Course, ErrorKind, JobId, Status, log_name};
+use job_monitor::job::{Course, ErrorKind, JobId, log_name};
 use job_monitor::project::{AgentSpec, Policy, Protocol};
 use job_monitor::record::{Check, Claim};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Daemon {
 
 #[derive(Clone, Debug)]
 enum Written {
-    Result(Box<Claim>, Status, Option<ErrorKind>),
+    Result(Box<Claim>, Option<ErrorKind>),
     Claim(Box<Claim>),
 }
 
@@ -226,7 +226,7 @@ impl Daemon {
                     .map(|document| document.version);
                 let Some(version) = kept.or(document.filter(of_claim)) else {
                     let kind = Some(ErrorKind::Interrupted);
-                    return Some(self.publish(world, claim, Status::Failed, kind));
+                    return Some(self.publish(world, claim, kind));
                 };
                 if kept.is_none()
                     && let Err(trouble) =
@@ -370,7 +370,7 @@ impl Daemon {
         let (next, fault) = match (by, world.check_said.take()) {
             (By::Cancel, _) | (_, None) => {
                 let fault = Fault::new(ErrorKind::Cancelled, "");
-                (Next::Publish(Status::Cancelled), Some(fault))
+                (Next::Publish, Some(fault))
             }
             (_, Some(succeeds)) => {
                 world.note_check(&claim.job_id, succeeds);
@@ -396,7 +396,7 @@ impl Daemon {
     ) -> Done {
         claim.checking = next == Next::Check;
         match next {
-            Next::Publish(status) => return self.publish(world, claim, status, kind),
+            Next::Publish => return self.publish(world, claim, kind),
             Next::Check => {}
             Next::Suspend(suspension) => claim.suspended = Some(suspension),
         }
@@ -420,31 +420,23 @@ impl Daemon {
         let claim = self.jobs.begun.get(id).cloned();
         let claim = claim.unwrap_or_else(|| new_claim(id, 0, world));
         let kind = Some(ErrorKind::Cancelled);
-        self.publish(world, claim, Status::Cancelled, kind)
+        self.publish(world, claim, kind)
     }
 
-    fn publish(
-        &mut self,
-        world: &mut World,
-        claim: Claim,
-        status: Status,
-        kind: Option<ErrorKind>,
-    ) -> Done {
-        self.write(world, Written::Result(Box::new(claim), status, kind))
+    fn publish(&mut self, world: &mut World, claim: Claim, kind: Option<ErrorKind>) -> Done {
+        self.write(world, Written::Result(Box::new(claim), kind))
     }
 
     fn write(&mut self, world: &mut World, written: Written) -> Done {
         let done = match &written {
-            Written::Result(claim, status, kind) => world.publish(&claim.job_id, *status, *kind),
+            Written::Result(claim, kind) => world.publish(&claim.job_id, *kind),
             Written::Claim(claim) => {
                 let whole = ClaimFile::Whole(claim.clone());
                 world.effect(|disk| disk.claims.insert(claim.job_id.clone(), whole))
             }
         };
         match (done, written) {
-            (Ok(()), Written::Result(claim, status, _)) => {
-                self.finish(world, &claim.job_id, status)
-            }
+            (Ok(()), Written::Result(claim, kind)) => self.finish(world, &claim.job_id, kind),
             (Ok(()), Written::Claim(claim)) => {
                 self.jobs.set(*claim);
                 Ok(())
@@ -457,11 +449,11 @@ impl Daemon {
         }
     }
 
-    fn finish(&mut self, world: &mut World, id: &JobId, status: Status) -> Done {
+    fn finish(&mut self, world: &mut World, id: &JobId, kind: Option<ErrorKind>) -> Done {
         self.jobs.remove(id);
         passing(world.effect(|disk| disk.finished.insert(id.clone())))?;
         passing(world.effect(|disk| disk.claims.remove(id)))?;
-        if self.jobs.cancelled.remove(id) || status == Status::Cancelled {
+        if self.jobs.cancelled.remove(id) || kind == Some(ErrorKind::Cancelled) {
             passing(world.effect(|disk| disk.cancelled.remove(id)))?;
         }
         if self.jobs.held.remove(id) {

@@ -5,7 +5,7 @@ use crate::daemon::Daemon;
 use job_monitor::agent::Fault;
 use job_monitor::decide::INTERRUPTIONS_MAX;
 use job_monitor::holds::Holds;
-use job_monitor::job::{ErrorKind, JobId, Meta, Status};
+use job_monitor::job::{ErrorKind, JobId, Meta};
 use job_monitor::project::{OnInterrupt, Protocol};
 use job_monitor::record::Claim;
 use job_monitor::time::Wall;
@@ -55,7 +55,7 @@ pub struct Disk {
     pub cancelled: BTreeSet<JobId>,
     pub held: BTreeSet<JobId>,
     pub released: BTreeSet<JobId>,
-    pub results: BTreeMap<JobId, (Status, Option<ErrorKind>)>,
+    pub results: BTreeMap<JobId, Option<ErrorKind>>,
     /// The texts that ran, by version.
     pub kept: BTreeMap<JobId, u32>,
     pub logs: BTreeMap<String, Log>,
@@ -738,7 +738,7 @@ impl World {
         }
     }
 
-    pub fn publish(&mut self, id: &JobId, status: Status, kind: Option<ErrorKind>) -> Done {
+    pub fn publish(&mut self, id: &JobId, kind: Option<ErrorKind>) -> Done {
         let last = self.runs.iter().rev().find(|run| run.id == *id);
         let asked = self.asked.get(id).cloned().unwrap_or_default();
         let said = last.and_then(|run| run.said);
@@ -752,17 +752,17 @@ impl World {
             ErrorKind::Interrupted => true,
             _ => false,
         };
-        let fits = match (status, kind) {
-            (Status::Completed, None) => {
+        let fits = match kind {
+            None => {
                 let proved = self.setting.check_rounds.is_none()
                     || last.is_some_and(|run| run.checks.last() == Some(&true));
                 truth == Some(Said::Done) && proved
             }
-            (Status::Failed, Some(ErrorKind::CheckFailed)) => {
+            Some(ErrorKind::CheckFailed) => {
                 last.is_some_and(|run| run.checks.last() == Some(&false))
             }
-            (Status::Cancelled, Some(ErrorKind::Cancelled)) => asked.cancel,
-            (Status::Failed, Some(kind)) => match truth {
+            Some(ErrorKind::Cancelled) => asked.cancel,
+            Some(kind) => match truth {
                 Some(Said::Overloaded) if kind == ErrorKind::Overloaded => true,
                 Some(Said::Refused) => kind == ErrorKind::Refused,
                 Some(Said::NoSuchSession) if kind == ErrorKind::AgentError => true,
@@ -770,18 +770,17 @@ impl World {
                 Some(Said::Done) if last.is_none_or(|run| run.checks.is_empty()) => false,
                 _ => never_ran_though(kind),
             },
-            _ => false,
         };
         if !fits {
-            self.wrong(format!("{id} ends {status:?} {kind:?}, but said {said:?}"));
+            self.wrong(format!("{id} ends {kind:?}, but said {said:?}"));
         }
         if agent_runs {
             self.wrong(format!("{id} ends while its agent runs"));
         }
         let mut changed = false;
         let result = self.effect(|disk| {
-            let old = disk.results.insert(id.clone(), (status, kind));
-            changed = old.is_some_and(|old| old != (status, kind));
+            let old = disk.results.insert(id.clone(), kind);
+            changed = old.is_some_and(|old| old != kind);
         });
         if changed {
             self.wrong(format!("the result of {id} is changed"));
