@@ -82,8 +82,11 @@ pub fn start(
         directory: &root,
         streams: [&stdin, &out, &err],
     };
-    let spawned = Agent::spawn(&launch, token);
-    Ok(spawned.map(|agent| (agent, Output::new(claim, out, Some(err)))))
+    // It may have ended before we go on, so its time begins here.
+    let (started, spawned) = (Instant::now(), Agent::spawn(&launch, token));
+    let mut output = Output::new(claim, out, Some(err));
+    output.started = started;
+    Ok(spawned.map(|agent| (agent, output)))
 }
 
 /// Since when what has held of a running agent.
