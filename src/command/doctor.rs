@@ -186,16 +186,21 @@ fn check_service(report: &mut Report) {
     let told = ask("systemctl".as_ref(), &args, &std::env::vars_os().collect());
     let state = clean_line(&told.unwrap_or_else(|| "systemctl does not answer".to_owned()));
     let starts = state.contains("=active") && state.contains("=enabled");
-    let level = if starts { Fine } else { Warning };
+    let (level, text) = match starts {
+        true => (Fine, "it runs, and starts when you log in"),
+        false => (Warning, &*state),
+    };
     let remedy = "systemctl --user enable --now job-monitor";
-    report.tell(level, "service", &state, remedy);
+    report.tell(level, "service", text, remedy);
     // logind keeps this file also for users who are not logged in, whom loginctl does not know.
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
     let file = |user: nix::unistd::User| Path::new("/var/lib/systemd/linger").join(user.name);
     let lingers = user.ok().flatten().is_some_and(|user| file(user).exists());
-    let level = if lingers { Fine } else { Warning };
-    let text = format!("the service goes on while you are logged out: {lingers}");
-    report.tell(level, "lingering", &text, "loginctl enable-linger");
+    let (level, text) = match lingers {
+        true => (Fine, "the service goes on while you are logged out"),
+        false => (Warning, "the service ends when you log out"),
+    };
+    report.tell(level, "lingering", text, "loginctl enable-linger");
 }
 
 fn check_credentials(report: &mut Report, places: &Places) {
