@@ -5,7 +5,7 @@
 //! its environment, which every descendant inherits. The daemon is the *subreaper* of its
 //! descendants, so when an agent is dead, each tree that survives it hangs on the daemon's main
 //! thread: one read of that thread's list of children tells whether there is anything to sweep,
-//! however it daemonised. What there is to sweep is found by a scan of `/proc`.
+//! however it daemonised. What a dead daemon left is found by a scan of `/proc` instead.
 //!
 //! A process is signalled through a pidfd that was opened *before* the process was looked at,
 //! or as a group whose leader we have not reaped yet; so a number that has been given to
@@ -14,7 +14,7 @@
 mod spawn;
 mod sweep;
 
-pub use sweep::{reap_orphans, sweep_project};
+pub use sweep::{everybody, reap_orphans, sweep_project};
 
 use crate::digest::sha256_hex;
 use crate::record::Identity;
@@ -293,7 +293,7 @@ impl Agent {
         if reap_orphans() && sweeps {
             // No other process can have its number before it is reaped below.
             let run = (self.token.clone(), self.identity());
-            (leftovers, _) = sweep_project(&self.directory, &[run]);
+            (leftovers, _) = sweep_project(&self.directory, &[run], sweep::survivors);
         }
         // Should it not be told, that is no success.
         let mut status = libc::SIGKILL;

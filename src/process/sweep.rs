@@ -40,9 +40,9 @@ pub(super) fn prepare() {
 /// Ends what the project's runs have left: every process that carries a token of a run of this
 /// project or one of those given; those in the group or session of a leader given, if it is still
 /// the agent that was started; and orphans of ours that carry no token at all, if they work in the
-/// project's directory or no run is under way that could have left them. Gives how many were
-/// killed, and whether none is left.
-pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, bool) {
+/// project's directory or no run is under way that could have left them. They are looked for `among`
+/// those. Gives how many were killed, and whether none is left.
+pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();
     let is_of_here = |mark: &str| {
@@ -77,7 +77,7 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
     // apart: one that forked and went while the list was read has a child that is not in it.
     while quiet < 2 && Instant::now() < deadline {
         reap_orphans();
-        let (dying, unseen) = kill_all(&belongs);
+        let (dying, unseen) = kill_all(among, &belongs);
         for pidfd in &dying {
             let left = deadline.saturating_duration_since(Instant::now());
             killed += u32::from(ended(pidfd, left));
@@ -93,9 +93,9 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)]) -> (u32, b
 }
 
 /// Kills the user's processes that belong; whether some could not be looked at just now.
-fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
+fn kill_all(among: Among, belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     let (mut dying, mut unseen) = (Vec::new(), false);
-    let Ok(candidates) = everybody() else {
+    let Ok(candidates) = among() else {
         return (dying, true);
     };
     for pid in candidates {
@@ -121,8 +121,21 @@ fn kill_all(belongs: &dyn Fn(i32) -> io::Result<bool>) -> (Vec<OwnedFd>, bool) {
     (dying, unseen)
 }
 
-/// Every process. A list that is cut short is an error: it shows not all of them.
-fn everybody() -> io::Result<Vec<i32>> {
+/// A list of processes.
+pub type Among = fn() -> io::Result<Vec<i32>>;
+
+/// Those that hang on us: whatever survives an agent of ours does, and its children do once it is killed.
+/// Some kernels have no lists of children.
+pub(super) fn survivors() -> io::Result<Vec<i32>> {
+    match CHILDREN.get() {
+        Some(_) => orphans(),
+        None => everybody(),
+    }
+}
+
+/// Every process: what a dead daemon left hangs on nobody we know. A list that is cut short is an error: it
+/// shows not all of them.
+pub fn everybody() -> io::Result<Vec<i32>> {
     let entries: io::Result<Vec<_>> = std::fs::read_dir("/proc")?.collect();
     let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     Ok(entries?.into_iter().filter_map(pid).collect())

@@ -33,7 +33,7 @@ impl Worker<'_> {
         }
         if !runs.is_empty() || is_unknown {
             let root = self.spool.root()?;
-            let (killed, all_gone) = process::sweep_project(&root, &runs);
+            let (killed, all_gone) = process::sweep_project(&root, &runs, process::everybody);
             runs.iter().for_each(|(token, _)| remove_scratch(token));
             let whose = "processes of an earlier run";
             if killed > 0 {
