@@ -33,8 +33,8 @@ const GIVEN_BACK: Duration = Duration::from_secs(5);
 /// at each start must not be started for ever.
 const MENDED_MAX: u32 = 3;
 
-/// What is told of a hold that only a person ends.
-const REMEDY: &str = "; when that is mended, job-monitor release --all lets jobs start";
+const SETTLE: &str = "; settle it with the provider, then job-monitor release --all";
+const LOG_IN: &str = "; log in again or mend .env (job-monitor doctor says how)";
 
 /// Why somebody is held. The word in documents is the name here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,16 @@ impl Kind {
             Class::Files => MINUTE,
             Class::Ill | Class::Limit => ILL_PAUSE_MAX.min(ILL_PAUSE * (1 << probes.min(8))),
             Class::Login | Class::Own => PROBE_PAUSE,
+        }
+    }
+
+    /// What a person must do.
+    fn remedy(self) -> &'static str {
+        match self {
+            Kind::Fault(ErrorKind::Billing) => SETTLE,
+            Kind::OnFailure => "; job-monitor release --all lets the others run",
+            kind if kind.class() == Class::Login => LOG_IN,
+            _ => "",
         }
     }
 }
@@ -483,8 +493,7 @@ pub fn ceiling(windows: &[Window], ceiling: &Ceiling, now: Wall) -> Wanted {
 
 impl Hold {
     fn new(kind: Kind, reason: &str, now: Wall) -> Hold {
-        let needs_person = kind == Kind::OnFailure || kind.class() == Class::Login;
-        let reason = format!("{reason}{}", if needs_person { REMEDY } else { "" });
+        let reason = format!("{reason}{}", kind.remedy());
         Hold {
             kind,
             reason,
