@@ -127,7 +127,9 @@ pub fn originals(id: &str) -> impl Iterator<Item = &str> {
         let is_of_merge = number.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         rest.starts_with('.') || is_of_merge
     };
-    let cuts = id.char_indices().filter(move |(at, _)| is_cut(&id[*at..]));
+    let cuts = id
+        .match_indices(['.', '_'])
+        .filter(move |(at, _)| is_cut(&id[*at..]));
     let stems = cuts.map(|(at, _)| &id[..at]);
     stems.filter(|stem| is_id(stem))
 }
