@@ -364,7 +364,7 @@ fn command(value: &Value) -> Option<Vec<String>> {
     texts(value).filter(|list| list.first().is_some_and(|program| !program.is_empty()))
 }
 
-/// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2 GiB`.
+/// A number of bytes, or a text such as `512 KiB`, `1MiB`, `2G`.
 fn size(value: &Value) -> Option<u64> {
     let number = value.to_string();
     let text = value.as_str().unwrap_or(&number);
@@ -372,9 +372,9 @@ fn size(value: &Value) -> Option<u64> {
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim() {
         "" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
         _ => return None,
     };
     let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
