@@ -8,8 +8,11 @@ use crate::files::{self, in_memory};
 use crate::process;
 use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -183,16 +186,23 @@ impl Git {
         let mut command = Command::new("git");
         command.args(CONFIG.iter().flat_map(|setting| ["-c", setting]));
         command.args(call.split_whitespace()).args(paths);
+        // They may name another repository, where a hook of git's has started the daemon.
+        for (name, _) in std::env::vars_os() {
+            if name.as_bytes().starts_with(b"GIT_") {
+                command.env_remove(name);
+            }
+        }
         command.env("LC_ALL", "C").current_dir(&self.root);
         command.envs(self.index.iter().map(|index| ("GIT_INDEX_FILE", index)));
-        command.stdin(Stdio::null());
+        // A group of its own: a Ctrl-C at the daemon is not git's, and its filters end with it.
+        command.process_group(0).stdin(Stdio::null());
         command.stdout(out.try_clone().map_err(failed)?);
         command.stderr(err.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
         while !process::has_ended(child.id() as i32, SLICE) {
             if is_large(out) || Instant::now() >= self.deadline {
-                let ended = child.kill().and_then(|()| child.wait());
-                ended.map_err(failed)?;
+                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+                child.wait().map_err(failed)?;
                 let text = format!("git {name} took longer than {} s", LIMIT.as_secs());
                 return Err(Error::new(text));
             }

@@ -353,6 +353,8 @@ fn what_a_job_changed_is_recorded_from_its_first_start_to_its_end() {
     git(&["init", "-q"]);
     git(&["add", "-A"]);
     git(&["commit", "-q", "-m", "start"]);
+    // As in a daemon that a hook of another repository has started.
+    space.env("GIT_DIR", "/nowhere");
     project.submit(ID, "x");
     space.start();
     let result = project.wait_result(ID);
