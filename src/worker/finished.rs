@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// So many are remembered, the last.
-const KEPT: usize = 10_000;
+pub const KEPT: usize = 10_000;
 /// What stands in the file for each: half of a digest of its id.
 type Half = [u8; 8];
 

@@ -351,6 +351,7 @@ impl<'a> Worker<'a> {
             let mut each = |id: &str, _| ids.extend(JobId::exact(id));
             let taken = self.spool.finished(&mut each);
             ids.sort_unstable();
+            ids.drain(..ids.len().saturating_sub(finished::KEPT));
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
