@@ -207,7 +207,14 @@ fn check_credentials(report: &mut Report, places: &Places) {
     let path = places.credentials();
     match settings::credentials(&path) {
         Err(error) => report.tell(Problem, "credentials", &error.to_string(), ""),
-        Ok(_) => report.fine("credentials", &path.to_string_lossy()),
+        Ok(given) => {
+            let text = format!(
+                "{} set in {}",
+                counted(given.len() as u64, "variable"),
+                path.display()
+            );
+            report.fine("credentials", &text);
+        }
     }
 }
 
