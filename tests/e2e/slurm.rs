@@ -24,7 +24,7 @@ const CLUSTER_MAX_SECS: &str = "150";
 const NODE_DEATH_MAX: Duration = Duration::from_secs(90);
 
 /// Carries out the document, which is a shell script.
-const AGENT: &str = r#"cat > "$JOB_MONITOR_JOB_ID.todo"; exec sh -u "$JOB_MONITOR_JOB_ID.todo""#;
+const AGENT: &str = r#"cat > "$JOB_MONITOR_JOB_ID.sh"; exec sh -u "$JOB_MONITOR_JOB_ID.sh""#;
 /// Says that it has heard SIGTERM, takes a second of its grace, and ends well. Slurm may end its
 /// children before it is told itself, which is no reason to go.
 const WELL_BEHAVED: &str = "trap 'touch told; sleep 1; touch over; exit 0' TERM\n\
@@ -69,7 +69,7 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
     assert_eq!(result["status"], "completed", "{result:#}");
     assert_eq!(result["worker_output"]["summary"], "begun\ndone");
     assert_eq!(result["leftovers"], 0);
-    assert!(alpha.made(&format!("{ID}.todo")) == text);
+    assert!(alpha.made(&format!("{ID}.sh")) == text);
     assert_eq!(alpha.made("host"), "n1\n");
     let here = fs::canonicalize(&alpha.path).unwrap();
     assert_eq!(alpha.made("cwd").trim_end(), here.to_str().unwrap());
