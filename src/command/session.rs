@@ -26,7 +26,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
             Ok((session, agent.clone()))
         }
         _ => Err(Error::new(format!(
-            "{id} has no session of an agent of the settings; job-monitor submit hands in a new job"
+            "{id} has no session that its agent can go on in; job-monitor submit hands in a new job"
         ))),
     }
 }

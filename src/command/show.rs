@@ -169,9 +169,10 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let score = result.audit_score;
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
     page.line("Check", check(&result.checks));
-    let change = result.git.as_ref().map(change_line);
+    let change = result.git.as_ref();
+    let change = change.filter(|change| change.files != Some(0) || change.commits > Some(0));
     let hint = format!("\n  job-monitor diff {id}");
-    page.line("Changed", change.map(|line| line + &hint));
+    page.line("Changed", change.map(|change| change_line(change) + &hint));
     page.line("Denied tools", denials(result));
     let servers = result.failed_mcp_servers.join(", ");
     page.line(
