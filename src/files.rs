@@ -9,6 +9,7 @@ use crate::job::Meta;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -133,6 +134,17 @@ impl Dir {
         })?;
         let path = self.path_of(name);
         Ok(Dir { handle, path })
+    }
+
+    /// Whether it lies on another machine, or on a file system of somebody's own making: one that may
+    /// not answer, and may not tell of changes.
+    pub fn is_remote(&self) -> bool {
+        // ext4, tmpfs, btrfs, xfs, f2fs, overlay, zfs.
+        const LOCAL: [u32; 7] = [
+            0xef53, 0x01021994, 0x9123683e, 0x58465342, 0xf2f52010, 0x794c7630, 0x2fc12fc1,
+        ];
+        let stat = fstatfs(&self.handle).ok();
+        stat.is_none_or(|stat| !LOCAL.contains(&(stat.filesystem_type().0 as u32)))
     }
 
     /// Its path.

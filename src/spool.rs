@@ -11,7 +11,6 @@ use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, fstat};
-use nix::sys::statfs::statfs;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -282,15 +281,9 @@ impl Spool {
         Signature::of_dir(&self.dirs()?.items)
     }
 
-    /// Whether the documents lie on another machine, or on a file system of somebody's own making:
-    /// one that may not answer, and may not tell of changes.
-    pub fn is_remote(&self) -> bool {
-        // ext4, tmpfs, btrfs, xfs, f2fs, overlay, zfs.
-        const LOCAL: [u32; 7] = [
-            0xef53, 0x01021994, 0x9123683e, 0x58465342, 0xf2f52010, 0x794c7630, 0x2fc12fc1,
-        ];
-        let stat = statfs(&self.items_path()).ok();
-        stat.is_none_or(|stat| !LOCAL.contains(&(stat.filesystem_type().0 as u32)))
+    /// Whether the documents lie where nobody may tell of changes, see [`Dir::is_remote`].
+    pub fn is_remote(&self) -> Result<bool> {
+        Ok(self.dirs()?.items.is_remote())
     }
 
     // --- documents ---

@@ -3,10 +3,10 @@
 use super::*;
 
 impl Worker<'_> {
-    fn watch(&mut self) {
+    fn watch(&mut self) -> Result<()> {
         // A file system that does not answer would stop the one thread that hears for everybody.
-        if self.is_watched && self.spool.is_remote() {
-            return;
+        if self.spool.is_remote()? && self.is_watched {
+            return Ok(());
         }
         let (items, post) = (self.spool.items_path(), self.post);
         let interest = Spool::is_of_interest;
@@ -22,6 +22,7 @@ impl Worker<'_> {
             let line = format!("Observer started for '{}': {path}", self.name());
             self.lines.push((Level::Info, line));
         }
+        Ok(())
     }
 
     /// Takes in what has been rung, `first` before all. Where that fails, the names are gone from the bell,
@@ -58,7 +59,10 @@ impl Worker<'_> {
     /// Watches first and looks afterwards: what comes in between is seen twice, never missed. Where the
     /// watch is in place, watching again is harmless; it heals a directory that was replaced.
     pub fn look_at_everything(&mut self) -> Result<()> {
-        self.watch();
+        if self.lock.is_some() && self.jobs.begun.is_empty() {
+            self.take_place()?;
+        }
+        self.watch()?;
         let scan = self.spool.scan()?;
         let mut odd: BTreeMap<String, String> = scan.odd.into_iter().collect();
         let (new, gone) = self.jobs.replace(scan.waiting);

@@ -152,8 +152,8 @@ impl Worker<'_> {
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items_signature().ok();
         let items = items.filter(|_| self.post.ear.is_empty());
-        let is_told = self.is_watched && !self.spool.is_remote();
-        self.post.desk().seen = items.filter(|_| is_told);
+        let is_far = self.spool.is_remote().unwrap_or(true);
+        self.post.desk().seen = items.filter(|_| self.is_watched && !is_far);
         let odd = self.odd.iter();
         let view = QueueView {
             project: self.name().to_owned(),
