@@ -43,10 +43,14 @@ impl Wall {
         let (date_time, rest) = text.split_at_checked(19)?;
         let (mut ms, mut zone) = (0, rest);
         if let Some(fraction) = rest.strip_prefix('.') {
-            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            let thousandths = format!("{:0<3.3}", &fraction[..digits]);
-            ms = thousandths.parse().ok().filter(|_| digits > 0)?;
-            zone = &fraction[digits..];
+            zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            let digits = fraction
+                .strip_suffix(zone)
+                .filter(|digits| !digits.is_empty())?;
+            let of_a_second = [100, 10, 1].into_iter().zip(digits.bytes());
+            ms = of_a_second
+                .map(|(ms, digit)| ms * i64::from(digit - b'0'))
+                .sum();
         }
         let secs = match zone {
             "" => read_clock(date_time, true)?,
@@ -69,8 +73,8 @@ impl Wall {
 
     /// `12:34` today, else `2026-11-20 12:34`: for sentences.
     pub fn short(self, now: Wall) -> String {
-        let text = self.to_string();
-        match self.day() == now.day() {
+        let (text, now) = (self.to_string(), now.to_string());
+        match text[..10] == now[..10] {
             true => text[11..16].to_owned(),
             false => text[..16].replace('T', " "),
         }

@@ -41,8 +41,16 @@ pub(super) struct Finished {
 #[serde(default)]
 pub(super) struct Output {
     pub summary: Option<String>,
-    pub usage: Value,
+    pub usage: Option<Box<RawValue>>,
     pub cost_usd: Option<f64>,
+}
+
+impl Output {
+    /// What the agent says that it used.
+    pub(super) fn usage(&self) -> Value {
+        let raw = self.usage.as_ref().map_or("null", |raw| raw.get());
+        serde_json::from_str(raw).unwrap_or_default()
+    }
 }
 
 /// When an agent ran.
@@ -324,7 +332,7 @@ mod tests {
             std::fs::write(&path, text.to_string()).unwrap();
             let result = parse(&File::open(&path).unwrap()).unwrap();
             assert!(result.error.is_none() && result.worker_output.summary == Some(long));
-            assert_eq!(result.worker_output.usage, json!({"n": [1, {}]}));
+            assert_eq!(result.worker_output.usage(), json!({"n": [1, {}]}));
         }
         std::fs::remove_file(path).unwrap();
     }

@@ -197,7 +197,7 @@ fn without_audit(summary: &str) -> &str {
 }
 
 fn usage(result: &Finished) -> Option<String> {
-    let usage = &result.worker_output.usage;
+    let usage = result.worker_output.usage();
     let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
     let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
     let tokens = usage

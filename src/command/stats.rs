@@ -88,7 +88,8 @@ impl Totals {
         self.seconds
             .extend(Some(seconds as f32).filter(|seconds| *seconds > 0.0));
         let output = &result.worker_output;
-        let tokens = |key: &str| output.usage[key].as_u64();
+        let usage = output.usage();
+        let tokens = |key: &str| usage[key].as_u64();
         self.input_tokens = sum(self.input_tokens, tokens("input_tokens"));
         self.output_tokens = sum(self.output_tokens, tokens("output_tokens"));
         for kind in ["cache_creation_input_tokens", "cache_read_input_tokens"] {
