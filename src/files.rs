@@ -11,8 +11,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::ffi::OsStr;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirEntry, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -80,11 +80,6 @@ impl Signature {
             inode: stat.st_ino,
             mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
         }
-    }
-
-    /// The signature of an open directory.
-    pub fn of_dir(dir: &Dir) -> Result<Signature> {
-        Ok(Signature::of(&dir.stat()?))
     }
 
     /// The signature of what `path` names now; links are followed.
@@ -166,16 +161,15 @@ impl Dir {
         fstat(&self.handle).map_err(|e| Error::io("look at", &self.path, e.into()))
     }
 
-    /// Calls `each` with the name of every entry but `.` and `..`, in no order. Names that are not UTF-8 are
-    /// passed with replacement characters, which no name of ours has.
-    pub fn list(&self, each: &mut dyn FnMut(&str)) -> Result<()> {
+    /// The name of every entry but `.` and `..`, in no order. One that is not UTF-8 has replacement
+    /// characters, which no name of ours has.
+    pub fn list(&self) -> Result<impl Iterator<Item = Result<String>>> {
         let failed = |e| Error::io("list", &self.path, e);
         // A fresh description of the same directory: a listing has a position of its own.
-        for entry in std::fs::read_dir(place_of(&self.handle)).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            each(&name.to_string_lossy());
-        }
-        Ok(())
+        let entries = std::fs::read_dir(place_of(&self.handle)).map_err(failed)?;
+        let lossy = |name: OsString| name.to_string_lossy().into_owned();
+        let name = move |entry: DirEntry| entry.file_name().into_string().unwrap_or_else(lossy);
+        Ok(entries.map(move |entry| entry.map(name).map_err(failed)))
     }
 
     /// What is at `name`, itself and not what a link points to; `None` if nothing is.
@@ -249,13 +243,16 @@ impl Dir {
         let rename = || match renameat2(here, temporary, here, name, flags) {
             // A file system without that flag: between look and rename there is a moment, in which
             // only a document of this very name could come.
-            Err(nix::Error::EINVAL) if self.has(name).is_ok_and(|is_there| !is_there) => {
-                renameat(here, temporary, here, name).map(|()| true)
-            }
-            Err(nix::Error::EEXIST | nix::Error::EINVAL) => Ok(false),
-            renamed => renamed.map(|()| true),
+            Err(nix::Error::EINVAL) => match self.has(name) {
+                Ok(false) => renameat(here, temporary, here, name),
+                _ => Err(nix::Error::EEXIST),
+            },
+            renamed => renamed,
         };
-        self.put(name, temporary, content, Durability::Durable, &rename)
+        match self.put(name, temporary, content, Durability::Durable, &rename) {
+            Err(error) if error.errno == Some(libc::EEXIST) => Ok(false),
+            put => put.map(|()| true),
+        }
     }
 
     /// Puts `content` at `name` so that readers see the old or the new whole, never a part:
@@ -264,9 +261,8 @@ impl Dir {
     /// fsync is never repeated on the same file, since the kernel reports it once only.
     pub fn replace(&self, name: &str, content: &[u8], durability: Durability) -> Result<()> {
         let (here, temporary) = (&self.handle, &*format!(".{name}.tmp"));
-        let rename = || renameat(here, temporary, here, name).map(|()| true);
-        let put = self.put(name, temporary, content, durability, &rename);
-        put.map(drop)
+        let rename = || renameat(here, temporary, here, name);
+        self.put(name, temporary, content, durability, &rename)
     }
 
     /// The file is closed before it gets its name, so that whoever watches the directory sees it whole
@@ -277,23 +273,24 @@ impl Dir {
         temporary: &str,
         content: &[u8],
         durability: Durability,
-        rename: &dyn Fn() -> nix::Result<bool>,
-    ) -> Result<bool> {
-        let is_durable = durability == Durability::Durable;
+        rename: &dyn Fn() -> nix::Result<()>,
+    ) -> Result<()> {
         let mut file = self.create_file(temporary)?;
         let mut put = file.write_all(content);
-        if is_durable {
+        if durability == Durability::Durable {
             put = put.and_then(|()| file.sync_all());
         }
         drop(file);
         let put = put.and_then(|()| Ok(rename()?));
-        match put {
-            Ok(true) if is_durable => self.sync()?,
-            Ok(true) => {}
+        if put.is_err() {
             // The temporary file is of no use to anybody; the first error is the one to tell.
-            _ => drop(self.remove(temporary)),
+            let _ = self.remove(temporary);
         }
-        put.map_err(|e| self.failed("write", name, e))
+        put.map_err(|e| self.failed("write", name, e))?;
+        match durability {
+            Durability::Durable => self.sync(),
+            Durability::Relaxed => Ok(()),
+        }
     }
 
     /// Moves an entry to another directory of the same file system, replacing nothing that
@@ -441,12 +438,12 @@ pub fn tail(file: &File, path: &Path, max: u64) -> Result<String> {
 
 /// A file that is nowhere but in memory: whoever is started can read it as it likes, and nothing is left of it.
 pub fn in_memory(content: &[u8]) -> Result<File> {
-    let made = memfd_create(c"input", MFdFlags::MFD_CLOEXEC).map(File::from);
-    let made = made.map_err(io::Error::from).and_then(|file| {
+    let make = || -> io::Result<File> {
+        let file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
         file.write_all_at(content, 0)?;
         Ok(file)
-    });
-    made.map_err(|e| Error::io("make", Path::new("a file in memory"), e))
+    };
+    make().map_err(|e| Error::io("make", Path::new("a file in memory"), e))
 }
 
 /// A file name as text, if it is UTF-8.

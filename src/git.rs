@@ -159,7 +159,7 @@ impl Git {
             return Ok(None);
         }
         let mut paths = vec!["--".to_owned(), ":/".to_owned()];
-        let dirs = spool.layout().dirs();
+        let dirs = spool.project().layout.dirs();
         paths.extend(dirs.map(|dir| format!(":(exclude){dir}")));
         let (index, deadline) = (None, Instant::now() + LIMIT);
         Ok(Some(Git {

@@ -71,7 +71,11 @@ pub fn start(
     program: &Path,
     token: &Token,
 ) -> Result<io::Result<(Agent, Output)>> {
-    let log = |ending| spool.create_log(&log_name(&claim.job_id, claim.starts, ending));
+    let log = |ending| {
+        spool
+            .logs()?
+            .create_file(&log_name(&claim.job_id, claim.starts, ending))
+    };
     // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
     let (err, out) = (log("err")?, log(plan.dialect.ending)?);
     let (stdin, root) = (files::in_memory(plan.prompt.as_bytes())?, spool.root()?);

@@ -5,21 +5,20 @@
 use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
 use crate::job::{self, JobId, Meta, Name};
-use crate::project::{Layout, Project};
+use crate::project::Project;
 use crate::record::{Claim, QueueView};
 use crate::time::Wall;
 use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, fstat};
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::PathBuf;
 
 /// A claim is a few kilobytes, and carries at most what its attempts brought.
 const CLAIM_MAX: u64 = 64 << 20;
@@ -68,15 +67,13 @@ impl Mark {
 #[derive(Debug)]
 pub struct Spool {
     project: Project,
-    open: RefCell<Option<Rc<Dirs>>>,
+    open: OnceCell<Dirs>,
 }
 
 #[derive(Debug)]
 struct Dirs {
     /// The project's directory, by its real name.
     top: Dir,
-    /// What all the others are in.
-    base: Dir,
     items: Dir,
     results: Dir,
     state: Dir,
@@ -120,78 +117,56 @@ pub struct Marks {
 }
 
 impl Dirs {
-    /// A missing project, or one without the directory of documents, is an error (`is_not_found`)
-    /// unless `make`, and nothing is made in its place: it may be an empty mount point. The other
-    /// directories are ours, and made where missing.
-    fn open(project: &Project, make: Make) -> Result<Dirs> {
-        let layout = project.layout;
-        let top = Dir::open(&project.path)?;
-        let sub = |dir: &Dir, name: &str, make| {
-            let dir = dir.sub(name, make)?;
-            files::check_own(&dir.stat()?, dir.path()).map(|()| dir)
-        };
-        let base = match layout.items().rsplit_once('/') {
-            // Whoever can write there can put another in the place of each of ours.
-            Some((above, _)) => sub(&top, above, make)?,
-            None => Dir::open(&project.path)?,
-        };
-        let items = sub(&base, last_part(layout.items()), make);
+    /// A missing project, or one without the directory of documents, is an error (`is_not_found`), and
+    /// nothing is made in its place: it may be an empty mount point. The other directories are ours, and
+    /// made where missing.
+    fn open(project: &Project) -> Result<Dirs> {
+        let (top, layout) = (Dir::open(&project.path)?, project.layout);
+        let items = sub(&top, layout.items(), Make::Nothing);
         let items = items.map_err(|error| match error.is_not_found() {
             true => error.context("the documents' directory was removed; make it again"),
             false => error,
         })?;
-        let ours = |relative| sub(&base, last_part(relative), Make::Missing);
-        let results = ours(layout.results())?;
-        let state = ours(layout.state())?;
-        let logs = ours(layout.logs())?;
         Ok(Dirs {
             items,
-            results,
-            state,
-            logs,
+            results: sub(&top, layout.results(), Make::Missing)?,
+            state: sub(&top, layout.state(), Make::Missing)?,
+            logs: sub(&top, layout.logs(), Make::Missing)?,
             top,
-            base,
         })
     }
 }
 
 impl Spool {
-    /// A project's directories, none of which is opened yet.
-    pub fn new(project: &Project) -> Spool {
-        let (project, open) = (project.clone(), RefCell::new(None));
-        Spool { project, open }
-    }
-
     /// A project's directories, opened to see whether they are there.
     pub fn open(project: &Project) -> Result<Spool> {
-        let spool = Spool::new(project);
-        spool.dirs()?;
-        Ok(spool)
+        let (project, open) = (project.clone(), Dirs::open(project)?.into());
+        Ok(Spool { project, open })
     }
 
     /// Makes those of a project's directories that are missing, and keeps Git away from them, so that
     /// neither an agent nor a person commits, stashes or cleans the spool by accident.
     pub fn create(project: &Project) -> Result<Spool> {
-        let dirs = Dirs::open(project, Make::Missing)?;
-        if project.layout == Layout::Jobs {
-            dirs.base.add(".gitignore", b"*\n")?;
+        let (top, items) = (Dir::open(&project.path)?, project.layout.items());
+        if let Some((above, _)) = items.split_once('/') {
+            sub(&top, above, Make::Missing)?.add(".gitignore", b"*\n")?;
         }
+        sub(&top, items, Make::Missing)?;
         Spool::open(project)
     }
 
     /// Closes all directories. The next method that needs one finds it by its path, so before a
     /// claim this makes sure that the agent works in the place that the registry names; and an idle
     /// project holds no descriptor and keeps no file system from being unmounted.
-    pub fn rest(&self) {
+    pub fn rest(&mut self) {
         self.open.take();
     }
 
     /// Finds the directories anew by their paths. Where they are gone, or another project is in the place
     /// of this one, those that are open stay so: what belongs to a project goes with it.
-    pub fn reopen(&self) -> Result<()> {
-        let found = Dirs::open(&self.project, Make::Nothing)?;
-        let mut open = self.open.borrow_mut();
-        if let Some(before) = &*open {
+    pub fn reopen(&mut self) -> Result<()> {
+        let found = Dirs::open(&self.project)?;
+        if let Some(before) = self.open.get() {
             let (old, new) = (before.top.stat()?, found.top.stat()?);
             let is_other = !Signature::of(&old).is_place_of(Signature::of(&new));
             // One that was deleted is nowhere else.
@@ -201,20 +176,21 @@ impl Spool {
                 return Err(Error::new(text));
             }
         }
-        *open = Some(Rc::new(found));
+        self.open = found.into();
         Ok(())
     }
 
     /// Whether the directories that are open, if any are, are those to which their paths lead.
     pub fn is_in_place(&self) -> bool {
-        let (open, layout) = (self.open.borrow(), self.layout());
-        let Some(dirs) = &*open else { return true };
+        let Some(dirs) = self.open.get() else {
+            return true;
+        };
         let is_at = |(relative, dir): (&str, &Dir)| -> Result<bool> {
             let found = Signature::at(&self.project.path.join(relative))?;
-            Ok(found.is_place_of(Signature::of_dir(dir)?))
+            Ok(found.is_place_of(Signature::of(&dir.stat()?)))
         };
         let open = [&dirs.items, &dirs.results, &dirs.state, &dirs.logs];
-        let mut places = layout.dirs().into_iter().zip(open);
+        let mut places = self.project.layout.dirs().into_iter().zip(open);
         places.all(|place| is_at(place).unwrap_or(false))
     }
 
@@ -224,13 +200,22 @@ impl Spool {
             .is_ok_and(|dirs| dirs.top.has(relative).unwrap_or(false))
     }
 
-    fn dirs(&self) -> Result<Rc<Dirs>> {
-        let mut open = self.open.borrow_mut();
-        let dirs = match open.take() {
-            Some(dirs) => dirs,
-            None => Rc::new(Dirs::open(&self.project, Make::Nothing)?),
-        };
-        Ok(Rc::clone(open.insert(dirs)))
+    fn dirs(&self) -> Result<&Dirs> {
+        if let Some(dirs) = self.open.get() {
+            return Ok(dirs);
+        }
+        let found = Dirs::open(&self.project)?;
+        Ok(self.open.get_or_init(|| found))
+    }
+
+    /// The directory of documents.
+    pub fn items(&self) -> Result<&Dir> {
+        Ok(&self.dirs()?.items)
+    }
+
+    /// The directory of logs.
+    pub fn logs(&self) -> Result<&Dir> {
+        Ok(&self.dirs()?.logs)
     }
 
     /// The project.
@@ -243,18 +228,13 @@ impl Spool {
         Ok(self.dirs()?.top.path().to_owned())
     }
 
-    /// How its directories are arranged.
-    pub fn layout(&self) -> Layout {
-        self.project.layout
-    }
-
     fn path(&self, relative: &str, name: &str) -> PathBuf {
         self.project.path.join(relative).join(name)
     }
 
     /// The directory of documents, to be watched.
     pub fn items_path(&self) -> PathBuf {
-        self.project.path.join(self.layout().items())
+        self.project.path.join(self.project.layout.items())
     }
 
     /// Whether a project that was served before has nothing in `state/` to know it by.
@@ -272,18 +252,8 @@ impl Spool {
                 "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
                 self.project.path.display()
             )),
-            error => Error::io("lock", &self.path(self.layout().state(), LOCK), error.into()),
+            error => Error::io("lock", &self.path(self.project.layout.state(), LOCK), error.into()),
         })
-    }
-
-    /// Identity and age of the documents' directory.
-    pub fn items_signature(&self) -> Result<Signature> {
-        Signature::of_dir(&self.dirs()?.items)
-    }
-
-    /// Whether the documents lie where nobody may tell of changes, see [`Dir::is_remote`].
-    pub fn is_remote(&self) -> Result<bool> {
-        Ok(self.dirs()?.items.is_remote())
     }
 
     // --- documents ---
@@ -292,20 +262,18 @@ impl Spool {
     /// so that a hundred thousand of them take no room; that two names have the same one practically never
     /// happens, and not twice, since the numbers are different each time.
     pub fn scan(&self) -> Result<Scan> {
-        let dirs = self.dirs()?;
-        let (number, mut done, mut names) = (RandomState::new(), Vec::new(), Vec::new());
-        dirs.results.list(&mut |name| {
-            done.extend(name.strip_suffix(".json").map(|id| number.hash_one(id)));
-        })?;
+        let (dirs, number) = (self.dirs()?, RandomState::new());
+        let (mut done, mut scan) = (Vec::new(), Scan::default());
+        for name in dirs.results.list()? {
+            done.extend(name?.strip_suffix(".json").map(|id| number.hash_one(id)));
+        }
         done.sort_unstable();
         let is_done = |id: &str| done.binary_search(&number.hash_one(id)).is_ok();
-        dirs.items.list(&mut |name| {
-            if !name.strip_suffix(".md").is_some_and(is_done) {
-                names.push(name.to_owned());
+        for name in dirs.items.list()? {
+            let name = name?;
+            if name.strip_suffix(".md").is_some_and(is_done) {
+                continue;
             }
-        })?;
-        let mut scan = Scan::default();
-        for name in names {
             match self.look_at(&name)? {
                 Look::Waiting(id) => drop(scan.waiting.insert(id)),
                 Look::Odd(what) => scan.odd.push((name, what)),
@@ -315,17 +283,9 @@ impl Spool {
         Ok(scan)
     }
 
-    /// Removes what killed processes left of documents that they were about to put here.
-    pub fn tidy(&self) -> Result<()> {
-        let items = &self.dirs()?.items;
-        let mut left = Vec::new();
-        items.list(&mut |name| left.extend(is_left(name).then(|| name.to_owned())))?;
-        left.iter().try_for_each(|name| items.remove(name))
-    }
-
     /// Looks at one name in the documents' directory, as an event brings it.
     pub fn look_at(&self, name: &str) -> Result<Look> {
-        let (dirs, meaning) = (self.dirs()?, Name::of(name, self.layout()));
+        let (dirs, meaning) = (self.dirs()?, Name::of(name, self.project.layout));
         if meaning == Name::Other && (!name.ends_with(".md") || name.starts_with('.')) {
             return Ok(Look::Nothing);
         }
@@ -337,24 +297,25 @@ impl Spool {
         let odd = match meaning {
             Name::Other => {
                 let path = self.items_path().join(name);
-                let path = path.display();
-                Some(format!("not a job's name; job-monitor submit {path}"))
+                format!("not a job's name; job-monitor submit {}", path.display())
             }
             Name::Bad => {
-                let form = self.layout().form();
-                let what = "its name is not that of a job; rename it to";
-                Some(format!("{what} {form}"))
+                let form = self.project.layout.form();
+                format!("its name is not that of a job; rename it to {form}")
             }
-            Name::Job(id) => match stat.as_ref().and_then(odd) {
-                Some(what) => Some(what),
-                None if self.has_result(&id)? => return Ok(Look::Nothing),
-                None => match self.copied(id.as_str())? {
-                    None => return Ok(Look::Waiting(id)),
-                    copy => copy,
-                },
-            },
+            Name::Job(id) => {
+                if let Some(what) = stat.as_ref().and_then(odd) {
+                    what
+                } else if self.has_result(&id)? {
+                    return Ok(Look::Nothing);
+                } else if let Some(what) = self.copied(id.as_str())? {
+                    what
+                } else {
+                    return Ok(Look::Waiting(id));
+                }
+            }
         };
-        Ok(odd.map_or(Look::Nothing, Look::Odd))
+        Ok(Look::Odd(odd))
     }
 
     /// What to say of a document or result that is a copy of a known job's.
@@ -365,9 +326,8 @@ impl Spool {
                 || dirs.results.has(&format!("{original}.json"))?
                 || dirs.state.has(&format!("{original}.claim"))?
             {
-                let what = "it is a copy of the job";
-                let text = format!("{what} {original}; remove it, or rename it to run it");
-                return Ok(Some(text));
+                let what = format!("it is a copy of the job {original}");
+                return Ok(Some(what + "; remove it, or rename it to run it"));
             }
         }
         Ok(None)
@@ -407,11 +367,9 @@ impl Spool {
     }
 
     /// The beginning of a document, where its front matter stands.
-    pub fn document_head(&self, id: &JobId) -> Result<Vec<u8>> {
-        let name = id.file_name();
-        let file = self.dirs()?.items.open_file(&name)?;
-        let head = file.map_or(Ok(Vec::new()), |file| files::read_range(&file, 0, HEAD_MAX));
-        head.map_err(|e| Error::io("read", &self.items_path().join(name), e))
+    pub fn document_head(&self, id: &JobId) -> Option<Vec<u8>> {
+        let file = self.items().ok()?.open_file(&id.file_name()).ok()??;
+        files::read_range(&file, 0, HEAD_MAX).ok()
     }
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.
@@ -433,25 +391,19 @@ impl Spool {
 
     /// The latest time stamp of a document or result before `horizon`.
     pub fn last_stamp_before(&self, horizon: &str) -> Result<Option<String>> {
-        let mut last: Option<String> = None;
-        let mut take = |name: &str| {
-            let (stem, _) = name.rsplit_once('.').unwrap_or_default();
-            let id = JobId::exact(stem);
+        let (dirs, mut last) = (self.dirs()?, None);
+        for name in dirs.items.list()?.chain(dirs.results.list()?) {
+            let name = name?;
+            let id = name.rsplit_once('.').and_then(|(id, _)| JobId::exact(id));
             let stamp = id.as_ref().and_then(JobId::stamp);
             let stamp = stamp.filter(|stamp| *stamp < horizon);
-            if last.as_deref() < stamp {
-                last = stamp.map(str::to_owned);
-            }
-        };
-        let dirs = self.dirs()?;
-        dirs.items.list(&mut take)?;
-        dirs.results.list(&mut take)?;
+            last = last.max(stamp.map(str::to_owned));
+        }
         Ok(last)
     }
 
     fn archive_dir(&self, make: Make) -> Result<Dir> {
-        let name = last_part(self.layout().archive());
-        self.dirs()?.base.sub(name, make)
+        sub(&self.dirs()?.top, self.project.layout.archive(), make)
     }
 
     /// Moves a finished job's document out of the spool.
@@ -469,17 +421,18 @@ impl Spool {
     /// What is in `state/`.
     pub fn marks(&self) -> Result<Marks> {
         let mut marks = Marks::default();
-        self.dirs()?.state.list(&mut |name| {
+        for name in self.dirs()?.state.list()? {
+            let name = name?;
             let (stem, ending) = name.rsplit_once('.').unwrap_or_default();
             let all = match ending {
                 "claim" => &mut marks.claims,
                 "cancel" => &mut marks.cancelled,
                 "hold" => &mut marks.held,
                 "release" => &mut marks.released,
-                _ => return,
+                _ => continue,
             };
             all.extend(JobId::exact(stem));
-        })?;
+        }
         Ok(marks)
     }
 
@@ -494,7 +447,7 @@ impl Spool {
             true => Ok(claim),
             false => Err("it names another job".to_owned()),
         });
-        let path = self.path(self.layout().state(), &name);
+        let path = self.path(self.project.layout.state(), &name);
         let broken = |why| Error::new(format!("the claim {} is broken: {why}", path.display()));
         claim.map(Some).map_err(broken)
     }
@@ -508,7 +461,8 @@ impl Spool {
 
     /// Whether the job's claim is where its path leads to.
     pub fn has_claim(&self, id: &JobId) -> bool {
-        self.path(self.layout().state(), &claim_name(id)).exists()
+        self.path(self.project.layout.state(), &claim_name(id))
+            .exists()
     }
 
     /// Takes the claim away, if it is there.
@@ -565,28 +519,25 @@ impl Spool {
 
     /// The path of a result, for messages and hooks.
     pub fn result_path(&self, id: &JobId) -> PathBuf {
-        self.path(self.layout().results(), &result_name(id))
+        self.path(self.project.layout.results(), &result_name(id))
     }
 
     /// Calls `each` with the id of every finished job and when its result was written, in nanoseconds
     /// since 1970; in no order.
     pub fn finished(&self, each: &mut dyn FnMut(&str, i128)) -> Result<()> {
-        let results = &self.dirs()?.results;
-        let mut failed = None;
-        results.list(&mut |name| {
-            let id = name.strip_suffix(".json");
-            let is_ours = |id: &&str| job::is_id(id) && id.starts_with(self.layout().prefix());
-            let Some(id) = id.filter(is_ours) else {
-                return;
-            };
-            match (self.copied(id), results.look(name)) {
-                (Ok(None), Ok(Some(stat))) => each(id, meta_of(&stat).mtime_ns),
-                // A copy of a result counts for nothing, and one may have gone meanwhile.
-                (Ok(_), Ok(_)) => {}
-                (Err(error), _) | (_, Err(error)) => failed = Some(error),
+        let (results, prefix) = (&self.dirs()?.results, self.project.layout.prefix());
+        let is_ours = |id: &&str| job::is_id(id) && id.starts_with(prefix);
+        for name in results.list()? {
+            let name = name?;
+            // A copy of a result counts for nothing, and one may go meanwhile.
+            if let Some(id) = name.strip_suffix(".json").filter(is_ours)
+                && self.copied(id)?.is_none()
+                && let Some(stat) = results.look(&name)?
+            {
+                each(id, meta_of(&stat).mtime_ns);
             }
-        })?;
-        failed.map_or(Ok(()), Err)
+        }
+        Ok(())
     }
 
     /// Opens a result for reading; `None` if there is none.
@@ -614,34 +565,18 @@ impl Spool {
 
     /// Keeps the text that runs as `logs/<id>.md`.
     pub fn keep_text(&self, id: &JobId, text: &[u8]) -> Result<()> {
-        let name = id.file_name();
-        let written = self.create_log(&name)?.write_all(text);
-        written.map_err(|e| Error::io("write", &self.log_path(&name), e))
+        let logs = self.logs()?;
+        logs.replace(&id.file_name(), text, Durability::Relaxed)
     }
 
     /// The text that ran, if it was kept.
     pub fn kept_text(&self, id: &JobId, max: u64) -> Result<Option<Vec<u8>>> {
-        self.dirs()?.logs.read(&id.file_name(), max)
-    }
-
-    /// Makes a log file that is read and appended to, in place of whatever has its name.
-    pub fn create_log(&self, name: &str) -> Result<File> {
-        self.dirs()?.logs.create_file(name)
-    }
-
-    /// Removes a log, if it is there.
-    pub fn remove_log(&self, name: &str) -> Result<()> {
-        self.dirs()?.logs.remove(name)
-    }
-
-    /// Opens a log file for reading.
-    pub fn open_log(&self, name: &str) -> Result<Option<File>> {
-        self.dirs()?.logs.open_file(name)
+        self.logs()?.read(&id.file_name(), max)
     }
 
     /// The path of a log, for messages.
     pub fn log_path(&self, name: &str) -> PathBuf {
-        self.path(self.layout().logs(), name)
+        self.path(self.project.layout.logs(), name)
     }
 
     /// Writes lines to the daemon's standard error and to the project's log. A log that cannot
@@ -668,11 +603,14 @@ impl Spool {
     }
 }
 
-/// Whether a name is that of a temporary file of [`Dir::add`] whose process is gone.
-fn is_left(name: &str) -> bool {
-    let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
-    let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
-    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+/// Opens a directory of a project's. Whoever can write in one above it can put another in its place, so
+/// that must be the user's own, too.
+fn sub(top: &Dir, relative: &str, make: Make) -> Result<Dir> {
+    let dir = match relative.rsplit_once('/') {
+        Some((above, name)) => sub(top, above, Make::Nothing)?.sub(name, make)?,
+        None => top.sub(relative, make)?,
+    };
+    files::check_own(&dir.stat()?, dir.path()).map(|()| dir)
 }
 
 fn claim_name(id: &JobId) -> String {
@@ -681,10 +619,6 @@ fn claim_name(id: &JobId) -> String {
 
 fn result_name(id: &JobId) -> String {
     format!("{id}.json")
-}
-
-fn last_part(relative: &str) -> &str {
-    relative.rsplit('/').next().unwrap_or(relative)
 }
 
 /// What is wrong with a document, whatever it holds.

@@ -1,6 +1,7 @@
 //! The file in which an agent tells why it failed, where its output does not: it is found by the session in
 //! its name, and read with the care that a foreign file needs.
 
+use crate::error::Result;
 use crate::files::{Dir, Make, check_own, read_range};
 use nix::sys::stat::fstat;
 use std::path::Path;
@@ -20,8 +21,7 @@ pub fn read(dir: &Path, session: &str) -> Option<Vec<u8>> {
 
 /// The newest directory first: their names are dates.
 fn find(dir: &Dir, ending: &str, depth: usize) -> Option<Vec<u8>> {
-    let mut names = Vec::new();
-    dir.list(&mut |name| names.push(name.to_owned())).ok()?;
+    let mut names: Vec<String> = dir.list().ok()?.collect::<Result<_>>().ok()?;
     if let Some(name) = names.iter().find(|name| name.ends_with(ending)) {
         return read_end(dir, name);
     }

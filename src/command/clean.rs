@@ -30,17 +30,14 @@ fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String
         let Ok(dir) = Dir::open(&path.join(place)) else {
             continue;
         };
-        let mut names = Vec::new();
-        dir.list(&mut |name| {
-            if owner(name, &jobs).is_some_and(|id| jobs[id]) {
-                names.push(name.to_owned());
-            }
-        })?;
-        for name in names {
-            bytes += dir.look(&name)?.map_or(0, |stat| stat.st_size);
-            files += 1;
-            if !dry_run {
-                dir.remove(&name)?;
+        for name in dir.list()? {
+            let name = name?;
+            if owner(&name, &jobs).is_some_and(|id| jobs[id]) {
+                bytes += dir.look(&name)?.map_or(0, |stat| stat.st_size);
+                files += 1;
+                if !dry_run {
+                    dir.remove(&name)?;
+                }
             }
         }
         dir.sync()?;

@@ -61,7 +61,8 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
 
 /// The jobs that are not done, and where the command wants those, too, the newest that are.
 fn ids(entries: &[Entry], command: &str) -> Vec<String> {
-    let spools: Vec<Spool> = entries.iter().map(|one| Spool::new(&one.project)).collect();
+    let spools = entries.iter().flat_map(|one| Spool::open(&one.project));
+    let spools: Vec<Spool> = spools.collect();
     let open = spools.iter().flat_map(open_ids).flatten();
     let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
     if !["cancel", "hold", "release", "wait"].contains(&command)

@@ -16,7 +16,7 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
     let none = || Error::new(format!("{id} has no record of change"));
     let line = change_line(&change.ok_or_else(none)?);
     let name = format!("{id}.patch");
-    let Some(file) = spool.open_log(&name)? else {
+    let Some(file) = spool.logs()?.open_file(&name)? else {
         // Standard output is for a patch.
         render::note(&format!("{id} has no patch; it changed {line}"));
         return Ok(());

@@ -33,7 +33,7 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     let mut transcript = Transcript::new(Style::default(), 0, dialect.read.is_some());
     transcript.dialect = dialect;
     let name = log_name(&claim.job_id, claim.starts, dialect.ending);
-    if let Some(file) = spool.open_log(&name)? {
+    if let Some(file) = spool.logs()?.open_file(&name)? {
         let modified = file.metadata().and_then(|meta| meta.modified());
         written = written.max(modified.map_or(written, Wall::from));
         transcript.feed(files::tail(&file, Path::new(&name), TAIL)?.as_bytes());
@@ -76,9 +76,7 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
         let runs = grows && number as usize == starts.len();
         for ending in ["jsonl", "out", "err"] {
             let (name, is_output) = (log_name(id, number, ending), ending != "err");
-            let length = spool
-                .open_log(&name)?
-                .map(|file| file.metadata().map_or(0, |meta| meta.len()));
+            let length = spool.logs()?.look(&name)?.map(|stat| stat.st_size);
             let title = match length {
                 Some(_) if is_output => format!("start {number}, {}", at.short(now)),
                 Some(1..) if !runs => "standard error".to_owned(),
@@ -180,7 +178,7 @@ impl Telling<'_> {
     fn tell_log(&mut self, name: &str) -> Result<()> {
         let raw = self.asked.raw;
         if self.log.is_none()
-            && let Some(file) = self.job.spool.open_log(name)?
+            && let Some(file) = self.job.spool.logs()?.open_file(name)?
         {
             let columns = terminal::columns(COLUMNS_PIPED);
             let has_events = name.ends_with("jsonl") && !raw;

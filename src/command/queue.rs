@@ -46,7 +46,7 @@ impl Ground {
     pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
         let spool = Spool::open(&entry.project)?;
         let marks = spool.marks()?;
-        let items = spool.items_signature()?.mtime();
+        let items = Signature::of(&spool.items()?.stat()?).mtime();
         let view = scope.daemon.and_then(|_| spool.read_view());
         let mut view = view.unwrap_or_default();
         let mut waiting: Vec<JobId> = Vec::new();
@@ -120,7 +120,7 @@ impl Ground {
 
 /// Until when a document itself puts its job off.
 pub(super) fn put_off(spool: &Spool, id: &JobId, now: Wall) -> Option<Wall> {
-    let head = spool.document_head(id).ok()?;
+    let head = spool.document_head(id)?;
     // It may be cut in the midst of a character.
     let head = String::from_utf8_lossy(&head);
     let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX).ok()?;

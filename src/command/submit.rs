@@ -169,7 +169,7 @@ pub(super) fn put(spool: &Spool, description: &str, text: &[u8], hold: bool) -> 
     let mut at = now;
     loop {
         let stamp = at.stamp();
-        let id = match spool.layout() {
+        let id = match spool.project().layout {
             Layout::Jobs => format!("job-{stamp}-{description}"),
             Layout::Tasks => format!("task-{description}-{stamp}"),
         };

@@ -128,15 +128,16 @@ impl Worker<'_> {
         let name = format!("{}.patch", claim.job_id);
         let after = git::snapshot(&self.spool);
         let after = self.or_warn(after).flatten();
-        let patch = self.spool.create_log(&name);
+        let logs = self.spool.logs();
+        let patch = logs.and_then(|logs| logs.create_file(&name));
         let change = |patch| git::change(&self.spool, before, after.as_ref(), &patch);
         let change = self.or_warn(patch.and_then(change));
         let mut change = change.unwrap_or_else(|| git::heads(before, after.as_ref()));
         let path = self.spool.log_path(&name);
         if path.metadata().is_ok_and(|meta| meta.len() > 0) {
-            change.patch = Some(format!("{}/{name}", self.spool.layout().logs()));
+            change.patch = Some(format!("{}/{name}", self.post.project.layout.logs()));
         } else {
-            let removed = self.spool.remove_log(&name);
+            let removed = self.spool.logs().and_then(|logs| logs.remove(&name));
             self.or_warn(removed);
         }
         Some(change)

@@ -5,7 +5,7 @@ use super::*;
 impl Worker<'_> {
     fn watch(&mut self) -> Result<()> {
         // A file system that does not answer would stop the one thread that hears for everybody.
-        if self.spool.is_remote()? && self.is_watched {
+        if self.spool.items()?.is_remote() && self.is_watched {
             return Ok(());
         }
         let (items, post) = (self.spool.items_path(), self.post);

@@ -60,7 +60,7 @@ impl Worker<'_> {
             return Ok(());
         };
         let name = job::check_log(id, claim.checks.len() as u32 + 1);
-        let out = self.spool.create_log(&name)?;
+        let out = self.spool.logs()?.create_file(&name)?;
         self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
         let told = self.told_of(&claim, None);

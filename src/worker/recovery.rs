@@ -117,10 +117,10 @@ impl Worker<'_> {
     pub fn read_back(&self, claim: &Claim) -> Result<Option<Finished>> {
         let log = |ending| job::log_name(&claim.job_id, claim.starts, ending);
         let name = log(dialect(claim.protocol).ending);
-        let Some(out) = self.spool.open_log(&name)? else {
+        let Some(out) = self.spool.logs()?.open_file(&name)? else {
             return Ok(None);
         };
-        let err = self.spool.open_log(&log("err"))?;
+        let err = self.spool.logs()?.open_file(&log("err"))?;
         let last_word = out.metadata().ok().and_then(|meta| meta.modified().ok());
         // A clock that was set since must not add its jump.
         let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);

@@ -109,7 +109,7 @@ impl Worker<'_> {
         if known.is_none() {
             self.view.fresh = false;
             // What nobody meant for a job is only shown by the queue.
-            if job::Name::of(name, self.spool.layout()) != job::Name::Other {
+            if job::Name::of(name, self.post.project.layout) != job::Name::Other {
                 let path = self.spool.items_path().join(name);
                 self.warn(format!("{} is left alone: {what}", path.display()));
             }
@@ -150,9 +150,10 @@ impl Worker<'_> {
         let begun = begun.keys().filter(|id| attended != Some(*id));
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
-        let items = self.spool.items_signature().ok();
+        let items = self.spool.items().and_then(Dir::stat).ok();
+        let items = items.as_ref().map(Signature::of);
         let items = items.filter(|_| self.post.ear.is_empty());
-        let is_far = self.spool.is_remote().unwrap_or(true);
+        let is_far = self.spool.items().map_or(true, Dir::is_remote);
         self.post.desk().seen = items.filter(|_| self.is_watched && !is_far);
         let odd = self.odd.iter();
         let view = QueueView {

@@ -270,7 +270,7 @@ impl Worker<'_> {
         // An output that lies there already is of another run: of a job whose result was deleted, or of one
         // whose name ends like ours. After a crash it would be read back as this one's.
         let output = job::log_name(&id, claim.starts, plan.dialect.ending);
-        self.spool.remove_log(&output)?;
+        self.spool.logs()?.remove(&output)?;
         claim.started_at = Wall::now();
         self.spool.write_claim(&claim)?;
         if !plan.dialect.scratch.0.is_empty() {
@@ -290,7 +290,7 @@ impl Worker<'_> {
             Err(error) => Err(error),
         };
         remove_scratch(token);
-        self.spool.remove_log(&output)?;
+        self.spool.logs()?.remove(&output)?;
         // Only now: a claim without a log tells that its agent never ran.
         let error = error?;
         if !process::is_missing(&error) {

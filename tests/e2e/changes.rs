@@ -186,11 +186,12 @@ fn whatever_an_agent_does_the_patch_takes_it_back() {
         let root = &project.path;
         sh(root, before);
         fs::write(root.join("jobs/.gitignore"), "*\n").unwrap();
-        let spool = Spool::new(&Project {
+        let spool = Spool::open(&Project {
             name: "alpha".into(),
             path: root.clone(),
             layout: Layout::Jobs,
-        });
+        })
+        .unwrap();
         let (was, user) = (content(root), kept(root));
         let first = git::snapshot(&spool).unwrap().expect(name);
         assert_eq!(kept(root), user, "{name}");
@@ -235,11 +236,12 @@ fn where_git_keeps_no_tree_nothing_is_recorded_and_a_lost_repository_leaves_the_
     let space = Space::new();
     let project = space.project("alpha");
     let root = &project.path;
-    let spool = Spool::new(&Project {
+    let spool = Spool::open(&Project {
         name: "alpha".into(),
         path: root.clone(),
         layout: Layout::Jobs,
-    });
+    })
+    .unwrap();
     assert_eq!(git::snapshot(&spool).unwrap(), None);
     sh(root, COMMITTED);
     let first = git::snapshot(&spool).unwrap().unwrap();
