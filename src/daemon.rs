@@ -3,8 +3,9 @@
 
 use crate::board::{self, Board};
 use crate::error::{Error, Exit, Result, plain};
-use crate::files::{self, Dir, Signature};
+use crate::files::{self, Dir};
 use crate::holds::{Hold, Holds, Stamp};
+use crate::job::Meta;
 use crate::process;
 use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
@@ -100,18 +101,13 @@ pub fn run(places: Places) -> Result<()> {
 /// just being started has it until its exec is through; a daemon that was killed in that moment
 /// must not keep its successor out.
 fn lock_instance(state: &Dir) -> Result<Flock<File>> {
-    let failed = |verb, error| Error::io(verb, &state.path_of(INSTANCE), error);
-    let mut file = state.append_file(INSTANCE)?;
     for _ in 0..LOCK_TRIES {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                let pid = format!("{}\n", std::process::id());
-                let emptied = lock.set_len(0);
-                let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
-                return written.map_err(|e| failed("write", e)).map(|()| lock);
-            }
-            Err((unlocked, nix::Error::EWOULDBLOCK)) => file = unlocked,
-            Err((_, error)) => return Err(failed("lock", error.into())),
+        if let Some(mut lock) = state.lock(INSTANCE, FlockArg::LockExclusiveNonblock)? {
+            let pid = format!("{}\n", std::process::id());
+            let emptied = lock.set_len(0);
+            let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
+            let failed = |e| Error::io("write", &state.path_of(INSTANCE), e);
+            return written.map_err(failed).map(|()| lock);
         }
         std::thread::sleep(LOCK_PAUSE);
     }
@@ -153,7 +149,7 @@ struct Daemon {
     /// What has been said of settings, registry and watches, so that it is said once.
     told: BTreeSet<String>,
     /// Directories whose events are heard, besides those of projects, as they were then.
-    watched: BTreeMap<PathBuf, Signature>,
+    watched: BTreeMap<PathBuf, Meta>,
 }
 
 /// A worker's thread and the means to reach it.
@@ -355,8 +351,8 @@ impl Daemon {
         dirs.push(places.state.clone());
         let state = places.state.canonicalize().unwrap_or_default();
         let real = dirs.iter().filter_map(|dir| dir.canonicalize().ok());
-        let seen = real.filter_map(|dir| Some((dir.clone(), Signature::at(&dir).ok()?)));
-        let dirs: BTreeMap<PathBuf, Signature> = seen.collect();
+        let seen = real.filter_map(|dir| Some((dir.clone(), files::meta_at(&dir).ok()?)));
+        let dirs: BTreeMap<PathBuf, Meta> = seen.collect();
         // Each request wakes the watcher's thread, which an idle daemon must not do.
         if dirs == self.watched {
             return;
@@ -438,7 +434,7 @@ impl Handle {
     fn look_slowly(&self) {
         let (post, project) = (&self.post, &self.post.project);
         let items = project.path.join(project.layout.items());
-        let is_known = |seen| Signature::at(&items).is_ok_and(|now| now == seen);
+        let is_known = |seen| files::meta_at(&items).is_ok_and(|now| now == seen);
         if !post.desk().seen.is_some_and(is_known) {
             post.bell.ring(Wake::Everything);
         }

@@ -478,6 +478,7 @@ mod tests {
             size,
             mtime_ns: i128::from(WALL.plus(written).0) * 1_000_000,
             mode: 0o100_600,
+            ..Meta::default()
         }
     }
 

@@ -254,6 +254,7 @@ mod tests {
             size: 0,
             mtime_ns: 0,
             mode,
+            ..Meta::default()
         }
     }
 

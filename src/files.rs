@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::job::Meta;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::sys::statfs::fstatfs;
@@ -50,48 +50,20 @@ pub enum Make {
     Nothing,
 }
 
-/// What matters of a file's inode.
+/// What matters of an inode that was looked at.
 pub fn meta_of(stat: &FileStat) -> Meta {
     Meta {
+        place: (stat.st_dev, stat.st_ino),
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime_ns: Signature::of(stat).mtime_ns,
+        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
         mode: stat.st_mode,
     }
 }
 
-/// Identity and age of a directory: as long as it is unchanged, so are its entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signature {
-    device: u64,
-    inode: u64,
-    mtime_ns: i128,
-}
-
-impl Signature {
-    /// Whether both are of one directory, whatever its age.
-    pub fn is_place_of(self, other: Signature) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-
-    /// The signature of what a `stat` saw.
-    pub fn of(stat: &FileStat) -> Signature {
-        Signature {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-        }
-    }
-
-    /// The signature of what `path` names now; links are followed.
-    pub fn at(path: &Path) -> Result<Signature> {
-        let stat = nix::sys::stat::stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
-        Ok(Signature::of(&stat))
-    }
-
-    /// The modification time as text, for the view of the queue.
-    pub fn mtime(&self) -> String {
-        self.mtime_ns.to_string()
-    }
+/// What matters of what a path leads to; links are followed.
+pub fn meta_at(path: &Path) -> Result<Meta> {
+    let stat = nix::sys::stat::stat(path).map_err(|e| Error::io("look at", path, e.into()))?;
+    Ok(meta_of(&stat))
 }
 
 impl Dir {
@@ -233,6 +205,16 @@ impl Dir {
             return Err(Error::new(format!("{} {text}", path.display())));
         }
         Ok(file)
+    }
+
+    /// Locks a file that is there for nothing else, as long as the value lives; `None` while another
+    /// process holds it, unless that is waited for.
+    pub fn lock(&self, name: &str, how: FlockArg) -> Result<Option<Flock<File>>> {
+        match Flock::lock(self.append_file(name)?, how) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(self.failed("lock", name, error)),
+        }
     }
 
     /// Puts durable `content` at `name` as [`Dir::replace`] does, but only if nothing is there;

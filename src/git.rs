@@ -100,13 +100,10 @@ pub fn change(
     if change.files != Some(0) {
         let words = format!("{DIFF} -p --binary --full-index --no-textconv {trees}");
         let written = git.run(&words, &git.paths, patch);
-        let is_large = is_large(patch);
-        if written.is_err() || is_large {
+        if !matches!(written, Ok(true)) {
             let _ = patch.set_len(0);
         }
-        if !is_large {
-            written?;
-        }
+        written?;
     }
     Ok(change)
 }
@@ -161,11 +158,10 @@ impl Git {
         let mut paths = vec!["--".to_owned(), ":/".to_owned()];
         let dirs = spool.project().layout.dirs();
         paths.extend(dirs.map(|dir| format!(":(exclude){dir}")));
-        let (index, deadline) = (None, Instant::now() + LIMIT);
         Ok(Some(Git {
             root,
-            index,
-            deadline,
+            index: None,
+            deadline: Instant::now() + LIMIT,
             paths,
         }))
     }
@@ -179,7 +175,7 @@ impl Git {
         Ok(said_yes.then(|| text.trim().to_owned()))
     }
 
-    /// Runs git to its end; whether its exit status is 0, or else 1.
+    /// Runs git to its end; whether its exit status is 0, or else 1, or it wrote too much to keep.
     fn run(&self, call: &str, paths: &[String], out: &File) -> Result<bool> {
         let failed = |error| Error::io("execute", Path::new("git"), error);
         let (name, err) = (call.split(' ').next().unwrap_or_default(), in_memory(b"")?);
@@ -199,19 +195,23 @@ impl Git {
         command.stdout(out.try_clone().map_err(failed)?);
         command.stderr(err.try_clone().map_err(failed)?);
         let mut child = command.spawn().map_err(failed)?;
-        while !process::has_ended(child.id() as i32, SLICE) {
-            if is_large(out) || Instant::now() >= self.deadline {
-                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-                child.wait().map_err(failed)?;
-                let text = format!("git {name} took longer than {} s", LIMIT.as_secs());
-                return Err(Error::new(text));
-            }
+        let pid = child.id() as i32;
+        while !process::has_ended(pid, SLICE) && !is_large(out) && Instant::now() < self.deadline {}
+        // Whatever of the group is left is not waited for.
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        let status = child.wait().map_err(failed)?;
+        if is_large(out) {
+            return Ok(false);
         }
-        if let Some(code @ (0 | 1)) = child.wait().map_err(failed)?.code() {
+        if let Some(code @ (0 | 1)) = status.code() {
             return Ok(code == 0);
         }
         let said = files::tail(&err, Path::new("git"), WORDS_MAX)?;
         let last = said.lines().last().unwrap_or("was killed");
-        Err(Error::new(format!("git {name}: {last}")))
+        let text = match Instant::now() < self.deadline {
+            true => format!("git {name}: {last}"),
+            false => format!("git {name} took longer than {} s", LIMIT.as_secs()),
+        };
+        Err(Error::new(text))
     }
 }

@@ -163,9 +163,11 @@ impl<'de> Deserialize<'de> for JobId {
     }
 }
 
-/// What matters of a document's inode.
+/// What matters of an inode. As long as that of a directory is unchanged, so are its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
+    /// Device, and number there: the same as long as it is the same file or directory.
+    pub place: (u64, u64),
     /// In bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.

@@ -6,10 +6,10 @@ use crate::files::{self, Dir, Durability};
 use crate::project::{FLAG, Form, Layout, Policy, Project, word};
 use crate::settings::{self, Settings, Warnings, member};
 use crate::time::Wall;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,13 @@ const REPLACE_MAX: Duration = Duration::from_secs(1);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// The registry file as it stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Registry {
     /// The entries by the projects' names, usable or not.
+    #[serde(default)]
     pub projects: Map<String, Value>,
     /// What else stands there.
+    #[serde(flatten)]
     rest: Map<String, Value>,
 }
 
@@ -57,16 +59,10 @@ impl Registry {
         let Some(bytes) = settings::read_config(path)? else {
             return Ok(Registry::default());
         };
-        let broken = |what: String| {
-            let what = format!("the registry {} is broken ({what})", path.display());
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let what = format!("the registry {} is broken ({error})", path.display());
             Error::new(what + "; mend it by hand")
-        };
-        let rest = serde_json::from_slice(&bytes);
-        let mut rest: Map<_, _> = rest.map_err(|e| broken(e.to_string()))?;
-        match rest.remove("projects").unwrap_or_else(|| json!({})) {
-            Value::Object(projects) => Ok(Registry { projects, rest }),
-            _ => Err(broken("\"projects\" is not a JSON object".to_owned())),
-        }
+        })
     }
 
     /// The usable entries as they were registered, and a sentence for each of the others. Of two names
@@ -87,13 +83,12 @@ impl Registry {
         let mut places = places(paths.collect()).into_iter();
         let mut names = BTreeMap::new();
         entries.retain(|Entry { project, .. }| {
-            let place = places.next().flatten().ok_or_else(|| project.path.clone());
-            let first: &mut String = names.entry(place).or_insert_with(|| project.name.clone());
-            let (path, is_first) = (project.path.display(), *first == project.name);
+            let (name, path) = (&project.name, project.path.display());
+            let first = names.entry(places.next()).or_insert_with(|| name.clone());
+            let is_first = first == name;
             if !is_first {
-                let why =
-                    format!("{path} is registered already, as {first:?}; unregister one of them");
-                skip(&project.name, why);
+                let why = format!("{path} is registered already, as {first:?}");
+                skip(name, why + "; unregister one of them");
             }
             is_first
         });
@@ -115,10 +110,8 @@ impl Registry {
 
     /// The entry whose project is at `path`, under whatever name either goes.
     pub fn at(&self, path: &Path) -> Option<Entry> {
-        let here = place(path);
-        let is_here = |other: &Path| other == path || here.is_some() && place(other) == here;
-        let mut entries = self.entries().0.into_iter();
-        entries.find(|entry| is_here(&entry.project.path))
+        let (here, mut entries) = (place(path), self.entries().0.into_iter());
+        entries.find(|entry| place(&entry.project.path) == here)
     }
 
     /// Adds a project; refuses a name or a directory that is there already.
@@ -148,16 +141,16 @@ impl Registry {
 
     /// Takes a project out.
     pub fn remove(&mut self, name: &str) -> Result<()> {
-        let removed = self.projects.remove(name).map(drop);
-        removed.ok_or_else(|| self.unknown(name))
+        let removed = self.projects.remove(name);
+        removed.map(drop).ok_or_else(|| self.unknown(name))
     }
 
     /// Switches a project on or off.
     pub fn enable(&mut self, name: &str, enabled: bool) -> Result<()> {
         let unknown = self.unknown(name);
-        let entry = self.projects.get_mut(name);
-        let entry = entry.and_then(Value::as_object_mut).ok_or(unknown)?;
-        entry.insert("enabled".to_owned(), json!(enabled));
+        let entry = self.projects.get_mut(name).and_then(Value::as_object_mut);
+        let enabled = json!(enabled);
+        entry.ok_or(unknown)?.insert("enabled".to_owned(), enabled);
         Ok(())
     }
 
@@ -175,18 +168,15 @@ impl Registry {
 pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -> Result<T> {
     let dir = Dir::create(path.parent().expect("the registry lies in a directory"))?;
     let was_there = dir.path_of(LOCK).exists();
-    let lock = dir.append_file(LOCK)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, e)| Error::io("lock", &dir.path_of(LOCK), e.into()))?;
+    let _lock = dir.lock(LOCK, FlockArg::LockExclusive)?;
     let began = Instant::now();
     while was_there && !path.exists() && began.elapsed() < REPLACE_MAX {
         std::thread::sleep(REPLACE_MAX / 20);
     }
     let mut registry = Registry::load(path)?;
     let result = change(&mut registry)?;
-    let mut document = registry.rest;
-    document.insert("projects".to_owned(), registry.projects.into());
-    let text = format!("{:#}\n", Value::Object(document));
+    let mut text = serde_json::to_string_pretty(&registry).expect("it came from JSON");
+    text.push('\n');
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let place = real.parent().zip(files::name_of(&real));
     let unnamed = || Error::new("registered.json leads to a file without a name; mend the link");
@@ -233,16 +223,18 @@ pub fn valid_name(name: &str) -> bool {
     (1..=100).contains(&name.len()) && !name.contains(is_odd)
 }
 
-/// Device and inode of the directory that a path leads to, by whatever links and mounts.
-fn place(path: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
+/// Device and inode of the directory that a path leads to, by whatever links and mounts; else that path.
+type Place = std::result::Result<(u64, u64), PathBuf>;
+
+fn place(path: &Path) -> Place {
+    let meta = files::meta_at(path);
+    meta.map(|meta| meta.place).map_err(|_| path.to_owned())
 }
 
 /// The same for several. A look at a dead mount may never come back, and must not keep the daemon: it
-/// happens in a thread of its own, and when that takes too long nothing is known.
-fn places(paths: Vec<PathBuf>) -> Vec<Option<(u64, u64)>> {
-    let unseen = vec![None; paths.len()];
+/// happens in a thread of its own, and when that takes too long nothing is known but the paths.
+fn places(paths: Vec<PathBuf>) -> Vec<Place> {
+    let unseen = paths.iter().cloned().map(Err).collect();
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let look = move || drop(sender.send(paths.iter().map(|path| place(path)).collect()));
     let looks = std::thread::Builder::new().spawn(look).ok();

@@ -71,11 +71,8 @@ pub fn start(
     program: &Path,
     token: &Token,
 ) -> Result<io::Result<(Agent, Output)>> {
-    let log = |ending| {
-        spool
-            .logs()?
-            .create_file(&log_name(&claim.job_id, claim.starts, ending))
-    };
+    let logs = spool.logs()?;
+    let log = |ending| logs.create_file(&log_name(&claim.job_id, claim.starts, ending));
     // Standard output's comes last: as long as it is missing, recovery knows that nothing ran.
     let (err, out) = (log("err")?, log(plan.dialect.ending)?);
     let (stdin, root) = (files::in_memory(plan.prompt.as_bytes())?, spool.root()?);
@@ -168,7 +165,7 @@ impl Output {
     /// heard, and may ask for the end.
     pub fn attend(
         mut self,
-        agent: Agent,
+        mut agent: Agent,
         policy: &Policy,
         look: &mut dyn FnMut(&Agent, &Report) -> Option<Ending>,
     ) -> Finished {

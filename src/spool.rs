@@ -3,7 +3,7 @@
 //! commands look, and leave documents and marks.
 
 use crate::error::{Error, Result, one_line};
-use crate::files::{self, Dir, Durability, Make, Signature, meta_of};
+use crate::files::{self, Dir, Durability, Make, meta_of};
 use crate::job::{self, JobId, Meta, Name};
 use crate::project::Project;
 use crate::record::{Claim, QueueView};
@@ -38,7 +38,7 @@ const JOURNAL: &str = "monitor.log";
 const JOURNAL_MAX: u64 = 1 << 20;
 /// The name of a file that a command makes and removes in the documents' directory, so that
 /// the daemon looks at the marks. The daemon writes too much into `state/` itself to watch it.
-const POKE: &str = ".poke";
+pub const POKE: &str = ".poke";
 
 /// A request that a command leaves in `state/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,9 +168,8 @@ impl Spool {
         let found = Dirs::open(&self.project)?;
         if let Some(before) = self.open.get() {
             let (old, new) = (before.top.stat()?, found.top.stat()?);
-            let is_other = !Signature::of(&old).is_place_of(Signature::of(&new));
             // One that was deleted is nowhere else.
-            if is_other && old.st_nlink > 0 {
+            if meta_of(&old).place != meta_of(&new).place && old.st_nlink > 0 {
                 let path = self.project.path.display();
                 let text = format!("another directory took the place of {path}");
                 return Err(Error::new(text));
@@ -186,8 +185,8 @@ impl Spool {
             return true;
         };
         let is_at = |(relative, dir): (&str, &Dir)| -> Result<bool> {
-            let found = Signature::at(&self.project.path.join(relative))?;
-            Ok(found.is_place_of(Signature::of(&dir.stat()?)))
+            let found = files::meta_at(&self.project.path.join(relative))?;
+            Ok(found.place == meta_of(&dir.stat()?).place)
         };
         let open = [&dirs.items, &dirs.results, &dirs.state, &dirs.logs];
         let mut places = self.project.layout.dirs().into_iter().zip(open);
@@ -196,8 +195,8 @@ impl Spool {
 
     /// Whether anything is at a path within the project.
     pub fn has(&self, relative: &str) -> bool {
-        self.dirs()
-            .is_ok_and(|dirs| dirs.top.has(relative).unwrap_or(false))
+        let has = |dirs: &Dirs| dirs.top.has(relative);
+        self.dirs().and_then(has).unwrap_or(false)
     }
 
     fn dirs(&self) -> Result<&Dirs> {
@@ -228,10 +227,6 @@ impl Spool {
         Ok(self.dirs()?.top.path().to_owned())
     }
 
-    fn path(&self, relative: &str, name: &str) -> PathBuf {
-        self.project.path.join(relative).join(name)
-    }
-
     /// The directory of documents, to be watched.
     pub fn items_path(&self) -> PathBuf {
         self.project.path.join(self.project.layout.items())
@@ -245,15 +240,13 @@ impl Spool {
 
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
-        let file = self.dirs()?.state.append_file(LOCK)?;
-        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-        locked.map_err(|(_, error)| match error {
-            nix::Error::EWOULDBLOCK => Error::new(format!(
-                "{} is served by another monitor, or registered under a second name; end the one or unregister the other",
-                self.project.path.display()
-            )),
-            error => Error::io("lock", &self.path(self.project.layout.state(), LOCK), error.into()),
-        })
+        let lock = self
+            .dirs()?
+            .state
+            .lock(LOCK, FlockArg::LockExclusiveNonblock)?;
+        let served = "is served by another monitor, or registered under a second name";
+        let text = format!("{} {served}", self.project.path.display());
+        lock.ok_or_else(|| Error::new(text + "; end the one or unregister the other"))
     }
 
     // --- documents ---
@@ -377,11 +370,13 @@ impl Spool {
         Ok(!self.has_result(id)? && self.dirs()?.items.add(&id.file_name(), text)?)
     }
 
-    /// The text of a document that lies in the spool or in the archive.
-    pub fn document_text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
-        let name = id.file_name();
-        if let Some(text) = self.dirs()?.items.read(&name, TEXT_MAX)? {
-            return Ok(Some(text));
+    /// The text of a finished job, as it was kept or still lies in the spool or in the archive.
+    pub fn text(&self, id: &JobId) -> Result<Option<Vec<u8>>> {
+        let (dirs, name) = (self.dirs()?, id.file_name());
+        for dir in [&dirs.logs, &dirs.items] {
+            if let Some(text) = dir.read(&name, TEXT_MAX)? {
+                return Ok(Some(text));
+            }
         }
         match self.archive_dir(Make::Nothing) {
             Err(error) if error.is_not_found() => Ok(None),
@@ -439,15 +434,15 @@ impl Spool {
     /// Reads a claim and, if it names one, its process. An unreadable one is an error that says
     /// so; it is never taken for permission to start.
     pub fn read_claim(&self, id: &JobId) -> Result<Option<Claim>> {
-        let name = claim_name(id);
-        let Some(bytes) = self.dirs()?.state.read(&name, CLAIM_MAX)? else {
+        let (state, name) = (&self.dirs()?.state, claim_name(id));
+        let Some(bytes) = state.read(&name, CLAIM_MAX)? else {
             return Ok(None);
         };
         let claim = Claim::parse(&bytes).and_then(|claim| match claim.job_id == *id {
             true => Ok(claim),
             false => Err("it names another job".to_owned()),
         });
-        let path = self.path(self.project.layout.state(), &name);
+        let path = state.path_of(&name);
         let broken = |why| Error::new(format!("the claim {} is broken: {why}", path.display()));
         claim.map(Some).map_err(broken)
     }
@@ -461,8 +456,8 @@ impl Spool {
 
     /// Whether the job's claim is where its path leads to.
     pub fn has_claim(&self, id: &JobId) -> bool {
-        self.path(self.project.layout.state(), &claim_name(id))
-            .exists()
+        let state = self.project.path.join(self.project.layout.state());
+        state.join(claim_name(id)).exists()
     }
 
     /// Takes the claim away, if it is there.
@@ -493,15 +488,10 @@ impl Spool {
         items.remove(POKE)
     }
 
-    /// Whether an event with this name is a poke.
-    pub fn is_poke(name: &str) -> bool {
-        name == POKE
-    }
-
     /// Whether an event with this name can matter: documents under whatever name, and pokes.
     /// Temporary names come and go before each document and need wake nobody.
     pub fn is_of_interest(name: &str) -> bool {
-        (name.ends_with(".md") && !name.starts_with('.')) || Spool::is_poke(name)
+        (name.ends_with(".md") && !name.starts_with('.')) || name == POKE
     }
 
     // --- results ---
@@ -519,7 +509,8 @@ impl Spool {
 
     /// The path of a result, for messages and hooks.
     pub fn result_path(&self, id: &JobId) -> PathBuf {
-        self.path(self.project.layout.results(), &result_name(id))
+        let results = self.project.path.join(self.project.layout.results());
+        results.join(result_name(id))
     }
 
     /// Calls `each` with the id of every finished job and when its result was written, in nanoseconds
@@ -567,16 +558,6 @@ impl Spool {
     pub fn keep_text(&self, id: &JobId, text: &[u8]) -> Result<()> {
         let logs = self.logs()?;
         logs.replace(&id.file_name(), text, Durability::Relaxed)
-    }
-
-    /// The text that ran, if it was kept.
-    pub fn kept_text(&self, id: &JobId, max: u64) -> Result<Option<Vec<u8>>> {
-        self.logs()?.read(&id.file_name(), max)
-    }
-
-    /// The path of a log, for messages.
-    pub fn log_path(&self, name: &str) -> PathBuf {
-        self.path(self.project.layout.logs(), name)
     }
 
     /// Writes lines to the daemon's standard error and to the project's log. A log that cannot

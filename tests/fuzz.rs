@@ -315,6 +315,7 @@ fn meta() -> Meta {
         size: 1,
         mtime_ns: 0,
         mode: 0o100_600,
+        ..Meta::default()
     }
 }
 

@@ -254,6 +254,7 @@ fn the_front_matter_of_the_examples_is_front_matter() {
         size: 0,
         mtime_ns: 0,
         mode: 0o600,
+        ..job_monitor::job::Meta::default()
     };
     let manual = read("src/cli/manual.txt");
     let lines = manual.lines().filter_map(|line| line.strip_prefix("    "));

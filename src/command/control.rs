@@ -64,10 +64,8 @@ pub(super) fn retry(scope: &Scope, asked: &Asked) -> Outcome {
             let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
             return Err(Error::new(text));
         }
-        let kept = spool.kept_text(id, 1 << 30)?;
-        let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
         let gone = format!("the text of {id} is gone; write and submit it again");
-        let text = text.ok_or_else(|| Error::new(gone))?;
+        let text = spool.text(id)?.ok_or_else(|| Error::new(gone))?;
         let new = submit::put(spool, id.description(), &text, false)?;
         Ok(Some(new.to_string()))
     };

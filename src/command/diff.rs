@@ -16,12 +16,11 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
     let none = || Error::new(format!("{id} has no record of change"));
     let line = change_line(&change.ok_or_else(none)?);
     let name = format!("{id}.patch");
-    let Some(file) = spool.logs()?.open_file(&name)? else {
+    let Some(bytes) = spool.logs()?.read(&name, PATCH_MAX)? else {
         // Standard output is for a patch.
         render::note(&format!("{id} has no patch; it changed {line}"));
         return Ok(());
     };
-    let bytes = files::read_whole(&file, &spool.log_path(&name), PATCH_MAX)?;
     let (text, style) = (String::from_utf8_lossy(&bytes), Style::of_stdout());
     let lines = text.lines().map(|line| painted(line, style));
     match (stat, style.terminal) {

@@ -36,7 +36,7 @@ use crate::daemon;
 use crate::decide;
 use crate::document;
 use crate::error::{Error, Exit, Result, plain};
-use crate::files::{self, Dir, Signature, name_of};
+use crate::files::{self, Dir, meta_of, name_of};
 use crate::holds::Hold;
 use crate::job::{JobId, Meta, check_log, log_name};
 use crate::outcome::{cents, millis};

@@ -46,7 +46,7 @@ impl Ground {
     pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
         let spool = Spool::open(&entry.project)?;
         let marks = spool.marks()?;
-        let items = Signature::of(&spool.items()?.stat()?).mtime();
+        let items = meta_of(&spool.items()?.stat()?).mtime_ns.to_string();
         let view = scope.daemon.and_then(|_| spool.read_view());
         let mut view = view.unwrap_or_default();
         let mut waiting: Vec<JobId> = Vec::new();

@@ -24,6 +24,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -66,9 +67,7 @@ impl Token {
     }
 
     fn half_of(project: &Path) -> String {
-        let mut half = sha256_hex(project.as_os_str().as_bytes());
-        half.truncate(16);
-        half
+        sha256_hex(project.as_os_str().as_bytes())[..16].to_owned()
     }
 
     /// Reads one from a claim; anything else than 32 hexadecimal digits is none, so that no
@@ -190,11 +189,9 @@ pub fn give_back_stack() {
 /// that names what is missing.
 pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, String> {
     let find = |name: &OsStr| {
-        let dirs = match name.as_bytes().contains(&b'/') {
-            true => vec![PathBuf::new()],
-            false => std::env::split_paths(path).collect(),
-        };
-        let mut places = dirs.iter().map(|dir| directory.join(dir).join(name));
+        let is_path = name.as_bytes().contains(&b'/');
+        let dirs = std::env::split_paths(if is_path { OsStr::new("") } else { path });
+        let mut places = dirs.map(|dir| directory.join(dir).join(name));
         places.find(|at| is_executable(at))
     };
     let path = path.display();
@@ -202,17 +199,16 @@ pub fn find_program(name: &OsStr, path: &OsStr, directory: &Path) -> Result<Path
     let program = find(name).ok_or_else(|| format!("the program {} {absent}", name.display()))?;
     let needed = needs(&program).unwrap_or_default();
     match needed.iter().find(|name| find(name.as_ref()).is_none()) {
-        Some(name) => Err(format!(
-            "{} needs {name}, which {absent}",
-            program.display()
-        )),
+        Some(name) => {
+            let program = program.display();
+            Err(format!("{program} needs {name}, which {absent}"))
+        }
         None => Ok(program),
     }
 }
 
 fn is_executable(program: &Path) -> bool {
-    let mode = |meta: &std::fs::Metadata| std::os::unix::fs::MetadataExt::mode(meta);
-    std::fs::metadata(program).is_ok_and(|meta| meta.is_file() && mode(&meta) & 0o111 != 0)
+    std::fs::metadata(program).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
 }
 
 /// What the first line of a script names: its interpreter, and what that is asked to look up on the
@@ -282,11 +278,7 @@ impl Agent {
 
     /// Reaps the ended process, having killed what it left if it `sweeps`. How it ended, and how many
     /// survivors there were.
-    pub fn reap(mut self, sweeps: bool) -> (ExitStatus, u32) {
-        self.finish(sweeps)
-    }
-
-    fn finish(&mut self, sweeps: bool) -> (ExitStatus, u32) {
+    pub fn reap(&mut self, sweeps: bool) -> (ExitStatus, u32) {
         RUNS.fetch_sub(1, Ordering::SeqCst);
         let mut leftovers = 0;
         // Each tree that survives an agent hangs on us; without orphans there is nothing to look for.
@@ -309,7 +301,7 @@ impl Drop for Agent {
         if !self.is_reaped {
             let _ = killpg(self.pid, Signal::SIGKILL);
             self.wait(SWEEP_MAX);
-            self.finish(true);
+            self.reap(true);
         }
     }
 }

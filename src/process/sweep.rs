@@ -51,18 +51,18 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
     };
     let belongs = |pid: i32| -> io::Result<bool> {
         let stat = stat_of(pid)?;
-        if stat.state == b'Z' {
+        if stat.is_dead {
             return Ok(false);
         }
         if leaders.contains(&stat.group) || leaders.contains(&stat.session) {
             return Ok(true);
         }
         let environment = environment_of(pid)?;
-        let mut marks = environment.split(|&byte| byte == 0).filter_map(|variable| {
+        let mark = environment.split(|&byte| byte == 0).find_map(|variable| {
             let value = variable.strip_prefix(RUN_VARIABLE.as_bytes())?;
             value.strip_prefix(b"=")
         });
-        match marks.next() {
+        match mark {
             Some(mark) => Ok(is_of_here(&String::from_utf8_lossy(mark))),
             // It has cleared its environment, or is in the midst of an exec. All this is asked anew for each
             // process, since a run of another project may begin meanwhile.
@@ -176,7 +176,7 @@ fn children(list: &File) -> io::Result<Vec<i32>> {
 /// Whether anybody is alive in the group, its leader left out.
 pub(super) fn has_members(group: i32) -> bool {
     let is_member = |pid: i32| {
-        let is_alive = |stat: Stat| stat.group == group && stat.state != b'Z';
+        let is_alive = |stat: Stat| stat.group == group && !stat.is_dead;
         pid != group && stat_of(pid).is_ok_and(is_alive)
     };
     everybody().is_ok_and(|pids| pids.into_iter().any(is_member))
@@ -208,7 +208,7 @@ fn environment_of(pid: i32) -> io::Result<Vec<u8>> {
 }
 
 pub(super) struct Stat {
-    state: u8,
+    is_dead: bool,
     group: i32,
     session: i32,
     pub(super) start_time: u64,
@@ -221,12 +221,11 @@ pub(super) fn stat_of(pid: i32) -> io::Result<Stat> {
     let text = String::from_utf8_lossy(&text);
     let fields = text.rsplit(')').next().unwrap_or("");
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    let field = |at: usize| fields.get(at).copied().unwrap_or_default();
     // A number that the kernel does not tell is 0.
-    let number = |at: usize| field(at).parse::<u64>().unwrap_or(0);
-    let state = field(0).bytes().next().unwrap_or(b'Z');
+    let told = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let number = |at: usize| told(at).unwrap_or(0);
     Ok(Stat {
-        state,
+        is_dead: fields.first().is_none_or(|state| *state == "Z"),
         group: number(2) as i32,
         session: number(3) as i32,
         start_time: number(19),

@@ -133,8 +133,8 @@ impl Worker<'_> {
         let change = |patch| git::change(&self.spool, before, after.as_ref(), &patch);
         let change = self.or_warn(patch.and_then(change));
         let mut change = change.unwrap_or_else(|| git::heads(before, after.as_ref()));
-        let path = self.spool.log_path(&name);
-        if path.metadata().is_ok_and(|meta| meta.len() > 0) {
+        let is_filled = |logs: &Dir| Ok(logs.look(&name)?.is_some_and(|stat| stat.st_size > 0));
+        if self.spool.logs().and_then(is_filled).unwrap_or(false) {
             change.patch = Some(format!("{}/{name}", self.post.project.layout.logs()));
         } else {
             let removed = self.spool.logs().and_then(|logs| logs.remove(&name));

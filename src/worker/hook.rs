@@ -98,7 +98,7 @@ impl Worker<'_> {
         };
         let (started, started_at) = (Instant::now(), Wall::now());
         let agent = Agent::spawn(&launch, &token);
-        let agent = agent.map_err(|e| Error::io("start", &program, e))?;
+        let mut agent = agent.map_err(|e| Error::io("start", &program, e))?;
         let by = self.attend_command(&agent, output, started + limit);
         let duration_seconds = millis(started.elapsed().as_secs_f64());
         let (exit, leftovers) = agent.reap(output.is_some());

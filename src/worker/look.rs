@@ -84,7 +84,7 @@ impl Worker<'_> {
 
     /// Looks at one name, as an event brings it.
     pub fn look_at(&mut self, name: &str, whole: bool) -> Result<()> {
-        if Spool::is_poke(name) {
+        if name == POKE {
             return self.look_at_marks();
         }
         let mut look = self.spool.look_at(name)?;

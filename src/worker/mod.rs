@@ -21,7 +21,7 @@ use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result};
-use crate::files::{self, Dir, Signature};
+use crate::files::{self, Dir, meta_of};
 use crate::git;
 use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};
 use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta};
@@ -31,7 +31,7 @@ use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, QueueView, Suspension};
 use crate::runner::{self, Finished, Output};
 use crate::settings::{self, Places};
-use crate::spool::{Look, Mark, Spool, SpoolLock};
+use crate::spool::{Look, Mark, POKE, Spool, SpoolLock};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use end::{Decision, End, record};
@@ -87,7 +87,7 @@ pub struct Desk {
     pub has_left: bool,
     /// The documents' directory as it was when the worker had taken in all that it heard of it;
     /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
-    pub seen: Option<Signature>,
+    pub seen: Option<Meta>,
 }
 
 /// What all workers share.

@@ -117,16 +117,17 @@ impl Worker<'_> {
     pub fn read_back(&self, claim: &Claim) -> Result<Option<Finished>> {
         let log = |ending| job::log_name(&claim.job_id, claim.starts, ending);
         let name = log(dialect(claim.protocol).ending);
-        let Some(out) = self.spool.logs()?.open_file(&name)? else {
+        let logs = self.spool.logs()?;
+        let Some(out) = logs.open_file(&name)? else {
             return Ok(None);
         };
-        let err = self.spool.logs()?.open_file(&log("err"))?;
+        let err = logs.open_file(&log("err"))?;
         let last_word = out.metadata().ok().and_then(|meta| meta.modified().ok());
         // A clock that was set since must not add its jump.
         let since_start = |end| Wall::from(end).min(Wall::now()).since(claim.started_at);
         let ran = last_word.map_or(Duration::ZERO, since_start);
         let read = Output::new(claim, out, err).read_back(ran);
         read.map(Some)
-            .map_err(|e| Error::io("read", &self.spool.log_path(&name), e))
+            .map_err(|e| Error::io("read", &logs.path_of(&name), e))
     }
 }

@@ -151,7 +151,7 @@ impl Worker<'_> {
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items().and_then(Dir::stat).ok();
-        let items = items.as_ref().map(Signature::of);
+        let items = items.as_ref().map(meta_of);
         let items = items.filter(|_| self.post.ear.is_empty());
         let is_far = self.spool.items().map_or(true, Dir::is_remote);
         self.post.desk().seen = items.filter(|_| self.is_watched && !is_far);
@@ -169,7 +169,7 @@ impl Worker<'_> {
             left_alone: odd.map(|(name, what)| format!("{name} ({what})")).collect(),
             updated_at: Some(Wall::now()),
             // Readers hold the directory's age against it: a view that misses what was rung has none.
-            items_mtime: items.map(|items| items.mtime()),
+            items_mtime: items.map(|items| items.mtime_ns.to_string()),
         };
         self.board()
             .tell(self.name(), view.is_processing, view.queue_size);

@@ -119,7 +119,8 @@ impl Worker<'_> {
     /// may have taken the copy: an unchanged document is as good, and is kept then.
     pub fn text_of(&mut self, claim: &Claim) -> Result<Option<Vec<u8>>> {
         let (id, max) = (&claim.job_id, self.policy.max_document);
-        let kept = match self.spool.kept_text(id, max.max(1 << 20)) {
+        let kept = self.spool.logs()?.read(&id.file_name(), max.max(1 << 20));
+        let kept = match kept {
             Err(error) if error.is_shortage() => return Err(error),
             kept => self.or_warn(kept).flatten(),
         };

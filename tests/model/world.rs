@@ -799,6 +799,7 @@ impl World {
             size: u64::from(document.version),
             mtime_ns: i128::from(document.written.0) * 1_000_000,
             mode: 0o100_600,
+            ..Meta::default()
         };
         Some((meta, document.version))
     }
