@@ -3,6 +3,7 @@
 //! alone, and nothing is ever asked of a network.
 
 use crate::bad_input::chmod;
+use crate::mounts::{Mounted, in_namespace};
 use crate::space::{Project, Space, lacks, spawn, wait_until};
 use nix::libc;
 use nix::unistd::{Gid, Uid, chown};
@@ -221,6 +222,31 @@ fn what_the_user_s_private_group_can_write_is_believed() {
         let result = submit(NEXT, Gid::from_raw(STRANGER));
         assert_eq!(result["error_kind"], "rejected", "{result}");
     }
+}
+
+#[test]
+fn a_group_of_the_user_s_name_that_has_other_members_is_not_private() {
+    in_namespace(|| {
+        let user = nix::unistd::User::from_uid(Uid::effective()).unwrap();
+        let user = user.expect("tests run as a user who has a name");
+        let space = Space::new();
+        space.project("alpha");
+        let registry = space.config().join("registered.json");
+        chown(&registry, None, Some(user.gid)).unwrap();
+        chmod(&registry, 0o664);
+        let groups = space.root().join("group");
+        let entry = |members: &str| format!("{}:x:{}:{members}\n", user.name, user.gid);
+        fs::write(&groups, entry(&user.name)).unwrap();
+        let _groups = Mounted::bind(&groups, Path::new("/etc/group"));
+        space.run(&["list"]).ok();
+        fs::write(&groups, entry("somebody")).unwrap();
+        let refused = space.run(&["list"]);
+        assert_eq!(refused.status, 1, "{refused:?}");
+        assert!(
+            refused.stderr.contains("can be written by others"),
+            "{refused:?}"
+        );
+    });
 }
 
 #[test]

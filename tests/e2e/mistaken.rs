@@ -1,7 +1,7 @@
 //! What one job left behind must not pass for another's, nor a decision that could not be written
 //! for one that never was. The model found these; here the program itself is held to them.
 
-use crate::space::{Space, wait_until};
+use crate::space::{Space, effects_in, wait_until};
 use serde_json::json;
 use std::fs::{self, File};
 use std::time::SystemTime;
@@ -56,9 +56,16 @@ fn an_output_that_lies_there_from_before_is_gone_before_the_job_is_claimed() {
     let in_the_way = project.logs(&format!("{ID}.err"));
     fs::create_dir(&in_the_way).unwrap();
     project.submit(ID, "x");
-    space.start();
-    space.wait_log(&format!("{ID}.err"));
-    assert!(!old.exists(), "after a crash it would be read back");
+    let effects = effects_in(&[project.logs(""), project.state("")], || {
+        space.start();
+        space.wait_log(&format!("{ID}.err"));
+    });
+    let place = |effect: String| effects.iter().position(|one| *one == effect);
+    let (gone, claimed) = (place(format!("-{ID}.out")), place(format!("+{ID}.claim")));
+    assert!(
+        gone.is_some() && gone < claimed,
+        "after a crash it would be read back: {effects:?}"
+    );
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(project.wait_result(ID)["stdout"], "done\n");
 }

@@ -25,7 +25,7 @@ const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
 const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
 
 /// Runs a test in a mount namespace of its own thread, if the machine lets us make one.
-fn in_namespace(test: impl FnOnce() + Send) {
+pub fn in_namespace(test: impl FnOnce() + Send) {
     let outcome = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: unshare takes one integer, and concerns this thread alone.
@@ -48,7 +48,7 @@ fn in_namespace(test: impl FnOnce() + Send) {
 }
 
 /// A mounted file system. It goes before the space does, whose files would be removed through it.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(args: &[&str], at: &Path) -> Mounted {
@@ -56,7 +56,7 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
-    fn bind(from: &Path, at: &Path) -> Mounted {
+    pub fn bind(from: &Path, at: &Path) -> Mounted {
         Mounted::new(&["--bind", text(from)], at)
     }
 

@@ -50,6 +50,19 @@ fn a_hold_mark_counts_whoever_left_it() {
     assert_eq!(project.wait_result(ID)["status"], "completed");
 }
 
+#[test]
+fn a_cancel_mark_counts_whoever_left_it() {
+    let space = Space::new();
+    space.plain_agent("echo begun > begun; exec sleep 600");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("begun");
+    // No event tells of it.
+    fs::write(project.state(&format!("{ID}.cancel")), "").unwrap();
+    assert_eq!(project.wait_result(ID)["status"], "cancelled");
+}
+
 // --- the result ---
 
 #[test]
@@ -700,13 +713,16 @@ fn an_agent_that_falls_silent_is_ended_and_one_that_goes_on_talking_is_not() {
 #[test]
 fn an_agent_that_writes_too_much_is_ended_and_its_words_are_capped() {
     let space = Space::new();
-    space.plain_agent("exec yes abcdefghijklmnopqrstuvwxyz");
+    space.plain_agent("sh -s");
     space.set(json!({"max_output": "4 MiB"}));
     let project = space.project("alpha");
     space.start();
-    project.submit(ID, "x");
+    let errors = "job-20260101-120001-errors";
+    project.submit(ID, "exec yes abcdefghijklmnopqrstuvwxyz");
+    project.submit(errors, "head -c 8M /dev/zero >&2; exec sleep 600");
     let result = project.wait_result(ID);
     assert_eq!(result["error_kind"], "output_limit");
+    assert_eq!(project.wait_result(errors)["error_kind"], "output_limit");
     let text = result["stdout"].as_str().unwrap();
     assert!(text.len() > 1 << 20 && text.len() < (1 << 20) + 200);
     assert!(text.contains("bytes left out"));

@@ -4,6 +4,7 @@
 //! When a test panics, the daemon's log and the directory's listing are shown. Everything that
 //! was started is ended when the space is dropped, each process by its id.
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
@@ -634,6 +635,31 @@ pub fn replace(path: &Path, bytes: &[u8]) {
     let temporary = path.with_file_name(format!(".{name}.tmp"));
     fs::write(&temporary, bytes).unwrap();
     fs::rename(&temporary, path).unwrap();
+}
+
+/// What came to and went from some directories while something was done, in order: `+name` and `-name`.
+/// Names that were only written beside the real ones are among them.
+pub fn effects_in(dirs: &[PathBuf], act: impl FnOnce()) -> Vec<String> {
+    let ear = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    let came = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    let went = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    for dir in dirs {
+        ear.add_watch(dir, came | went).unwrap();
+    }
+    act();
+    let mut effects = Vec::new();
+    while let Ok(events) = ear.read_events() {
+        for event in events {
+            let sign = if event.mask.intersects(came) {
+                '+'
+            } else {
+                '-'
+            };
+            let name = event.name.unwrap_or_default();
+            effects.push(format!("{sign}{}", name.to_string_lossy()));
+        }
+    }
+    effects
 }
 
 /// Whether a process is there and not a zombie.

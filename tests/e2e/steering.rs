@@ -1,7 +1,7 @@
 //! Steering by the command line: which project and which job is meant, what is refused before
 //! anything changes, and what is said of what will happen.
 
-use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_until};
+use crate::space::{Project, Ran, Space, effects_in, job_monitor, lacks, spawn, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -213,18 +213,13 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
     let bad = file("c.md", "---\ntimeout: soon\n---\nDo it.\n");
     assert_eq!(space.run(&["submit", &plain, &bad]).status, 1);
     assert_eq!(documents(&project), [""; 0]);
-    let told = space
-        .run(&[
-            "submit",
-            &plain,
-            &front,
-            "--model",
-            "opus",
-            "--timeout",
-            "30m",
-            "--hold",
-        ])
-        .ok();
+    let mut told = String::new();
+    let places = [project.item(""), project.state("")];
+    let effects = effects_in(&places, || {
+        let args = ["submit", &plain, &front, "--model", "opus"];
+        let args = [&args[..], &["--timeout", "30m", "--hold"]].concat();
+        told = space.run(&args).ok();
+    });
     let ids: Vec<&str> = told.lines().collect();
     let text = |id: &str| fs::read_to_string(project.item(&format!("{id}.md"))).unwrap();
     assert_eq!(
@@ -237,6 +232,10 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
     );
     for id in ids {
         assert!(project.state(&format!("{id}.hold")).exists(), "{id}");
+        // The mark comes first, or the job could start in between.
+        let came = |name: String| effects.iter().position(|one| *one == name);
+        let (held, queued) = (came(format!("+{id}.hold")), came(format!("+{id}.md")));
+        assert!(held.is_some() && held < queued, "{effects:?}");
     }
     let taken = file("d.md", "---\nmodel: opus\n---\nDo it.\n");
     for (args, said) in [
@@ -353,7 +352,13 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
         "{dry}"
     );
     assert!(project.result(OLD).is_some());
-    let told = space.run(&["clean", "--older-than", "2d"]).ok();
+    let mut told = String::new();
+    let places = [project.item(""), project.results("")];
+    let effects = effects_in(&places, || {
+        told = space.run(&["clean", "--older-than", "2d"]).ok();
+    });
+    // The result goes last: a job whose document is there without it could run again.
+    assert_eq!(effects, [format!("-{OLD}.md"), format!("-{OLD}.json")]);
     assert!(
         told.starts_with("Removed 1 job of alpha: 7 files"),
         "{told}"
