@@ -189,9 +189,13 @@ pub fn calm_json(json: &str) -> String {
     calm
 }
 
-/// Writes text to standard output. A reader that has gone has seen what it wanted.
+/// Writes text to standard output. A reader that has gone has seen what it wanted, which keeps nobody
+/// from what is still to be done.
 pub fn print(text: &str) -> Result<()> {
-    unless_gone(show(text))
+    match show(text) {
+        Err(error) if error.errno == Some(libc::EPIPE) => Ok(()),
+        told => told,
+    }
 }
 
 /// Writes text to standard output, and tells of a reader that has gone: then the rest need not even
@@ -205,14 +209,6 @@ pub fn put(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     let put = out.write_all(bytes).and_then(|()| out.flush());
     put.map_err(|e| Error::io("write", Path::new("standard output"), e))
-}
-
-/// That the reader of standard output has gone is no failure.
-pub fn unless_gone(told: Result<()>) -> Result<()> {
-    match told {
-        Err(error) if error.errno == Some(libc::EPIPE) => Ok(()),
-        told => told,
-    }
 }
 
 /// Writes a message to standard error; that nobody hears it cannot be told to anybody.

@@ -57,15 +57,14 @@ pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> 
             format!("{}: {doing}", running_for(claim, now))
         }
         Standing::Suspended(claim) => suspension_text(claim, now),
-        Standing::Waiting { held: true } => {
-            format!("is held; job-monitor release {id} lets it run")
-        }
-        Standing::Waiting { held: false } => {
+        Standing::Waiting => {
             let seen = Seen::around(scope, spool)?;
+            let is_held = seen.marks.held.contains(id);
+            let held = is_held.then(|| format!("is held; job-monitor release {id} lets it run"));
             let alone = || seen.left_alone(id).cloned();
             let stopped = || Some(format!("waits: {}", seen.obstacles.first()?.1));
             let later = || Some(not_before(put_off(spool, id, now)?, now));
-            let why = alone().or_else(stopped).or_else(later);
+            let why = held.or_else(alone).or_else(stopped).or_else(later);
             why.unwrap_or_else(|| ITS_TURN.to_owned())
         }
     })

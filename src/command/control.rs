@@ -6,93 +6,22 @@ use super::*;
 /// Failures of so long ago are handed in again by `retry --failed`, unless `--since` says otherwise.
 const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
-/// Ends running jobs and withdraws waiting ones.
-pub(super) fn cancel(scope: &Scope, asked: &Asked) -> Outcome {
-    let act = |Job { id, spool }: &Job, _: &Standing| {
-        spool.mark(id, Mark::Cancel)?;
-        Ok(Some(format!("Cancelled {id}")))
-    };
-    each(scope, asked, &act)
-}
-
-/// Keeps waiting jobs from being started.
-pub(super) fn hold(scope: &Scope, asked: &Asked) -> Outcome {
-    let act = |Job { id, spool }: &Job, standing: &Standing| match standing {
-        Standing::Running(_) if asked.all => Ok(None),
-        Standing::Running(_) => {
-            let text = format!("{id} is running; job-monitor cancel {id} ends it");
-            Err(Error::new(text))
-        }
-        _ => {
-            spool.mark(id, Mark::Hold)?;
-            let text = format!("Held {id}; job-monitor release {id} lets it run");
-            Ok(Some(text))
-        }
-    };
-    each(scope, asked, &act)
-}
-
-/// Lets held jobs run; of a job that waits for its agent or project, lifts that hold.
-pub(super) fn release(scope: &Scope, asked: &Asked) -> Outcome {
-    if asked.all {
+/// Does what was asked for to each job that is meant. A job with which it cannot be done does not keep
+/// others from it.
+pub(super) fn steer(scope: &Scope, asked: &Asked) -> Outcome {
+    let (jobs, mut exit) = (jobs(scope, asked)?, Exit::Done);
+    if asked.command == "release" && asked.all {
         let records = board::read_decided(&scope.places, &scope.entries);
         let holds = counted(records.all(Wall::now()).len() as u64, "hold");
         board::ask_release(&scope.places.state)?;
         render::print(&format!("Lifted {holds} of agents and projects\n"))?;
     }
-    let act = |Job { id, spool }: &Job, _: &Standing| {
-        if spool.has_mark(id, Mark::Hold)? {
-            spool.unmark(id, Mark::Hold)?;
-            spool.poke()?;
-            return Ok(Some(format!("Released {id}")));
-        }
-        if asked.all {
-            return Ok(None);
-        }
-        spool.mark(id, Mark::Release)?;
-        let text = format!("{id} is not held; if its agent or project is, that hold is lifted");
-        Ok(Some(text))
-    };
-    each(scope, asked, &act)
-}
-
-/// Submits the texts of jobs again, under new ids.
-pub(super) fn retry(scope: &Scope, asked: &Asked) -> Outcome {
-    let act = |Job { id, spool }: &Job, standing: &Standing| {
-        let was_finished = || Memory::of(&scope.places.state, &spool.root()?).has(id);
-        if !matches!(standing, Standing::Done(_)) && !was_finished()? {
-            let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
-            return Err(Error::new(text));
-        }
-        let gone = format!("the text of {id} is gone; write and submit it again");
-        let text = spool.text(id)?.ok_or_else(|| Error::new(gone))?;
-        let new = submit::put(spool, id.description(), &text, false)?;
-        Ok(Some(new.to_string()))
-    };
-    each(scope, asked, &act)
-}
-
-/// Does the same to each job. `act` gives a sentence on what became of it, or none where all jobs were
-/// meant and this one is not concerned. A job with which it cannot be done does not keep others from it.
-fn each(
-    scope: &Scope,
-    asked: &Asked,
-    act: &dyn Fn(&Job, &Standing) -> Result<Option<String>>,
-) -> Outcome {
-    let act_on = |job: &Job| match scope.standing(job)? {
-        Standing::Done(result) if asked.command != "retry" => {
-            let (id, status) = (&job.id, Finished::read(&result).word());
-            Err(Error::new(format!("{id} is finished already ({status})")))
-        }
-        standing => act(job, &standing),
-    };
-    let (jobs, mut exit) = (jobs(scope, asked)?, Exit::Done);
     if jobs.is_empty() {
         render::print(&format!("No job to {}\n", asked.command))?;
     }
     let mut projects = BTreeSet::new();
     for job in jobs {
-        match job.and_then(|job| Ok((act_on(&job)?, job))) {
+        match job.and_then(|job| Ok((act(scope, asked, &job)?, job))) {
             Ok((told, job)) => {
                 projects.insert(job.spool.project().name.clone());
                 told.map_or(Ok(()), |text| render::print(&(text + "\n")))?;
@@ -109,6 +38,60 @@ fn each(
     Ok(exit)
 }
 
+/// Does it to one job. Gives a sentence on what became of it, or none where all jobs were meant and this
+/// one is not concerned.
+fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
+    let Job { id, spool } = job;
+    let told = match (asked.command, scope.standing(job)?) {
+        ("retry", standing) => again(scope, job, &standing)?.to_string(),
+        (_, Standing::Done(result)) => {
+            let status = Finished::read(&result).word();
+            return Err(Error::new(format!("{id} is finished already ({status})")));
+        }
+        ("cancel", _) => {
+            spool.mark(id, Mark::Cancel)?;
+            format!("Cancelled {id}")
+        }
+        ("hold", Standing::Running(_)) if asked.all => return Ok(None),
+        ("hold", Standing::Running(_)) => {
+            let text = format!("{id} is running; job-monitor cancel {id} ends it");
+            return Err(Error::new(text));
+        }
+        ("hold", _) => {
+            spool.mark(id, Mark::Hold)?;
+            format!("Held {id}; job-monitor release {id} lets it run")
+        }
+        _ if spool.has_mark(id, Mark::Hold)? => {
+            spool.unmark(id, Mark::Hold)?;
+            spool.poke()?;
+            format!("Released {id}")
+        }
+        _ if asked.all => return Ok(None),
+        _ => {
+            spool.mark(id, Mark::Release)?;
+            format!("{id} is not held; if its agent or project is, that hold is lifted")
+        }
+    };
+    Ok(Some(told))
+}
+
+/// Submits the text of a job again, under a new id.
+fn again(scope: &Scope, Job { id, spool }: &Job, standing: &Standing) -> Result<JobId> {
+    let was_finished = || Memory::of(&scope.places.state, &spool.root()?).has(id);
+    if !matches!(standing, Standing::Done(_)) && !was_finished()? {
+        let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
+        return Err(Error::new(text));
+    }
+    let kept = spool.kept_text(id, 1 << 30)?;
+    let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
+    let gone = || {
+        Error::new(format!(
+            "the text of {id} is gone; write and submit it again"
+        ))
+    };
+    submit::put(spool, id.description(), &text.ok_or_else(gone)?, false)
+}
+
 /// The jobs that are meant: those that were named, else all for which the command makes sense.
 pub(super) fn jobs(scope: &Scope, asked: &Asked) -> Result<Vec<Result<Job>>> {
     let mut jobs: Vec<_> = asked.jobs.iter().map(|name| scope.job(name)).collect();
@@ -120,11 +103,7 @@ pub(super) fn jobs(scope: &Scope, asked: &Asked) -> Result<Vec<Result<Job>>> {
             "retry" => failed_jobs(&spool, asked.since)?,
             _ => open_ids(&spool)?,
         };
-        let spool = Rc::new(spool);
-        for id in ids {
-            let spool = Rc::clone(&spool);
-            jobs.push(Ok(Job { id, spool }));
-        }
+        jobs.extend(Job::all(spool, ids).map(Ok));
     }
     Ok(jobs)
 }

@@ -27,7 +27,7 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
         (true, _) => render::print(&(stat_of(&text) + &line + "\n")),
         (false, true) => render::print(&lines.collect::<String>()),
         // To a file or a pipe it goes as it is, so that git can apply it.
-        (false, false) => render::unless_gone(render::put(&bytes)),
+        (false, false) => render::put(&bytes),
     }
 }
 

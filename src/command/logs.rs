@@ -47,13 +47,9 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     })
 }
 
-/// A log, with the line in front of it. A later look finds the same logs, and more behind them.
-struct Piece {
-    at: Wall,
-    title: String,
-    name: String,
-    is_output: bool,
-}
+/// When it was begun, the line in front of it, and the log's name. A later look finds the same, and more
+/// behind them.
+type Piece = (Wall, String, String);
 
 /// All that there is to tell of a job's starts and checks, and whether the last log may grow.
 fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, bool)> {
@@ -69,38 +65,28 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
             let grows = claim.suspended.is_none() && !claim.checking;
             (ended.chain(now).collect(), claim.checks.clone(), grows)
         }
-        Standing::Waiting { .. } => (Vec::new(), Vec::new(), false),
+        Standing::Waiting => (Vec::new(), Vec::new(), false),
     };
     let (mut pieces, now) = (Vec::new(), Wall::now());
     for (at, number) in starts.iter().copied().zip(1..) {
-        let runs = grows && number as usize == starts.len();
+        let start = format!("start {number}, {}", at.short(now));
         for ending in ["jsonl", "out", "err"] {
-            let (name, is_output) = (log_name(id, number, ending), ending != "err");
+            let name = log_name(id, number, ending);
             let length = spool.logs()?.look(&name)?.map(|stat| stat.st_size);
-            let title = match length {
-                Some(_) if is_output => format!("start {number}, {}", at.short(now)),
-                Some(1..) if !runs => "standard error".to_owned(),
-                _ => continue,
+            // Standard error is told when it is complete, and if there is any.
+            let is_whole = !grows || starts.len() > number as usize;
+            let (title, is_told) = match ending {
+                "err" => ("standard error", is_whole && length > Some(0)),
+                _ => (start.as_str(), length.is_some()),
             };
-            pieces.push(Piece {
-                at,
-                title,
-                name,
-                is_output,
-            });
+            pieces.extend(is_told.then(|| (at, title.to_owned(), name)));
         }
     }
     for (check, round) in checks.iter().zip(1..) {
-        let (at, name) = (check.started_at, check_log(id, round));
         let title = format!("check {round} {}", check_end(check));
-        pieces.push(Piece {
-            at,
-            title,
-            name,
-            is_output: false,
-        });
+        pieces.push((check.started_at, title, check_log(id, round)));
     }
-    pieces.sort_by_key(|piece| piece.at);
+    pieces.sort_by_key(|piece| piece.0);
     Ok((pieces, grows))
 }
 
@@ -111,86 +97,71 @@ struct Telling<'a> {
     style: Style,
     /// So many pieces were told to their end.
     told: usize,
-    /// The piece that is being told, and the log, once it is there.
-    begun: bool,
-    log: Option<(File, Transcript)>,
+    /// The log that is being told; a check's may be gone.
+    log: Option<(Option<File>, Transcript)>,
 }
 
-/// Tells what the agent did; the exit status tells how the job stands.
+/// Tells what the agent did, and if wanted what it goes on to do; the exit status tells how the job stands.
 pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
     let mut telling = Telling {
         job,
         asked,
         style: Style::of_stdout(),
         told: 0,
-        begun: false,
         log: None,
     };
-    match telling.tell(scope) {
-        // A reader that has gone has seen what it wanted.
-        Err(error) if error.errno == Some(libc::EPIPE) => Ok(Exit::Done),
-        told => told,
+    loop {
+        let standing = scope.standing(job)?;
+        let (pieces, grows) = pieces(job, &standing)?;
+        telling.catch_up(&pieces, grows)?;
+        if !asked.follow || matches!(standing, Standing::Done(_)) {
+            telling.seam(&course(scope, job, &standing)?)?;
+            return Ok(match &standing {
+                Standing::Done(of) if !Finished::read(of).is_completed() => Exit::NotCompleted,
+                _ => Exit::Done,
+            });
+        }
+        pause()?;
     }
 }
 
 impl Telling<'_> {
-    /// Tells what there is, and if wanted what comes.
-    fn tell(&mut self, scope: &Scope) -> Outcome {
-        loop {
-            let standing = scope.standing(self.job)?;
-            let (mut pieces, grows) = pieces(self.job, &standing)?;
-            pieces.retain(|piece| piece.is_output || !self.asked.raw);
-            self.catch_up(&pieces, grows)?;
-            if !self.asked.follow || matches!(standing, Standing::Done(_)) {
-                self.seam(&course(scope, self.job, &standing)?)?;
-                return Ok(match &standing {
-                    Standing::Done(result) if !Finished::read(result).is_completed() => {
-                        Exit::NotCompleted
-                    }
-                    _ => Exit::Done,
-                });
-            }
-            pause()?;
-        }
-    }
-
     /// Tells all that was written and not told yet. The last piece may grow.
     fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
-        while let Some(piece) = pieces.get(self.told) {
-            let is_growing = grows && self.told + 1 == pieces.len();
-            if !replace(&mut self.begun, true) {
-                self.seam(&piece.title)?;
+        let raw = self.asked.raw;
+        let is_output = |name: &str| name.ends_with(".jsonl") || name.ends_with(".out");
+        let pieces = pieces.iter().filter(|(_, _, name)| !raw || is_output(name));
+        let mut pieces = pieces.skip(self.told).peekable();
+        while let Some((_, title, name)) = pieces.next() {
+            if self.log.is_none() {
+                self.seam(title)?;
+                let columns = terminal::columns(COLUMNS_PIPED);
+                let has_events = name.ends_with(".jsonl") && !raw;
+                let transcript = Transcript::new(self.style, columns, has_events);
+                self.log = Some((self.job.spool.logs()?.open_file(name)?, transcript));
             }
-            self.tell_log(&piece.name)?;
-            if is_growing {
+            self.tell_log(name)?;
+            if grows && pieces.peek().is_none() {
                 break;
             }
             if let Some((_, mut transcript)) = self.log.take() {
                 transcript.finish();
                 render::show(&transcript.out)?;
             }
-            (self.begun, self.told) = (false, self.told + 1);
+            self.told += 1;
         }
         Ok(())
     }
 
-    /// Tells what a log has more than the last time.
+    /// Tells what the log has more than the last time.
     fn tell_log(&mut self, name: &str) -> Result<()> {
-        let raw = self.asked.raw;
-        if self.log.is_none()
-            && let Some(file) = self.job.spool.logs()?.open_file(name)?
-        {
-            let columns = terminal::columns(COLUMNS_PIPED);
-            let has_events = name.ends_with("jsonl") && !raw;
-            self.log = Some((file, Transcript::new(self.style, columns, has_events)));
-        }
         let mut block = [0; BLOCK];
-        while let Some((file, transcript)) = &mut self.log {
+        while let Some((Some(file), transcript)) = &mut self.log {
             let unreadable = |e| Error::io("read", Path::new(name), e);
             match file.read(&mut block).map_err(unreadable)? {
                 0 => break,
                 // To a file or a pipe it goes as it is.
-                length if raw && !self.style.terminal => render::put(&block[..length])?,
+                length if self.asked.raw && !self.style.terminal => render::put(&block[..length])?,
                 length => {
                     transcript.feed(&block[..length]);
                     render::show(&take(&mut transcript.out))?;
@@ -202,15 +173,13 @@ impl Telling<'_> {
 
     /// A line between pieces.
     fn seam(&self, text: &str) -> Result<()> {
+        if self.asked.raw {
+            return Ok(());
+        }
         let is_first = self.told == 0 && self.log.is_none();
         let gap = if is_first { "" } else { "\n" };
-        let line = self
-            .style
-            .paint("1;34", &format!("─── {}", clean_line(text)));
-        match self.asked.raw {
-            true => Ok(()),
-            false => render::show(&format!("{gap}{line}\n")),
-        }
+        let line = format!("─── {}", clean_line(text));
+        render::show(&format!("{gap}{}\n", self.style.paint("1;34", &line)))
     }
 }
 

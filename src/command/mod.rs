@@ -72,7 +72,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
-use std::mem::{replace, take};
+use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
@@ -94,6 +94,8 @@ pub fn main() -> ExitCode {
     let parsed = prepared.and_then(|()| cli::parse(std::env::args_os().skip(1)));
     match parsed.and_then(|asked| run(&asked)) {
         Ok(exit) => ExitCode::from(exit as u8),
+        // The reader of standard output has gone: it has seen what it wanted.
+        Err(error) if error.errno == Some(libc::EPIPE) => ExitCode::SUCCESS,
         Err(error) => {
             render::note(&error.to_string());
             ExitCode::from(error.exit as u8)
@@ -114,7 +116,7 @@ fn run(asked: &Asked) -> Outcome {
         "daemon" => daemon::run(Places::find()?),
         "queue" => queue::queue(&scope()?, format),
         "list" => queue::list(&Scope::load(everywhere)?, format),
-        "status" => render::unless_gone(status::status(&scope()?, asked)),
+        "status" => status::status(&scope()?, asked),
         "stats" => stats::stats(&scope()?, asked.since, format),
         "config" => config::config(&scope()?, format),
         "watch" => return watch::watch(everywhere),
@@ -138,10 +140,7 @@ fn run(asked: &Asked) -> Outcome {
         }
         "submit" => return submit::submit(&scope()?, asked),
         "reply" => return submit::reply(&scope()?, asked),
-        "cancel" => return control::cancel(&scope()?, asked),
-        "hold" => return control::hold(&scope()?, asked),
-        "release" => return control::release(&scope()?, asked),
-        "retry" => return control::retry(&scope()?, asked),
+        "cancel" | "hold" | "release" | "retry" => return control::steer(&scope()?, asked),
         "clean" => clean::clean(&scope()?, asked),
         "register" => manage::register(asked),
         "unregister" | "enable" | "disable" => manage::change(asked),

@@ -29,17 +29,30 @@ pub(crate) enum Standing {
     Running(Box<Claim>),
     /// It was begun, and goes on later; without a daemon, that includes one that was running.
     Suspended(Box<Claim>),
-    /// Its document waits; whether a hold mark keeps it.
-    Waiting { held: bool },
+    /// Its document waits.
+    Waiting,
 }
 
 /// A job, and the spool that has it.
-#[derive(Clone)]
 pub(crate) struct Job {
     /// Its id.
     pub id: JobId,
     /// Its project's spool.
     pub spool: Rc<Spool>,
+}
+
+impl Job {
+    /// Jobs of one project.
+    pub(super) fn all(
+        of: Spool,
+        ids: impl IntoIterator<Item = JobId>,
+    ) -> impl Iterator<Item = Job> {
+        let of = Rc::new(of);
+        ids.into_iter().map(move |id| {
+            let spool = Rc::clone(&of);
+            Job { id, spool }
+        })
+    }
 }
 
 impl Scope {
@@ -136,42 +149,34 @@ impl Scope {
         // What has the form of an id may be the beginning of another.
         let (here, others) = (&self.entries, &self.others);
         for (whole, entries) in [(whole, here), (whole, others), (None, here), (None, others)] {
-            let spools = entries.iter().flat_map(|entry| Spool::open(&entry.project));
-            for spool in spools.map(Rc::new) {
-                let mut take = |id: JobId| {
-                    let spool = Rc::clone(&spool);
-                    found.push(Job { id, spool });
-                };
+            for spool in entries.iter().flat_map(|entry| Spool::open(&entry.project)) {
+                let mut ids = Vec::new();
                 match whole {
-                    Some(id) if standing_in(&spool, id, false)?.is_some() => take(id.clone()),
-                    Some(_) => {}
+                    Some(id) => ids.extend(standing_in(&spool, id, false)?.map(|_| id.clone())),
                     None => each_id(&spool, &mut |id, _| {
-                        if id.as_str().contains(part) {
-                            take(id);
-                        }
+                        ids.extend(Some(id).filter(|id| id.as_str().contains(part)));
                     })?,
                 }
+                found.extend(Job::all(spool, ids));
             }
             if !found.is_empty() {
                 break;
             }
         }
-        match (found.pop(), found.len()) {
-            (Some(job), 0) => Ok(job),
-            (Some(Job { id, spool }), others) => {
-                let (project, count) = (&spool.project().name, others + 1);
-                let text =
-                    format!("{count} jobs have {part:?} in their id, as {id} of {project:?}");
-                let text = text + "; say more of it, or -p NAME";
-                Err(Error::with(Exit::Usage, text))
-            }
-            (None, _) => {
-                // It may be in a project that cannot be looked at, which this says.
-                self.spools();
-                let text = format!("no job has {part:?} in its id; {LISTS}");
-                Err(Error::with(Exit::NotFound, text))
-            }
+        let count = found.len();
+        let Some(job) = found.pop() else {
+            // It may be in a project that cannot be looked at, which this says.
+            self.spools();
+            let text = format!("no job has {part:?} in its id; {LISTS}");
+            return Err(Error::with(Exit::NotFound, text));
+        };
+        if count > 1 {
+            let (id, project) = (&job.id, &job.spool.project().name);
+            let text = format!("{count} jobs have {part:?} in their id, as {id} of {project:?}");
+            let text = text + "; say more of it, or -p NAME";
+            return Err(Error::with(Exit::Usage, text));
         }
+        Ok(job)
     }
 
     /// The same for a word that may be missing: then the job that runs is meant, else the newest.
@@ -252,10 +257,7 @@ fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standin
             Some(Standing::Running(claim))
         }
         (None, Some(claim)) => Some(Standing::Suspended(claim)),
-        (None, None) if spool.document_meta(id)?.is_some() => {
-            let held = spool.has_mark(id, Mark::Hold)?;
-            Some(Standing::Waiting { held })
-        }
+        (None, None) if spool.document_meta(id)?.is_some() => Some(Standing::Waiting),
         (None, None) => None,
     })
 }

@@ -16,7 +16,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
             let text = format!("{id} is running, and a session has room for one; {how}");
             return Err(Error::new(text));
         }
-        Standing::Waiting { .. } => (None, String::new()),
+        Standing::Waiting => (None, String::new()),
     };
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;

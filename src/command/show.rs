@@ -48,7 +48,7 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
             }
             let result = result?;
             match format {
-                Format::Json => render::unless_gone(show_whole(&view, file))?,
+                Format::Json => show_whole(&view, file)?,
                 Format::Text => render::print(&of_result(spool, id, &result).0)?,
             }
             return Ok(Exit::Done);
@@ -60,7 +60,7 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
             of_running(spool, &claim)?
         }
         Standing::Suspended(claim) => of_waiting(&mut view, scope, spool, id, Some(&claim))?,
-        Standing::Waiting { .. } => of_waiting(&mut view, scope, spool, id, None)?,
+        Standing::Waiting => of_waiting(&mut view, scope, spool, id, None)?,
     };
     render::answer(format, &view, || page.0)?;
     Ok(Exit::Done)
