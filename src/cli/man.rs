@@ -1,5 +1,5 @@
 //! The manual page in the man(7) macros, rendered from `manual.txt`. There `#` begins a section,
-//! `##` a subsection, `* ` a term that indented text explains. Paragraphs are parted by blank lines; one
+//! `* ` a term that indented text explains. Paragraphs are parted by blank lines; one
 //! that begins with four spaces is an example. `{commands}` stands for the help of every command.
 
 use super::{CommandHelp, commands};
@@ -24,7 +24,6 @@ pub fn man_page() -> String {
             let (macros, text) = match line.split_once(' ') {
                 _ if is_example => ("", line.trim_start_matches("    ")),
                 Some(("#", heading)) => (".SH ", heading),
-                Some(("##", heading)) => (".SS ", heading),
                 Some(("*", term)) => (".TP\n.B ", term),
                 _ => ("", line.trim_start()),
             };

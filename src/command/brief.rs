@@ -75,6 +75,15 @@ pub(super) fn retry_at(claim: &Claim) -> Option<Wall> {
     claim.suspended.as_ref()?.retry_at
 }
 
+/// How the last check ended: `passed at try 2`.
+pub(super) fn last_check(checks: &[Check]) -> Option<String> {
+    let end = check_end(checks.last()?);
+    Some(match checks.len() {
+        1 => end,
+        rounds => format!("{end} at try {rounds}"),
+    })
+}
+
 /// How a check ended: `passed`, `failed with exit status 1`.
 pub(super) fn check_end(check: &Check) -> String {
     match check.exit_code {

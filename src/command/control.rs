@@ -112,14 +112,14 @@ pub(super) fn jobs(scope: &Scope, asked: &Asked) -> Result<Vec<Result<Job>>> {
 /// handed them in again.
 fn failed_jobs(spool: &Spool, since: Option<Wall>) -> Result<BTreeSet<JobId>> {
     let long_ago = Wall(Wall::now().0 - FAILED_SINCE.as_millis() as i64);
-    let since = i128::from(since.unwrap_or(long_ago).0) * 1_000_000;
-    let mut last: BTreeMap<String, Option<(JobId, Option<i128>)>> = BTreeMap::new();
-    each_id(spool, &mut |id, ended| {
-        let last = last.entry(id.description().to_owned()).or_default();
-        *last = last.take().max(Some((id, ended)));
-    })?;
-    let has_failed = |id: &JobId| Finished::of(spool, id).word() == "failed";
-    let last = last.into_values().flatten();
-    let failed = last.filter(|(id, ended)| *ended >= Some(since) && has_failed(id));
-    Ok(failed.map(|(id, _)| id).collect())
+    let since = since.unwrap_or(long_ago);
+    let description = |id: &JobId| id.description().to_owned();
+    let mut later: BTreeSet<String> = open_ids(spool)?.iter().map(description).collect();
+    let mut failed = BTreeSet::new();
+    for (_, id, _, result) in Newest::of(slice::from_ref(spool), Some(since))?.iter() {
+        if later.insert(description(&id)) && result.word() == "failed" {
+            failed.insert(id);
+        }
+    }
+    Ok(failed)
 }

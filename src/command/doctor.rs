@@ -101,12 +101,12 @@ type Env = HashMap<OsString, OsString>;
 /// The environment that a process was started with.
 fn environment_of(pid: i32) -> Option<Variables> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let pairs = bytes.split(|&byte| byte == 0).filter_map(|variable| {
-        let mut parts = variable.splitn(2, |&byte| byte == b'=').map(text);
-        Some((parts.next()?, parts.next()?))
-    });
-    Some(pairs.collect())
+    let pair = |variable: &str| {
+        let (name, value) = variable.split_once('=')?;
+        Some((name.into(), value.into()))
+    };
+    let variables = String::from_utf8_lossy(&bytes);
+    Some(variables.split('\0').filter_map(pair).collect())
 }
 
 /// Asks a program that answers by itself and at once: what it said, if it succeeded. One that does not
@@ -208,12 +208,8 @@ fn check_credentials(report: &mut Report, places: &Places) {
     match settings::credentials(&path) {
         Err(error) => report.tell(Problem, "credentials", &error.to_string(), ""),
         Ok(given) => {
-            let text = format!(
-                "{} set in {}",
-                counted(given.len() as u64, "variable"),
-                path.display()
-            );
-            report.fine("credentials", &text);
+            let (count, path) = (counted(given.len() as u64, "variable"), path.display());
+            report.fine("credentials", &format!("{count} set in {path}"));
         }
     }
 }

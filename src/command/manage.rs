@@ -10,7 +10,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     let registry = Registry::load(&places.registry())?;
     // A person may want the skills later than the project.
     if asked.skills && registry.at(&path).is_some() {
-        return render::print(&clean(&install_skills(&path)?));
+        return render::print(&clean(&skills::install(&path)?));
     }
     let name = asked.name.as_deref().or(name_of(&path));
     let name = name.filter(|name| registry::valid_name(name));
@@ -30,7 +30,7 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
     let (name, path, items) = (&project.name, project.path.display(), spool.items_path());
     let mut text = format!("Registered {name:?}: {path}\n{held}");
     if asked.skills {
-        text += &install_skills(&project.path)?;
+        text += &skills::install(&project.path)?;
     }
     for Entry { project: other, .. } in registry.entries().0 {
         if project.path.starts_with(&other.path) || other.path.starts_with(&project.path) {
@@ -48,18 +48,16 @@ pub(super) fn register(asked: &Asked) -> Result<()> {
 
 /// Refuses a directory of somebody's spool: jobs in it would be taken for documents of another.
 fn refuse_spool(registry: &Registry, path: &Path) -> Result<()> {
-    let is_in_spool = |Entry { project, .. }: &Entry| {
-        let dirs = project.layout.dirs();
-        let mut tops = dirs.iter().filter_map(|dir| dir.split('/').next());
-        tops.any(|top| path.starts_with(project.path.join(top)))
-    };
-    let Some(of) = registry.entries().0.into_iter().find(is_in_spool) else {
-        return Ok(());
-    };
-    let (path, name) = (path.display(), of.project.name);
-    Err(Error::new(format!(
-        "{path} belongs to the spool of project {name:?}"
-    )))
+    for Entry { project, .. } in registry.entries().0 {
+        let (name, dirs) = (&project.name, project.layout.dirs());
+        let mut tops = dirs.iter().flat_map(|dir| dir.split('/').next());
+        if tops.any(|top| path.starts_with(project.path.join(top))) {
+            let path = path.display();
+            let text = format!("{path} belongs to the spool of project {name:?}");
+            return Err(Error::new(text));
+        }
+    }
+    Ok(())
 }
 
 /// Holds the documents that lie there already, unless they are to run.
@@ -75,15 +73,6 @@ fn hold_existing(spool: &Spool, asked: &Asked) -> Result<String> {
     let name = quoted(&spool.project().name);
     let how = format!("held; to release: job-monitor -p {name} release --all");
     Ok(format!("  {jobs} there already, {how}\n"))
-}
-
-/// Writes the skills, and says of each what was done.
-fn install_skills(project: &Path) -> Result<String> {
-    let told = |(path, is_new): (PathBuf, bool)| {
-        let what = if is_new { "Wrote" } else { "Kept your" };
-        format!("  {what} {}\n", path.display())
-    };
-    Ok(skills::install(project)?.into_iter().map(told).collect())
 }
 
 /// `unregister`: takes a project out of the registry; its files stay. `enable` and `disable`: switch
@@ -102,17 +91,16 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
         _ => vec![name(scope()?.one()?)],
     };
     let told = match asked.command {
-        "unregister" => "its files stay, and a running job ends by itself",
-        "enable" => "its jobs start again",
-        _ => "a running job ends by itself, and no other starts until job-monitor enable",
+        "unregister" => "is unregistered: its files stay, and a running job ends by itself",
+        "enable" => "is enabled: its jobs start again",
+        _ => "is disabled: a running job ends by itself, no other starts until job-monitor enable",
     };
     for name in names {
         registry::update(&registry, |registry| match asked.command {
             "unregister" => registry.remove(&name),
             command => registry.enable(&name, command == "enable"),
         })?;
-        let done = asked.command.trim_end_matches('e');
-        render::print(&format!("{name:?} is {done}ed: {told}\n"))?;
+        render::print(&format!("{name:?} {told}\n"))?;
     }
     Ok(())
 }

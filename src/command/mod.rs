@@ -52,7 +52,8 @@ use crate::spool::{Mark, Marks, Spool};
 use crate::time::{Wall, human};
 use crate::worker::Memory;
 use brief::{
-    ITS_TURN, check_end, course, hold_line, not_before, retry_at, running_for, suspension_text,
+    ITS_TURN, check_end, course, hold_line, last_check, not_before, retry_at, running_for,
+    suspension_text,
 };
 use logs::action;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -60,7 +61,7 @@ use nix::sys::stat::stat;
 use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
 use queue::{Ground, Seen, put_off};
 use result::{Ending, Finished, Newest, Start, change_line, counted};
-use scope::{Job, NO_PROJECT, Scope, Standing, each_id, open_ids, refuse_own_wait};
+use scope::{Job, NO_PROJECT, Scope, Standing, each_id, open_ids, refuse_own_wait, standing_in};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -74,11 +75,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
 use std::mem::take;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
+use std::slice;
 use std::time::{Duration, Instant};
 use terminal::{LiveLine, Screen};
 use transcript::Transcript;

@@ -13,9 +13,9 @@ pub(super) struct Ground {
 pub(super) struct Seen {
     pub spool: Spool,
     /// Runs now.
-    pub current: Option<Claim>,
+    pub current: Option<Box<Claim>>,
     /// Begun, and goes on later.
-    pub suspended: Option<Claim>,
+    pub suspended: Option<Box<Claim>>,
     /// Wait, in order; the suspended one is not among them.
     pub waiting: Vec<JobId>,
     pub marks: Marks,
@@ -76,15 +76,12 @@ impl Ground {
             marks,
         };
         for id in seen.marks.claims.iter() {
-            if !seen.spool.has_result(id)?
-                && let Ok(Some(claim)) = seen.spool.read_claim(id)
-            {
-                seen.waiting.retain(|waiting| waiting != id);
-                match scope.daemon.is_some() && claim.suspended.is_none() {
-                    true => seen.current = Some(claim),
-                    false => seen.suspended = Some(claim),
-                }
+            match standing_in(&seen.spool, id, scope.daemon.is_some())? {
+                Some(Standing::Running(claim)) => seen.current = Some(claim),
+                Some(Standing::Suspended(claim)) => seen.suspended = Some(claim),
+                _ => continue,
             }
+            seen.waiting.retain(|waiting| waiting != id);
         }
         self.find_obstacles(&mut seen, scope, entry);
         Ok(seen)
@@ -140,6 +137,13 @@ impl Seen {
         suspended.chain(&self.waiting)
     }
 
+    /// The claim of a waiting job that was begun.
+    fn begun(&self, id: &JobId) -> Option<&Claim> {
+        self.suspended
+            .as_deref()
+            .filter(|claim| claim.job_id == *id)
+    }
+
     /// What is said of a document that is left alone.
     pub(super) fn left_alone(&self, id: &JobId) -> Option<&String> {
         let mut all = self.left_alone.iter();
@@ -163,21 +167,18 @@ impl Seen {
             None => lines.push("Processing: None".to_owned()),
         }
         lines.extend(self.obstacle_lines());
-        for (number, id) in self.all().enumerate() {
-            if number == 0 {
-                lines.push("Queued jobs:".to_owned());
-            }
-            let claim = self.suspended.as_ref().filter(|claim| claim.job_id == *id);
-            let put_off = || put_off(&self.spool, id, now).map(|at| not_before(at, now));
-            let remark = match claim {
+        let first = self.all().next();
+        lines.extend(first.map(|_| "Queued jobs:".to_owned()));
+        for (id, number) in self.all().zip(1..) {
+            let remark = match self.begun(id) {
                 // Only until the daemon sees it: then the job is done.
                 _ if self.marks.cancelled.contains(id) => Some("cancelled".to_owned()),
                 _ if self.marks.held.contains(id) => Some("held".to_owned()),
                 Some(claim) => Some(suspension_text(claim, now)),
-                None => put_off(),
+                None => put_off(&self.spool, id, now).map(|at| not_before(at, now)),
             };
             let remark = remark.map_or(String::new(), |text| format!(" ({text})"));
-            lines.push(format!("  {}. {}{remark}", number + 1, id.file_name()));
+            lines.push(format!("  {number}. {}{remark}", id.file_name()));
         }
         let left_alone = self.left_alone.iter();
         lines.extend(left_alone.map(|entry| format!("Left alone: {}", clean_line(entry))));
@@ -255,10 +256,9 @@ fn as_json(entry: &Entry, found: &Found) -> Value {
     let Ok(seen) = found else { return json };
     let job = |id: &JobId| {
         let meta = seen.spool.document_meta(id).ok().flatten();
-        let claim = seen.suspended.as_ref().filter(|claim| claim.job_id == *id);
         json!({
             "job_id": id, "created_at": meta.map(|meta| meta.mtime()), "size": meta.map(|meta| meta.size),
-            "held": seen.marks.held.contains(id), "retry_at": claim.and_then(retry_at),
+            "held": seen.marks.held.contains(id), "retry_at": seen.begun(id).and_then(retry_at),
             "not_before": put_off(&seen.spool, id, Wall::now()),
         })
     };

@@ -178,16 +178,8 @@ impl Finished {
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         notes.extend(self.audit_score.map(|score| format!("audit {score}")));
-        if self
-            .checks
-            .last()
-            .is_some_and(|last| last.exit_code == Some(0))
-        {
-            notes.push(match self.checks.len() {
-                1 => "check passed".to_owned(),
-                rounds => format!("check passed at try {rounds}"),
-            });
-        }
+        let passed = last_check(&self.checks).filter(|end| end.starts_with("passed"));
+        notes.extend(passed.map(|end| format!("check {end}")));
         let (denied, missing) = (self.denied(), self.failed_mcp_servers.len());
         notes.extend((denied > 0).then(|| counted(denied as u64, "tool") + " denied"));
         notes.extend((missing > 0).then(|| counted(missing as u64, "MCP server") + " missing"));

@@ -248,7 +248,7 @@ pub(super) fn refuse_own_wait(project: &str) -> Result<()> {
 
 /// Where a job stands in one project, if it is there at all. Its claim is looked for first: it goes only
 /// once the result is there.
-fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
+pub(super) fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
     // A claim that cannot be read is told of by the daemon, and its job is as good as held.
     let claim = spool.read_claim(id).ok().flatten().map(Box::new);
     Ok(match (spool.open_result(id)?, claim) {

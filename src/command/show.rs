@@ -46,12 +46,11 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
             if result.is_err() {
                 render::answer(format, &view, || Page::of("unreadable", id).0)?;
             }
-            let result = result?;
-            match format {
-                Format::Json => show_whole(&view, file)?,
-                Format::Text => render::print(&of_result(spool, id, &result).0)?,
+            let page = of_result(spool, id, &result?);
+            if format == Format::Json {
+                return show_whole(&view, file).map(|()| Exit::Done);
             }
-            return Ok(Exit::Done);
+            page
         }
         Standing::Running(claim) => {
             view["state"] = json!("running");
@@ -59,8 +58,8 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
             view["attempt"] = json!(claim.starts);
             of_running(spool, &claim)?
         }
-        Standing::Suspended(claim) => of_waiting(&mut view, scope, spool, id, Some(&claim))?,
-        Standing::Waiting => of_waiting(&mut view, scope, spool, id, None)?,
+        Standing::Suspended(claim) => of_waiting(&mut view, scope, &job, Some(&claim))?,
+        Standing::Waiting => of_waiting(&mut view, scope, &job, None)?,
     };
     render::answer(format, &view, || page.0)?;
     Ok(Exit::Done)
@@ -82,13 +81,8 @@ fn show_whole(view: &Value, mut file: File) -> Result<()> {
 }
 
 /// A job that does not run yet, or not again yet.
-fn of_waiting(
-    view: &mut Value,
-    scope: &Scope,
-    spool: &Spool,
-    id: &JobId,
-    claim: Option<&Claim>,
-) -> Result<Page> {
+fn of_waiting(view: &mut Value, scope: &Scope, job: &Job, claim: Option<&Claim>) -> Result<Page> {
+    let Job { id, spool } = job;
     let (seen, now) = (Seen::around(scope, spool)?, Wall::now());
     let held = seen.marks.held.contains(id);
     let place = seen.all().position(|waiting| waiting == id);
@@ -118,14 +112,11 @@ fn of_waiting(
 
 fn not_found(scope: &Scope, id: &JobId) -> Page {
     let places = |entry: &Entry| {
-        let Project {
-            path, layout, name, ..
-        } = &entry.project;
+        let Project { path, layout, name } = &entry.project;
         let places = [layout.state(), layout.items(), layout.results()];
+        let path = path.display();
         match scope.entries.len() {
-            1 => places
-                .map(|place| format!("\n  - {}", path.join(place).display()))
-                .concat(),
+            1 => places.map(|place| format!("\n  - {path}/{place}")).concat(),
             // Three lines for each would be many.
             _ => format!("\n  - {} of \"{name}\"", places.join(", ")),
         }
@@ -168,7 +159,7 @@ fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
     let notes = notes.map_or(String::new(), |notes| format!(": {notes}"));
     let score = result.audit_score;
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
-    page.line("Check", check(&result.checks));
+    page.line("Check", last_check(&result.checks));
     let change = result.git.as_ref();
     let change = change.filter(|change| change.files != Some(0) || change.commits > Some(0));
     let hint = format!("\n  job-monitor diff {id}");
@@ -208,41 +199,28 @@ fn usage(result: &Finished) -> Option<String> {
     Some(told).filter(|told| !told.is_empty())
 }
 
-fn check(checks: &[Check]) -> Option<String> {
-    let end = check_end(checks.last()?);
-    Some(match checks.len() {
-        1 => end,
-        rounds => format!("{end} at try {rounds}"),
-    })
-}
-
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
 fn denials(result: &Finished) -> Option<String> {
-    let denials = result.permission_denials.as_ref();
-    let told = |denial: &Value| {
-        let tool = denial["tool_name"].as_str().unwrap_or("unknown");
-        let subject = transcript::subject(&denial["tool_input"].to_string());
+    let denials = result.permission_denials.as_deref()?;
+    let (mut lines, mut rules) = (Vec::new(), BTreeSet::new());
+    for denial in denials.iter().take(DENIALS_SHOWN) {
+        let (tool, input) = (denial["tool_name"].as_str(), &denial["tool_input"]);
+        let tool = clean_line(tool.unwrap_or("unknown"));
+        let subject = fit(&transcript::subject(&input.to_string()), 100);
         let gap = if subject.is_empty() { "" } else { ": " };
-        format!("{}{gap}{}", clean_line(tool), fit(&subject, 100))
-    };
-    let rule = |denial: &Value| {
-        let tool = denial["tool_name"].as_str().unwrap_or("unknown");
-        let command = denial["tool_input"]["command"].as_str();
+        lines.push(format!("{tool}{gap}{subject}"));
+        let command = input["command"].as_str().filter(|_| tool == "Bash");
         let program = command.and_then(|command| command.split_whitespace().next());
-        let program = program.filter(|_| tool == "Bash");
-        program.map_or(tool.to_owned(), |program| format!("{tool}({program} *)"))
-    };
-    let mut lines: Vec<String> = denials?.iter().map(told).collect();
-    lines.dedup();
-    let rules: BTreeSet<String> = denials?.iter().map(rule).take(DENIALS_SHOWN).collect();
-    let rules = Vec::from_iter(rules).join(" ");
-    if lines.len() > DENIALS_SHOWN {
-        let more = lines.split_off(DENIALS_SHOWN).len();
-        lines.push(format!("and {more} more"));
+        rules.insert(program.map_or(tool.clone(), |program| format!("{tool}({program} *)")));
     }
     lines.first()?;
+    lines.dedup();
+    if denials.len() > DENIALS_SHOWN {
+        lines.push(format!("and {} more", denials.len() - DENIALS_SHOWN));
+    }
     let agent = result.agent.as_deref().unwrap_or("claude");
+    let rules = Vec::from_iter(rules).join(" ");
     let args = json!({agent: {"args": ["--allowedTools", rules]}});
     lines.push(format!("to allow them, in config.json: \"agents\": {args}"));
     Some(format!("\n  {}", lines.join("\n  ")))

@@ -167,7 +167,7 @@ impl Panel {
 
 /// The newest results, however many there are.
 fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
-    let newest = Newest::of(std::slice::from_ref(spool), None)?;
+    let newest = Newest::of(slice::from_ref(spool), None)?;
     let all = newest.iter().take(RESULTS_MAX);
     let all = all.map(|(_, id, at, result)| Ended::of(&id, at, &result, style, now));
     let is_shown = |nth: usize, one: &Ended| nth < OUTCOMES || now.since(one.at) < RECENT;

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::files::Dir;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Name and text of each.
 pub const SKILLS: [(&str, &str); 2] = [
@@ -17,14 +17,15 @@ pub const SKILLS: [(&str, &str); 2] = [
 /// Where the agents look for them, in a project.
 const DIRS: [&str; 2] = [".claude/skills", ".agents/skills"];
 
-/// Writes the skills into a project, never over an existing file. Each path, and whether it was written.
-pub fn install(project: &Path) -> Result<Vec<(PathBuf, bool)>> {
-    let mut files = Vec::new();
+/// Writes the skills into a project, never over an existing file; says of each what was done, in a line.
+pub fn install(project: &Path) -> Result<String> {
+    let mut told = String::new();
     for (dir, (name, text)) in DIRS.iter().flat_map(|dir| SKILLS.map(|skill| (dir, skill))) {
         let dir = Dir::create(&project.join(dir).join(name))?;
         // Whole or not at all: what lies there is never written again.
         let is_new = dir.add("SKILL.md", text.as_bytes())?;
-        files.push((dir.path_of("SKILL.md"), is_new));
+        let what = if is_new { "Wrote" } else { "Kept your" };
+        told += &format!("  {what} {}\n", dir.path_of("SKILL.md").display());
     }
-    Ok(files)
+    Ok(told)
 }
