@@ -82,14 +82,9 @@ fn again(scope: &Scope, Job { id, spool }: &Job, standing: &Standing) -> Result<
         let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
         return Err(Error::new(text));
     }
-    let kept = spool.kept_text(id, 1 << 30)?;
-    let text = kept.map_or_else(|| spool.document_text(id), |text| Ok(Some(text)))?;
-    let gone = || {
-        Error::new(format!(
-            "the text of {id} is gone; write and submit it again"
-        ))
-    };
-    submit::put(spool, id.description(), &text.ok_or_else(gone)?, false)
+    let gone = format!("the text of {id} is gone; write and submit it again");
+    let text = spool.text(id)?.ok_or_else(|| Error::new(gone))?;
+    submit::put(spool, id.description(), &text, false)
 }
 
 /// The jobs that are meant: those that were named, else all for which the command makes sense.

@@ -262,15 +262,10 @@ fn check_projects(report: &mut Report, scope: &Scope) {
     let ground = Ground::of(scope);
     let mut found: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for entry in &scope.entries {
-        let lines = match ground.look(scope, entry) {
-            Err(error) => vec![("Unavailable", error.to_string())],
-            Ok(seen) => {
-                let left_alone = seen.left_alone.into_iter();
-                let left_alone = left_alone.map(|name| ("Left alone", name));
-                seen.obstacles.into_iter().chain(left_alone).collect()
-            }
-        };
-        for line in lines {
+        let seen = ground.look(scope, entry);
+        let left_alone = seen.left_alone.into_iter();
+        let left_alone = left_alone.map(|name| ("Left alone", name));
+        for line in seen.obstacles.into_iter().chain(left_alone) {
             found.entry(line).or_default().push(&entry.project.name);
         }
     }

@@ -10,8 +10,10 @@ pub(super) struct Ground {
 }
 
 /// One project as a look finds it.
+#[derive(Default)]
 pub(super) struct Seen {
-    pub spool: Spool,
+    /// Nothing where the project cannot be looked at.
+    pub spool: Option<Spool>,
     /// Runs now.
     pub current: Option<Box<Claim>>,
     /// Begun, and goes on later.
@@ -22,8 +24,8 @@ pub(super) struct Seen {
     /// Files among the documents that are no jobs, each with what is wrong.
     pub left_alone: Vec<String>,
     pub hold: Option<HoldView>,
-    /// What keeps its jobs from being started: a word (`Held`, `Disabled`, `Skipped`, `Waits`), and
-    /// the reason in a line.
+    /// What keeps its jobs from being started: a word (`Unavailable`, `Held`, `Disabled`, `Skipped`,
+    /// `Waits`), and the reason in a line.
     pub obstacles: Vec<(&'static str, String)>,
 }
 
@@ -42,54 +44,13 @@ impl Ground {
         Ground { settings, full }
     }
 
-    /// Looks at a project: from its view if the daemon lives and the view is true, else by scanning.
-    pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Result<Seen> {
-        let spool = Spool::open(&entry.project)?;
-        let marks = spool.marks()?;
-        let items = meta_of(&spool.items()?.stat()?).mtime_ns.to_string();
-        let view = scope.daemon.and_then(|_| spool.read_view());
-        let mut view = view.unwrap_or_default();
-        let mut waiting: Vec<JobId> = Vec::new();
-        if view.items_mtime == Some(items) {
-            let names = view.queued_tasks.iter();
-            waiting.extend(names.filter_map(|name| JobId::parse(name)));
-        } else {
-            let mut scan = spool.scan()?;
-            let mut finished = Memory::of(&scope.places.state, &spool.root()?);
-            for id in scan.waiting {
-                match finished.objection(&id)? {
-                    Some(what) => scan.odd.push((id.file_name(), what)),
-                    None => waiting.push(id),
-                }
-            }
-            let odd = scan.odd.into_iter();
-            view.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();
-        }
-        let mut seen = Seen {
-            current: None,
-            suspended: None,
-            waiting,
-            left_alone: view.left_alone,
-            hold: view.hold,
-            obstacles: Vec::new(),
-            spool,
-            marks,
-        };
-        for id in seen.marks.claims.iter() {
-            match standing_in(&seen.spool, id, scope.daemon.is_some())? {
-                Some(Standing::Running(claim)) => seen.current = Some(claim),
-                Some(Standing::Suspended(claim)) => seen.suspended = Some(claim),
-                _ => continue,
-            }
-            seen.waiting.retain(|waiting| waiting != id);
-        }
-        self.find_obstacles(&mut seen, scope, entry);
-        Ok(seen)
-    }
-
-    fn find_obstacles(&self, seen: &mut Seen, scope: &Scope, entry: &Entry) {
+    /// Looks at a project.
+    pub(super) fn look(&self, scope: &Scope, entry: &Entry) -> Seen {
         let (now, name) = (Wall::now(), &entry.project.name);
-        let mut found = Vec::new();
+        let (mut seen, mut found) = (Seen::default(), Vec::new());
+        if let Err(error) = seen.look(scope, entry) {
+            found.push(("Unavailable", clean_line(&error.to_string())));
+        }
         match self.settings.as_ref().ok().map(|all| entry.policy(all)) {
             Some(Err(error)) => found.push(("Skipped", clean_line(&error.to_string()))),
             // A daemon's view knows which agent the next job wants; else its records tell as much.
@@ -112,6 +73,7 @@ impl Ground {
             found.extend(self.full.clone().map(|text| ("Waits", text)));
         }
         seen.obstacles = found;
+        seen
     }
 }
 
@@ -125,10 +87,46 @@ pub(super) fn put_off(spool: &Spool, id: &JobId, now: Wall) -> Option<Wall> {
 }
 
 impl Seen {
+    /// From the project's view if the daemon lives and the view is true, else by scanning.
+    fn look(&mut self, scope: &Scope, entry: &Entry) -> Result<()> {
+        let spool = Spool::open(&entry.project)?;
+        self.marks = spool.marks()?;
+        let items = meta_of(&spool.items()?.stat()?).mtime_ns.to_string();
+        let view = scope.daemon.and_then(|_| spool.read_view());
+        let view = view.unwrap_or_default();
+        self.hold = view.hold;
+        if view.items_mtime == Some(items) {
+            let names = view.queued_tasks.iter();
+            self.waiting = names.filter_map(|name| JobId::parse(name)).collect();
+            self.left_alone = view.left_alone;
+        } else {
+            let mut scan = spool.scan()?;
+            let mut finished = Memory::of(&scope.places.state, &spool.root()?);
+            for id in scan.waiting {
+                match finished.objection(&id)? {
+                    Some(what) => scan.odd.push((id.file_name(), what)),
+                    None => self.waiting.push(id),
+                }
+            }
+            let odd = scan.odd.into_iter();
+            self.left_alone = odd.map(|(name, what)| format!("{name} ({what})")).collect();
+        }
+        for id in &self.marks.claims {
+            match standing_in(&spool, id, scope.daemon.is_some())? {
+                Some(Standing::Running(claim)) => self.current = Some(claim),
+                Some(Standing::Suspended(claim)) => self.suspended = Some(claim),
+                _ => continue,
+            }
+            self.waiting.retain(|waiting| waiting != id);
+        }
+        self.spool = Some(spool);
+        Ok(())
+    }
+
     /// The project that a job is in.
     pub(super) fn around(scope: &Scope, spool: &Spool) -> Result<Seen> {
         let entry = scope.entry(&spool.project().name)?;
-        Ground::of(scope).look(scope, entry)
+        Ok(Ground::of(scope).look(scope, entry))
     }
 
     /// All that wait, in order.
@@ -157,6 +155,9 @@ impl Seen {
     }
 
     fn as_text(&self) -> String {
+        let Some(spool) = &self.spool else {
+            return self.obstacle_lines().join("\n") + "\n";
+        };
         let now = Wall::now();
         let mut lines = vec![format!("Queue size: {}", self.all().count())];
         match &self.current {
@@ -175,7 +176,7 @@ impl Seen {
                 _ if self.marks.cancelled.contains(id) => Some("cancelled".to_owned()),
                 _ if self.marks.held.contains(id) => Some("held".to_owned()),
                 Some(claim) => Some(suspension_text(claim, now)),
-                None => put_off(&self.spool, id, now).map(|at| not_before(at, now)),
+                None => put_off(spool, id, now).map(|at| not_before(at, now)),
             };
             let remark = remark.map_or(String::new(), |text| format!(" ({text})"));
             lines.push(format!("  {number}. {}{remark}", id.file_name()));
@@ -188,16 +189,13 @@ impl Seen {
 
 /// The queue of each project in question.
 pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
-    let is_one = scope.entries.len() == 1;
-    tell(scope, format, |entry, seen| {
-        let text = match seen {
-            Ok(seen) => seen.as_text(),
-            Err(trouble) => format!("Unavailable: {}\n", clean(trouble)),
-        };
-        match is_one {
-            true => text,
-            false => format!("Project: {}\n{text}\n", clean(&entry.project.name)),
-        }
+    tell(scope, format, |entry, seen| match scope.entries.len() {
+        1 => seen.as_text(),
+        _ => format!(
+            "Project: {}\n{}\n",
+            clean(&entry.project.name),
+            seen.as_text()
+        ),
     })
 }
 
@@ -211,64 +209,53 @@ pub(super) fn list(scope: &Scope, format: Format) -> Result<()> {
         let registered = clean(entry.registered_at.as_deref().unwrap_or("unknown"));
         let mut text = format!("{name}\n  Path: {}\n", clean(&path));
         text += &format!("  Status: {mark} {enabled}\n  Registered: {registered}\n");
-        match seen {
-            Err(trouble) => text += &format!("  Unavailable: {}\n", clean(trouble)),
-            Ok(seen) => {
-                let others = seen.obstacles.iter().filter(|one| one.0 != "Disabled");
-                others.for_each(|(word, why)| text += &format!("  {word}: {why}\n"));
-            }
-        }
+        let others = seen.obstacles.iter().filter(|one| one.0 != "Disabled");
+        others.for_each(|(word, why)| text += &format!("  {word}: {why}\n"));
         text
     })
 }
 
-type Found = std::result::Result<Seen, String>;
-
 /// Answers about each project, as JSON or as `text` tells it.
-fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Found) -> String) -> Result<()> {
+fn tell(scope: &Scope, format: Format, text: impl Fn(&Entry, &Seen) -> String) -> Result<()> {
     let ground = Ground::of(scope);
     if let Err(error) = &ground.settings {
         // It may be why no job is started.
         render::note(&error.to_string());
     }
-    let look = |entry| ground.look(scope, entry).map_err(|error| error.to_string());
-    let found: Vec<(&Entry, Found)> = scope.entries.iter().map(|e| (e, look(e))).collect();
-    let projects = || found.iter().map(|(entry, seen)| as_json(entry, seen));
+    let look = |entry| (entry, ground.look(scope, entry));
+    let found = scope.entries.iter().map(look);
+    if format == Format::Text {
+        let texts: String = found.map(|(entry, seen)| text(entry, &seen)).collect();
+        return render::print(&texts);
+    }
+    let projects: Vec<Value> = found.map(|(entry, seen)| as_json(entry, &seen)).collect();
     let daemon = json!({"running": scope.daemon.is_some(), "pid": scope.daemon});
-    let answer = || json!({"daemon": daemon, "projects": projects().collect::<Vec<Value>>()});
-    let told = |(entry, seen): &(&Entry, Found)| text(entry, seen);
-    render::print(&match format {
-        Format::Json => render::json(&answer()) + "\n",
-        Format::Text => found.iter().map(told).collect(),
-    })
+    let answer = json!({"daemon": daemon, "projects": projects});
+    render::print(&(render::json(&answer) + "\n"))
 }
 
-fn as_json(entry: &Entry, found: &Found) -> Value {
-    let project = &entry.project;
+fn as_json(entry: &Entry, seen: &Seen) -> Value {
+    let (project, spool) = (&entry.project, seen.spool.as_ref());
     // The predecessor wrote local times without their offset; a program is told it.
     let with_offset = |text: &String| Wall::parse(text).map_or(text.clone(), |at| at.to_string());
-    let mut json = json!({
-        "name": project.name, "path": project.path.to_string_lossy(),
-        "layout": project.layout, "enabled": entry.enabled, "available": found.is_ok(),
-        "registered_at": entry.registered_at.as_ref().map(with_offset),
-        "hold": null, "current": null, "waiting": [], "obstacles": [], "left_alone": [],
-    });
-    let Ok(seen) = found else { return json };
+    let current = |claim: &Claim| {
+        let (id, starts) = (&claim.job_id, claim.starts);
+        json!({"job_id": id, "attempt": starts, "started_at": claim.started_at})
+    };
     let job = |id: &JobId| {
-        let meta = seen.spool.document_meta(id).ok().flatten();
+        let meta = spool.and_then(|spool| spool.document_meta(id).ok()?);
         json!({
             "job_id": id, "created_at": meta.map(|meta| meta.mtime()), "size": meta.map(|meta| meta.size),
             "held": seen.marks.held.contains(id), "retry_at": seen.begun(id).and_then(retry_at),
-            "not_before": put_off(&seen.spool, id, Wall::now()),
+            "not_before": spool.and_then(|spool| put_off(spool, id, Wall::now())),
         })
     };
-    if let Some(claim) = &seen.current {
-        let (id, starts) = (&claim.job_id, claim.starts);
-        json["current"] = json!({"job_id": id, "attempt": starts, "started_at": claim.started_at});
-    }
-    json["hold"] = json!(seen.hold);
-    json["waiting"] = seen.all().map(job).collect();
-    json["obstacles"] = json!(seen.obstacle_lines());
-    json["left_alone"] = json!(seen.left_alone);
-    json
+    json!({
+        "name": project.name, "path": project.path.to_string_lossy(),
+        "layout": project.layout, "enabled": entry.enabled, "available": spool.is_some(),
+        "registered_at": entry.registered_at.as_ref().map(with_offset),
+        "hold": seen.hold, "current": seen.current.as_deref().map(current),
+        "waiting": seen.all().map(job).collect::<Vec<Value>>(),
+        "obstacles": seen.obstacle_lines(), "left_alone": seen.left_alone,
+    })
 }

@@ -83,7 +83,7 @@ impl Overview {
         let panel = |entry: &Entry| {
             let mut panel = Panel::default();
             let seen = ground.look(scope, entry);
-            if let Err(error) = seen.and_then(|seen| panel.fill(&seen, style, now)) {
+            if let Err(error) = panel.fill(&seen, style, now) {
                 panel.rows = vec![style.paint("31", &clean_line(&error.to_string()))];
             }
             panel.name = clean_line(&entry.project.name);
@@ -120,15 +120,18 @@ fn heading(panels: &[Panel], daemon: bool, spent: &str, style: Style) -> String 
 
 impl Panel {
     fn fill(&mut self, seen: &Seen, style: Style, now: Wall) -> Result<()> {
-        self.ended = ended(&seen.spool, style, now)?;
         for obstacle in seen.obstacle_lines() {
             self.rows.push(style.paint("33", &format!("‖ {obstacle}")));
         }
+        let Some(spool) = &seen.spool else {
+            return Ok(());
+        };
+        self.ended = ended(spool, style, now)?;
         if let Some(claim) = &seen.current {
             let name = style.paint("1", claim.job_id.description());
             let (dot, runs) = (style.paint("32", "●"), running_for(claim, now));
             self.rows.push(format!("{dot} {name}  {runs}"));
-            let action = action(&seen.spool, claim, now)?;
+            let action = action(spool, claim, now)?;
             self.rows.push(style.paint("36", &format!("  {action}")));
             self.running = Some(claim.started_at);
         }
@@ -150,7 +153,7 @@ impl Panel {
         (self.held, self.waiting) = (held.len(), waiting.len());
         if self.held + self.waiting > 0 {
             // The names may be cut off, the numbers must not.
-            let name = |id: &&JobId| match put_off(&seen.spool, id, now) {
+            let name = |id: &&JobId| match put_off(spool, id, now) {
                 Some(at) => format!("{} {}", id.description(), not_before(at, now)),
                 None => id.description().to_owned(),
             };
