@@ -27,14 +27,6 @@ impl Style {
         Style { color, terminal }
     }
 
-    /// The mark in front of something that went well, or did not.
-    pub fn mark(self, good: bool) -> String {
-        match good {
-            true => self.paint("32", "✓"),
-            false => self.paint("31", "✗"),
-        }
-    }
-
     /// Text in a colour, by the number of its escape sequence; an empty one stands for none.
     pub fn paint(self, color: &str, text: &str) -> String {
         match self.color && !color.is_empty() {

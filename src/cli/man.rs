@@ -1,6 +1,6 @@
 //! The manual page in the man(7) macros, rendered from `manual.txt`. There `#` begins a section,
 //! `* ` a term that indented text explains. Paragraphs are parted by blank lines; one
-//! that begins with four spaces is an example. `{commands}` stands for the help of every command.
+//! that begins with spaces is an example. `{commands}` stands for the help of every command.
 
 use super::{CommandHelp, commands};
 
@@ -14,15 +14,14 @@ pub fn man_page() -> String {
         ".TH JOB\\-MONITOR 1 {REVISED} \"job\\-monitor {version}\" \"User Commands\"\n.nh\n.ad l\n"
     );
     for block in include_str!("manual.txt").split("\n\n") {
-        let is_example = block.starts_with("    ");
-        page += match block.starts_with(['#', '*']) {
-            true => "",
-            false if is_example => ".PP\n.RS 4\n.EX\n",
-            false => ".PP\n",
+        let (begin, end) = match block.chars().next() {
+            Some('#' | '*') => ("", ""),
+            Some(' ') => (".PP\n.RS 4\n.EX\n", ".EE\n.RE\n"),
+            _ => (".PP\n", ""),
         };
+        page += begin;
         for line in block.lines() {
             let (macros, text) = match line.split_once(' ') {
-                _ if is_example => ("", line.trim_start_matches("    ")),
                 Some(("#", heading)) => (".SH ", heading),
                 Some(("*", term)) => (".TP\n.B ", term),
                 _ => ("", line.trim_start()),
@@ -30,7 +29,7 @@ pub fn man_page() -> String {
             page += macros;
             page += &escaped(text);
         }
-        page += if is_example { ".EE\n.RE\n" } else { "" };
+        page += end;
     }
     let help: String = commands().map(command).collect();
     page.replace("{commands}\n", &help)

@@ -3,7 +3,7 @@
 use super::{Asked, CommandHelp, Format, Which, commands};
 use crate::error::{Error, Exit, Result};
 use crate::project;
-use crate::time::{Wall, parse_duration};
+use crate::time::{Wall, parse_duration, parse_when};
 use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
 
@@ -105,7 +105,6 @@ impl Asked {
             return Err(unknown("option", long.as_ref(), Some(page)));
         }
         let wrong = |form: &str| usage(format!("{long} needs {form}, not {value:?}"));
-        let number = || value.parse().map_err(|_| wrong("a whole number"));
         let duration = || {
             let read = parse_duration(&value);
             read.ok_or_else(|| wrong("a duration such as 90s, 30m, 2h or 1h30m"))
@@ -124,7 +123,7 @@ impl Asked {
                 let since = since(&value, Wall::now());
                 self.since = Some(since.ok_or_else(|| wrong(forms))?);
             }
-            "--limit" => self.limit = Some(number()?),
+            "--limit" => self.limit = Some(value.parse().map_err(|_| wrong("a whole number"))?),
             "--follow" => self.follow = true,
             "--raw" => self.raw = true,
             "--stat" => self.stat = true,
@@ -195,15 +194,13 @@ fn job(word: &OsStr) -> Result<String> {
     part.map(str::to_owned).ok_or_else(wrong)
 }
 
-/// The beginning of a local day, or so long ago.
+/// The beginning of a local day, another time, or so long ago.
 fn since(text: &str, now: Wall) -> Option<Wall> {
-    if let Some(ago) = parse_duration(text) {
-        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
-        return Some(Wall(now.0.saturating_sub(ago)));
+    match parse_duration(text) {
+        Some(ago) => Some(Wall(now.0 - ago.as_millis() as i64)),
+        None if text == "today" => parse_when(&now.day()),
+        None => parse_when(text),
     }
-    let today = now.day();
-    let day = if text == "today" { &today } else { text };
-    Wall::parse(&format!("{day}T00:00:00")).filter(|_| day.len() == 10)
 }
 
 fn utf8(word: &OsStr, what: &str) -> Result<String> {
@@ -218,9 +215,8 @@ fn usage(text: impl Into<String>) -> Error {
 /// The error for a word that is no command, or no option of this command.
 fn unknown(what: &str, word: &OsStr, page: Option<CommandHelp>) -> Error {
     let of = page.map_or(String::new(), |page| format!("{} ", page.name));
-    usage(format!(
-        "unknown {what} {word:?}; job-monitor {of}--help lists all"
-    ))
+    let how = format!("job-monitor {of}--help lists all");
+    usage(format!("unknown {what} {word:?}; {how}"))
 }
 
 #[cfg(test)]

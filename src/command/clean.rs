@@ -5,11 +5,10 @@ use super::*;
 /// Removes document, logs and result of each job that finished so long ago.
 pub(super) fn clean(scope: &Scope, asked: &Asked) -> Result<()> {
     let none = || Error::with(Exit::Usage, "clean needs --older-than DURATION");
-    let age = asked.older_than.ok_or_else(none)?.as_millis();
-    let before = i128::from(Wall::now().0) - i128::try_from(age).unwrap_or(i128::MAX);
+    let age = asked.older_than.ok_or_else(none)?.as_millis() as i64;
+    let before_ns = i128::from(Wall::now().0 - age) * 1_000_000;
     for spool in scope.whole(false)? {
-        let told = clean_project(&spool, before.saturating_mul(1_000_000), asked.dry_run)?;
-        render::print(&told)?;
+        render::print(&clean_project(&spool, before_ns, asked.dry_run)?)?;
     }
     Ok(())
 }

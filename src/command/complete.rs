@@ -26,9 +26,8 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
     // `--project=x` is one word, or for bash three.
     let before = before.iter().flat_map(|word| word.split('='));
     let before: Vec<&str> = before.filter(|word| !word.is_empty()).collect();
-    let is_id = |word: &str| JobId::parse(word).is_some();
     let page = before.iter().find_map(|&word| {
-        let name = if is_id(word) { "show" } else { word };
+        let name = JobId::parse(word).map_or(word, |_| "show");
         commands().find(|page| page.name == name)
     });
     let mut known = commands().flat_map(CommandHelp::options);
@@ -41,10 +40,9 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         let all: Vec<&str> = own.unwrap_or(vec!["--project", "--all-projects", "--version"]);
         return owned(&[all, vec!["--help"]].concat());
     }
-    let is_begun_id = begun.starts_with("job-") || begun.starts_with("task-");
     let kind = match value.or_else(|| page.and_then(|page| page.operands().next())) {
         None if page.is_some() => "",
-        None if is_begun_id => "ID",
+        None if begun.starts_with("job-") || begun.starts_with("task-") => "ID",
         None => "COMMAND",
         Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
     };

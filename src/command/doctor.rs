@@ -163,10 +163,11 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
         format!("{}{problems}, {warnings}\n", report.as_text())
     })?;
-    match problems {
-        0 => Ok(Exit::Done),
-        _ => Ok(Exit::Failed),
-    }
+    Ok(if problems > 0 {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
 }
 
 /// What would stop jobs of a project that was just registered; a line for each.

@@ -189,13 +189,12 @@ impl Seen {
 
 /// The queue of each project in question.
 pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
-    tell(scope, format, |entry, seen| match scope.entries.len() {
-        1 => seen.as_text(),
-        _ => format!(
-            "Project: {}\n{}\n",
-            clean(&entry.project.name),
-            seen.as_text()
-        ),
+    tell(scope, format, |entry, seen| {
+        let (name, text) = (clean(&entry.project.name), seen.as_text());
+        match scope.entries.len() {
+            1 => text,
+            _ => format!("Project: {name}\n{text}\n"),
+        }
     })
 }
 
@@ -203,12 +202,15 @@ pub(super) fn queue(scope: &Scope, format: Format) -> Result<()> {
 pub(super) fn list(scope: &Scope, format: Format) -> Result<()> {
     let style = Style::of_stdout();
     tell(scope, format, |entry, seen| {
-        let (mark, project) = (style.mark(entry.enabled), &entry.project);
-        let enabled = if entry.enabled { "enabled" } else { "disabled" };
+        let project = &entry.project;
+        let status = match entry.enabled {
+            true => style.paint("32", "✓ enabled"),
+            false => style.paint("31", "✗ disabled"),
+        };
         let (name, path) = (clean(&project.name), project.path.to_string_lossy());
         let registered = clean(entry.registered_at.as_deref().unwrap_or("unknown"));
         let mut text = format!("{name}\n  Path: {}\n", clean(&path));
-        text += &format!("  Status: {mark} {enabled}\n  Registered: {registered}\n");
+        text += &format!("  Status: {status}\n  Registered: {registered}\n");
         let others = seen.obstacles.iter().filter(|one| one.0 != "Disabled");
         others.for_each(|(word, why)| text += &format!("  {word}: {why}\n"));
         text

@@ -137,11 +137,10 @@ impl Finished {
         parse(file).map_err(|error| {
             let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
             let path = spool.result_path(id);
-            let text = format!(
-                "the result {} cannot be read: {error}; {way_out}",
-                path.display()
-            );
-            Error::new(text)
+            let path = path.display();
+            Error::new(format!(
+                "the result {path} cannot be read: {error}; {way_out}"
+            ))
         })
     }
 

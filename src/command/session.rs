@@ -39,16 +39,14 @@ pub(super) fn open(scope: &Scope, job: &Job) -> Outcome {
     let command: Vec<String> = agent.command.iter().map(fill).collect();
     // What the daemon gives the agent decides where its sessions are.
     let credentials = settings::credentials(&scope.places.credentials()).unwrap_or_default();
-    let error = Command::new(&command[0])
+    let program = &command[0];
+    let error = Command::new(program)
         .args(&command[1..])
         .args([dialect(agent.protocol).open, &session])
         .current_dir(&project.path)
         .envs(credentials)
         .envs(agent.env.iter().cloned())
         .exec();
-    Err(Error::new(format!(
-        "cannot start {}: {}; install it, or set the agent's command",
-        command[0],
-        plain(&error)
-    )))
+    let why = plain(&error) + "; install it, or set the agent's command";
+    Err(Error::new(format!("cannot start {program}: {why}")))
 }

@@ -88,10 +88,8 @@ impl Transcript {
             }
             Event::Answer(_, content, failed) => {
                 let (color, error) = if failed { ("31", "error: ") } else { ("2", "") };
-                self.line(
-                    color,
-                    &format!("  └ {error}{}", headline(&text_of(content))),
-                );
+                let text = headline(&text_of(content));
+                self.line(color, &format!("  └ {error}{text}"));
             }
             Event::Trouble(text, _) => self.say("31", text),
             Event::Feedback(text)
@@ -121,7 +119,8 @@ impl Transcript {
         }];
         parts.extend(result.turns.map(|turns| counted(turns, "turn")));
         parts.extend(result.cost_usd.map(|cost| format!("${cost:.4}")));
-        let mark = self.style.mark(good);
+        let ending = if good { Ending::Good } else { Ending::Bad };
+        let mark = ending.mark(self.style);
         self.end_line();
         self.out += &format!("\n{mark} {}\n", parts.join(", "));
     }

@@ -37,7 +37,7 @@ pub(super) fn check_all(report: &mut Report, scope: &Scope, settings: &Settings)
 pub(super) fn check(report: &mut Report, places: &Places, agent: &AgentSpec, root: &Path) {
     report.agent = Some(agent.name.clone());
     let env = environment(places, agent);
-    if let Some(program) = check_program(report, agent, &env, root) {
+    if let Some(program) = find_program(report, agent, &env, root) {
         check_login(report, agent, &env, &program);
         check_settings(report, agent, &env);
     }
@@ -64,12 +64,7 @@ fn own_file(agent: &AgentSpec, env: &Env, name: &str) -> PathBuf {
 }
 
 /// Looks for the program and asks it for its version; gives it if it can be asked more.
-fn check_program(
-    report: &mut Report,
-    agent: &AgentSpec,
-    env: &Env,
-    root: &Path,
-) -> Option<PathBuf> {
+fn find_program(report: &mut Report, agent: &AgentSpec, env: &Env, root: &Path) -> Option<PathBuf> {
     let path = get(env, "PATH").unwrap_or_default();
     let command = &agent.command;
     let wanted = command[0].replace("{project}", &root.to_string_lossy());
