@@ -42,7 +42,7 @@ fn read_end(dir: &Dir, name: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn only_a_file_of_the_session_s_own_name_is_read() {
@@ -58,6 +58,10 @@ mod tests {
         fs::remove_file(day.join(&name)).unwrap();
         fs::write(day.join(&name), "events").unwrap();
         assert_eq!(read(&dir, id).as_deref(), Some(&b"events"[..]));
+        let mode = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(day.join(&name), mode(0o666)).unwrap();
+        assert_eq!(read(&dir, id), None, "others may have written it");
+        fs::set_permissions(day.join(&name), mode(0o644)).unwrap();
         assert_eq!(read(&dir, "01a22397-c359"), None);
         assert_eq!(read(&dir, "../x"), None);
         assert_eq!(read(&dir, ""), None);

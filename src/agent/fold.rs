@@ -484,6 +484,13 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_refused_requests_the_first_are_kept() {
+        let many: Vec<Value> = (0..1000).map(|n| json!({"tool_use_id": n})).collect();
+        let fold = read(&[json!({"type": "result", "permission_denials": many})]);
+        assert_eq!(fold.report.carried.permission_denials, many[..DENIALS_MAX]);
+    }
+
+    #[test]
     fn only_edits_that_succeeded_count() {
         let mut subagent = call("4", "Edit", "sub.rs");
         subagent["parent_tool_use_id"] = json!("toolu_task");

@@ -621,6 +621,10 @@ mod tests {
             Some(AgentError)
         );
         assert_eq!(judge(json!({"subtype": null}), 0), Some(AgentError));
+        // Why it ended may be left out, and of all reasons one is a success.
+        for (reason, kind) in [("completed", None), ("of_a_new_kind", Some(AgentError))] {
+            assert_eq!(judge(json!({"terminal_reason": reason}), 0), kind);
+        }
         for blank in [json!(""), json!(" \n\t"), json!(null), json!({}), json!(5)] {
             assert_eq!(
                 judge(json!({"result": blank}), 0),

@@ -4,6 +4,7 @@
 
 use crate::space::{Project, Ran, Space, job_monitor, replace, wait_until};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -333,6 +334,22 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
     for (before, after) in running.into_iter().zip(ask()) {
         assert_eq!(before, after);
     }
+}
+
+#[test]
+fn a_view_that_is_older_than_the_directory_of_documents_is_not_believed() {
+    let space = Space::new();
+    space.plain_agent("until [ -e go ]; do sleep 0.05; done");
+    let project = space.project("alpha");
+    project.submit(RUNS, "x");
+    space.start();
+    project.wait_view("the job runs", |view| view["is_processing"] == true);
+    // It cannot bring its view up to date.
+    space.signal(Signal::SIGSTOP);
+    project.submit(NEXT, "x");
+    let told = space.run(&["queue"]).ok();
+    space.signal(Signal::SIGCONT);
+    assert!(told.contains(&format!("  1. {NEXT}.md")), "{told}");
 }
 
 // --- texts ---

@@ -232,6 +232,35 @@ fn whatever_an_agent_does_the_patch_takes_it_back() {
 }
 
 #[test]
+fn no_hook_and_no_monitor_of_the_user_s_is_run_for_a_record() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    let (root, ran) = (&project.path, space.root().join("ran"));
+    sh(root, COMMITTED);
+    let note = format!("echo x >> {}", ran.display());
+    let hook = space.program("hook", &note);
+    fs::create_dir_all(root.join(".git/hooks")).unwrap();
+    fs::rename(hook, root.join(".git/hooks/post-index-change")).unwrap();
+    let monitor = space.program("monitor", &format!("{note}; exit 1"));
+    sh(
+        root,
+        &format!("git config core.fsmonitor {}", monitor.display()),
+    );
+    sh(root, "echo x > a; git add -A");
+    assert!(ran.exists(), "git would run them");
+    fs::remove_file(&ran).unwrap();
+    let project = Project {
+        name: "alpha".into(),
+        path: root.clone(),
+        layout: Layout::Jobs,
+    };
+    git::snapshot(&Spool::open(&project).unwrap())
+        .unwrap()
+        .unwrap();
+    assert!(!ran.exists());
+}
+
+#[test]
 fn where_git_keeps_no_tree_nothing_is_recorded_and_a_lost_repository_leaves_the_heads() {
     let space = Space::new();
     let project = space.project("alpha");

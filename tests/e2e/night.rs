@@ -228,6 +228,9 @@ fn an_agent_that_crashes_in_the_midst_of_its_work_goes_on_in_its_session() {
     project.submit(ID, "x");
     let view = project.wait_view("a retry", |view| view["retry_at"].is_string());
     assert!((0..=30).contains(&ahead(&view["retry_at"])), "{view}");
+    let queue = space.run(&["queue", "--json"]).json();
+    let job = &queue["projects"][0]["waiting"][0];
+    assert_eq!(job["retry_at"], view["retry_at"], "{queue}");
     assert_eq!(space.stop(), 0);
     make_retry_due(&project, ID);
     space.start();

@@ -7,6 +7,7 @@ use std::fs;
 
 const ID: &str = "job-20260101-120000-hello";
 const NEXT: &str = "job-20260101-120001-next";
+const LAST: &str = "job-20260101-120002-last";
 
 /// Speaks the claude protocol: writes its prompt down as `prompt.n`, and completes in the session asked
 /// for, with a running total of a dollar for each start.
@@ -186,6 +187,12 @@ fn a_check_is_cancelled_timed_out_and_swept_like_an_agent() {
             || result["error"].as_str().unwrap().contains("longer than"),
         "{result:#}"
     );
+    // Nor may it fill the disk.
+    space.program("check", "head -c 8M /dev/zero; exec sleep 600");
+    space.set(json!({"check_timeout": "15m", "max_output": "4 MiB"}));
+    project.submit(LAST, "x");
+    let result = project.wait_result(LAST);
+    assert_eq!(result["error_kind"], "check_failed", "{result:#}");
     space.stop();
     space.assert_no_survivor();
 }

@@ -1,9 +1,10 @@
 //! The daemon follows the registry: edits take effect within 2 s, without a restart, and without
 //! disturbing a running agent of another project (SPEC 2).
 
-use crate::space::{Project, Space, wait_until};
+use crate::space::{Project, Space, spawn, wait_until};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 const ID: &str = "job-20260101-120000-hello";
@@ -232,6 +233,27 @@ fn two_names_for_one_directory_are_refused_and_one_of_them_serves() {
             .stderr
             .contains("is registered already, as \"alpha\"")
     );
+}
+
+#[test]
+fn a_command_changes_the_registry_only_when_no_other_does() {
+    let space = Space::new();
+    space.project("alpha");
+    let lock = File::create(space.config().join(".registered.lock")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    let mut disable = spawn(&mut space.command(&["disable", "alpha"]));
+    // The only way to see that nothing happens is to wait.
+    std::thread::sleep(Duration::from_millis(300));
+    let path = space.config().join("registered.json");
+    let read = || fs::read_to_string(&path).unwrap();
+    let (ended, text) = (disable.try_wait().unwrap(), read());
+    drop(lock);
+    assert!(disable.wait().unwrap().success());
+    assert!(
+        ended.is_none() && text.contains("true"),
+        "{ended:?}: {text}"
+    );
+    assert!(read().contains("false"));
 }
 
 #[test]

@@ -221,6 +221,7 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
         told = space.run(&args).ok();
     });
     let ids: Vec<&str> = told.lines().collect();
+    assert!(ids[0] < ids[1], "they run in the order given: {ids:?}");
     let text = |id: &str| fs::read_to_string(project.item(&format!("{id}.md"))).unwrap();
     assert_eq!(
         text(ids[0]),
