@@ -93,15 +93,12 @@ pub fn fit(line: &str, columns: usize) -> String {
     if width(line) <= columns {
         return line.to_owned();
     }
-    let mut left = columns.saturating_sub(1);
-    let mut kept = String::new();
-    for (c, columns) in cells(line) {
-        match left.checked_sub(columns) {
-            Some(rest) => left = rest,
-            None => break,
-        }
-        kept.push(c);
-    }
+    let mut used = 0;
+    let kept = cells(line).take_while(|(_, wide)| {
+        used += wide;
+        used < columns
+    });
+    let kept: String = kept.map(|(c, _)| c).collect();
     let mark = if columns > 0 { "…" } else { "" };
     let end = if line.contains('\x1b') { "\x1b[0m" } else { "" };
     format!("{kept}{mark}{end}")

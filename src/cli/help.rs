@@ -29,20 +29,16 @@ pub fn help(topic: &str) -> String {
 }
 
 impl CommandHelp {
-    /// Its options: the short name if it has one, the long name, and the word for its value.
-    pub fn options(
-        self,
-    ) -> impl Iterator<Item = (&'static str, &'static str, Option<&'static str>)> {
-        let inner = |line: &'static str| Some(line.strip_prefix("  ")?.trim_start());
-        let lines = self.text.lines().filter_map(inner);
+    /// Its options: the short name, the long name, and the word for its value; the first and the last are
+    /// empty where there is none.
+    pub fn options(self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        let lines = self.text.lines().map(str::trim_start);
         let lines = lines.filter(|line| line.starts_with('-'));
         lines.map(|line| {
             let names = line.split("  ").next().unwrap_or(line);
             let (short, long) = names.split_once(", ").unwrap_or(("", names));
-            match long.split_once(' ') {
-                Some((long, value)) => (short, long, Some(value)),
-                None => (short, long, None),
-            }
+            let (long, value) = long.split_once(' ').unwrap_or((long, ""));
+            (short, long, value)
         })
     }
 

@@ -69,9 +69,9 @@ fn sort(args: &[OsString]) -> Result<(Vec<OsString>, Options)> {
         let mut known = commands().flat_map(CommandHelp::options);
         let option = known.find(|(short, long, _)| typed == *short || typed == *long);
         let own = || words.first().and_then(|word: &OsString| page_of(word).ok());
-        let (_, long, kind) = option.ok_or_else(|| unknown("option", typed.as_ref(), own()))?;
+        let (_, long, word) = option.ok_or_else(|| unknown("option", typed.as_ref(), own()))?;
         let mut value = String::new();
-        if kind.is_some() {
+        if !word.is_empty() {
             let typed = parser.value().map_err(|e| usage(e.to_string()))?;
             value = utf8(&typed, &format!("the value of {long}"))?;
         }
@@ -254,11 +254,11 @@ mod tests {
             };
             for (short, long, value) in page.options() {
                 let sample = match value {
-                    Some("N") => " 7",
-                    Some("D" | "DURATION") => " 1h30m",
-                    Some("LAYOUT") => " tasks",
-                    Some(_) => " x",
-                    None => "",
+                    "N" => " 7",
+                    "D" | "DURATION" => " 1h30m",
+                    "LAYOUT" => " tasks",
+                    "" => "",
+                    _ => " x",
                 };
                 let operand = match long {
                     "--all" | "--failed" => "",

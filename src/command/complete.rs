@@ -30,10 +30,11 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         let name = JobId::parse(word).map_or(word, |_| "show");
         commands().find(|page| page.name == name)
     });
-    let mut known = commands().flat_map(CommandHelp::options);
-    let last = before.last().unwrap_or(&"");
-    let option = known.find(|(short, long, _)| last == short || last == long);
-    let value = option.and_then(|(_, _, value)| value);
+    let value = before.last().and_then(|last| {
+        let mut known = commands().flat_map(CommandHelp::options);
+        let (_, _, value) = known.find(|(short, long, _)| last == short || last == long)?;
+        Some(value).filter(|value| !value.is_empty())
+    });
     let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     if value.is_none() && begun.starts_with('-') {
         let own = page.map(|page| page.options().map(|(_, long, _)| long).collect());

@@ -128,7 +128,7 @@ pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
 impl Telling<'_> {
     /// Tells all that was written and not told yet. The last piece may grow.
     fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
-        let raw = self.asked.raw;
+        let (raw, mut block) = (self.asked.raw, [0; BLOCK]);
         let is_output = |name: &str| name.ends_with(".jsonl") || name.ends_with(".out");
         let pieces = pieces.iter().filter(|(_, _, name)| !raw || is_output(name));
         let mut pieces = pieces.skip(self.told).peekable();
@@ -140,7 +140,18 @@ impl Telling<'_> {
                 let transcript = Transcript::new(self.style, columns, has_events);
                 self.log = Some((self.job.spool.logs()?.open_file(name)?, transcript));
             }
-            self.tell_log(name)?;
+            while let Some((Some(file), transcript)) = &mut self.log {
+                let unreadable = |e| Error::io("read", Path::new(name), e);
+                match file.read(&mut block).map_err(unreadable)? {
+                    0 => break,
+                    // To a file or a pipe it goes as it is.
+                    length if raw && !self.style.terminal => render::put(&block[..length])?,
+                    length => {
+                        transcript.feed(&block[..length]);
+                        render::show(&take(&mut transcript.out))?;
+                    }
+                }
+            }
             if grows && pieces.peek().is_none() {
                 break;
             }
@@ -149,24 +160,6 @@ impl Telling<'_> {
                 render::show(&transcript.out)?;
             }
             self.told += 1;
-        }
-        Ok(())
-    }
-
-    /// Tells what the log has more than the last time.
-    fn tell_log(&mut self, name: &str) -> Result<()> {
-        let mut block = [0; BLOCK];
-        while let Some((Some(file), transcript)) = &mut self.log {
-            let unreadable = |e| Error::io("read", Path::new(name), e);
-            match file.read(&mut block).map_err(unreadable)? {
-                0 => break,
-                // To a file or a pipe it goes as it is.
-                length if self.asked.raw && !self.style.terminal => render::put(&block[..length])?,
-                length => {
-                    transcript.feed(&block[..length]);
-                    render::show(&take(&mut transcript.out))?;
-                }
-            }
         }
         Ok(())
     }

@@ -29,9 +29,8 @@ pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> 
             }
         }
         // Of several jobs, the first that runs is the most interesting.
-        let running = open
-            .iter()
-            .find(|job| matches!(job.1, Standing::Running(_)));
+        let is_running = |(_, at): &&(Job, Standing)| matches!(at, Standing::Running(_));
+        let running = open.iter().find(is_running);
         let Some((job, standing)) = running.or(open.first()) else {
             return Ok(exit);
         };

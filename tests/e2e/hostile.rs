@@ -253,9 +253,11 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
             for (_, long, value) in help.options() {
                 let option = long.to_owned();
                 match value {
-                    Some(_) => lines.push([line.clone(), vec![option, bad.clone()]].concat()),
-                    None if long == "--json" => lines.push([line.clone(), vec![option]].concat()),
-                    None => {}
+                    _ if !value.is_empty() => {
+                        lines.push([line.clone(), vec![option, bad.clone()]].concat())
+                    }
+                    _ if long == "--json" => lines.push([line.clone(), vec![option]].concat()),
+                    _ => {}
                 }
             }
         }
