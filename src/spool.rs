@@ -270,6 +270,7 @@ impl Spool {
             match self.look_at(&name)? {
                 Look::Waiting(id) => drop(scan.waiting.insert(id)),
                 Look::Odd(what) => scan.odd.push((name, what)),
+                Look::Nothing if is_left(&name) => dirs.items.remove(&name)?,
                 Look::Nothing => {}
             }
         }
@@ -582,6 +583,13 @@ impl Spool {
         }
         file.write_all(text).map_err(failed)
     }
+}
+
+/// Whether a name is that of a temporary file of [`Dir::add`] whose process is gone.
+fn is_left(name: &str) -> bool {
+    let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
+    let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
+    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// Opens a directory of a project's. Whoever can write in one above it can put another in its place, so

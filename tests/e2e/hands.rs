@@ -166,11 +166,18 @@ fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
 }
 
 #[test]
-fn a_link_is_never_said_to_be_queued() {
+fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null; echo done");
     let project = space.project("alpha");
+    let left = project.item(&format!(".{ID}.md.{}.tmp", i32::MAX));
+    let mine = project.item(&format!(".{ID}.md.{}.tmp", std::process::id()));
+    for path in [&left, &mine] {
+        fs::write(path, "x").unwrap();
+    }
     space.start();
+    wait_until("what was left is removed", || !left.exists());
+    assert!(mine.exists(), "{}", space.listing());
     symlink("/etc/passwd", project.item(&format!("{ID}.md"))).unwrap();
     space.wait_log(&format!("{ID}.md is left alone: it is a symbolic link"));
     project.submit("job-20260101-130000-next", "x");
