@@ -589,7 +589,7 @@ impl Spool {
 fn is_left(name: &str) -> bool {
     let stem = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
     let writer = stem.and_then(|stem| stem.rsplit_once(".md.")?.1.parse::<u32>().ok());
-    writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    writer.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
 }
 
 /// Opens a directory of a project's. Whoever can write in one above it can put another in its place, so
