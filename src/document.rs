@@ -45,14 +45,11 @@ impl Wishes {
         tight.max_budget_usd = budgets.into_iter().flatten().reduce(f64::min);
         if let Some(name) = &self.agent {
             let named = policy.agents.iter().find(|agent| agent.name == *name);
-            let Some(agent) = named else {
+            tight.agent = named.cloned().ok_or_else(|| {
                 let names: Vec<_> = policy.agents.iter().map(|agent| &*agent.name).collect();
-                let names = names.join(", ");
-                return Err(format!(
-                    "front matter \"agent\" is {name:?}, but the settings allow a document only {names}; name one of them and submit it again"
-                ));
-            };
-            tight.agent = agent.clone();
+                let what = format!("the settings allow a document only {}", names.join(", "));
+                format!("front matter \"agent\" is {name:?}, but {what}; name one of them and submit it again")
+            })?;
         }
         let turns = self.max_turns.map(|_| "max-turns");
         let limit = turns.or(tight.max_budget_usd.map(|_| "max-budget-usd"));
@@ -69,16 +66,16 @@ impl Wishes {
 /// Checks a document's content, of which at most `max + 1` bytes need have been read. The error
 /// is a sentence that says what is wrong and what to do.
 pub fn check<'a>(bytes: &'a [u8], meta: &Meta, max: u64) -> Result<Document<'a>, String> {
-    if meta.mode & 0o022 != 0 {
+    let (mode, length) = (meta.mode & 0o777, bytes.len() as u64);
+    if mode & 0o022 != 0 {
         return Err(format!(
-            "the document can be written by others (mode {:03o}); run chmod go-w on it and submit it again",
-            meta.mode & 0o777
+            "the document can be written by others (mode {mode:03o}); run chmod go-w on it and submit it again"
         ));
     }
-    if bytes.len() as u64 > max {
+    if length > max {
+        let size = meta.size.max(length);
         return Err(format!(
-            "the document has {} bytes, and at most {max} are accepted; shorten it, or raise the setting max_document",
-            meta.size.max(bytes.len() as u64)
+            "the document has {size} bytes, and at most {max} are accepted; shorten it, or raise the setting max_document"
         ));
     }
     if bytes.contains(&0) {

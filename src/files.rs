@@ -146,11 +146,8 @@ impl Dir {
 
     /// What is at `name`, itself and not what a link points to; `None` if nothing is.
     pub fn look(&self, name: &str) -> Result<Option<FileStat>> {
-        match fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(nix::Error::ENOENT | nix::Error::ENAMETOOLONG) => Ok(None),
-            Err(error) => Err(self.failed("look at", name, error)),
-        }
+        let looked = fstatat(&self.handle, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if_there(looked).map_err(|e| self.failed("look at", name, e))
     }
 
     /// Whether anything is at `name`.
@@ -166,11 +163,8 @@ impl Dir {
     /// Opens a file for reading; `None` if there is none. Links and FIFOs are neither followed nor
     /// waited for.
     pub fn open_file(&self, name: &str) -> Result<Option<File>> {
-        match self.open_at(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-            Ok(file) => Ok(Some(file)),
-            Err(nix::Error::ENOENT) => Ok(None),
-            Err(error) => Err(self.failed("open", name, error)),
-        }
+        let opened = self.open_at(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        if_there(opened).map_err(|e| self.failed("open", name, e))
     }
 
     /// Reads a regular file of at most `max` bytes; `None` if there is none.
@@ -284,16 +278,23 @@ impl Dir {
 
     /// Removes a file if it is there.
     pub fn remove(&self, name: &str) -> Result<()> {
-        match unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(nix::Error::ENOENT) => Ok(()),
-            Err(error) => Err(self.failed("remove", name, error)),
-        }
+        let removed = unlinkat(&self.handle, name, UnlinkatFlags::NoRemoveDir);
+        let removed = if_there(removed).map(|_| ());
+        removed.map_err(|e| self.failed("remove", name, e))
     }
 
     /// Makes the directory's entries durable.
     pub fn sync(&self) -> Result<()> {
         let synced = self.handle.sync_all();
         synced.map_err(|e| Error::io("sync", &self.path, e))
+    }
+}
+
+/// What is not there, because no file can have such a name or none has it, is no error.
+fn if_there<T>(asked: nix::Result<T>) -> nix::Result<Option<T>> {
+    match asked {
+        Err(nix::Error::ENOENT | nix::Error::ENAMETOOLONG) => Ok(None),
+        asked => asked.map(Some),
     }
 }
 
@@ -338,15 +339,20 @@ pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
 }
 
 /// As [`read_path`], a file that has us run what it says: it must be as `check` wants it, and the directory
-/// in which it could be replaced the user's own.
+/// in which it, or a link to it, could be replaced the user's own. A link to nothing is no missing file:
+/// what it led to may be on a disk that is not there.
 pub fn read_own(path: &Path, max: u64, check: Check) -> Result<Option<Vec<u8>>> {
+    let real = match path.canonicalize() {
+        Err(_) if !path.is_symlink() => path.to_owned(),
+        real => real.map_err(|e| Error::io("follow the link", path, e))?,
+    };
     let Some(file) = open_path(path)? else {
         return Ok(None);
     };
     let look = |e: nix::Error| Error::io("look at", path, e.into());
     check(&fstat(&file).map_err(look)?, path)?;
-    if let Some(parent) = path.parent() {
-        check_own(&nix::sys::stat::stat(parent).map_err(look)?, parent)?;
+    for dir in [path.parent(), real.parent()].into_iter().flatten() {
+        check_own(&nix::sys::stat::stat(dir).map_err(look)?, dir)?;
     }
     read_whole(&file, path, max).map(Some)
 }
@@ -358,11 +364,8 @@ pub type Check = fn(&FileStat, &Path) -> Result<()>;
 /// `None` if there is none.
 pub fn open_path(path: &Path) -> Result<Option<File>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    match nix::fcntl::open(path, flags, Mode::empty()) {
-        Ok(handle) => Ok(Some(handle.into())),
-        Err(nix::Error::ENOENT) => Ok(None),
-        Err(error) => Err(Error::io("open", path, error.into())),
-    }
+    let opened = nix::fcntl::open(path, flags, Mode::empty()).map(File::from);
+    if_there(opened).map_err(|e| Error::io("open", path, e.into()))
 }
 
 /// Whether a file or directory is the user's (or root's) own and cannot be written by others, as

@@ -10,6 +10,7 @@ use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -26,12 +27,8 @@ const SLICE: Duration = Duration::from_millis(50);
 /// So much of what git says is read.
 const WORDS_MAX: u64 = 64 << 10;
 /// No program of the user's is run but the filters that the files' content depends on.
-const CONFIG: [&str; 4] = [
-    "core.fsmonitor=false",
-    "core.hooksPath=/dev/null",
-    "core.splitIndex=false",
-    "advice.addEmbeddedRepo=false",
-];
+const CONFIG: &str = "-c core.fsmonitor=false -c core.hooksPath=/dev/null -c core.splitIndex=false \
+    -c advice.addEmbeddedRepo=false";
 const DIFF: &str = "diff-tree -r -M --no-relative --no-ext-diff";
 
 /// The project's work tree as it is now; `None` where git keeps none, or there is no git.
@@ -180,14 +177,12 @@ impl Git {
         let failed = |error| Error::io("execute", Path::new("git"), error);
         let (name, err) = (call.split(' ').next().unwrap_or_default(), in_memory(b"")?);
         let mut command = Command::new("git");
-        command.args(CONFIG.iter().flat_map(|setting| ["-c", setting]));
+        command.args(CONFIG.split_whitespace());
         command.args(call.split_whitespace()).args(paths);
-        // They may name another repository, where a hook of git's has started the daemon.
-        for (name, _) in std::env::vars_os() {
-            if name.as_bytes().starts_with(b"GIT_") {
-                command.env_remove(name);
-            }
-        }
+        // Git's own may name another repository, where a hook of git's has started the daemon.
+        let is_none_of_git = |(name, _): &(OsString, _)| !name.as_bytes().starts_with(b"GIT_");
+        let environment = std::env::vars_os().filter(is_none_of_git);
+        command.env_clear().envs(environment);
         command.env("LC_ALL", "C").current_dir(&self.root);
         command.envs(self.index.iter().map(|index| ("GIT_INDEX_FILE", index)));
         // A group of its own: a Ctrl-C at the daemon is not git's, and its filters end with it.

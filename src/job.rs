@@ -67,7 +67,10 @@ impl JobId {
 
     /// The layout in which this name is a job.
     pub fn layout(&self) -> Layout {
-        layout_of(&self.0)
+        match self.0.starts_with(Layout::Jobs.prefix()) {
+            true => Layout::Jobs,
+            false => Layout::Tasks,
+        }
     }
 
     /// `YYYYMMDD-HHMMSS`, wherever the layout keeps it.
@@ -95,22 +98,14 @@ impl Name {
     }
 }
 
-/// The layout of which an id is.
-fn layout_of(id: &str) -> Layout {
-    match id.starts_with(Layout::Jobs.prefix()) {
-        true => Layout::Jobs,
-        false => Layout::Tasks,
-    }
-}
-
 /// Whether a text is a job id.
-pub fn is_id(text: &str) -> bool {
-    let layout = layout_of(text);
-    let rest = text.strip_prefix(layout.prefix()).unwrap_or_default();
-    let description = match (layout, rest.split_at_checked(15)) {
-        (Layout::Jobs, Some((stamp, rest))) if has_form(stamp, STAMP) => rest.strip_prefix('-'),
-        (Layout::Jobs, _) => None,
-        (Layout::Tasks, _) => Some(rest),
+fn is_id(text: &str) -> bool {
+    let description = match text.strip_prefix(Layout::Jobs.prefix()) {
+        Some(rest) => match rest.split_at_checked(STAMP.len()) {
+            Some((stamp, rest)) if has_form(stamp, STAMP) => rest.strip_prefix('-'),
+            _ => None,
+        },
+        None => text.strip_prefix(Layout::Tasks.prefix()),
     };
     let mut letters = description.unwrap_or_default().bytes();
     letters.next().is_some_and(|b| b.is_ascii_alphanumeric())
@@ -127,10 +122,8 @@ pub fn originals(id: &str) -> impl Iterator<Item = &str> {
         let is_of_merge = number.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         rest.starts_with('.') || is_of_merge
     };
-    let cuts = id
-        .match_indices(['.', '_'])
-        .filter(move |(at, _)| is_cut(&id[*at..]));
-    let stems = cuts.map(|(at, _)| &id[..at]);
+    let stem = move |(at, _)| is_cut(&id[at..]).then_some(&id[..at]);
+    let stems = id.match_indices(['.', '_']).filter_map(stem);
     stems.filter(|stem| is_id(stem))
 }
 

@@ -71,9 +71,7 @@ pub fn init_logging() {
 
 /// Whether standard error is the very stream that the journal gave us.
 fn is_journal() -> bool {
-    let Some(stream) = settings::variable("JOURNAL_STREAM") else {
-        return false;
-    };
-    nix::sys::stat::fstat(std::io::stderr())
-        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    let stderr = nix::sys::stat::fstat(std::io::stderr()).ok();
+    let stderr = stderr.map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    stderr.is_some() && stderr == settings::variable("JOURNAL_STREAM")
 }

@@ -111,17 +111,9 @@ pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
     Ok((settings, warnings))
 }
 
-/// Reads a file of settings, following links; `None` if there is none. A link to nothing is no
-/// missing file: what it led to may be on a disk that is not there.
+/// Reads a file of settings, following links; `None` if there is none.
 pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
-    let bytes = files::read_own(path, SETTINGS_MAX, files::check_own)?;
-    if path.is_symlink() {
-        let real = path.canonicalize();
-        let real = real.map_err(|e| Error::io("follow the link", path, e))?;
-        // Whoever may write into the directory of the real file may replace it.
-        files::read_own(&real, SETTINGS_MAX, files::check_own)?;
-    }
-    Ok(bytes)
+    files::read_own(path, SETTINGS_MAX, files::check_own)
 }
 
 impl Settings {
@@ -308,14 +300,10 @@ fn parse_line(line: &str) -> Option<(OsString, OsString)> {
 /// directory of that name.
 fn assignment(name: &str, value: &str) -> Option<(OsString, OsString)> {
     let is_of_home = value == "~" || value.starts_with("~/");
-    let is_fine = is_variable(name) && !value.contains('\0') && !is_of_home;
+    let is_letter = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let is_name = name.bytes().all(is_letter) && !name.starts_with(|c: char| c.is_ascii_digit());
+    let is_fine = is_name && !name.is_empty() && !value.contains('\0') && !is_of_home;
     is_fine.then(|| (name.into(), value.into()))
-}
-
-fn is_variable(name: &str) -> bool {
-    !name.starts_with(|c: char| c.is_ascii_digit())
-        && !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Variables by which an enclosing agent session or service manager would be mistaken for ours.
@@ -327,9 +315,9 @@ const ENCLOSING: &str = "CLAUDECODE CLAUDE_CODE_SESSION_ID CLAUDE_CODE_ENTRYPOIN
 pub fn base_environment() -> Variables {
     let is_enclosing = |name: &str| ENCLOSING.split(' ').any(|other| other == name);
     let is_ours = |name: &str| !is_enclosing(name) && !name.starts_with("JOB_MONITOR_");
-    env::vars_os()
-        .filter(|(name, _)| name.to_str().is_none_or(is_ours))
-        .collect()
+    let variables = env::vars_os();
+    let ours = variables.filter(|(name, _)| name.to_str().is_none_or(is_ours));
+    ours.collect()
 }
 
 #[cfg(test)]

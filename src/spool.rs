@@ -240,10 +240,8 @@ impl Spool {
 
     /// Takes the project for this daemon.
     pub fn lock(&self) -> Result<SpoolLock> {
-        let lock = self
-            .dirs()?
-            .state
-            .lock(LOCK, FlockArg::LockExclusiveNonblock)?;
+        let state = &self.dirs()?.state;
+        let lock = state.lock(LOCK, FlockArg::LockExclusiveNonblock)?;
         let served = "is served by another monitor, or registered under a second name";
         let text = format!("{} {served}", self.project.path.display());
         lock.ok_or_else(|| Error::new(text + "; end the one or unregister the other"))
@@ -344,20 +342,19 @@ impl Spool {
             // That opens it to nobody.
             meta.mode &= !0o020;
         }
-        if has_writer(&file) {
-            return Ok(Some((meta, None)));
-        }
         // The lease, if the file system has them, lasts until the file is closed below: nobody
         // can have begun to write before the text is read.
-        let text = files::read_range(&file, 0, max.saturating_add(1));
-        let text = text.map_err(|error| failed("read", error))?;
-        Ok(Some((meta, Some(text))))
+        let text = match has_writer(&file) {
+            true => Ok(None),
+            false => files::read_range(&file, 0, max.saturating_add(1)).map(Some),
+        };
+        Ok(Some((meta, text.map_err(|error| failed("read", error))?)))
     }
 
     /// What `ls` would say of a document: `None` if it is not there.
     pub fn document_meta(&self, id: &JobId) -> Result<Option<Meta>> {
-        let stat = self.dirs()?.items.look(&id.file_name())?;
-        Ok(stat.map(|stat| meta_of(&stat)))
+        let stat = self.items()?.look(&id.file_name())?;
+        Ok(stat.as_ref().map(meta_of))
     }
 
     /// The beginning of a document, where its front matter stands.
@@ -450,9 +447,8 @@ impl Spool {
 
     /// Makes a claim durable.
     pub fn write_claim(&self, claim: &Claim) -> Result<()> {
-        let (name, line) = (claim_name(&claim.job_id), claim.to_line());
-        let state = &self.dirs()?.state;
-        state.replace(&name, &line, Durability::Durable)
+        let (state, name) = (&self.dirs()?.state, claim_name(&claim.job_id));
+        state.replace(&name, &claim.to_line(), Durability::Durable)
     }
 
     /// Whether the job's claim is where its path leads to.
@@ -514,19 +510,18 @@ impl Spool {
         results.join(result_name(id))
     }
 
-    /// Calls `each` with the id of every finished job and when its result was written, in nanoseconds
-    /// since 1970; in no order.
-    pub fn finished(&self, each: &mut dyn FnMut(&str, i128)) -> Result<()> {
-        let (results, prefix) = (&self.dirs()?.results, self.project.layout.prefix());
-        let is_ours = |id: &&str| job::is_id(id) && id.starts_with(prefix);
+    /// Calls `each` with the id of every finished job and when its result was written; in no order.
+    pub fn finished(&self, each: &mut dyn FnMut(JobId, Wall)) -> Result<()> {
+        let (results, layout) = (&self.dirs()?.results, self.project.layout);
         for name in results.list()? {
             let name = name?;
+            let id = name.strip_suffix(".json").and_then(JobId::exact);
             // A copy of a result counts for nothing, and one may go meanwhile.
-            if let Some(id) = name.strip_suffix(".json").filter(is_ours)
-                && self.copied(id)?.is_none()
+            if let Some(id) = id.filter(|id| id.layout() == layout)
+                && self.copied(id.as_str())?.is_none()
                 && let Some(stat) = results.look(&name)?
             {
-                each(id, meta_of(&stat).mtime_ns);
+                each(id, meta_of(&stat).mtime());
             }
         }
         Ok(())

@@ -5,20 +5,19 @@ use super::*;
 /// Removes document, logs and result of each job that finished so long ago.
 pub(super) fn clean(scope: &Scope, asked: &Asked) -> Result<()> {
     let none = || Error::with(Exit::Usage, "clean needs --older-than DURATION");
-    let age = asked.older_than.ok_or_else(none)?.as_millis() as i64;
-    let before_ns = i128::from(Wall::now().0 - age) * 1_000_000;
+    let age = asked.older_than.ok_or_else(none)?;
     for spool in scope.whole(false)? {
-        render::print(&clean_project(&spool, before_ns, asked.dry_run)?)?;
+        render::print(&clean_project(&spool, age, asked.dry_run)?)?;
     }
     Ok(())
 }
 
 /// Gives a sentence on what was, or would be, removed.
-fn clean_project(spool: &Spool, before_ns: i128, dry_run: bool) -> Result<String> {
+fn clean_project(spool: &Spool, age: Duration, dry_run: bool) -> Result<String> {
     // Every job, and whether it is old.
-    let mut jobs = BTreeMap::new();
+    let (mut jobs, now) = (BTreeMap::new(), Wall::now());
     each_id(spool, &mut |id, ended| {
-        let is_old = ended.is_some_and(|ended| ended < before_ns);
+        let is_old = ended.is_some_and(|ended| ended.plus(age) <= now);
         jobs.insert(id.to_string(), is_old);
     })?;
     let Project { path, layout, .. } = spool.project();

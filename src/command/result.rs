@@ -270,11 +270,10 @@ impl Newest<'_> {
     pub(super) fn of(spools: &[Spool], since: Option<Wall>) -> Result<Newest<'_>> {
         let (mut ids, mut order) = (String::new(), Vec::new());
         for (place, spool) in spools.iter().enumerate() {
-            spool.finished(&mut |id, written_ns| {
-                let written = Wall((written_ns / 1_000_000) as i64);
+            spool.finished(&mut |id, written| {
                 if since.is_none_or(|since| written.plus(SLACK) >= since) {
                     order.push((written, ids.len() as u32, place as u32));
-                    ids.push_str(id);
+                    ids.push_str(id.as_str());
                     ids.push('\n');
                 }
             })?;

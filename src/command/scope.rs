@@ -216,13 +216,9 @@ pub(super) fn tell_if_stopped(daemon: Option<i32>) {
     }
 }
 
-/// Every job of a project, with the time of its result in nanoseconds if it is finished.
-pub(super) fn each_id(spool: &Spool, each: &mut dyn FnMut(JobId, Option<i128>)) -> Result<()> {
-    spool.finished(&mut |id, ended| {
-        if let Some(id) = JobId::exact(id) {
-            each(id, Some(ended));
-        }
-    })?;
+/// Every job of a project, with the time of its result if it is finished.
+pub(super) fn each_id(spool: &Spool, each: &mut dyn FnMut(JobId, Option<Wall>)) -> Result<()> {
+    spool.finished(&mut |id, ended| each(id, Some(ended)))?;
     open_ids(spool)?.into_iter().for_each(|id| each(id, None));
     Ok(())
 }

@@ -173,15 +173,10 @@ pub fn give_back_stack() {
     const MARGIN: usize = 512;
     let local = 0_u8;
     let end = ((&raw const local).addr() - MARGIN) & !(PAGE - 1);
+    let start = (end - DEPTH) as *mut libc::c_void;
     // SAFETY: the pages lie below all frames of this thread but that of the call itself, for which the
     // margin is ample, within its stack; nothing there is read again before it is written.
-    unsafe {
-        libc::madvise(
-            (end - DEPTH) as *mut libc::c_void,
-            DEPTH,
-            libc::MADV_DONTNEED,
-        )
-    };
+    unsafe { libc::madvise(start, DEPTH, libc::MADV_DONTNEED) };
 }
 
 /// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is relative to
@@ -299,8 +294,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if !self.is_reaped {
-            let _ = killpg(self.pid, Signal::SIGKILL);
-            self.wait(SWEEP_MAX);
+            self.stop(Duration::ZERO);
             self.reap(true);
         }
     }
@@ -329,13 +323,8 @@ fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
     let limit_ms = limit.as_nanos().div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(limit_ms).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    loop {
-        match poll(&mut fds, timeout) {
-            Err(nix::Error::EINTR) => {}
-            // Out of memory for a moment: the answer is not known, so it is not "ended".
-            found => return found == Ok(1),
-        }
-    }
+    // Interrupted, or out of memory for a moment: the answer is not known, so it is not "ended".
+    poll(&mut fds, timeout) == Ok(1)
 }
 
 #[cfg(test)]

@@ -346,8 +346,7 @@ impl<'a> Worker<'a> {
     fn rest(&mut self) {
         if self.finished.is_new {
             let mut ids = Vec::new();
-            let mut each = |id: &str, _| ids.extend(JobId::exact(id));
-            let taken = self.spool.finished(&mut each);
+            let taken = self.spool.finished(&mut |id, _| ids.push(id));
             ids.sort_unstable();
             ids.drain(..ids.len().saturating_sub(finished::KEPT));
             let taken = taken.and_then(|()| self.finished.add(&ids));
