@@ -1,7 +1,6 @@
 //! The one error type. An [`Error`] means that the monitor or a command is in trouble; a job
 //! that fails is a value (see `job::ErrorKind`), never an `Err`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -96,11 +95,8 @@ pub fn is_harmful(c: char) -> bool {
 }
 
 /// A text from outside as a part of one line of a log, which it could otherwise forge.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(text.replace(|c: char| c.is_control() || is_harmful(c), " "))
+pub fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control() || is_harmful(c), " ")
 }
 
 impl fmt::Display for Error {

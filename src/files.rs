@@ -321,11 +321,8 @@ pub fn read_range(file: &File, start: u64, max: u64) -> io::Result<Vec<u8>> {
     let left = file.metadata()?.len().saturating_sub(start).min(max);
     let mut content = vec![0; usize::try_from(left).unwrap_or(usize::MAX)];
     let mut length = 0;
-    while length < content.len() {
-        match file.read_at(&mut content[length..], start + length as u64)? {
-            0 => break,
-            more => length += more,
-        }
+    while let more @ 1.. = file.read_at(&mut content[length..], start + length as u64)? {
+        length += more;
     }
     content.truncate(length);
     Ok(content)

@@ -355,9 +355,8 @@ pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
-    let texts: Vec<String> = word(value)?;
-    let is_fine = !texts.iter().any(|text| text.contains('\0'));
-    is_fine.then_some(texts)
+    let is_fine = |texts: &Vec<String>| !texts.iter().any(|text| text.contains('\0'));
+    word(value).filter(is_fine)
 }
 
 fn command(value: &Value) -> Option<Vec<String>> {

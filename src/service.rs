@@ -53,8 +53,7 @@ pub fn init_logging() {
     // It also tells of what is no trouble: watches that went with their directory.
     builder.filter_module("notify", LevelFilter::Warn);
     builder.format(move |out, record| {
-        let text = record.args().to_string();
-        let text = one_line(&text);
+        let text = one_line(&record.args().to_string());
         if journal {
             let priority = match record.level() {
                 Level::Error => 3,
