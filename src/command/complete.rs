@@ -18,11 +18,11 @@ pub(super) fn complete(words: &[OsString]) -> Result<()> {
         return Ok(());
     };
     let fits = |word: &String| word == FILES || word.starts_with(begun);
-    let words = candidates(before, begun).into_iter().filter(fits);
+    let words = candidates(before, begun)?.into_iter().filter(fits);
     render::print(&words.map(|word| word + "\n").collect::<String>())
 }
 
-fn candidates(before: &[String], begun: &str) -> Vec<String> {
+fn candidates(before: &[String], begun: &str) -> Result<Vec<String>> {
     // `--project=x` is one word, or for bash three.
     let before = before.iter().flat_map(|word| word.split('='));
     let before: Vec<&str> = before.filter(|word| !word.is_empty()).collect();
@@ -39,7 +39,7 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
     if value.is_none() && begun.starts_with('-') {
         let own = page.map(|page| page.options().map(|(_, long, _)| long).collect());
         let all: Vec<&str> = own.unwrap_or(vec!["--project", "--all-projects", "--version"]);
-        return owned(&[all, vec!["--help"]].concat());
+        return Ok(owned(&[all, vec!["--help"]].concat()));
     }
     let kind = match value.or_else(|| page.and_then(|page| page.operands().next())) {
         None if page.is_some() => "",
@@ -47,28 +47,26 @@ fn candidates(before: &[String], begun: &str) -> Vec<String> {
         None => "COMMAND",
         Some(word) => word.trim_matches(|c: char| !c.is_ascii_uppercase()),
     };
-    let entries = Scope::read(&Which::All).map_or(Vec::new(), |(scope, _)| scope.entries);
-    match kind {
-        "ID" => ids(&entries, page.map_or("show", |page| page.name)),
+    let name = |entry: Entry| entry.project.name;
+    let scope = || Scope::read(&Which::All).map(|(scope, _)| scope);
+    Ok(match kind {
+        "ID" => ids(&scope()?.spools(), page.map_or("show", |page| page.name))?,
         "COMMAND" => commands().map(|page| page.name.to_owned()).collect(),
         "SHELL" => owned(&["bash", "fish", "zsh"]),
         "FILE" | "PATH" => owned(&[FILES]),
-        "PROJECT" => entries.into_iter().map(|one| one.project.name).collect(),
+        "PROJECT" => scope()?.entries.into_iter().map(name).collect(),
         _ => Vec::new(),
-    }
+    })
 }
 
 /// The jobs that are not done, and where the command wants those, too, the newest that are.
-fn ids(entries: &[Entry], command: &str) -> Vec<String> {
-    let spools = entries.iter().flat_map(|one| Spool::open(&one.project));
-    let spools: Vec<Spool> = spools.collect();
+fn ids(spools: &[Spool], command: &str) -> Result<Vec<String>> {
     let open = spools.iter().flat_map(open_ids).flatten();
     let mut ids: Vec<String> = open.map(|id| id.to_string()).collect();
-    if !["cancel", "hold", "release", "wait"].contains(&command)
-        && let Ok(newest) = Newest::of(&spools, None)
-    {
+    if !["cancel", "hold", "release", "wait"].contains(&command) {
+        let newest = Newest::of(spools, None)?;
         let newest = newest.ids().take(FINISHED_MAX);
         ids.extend(newest.map(|(_, id, _)| id.to_string()));
     }
-    ids
+    Ok(ids)
 }

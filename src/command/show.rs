@@ -121,10 +121,7 @@ fn not_found(scope: &Scope, id: &JobId) -> Page {
             _ => format!("\n  - {} of \"{name}\"", places.join(", ")),
         }
     };
-    let places: String = match scope.entries.is_empty() {
-        true => format!("\n  - {NO_PROJECT}"),
-        false => scope.entries.iter().map(places).collect(),
-    };
+    let places: String = scope.entries.iter().map(places).collect();
     let mut page = Page::of("not_found", id);
     let head = "The job was not found in any of the following locations";
     page.line(head, Some(places));

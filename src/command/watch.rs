@@ -168,34 +168,30 @@ impl Panel {
     }
 }
 
-/// The newest results, however many there are.
+/// How the last jobs of a project ended, however many there are: failures of the last day first.
 fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
+    let mut ended = Vec::new();
     let newest = Newest::of(slice::from_ref(spool), None)?;
-    let all = newest.iter().take(RESULTS_MAX);
-    let all = all.map(|(_, id, at, result)| Ended::of(&id, at, &result, style, now));
-    let is_shown = |nth: usize, one: &Ended| nth < OUTCOMES || now.since(one.at) < RECENT;
-    let shown = all.enumerate().take_while(|(nth, one)| is_shown(*nth, one));
-    let mut ended: Vec<Ended> = shown.map(|(_, one)| one).collect();
-    let is_fresh_failure = |one: &Ended| one.ending == Ending::Bad && now.since(one.at) < RECENT;
-    ended.sort_by_key(|one| (!is_fresh_failure(one), Reverse(one.at)));
-    Ok(ended)
-}
-
-impl Ended {
-    fn of(id: &JobId, at: Wall, result: &Finished, style: Style, now: Wall) -> Ended {
-        let ending = result.ending();
+    for (_, id, at, result) in newest.iter().take(RESULTS_MAX) {
+        let (ending, is_recent) = (result.ending(), now.since(at) < RECENT);
+        if !is_recent && ended.len() >= OUTCOMES {
+            break;
+        }
         let span = |start: &Start| {
             let lasted = Duration::try_from_secs_f64(start.duration_seconds).unwrap_or_default();
             (start.started_at, start.started_at.plus(lasted))
         };
         let (mark, time) = (ending.mark(style), style.paint("2", &at.short(now)));
-        Ended {
+        ended.push(Ended {
             ending,
             row: format!("{mark} {time} {}: {}", id.description(), result.line()),
             at,
             spans: result.attempts.iter().map(span).collect(),
-        }
+        });
     }
+    let is_fresh_failure = |one: &Ended| one.ending == Ending::Bad && now.since(one.at) < RECENT;
+    ended.sort_by_key(|one| (!is_fresh_failure(one), Reverse(one.at)));
+    Ok(ended)
 }
 
 // --- lines ---
@@ -226,9 +222,6 @@ impl Overview {
 
     /// Who ran when: a line of hours, and one for each project.
     fn timeline(&self, margin: usize, columns: usize) -> Vec<String> {
-        if self.panels.is_empty() {
-            return Vec::new();
-        }
         let cells = columns.saturating_sub(margin).max(1);
         let (now, history) = (self.now.0, HISTORY.as_millis() as i64);
         let at = |cell: usize| Wall(now - history + history * cell as i64 / cells as i64);
