@@ -268,11 +268,20 @@ impl Spool {
             match self.look_at(&name)? {
                 Look::Waiting(id) => drop(scan.waiting.insert(id)),
                 Look::Odd(what) => scan.odd.push((name, what)),
-                Look::Nothing if is_left(&name) => dirs.items.remove(&name)?,
                 Look::Nothing => {}
             }
         }
         Ok(scan)
+    }
+
+    /// Removes what killed processes left of documents that they were about to put here.
+    pub fn tidy(&self) -> Result<()> {
+        let items = self.items()?;
+        let mut names = items.list()?;
+        names.try_for_each(|name| match name? {
+            name if is_left(&name) => items.remove(&name),
+            _ => Ok(()),
+        })
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.

@@ -258,6 +258,8 @@ impl<'a> Worker<'a> {
         });
         worker.find_claims(has_lost_state)?;
         worker.look_at_everything()?;
+        let tidied = worker.spool.tidy();
+        worker.or_warn(tidied);
         Ok(worker)
     }
 
