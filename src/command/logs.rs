@@ -90,32 +90,38 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
     Ok((pieces, grows))
 }
 
-/// The telling of one job.
-struct Telling<'a> {
-    job: &'a Job,
-    asked: &'a Asked,
-    style: Style,
-    /// So many pieces were told to their end.
-    told: usize,
-    /// The log that is being told; a check's may be gone.
-    log: Option<(Option<File>, Transcript)>,
-}
-
 /// Tells what the agent did, and if wanted what it goes on to do; the exit status tells how the job stands.
 pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
-    let mut telling = Telling {
-        job,
-        asked,
-        style: Style::of_stdout(),
-        told: 0,
-        log: None,
-    };
+    let (style, columns) = (Style::of_stdout(), terminal::columns(COLUMNS_PIPED));
+    let is_output = |name: &str| name.ends_with(".jsonl") || name.ends_with(".out");
+    // How many pieces were told to their end, and the log of the next; a check's may be gone.
+    let (mut told, mut log) = (0, None);
     loop {
         let standing = scope.standing(job)?;
-        let (pieces, grows) = pieces(job, &standing)?;
-        telling.catch_up(&pieces, grows)?;
+        let (mut pieces, grows) = pieces(job, &standing)?;
+        pieces.retain(|(_, _, name)| !asked.raw || is_output(name));
+        while let Some((_, title, name)) = pieces.get(told) {
+            if log.is_none() {
+                seam(asked, title, told == 0)?;
+                let has_events = name.ends_with(".jsonl") && !asked.raw;
+                let transcript = Transcript::new(style, columns, has_events);
+                log = Some((job.spool.logs()?.open_file(name)?, transcript));
+            }
+            if let Some((Some(file), transcript)) = &mut log {
+                tell_log(file, name, transcript, asked.raw && !style.terminal)?;
+            }
+            if grows && told + 1 == pieces.len() {
+                break;
+            }
+            if let Some((_, mut transcript)) = log.take() {
+                transcript.finish();
+                render::show(&transcript.out)?;
+            }
+            told += 1;
+        }
         if !asked.follow || matches!(standing, Standing::Done(_)) {
-            telling.seam(&course(scope, job, &standing)?)?;
+            let is_first = told == 0 && log.is_none();
+            seam(asked, &course(scope, job, &standing)?, is_first)?;
             return Ok(match &standing {
                 Standing::Done(of) if !Finished::read(of).is_completed() => Exit::NotCompleted,
                 _ => Exit::Done,
@@ -125,55 +131,30 @@ pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
     }
 }
 
-impl Telling<'_> {
-    /// Tells all that was written and not told yet. The last piece may grow.
-    fn catch_up(&mut self, pieces: &[Piece], grows: bool) -> Result<()> {
-        let (raw, mut block) = (self.asked.raw, [0; BLOCK]);
-        let is_output = |name: &str| name.ends_with(".jsonl") || name.ends_with(".out");
-        let pieces = pieces.iter().filter(|(_, _, name)| !raw || is_output(name));
-        let mut pieces = pieces.skip(self.told).peekable();
-        while let Some((_, title, name)) = pieces.next() {
-            if self.log.is_none() {
-                self.seam(title)?;
-                let columns = terminal::columns(COLUMNS_PIPED);
-                let has_events = name.ends_with(".jsonl") && !raw;
-                let transcript = Transcript::new(self.style, columns, has_events);
-                self.log = Some((self.job.spool.logs()?.open_file(name)?, transcript));
+/// Tells what a log has more than the last time; to a file or a pipe as it is, if that is wanted.
+fn tell_log(file: &mut File, name: &str, transcript: &mut Transcript, as_is: bool) -> Result<()> {
+    let mut block = [0; BLOCK];
+    let unreadable = |e| Error::io("read", Path::new(name), e);
+    loop {
+        match file.read(&mut block).map_err(unreadable)? {
+            0 => return Ok(()),
+            length if as_is => render::put(&block[..length])?,
+            length => {
+                transcript.feed(&block[..length]);
+                render::show(&take(&mut transcript.out))?;
             }
-            while let Some((Some(file), transcript)) = &mut self.log {
-                let unreadable = |e| Error::io("read", Path::new(name), e);
-                match file.read(&mut block).map_err(unreadable)? {
-                    0 => break,
-                    // To a file or a pipe it goes as it is.
-                    length if raw && !self.style.terminal => render::put(&block[..length])?,
-                    length => {
-                        transcript.feed(&block[..length]);
-                        render::show(&take(&mut transcript.out))?;
-                    }
-                }
-            }
-            if grows && pieces.peek().is_none() {
-                break;
-            }
-            if let Some((_, mut transcript)) = self.log.take() {
-                transcript.finish();
-                render::show(&transcript.out)?;
-            }
-            self.told += 1;
         }
-        Ok(())
     }
+}
 
-    /// A line between pieces.
-    fn seam(&self, text: &str) -> Result<()> {
-        if self.asked.raw {
-            return Ok(());
-        }
-        let is_first = self.told == 0 && self.log.is_none();
-        let gap = if is_first { "" } else { "\n" };
-        let line = format!("─── {}", clean_line(text));
-        render::show(&format!("{gap}{}\n", self.style.paint("1;34", &line)))
+/// A line between pieces.
+fn seam(asked: &Asked, text: &str, is_first: bool) -> Result<()> {
+    if asked.raw {
+        return Ok(());
     }
+    let (gap, line) = (if is_first { "" } else { "\n" }, clean_line(text));
+    let line = Style::of_stdout().paint("1;34", &format!("─── {line}"));
+    render::show(&format!("{gap}{line}\n"))
 }
 
 /// Lets some time pass. Fails as writing would if nobody reads any more, so that following ends with

@@ -21,14 +21,12 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;
     let mut agents = policy.agents.iter().chain([&policy.agent]);
-    match (session, agents.find(|agent| agent.name == name)) {
-        (Some(session), Some(agent)) if dialect(agent.protocol).sessions != Sessions::None => {
-            Ok((session, agent.clone()))
-        }
-        _ => Err(Error::new(format!(
-            "{id} has no session that its agent can go on in; job-monitor submit hands in a new job"
-        ))),
-    }
+    let agent = agents.find(|agent| agent.name == name);
+    let agent = agent.filter(|agent| dialect(agent.protocol).sessions != Sessions::None);
+    let way_out = "job-monitor submit hands in a new job";
+    let none = format!("{id} has no session that its agent can go on in; {way_out}");
+    let found = session.zip(agent.cloned());
+    found.ok_or_else(|| Error::new(none))
 }
 
 /// Opens the session of a job in the agent's own program, in the project.

@@ -33,24 +33,21 @@ pub(super) fn columns(piped: usize) -> usize {
 pub(super) struct LiveLine {
     /// Whether anybody sees it.
     pub is_on: bool,
-    shown: String,
 }
 
 impl LiveLine {
     pub(super) fn new() -> LiveLine {
         LiveLine {
             is_on: io::stderr().is_terminal() && !is_dumb(),
-            shown: String::new(),
         }
     }
 
     /// Shows a text in place of the one before; an empty one makes room for something that stays.
-    pub(super) fn show(&mut self, text: &str) {
+    pub(super) fn show(&self, text: &str) {
         // The last column stays free: some terminals wrap as soon as it is taken.
         let text = fit(&clean_line(text), size(io::stderr()).0.saturating_sub(1));
-        if self.is_on && text != self.shown {
+        if self.is_on {
             render::say(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
-            self.shown = text;
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> 
         refuse_own_wait(&job.spool.project().name)?;
     }
     let (all, mut left) = (jobs.len(), jobs);
-    let (mut line, mut exit) = (LiveLine::new(), Exit::Done);
+    let (line, mut exit) = (LiveLine::new(), Exit::Done);
     // Off a terminal, what a job waits for is said once: somebody may have to end it.
     let mut told = BTreeSet::new();
     loop {
