@@ -13,7 +13,6 @@ use crate::service;
 use crate::settings::{self, Places, Settings};
 use crate::time::Wall;
 use crate::watch::{Bell, Wake};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +36,6 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     holds: Holds,
-    /// The most agents at once, where there is a limit.
-    slots: Option<u32>,
     running: usize,
     /// When a slot last became free.
     freed_at: Wall,
@@ -48,7 +45,6 @@ struct Inner {
     workers: HashMap<String, (Bell, bool, usize)>,
     /// By agent and project: which job was answered last, and when.
     answers: HashMap<(String, String), (JobId, Wall)>,
-    told: String,
 }
 
 /// The right to run one agent; given back when dropped.
@@ -56,7 +52,7 @@ struct Inner {
 pub struct Slot<'a> {
     board: &'a Board,
     project: String,
-    has_started: Cell<bool>,
+    has_started: bool,
 }
 
 /// The right to start an agent, or when to ask again, where no ring will tell.
@@ -159,11 +155,7 @@ impl Board {
         if waiting == 0 {
             inner.step_out(project);
         }
-        let status = status(&inner);
-        if inner.told != status {
-            service::status(&status);
-            inner.told = status;
-        }
+        service::status(&status(&inner));
     }
 
     /// Changes the holds. What changed is on disk before this returns; whoever may pass now is woken.
@@ -171,15 +163,10 @@ impl Board {
         let mut inner = self.inner();
         let before = inner.holds.clone();
         let changed = change(&mut inner.holds, Wall::now());
-        self.keep(&inner, &before);
-        changed
-    }
-
-    /// A full disk must not undo a hold: it stays in memory, and the next change writes it.
-    fn keep(&self, inner: &Inner, before: &Holds) {
         let holds = &inner.holds;
-        if holds != before {
+        if *holds != before {
             let text = serde_json::to_vec_pretty(holds).expect("it is representable in JSON");
+            // A full disk must not undo a hold: it stays in memory, and the next change writes it.
             if let Err(error) = self.dir.replace(HOLDS, &text, Durability::Durable) {
                 log::error!("{error}");
             }
@@ -190,38 +177,30 @@ impl Board {
         if holds.weight() < before.weight() {
             inner.ring_all();
         }
+        changed
     }
 
-    /// The right to start an agent now, and a hold that has just begun, to be told. Whoever is turned away
-    /// for want of a slot stands in line, and goes before those who come later.
-    pub fn enter(
-        &self,
-        project: &str,
-        policy: &Policy,
-        begun: bool,
-    ) -> (Entrance<'_>, Option<Hold>) {
+    /// The right to start an agent now. Whoever is turned away for want of a slot stands in line, and goes
+    /// before those who come later.
+    pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
         let (mut inner, now) = (self.inner(), Wall::now());
-        inner.slots = policy.max_parallel.map(u32::from);
+        let slots = policy.max_parallel.map(u32::from);
         let who = (project, &*policy.agent.name);
-        let before = inner.holds.clone();
-        let news = inner.holds.decide(project, policy, now);
-        self.keep(&inner, &before);
         let closed = inner.holds.closed(who, begun, now).map(|(_, until)| until);
         if closed.is_some() {
             // Whoever could not take a slot is not waited for.
             inner.step_out(project);
         }
-        if let Some(until) = closed.or_else(|| inner.turn_away(project, now)) {
-            return (Err(until), news);
+        if let Some(until) = closed.or_else(|| inner.turn_away(project, slots, now)) {
+            return Err(until);
         }
         inner.holds.begin_probe(who, now);
         inner.running += 1;
-        let slot = Slot {
+        Ok(Slot {
             board: self,
             project: project.to_owned(),
-            has_started: Cell::new(false),
-        };
-        (Ok(slot), news)
+            has_started: false,
+        })
     }
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
@@ -235,11 +214,10 @@ impl Board {
     /// Whether the service has answered another job's attempt of the agent since then.
     pub fn others_answered(&self, project: &str, claim: &Claim, since: Wall) -> bool {
         let (inner, job) = (self.inner(), &claim.job_id);
-        let mut of_agent = inner
-            .answers
-            .iter()
-            .filter(|((of, _), _)| *of == claim.agent);
-        of_agent.any(|((_, at), (other, when))| (at != project || other != job) && *when > since)
+        let mut answers = inner.answers.iter();
+        answers.any(|((agent, of), (answered, when))| {
+            *agent == claim.agent && (of.as_str(), answered) != (project, job) && *when > since
+        })
     }
 
     /// What an attempt told of its account's usage windows.
@@ -275,11 +253,6 @@ impl Board {
         })
     }
 
-    /// Counts what an attempt cost.
-    pub fn spend(&self, project: &str, cost_usd: f64) {
-        self.change(|holds, now| holds.ledger.add(project, cost_usd, now));
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A worker's panic while it held the lock leaves plain values that are whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -287,32 +260,25 @@ impl Board {
 }
 
 impl Inner {
-    fn free(&self) -> usize {
-        let slots = self.slots.map_or(usize::MAX, |most| most as usize);
-        slots.saturating_sub(self.running)
-    }
-
     fn step_out(&mut self, project: &str) {
         self.line.retain(|waiter| waiter != project);
     }
 
     /// Takes a project out of the line if there is a slot for it; else tells when to ask again. Those in
     /// front who do not come when it is their turn are passed after a while.
-    fn turn_away(&mut self, project: &str, now: Wall) -> Option<Option<Wall>> {
-        let place = self.line.iter().position(|waiter| waiter == project);
-        let place = place.unwrap_or_else(|| {
+    fn turn_away(&mut self, project: &str, slots: Option<u32>, now: Wall) -> Option<Option<Wall>> {
+        let slots = slots.map_or(usize::MAX, |most| most as usize);
+        let (free, turn) = (slots.saturating_sub(self.running), self.freed_at.plus(TURN));
+        let in_front = self.line.iter().take_while(|waiter| *waiter != project);
+        let place = in_front.count();
+        if place < free || free > 0 && turn <= now {
+            self.step_out(project);
+            return None;
+        }
+        if place == self.line.len() {
             self.line.push(project.to_owned());
-            self.line.len() - 1
-        });
-        let (free, turn) = (self.free(), self.freed_at.plus(TURN));
-        if free == 0 {
-            return Some(None);
         }
-        if place >= free && turn > now {
-            return Some(Some(turn));
-        }
-        self.line.remove(place);
-        None
+        Some(Some(turn).filter(|_| free > 0))
     }
 
     fn ring_all(&self) {
@@ -335,8 +301,8 @@ fn status(inner: &Inner) -> String {
 
 impl Slot<'_> {
     /// The agent runs: a probe is used up. Returns the holds that this lifts.
-    pub fn started(&self) -> Vec<Hold> {
-        self.has_started.set(true);
+    pub fn started(&mut self) -> Vec<Hold> {
+        self.has_started = true;
         let started = |holds: &mut Holds, _| holds.probe_started(&self.project);
         self.board.change(started)
     }
@@ -344,8 +310,7 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        let has_started = self.has_started.get();
-        let end = |holds: &mut Holds, now| holds.end_probe(&self.project, has_started, now);
+        let end = |holds: &mut Holds, now| holds.end_probe(&self.project, self.has_started, now);
         self.board.change(end);
         let mut inner = self.board.inner();
         inner.running -= 1;

@@ -14,15 +14,13 @@ use crate::settings::{self, Places, Settings};
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Desk, Order, Post};
 use log::Level;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigHandler, Signal, signal};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The slow look: the only wake-up of an idle daemon (SPEC 11.5).
@@ -33,31 +31,33 @@ const READY_MAX: Duration = Duration::from_secs(20);
 const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// A worker's stack; most of it is never touched, and so costs nothing.
 const STACK: usize = 512 << 10;
-/// How long a starting daemon waits for the lock of one that is gone; see `lock_instance`.
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-const LOCK_TRIES: u32 = 50;
-/// How late the end of a worker's thread is noticed, its ring being its last deed but one.
+/// How late it is noticed that a person insisted long enough.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 /// After the second signal: a little more than killing and sweeping an agent's tree may take.
 const INSIST_MAX: Duration = Duration::from_secs(10);
 /// The file in STATE whose lock says that a daemon serves this user.
 const INSTANCE: &str = "daemon.lock";
-/// It holds the daemon's number and nothing else.
-const PID_MAX: u64 = 16;
 const IS_RUNNING: &str = "the monitor is running already; job-monitor list shows its projects, job-monitor restart starts it anew";
 
 /// Signals received; the first asks, the second insists.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
-/// The pid of the running daemon, if one runs. Takes no lock that a starting daemon could trip
-/// over for longer than the call.
+/// A lock on a whole file that belongs to a process: no agent inherits it, so it dies with the daemon, and
+/// the system tells whose it is. It also ends when the process closes the file a second time.
+const WHOLE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as i16,
+    l_whence: libc::SEEK_SET as i16,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+/// The pid of the running daemon, if one runs.
 pub fn running(places: &Places) -> Option<i32> {
-    let path = places.state.join(INSTANCE);
-    let file = files::open_path(&path).ok()??;
-    let text = files::read_whole(&file, &path, PID_MAX).unwrap_or_default();
-    let pid = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
-    let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
-    matches!(locked, Err((_, nix::Error::EWOULDBLOCK))).then_some(pid)
+    let file = files::open_path(&places.state.join(INSTANCE)).ok()??;
+    let mut lock = WHOLE;
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+    (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
 }
 
 /// Runs the monitor until it is told to stop.
@@ -90,28 +90,23 @@ pub fn run(places: Places) -> Result<()> {
         entries: None,
         read: None,
         wrong: Said::new(),
-        told: BTreeSet::new(),
+        told: Said::new(),
         watched: BTreeMap::new(),
     }
     .run();
     Ok(())
 }
 
-/// One daemon for each user: no agent inherits the lock, so it dies with us. Only an agent that is
-/// just being started has it until its exec is through; a daemon that was killed in that moment
-/// must not keep its successor out.
-fn lock_instance(state: &Dir) -> Result<Flock<File>> {
-    for _ in 0..LOCK_TRIES {
-        if let Some(mut lock) = state.lock(INSTANCE, FlockArg::LockExclusiveNonblock)? {
-            let pid = format!("{}\n", std::process::id());
-            let emptied = lock.set_len(0);
-            let written = emptied.and_then(|()| lock.write_all(pid.as_bytes()));
-            let failed = |e| Error::io("write", &state.path_of(INSTANCE), e);
-            return written.map_err(failed).map(|()| lock);
+/// One daemon for each user, as long as the file stays open.
+fn lock_instance(state: &Dir) -> Result<File> {
+    let file = state.append_file(INSTANCE)?;
+    match fcntl(&file, FcntlArg::F_SETLK(&WHOLE)) {
+        Ok(_) => Ok(file),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => {
+            Err(Error::with(Exit::AlreadyRunning, IS_RUNNING))
         }
-        std::thread::sleep(LOCK_PAUSE);
+        Err(error) => Err(Error::io("lock", &state.path_of(INSTANCE), error.into())),
     }
-    Err(Error::with(Exit::AlreadyRunning, IS_RUNNING))
 }
 
 /// SIGTERM, SIGINT, and SIGHUP unless we were started with it ignored (nohup).
@@ -137,7 +132,8 @@ fn handle_signals(bell: &Bell) -> Result<()> {
 struct Daemon {
     context: Arc<Context>,
     ear: Ear,
-    workers: Vec<Handle>,
+    /// Those whose threads have not left.
+    workers: Vec<Arc<Post>>,
     /// The last good settings; without any, nothing is started.
     settings: Option<Settings>,
     /// The last good registry, if there has been one.
@@ -147,15 +143,9 @@ struct Daemon {
     /// What is wrong with them.
     wrong: Said,
     /// What has been said of settings, registry and watches, so that it is said once.
-    told: BTreeSet<String>,
+    told: Said,
     /// Directories whose events are heard, besides those of projects, as they were then.
     watched: BTreeMap<PathBuf, Meta>,
-}
-
-/// A worker's thread and the means to reach it.
-struct Handle {
-    post: Arc<Post>,
-    thread: JoinHandle<()>,
 }
 
 /// Lines that are said once while they hold.
@@ -168,7 +158,7 @@ impl Daemon {
         self.follow();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
             let mut workers = self.workers.iter();
-            let is_up = workers.all(|worker| worker.post.desk().is_up);
+            let is_up = workers.all(|worker| worker.desk().is_up);
             if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
                 latest = None;
                 service::tell(service::READY);
@@ -183,7 +173,7 @@ impl Daemon {
             }
             if is_slow_look {
                 tick = Instant::now() + TICK;
-                self.workers.iter().for_each(Handle::look_slowly);
+                self.workers.iter().for_each(|worker| look_slowly(worker));
             }
         }
         self.stop();
@@ -246,14 +236,13 @@ impl Daemon {
             let text = "no project is registered yet; job-monitor register PATH adds one";
             said.push((Level::Info, text.to_owned()));
         }
-        let news = said.iter().filter(|(_, text)| !self.told.contains(text));
-        for (level, text) in news {
+        for (level, text) in said.iter().filter(|line| !self.told.contains(line)) {
             log::log!(*level, "{text}");
             if wanted.is_empty() {
                 service::status(text);
             }
         }
-        self.told = said.into_iter().map(|(_, text)| text).collect();
+        self.told = said;
         self.employ(wanted);
     }
 
@@ -289,16 +278,16 @@ impl Daemon {
     /// still at the same name or place, the new one waits until that has left.
     fn employ(&mut self, wanted: Vec<(Project, Arc<Policy>)>) {
         for worker in &self.workers {
-            let is_its = |(project, _): &&(Project, Arc<Policy>)| *project == worker.post.project;
+            let is_its = |(project, _): &&(Project, Arc<Policy>)| *project == worker.project;
             match wanted.iter().find(is_its) {
-                Some((_, policy)) => worker.order(Order::Serve, Some(policy)),
-                None => worker.order(Order::Drain, None),
+                Some((_, policy)) => tell(worker, Order::Serve, Arc::clone(policy)),
+                None => tell(worker, Order::Drain, worker.policy()),
             }
         }
         for (project, policy) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
             let mut workers = self.workers.iter();
-            if !workers.any(|worker| is_at(&worker.post.project)) {
+            if !workers.any(|worker| is_at(&worker.project)) {
                 let path = project.path.display();
                 log::info!("Project '{}' configured: {path}", project.name);
                 self.start(project, policy);
@@ -322,7 +311,7 @@ impl Daemon {
         let life = Arc::clone(&post);
         let thread = std::thread::Builder::new().name(post.project.name.clone());
         match thread.stack_size(STACK).spawn(move || worker::serve(&life)) {
-            Ok(thread) => self.workers.push(Handle { post, thread }),
+            Ok(_) => self.workers.push(post),
             Err(error) => {
                 let (name, why) = (&post.project.name, plain(&error));
                 log::error!("[{name}] cannot start a thread: {why}; trying again in a minute");
@@ -330,13 +319,10 @@ impl Daemon {
         }
     }
 
-    /// Takes leave of workers that have left; whether there were any.
+    /// Takes leave of workers that have left, all but the last steps of their threads; whether there were any.
     fn bury(&mut self) -> bool {
         let before = self.workers.len();
-        let has_left = |worker: &mut Handle| worker.post.desk().has_left;
-        for worker in self.workers.extract_if(.., has_left) {
-            let _ = worker.thread.join();
-        }
+        self.workers.retain(|worker| !worker.desk().has_left);
         self.workers.len() < before
     }
 
@@ -346,13 +332,12 @@ impl Daemon {
         let places = &self.context.places;
         let mut files = self.context.board.files_of_holds();
         files.extend([places.settings(), places.registry(), places.credentials()]);
+        files.push(places.state.join(board::RELEASE));
         files.extend(Some(&places.config).filter(|dir| dir.is_symlink()).cloned());
-        let mut dirs: Vec<PathBuf> = files.iter().flat_map(|file| whereabouts(file)).collect();
-        dirs.push(places.state.clone());
+        let dirs = files.iter().flat_map(|file| whereabouts(file));
+        let dirs = dirs.filter_map(|dir| Some((dir.clone(), files::meta_at(&dir).ok()?)));
+        let dirs: BTreeMap<PathBuf, Meta> = dirs.collect();
         let state = places.state.canonicalize().unwrap_or_default();
-        let real = dirs.iter().filter_map(|dir| dir.canonicalize().ok());
-        let seen = real.filter_map(|dir| Some((dir.clone(), files::meta_at(&dir).ok()?)));
-        let dirs: BTreeMap<PathBuf, Meta> = seen.collect();
         // Each request wakes the watcher's thread, which an idle daemon must not do.
         if dirs == self.watched {
             return;
@@ -368,11 +353,9 @@ impl Daemon {
                 true => |name| name == board::RELEASE,
                 false => |_| true,
             };
-            if let Err(error) = watcher.watch(dir, &self.context.main, interest) {
-                let why = watch::reason(&error);
-                let text = format!(
-                    "the configuration cannot be watched: {why}; changes there are seen once a minute"
-                );
+            if let Err(why) = watcher.watch(dir, &self.context.main, interest) {
+                let late = "changes there are seen once a minute";
+                let text = format!("the configuration cannot be watched: {why}; {late}");
                 said.push((Level::Warn, text));
                 return;
             }
@@ -386,20 +369,17 @@ impl Daemon {
         log::info!("Stopping");
         service::tell(service::STOPPING);
         for worker in &self.workers {
-            worker.order(Order::Stop, None);
+            tell(worker, Order::Stop, worker.policy());
         }
         let mut insisted = None;
         while !self.workers.is_empty() {
             // Each worker rings when it leaves.
             let _ = self.ear.recv_timeout(STOP_LOOK);
-            self.ear.try_iter().for_each(drop);
-            self.workers.retain(|worker| !worker.thread.is_finished());
+            self.bury();
             let insists = SIGNALS.load(Ordering::SeqCst) > 1;
             if insists && insisted.get_or_insert_with(Instant::now).elapsed() > INSIST_MAX {
-                let left = self.workers.len();
-                return log::error!(
-                    "{left} projects did not stop in time; they are left as they are"
-                );
+                let what = "projects did not stop in time; they are left as they are";
+                return log::error!("{} {what}", self.workers.len());
             }
         }
         log::info!("Stopped");
@@ -415,39 +395,33 @@ fn in_force(error: Error, is_known: bool, what: &str) -> (Level, String) {
     (Level::Error, text)
 }
 
-impl Handle {
-    fn order(&self, order: Order, policy: Option<&Arc<Policy>>) {
-        let mut desk = self.post.desk();
-        let before = (desk.order, desk.policy.clone());
-        // A stop is never taken back.
-        if desk.order != Order::Stop {
-            desk.order = order;
-        }
-        desk.policy = policy.unwrap_or(&before.1).clone();
-        if before != (desk.order, desk.policy.clone()) {
-            self.post.bell.ring(Wake::Again);
-        }
-    }
-
-    /// Has the worker look at a directory that changed without a word, or whose changes it does not
-    /// hear. Where a look may take for ever, only the worker looks, so that nobody else waits.
-    fn look_slowly(&self) {
-        let (post, project) = (&self.post, &self.post.project);
-        let items = project.path.join(project.layout.items());
-        let is_known = |seen| files::meta_at(&items).is_ok_and(|now| now == seen);
-        if !post.desk().seen.is_some_and(is_known) {
-            post.bell.ring(Wake::Everything);
-        }
+/// Changes what is wanted of a worker.
+fn tell(worker: &Post, order: Order, policy: Arc<Policy>) {
+    let mut desk = worker.desk();
+    if (desk.order, &desk.policy) != (order, &policy) {
+        (desk.order, desk.policy) = (order, policy);
+        worker.bell.ring(Wake::Again);
     }
 }
 
-/// The directories whose events tell of a change of a file: its own, or the nearest that is there, and
-/// that of the file to which it is a link.
+/// Has a worker look at a directory that changed without a word, or whose changes it does not hear. Where a
+/// look may take for ever, only the worker looks, so that nobody else waits.
+fn look_slowly(worker: &Post) {
+    let project = &worker.project;
+    let items = project.path.join(project.layout.items());
+    let is_known = |seen| files::meta_at(&items).is_ok_and(|now| now == seen);
+    if !worker.desk().seen.is_some_and(is_known) {
+        worker.bell.ring(Wake::Everything);
+    }
+}
+
+/// The directories whose events tell of a change of a file, by their real names: its own, or the nearest
+/// that is there, and that of the file to which it is a link.
 fn whereabouts(file: &Path) -> Vec<PathBuf> {
     let above = file.ancestors().skip(1).find(|dir| dir.is_dir());
     let real = file.canonicalize().unwrap_or_default();
     let dirs = above.into_iter().chain(real.parent());
-    dirs.map(Path::to_owned).collect()
+    dirs.filter_map(|dir| dir.canonicalize().ok()).collect()
 }
 
 fn say_lifted(lifted: Vec<Hold>, why: &str) {

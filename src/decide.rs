@@ -66,10 +66,8 @@ pub struct Now {
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// A cancelled job that does not run: publish that.
+    /// A cancelled job: publish that, and if its agent or check runs, end it first.
     Withdraw(JobId),
-    /// The job whose agent or check runs is cancelled: end it.
-    End,
     /// See what an interrupted job has left.
     Recover(Box<Claim>),
     /// Run the job's check.
@@ -108,11 +106,6 @@ pub struct Jobs {
 
 /// The next step. `closed` is until when no agent may be started, as the board said.
 pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
-    if let Some(id) = &jobs.attended
-        && jobs.cancelled.contains(id)
-    {
-        return Step::End;
-    }
     if let Some(id) = jobs.cancelled.iter().find(|id| jobs.has(id)) {
         return Step::Withdraw(id.clone());
     }
@@ -900,6 +893,6 @@ mod tests {
         jobs.attended = Some(id("b"));
         assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("c")));
         jobs.cancelled = ids(&["b"]);
-        assert_eq!(decide(&jobs, None, now), Step::End);
+        assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("b")));
     }
 }

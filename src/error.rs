@@ -79,6 +79,14 @@ impl Error {
     }
 }
 
+/// Parts a shortage, which is trouble of our own, from trouble with what was asked for.
+pub fn ours<T>(result: Result<T>) -> Result<Result<T>> {
+    match result {
+        Err(error) if error.is_shortage() => Err(error),
+        other => Ok(other),
+    }
+}
+
 /// The system's words without Rust's "(os error 2)", which helps nobody.
 pub(crate) fn plain(cause: &io::Error) -> String {
     let text = cause.to_string();

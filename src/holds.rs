@@ -155,6 +155,9 @@ pub struct Hold {
 /// Who wants to start an agent: a project, and the job's agent.
 pub type Entrant<'a> = (&'a str, &'a str);
 
+/// What keeps an agent from being started, if anything does, and when it lets it pass.
+pub type Closed<'a> = Option<(&'a Hold, Option<Wall>)>;
+
 /// Why a hold is to be in force, if it is, and when it ends by itself.
 pub type Wanted = Option<(String, Option<Wall>)>;
 
@@ -339,12 +342,7 @@ impl Holds {
     /// What keeps an agent from being started now, for a job that may have `begun`, and when to ask again;
     /// without a time, when something changes. Of several holds it is the one that opens last. Where a hold
     /// is in force and nothing keeps it, its start is a probe.
-    pub fn closed(
-        &self,
-        entrant: Entrant<'_>,
-        begun: bool,
-        now: Wall,
-    ) -> Option<(&Hold, Option<Wall>)> {
+    pub fn closed(&self, entrant: Entrant<'_>, begun: bool, now: Wall) -> Closed<'_> {
         let stops = self.list.iter().filter(|hold| hold.stops(entrant, begun));
         let opens = stops.map(|hold| (hold, hold.opens(entrant.0)));
         let closed = opens.filter(|(_, at)| at.is_none_or(|at| at > now));
@@ -531,15 +529,13 @@ impl Hold {
 
     /// When it lets this entrant pass; `None` is when something changes.
     fn opens(&self, project: &str) -> Option<Wall> {
-        let Some(at) = self.probe_at else {
-            return self.until;
-        };
-        match &self.probing {
+        match (self.probe_at, &self.probing) {
+            (None, _) => self.until,
             // A job that has lived for so long did not fail at once.
-            Some((_, since)) if self.kind == Kind::Breaker => Some(since.plus(MINUTE)),
-            Some(_) => None,
-            None if self.met_by == project => Some(at.plus(TURN)),
-            None => Some(at),
+            (_, Some((_, since))) if self.kind == Kind::Breaker => Some(since.plus(MINUTE)),
+            (_, Some(_)) => None,
+            (Some(at), None) if self.met_by == project => Some(at.plus(TURN)),
+            (at, None) => at,
         }
     }
 
@@ -611,18 +607,15 @@ impl Ledger {
 
     /// Why the day's money is used up for a project, if it is, and until when.
     pub fn exhausted(&self, project: &str, policy: &Policy, now: Wall) -> Wanted {
-        let own = (
-            "this project's daily budget",
-            policy.daily_budget_usd,
-            Some(project),
-        );
-        let all = [own, ("the daily budget", policy.overall_budget_usd, None)];
-        let remedy = "wait for midnight, or raise daily_budget_usd";
-        all.into_iter().find_map(|(what, limit, whose)| {
+        let exhausted = |what: &str, limit: Option<f64>, whose| {
             let (limit, spent) = (limit?, self.spent(whose, now));
+            let remedy = "wait for midnight, or raise daily_budget_usd";
             let text = format!("{what} of ${limit:.2} is used up (${spent:.2}); {remedy}");
             (spent >= limit).then(|| (text, Some(now.midnight())))
-        })
+        };
+        let (own, all) = (policy.daily_budget_usd, policy.overall_budget_usd);
+        let own = exhausted("this project's daily budget", own, Some(project));
+        own.or_else(|| exhausted("the daily budget", all, None))
     }
 }
 

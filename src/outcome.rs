@@ -8,6 +8,7 @@ use crate::record::{Carried, Change, Claim};
 use crate::time::Wall;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How a job ended: all that its result tells. The claim has carried over what its attempts brought.
@@ -139,21 +140,15 @@ pub fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
 /// A job's cost: the last running total of each session, summed, less what one had cost before the job
 /// (SPEC 7).
 pub fn cost_of(claim: &Claim) -> Option<f64> {
-    let mut sessions: Vec<(Option<&str>, f64)> = Vec::new();
-    for attempt in &claim.attempts {
-        let Some(total) = attempt.cost_usd else {
-            continue;
-        };
-        let session = attempt.session_id.as_deref();
-        let before = claim.inherited.as_ref();
-        let before = before.filter(|before| Some(&*before.session_id) == session);
-        let cost = (total - before.map_or(0.0, |before| before.cost_usd)).max(0.0);
-        match sessions.iter_mut().find(|(known, _)| *known == session) {
-            Some((_, last)) => *last = cost,
-            None => sessions.push((session, cost)),
-        }
+    let told = claim.attempts.iter();
+    let told = told.filter_map(|one| Some((one.session_id.as_deref(), one.cost_usd?)));
+    let mut sessions: BTreeMap<Option<&str>, f64> = told.collect();
+    if let Some(before) = &claim.inherited
+        && let Some(total) = sessions.get_mut(&Some(&*before.session_id))
+    {
+        *total = (*total - before.cost_usd).max(0.0);
     }
-    (!sessions.is_empty()).then(|| cents(sessions.iter().map(|(_, cost)| cost).sum()))
+    (!sessions.is_empty()).then(|| cents(sessions.values().sum()))
 }
 
 /// Adds what an attempt brought to what the claim carries.

@@ -1,7 +1,7 @@
 //! One attempt: the files it writes to, the process, the clocks that watch it, and what it said.
 
 use crate::agent::plan::Plan;
-use crate::agent::{Case, Ended, Ending, Fold, Report, TEXT_MAX, Verdict, dialect, verdict};
+use crate::agent::{Case, Ended, Ending, Fault, Fold, Report, TEXT_MAX, Verdict, dialect, verdict};
 use crate::error::Result;
 use crate::files;
 use crate::job::log_name;
@@ -13,6 +13,7 @@ use crate::time::Wall;
 use crate::witness;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -54,9 +55,9 @@ pub struct Finished {
 
 impl Finished {
     /// What no process was started for.
-    pub fn without_run(verdict: Verdict) -> Finished {
+    pub fn without_run(fault: Fault) -> Finished {
         Finished {
-            verdict,
+            verdict: Some(fault),
             ..Finished::default()
         }
     }
@@ -81,7 +82,7 @@ pub fn start(
         argv: &plan.argv,
         env: &plan.env,
         directory: &root,
-        streams: [&stdin, &out, &err],
+        streams: [stdin.as_fd(), out.as_fd(), err.as_fd()],
     };
     // It may have ended before we go on, so its time begins here.
     let (started, spawned) = (Instant::now(), Agent::spawn(&launch, token));
@@ -161,12 +162,13 @@ impl Output {
         }
     }
 
-    /// Attends an agent that was just started to its end. `look` is called now and then with what was
-    /// heard, and may ask for the end.
+    /// Attends an agent that was just started to its end, and sweeps what it leaves if it `sweeps`. `look` is
+    /// called now and then with what was heard, and may ask for the end.
     pub fn attend(
         mut self,
         mut agent: Agent,
         policy: &Policy,
+        sweeps: bool,
         look: &mut dyn FnMut(&Agent, &Report) -> Option<Ending>,
     ) -> Finished {
         let (mut slice, mut by, started) = (FIRST_LOOK, Ending::Itself, self.started);
@@ -184,7 +186,8 @@ impl Output {
             slice = if is_behind { Duration::ZERO } else { LOOK };
             let (now, fold) = (Instant::now(), &self.fold);
             let is_final = !is_behind && fold.is_final();
-            clocks.take(now, self.size(), is_final, fold);
+            let written = size_of(&self.out) + self.err.as_ref().map_or(0, size_of);
+            clocks.take(now, written, is_final, fold);
             let end = look(&agent, &fold.report).or_else(|| clocks.end(now, policy));
             if let Some(end) = end {
                 agent.stop(policy.grace);
@@ -193,7 +196,7 @@ impl Output {
             }
         }
         let duration = started.elapsed();
-        let (exit, leftovers) = agent.reap(true);
+        let (exit, leftovers) = agent.reap(sweeps);
         let (code, signal) = (exit.code(), exit.signal());
         self.conclude(Ended { code, signal, by }, leftovers, duration)
     }
@@ -206,10 +209,6 @@ impl Output {
         self.hear(size_of(&self.out))?;
         let (by, none) = (Ending::Interrupted, Ended::default());
         Ok(self.conclude(Ended { by, ..none }, 0, ran))
-    }
-
-    fn size(&self) -> u64 {
-        size_of(&self.out) + self.err.as_ref().map_or(0, size_of)
     }
 
     /// Reads what has come since, at most so much; whether there may be more. Output without events is

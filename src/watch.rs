@@ -78,7 +78,7 @@ pub struct Watcher {
 }
 
 /// Why something cannot be watched, in the words of our other errors, and what would help.
-pub fn reason(error: &notify::Error) -> String {
+fn reason(error: notify::Error) -> String {
     let what = match &error.kind {
         notify::ErrorKind::MaxFilesWatch => "watches",
         notify::ErrorKind::Io(cause) if cause.raw_os_error() == Some(libc::EMFILE) => "instances",
@@ -90,15 +90,19 @@ pub fn reason(error: &notify::Error) -> String {
 
 impl Watcher {
     /// Rings `bell` from now on when something happens in `directory` to a name of interest.
-    pub fn watch(&self, directory: &Path, bell: &Bell, interest: Interest) -> notify::Result<()> {
+    ///
+    /// # Errors
+    /// Why it cannot be watched, and what would help.
+    pub fn watch(&self, directory: &Path, bell: &Bell, interest: Interest) -> Result<(), String> {
         let route = (bell.clone(), interest);
         locked(&self.routes).insert(directory.to_owned(), route);
         let mut inner = locked(&self.inner);
         if inner.is_none() {
-            *inner = Some(listen(&self.routes)?);
+            *inner = Some(listen(&self.routes).map_err(reason)?);
         }
         let inner = inner.as_mut().expect("it has just been seen to");
-        inner.watch(directory, RecursiveMode::NonRecursive)
+        let watched = inner.watch(directory, RecursiveMode::NonRecursive);
+        watched.map_err(reason)
     }
 
     /// Forgets a directory.

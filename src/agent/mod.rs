@@ -18,7 +18,7 @@ pub use fold::{Audit, Fold, Report, sum_usage};
 pub use verdict::{Case, Ended, Ending, Fault, Verdict};
 
 // The files below this one see what it sees.
-use crate::document::Wishes;
+use crate::document::Document;
 use crate::error::one_line;
 use crate::job::ErrorKind::{self, *};
 use crate::job::{Course, JobId, RUN_VARIABLE};

@@ -14,10 +14,8 @@ pub struct Assignment<'a> {
     pub claim: &'a Claim,
     /// What holds for this job.
     pub policy: &'a Policy,
-    /// What its document asks for.
-    pub wishes: &'a Wishes,
-    /// The document's text for the agent.
-    pub body: &'a str,
+    /// What its document asks for and says.
+    pub document: &'a Document<'a>,
     /// What the agent is told of the start before, where it must know of that.
     pub because: Option<&'a str>,
     /// Whether the project has the skill that the built-in prompt calls.
@@ -113,7 +111,7 @@ pub fn plan<'a>(
 /// brackets is left out where its value is not known, and where the agent's own arguments have it: not
 /// every program lets it repeat.
 fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
-    let (agent, wishes) = (&assignment.policy.agent, assignment.wishes);
+    let (agent, wishes) = (&assignment.policy.agent, &assignment.document.wishes);
     let claim = assignment.claim;
     let fill = |text: &String| assignment.fill(text);
     let value = |word: &str| match word {
@@ -174,7 +172,7 @@ fn environment<'a>(
 }
 
 fn prompt(assignment: &Assignment<'_>, dialect: &Dialect) -> String {
-    let (body, has_events) = (assignment.body, dialect.read.is_some());
+    let (body, has_events) = (assignment.document.body, dialect.read.is_some());
     let has_skill = assignment.has_skill;
     let call = if has_skill { dialect.skill_call } else { "" };
     let opening = match &assignment.policy.agent.prompt {
@@ -216,6 +214,7 @@ pub fn sent_back(command: &str, how: &str, output: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::Wishes;
     use crate::project::{AgentSpec, Layout, Protocol};
 
     fn policy(protocol: Protocol) -> Policy {
@@ -267,6 +266,7 @@ mod tests {
             max_turns: dialect(policy.agent.protocol).costs.then_some(3),
             ..Wishes::default()
         };
+        let body = "/help me";
         let os = |pairs: &[(&str, &str)]| -> Vec<(OsString, OsString)> {
             pairs.iter().map(|(n, v)| (n.into(), v.into())).collect()
         };
@@ -274,9 +274,8 @@ mod tests {
             project: &project,
             claim: &claim,
             policy,
-            wishes: &wishes,
+            document: &Document { wishes, body },
             because: opening.because.as_deref(),
-            body: "/help me",
             has_skill,
             budget_left_usd: Some(1.5),
             scratch: OsStr::new("/tmp/s"),

@@ -77,8 +77,8 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
 
 /// Submits the text of a job again, under a new id.
 fn again(scope: &Scope, Job { id, spool }: &Job, standing: &Standing) -> Result<JobId> {
-    let was_finished = || Memory::of(&scope.places.state, &spool.root()?).has(id);
-    if !matches!(standing, Standing::Done(_)) && !was_finished()? {
+    let finished = || Memory::of(&scope.places.state, &spool.root()?).objection(id);
+    if !matches!(standing, Standing::Done(_)) && finished()?.is_none() {
         let text = format!("{id} is not finished; job-monitor {id} shows how it stands");
         return Err(Error::new(text));
     }

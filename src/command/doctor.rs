@@ -249,8 +249,7 @@ fn check_inotify(report: &mut Report) {
     let watcher = crate::watch::Watcher::default();
     match watcher.watch(Path::new("/"), &bell, |_| false) {
         Ok(()) => report.fine("inotify", "directories can be watched"),
-        Err(error) => {
-            let why = crate::watch::reason(&error);
+        Err(why) => {
             let text = format!("documents are noticed once a minute only: {why}");
             report.tell(Warning, "inotify", &text, "");
         }

@@ -107,7 +107,7 @@ pub(super) fn change(asked: &Asked) -> Result<()> {
 
 /// Restarts the service, or says how the daemon was started.
 pub(super) fn restart() -> Result<()> {
-    // A daemon that is just starting has not told its pid yet.
+    // One in another container has no number here.
     if let Some(pid) = daemon::running(&Places::find()?).filter(|pid| *pid > 0) {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         if !String::from_utf8_lossy(&read("cgroup")).contains("job-monitor.service") {

@@ -22,7 +22,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
@@ -110,7 +110,7 @@ pub struct Launch<'a> {
     /// The working directory.
     pub directory: &'a Path,
     /// Standard input, output and error.
-    pub streams: [&'a File; 3],
+    pub streams: [BorrowedFd<'a>; 3],
 }
 
 /// Whether a program that was not started is not there or cannot be executed, and will not be by itself;

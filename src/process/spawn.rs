@@ -59,7 +59,7 @@ fn posix_spawn(launch: &Launch<'_>) -> io::Result<Pid> {
     // Every bit: without those of the C library's own two signals, posix_spawn has the agent ignore them.
     let mut all = *SigSet::all().as_ref();
     let none = SigSet::empty();
-    let streams = launch.streams.map(AsRawFd::as_raw_fd);
+    let streams = launch.streams.map(|stream| stream.as_raw_fd());
     let mut attributes = MaybeUninit::uninit();
     let mut actions = MaybeUninit::uninit();
     let (attributes, actions) = (attributes.as_mut_ptr(), actions.as_mut_ptr());

@@ -62,10 +62,8 @@ impl Worker<'_> {
     pub fn follow(&mut self, mut claim: Claim, next: Next, mut finished: Finished) {
         claim.checking = next == Next::Check;
         if next != Next::Check {
-            outcome::carry(
-                &mut claim.carried,
-                std::mem::take(&mut finished.report.carried),
-            );
+            let brought = std::mem::take(&mut finished.report.carried);
+            outcome::carry(&mut claim.carried, brought);
         }
         let end = match next {
             Next::Check => None,
@@ -83,6 +81,11 @@ impl Worker<'_> {
         };
         let claim = Box::new(claim);
         self.write(Decision { claim, end });
+    }
+
+    /// A job ends with this fault; nothing ran that is not in its claim yet.
+    pub fn fail(&mut self, claim: Claim, fault: Fault) {
+        self.follow(claim, Next::Publish, Finished::without_run(fault));
     }
 
     /// The text of a job's result.
@@ -158,18 +161,14 @@ impl Worker<'_> {
     pub fn withdraw(&mut self, id: &JobId) {
         let known = self.jobs.begun.get(id).cloned();
         let is_interrupted = known.as_ref().is_some_and(decide::is_interrupted);
-        let mut claim = known.unwrap_or_else(|| {
-            let meta = self.spool.document_meta(id).ok().flatten();
-            let created_at = meta.map_or(Wall::now(), |meta| meta.mtime());
-            self.new_claim(id, created_at, String::new())
-        });
-        let fault = Some(Fault::new(ErrorKind::Cancelled, "cancelled by hand"));
+        let mut claim = known.unwrap_or_else(|| self.new_claim(id));
+        let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
         let mut finished = Finished::without_run(fault.clone());
         if is_interrupted {
             // It went down with the monitor; that was a start all the same.
             let read = self.read_back(&claim);
             finished = self.or_warn(read).flatten().unwrap_or(finished);
-            finished.verdict = fault;
+            finished.verdict = Some(fault);
             record(&mut claim, &finished);
         }
         self.follow(claim, Next::Publish, finished);
@@ -209,7 +208,9 @@ impl Worker<'_> {
         let id = claim.job_id.clone();
         let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);
         let before = self.jobs.begun.get(&id).map_or(0.0, cost);
-        self.board().spend(self.name(), cost(&claim) - before);
+        let (name, spent) = (self.name(), cost(&claim) - before);
+        let spend = |holds: &mut Holds, now| holds.ledger.add(name, spent, now);
+        self.board().change(spend);
         match end {
             Some(end) => self.finish(&claim, &end),
             None => self.jobs.set(*claim),

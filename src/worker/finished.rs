@@ -20,7 +20,8 @@ type Half = [u8; 8];
 #[derive(Debug)]
 pub struct Memory {
     path: PathBuf,
-    known: Option<Vec<Half>>,
+    /// What the file holds; given back while nothing is to be done.
+    pub known: Option<Vec<Half>>,
     /// Whether results may lie in the project that were never taken in.
     pub is_new: bool,
 }
@@ -45,16 +46,11 @@ impl Memory {
         Ok(self.known.get_or_insert_default())
     }
 
-    /// Whether a job was finished once.
-    pub fn has(&mut self, id: &JobId) -> Result<bool> {
-        Ok(self.known()?.contains(&half(id)))
-    }
-
     /// Why a document that looks like a new job is none.
     pub fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
         let what = "it was finished once, and its result is gone";
         let text = || format!("{what}; job-monitor retry {id} runs it again");
-        Ok(self.has(id)?.then(text))
+        Ok(self.known()?.contains(&half(id)).then(text))
     }
 
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
@@ -75,11 +71,6 @@ impl Memory {
             }
         };
         written.map_err(|e| Error::io("write", &path, e))
-    }
-
-    /// Gives the memory back while nothing is to be done.
-    pub fn rest(&mut self) {
-        self.known = None;
     }
 }
 

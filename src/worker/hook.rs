@@ -7,8 +7,6 @@ use super::*;
 
 /// A hook has so long (SPEC 8).
 const HOOK_MAX: Duration = Duration::from_secs(60);
-/// How late a cancel or a clock is noticed.
-const LOOK: Duration = Duration::from_millis(200);
 /// The end of a command's output that is told.
 const OUTPUT_MAX: u64 = 4 << 10;
 
@@ -58,76 +56,63 @@ impl Worker<'_> {
 
     /// The program of a command.
     pub fn program_of(&self, argv: &[String]) -> Result<PathBuf> {
-        let mut variables = self.post.context.environment.iter();
-        let path = variables.find(|(name, _)| name == "PATH");
-        let path = path.map_or(OsStr::new(""), |(_, path)| path);
-        process::find_program(argv[0].as_ref(), path, &self.post.project.path)
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        process::find_program(argv[0].as_ref(), &path, &self.post.project.path)
             .map_err(|missing| Error::new(format!("cannot be started: {missing}")))
     }
 
-    /// Runs a command to its end; with no file for its output, what it starts on purpose outlives it. While
-    /// it is the check of a job that is attended, the worker looks around meanwhile.
+    /// Runs a command to its end. Of a job's gate or check, which has a file for its output, nothing outlives
+    /// it, and the worker looks around meanwhile; what a hook starts on purpose outlives it.
     pub fn run_command(
         &mut self,
         argv: &[String],
         mut told: Told,
-        output: Option<&File>,
+        of_job: Option<(&JobId, &File)>,
         limit: Duration,
     ) -> Result<Ran> {
         let (program, root) = (self.program_of(argv)?, self.spool.root()?);
-        let token = Token::new(&root);
+        let (token, (job, output)) = (Token::new(&root), of_job.unzip());
         let run = output.map_or("hook", |_| token.as_str());
         told.push(("JOB_MONITOR_PROJECT", self.name().to_owned()));
         told.push((job::RUN_VARIABLE, run.to_owned()));
-        let told = told
-            .iter()
-            .map(|(name, text)| (name.as_ref(), text.as_ref()));
+        let told = told.iter();
+        let told = told.map(|(name, text)| (name.as_ref(), text.as_ref()));
         let base = self.post.context.environment.iter();
         let base = base.map(|(name, value)| (name.as_os_str(), value.as_os_str()));
         let env: Vec<(&OsStr, &OsStr)> = base.chain(told).collect();
-        let stderr = std::io::stderr().as_fd().try_clone_to_owned();
-        let failed = |e| Error::io("open", Path::new("/dev/stderr"), e);
-        let stderr = File::from(stderr.map_err(failed)?);
-        let sink = output.unwrap_or(&stderr);
+        let (stdin, stderr) = (files::in_memory(b"")?, std::io::stderr());
+        let sink = output.map_or(stderr.as_fd(), |out| out.as_fd());
         let launch = Launch {
             program: &program,
             argv,
             env: &env,
             directory: &root,
-            streams: [&files::in_memory(b"")?, sink, sink],
+            streams: [stdin.as_fd(), sink, sink],
         };
-        let (started, started_at) = (Instant::now(), Wall::now());
+        let heard = output.unwrap_or(&stdin).try_clone();
+        let heard = heard.map_err(|e| Error::io("open", Path::new("the output"), e))?;
+        let mut policy = Policy::clone(&self.policy);
+        (policy.timeout, policy.silence_timeout) = (limit, None);
+        // It is attended as a plain agent is.
+        let (started_at, attended) = (Wall::now(), Output::new(&Claim::default(), heard, None));
         let agent = Agent::spawn(&launch, &token);
-        let mut agent = agent.map_err(|e| Error::io("start", &program, e))?;
-        let by = self.attend_command(&agent, output, started + limit);
-        let duration_seconds = millis(started.elapsed().as_secs_f64());
-        let (exit, leftovers) = agent.reap(output.is_some());
+        let agent = agent.map_err(|e| Error::io("start", &program, e))?;
+        let before = self.jobs.attended.clone();
+        self.jobs.attended = job.or(before.as_ref()).cloned();
+        let mut look = |_: &Agent, _: &Report| match job {
+            Some(id) => self.look_while_running(id),
+            None => self.stopping(),
+        };
+        let ran = attended.attend(agent, &policy, output.is_some(), &mut look);
+        self.jobs.attended = before;
         let said = output.map(|out| files::tail(out, Path::new("the output"), OUTPUT_MAX));
         let check = Check {
             started_at,
-            duration_seconds,
-            exit_code: exit.code(),
-            signal: exit.signal(),
+            duration_seconds: millis(ran.duration.as_secs_f64()),
+            exit_code: ran.ended.code,
+            signal: ran.ended.signal,
             output: said.transpose()?.unwrap_or_default(),
         };
-        Ok((check, by, leftovers))
-    }
-
-    fn attend_command(&mut self, agent: &Agent, output: Option<&File>, end: Instant) -> Ending {
-        let size = |out: &File| out.metadata().map_or(0, |meta| meta.len());
-        while !agent.wait(LOOK) {
-            let asked = match self.jobs.attended.clone().filter(|_| output.is_some()) {
-                Some(id) => self.look_while_running(&id),
-                None => self.stopping(),
-            };
-            let is_full = output.is_some_and(|out| size(out) > self.policy.max_output);
-            let full = is_full.then_some(Ending::OutputLimit);
-            let late = (Instant::now() >= end).then_some(Ending::Timeout);
-            if let Some(by) = asked.or(full).or(late) {
-                agent.stop(self.policy.grace);
-                return by;
-            }
-        }
-        Ending::Itself
+        Ok((check, ran.ended.by, ran.leftovers))
     }
 }

@@ -13,10 +13,9 @@ impl Worker<'_> {
         let watched = post.context.watcher.watch(&items, &post.bell, interest);
         self.is_watched = watched.is_ok();
         let path = items.display();
-        if let Err(error) = watched {
-            let why = crate::watch::reason(&error);
-            let text = format!("{path} cannot be watched: {why}");
-            let text = format!("{text}; it is looked at once a minute instead");
+        if let Err(why) = watched {
+            let instead = "it is looked at once a minute instead";
+            let text = format!("{path} cannot be watched: {why}; {instead}");
             self.say_once("watch", Level::Warn, text);
         } else if self.told.insert("observer") {
             let line = format!("Observer started for '{}': {path}", self.name());
@@ -144,7 +143,6 @@ impl Worker<'_> {
         for id in marks.held {
             if !self.jobs.has(&id) && self.spool.has_result(&id)? {
                 self.spool.unmark(&id, Mark::Hold)?;
-                self.jobs.held.remove(&id);
             }
         }
         for id in marks.released {

@@ -15,12 +15,12 @@ pub use finished::Memory;
 
 // The files below this one see what it sees.
 use crate::agent::plan::{Assignment, Plan, plan};
-use crate::agent::{Ending, Fault, Sessions, dialect};
+use crate::agent::{Ending, Fault, Report, Sessions, dialect};
 use crate::board::{self, Board, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ours};
 use crate::files::{self, Dir, meta_of};
 use crate::git;
 use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};
@@ -45,7 +45,6 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +52,8 @@ use std::time::{Duration, Instant};
 
 /// Waiting is done in such pieces, so that a clock that is set is noticed.
 const WALL_PIECE: Duration = Duration::from_secs(60);
+/// Where only a ring ends the wait.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// After trouble with the project's directories; doubles up to the second.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -281,15 +282,10 @@ impl<'a> Worker<'a> {
             }
             // The last view before a long sleep must not be the one that failed.
             let (now, is_behind) = (Instant::now(), self.unwritten.is_some() || !self.view.fresh);
-            let again = is_behind.then(|| now + WRITE_PAUSE);
-            let piece = until.map(|at| at.min(now + WALL_PIECE));
-            let until = [again, piece].into_iter().flatten().min();
+            let longest = now + if is_behind { WRITE_PAUSE } else { FOREVER };
+            let until = until.map_or(longest, |at| at.min(now + WALL_PIECE).min(longest));
             if !self.is_to_leave() {
-                let ear = &self.post.ear;
-                let first = match until {
-                    Some(until) => ear.recv_deadline(until).ok(),
-                    None => ear.recv().ok(),
-                };
+                let first = self.post.ear.recv_deadline(until).ok();
                 self.closed = None;
                 self.hear(first)?;
             }
@@ -298,11 +294,9 @@ impl<'a> Worker<'a> {
             self.write(decision);
         }
         if self.unwritten.is_some() {
-            let kept =
-                "where its claim is still there, it is recovered when the project is served again";
-            self.warn(format!(
-                "what was decided of a job cannot be written; {kept}"
-            ));
+            let what = "what was decided of a job cannot be written; where its claim is still";
+            let then = "there, it is recovered when the project is served again";
+            self.warn(format!("{what} {then}"));
         }
         self.flush();
         Ok(())
@@ -324,21 +318,15 @@ impl<'a> Worker<'a> {
     /// sleeps must not keep the stack that this needs.
     #[inline(never)]
     fn step(&mut self) -> Result<Option<Until>> {
-        let step = match self.unwritten.take() {
-            Some(decision) => {
-                self.write(decision);
-                Step::End
-            }
-            None => decide(&self.jobs, self.closed, now()),
-        };
-        match step {
-            Step::Withdraw(id) => self.withdraw(&id),
-            Step::Recover(claim) => self.recover(*claim)?,
-            Step::Check(claim) => self.check(*claim)?,
-            Step::Start(id) => self.start(&id)?,
-            Step::Wait(until) => return Ok(Some(until)),
-            // Nobody is attended here.
-            Step::End => {}
+        match self.unwritten.take() {
+            Some(decision) => self.write(decision),
+            None => match decide(&self.jobs, self.closed, now()) {
+                Step::Withdraw(id) => self.withdraw(&id),
+                Step::Recover(claim) => self.recover(*claim)?,
+                Step::Check(claim) => self.check(*claim)?,
+                Step::Start(id) => self.start(&id)?,
+                Step::Wait(until) => return Ok(Some(until)),
+            },
         }
         // While something cannot be written, nothing else is done.
         Ok(self.unwritten.as_ref().map(|_| None))
@@ -354,7 +342,7 @@ impl<'a> Worker<'a> {
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
-        self.finished.rest();
+        self.finished.known = None;
         self.lock = None;
         self.spool.rest();
         process::give_back_stack();

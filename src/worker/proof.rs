@@ -21,9 +21,7 @@ impl Worker<'_> {
             return Ok(true);
         };
         let (told, out) = (self.told_of(claim, None), files::in_memory(b"")?);
-        self.jobs.attended = Some(claim.job_id.clone());
-        let ran = self.run_command(argv, told, Some(&out), GATE_MAX);
-        self.jobs.attended = None;
+        let ran = self.run_command(argv, told, Some((&claim.job_id, &out)), GATE_MAX);
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {
                 self.hold_project(Kind::Gate, None);
@@ -61,11 +59,9 @@ impl Worker<'_> {
         };
         let name = job::check_log(id, claim.checks.len() as u32 + 1);
         let out = self.spool.logs()?.create_file(&name)?;
-        self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
         let told = self.told_of(&claim, None);
-        let ran = self.run_command(argv, told, Some(&out), policy.check_timeout);
-        self.jobs.attended = None;
+        let ran = self.run_command(argv, told, Some((id, &out)), policy.check_timeout);
         let (check, by, leftovers) = match ran {
             Ok(ran) => ran,
             Err(error) => {

@@ -8,13 +8,12 @@ impl Worker<'_> {
     pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
         let (mut runs, mut is_unknown) = (Vec::new(), has_lost_state);
         for id in self.spool.marks()?.claims {
-            let claim = match self.spool.read_claim(&id) {
-                Err(error) if error.is_shortage() => return Err(error),
+            let claim = match ours(self.spool.read_claim(&id))? {
                 Err(error) => {
                     self.warn(error);
                     is_unknown = true;
                     // One that tells of no start stands for it, and `recover` ends the job.
-                    Some(self.new_claim(&id, Wall::now(), String::new()))
+                    Some(self.new_claim(&id))
                 }
                 Ok(claim) => claim,
             };
@@ -56,17 +55,14 @@ impl Worker<'_> {
             0 => Err(Error::new("its claim cannot be read")),
             _ => self.read_back(&claim),
         };
-        let finished = match read {
-            Err(error) if !error.is_shortage() => {
-                let text = format!(
-                    "{error}, so nobody knows whether the job was done; job-monitor retry {id} runs it again"
-                );
-                let finished =
-                    Finished::without_run(Some(Fault::new(ErrorKind::Interrupted, text)));
-                self.follow(claim, Next::Publish, finished);
+        let finished = match ours(read)? {
+            Ok(finished) => finished,
+            Err(error) => {
+                let what = "so nobody knows whether the job was done";
+                let text = format!("{error}, {what}; job-monitor retry {id} runs it again");
+                self.fail(claim, Fault::new(ErrorKind::Interrupted, text));
                 return Ok(());
             }
-            other => other?,
         };
         if finished.is_none() && claim.process.is_none() && claim.boot_id == *process::BOOT_ID {
             // The logs are made before the agent is started, and its process is written down soon after.
@@ -74,7 +70,7 @@ impl Worker<'_> {
             return self.undo(claim);
         }
         // A power cut may have taken its log; it was a start all the same.
-        let cut_off = Some(Fault::new(ErrorKind::Interrupted, ""));
+        let cut_off = Fault::new(ErrorKind::Interrupted, "");
         let mut finished = finished.unwrap_or_else(|| Finished::without_run(cut_off));
         let kind = finished.verdict.as_ref().map(|fault| fault.kind);
         if kind != Some(ErrorKind::Interrupted) {

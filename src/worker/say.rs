@@ -25,11 +25,10 @@ impl Worker<'_> {
         let policy = self.post.policy();
         let is_quiet = matches!(hold.kind, Kind::Hours | Kind::Gate);
         if let Some(command) = policy.on_hold.as_ref().filter(|_| !is_quiet) {
-            let kind = hold.kind.word();
             let until = hold.until.map_or(String::new(), |at| at.to_string());
             let told = vec![
                 ("JOB_MONITOR_AGENT", hold.agent.unwrap_or_default()),
-                ("JOB_MONITOR_HOLD", kind),
+                ("JOB_MONITOR_HOLD", hold.kind.word()),
                 ("JOB_MONITOR_REASON", hold.reason),
                 ("JOB_MONITOR_UNTIL", until),
             ];
@@ -98,9 +97,8 @@ impl Worker<'_> {
     /// Whoever else can write there could have removed the document, too.
     pub fn say_foreign(&mut self, id: &JobId) {
         self.view.fresh = false;
-        self.warn(format!(
-            "{id}.md has a result that this monitor did not write, so it is not run; job-monitor retry {id} runs it"
-        ));
+        let what = "has a result that this monitor did not write, so it is not run";
+        self.warn(format!("{id}.md {what}; job-monitor retry {id} runs it"));
     }
 
     /// Says once what is wrong with an entry of the spool.

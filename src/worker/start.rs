@@ -24,6 +24,12 @@ impl From<Error> for No {
     }
 }
 
+impl From<Fault> for No {
+    fn from(fault: Fault) -> No {
+        No::Fault(fault)
+    }
+}
+
 /// What fits a document's wishes, or why nothing does.
 type Fit<T> = std::result::Result<T, String>;
 /// Whether an agent was started, and attended to its end.
@@ -35,68 +41,54 @@ impl Worker<'_> {
     pub fn start(&mut self, id: &JobId) -> Result<()> {
         self.take_place()?;
         self.policy = self.post.policy();
-        let (mut claim, meta, text) = match self.jobs.begun.get(id).cloned() {
-            Some(claim) => {
-                let text = self.text_of(&claim)?;
-                (claim, Meta::default(), text)
-            }
-            None => match self.take(id)? {
-                Some((meta, text)) => {
-                    let claim = self.new_claim(id, meta.mtime(), sha256_hex(&text));
-                    (claim, meta, Some(text))
-                }
-                None => return Ok(()),
-            },
-        };
-        match self.launch(&mut claim, &meta, text) {
+        let known = self.jobs.begun.get(id).cloned();
+        let mut claim = known.unwrap_or_else(|| self.new_claim(id));
+        match self.launch(&mut claim) {
             Ok(()) | Err(No::Wait) => {}
             Err(No::Trouble(error)) => return Err(error),
             // What keeps the agent from working for anybody changes nothing for the job.
             Err(No::Fault(fault)) => match fault.kind.course() {
                 Course::Hold => self.hold_agent(&fault, None),
-                _ => {
-                    let finished = Finished::without_run(Some(fault));
-                    self.follow(claim, Next::Publish, finished);
-                }
+                _ => self.fail(claim, fault),
             },
         }
         Ok(())
     }
 
     /// The claim of a job that was not begun.
-    pub fn new_claim(&self, id: &JobId, created_at: Wall, document_sha256: String) -> Claim {
+    pub fn new_claim(&self, id: &JobId) -> Claim {
         let agent = &self.post.policy().agent;
+        let meta = self.spool.document_meta(id).ok().flatten();
         Claim {
             job_id: id.clone(),
-            created_at,
+            created_at: meta.map_or(Wall::now(), |meta| meta.mtime()),
             queue_position: self.jobs.accepted_at(id),
-            document_sha256,
             agent: agent.name.clone(),
             protocol: agent.protocol,
             ..Claim::default()
         }
     }
 
-    /// Reads a waiting document, if it counts.
-    fn take(&mut self, id: &JobId) -> Result<Option<(Meta, Vec<u8>)>> {
-        let (name, policy) = (id.file_name(), Arc::clone(&self.policy));
-        let (meta, text) = match self.spool.take(id, policy.max_document) {
+    /// Reads the document of a waiting job, if it counts: text, inode, and how long it may be.
+    fn take(&mut self, claim: &mut Claim) -> std::result::Result<(Vec<u8>, Meta, u64), No> {
+        let (id, policy) = (&claim.job_id, Arc::clone(&self.policy));
+        let name = id.file_name();
+        let (meta, text) = match ours(self.spool.take(id, policy.max_document))? {
             Ok(Some(taken)) => taken,
-            Ok(None) => return self.look_at(&name, false).map(|()| None),
-            Err(error) if error.is_shortage() => return Err(error),
+            Ok(None) => {
+                self.look_at(&name, false)?;
+                return Err(No::Wait);
+            }
             Err(error) => {
                 let later = Instant::now() + UNREADABLE_PAUSE;
                 self.jobs.put_off(id, Some(later), None);
                 let what = format!("{error}; the job waits, and it is tried again once a minute");
                 self.tell_of_oddity(&name, &what);
-                return Ok(None);
+                return Err(No::Wait);
             }
         };
-        let is_written = text.is_none();
-        match self
-            .jobs
-            .readiness(id, &meta, is_written, policy.settle, now())
-        {
+        let (jobs, is_written) = (&mut self.jobs, text.is_none());
+        match jobs.readiness(id, &meta, is_written, policy.settle, now()) {
             Readiness::NotYet => {}
             Readiness::Overdue => {
                 self.tell_of_oddity(&name, "it is empty; write the job into it, or remove it");
@@ -110,33 +102,32 @@ impl Worker<'_> {
                 self.jobs.held.insert(id.clone());
                 self.view.fresh = false;
             }
-            Readiness::Ready => return Ok(text.map(|text| (meta, text))),
+            Readiness::Ready => {
+                let text = text.ok_or(No::Wait)?;
+                claim.document_sha256 = sha256_hex(&text);
+                return Ok((text, meta, policy.max_document));
+            }
         }
-        Ok(None)
+        Err(No::Wait)
     }
 
     /// The text that a begun job runs. The daemon may have died before the copy of it was made, a power cut
     /// may have taken the copy: an unchanged document is as good, and is kept then.
     pub fn text_of(&mut self, claim: &Claim) -> Result<Option<Vec<u8>>> {
         let (id, max) = (&claim.job_id, self.policy.max_document);
-        let kept = self.spool.logs()?.read(&id.file_name(), max.max(1 << 20));
-        let kept = match kept {
-            Err(error) if error.is_shortage() => return Err(error),
-            kept => self.or_warn(kept).flatten(),
-        };
+        let kept = ours(self.spool.logs()?.read(&id.file_name(), max.max(1 << 20)))?;
+        let kept = self.or_warn(kept).flatten();
         let is_it = |text: &Vec<u8>| sha256_hex(text) == claim.document_sha256;
         if let Some(text) = kept.filter(is_it) {
             return Ok(Some(text));
         }
-        match self.spool.take(id, max) {
-            Err(error) if error.is_shortage() => Err(error),
-            Ok(Some((_, Some(text)))) if is_it(&text) => {
-                let kept = self.spool.keep_text(id, &text);
-                self.or_warn(kept);
-                Ok(Some(text))
-            }
-            _ => Ok(None),
+        let taken = ours(self.spool.take(id, max))?.ok().flatten();
+        let text = taken.and_then(|(_, text)| text).filter(is_it);
+        if let Some(text) = &text {
+            let kept = self.spool.keep_text(id, text);
+            self.or_warn(kept);
         }
+        Ok(text)
     }
 
     /// Takes in what the job's document wishes. A first start that continues a finished job gets that one's
@@ -177,16 +168,19 @@ impl Worker<'_> {
     }
 
     /// Goes through all that may keep a job from being started now.
-    fn launch(&mut self, claim: &mut Claim, meta: &Meta, text: Option<Vec<u8>>) -> Started {
-        let lost = || No::Fault(Fault::new(ErrorKind::Interrupted, LOST));
-        let text = text.ok_or_else(lost)?;
+    fn launch(&mut self, claim: &mut Claim) -> Started {
         let is_begun = claim.starts > 0;
-        let max = match is_begun {
-            true => u64::MAX,
-            false => self.policy.max_document,
+        let lost = || Fault::new(ErrorKind::Interrupted, LOST);
+        let (text, meta, max) = match is_begun {
+            true => (
+                self.text_of(claim)?.ok_or_else(lost)?,
+                Meta::default(),
+                u64::MAX,
+            ),
+            false => self.take(claim)?,
         };
-        let reject = |reason: String| No::Fault(Fault::new(ErrorKind::Rejected, reason));
-        let mut document = document::check(&text, meta, max).map_err(reject)?;
+        let reject = |reason| Fault::new(ErrorKind::Rejected, reason);
+        let mut document = document::check(&text, &meta, max).map_err(reject)?;
         let wishes = &mut document.wishes;
         self.take_wishes(wishes, claim).map_err(reject)?;
         let (id, now) = (&claim.job_id, Wall::now());
@@ -196,7 +190,9 @@ impl Worker<'_> {
             self.jobs.put_off(id, None, not_before);
             return Err(No::Wait);
         }
-        let (slot, news) = self.board().enter(self.name(), &self.policy, is_begun);
+        let (board, name, policy) = (self.board(), self.name(), &self.policy);
+        let news = board.change(|holds, now| holds.decide(name, policy, now));
+        let slot = board.enter(name, policy, is_begun);
         self.announce(news);
         let slot = slot.map_err(|until| {
             self.closed = Some(until.map(|at| super::now().at(at)));
@@ -217,13 +213,8 @@ impl Worker<'_> {
         let (dialect, path) = (dialect(policy.agent.protocol), context.places.credentials());
         // The files that decide whether the agent is accepted, as they are before it is asked.
         self.used = vec![board::stamp(path.clone())];
-        let credentials = match settings::credentials(&path) {
-            Err(error) if !error.is_shortage() => {
-                let fault = Fault::new(ErrorKind::UnsafeEnv, error.to_string());
-                return Err(No::Fault(fault));
-            }
-            credentials => credentials?,
-        };
+        let unsafe_env = |error: Error| Fault::new(ErrorKind::UnsafeEnv, error.to_string());
+        let credentials = ours(settings::credentials(&path))?.map_err(unsafe_env)?;
         let mut claim = before.clone();
         let because = decide::begin(&mut claim, &policy, process::uuid());
         token.as_str().clone_into(&mut claim.run);
@@ -234,21 +225,19 @@ impl Worker<'_> {
             project,
             claim: &claim,
             policy: &policy,
-            wishes: &document.wishes,
-            body: document.body,
+            document,
             because: because.as_deref(),
             has_skill: dialect.has_skill(&project.path),
             budget_left_usd: policy.max_budget_usd.map(|limit| limit - spent),
             scratch: scratch.as_os_str(),
         };
-        let plan = plan(&assignment, &context.environment, &credentials);
-        let plan = plan.map_err(No::Fault)?;
+        let plan = plan(&assignment, &context.environment, &credentials)?;
         let variable = |name: &str| plan.variable(name).map(Into::into);
         let login = dialect.own_file(dialect.login, &variable);
         self.used.extend(login.map(board::stamp));
         let path = plan.variable("PATH").unwrap_or_default();
         let program = process::find_program(plan.argv[0].as_ref(), path, &project.path)
-            .map_err(|missing| No::Fault(Fault::new(ErrorKind::AgentMissing, missing)))?;
+            .map_err(|missing| Fault::new(ErrorKind::AgentMissing, missing))?;
         self.used.push(board::stamp(program.clone()));
         Ok(self.claim_and_run(claim.clone(), &plan, &program, &token, slot)?)
     }
@@ -262,7 +251,6 @@ impl Worker<'_> {
         token: &Token,
         slot: Slot<'_>,
     ) -> Result<()> {
-        let id = claim.job_id.clone();
         claim.files.clone_from(&plan.files);
         if claim.starts == 1 && self.policy.git {
             let before = git::snapshot(&self.spool);
@@ -270,7 +258,7 @@ impl Worker<'_> {
         }
         // An output that lies there already is of another run: of a job whose result was deleted, or of one
         // whose name ends like ours. After a crash it would be read back as this one's.
-        let output = job::log_name(&id, claim.starts, plan.dialect.ending);
+        let output = job::log_name(&claim.job_id, claim.starts, plan.dialect.ending);
         self.spool.logs()?.remove(&output)?;
         claim.started_at = Wall::now();
         self.spool.write_claim(&claim)?;
@@ -279,12 +267,10 @@ impl Worker<'_> {
             let _ = Dir::create(&scratch_of(token));
         }
         let error = match runner::start(&self.spool, &claim, plan, program, token) {
-            Ok(Ok((agent, output))) => {
-                let finished = self.attend(claim, agent, output, slot);
+            Ok(Ok(run)) => {
+                let finished = self.attend(&mut claim, run, slot);
                 remove_scratch(token);
-                if let Some(claim) = self.jobs.begun.get(&id).cloned() {
-                    self.conclude(claim, finished);
-                }
+                self.conclude(claim, finished);
                 return Ok(());
             }
             Ok(Err(error)) => Ok(error),
@@ -296,8 +282,8 @@ impl Worker<'_> {
         let error = error?;
         if !process::is_missing(&error) {
             let text = Error::io("start", program, error).to_string();
-            let verdict = Some(Fault::new(ErrorKind::SpawnFailed, text));
-            self.conclude(claim, Finished::without_run(verdict));
+            let fault = Fault::new(ErrorKind::SpawnFailed, text);
+            self.conclude(claim, Finished::without_run(fault));
             return Ok(());
         }
         self.jobs.set(claim);
@@ -312,22 +298,22 @@ impl Worker<'_> {
 
     /// Attends a running agent; nothing that fails may make us forget it. What it does not need is done
     /// now: on a busy machine, whatever is done before its first instruction delays it.
-    fn attend(&mut self, claim: Claim, agent: Agent, output: Output, slot: Slot<'_>) -> Finished {
-        let id = claim.job_id.clone();
+    fn attend(&mut self, claim: &mut Claim, run: (Agent, Output), slot: Slot<'_>) -> Finished {
+        let (id, (agent, output), mut slot) = (claim.job_id.clone(), run, slot);
         let lifted = slot.started();
         self.say_lifted(lifted, "its agent has started");
-        self.say_started(&claim);
+        self.say_started(claim);
         self.jobs.set(claim.clone());
         self.jobs.attended = Some(id.clone());
         self.view.fresh = false;
         let mut has_answered = false;
         let policy = Arc::clone(&self.policy);
-        let finished = output.attend(agent, &policy, &mut |agent, report| {
+        let finished = output.attend(agent, &policy, true, &mut |agent, report| {
             if report.answered && !has_answered {
                 has_answered = true;
-                self.answered(&claim);
+                self.answered(claim);
             }
-            self.note_process(&id, agent);
+            self.note_process(claim, agent);
             self.keep_text(&id);
             process::reap_orphans();
             self.look_while_running(&id)
@@ -339,21 +325,18 @@ impl Worker<'_> {
 
     /// Writes the agent's process into its claim, and the whole claim again where `state/` was lost: after a
     /// crash the job would be started a second time.
-    fn note_process(&mut self, id: &JobId, agent: &Agent) {
-        let Some(mut claim) = self.jobs.begun.get(id).cloned() else {
-            return;
-        };
-        let is_known = claim.process.is_some();
-        claim.process = claim.process.or_else(|| agent.identity());
-        let is_news = claim.process.is_some() && !is_known;
-        let place = match self.spool.has_claim(id) {
+    fn note_process(&mut self, claim: &mut Claim, agent: &Agent) {
+        let process = claim.process.or_else(|| agent.identity());
+        let place = match self.spool.has_claim(&claim.job_id) {
             false => self.take_place(),
-            true if is_news => Ok(()),
+            true if process != claim.process => Ok(()),
             true => return,
         };
-        let written = place.and_then(|()| self.spool.write_claim(&claim));
-        if self.is_well("claim", &written) {
-            self.jobs.set(claim);
+        let before = std::mem::replace(&mut claim.process, process);
+        let written = place.and_then(|()| self.spool.write_claim(claim));
+        match self.is_well("claim", &written) {
+            true => self.jobs.set(claim.clone()),
+            false => claim.process = before,
         }
     }
 
@@ -370,7 +353,7 @@ impl Worker<'_> {
         // Trouble with the directories can wait until the agent is done; the bell is heard on.
         let _ = self.hear(None);
         let is_cancelled = match decide::decide(&self.jobs, None, now()) {
-            Step::End => true,
+            Step::Withdraw(this) if this == *id => true,
             Step::Withdraw(other) if self.unwritten.is_none() => {
                 self.withdraw(&other);
                 false

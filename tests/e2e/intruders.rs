@@ -498,8 +498,8 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
         let output = traced(args).output().unwrap();
         assert!(output.status.code().is_some(), "{args:?}: {output:?}");
     }
-    let lock = fs::read_to_string(space.state().join("daemon.lock")).unwrap();
-    let pid = nix::unistd::Pid::from_raw(lock.trim().parse().unwrap());
+    let pid = space.run(&["list", "--json"]).json()["daemon"]["pid"].as_i64();
+    let pid = nix::unistd::Pid::from_raw(pid.unwrap() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     wait_until("the daemon's end", || daemon.try_wait().unwrap().is_some());
     let trace = fs::read_to_string(&trace).unwrap();

@@ -2,7 +2,6 @@
 //! and the way out.
 
 use crate::space::Space;
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use std::fs;
 
@@ -128,19 +127,4 @@ fn releasing_a_job_that_was_only_interrupted_releases_nothing() {
     space.kill();
     let told = space.run(&["release", ID]).ok();
     assert!(told.starts_with(&format!("{ID} is not held; ")), "{told}");
-}
-
-/// A daemon that starts holds its lock before its number stands there.
-#[test]
-fn restart_never_names_a_process_that_there_is_not() {
-    let space = Space::new();
-    fs::create_dir_all(space.state()).unwrap();
-    let lock = fs::File::create(space.state().join("daemon.lock")).unwrap();
-    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
-    // Nothing that could restart anything of the user's.
-    space.env("PATH", "/nowhere");
-    let ran = space.run(&["restart"]);
-    assert_eq!(ran.status, 1, "{ran:?}");
-    assert!(ran.stderr.contains("systemctl"), "{ran:?}");
-    assert!(!ran.stderr.contains("kill"), "{ran:?}");
 }

@@ -137,7 +137,6 @@ impl Daemon {
                     self.waits = until;
                     return Ok(());
                 }
-                Step::End => unreachable!("nobody is attended"),
             }
         }
     }
@@ -314,10 +313,10 @@ impl Daemon {
         if agent_runs || check_runs {
             passing(self.hear(world))?;
             match decide(&self.jobs, None, now(world)) {
+                Step::Withdraw(this) if this == *id => {}
                 Step::Withdraw(other) if self.unwritten.is_none() => {
                     return self.withdraw(world, &other);
                 }
-                Step::End => {}
                 _ => return Ok(()),
             }
         }
