@@ -352,7 +352,14 @@ mod tests {
             resumes: false,
             because: None,
         };
-        let credentials = [("B", "file"), ("C", "file"), ("DISABLE_AUTOUPDATER", "0")];
+        // The marks of the job are nobody's to choose.
+        let mark = (RUN_VARIABLE, "file");
+        let credentials = [
+            ("B", "file"),
+            ("C", "file"),
+            ("DISABLE_AUTOUPDATER", "0"),
+            mark,
+        ];
         let plan = planned(&policy(Protocol::Claude), &fresh, false, &credentials);
         let get = |name: &str| {
             let mut all = plan
@@ -368,6 +375,7 @@ mod tests {
             (get("A"), get("B"), get("C")),
             (Some("base"), Some("agent"), Some("file"))
         );
+        assert_eq!(get(RUN_VARIABLE), Some("token"));
         assert_eq!(get("DISABLE_AUTOUPDATER"), Some("0"));
         assert_eq!(get("CLAUDE_CODE_MAX_RETRIES"), None);
         assert_eq!(get("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"), Some("1"));

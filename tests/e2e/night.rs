@@ -1,6 +1,7 @@
 //! Faults of a bad night (issue 12), each through the built program.
 
 use crate::claude_standin::{ahead, script, stand_in, starts};
+use crate::registry::is_free;
 use crate::space::{Project, Space, replace, wait_until};
 use serde_json::{Value, json};
 use std::fs;
@@ -50,6 +51,23 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
     let nothing = || !space.run(&["queue"]).ok().contains("Left alone");
     wait_until("the queue to show what is there", nothing);
+}
+
+#[test]
+fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    let result = project.results(&format!("{ID}.json"));
+    fs::write(&result, r#"{"status": "completed"}"#).unwrap();
+    space.start();
+    wait_until("the project to be let go", || is_free(&project));
+    assert_eq!(space.stop(), 0);
+    fs::remove_file(result).unwrap();
+    space.start();
+    space.wait_log(&format!("job-monitor retry {ID}"));
+    assert_eq!(project.made("ran"), "");
 }
 
 /// Fault 16.

@@ -28,8 +28,9 @@ setsid sh -c 'trap "" TERM HUP INT; echo "deaf-session $$" >> "$0"; while :; do 
 sh -c 'trap "" HUP; echo "stopped $$" >> "$0"; kill -STOP $$; sleep 600' "$pids" &
 setsid sh -c 'trap "" HUP; echo "stopped-session $$" >> "$0"; kill -STOP $$; sleep 600' "$pids" &
 env -i "PATH=$PATH" sh -c 'echo "nameless $$" >> "$0"; exec sleep 600' "$pids" &
+env -i "PATH=$PATH" timeout 600 sh -c 'echo "nameless-group $$" >> "$0"; exec sleep 600' "$pids" &
 env -i "PATH=$PATH" setsid sh -c 'cd /; echo "nameless-session $$" >> "$0"; exec env -i sleep 600' "$pids" &
-while [ "$(wc -l < "$pids")" -lt 10 ]; do echo waiting; sleep 0.02; done
+while [ "$(wc -l < "$pids")" -lt 11 ]; do echo waiting; sleep 0.02; done
 echo $$ > .ready; mv .ready ready; . ./tail"#;
 
 /// What documents have the agent itself do in the end.
@@ -52,7 +53,7 @@ impl Zoo {
             (kind.to_owned(), pid.parse().unwrap())
         };
         let zoo = Zoo(lines.lines().map(pair).collect());
-        assert_eq!(zoo.0.len(), 10, "{lines}");
+        assert_eq!(zoo.0.len(), 11, "{lines}");
         zoo
     }
 
@@ -293,7 +294,7 @@ fn what_a_killed_daemon_s_agent_left_is_found_by_token_and_by_the_agent_s_identi
     // Where the agent is gone, too, its number proves nothing any more, and the token alone must do.
     let rows: [(&str, &[&str]); 2] = [
         ("alive", &["nameless-session"]),
-        ("gone", &["nameless-session", "nameless"]),
+        ("gone", &["nameless-session", "nameless", "nameless-group"]),
     ];
     for (agent, spared) in rows {
         let space = Space::new();
@@ -311,7 +312,7 @@ fn what_a_killed_daemon_s_agent_left_is_found_by_token_and_by_the_agent_s_identi
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
             wait_until("the agent's end", || !is_alive(pid));
         }
-        assert_eq!(zoo.alive().len(), 10, "they died with the daemon");
+        assert_eq!(zoo.alive().len(), 11, "they died with the daemon");
         space.start();
         assert_eq!(project.wait_result(ID)["error_kind"], "interrupted");
         zoo.assert_gone(agent, spared);

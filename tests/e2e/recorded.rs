@@ -1,7 +1,7 @@
 //! Every recorded run, played by a program through the whole monitor: same bytes, same exit, same standard
 //! error. What each must come to stands in `tests/fixtures/expect.tsv`, by which the unit tests judge, too.
 
-use crate::space::{Project, Space, wait_until};
+use crate::space::{BOUND, Project, Space, wait_longer};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -51,8 +51,10 @@ fn every_recorded_run_comes_to_what_the_table_says() {
             let claim: Value = serde_json::from_str(claim.lines().next()?).ok()?;
             Some(claim["suspended"]["kind"].clone()).filter(|kind| !kind.is_null())
         };
-        wait_until(&what, || {
-            project.result(ID).is_some() || suspended().is_some()
+        // All of them run meanwhile.
+        wait_longer(BOUND * 4, &what, || {
+            let is_over = project.result(ID).is_some() || suspended().is_some();
+            is_over.then_some(())
         });
         let Some(result) = project.result(ID) else {
             // A hold, or another try, which is no business of this table.

@@ -1,7 +1,10 @@
 //! What is left after a crash, a stop or a second daemon: each row of the table of states, laid
 //! out on disk or brought about by `kill -9`.
 
-use crate::space::{BOUND, Project, Space, is_alive, remove_dir, spawn, wait_for, wait_until};
+use crate::registry::is_free;
+use crate::space::{
+    BOUND, Project, Space, is_alive, remove_dir, spawn, wait_for, wait_longer, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -132,6 +135,31 @@ fn after_kill_9_survivors_are_ended_and_on_interrupt_decides() {
 }
 
 #[test]
+fn a_job_that_was_begun_goes_on_with_its_agent_whatever_the_settings_say_since() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    space.set(json!({"on_interrupt": "rerun"}));
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, &"x".repeat(2000));
+    wait_running(&project);
+    let kept = project.logs(&format!("{ID}.md"));
+    wait_until("the copy of the text", || kept.exists());
+    space.kill();
+    let agent = |path| json!({"command": [path], "protocol": "plain"});
+    let own = agent(space.root().join("bin/agent"));
+    let other = agent(space.program("other", "cat > /dev/null; echo other"));
+    let agents = json!({"agent": own, "other": other});
+    space.set(json!({"agent": "other", "agents": agents, "max_document": "1 KiB"}));
+    fs::write(project.path.join("go"), "").unwrap();
+    space.start();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "completed", "{result}");
+    assert_eq!(result["agent"], "agent");
+    assert_eq!(ran(&project), [ID, ID]);
+}
+
+#[test]
 fn a_job_is_claimed_before_its_agent_takes_its_first_step() {
     let space = Space::new();
     space.plain_agent(
@@ -166,7 +194,8 @@ fn killed_at_any_moment_the_daemon_starts_no_job_twice_and_loses_none() {
         space.kill();
     }
     space.start();
-    project.wait_result(&ids[ids.len() - 1]);
+    let last = &ids[ids.len() - 1];
+    wait_longer(BOUND * 4, "all results", || project.result(last));
     let mut starts: BTreeMap<String, u32> = BTreeMap::new();
     for id in ran(&project) {
         *starts.entry(id).or_default() += 1;
@@ -451,6 +480,21 @@ fn a_claim_without_logs_and_process_is_of_a_start_that_never_was() {
 }
 
 #[test]
+fn a_claim_that_another_monitor_left_while_this_one_rested_is_seen_to_first() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; ls jobs/results > seen");
+    let project = space.project("alpha");
+    space.start();
+    wait_until("the project to be let go", || is_free(&project));
+    let process = json!({"process": {"pid": 1, "start_time": 1}});
+    lay_claim(&project, ID, &claim(ID, process));
+    project.submit(NEXT, "x");
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    assert_eq!(project.wait_result(ID)["error_kind"], "interrupted");
+    assert!(project.made("seen").contains(ID));
+}
+
+#[test]
 fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
     let space = Space::new();
     space.plain_agent(GATED);
@@ -589,6 +633,8 @@ fn a_second_daemon_of_the_same_user_is_refused_with_status_5() {
     space.start();
     space.kill();
     space.start();
+    let list = space.run(&["list", "--json"]).json();
+    assert_eq!(list["daemon"]["pid"], space.pid());
 }
 
 #[test]

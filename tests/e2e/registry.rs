@@ -80,7 +80,7 @@ fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
 }
 
 /// Whether no daemon holds a project's lock.
-fn is_free(project: &Project) -> bool {
+pub fn is_free(project: &Project) -> bool {
     let Ok(file) = fs::File::open(project.state(".lock")) else {
         return true;
     };
@@ -92,7 +92,7 @@ fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled
     let space = Space::new();
     space.plain_agent(GATED);
     let bystander = Bystander::new(&space);
-    let project = space.project("alpha");
+    let project = space.project_with("alpha", json!({"check": ["true"]}));
     space.start();
     bystander.run();
     project.submit(ID, "x");
@@ -104,6 +104,7 @@ fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled
     go(&project);
     let result = project.wait_result(ID);
     assert_eq!(result["status"], "completed", "{result}");
+    assert_eq!(result["checks"].as_array().unwrap().len(), 1, "{result}");
     wait_until("the project to be let go", || is_free(&project));
     assert!(project.result(NEXT).is_none() && project.claim(NEXT).is_none());
 
@@ -133,6 +134,30 @@ fn a_project_that_is_enabled_again_while_its_last_job_still_runs_goes_on() {
         assert_eq!(result["status"], "completed", "{result}");
         assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
     }
+}
+
+#[test]
+fn a_project_that_is_renamed_while_its_job_runs_is_served_once_that_has_ended() {
+    let space = Space::new();
+    space.plain_agent(GATED);
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("ran");
+    space.edit_registry(|projects| {
+        let entry = projects.remove("alpha").unwrap();
+        projects.insert("omega".to_owned(), entry);
+    });
+    // An edit that is told after the first shows that both were taken in.
+    set(&space, "omega", "enabled", json!(false));
+    space.wait_log("Project 'omega' is disabled, skipping");
+    set(&space, "omega", "enabled", json!(true));
+    std::thread::sleep(Duration::from_millis(300));
+    project.submit(NEXT, "x");
+    go(&project);
+    assert_eq!(project.wait_result(ID)["project"], "alpha");
+    assert_eq!(project.wait_result(NEXT)["project"], "omega");
+    assert!(!space.log().contains("unavailable"), "{}", space.log());
 }
 
 #[test]

@@ -889,6 +889,24 @@ case "$JOB_MONITOR_DURATION" in [0-9]*) ;; *) exit 1;; esac"#,
 }
 
 #[test]
+fn what_on_finish_starts_on_purpose_outlives_it_and_the_next_job() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; sleep 600 &");
+    let hook = space.program("hook", "sleep 600 > /dev/null 2>&1 & echo $! >> hooked");
+    space.set(json!({"on_finish": [hook]}));
+    let project = space.project("alpha");
+    space.start();
+    let last = "job-20260101-120001-last";
+    project.submit(ID, "x");
+    project.submit(last, "x");
+    assert_eq!(project.wait_result(last)["leftovers"], 1);
+    wait_until("both hooks", || project.made("hooked").lines().count() == 2);
+    for pid in project.made("hooked").lines() {
+        assert!(is_alive(pid.parse().unwrap()), "{pid} was ended");
+    }
+}
+
+#[test]
 fn a_failing_on_finish_is_told_and_changes_nothing() {
     let space = Space::new();
     space.plain_agent("cat >/dev/null");

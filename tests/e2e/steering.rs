@@ -2,10 +2,12 @@
 //! anything changes, and what is said of what will happen.
 
 use crate::space::{Project, Ran, Space, effects_in, job_monitor, lacks, spawn, wait_until};
+use job_monitor::time::Wall;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const OLD: &str = "job-20260101-110000-rotate-keys";
 const NEW: &str = "job-20260101-120000-fix-login";
@@ -370,6 +372,33 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
     assert_eq!(documents(&project), [format!("{NEW}.md")]);
     assert!(project.result(&longer).is_some() && project.logs(&format!("{longer}.md")).exists());
     assert!(!project.logs(&format!("{OLD}.patch")).exists());
+}
+
+#[test]
+fn a_document_of_the_future_does_not_take_new_ones_along() {
+    let space = Space::new();
+    let project = space.project("alpha");
+    let ahead = Wall::now().plus(Duration::from_secs(2 * 3600)).stamp();
+    project.submit(&format!("job-{ahead}-mistake"), "x");
+    let text = space.root().join("text.md");
+    fs::write(&text, "x").unwrap();
+    let id = space.run(&["submit", text.to_str().unwrap()]).ok();
+    assert!(id < format!("job-{ahead}"), "{id}");
+}
+
+#[test]
+fn what_lies_there_already_is_held_before_its_project_is_registered() {
+    let space = Space::new();
+    let project = Project::at(&space.root().join("fresh"));
+    project.create_dirs();
+    project.submit(OLD, "x");
+    let effects = effects_in(&[project.state(""), space.config()], || {
+        let path = project.path.to_str().unwrap();
+        space.run(&["register", path]).ok();
+    });
+    let came = |name: &str| effects.iter().position(|one| *one == format!("+{name}"));
+    let (held, registered) = (came(&format!("{OLD}.hold")), came("registered.json"));
+    assert!(held.is_some() && held < registered, "{effects:?}");
 }
 
 #[test]
