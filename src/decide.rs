@@ -94,8 +94,8 @@ impl Now {
 pub struct Jobs {
     /// What is known of the documents of those that wait.
     pub waiting: BTreeMap<JobId, Standing>,
-    /// The claims of those that were begun.
-    pub begun: BTreeMap<JobId, Claim>,
+    /// The claims of those that were begun. A map makes room for eleven at once, and a claim is large.
+    pub begun: BTreeMap<JobId, Box<Claim>>,
     /// The job whose agent or check runs just now.
     pub attended: Option<JobId>,
     /// Jobs with a cancel mark.
@@ -114,7 +114,7 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     }
     let mut begun = jobs.begun.values();
     if let Some(claim) = begun.clone().find(|claim| is_interrupted(claim)) {
-        return Step::Recover(Box::new(claim.clone()));
+        return Step::Recover(claim.clone());
     }
     // A job that was begun keeps its place at the head, and its project waits for it.
     if let Some(claim) = begun.next() {
@@ -122,7 +122,7 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
         return match (due.filter(|at| *at > now.wall), closed) {
             (Some(at), _) => Step::Wait(Some(now.at(at))),
             (None, Some(until)) => Step::Wait(until),
-            _ if claim.checking => Step::Check(Box::new(claim.clone())),
+            _ if claim.checking => Step::Check(claim.clone()),
             _ if jobs.held.contains(&claim.job_id) => Step::Wait(None),
             _ => Step::Start(claim.job_id.clone()),
         };
@@ -145,10 +145,15 @@ impl Jobs {
         self.waiting.contains_key(id) || self.begun.contains_key(id)
     }
 
+    /// The claim of a job that was begun.
+    pub fn claim(&self, id: &JobId) -> Option<&Claim> {
+        self.begun.get(id).map(Box::as_ref)
+    }
+
     /// A job is begun, or is further than it was.
     pub fn set(&mut self, claim: Claim) {
         self.waiting.remove(&claim.job_id);
-        self.begun.insert(claim.job_id.clone(), claim);
+        self.begun.insert(claim.job_id.clone(), claim.into());
     }
 
     /// Forgets a job: it is finished with, or its document is gone.

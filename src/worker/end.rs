@@ -159,7 +159,7 @@ impl Worker<'_> {
     /// Ends a job that a person cancelled, while nothing of it runs. Where that cannot be written while
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
-        let known = self.jobs.begun.get(id).cloned();
+        let known = self.jobs.claim(id).cloned();
         let is_interrupted = known.as_ref().is_some_and(decide::is_interrupted);
         let mut claim = known.unwrap_or_else(|| self.new_claim(id));
         let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
@@ -207,7 +207,7 @@ impl Worker<'_> {
         let Decision { claim, end } = decision;
         let id = claim.job_id.clone();
         let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);
-        let before = self.jobs.begun.get(&id).map_or(0.0, cost);
+        let before = self.jobs.claim(&id).map_or(0.0, cost);
         let (name, spent) = (self.name(), cost(&claim) - before);
         let spend = |holds: &mut Holds, now| holds.ledger.add(name, spent, now);
         self.board().change(spend);

@@ -148,7 +148,7 @@ impl Worker<'_> {
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
             let policy = self.post.policy();
-            let claim = self.jobs.begun.get(&id);
+            let claim = self.jobs.claim(&id);
             let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
             let of = Some((self.name(), agent.as_str()));
             let lifted = self.board().change(|holds, _| holds.release(of));

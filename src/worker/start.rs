@@ -41,7 +41,7 @@ impl Worker<'_> {
     pub fn start(&mut self, id: &JobId) -> Result<()> {
         self.take_place()?;
         self.policy = self.post.policy();
-        let known = self.jobs.begun.get(id).cloned();
+        let known = self.jobs.claim(id).cloned();
         let mut claim = known.unwrap_or_else(|| self.new_claim(id));
         match self.launch(&mut claim) {
             Ok(()) | Err(No::Wait) => {}

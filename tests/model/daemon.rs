@@ -145,7 +145,7 @@ impl Daemon {
     pub fn stop(&mut self, world: &mut World) -> Done {
         world.check = None;
         if let Some(id) = self.jobs.attended.take()
-            && let Some(claim) = self.jobs.begun.get(&id).cloned()
+            && let Some(claim) = self.jobs.claim(&id).cloned()
             && !claim.checking
         {
             let said = world.end_agent();
@@ -214,7 +214,7 @@ impl Daemon {
 
     /// Starts a job, unless its document does not count yet or its agent is held: `None`.
     fn begin(&mut self, world: &mut World, id: &JobId, closed: &mut Option<Until>) -> Option<Done> {
-        let (claim, version) = match self.jobs.begun.get(id).cloned() {
+        let (claim, version) = match self.jobs.claim(id).cloned() {
             Some(claim) => {
                 let of_claim = |version: &u32| version.to_string() == claim.document_sha256;
                 let kept = world.disk.kept.get(id).copied().filter(of_claim);
@@ -325,7 +325,7 @@ impl Daemon {
             false => By::Itself,
         };
         self.jobs.attended = None;
-        let claim = self.jobs.begun.get(id).cloned();
+        let claim = self.jobs.claim(id).cloned();
         let claim = claim.expect("it is attended");
         if claim.checking {
             return self.conclude_check(world, claim, by);
@@ -416,7 +416,7 @@ impl Daemon {
     }
 
     fn withdraw(&mut self, world: &mut World, id: &JobId) -> Done {
-        let claim = self.jobs.begun.get(id).cloned();
+        let claim = self.jobs.claim(id).cloned();
         let claim = claim.unwrap_or_else(|| new_claim(id, 0, world));
         let kind = Some(ErrorKind::Cancelled);
         self.publish(world, claim, kind)
