@@ -320,3 +320,29 @@ impl Drop for Slot<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn only_another_job_s_answer_that_came_since_counts() {
+        let path = std::env::temp_dir().join(format!("job-monitor-board-{}", std::process::id()));
+        let (bell, _ear) = crate::watch::bell();
+        let board = Board::open(Dir::create(&path).unwrap(), &bell);
+        let claim = |id| Claim {
+            job_id: JobId::parse(id).unwrap(),
+            agent: "a".to_owned(),
+            ..Claim::default()
+        };
+        let mine = claim("job-20260130-143000-mine");
+        let other = claim("job-20260130-143001-other");
+        board.answered("p", &other);
+        let later = Wall::now().plus(Duration::from_secs(1));
+        let answered = |claim, since| board.others_answered("p", claim, since);
+        assert!(answered(&mine, Wall(0)) && !answered(&mine, later));
+        assert!(!answered(&other, Wall(0)));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -441,6 +441,8 @@ fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its
             let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "umask {umask:03o}: {}", path.display());
         }
+        let mode = fs::metadata(space.state()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "umask {umask:03o}: the daemon's own state");
     }
 }
 
