@@ -269,6 +269,7 @@ fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
         "CLAUDE_CODE_ENTRYPOINT",
         "CLAUDE_CODE_SESSION_ID",
         "CLAUDE_PID",
+        "GLIBC_TUNABLES",
     ] {
         space.env(mark, "1");
     }
@@ -289,6 +290,7 @@ fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
             "CLAUDE_CODE_ENTRYPOINT",
             "CLAUDE_CODE_SESSION_ID",
             "CLAUDE_PID",
+            "GLIBC_TUNABLES",
         ] {
             assert_eq!(variable(project, 1, mark), None, "{mark}");
         }
