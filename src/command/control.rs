@@ -9,13 +9,13 @@ const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 /// Does what was asked for to each job that is meant. A job with which it cannot be done does not keep
 /// others from it.
 pub(super) fn steer(scope: &Scope, asked: &Asked) -> Outcome {
-    let (jobs, mut exit) = (jobs(scope, asked)?, Exit::Done);
     if asked.command == "release" && asked.all {
         let records = board::read_decided(&scope.places, &scope.entries);
         let holds = counted(records.all(Wall::now()).len() as u64, "hold");
         board::ask_release(&scope.places.state)?;
         render::print(&format!("Lifted {holds} of agents and projects\n"))?;
     }
+    let (jobs, mut exit) = (jobs(scope, asked)?, Exit::Done);
     if jobs.is_empty() {
         render::print(&format!("No job to {}\n", asked.command))?;
     }
@@ -44,6 +44,8 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
     let Job { id, spool } = job;
     let told = match (asked.command, scope.standing(job)?) {
         ("retry", standing) => again(scope, job, &standing)?.to_string(),
+        // It was not when all were looked for.
+        (_, Standing::Done(_)) if asked.all => return Ok(None),
         (_, Standing::Done(result)) => {
             let status = Finished::read(&result).word();
             return Err(Error::new(format!("{id} is finished already ({status})")));
