@@ -106,7 +106,9 @@ pub struct Jobs {
 
 /// The next step. `closed` is until when no agent may be started, as the board said.
 pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
-    if let Some(id) = jobs.cancelled.iter().find(|id| jobs.has(id)) {
+    // Before all others the one that runs: their results may not be writable just now.
+    let mut ids = jobs.attended.iter().chain(&jobs.cancelled);
+    if let Some(id) = ids.find(|id| jobs.cancelled.contains(*id) && jobs.has(id)) {
         return Step::Withdraw(id.clone());
     }
     if jobs.attended.is_some() {
@@ -897,7 +899,8 @@ mod tests {
         jobs.set(begun);
         jobs.attended = Some(id("b"));
         assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("c")));
-        jobs.cancelled = ids(&["b"]);
+        // What runs is ended first: a result of another one that cannot be written must not keep it alive.
+        jobs.cancelled = ids(&["a", "b"]);
         assert_eq!(decide(&jobs, None, now), Step::Withdraw(id("b")));
     }
 }

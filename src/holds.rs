@@ -601,7 +601,8 @@ impl Ledger {
         match project {
             _ if self.day != now.day() => 0.0,
             Some(project) => self.projects.get(project).copied().unwrap_or(0.0),
-            None => self.projects.values().sum(),
+            // Of nothing, the sum is -0.
+            None => 0.0 + self.projects.values().sum::<f64>(),
         }
     }
 
@@ -974,6 +975,8 @@ mod tests {
     #[test]
     fn a_day_s_money_is_counted_by_project_and_over_all() {
         let mut ledger = Ledger::default();
+        ledger.add("p", 0.0, NOW);
+        assert_eq!(format!("{:.2}", ledger.spent(None, NOW)), "0.00");
         ledger.add("p", 1.5, NOW);
         ledger.add("q", 1.0, NOW);
         ledger.add("q", f64::NAN, NOW);

@@ -141,7 +141,7 @@ pub fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
 /// (SPEC 7).
 pub fn cost_of(claim: &Claim) -> Option<f64> {
     let told = claim.attempts.iter();
-    let told = told.filter_map(|one| Some((one.session_id.as_deref(), one.cost_usd?)));
+    let told = told.filter_map(|one| Some((one.session_id.as_deref(), one.cost_usd?.max(0.0))));
     let mut sessions: BTreeMap<Option<&str>, f64> = told.collect();
     if let Some(before) = &claim.inherited
         && let Some(total) = sessions.get_mut(&Some(&*before.session_id))
@@ -204,6 +204,9 @@ mod tests {
             attempt("b", Some(0.1)),
             attempt("a", None),
         ];
+        assert_eq!(cost_of(&claim), Some(0.4));
+        // A total that nobody can have makes no other session cheaper.
+        claim.attempts.push(attempt("c", Some(-5.0)));
         assert_eq!(cost_of(&claim), Some(0.4));
         claim.inherited = Some(Inherited {
             session_id: "a".to_owned(),

@@ -84,7 +84,10 @@ pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Amo
         }
         let is_quiet = dying.is_empty() && !unseen;
         quiet = if is_quiet { quiet + 1 } else { 0 };
-        std::thread::sleep(PAUSE);
+        // The next start waits for this: no longer than the second look needs.
+        if dying.is_empty() && quiet < 2 {
+            std::thread::sleep(PAUSE);
+        }
     }
     reap_orphans();
     (killed, quiet == 2)

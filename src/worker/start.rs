@@ -169,7 +169,7 @@ impl Worker<'_> {
 
     /// Goes through all that may keep a job from being started now.
     fn launch(&mut self, claim: &mut Claim) -> Started {
-        let is_begun = claim.starts > 0;
+        let is_begun = self.jobs.begun.contains_key(&claim.job_id);
         let lost = || Fault::new(ErrorKind::Interrupted, LOST);
         let (text, meta, max) = match is_begun {
             true => (

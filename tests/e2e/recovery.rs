@@ -81,6 +81,23 @@ pub fn lay_claim(project: &Project, id: &str, text: &str) {
     fs::write(project.state(&format!("{id}.claim")), text).unwrap();
 }
 
+/// No claim of ours counts no start; one that does ends its job all the same, and keeps nothing busy.
+#[test]
+fn a_suspended_claim_of_no_start_is_gone_on_with() {
+    let space = Space::new();
+    space.plain_agent("cat");
+    let project = space.project("alpha");
+    project.submit(ID, "x");
+    let suspended = json!({"kind": "network", "error": "", "retry_at": null, "afresh": true});
+    lay_claim(
+        &project,
+        ID,
+        &claim(ID, json!({"starts": 0, "suspended": suspended})),
+    );
+    space.start();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+}
+
 // --- kill -9 ---
 
 #[test]
