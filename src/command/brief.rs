@@ -51,7 +51,7 @@ pub(super) const ITS_TURN: &str = "waits for its turn";
 pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> {
     let (Job { id, spool }, now) = (job, Wall::now());
     Ok(match at {
-        Standing::Done(result) => Finished::read(result).line(),
+        Standing::Done(result) => ResultView::read(result).line(),
         Standing::Running(claim) => {
             let doing = action(spool, claim, now)?;
             format!("{}: {doing}", running_for(claim, now))

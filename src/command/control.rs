@@ -47,7 +47,7 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
         // It was not when all were looked for.
         (_, Standing::Done(_)) if asked.all => return Ok(None),
         (_, Standing::Done(result)) => {
-            let status = Finished::read(&result).word();
+            let status = ResultView::read(&result).word();
             return Err(Error::new(format!("{id} is finished already ({status})")));
         }
         ("cancel", _) => {

@@ -12,7 +12,7 @@ pub(super) fn diff(scope: &Scope, job: &Job, stat: bool) -> Result<()> {
         let text = format!("{id} is not finished; its patch is made at its end");
         return Err(Error::new(text));
     };
-    let change = Finished::read(result).git;
+    let change = ResultView::read(result).git;
     let none = || Error::new(format!("{id} has no record of change"));
     let line = change_line(&change.ok_or_else(none)?);
     let name = format!("{id}.patch");

@@ -55,7 +55,7 @@ type Piece = (Wall, String, String);
 fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, bool)> {
     let (starts, checks, grows): (Vec<Wall>, Vec<Check>, bool) = match standing {
         Standing::Done(result) => {
-            let result = Finished::read(result);
+            let result = ResultView::read(result);
             let starts = result.attempts.iter().map(|start| start.started_at);
             (starts.collect(), result.checks, false)
         }
@@ -123,7 +123,7 @@ pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
             let is_first = told == 0 && log.is_none();
             seam(asked, &course(scope, job, &standing)?, is_first)?;
             return Ok(match &standing {
-                Standing::Done(of) if !Finished::read(of).is_completed() => Exit::NotCompleted,
+                Standing::Done(of) if !ResultView::read(of).is_completed() => Exit::NotCompleted,
                 _ => Exit::Done,
             });
         }

@@ -60,7 +60,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::stat;
 use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
 use queue::{Ground, Seen, put_off};
-use result::{Ending, Finished, Newest, Start, change_line, counted};
+use result::{Ending, Newest, ResultView, Start, change_line, counted};
 use scope::{Job, NO_PROJECT, Scope, Standing, each_id, open_ids, refuse_own_wait, standing_in};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};

@@ -16,7 +16,7 @@ const AUDIT_GOOD: f64 = 70.0;
 /// while it is read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Finished {
+pub(super) struct ResultView {
     pub status: Option<String>,
     pub started_at: Option<Wall>,
     pub completed_at: Option<Wall>,
@@ -111,29 +111,29 @@ impl Ending {
     }
 }
 
-impl Finished {
+impl ResultView {
     /// What a result tells; one that cannot be read, only that.
-    pub(super) fn read(file: &File) -> Finished {
-        parse(file).unwrap_or_else(|_| Finished::unreadable())
+    pub(super) fn read(file: &File) -> ResultView {
+        parse(file).unwrap_or_else(|_| ResultView::unreadable())
     }
 
-    fn unreadable() -> Finished {
-        Finished {
+    fn unreadable() -> ResultView {
+        ResultView {
             status: Some("unreadable".to_owned()),
-            ..Finished::default()
+            ..ResultView::default()
         }
     }
 
     /// The result of a job.
-    pub(super) fn of(spool: &Spool, id: &JobId) -> Finished {
+    pub(super) fn of(spool: &Spool, id: &JobId) -> ResultView {
         match spool.open_result(id) {
-            Ok(Some(file)) => Finished::read(&file),
-            _ => Finished::unreadable(),
+            Ok(Some(file)) => ResultView::read(&file),
+            _ => ResultView::unreadable(),
         }
     }
 
     /// The result of a job, of which there is no other word.
-    pub(super) fn need(spool: &Spool, id: &JobId, file: &File) -> Result<Finished> {
+    pub(super) fn need(spool: &Spool, id: &JobId, file: &File) -> Result<ResultView> {
         parse(file).map_err(|error| {
             let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
             let path = spool.result_path(id);
@@ -223,7 +223,7 @@ impl Finished {
     }
 }
 
-fn parse(mut file: &File) -> serde_json::Result<Finished> {
+fn parse(mut file: &File) -> serde_json::Result<ResultView> {
     let mut block = Vec::with_capacity(BLOCK);
     let begun = file.rewind();
     let length = begun.and_then(|()| file.take(BLOCK as u64).read_to_end(&mut block));
@@ -297,9 +297,9 @@ impl Newest<'_> {
 
     /// Each one's project and id, when it ended (if it does not say so, when its result was written), and
     /// its result.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Spool, JobId, Wall, Finished)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Spool, JobId, Wall, ResultView)> {
         self.ids().filter_map(|(spool, id, written)| {
-            let result = Finished::of(spool, &id);
+            let result = ResultView::of(spool, &id);
             let ended = result.completed_at.unwrap_or(written);
             let is_meant = self.since.is_none_or(|since| ended >= since);
             is_meant.then_some((spool, id, ended, result))
@@ -340,11 +340,11 @@ mod tests {
             "{\"status\": 5}",
         ] {
             assert!(
-                serde_json::from_str::<Finished>(broken).is_err(),
+                serde_json::from_str::<ResultView>(broken).is_err(),
                 "{broken}"
             );
         }
-        let result: Finished = serde_json::from_str("{\"worker_output\": \"Done.\"}").unwrap();
+        let result: ResultView = serde_json::from_str("{\"worker_output\": \"Done.\"}").unwrap();
         assert_eq!(result.worker_output.summary.as_deref(), Some("Done."));
     }
 }

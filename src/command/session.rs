@@ -7,7 +7,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
     let Job { id, spool } = job;
     let (session, name) = match scope.standing(job)? {
         Standing::Done(result) => {
-            let told = Finished::need(spool, id, &result)?;
+            let told = ResultView::need(spool, id, &result)?;
             (told.session_id, told.agent.unwrap_or_default())
         }
         Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),

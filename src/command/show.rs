@@ -42,7 +42,7 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
     let page = match scope.standing(&job)? {
         Standing::Done(file) => {
             view["state"] = json!("done");
-            let result = Finished::need(spool, id, &file);
+            let result = ResultView::need(spool, id, &file);
             if result.is_err() {
                 render::answer(format, &view, || Page::of("unreadable", id).0)?;
             }
@@ -139,7 +139,7 @@ fn of_running(spool: &Spool, claim: &Claim) -> Result<Page> {
     Ok(page)
 }
 
-fn of_result(spool: &Spool, id: &JobId, result: &Finished) -> Page {
+fn of_result(spool: &Spool, id: &JobId, result: &ResultView) -> Page {
     let mut page = Page::of(&result.word(), id);
     let seconds = result.duration_seconds;
     page.line("Duration", seconds.map(|all| format!("{all:.2} seconds")));
@@ -184,7 +184,7 @@ fn without_audit(summary: &str) -> &str {
     (if is_audit { before } else { summary }).trim_end()
 }
 
-fn usage(result: &Finished) -> Option<String> {
+fn usage(result: &ResultView) -> Option<String> {
     let usage = result.worker_output.usage();
     let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
     let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
@@ -198,7 +198,7 @@ fn usage(result: &Finished) -> Option<String> {
 
 /// What was refused, and how to allow it: the agent went on without, so that the answer may say
 /// "done" of something that was not.
-fn denials(result: &Finished) -> Option<String> {
+fn denials(result: &ResultView) -> Option<String> {
     let denials = result.permission_denials.as_deref()?;
     let (mut lines, mut rules) = (Vec::new(), BTreeSet::new());
     for denial in denials.iter().take(DENIALS_SHOWN) {

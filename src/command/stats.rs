@@ -71,7 +71,7 @@ pub(super) fn stats(scope: &Scope, since: Option<Wall>, format: Format) -> Resul
 }
 
 impl Totals {
-    fn add(&mut self, result: &Finished) {
+    fn add(&mut self, result: &ResultView) {
         self.jobs += 1;
         match result.ending() {
             Ending::Good | Ending::Doubtful => self.completed += 1,

@@ -51,7 +51,7 @@ pub(super) fn status(scope: &Scope, asked: &Asked) -> Result<()> {
 /// A finished job: when it ended, and what is told of it, in columns; as JSON that is one.
 type Row = (Wall, Vec<String>);
 
-fn as_cells(id: &JobId, result: &Finished, of: &Spool, names: bool, style: Style) -> Vec<String> {
+fn as_cells(id: &JobId, result: &ResultView, of: &Spool, names: bool, style: Style) -> Vec<String> {
     let (mark, verdict) = (result.ending().mark(style), result.verdict());
     let mut notes = vec![result.notes().join(", ")];
     notes.extend(names.then(|| format!("[{}]", clean(&of.project().name))));
@@ -67,7 +67,7 @@ fn as_cells(id: &JobId, result: &Finished, of: &Spool, names: bool, style: Style
     row
 }
 
-fn as_json(id: &JobId, result: &Finished, spool: &Spool) -> String {
+fn as_json(id: &JobId, result: &ResultView, spool: &Spool) -> String {
     let change = result.git.as_ref();
     render::json(&json!({
         "job_id": id, "project": spool.project().name, "status": result.word(),

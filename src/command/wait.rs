@@ -61,7 +61,7 @@ pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> 
 
 /// Tells how a job ended; whether it completed.
 fn tell(id: &JobId, result: &File) -> Result<bool> {
-    let result = Finished::read(result);
+    let result = ResultView::read(result);
     let style = Style::of_stdout();
     let mark = result.ending().mark(style);
     render::print(&match style.terminal {
