@@ -166,6 +166,23 @@ fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
 }
 
 #[test]
+fn a_copy_of_a_job_that_runs_is_none_even_if_the_document_is_gone() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo x >> ran; until [ -e go ]; do sleep 0.02; done");
+    let project = space.project("alpha");
+    space.start();
+    project.submit(ID, "x");
+    project.wait_made("ran");
+    fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
+    let copy = format!("{ID}.orig");
+    project.submit(&copy, "x");
+    let what = format!("{copy}.md is left alone: it is a copy of the job {ID}");
+    space.wait_log(&what);
+    fs::write(project.path.join("go"), "").unwrap();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+}
+
+#[test]
 fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null; echo done");

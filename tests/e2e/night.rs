@@ -1,6 +1,7 @@
 //! Faults of a bad night (issue 12), each through the built program.
 
 use crate::claude_standin::{ahead, script, stand_in, starts};
+use crate::recovery::{claim, lay_claim};
 use crate::registry::is_free;
 use crate::space::{Project, Space, replace, wait_until};
 use serde_json::{Value, json};
@@ -63,6 +64,28 @@ fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
     fs::write(&result, r#"{"status": "completed"}"#).unwrap();
     space.start();
     wait_until("the project to be let go", || is_free(&project));
+    assert_eq!(space.stop(), 0);
+    fs::remove_file(result).unwrap();
+    space.start();
+    space.wait_log(&format!("job-monitor retry {ID}"));
+    assert_eq!(project.made("ran"), "");
+}
+
+#[test]
+fn a_job_whose_end_a_crash_cut_short_is_remembered_too() {
+    let space = Space::new();
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let project = space.project("alpha");
+    space.start();
+    wait_until("the project to be let go", || is_free(&project));
+    assert_eq!(space.stop(), 0);
+    // It died between the result and what follows.
+    let result = project.results(&format!("{ID}.json"));
+    fs::write(&result, r#"{"status": "completed"}"#).unwrap();
+    lay_claim(&project, ID, &claim(ID, json!({})));
+    project.submit(ID, "x");
+    space.start();
+    wait_until("the claim's end", || project.claim(ID).is_none());
     assert_eq!(space.stop(), 0);
     fs::remove_file(result).unwrap();
     space.start();

@@ -276,6 +276,9 @@ fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
     project.submit(ID, "first");
     space.start();
     let session = project.wait_result(ID)["session_id"].clone();
+    // The session is with the agent that has it, whichever the settings name now.
+    space.set(json!({"agent": "gemini"}));
+    space.wait_log("the settings have changed");
     project.submit(
         NEXT,
         &format!("---\ncontinues: {ID}\n---\nand now the second part\n"),
