@@ -10,7 +10,6 @@ use crate::record::{Change, Snapshot};
 use crate::spool::Spool;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -180,9 +179,11 @@ impl Git {
         command.args(CONFIG.split_whitespace());
         command.args(call.split_whitespace()).args(paths);
         // Git's own may name another repository, where a hook of git's has started the daemon.
-        let is_none_of_git = |(name, _): &(OsString, _)| !name.as_bytes().starts_with(b"GIT_");
-        let environment = std::env::vars_os().filter(is_none_of_git);
-        command.env_clear().envs(environment);
+        // Set whole, the environment would have each start fork the daemon instead of borrowing its memory.
+        let names = std::env::vars_os().map(|(name, _)| name);
+        for name in names.filter(|name| name.as_bytes().starts_with(b"GIT_")) {
+            command.env_remove(name);
+        }
         command.env("LC_ALL", "C").current_dir(&self.root);
         command.envs(self.index.iter().map(|index| ("GIT_INDEX_FILE", index)));
         // A group of its own: a Ctrl-C at the daemon is not git's, and its filters end with it.
