@@ -34,7 +34,7 @@ const GIVEN_BACK: Duration = Duration::from_secs(5);
 const MENDED_MAX: u32 = 3;
 
 const SETTLE: &str = "; settle it with the provider, then job-monitor release --all";
-const LOG_IN: &str = "; log in again or mend .env (job-monitor doctor says how)";
+const LOG_IN: &str = "; log in again with the agent's own command, or mend .env";
 
 /// Why somebody is held. The word in documents is the name here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -319,6 +319,12 @@ impl Holds {
         let full = ceiling(windows, &policy.usage_ceiling, now);
         let spent = self.ledger.exhausted(project, policy, now);
         let closed = hours(&policy.hours, now);
+        // Whoever runs gate and check holds for them; without the setting nobody does.
+        for (kind, argv) in [(Kind::Gate, &policy.gate), (Kind::Check, &policy.check)] {
+            if argv.is_none() {
+                self.set(kind, (project, None), None, now);
+            }
+        }
         let news = self.set(Kind::UsageCeiling, (project, Some(agent)), full, now);
         let news = news.or(self.set(Kind::DailyBudget, (project, None), spent, now));
         news.or(self.set(Kind::Hours, (project, None), closed, now))
@@ -333,7 +339,9 @@ impl Holds {
     /// The hold that keeps a project's jobs from being started by this agent.
     pub fn shown(&self, of: Entrant<'_>, now: Wall) -> Option<HoldView> {
         let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check);
-        let is_shown = |hold: &&Hold| is_own(hold) && hold.is_about(of);
+        // Nobody asks any more where no job waits.
+        let is_fresh = |hold: &&Hold| hold.until.is_some_and(|at| at.plus(2 * MINUTE) > now);
+        let is_shown = |hold: &&Hold| is_own(hold) && is_fresh(hold) && hold.is_about(of);
         let closed = self.closed(of, false, now).map(|(hold, _)| hold);
         let hold = closed.or_else(|| self.list.iter().find(is_shown));
         hold.map(|hold| hold.view(now))

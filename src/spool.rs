@@ -12,7 +12,7 @@ use log::Level;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, fstat};
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -89,7 +89,7 @@ pub struct Scan {
     /// Documents without a result, in order.
     pub waiting: BTreeSet<JobId>,
     /// Entries that a person may take for jobs but are none, with what is wrong.
-    pub odd: Vec<(String, String)>,
+    pub odd: BTreeMap<String, String>,
 }
 
 /// What a name in the documents' directory stands for.
@@ -267,7 +267,7 @@ impl Spool {
             }
             match self.look_at(&name)? {
                 Look::Waiting(id) => drop(scan.waiting.insert(id)),
-                Look::Odd(what) => scan.odd.push((name, what)),
+                Look::Odd(what) => drop(scan.odd.insert(name, what)),
                 Look::Nothing => {}
             }
         }

@@ -275,7 +275,6 @@ fn check_projects(report: &mut Report, scope: &Scope) {
             // The error itself says what helps.
             "Unavailable" if why.contains("; ") => (Problem, ""),
             "Unavailable" | "Skipped" => (Problem, registry.as_str()),
-            "Held" => (Warning, "job-monitor release --all"),
             _ => (Warning, ""),
         };
         report.project = Some(projects.join(", "));

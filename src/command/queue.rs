@@ -104,7 +104,7 @@ impl Seen {
             let mut finished = Memory::of(&scope.places.state, &spool.root()?);
             for id in scan.waiting {
                 match finished.objection(&id)? {
-                    Some(what) => scan.odd.push((id.file_name(), what)),
+                    Some(what) => drop(scan.odd.insert(id.file_name(), what)),
                     None => self.waiting.push(id),
                 }
             }

@@ -63,7 +63,7 @@ impl Worker<'_> {
         }
         self.watch()?;
         let scan = self.spool.scan()?;
-        let mut odd: BTreeMap<String, String> = scan.odd.into_iter().collect();
+        let mut odd = scan.odd;
         let (new, gone) = self.jobs.replace(scan.waiting);
         gone.iter().try_for_each(|id| self.say_gone(id))?;
         for id in new {

@@ -13,9 +13,13 @@ impl Worker<'_> {
     /// is open. Else the project is held.
     pub fn may_be_proved(&mut self, claim: &Claim) -> Result<bool> {
         let policy = Arc::clone(&self.policy);
-        if let Some(Err(error)) = policy.check.as_ref().map(|argv| self.program_of(argv)) {
-            self.hold_for(Kind::Check, format!("the check {error}"));
-            return Ok(false);
+        match policy.check.as_ref().map(|argv| self.program_of(argv)) {
+            Some(Err(error)) => {
+                self.hold_for(Kind::Check, format!("the check {error}"));
+                return Ok(false);
+            }
+            Some(Ok(_)) => self.hold_project(Kind::Check, None),
+            None => {}
         }
         let Some(argv) = policy.gate.as_ref().filter(|_| claim.starts == 0) else {
             return Ok(true);

@@ -433,7 +433,10 @@ fn a_day_s_budget_that_is_used_up_and_holds_in_force_stop_jobs() {
     project.submit("job-20260101-120000-dear", "x");
     project.wait_result("job-20260101-120000-dear");
     let found = finding(&space, "projects", "warning", "Held: daily budget");
-    assert_eq!(remedy(&found), "job-monitor release --all");
+    assert!(
+        found["remedy"].is_null(),
+        "the hold says itself what helps: {found}"
+    );
     // What holds two projects alike is one finding; a key that nobody reads is another.
     space.project_with("beta", json!({"tiemout": "5m"}));
     let found = finding(&space, "projects", "warning", "Held: daily budget");

@@ -269,6 +269,25 @@ fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
 }
 
 #[test]
+fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
+    let space = Space::new();
+    space.claude(CLAUDE);
+    let asked = [("gate", "false"), ("check", "not-there")];
+    let projects = asked.map(|(key, argv)| space.project_with(key, json!({key: [argv]})));
+    projects.each_ref().map(|project| project.submit(ID, "x"));
+    space.start();
+    for project in projects {
+        let kind = &*project.name;
+        project.wait_view("it is held", |view| view["hold"]["kind"] == kind);
+        space.project(kind);
+        assert_eq!(project.wait_result(ID)["status"], "completed");
+        project.wait_view("nothing holds it", |view| view["hold"].is_null());
+        let shown = space.run(&["-p", kind, "queue"]).ok();
+        assert!(!shown.contains("Held"), "{shown}");
+    }
+}
+
+#[test]
 fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
     let space = Space::new();
     space.claude(CLAUDE);

@@ -83,7 +83,8 @@ fn find_program(report: &mut Report, agent: &AgentSpec, env: &Env, root: &Path) 
         return None;
     }
     let Some(said) = ask(&program, &["--version"], env) else {
-        let text = format!("{shown} does not tell its version");
+        let time = ANSWER_TIME.as_secs();
+        let text = format!("{shown} does not tell its version within {time} s");
         let remedy = format!("{} --version", quoted(&shown));
         report.tell(Problem, "program", &text, &remedy);
         return None;
