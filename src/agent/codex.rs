@@ -9,7 +9,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     protocol: Protocol::Codex,
     ending: "jsonl",
     sessions: Sessions::Told,
-    silent_on: "what it costs, how many turns it takes, and which tools it was refused",
+    silent_on: "what it costs, how many turns it takes, or which tools it was refused",
     skill_call: "$task-coordination\n\n",
     skills: &[".agents/skills", ".codex/skills"],
     // The CLI takes 1,048,576 and adds words of its own.

@@ -9,7 +9,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     protocol: Protocol::Gemini,
     ending: "jsonl",
     sessions: Sessions::Proved,
-    silent_on: "what it costs, and how many turns it takes",
+    silent_on: "what it costs, or how many turns it takes",
     skill_call: "Use the skill task-coordination.\n\n",
     skills: &[".agents/skills", ".gemini/skills"],
     // Without this, a parent process that ignores SIGTERM stands in front of the real one.

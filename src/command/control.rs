@@ -50,9 +50,12 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
             let status = ResultView::read(&result).word();
             return Err(Error::new(format!("{id} is finished already ({status})")));
         }
-        ("cancel", _) => {
+        ("cancel", standing) => {
             spool.mark(id, Mark::Cancel)?;
-            format!("Cancelled {id}")
+            match standing {
+                Standing::Running(_) => format!("{id} is being ended"),
+                _ => format!("Cancelled {id}"),
+            }
         }
         ("hold", Standing::Running(_)) if asked.all => return Ok(None),
         ("hold", Standing::Running(_)) => {

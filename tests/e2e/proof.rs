@@ -274,7 +274,7 @@ fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
     space.claude(CLAUDE);
     let asked = [("gate", "false"), ("check", "not-there")];
     let projects = asked.map(|(key, argv)| space.project_with(key, json!({key: [argv]})));
-    projects.each_ref().map(|project| project.submit(ID, "x"));
+    projects.iter().for_each(|project| project.submit(ID, "x"));
     space.start();
     for project in projects {
         let kind = &*project.name;
