@@ -3,15 +3,15 @@
 //! the files below it is done.
 
 mod end;
-mod finished;
 mod hook;
 mod look;
+mod memory;
 mod proof;
 mod recovery;
 mod say;
 mod start;
 
-pub use finished::Memory;
+pub use memory::Memory;
 
 // The files below this one see what it sees.
 use crate::agent::plan::{Assignment, Plan, plan};
@@ -338,7 +338,7 @@ impl<'a> Worker<'a> {
             let mut ids = Vec::new();
             let taken = self.spool.finished(&mut |id, _| ids.push(id));
             ids.sort_unstable();
-            ids.drain(..ids.len().saturating_sub(finished::KEPT));
+            ids.drain(..ids.len().saturating_sub(memory::KEPT));
             let taken = taken.and_then(|()| self.finished.add(&ids));
             self.finished.is_new = self.or_warn(taken).is_none();
         }
