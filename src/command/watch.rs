@@ -202,7 +202,7 @@ impl Overview {
         let longest = self.panels.iter().map(|panel| width(&panel.name)).max();
         let margin = longest.unwrap_or(0).min(16).min(columns / 4) + 2;
         let timeline = self.timeline(margin, columns);
-        let of = |depth: usize| {
+        let of = |(depth, past): (usize, &[String])| {
             let mut lines = vec![self.heading.clone()];
             for panel in &self.panels {
                 for (at, row) in panel.rows.iter().take(depth).enumerate() {
@@ -210,12 +210,15 @@ impl Overview {
                     lines.push(self.margin(name, margin) + row);
                 }
             }
-            let past = timeline.iter().filter(|_| depth > ROWS_MIN);
-            lines.extend(past.cloned());
+            lines.extend_from_slice(past);
             lines
         };
-        let mut depths = (1..=ROWS_MAX).rev().map(of);
-        let mut lines = depths.find(|lines| lines.len() <= rows).unwrap_or(of(1));
+        let depths = (1..=ROWS_MAX).rev();
+        let with_past = depths.clone().take_while(|depth| *depth > ROWS_MIN);
+        let with_past = with_past.map(|depth| (depth, &*timeline));
+        let ways = with_past.chain(depths.map(|depth| (depth, [].as_slice())));
+        let fitting = ways.map(of).find(|lines| lines.len() <= rows);
+        let mut lines = fitting.unwrap_or(of((1, &[])));
         lines.truncate(rows);
         lines.iter().map(|line| fit(line, columns)).collect()
     }
@@ -336,6 +339,17 @@ mod tests {
             style: STYLE,
             heading: heading(&panels, true, spent, STYLE),
             panels,
+        }
+    }
+
+    #[test]
+    fn where_the_timeline_does_not_fit_jobs_take_its_room() {
+        let mut overview = busy();
+        overview.panels[1].rows = vec!["row".to_owned(); 9];
+        let all = overview.lines(80, usize::MAX).len();
+        // Above four rows each, only one project has more to tell: no line of the screen stays empty.
+        for rows in 10..=all {
+            assert_eq!(overview.lines(80, rows).len(), rows);
         }
     }
 
