@@ -1,5 +1,6 @@
 //! What all projects share: holds, the ledger, and the slots for agents at once. Workers ask and
-//! tell; each change is on disk before anybody acts on it, so that a restart changes nothing.
+//! tell. A change of holds is on disk before anybody acts on it, so that a restart changes nothing; where
+//! the disk is full it is kept in memory, and the next change writes it.
 
 use crate::agent::Window;
 use crate::error::Result;

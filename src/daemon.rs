@@ -156,6 +156,8 @@ impl Daemon {
         let mut tick = Instant::now() + TICK;
         let mut latest = Some(Instant::now() + READY_MAX);
         self.follow();
+        // Releases and new logins may have come while no daemon ran.
+        self.look();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
             let mut workers = self.workers.iter();
             let is_up = workers.all(|worker| worker.desk().is_up);
@@ -274,7 +276,7 @@ impl Daemon {
         said
     }
 
-    /// Lets go whom nobody wants, or not so, and starts whoever is missing. Where another worker is
+    /// Drains the workers whose project is gone or changed, and starts those that are missing. Where another is
     /// still at the same name or place, the new one waits until that has left.
     fn employ(&mut self, wanted: Vec<(Project, Arc<Policy>)>) {
         for worker in &self.workers {

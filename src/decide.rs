@@ -135,7 +135,7 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     }
 }
 
-/// Whether a claim says that an agent runs, of a job that nobody attends: the daemon or the machine went
+/// Whether a claim says that its agent runs. Where nobody attends the agent, the daemon or the machine went
 /// down, or the start came to nothing.
 pub fn is_interrupted(claim: &Claim) -> bool {
     !claim.checking && claim.suspended.is_none()
@@ -443,6 +443,7 @@ pub fn begin(claim: &mut Claim, policy: &Policy, session: String) -> Option<Stri
     claim.starts += 1;
     claim.agent.clone_from(&agent.name);
     (claim.protocol, claim.process) = (agent.protocol, None);
+    claim.stopped = false;
     because
 }
 

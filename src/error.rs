@@ -79,7 +79,7 @@ impl Error {
     }
 }
 
-/// Parts a shortage, which is trouble of our own, from trouble with what was asked for.
+/// Lifts a shortage, which is trouble of our own, into the outer result; any other error stays in the inner.
 pub fn ours<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(error) if error.is_shortage() => Err(error),

@@ -171,7 +171,8 @@ impl Git {
         Ok(said_yes.then(|| text.trim().to_owned()))
     }
 
-    /// Runs git to its end; whether its exit status is 0, or else 1, or it wrote too much to keep.
+    /// Runs git to its end. True is exit status 0; false is exit status 1, or too much output to keep; any other
+    /// end is an error.
     fn run(&self, call: &str, paths: &[String], out: &File) -> Result<bool> {
         let failed = |error| Error::io("execute", Path::new("git"), error);
         let (name, err) = (call.split(' ').next().unwrap_or_default(), in_memory(b"")?);

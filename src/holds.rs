@@ -391,8 +391,8 @@ impl Holds {
         self.prove(of, began, None)
     }
 
-    /// Lifts what an answer proves to be over, except holds of one class. A usage limit or a refused login
-    /// that came since the attempt began stands.
+    /// Lifts the holds that an answer disproves, but for those of one class. A usage limit or a refused login
+    /// stays if its hold began after the attempt.
     fn prove(&mut self, of: Entrant<'_>, began: Wall, but: Option<Class>) -> Vec<Hold> {
         self.take(|hold| match hold.kind.class() {
             class if Some(class) == but || !hold.is_about(of) => false,

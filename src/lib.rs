@@ -3,7 +3,8 @@
 //! # The program in one breath
 //!
 //! A job is a Markdown file in a project's spool. One thread for each project looks at the spool,
-//! decides, acts, and looks again. A job is finished exactly when its result file exists.
+//! decides, acts, and looks again. A job is finished when its result file exists; of those that
+//! were, `worker::Memory` keeps the names, in case somebody takes a result away.
 //! Everything in memory can be lost at any moment and is rebuilt by looking.
 //!
 //! # States of a job
@@ -23,11 +24,13 @@
 //!
 //! `decide::Jobs` knows each job that is not finished with by what the table says: the waiting by their
 //! documents, the begun by their claims, which say in which row they are; a claim that says *running* is
-//! *interrupted* where nobody attends its agent. There is no other record of a state, so that memory and disk
-//! cannot disagree on one. `decide::decide` gives the step that is next, `decide::after_attempt` and its neighbours what follows. "What happens to a job whose
-//! agent hits a usage limit while the disk is full?" is answered by `worker/end.rs` (`conclude`), which asks
-//! `decide.rs` for what follows, puts the hold on `board.rs`, and keeps the claim that `spool.rs` could not
-//! write as the one decision that is tried again.
+//! *interrupted* where nobody attends its agent. There is no other record of a state. Memory is ahead of the
+//! disk only by the one decision that could not be written yet (`unwritten`); nothing is started meanwhile.
+//!
+//! `decide::decide` gives the step that is next, `decide::after_attempt` and its neighbours what follows. "What
+//! happens to a job whose agent hits a usage limit while the disk is full?" is answered by `worker/end.rs`
+//! (`conclude`, `write`), which asks `decide.rs` for what follows, puts the hold on `board.rs`, and keeps the
+//! claim that could not be written; `worker/mod.rs` (`run`) tries again every two seconds.
 //!
 //! The order of effects is claim durable → agent → result durable → claim removed. Of all orders
 //! that were tried under `kill -9` at every system call, only this one never started a job twice.
@@ -62,7 +65,7 @@
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
 //!   also makes and removes a file in the documents' directory, which is watched anyway.
 //! - *The agent is started with `posix_spawn` and awaited through a pidfd*; see `process::spawn`.
-//!   `wait-timeout` serves where `std::process` does: commands that faces run.
+//!   `wait-timeout` awaits the commands that `doctor` runs.
 //! - *What an agent left is known by the run's token in its environment, by its session, its group or its
 //!   directory*; see `process::sweep`. Control groups would tell more, and were not worth their threads.
 //! - *Lines for the log and the view of the queue are written after the agent's start*, not before:

@@ -91,10 +91,10 @@ pub fn start(
     Ok(spawned.map(|agent| (agent, output)))
 }
 
-/// Since when what has held of a running agent.
+/// When what is seen of a running agent began.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
-    /// It runs, the time not counted that its service has cost.
+    /// Its start, moved forward by the time for which its service was ill.
     started: Instant,
     /// How much it had written when it last wrote, and when that was.
     heard: (u64, Instant),
@@ -146,6 +146,7 @@ pub struct Output {
     fold: Fold,
     files: Files,
     offset: u64,
+    began: Wall,
     started: Instant,
 }
 
@@ -158,6 +159,7 @@ impl Output {
             fold: Fold::new(dialect(claim.protocol), claim.resumed),
             files: claim.files.clone(),
             offset: 0,
+            began: claim.started_at,
             started: Instant::now(),
         }
     }
@@ -251,7 +253,7 @@ impl Output {
         }
         self.fold.finish();
         if let Some(path) = &self.files.answer {
-            self.fold.answer(&answer(path.as_ref(), duration));
+            self.fold.answer(&answer(path.as_ref(), self.began));
         }
         // Some agents write their errors where their answers go.
         let is_mute = is_plain && stderr.trim().is_empty();
@@ -292,13 +294,13 @@ fn excerpt(file: &File, size: u64) -> String {
     format!("{head}\n[… {} bytes left out …]\n{tail}", size - 2 * half)
 }
 
-/// The answer in a file of its own; blank if the attempt, which ran so long, did not write it.
-fn answer(path: &Path, ran: Duration) -> String {
+/// The answer in a file of its own; blank if the attempt, which began then, did not write it.
+fn answer(path: &Path, began: Wall) -> String {
     let read = || {
         let file = files::open_path(path).ok()??;
         let meta = file.metadata().ok()?;
-        let age = meta.modified().ok()?.elapsed().unwrap_or_default();
-        let is_new = meta.is_file() && age <= ran + CLOCK_SLACK;
+        let written = Wall::from(meta.modified().ok()?);
+        let is_new = meta.is_file() && written.plus(CLOCK_SLACK) >= began;
         is_new.then(|| excerpt(&file, meta.len()))
     };
     read().unwrap_or_default()
@@ -311,6 +313,22 @@ fn size_of(file: &File) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_counts_that_was_written_since_the_start_however_long_ago_that_is() {
+        let path = std::env::temp_dir().join(format!("job-monitor-answer-{}", std::process::id()));
+        std::fs::write(&path, "Done.").unwrap();
+        let written = std::time::SystemTime::now() - Duration::from_secs(600);
+        let file = File::options().append(true).open(&path).unwrap();
+        file.set_modified(written).unwrap();
+        let began = |secs| Wall::from(written + Duration::from_secs(secs));
+        assert_eq!(answer(&path, Wall::from(written)), "Done.");
+        assert_eq!(
+            (answer(&path, began(1)), answer(&path, began(9))),
+            ("Done.".into(), "".into())
+        );
+        std::fs::remove_file(path).unwrap();
+    }
 
     /// Clocks of an agent that began so many seconds ago, and whose other clocks say the same.
     fn clocks(now: Instant, ago: [Option<u64>; 3], written: u64, silent: u64) -> Clocks {

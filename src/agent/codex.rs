@@ -65,7 +65,8 @@ fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
 fn item(json: &str, item: &Object<'_>, is_over: bool, each: &mut dyn FnMut(Event<'_>)) {
     let (kind, id) = (item.text("type"), item.text("id"));
     let failed = !item.is("status", "completed");
-    each(Event::Turn(true));
+    // A warning may come before the service has answered.
+    each(Event::Turn(kind != "error"));
     match (kind.as_str(), is_over) {
         ("agent_message", true) => each(Event::Say(item.text("text"))),
         // Thoughts, warnings and plans are not told: they change nothing.

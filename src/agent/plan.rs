@@ -132,7 +132,10 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
             Some(option) => {
                 let word = words.next().map(|word| word.trim_end_matches(']'));
                 let known = word.and_then(value);
-                let is_own = agent.args.iter().any(|own| own == option);
+                let is_own = agent
+                    .args
+                    .iter()
+                    .any(|own| own.split('=').next() == Some(option));
                 if let Some(value) = known.filter(|_| !is_own) {
                     argv.extend([option.to_owned(), value]);
                 }

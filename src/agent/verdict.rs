@@ -262,8 +262,8 @@ fn signs(part: &str) -> impl Iterator<Item = (ErrorKind, &'static str)> {
     })
 }
 
-/// The kind of a failure that is known by what is `told` and in whose text `said` stands. `is_limit`: a usage
-/// limit was told, which counts where the failure has no class of its own.
+/// Classifies a failure by the names and the status that were `told`, else by the words that were `said`.
+/// `is_limit`: a usage limit was told, which counts where the failure has no class of its own.
 pub fn kind(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
     let said = said.to_lowercase();
     let is_name = |sign: &str| told.names.iter().any(|name| name == sign);

@@ -26,7 +26,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
         Some("-V" | "--version") => return Ok(just("version", Vec::new())),
         // Whoever asks for help gets it, however garbled the rest.
         _ if before_operands.any(|word| word == "-h" || word == "--help") => {
-            let topic = args.iter().find_map(|word| page_of(word).ok());
+            let mut words = args.iter().filter(|word| !is_like_an_id(word));
+            let named = words.find_map(|word| page_of(word).ok());
+            let topic = named.or_else(|| page_of(args.first()?).ok());
             let topic = topic.map(|page| page.name.into());
             return Ok(just("help", topic.into_iter().collect()));
         }
@@ -377,6 +379,7 @@ mod tests {
             ("complete -p", just("complete", &["-p"])),
             ("wait --nonsense -h", just("help", &["wait"])),
             ("help quue --help", just("help", &["help"])),
+            ("-p web-app queue --help", just("help", &["queue"])),
             (&format!("{A} --help"), just("help", &["show"])),
         ] {
             let parsed = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -1,5 +1,5 @@
-//! Agents as processes: starting, waiting, ending, and finding whatever they left behind. The
-//! only sender of signals in the program.
+//! Agents as processes: starting, waiting, ending, and finding whatever they left behind. All
+//! signals to processes of a job are sent here.
 //!
 //! An agent leads a session and process group of its own and carries a random *run token* in
 //! its environment, which every descendant inherits. The daemon is the *subreaper* of its
@@ -43,7 +43,7 @@ const SWEEP_MAX: Duration = Duration::from_secs(4);
 /// How late the end of a group, or a person's haste, is noticed while its grace runs.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Runs between the agent's start and the end of its sweep, over all projects.
+/// Agents that run, over all projects. One is taken off before its own sweep begins.
 static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// Set by the second SIGTERM: from now on no grace is given.

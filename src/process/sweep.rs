@@ -184,8 +184,8 @@ pub(super) fn has_members(group: i32) -> bool {
 }
 
 /// The number of a claim's process, if it is still the very agent that was started. A claim can be
-/// planted, so its word alone is nothing: an agent leads its session to its end, which somebody's
-/// child does not, and is not we ourselves, who may lead one in which others stand.
+/// planted, so its word alone is nothing: the process must lead its session, as an agent does to its
+/// end, and must not be this daemon.
 fn still_leads(identity: Identity) -> Option<i32> {
     let Identity { pid, start_time } = identity;
     let stat = stat_of(pid).ok()?;

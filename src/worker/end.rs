@@ -160,16 +160,19 @@ impl Worker<'_> {
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
         let known = self.jobs.claim(id).cloned();
-        let is_interrupted = known.as_ref().is_some_and(decide::is_interrupted);
+        let has_run = |claim: &Claim| claim.checking || decide::is_interrupted(claim);
+        let has_run = known.as_ref().is_some_and(has_run);
         let mut claim = known.unwrap_or_else(|| self.new_claim(id));
         let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
         let mut finished = Finished::without_run(fault.clone());
-        if is_interrupted {
-            // It went down with the monitor; that was a start all the same.
+        if has_run {
             let read = self.read_back(&claim);
             finished = self.or_warn(read).flatten().unwrap_or(finished);
             finished.verdict = Some(fault);
-            record(&mut claim, &finished);
+            // It went down with the monitor; that was a start all the same.
+            if !claim.checking {
+                record(&mut claim, &finished);
+            }
         }
         self.follow(claim, Next::Publish, finished);
     }
@@ -180,8 +183,8 @@ impl Worker<'_> {
         self.write(Decision { claim, end: None });
     }
 
-    /// Brings a decision to disk, or keeps it until that is possible. What an attempt cost is counted
-    /// once that is there, since before it would be taken again.
+    /// Brings a decision to disk, or keeps it until that is possible. Only then what the attempt cost is
+    /// added to the ledger: before, a second try would add it again.
     pub fn write(&mut self, decision: Decision) {
         self.view.fresh = false;
         let (had_lock, placed) = (self.lock.is_some(), self.take_place());

@@ -61,8 +61,8 @@ impl Worker<'_> {
             .map_err(|missing| Error::new(format!("cannot be started: {missing}")))
     }
 
-    /// Runs a command to its end. Of a job's gate or check, which has a file for its output, nothing outlives
-    /// it, and the worker looks around meanwhile; what a hook starts on purpose outlives it.
+    /// Runs a command to its end. `of_job` is given for a gate or a check, with the file for its output: what
+    /// it leaves is swept, and marks are heard meanwhile. What a hook leaves is left alone.
     pub fn run_command(
         &mut self,
         argv: &[String],

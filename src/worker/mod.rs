@@ -364,7 +364,10 @@ impl<'a> Worker<'a> {
         self.lock = Some(self.spool.lock()?);
         match is_taken || self.spool.marks()?.claims.is_empty() {
             true => Ok(()),
-            false => Err(Error::new("another monitor has left claims in it")),
+            false => {
+                self.lock = None;
+                Err(Error::new("another monitor has left claims in it"))
+            }
         }
     }
 }

@@ -29,7 +29,9 @@ impl Worker<'_> {
         let why = match ran {
             Ok((check, ..)) if check.exit_code == Some(0) => {
                 self.hold_project(Kind::Gate, None);
-                return Ok(true);
+                // Meanwhile a person may have held the job, or taken it back.
+                self.hear(None)?;
+                return Ok(decide(&self.jobs, None, now()) == Step::Start(claim.job_id.clone()));
             }
             Ok((_, Ending::Interrupted | Ending::Cancelled, _)) => return Ok(false),
             Ok((check, ..)) => match check.output.trim().lines().last() {

@@ -269,6 +269,45 @@ fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
 }
 
 #[test]
+fn a_job_that_is_held_while_its_gate_is_asked_does_not_start() {
+    let space = Space::new();
+    space.claude(CLAUDE);
+    let gate = "echo x >> asked; while [ ! -e go ]; do sleep 0.02; done";
+    space.set(json!({"gate": ["sh", "-c", gate]}));
+    let project = space.project("alpha");
+    project.submit(ID, "first");
+    space.start();
+    project.wait_made("asked");
+    space.run(&["-p", "alpha", "hold", ID]).ok();
+    project.submit(NEXT, "second");
+    fs::write(project.path.join("go"), "").unwrap();
+    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    assert!(
+        project.made("prompt.1").contains("second"),
+        "{}",
+        space.listing()
+    );
+    space.run(&["-p", "alpha", "release", ID]).ok();
+    assert_eq!(project.wait_result(ID)["status"], "completed");
+}
+
+#[test]
+fn a_job_that_is_cancelled_while_its_check_cannot_be_run_keeps_its_answer() {
+    let space = Space::new();
+    let check = space.program("check", "exit 0");
+    space.claude(&format!("rm '{}'\n{CLAUDE}", check.display()));
+    let project = space.project_with("alpha", json!({"check": [check]}));
+    project.submit(ID, "x");
+    space.start();
+    project.wait_view("its check is gone", |view| view["hold"]["kind"] == "check");
+    space.run(&["-p", "alpha", "cancel", ID]).ok();
+    let result = project.wait_result(ID);
+    assert_eq!(result["status"], "cancelled");
+    assert!(result["worker_output"]["summary"].is_string(), "{result:#}");
+    assert_eq!(result["attempts"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
     let space = Space::new();
     space.claude(CLAUDE);
