@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const QUARTER: i64 = 900;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A point of wall-clock time, in milliseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,8 +74,9 @@ impl Wall {
 
     /// `12:34` today, else `2026-11-20 12:34`: for sentences.
     pub fn short(self, now: Wall) -> String {
-        let (text, now) = (self.to_string(), now.to_string());
-        match text[..10] == now[..10] {
+        let text = self.to_string();
+        // What is older than a day need not be asked for its date.
+        match now.since(self) < DAY && text[..10] == *now.day() {
             true => text[11..16].to_owned(),
             false => text[..16].replace('T', " "),
         }

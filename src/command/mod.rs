@@ -62,6 +62,7 @@ use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termi
 use queue::{Ground, Seen, put_off};
 use result::{Ending, Newest, ResultView, Start, change_line, counted};
 use scope::{Job, NO_PROJECT, Scope, Standing, each_id, open_ids, refuse_own_wait, standing_in};
+use serde::de::Error as _;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};

@@ -230,7 +230,7 @@ fn parse(mut file: &File) -> serde_json::Result<ResultView> {
     match length.map_err(serde_json::Error::io)? {
         // To read from memory is quicker, but a large result need not all be there.
         BLOCK => serde_json::from_reader(block.as_slice().chain(BufReader::new(file))),
-        _ => serde_json::from_slice(&block),
+        _ => serde_json::from_str(str::from_utf8(&block).map_err(serde_json::Error::custom)?),
     }
 }
 
