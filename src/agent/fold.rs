@@ -751,4 +751,15 @@ mod tests {
         assert_eq!(usage("resume_after_limit_2", true, true), Some(json!(1200)));
         assert_eq!(usage("resume_after_limit_2", true, false), None);
     }
+
+    #[test]
+    fn a_warning_of_codex_is_no_answer_of_its_service() {
+        let answered = |kind: &str| {
+            let mut fold = Fold::new(dialect(Protocol::Codex), false);
+            let item = json!({"type": "item.completed", "item": {"id": "1", "type": kind}});
+            fold.feed(format!("{item}\n").as_bytes());
+            fold.report.answered
+        };
+        assert!(!answered("error") && answered("reasoning"));
+    }
 }

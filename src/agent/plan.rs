@@ -310,6 +310,10 @@ mod tests {
              --session-id S --model opus --max-turns 3 \
              --max-budget-usd 1.5000 --permission-mode plan"
         );
+        let mut own = policy(Protocol::Claude);
+        own.agent.args = vec!["--model=haiku".into()];
+        let line = planned(&own, &fresh, true, &[]).argv.join(" ");
+        assert!(line.ends_with("--max-budget-usd 1.5000 --model=haiku") && !line.contains("opus"));
         let resume = Opening {
             session: Some("S".into()),
             resumes: true,

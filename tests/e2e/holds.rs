@@ -100,6 +100,20 @@ fn a_document_that_is_rejected_uses_no_probe_up_and_any_answer_ends_the_hold() {
 }
 
 #[test]
+fn a_release_that_came_while_no_daemon_ran_counts_from_its_start_on() {
+    let (space, alpha, _) = two_projects();
+    script(&alpha, 1, "play api-401-no-retry");
+    space.start();
+    alpha.submit(ID, "x");
+    wait_hold(&alpha, "not_authenticated");
+    space.stop();
+    space.run(&["release", "--all"]);
+    space.start();
+    space.wait_log("is lifted: released by hand");
+    assert_eq!(alpha.wait_result(ID)["status"], "completed");
+}
+
+#[test]
 fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_comes() {
     // Where the file is, and whether it is mended while the attempt still fails.
     for (variable, early) in [("HOME", false), ("ENV", false), ("AGENT", true)] {

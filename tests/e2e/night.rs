@@ -6,6 +6,7 @@ use crate::registry::is_free;
 use crate::space::{Project, Space, replace, wait_until};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 
 const ID: &str = "job-20260101-120000-hello";
 const NEXT: &str = "job-20260101-120001-next";
@@ -54,6 +55,13 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     wait_until("the queue to show what is there", nothing);
 }
 
+fn without_its_result_it_is_not_run(space: &Space, project: &Project, result: &Path) {
+    fs::remove_file(result).unwrap();
+    space.start();
+    space.wait_log(&format!("job-monitor retry {ID}"));
+    assert_eq!(project.made("ran"), "");
+}
+
 #[test]
 fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
     let space = Space::new();
@@ -65,10 +73,7 @@ fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
     space.start();
     wait_until("the project to be let go", || is_free(&project));
     assert_eq!(space.stop(), 0);
-    fs::remove_file(result).unwrap();
-    space.start();
-    space.wait_log(&format!("job-monitor retry {ID}"));
-    assert_eq!(project.made("ran"), "");
+    without_its_result_it_is_not_run(&space, &project, &result);
 }
 
 #[test]
@@ -87,10 +92,7 @@ fn a_job_whose_end_a_crash_cut_short_is_remembered_too() {
     space.start();
     wait_until("the claim's end", || project.claim(ID).is_none());
     assert_eq!(space.stop(), 0);
-    fs::remove_file(result).unwrap();
-    space.start();
-    space.wait_log(&format!("job-monitor retry {ID}"));
-    assert_eq!(project.made("ran"), "");
+    without_its_result_it_is_not_run(&space, &project, &result);
 }
 
 /// Fault 16.
