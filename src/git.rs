@@ -46,8 +46,14 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
     let branch = git.ask("symbolic-ref -q --short HEAD", &[])?;
     let head = git.ask("rev-parse -q --verify HEAD^{commit}", &[])?;
     let name = &sha256_hex(git.root.as_os_str().as_bytes())[..16];
-    let index = dir.join(format!("job-monitor-{name}"));
-    let _ = std::fs::remove_file(index.with_extension("lock"));
+    let own = format!("job-monitor-{name}-");
+    // What a daemon left that was killed. Its git may still run, and must not meet ours in one file.
+    for left in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        if left.file_name().to_string_lossy().starts_with(&own) {
+            let _ = std::fs::remove_file(left.path());
+        }
+    }
+    let index = dir.join(own + &std::process::id().to_string());
     copy_index(&dir.join("index"), &index)?;
     git.index = Some(index.clone());
     // What cannot be read, and a nested repository without a commit, is left out of all snapshots.
