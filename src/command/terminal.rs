@@ -80,6 +80,8 @@ impl Screen {
         // Whoever ends us by a signal gets the terminal back, too.
         let modes_found = screen.0.clone();
         let _ = ctrlc::set_handler(move || {
+            // Nothing is drawn any more, over what the terminal showed before us.
+            let _ours = io::stdout().lock();
             drop(Screen(modes_found.clone()));
             std::process::exit(0);
         });
