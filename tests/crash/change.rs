@@ -6,7 +6,7 @@ use crate::faults::{every_fault, live_with_fault, see_off};
 use crate::kill::live_killed;
 use crate::space::BOUND;
 use crate::tracer::{Call, text_at};
-use crate::world::{ONE, World, can_trace, exhaust, report, submit, tally};
+use crate::world::{ONE, World, every_kill, submit};
 use nix::libc;
 use std::fs;
 use std::path::Path;
@@ -73,17 +73,8 @@ impl Part {
 
 #[test]
 fn killed_at_any_call_a_change_is_recorded_all_the_same() {
-    if !can_trace() {
-        return;
-    }
-    let hit = exhaust(one_point);
-    report(&format!(
-        "kill points in a recorded change: {}",
-        tally(&hit)
-    ));
-    for name in ["openat", "unlinkat", "clone3", "execve"] {
-        assert!(hit.contains_key(name), "no {name} among {hit:?}");
-    }
+    let named = ["openat", "unlinkat", "clone3", "execve"];
+    every_kill("a recorded change", &named, one_point);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use crate::faults::{every_fault, live_with_fault, see_off};
 use crate::kill::live_killed;
 use crate::space::BOUND;
-use crate::world::{Beside, ONE, World, can_trace, exhaust, report, submit, tally};
+use crate::world::{Beside, ONE, World, every_kill, interruptions, submit};
 use serde_json::json;
 
 /// Fails the first time, and knows that by what neither disk nor daemon can lose.
@@ -23,37 +23,24 @@ fn new_world(on_interrupt: &str) -> World {
 
 #[test]
 fn killed_at_any_call_a_job_is_checked_and_no_agent_is_begun_for_nothing() {
-    if !can_trace() {
-        return;
-    }
-    let hit = exhaust(one_point);
-    report(&format!("kill points in a checked life: {}", tally(&hit)));
-    for name in ["fsync", "renameat", "unlinkat", "clone3", "execve"] {
-        assert!(hit.contains_key(name), "no {name} among {hit:?}");
-    }
+    let named = ["fsync", "renameat", "unlinkat", "clone3", "execve"];
+    every_kill("a checked life", &named, one_point);
 }
 
 #[test]
 fn with_any_call_failing_once_a_job_is_checked_and_no_agent_is_begun_for_nothing() {
-    every_fault(
-        "a checked life",
-        &["fsync", "renameat", "openat"],
-        one_fault,
-    );
+    let named = ["fsync", "renameat", "openat"];
+    every_fault("a checked life", &named, one_fault);
 }
 
 fn one_point(point: usize) -> Option<String> {
     let world = new_world("rerun");
-    let hit = live_killed(
-        &world,
-        point,
-        |_, _| true,
-        |beside| {
-            if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
-                beside.stop();
-            }
-        },
-    );
+    let stop_when_done = |beside: &Beside<'_>| {
+        if beside.wait(BOUND, || beside.is_done(ONE) && beside.is_quiet()) {
+            beside.stop();
+        }
+    };
+    let hit = live_killed(&world, point, |_, _| true, stop_when_done);
     world.heal(&[ONE]);
     assert!(check(&world) <= 1, "one break interrupts one start");
     hit
@@ -85,21 +72,14 @@ fn check(world: &World) -> usize {
     world.assert_tidy();
     let result = world.project.result(ONE).expect("the job has a result");
     assert_eq!(result["status"], "completed", "{result}");
-    let attempts = result["attempts"].as_array().unwrap().iter();
-    let interrupted = attempts
-        .filter(|one| one["error_kind"] == "interrupted")
-        .count();
+    let interrupted = interruptions(&result);
     let checks = result["checks"].as_array().unwrap();
     assert_eq!(checks.last().unwrap()["exit_code"], 0, "{result}");
     let failed = checks.iter().filter(|one| one["exit_code"] != 0).count();
     let starts = world.starts();
-    assert!(
-        starts.last().is_some_and(|last| last.ended),
-        "{starts:?}: {result}"
-    );
-    assert!(
-        failed <= 1 && starts.len() <= 1 + failed + interrupted,
-        "{starts:?}: {result}"
-    );
+    let told = format!("{starts:?}: {result}");
+    assert!(starts.last().is_some_and(|last| last.ended), "{told}");
+    assert!(failed <= 1, "{told}");
+    assert!(starts.len() <= 1 + failed + interrupted, "{told}");
     interrupted
 }

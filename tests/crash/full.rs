@@ -2,8 +2,9 @@
 //! decided is kept and written when there is room again. On a small file system of its own, in a
 //! mount namespace of the test's thread, which needs root.
 
+use crate::machine::{Mounted, in_namespace, mount};
 use crate::space::{Project, Space, wait_until};
-use crate::world::{Mounted, ONE, TWO, can_mount, mount, submit};
+use crate::world::{ONE, TWO, submit};
 use nix::libc;
 use serde_json::json;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ while [ ! -e "$NOTES/go" ]; do sleep 0.02; done"#;
 
 #[test]
 fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
-    can_mount(|| {
+    in_namespace(|| {
         let (space, project, _disk) = small_disk();
         let ran = || fs::read_to_string(space.root().join("ran")).unwrap_or_default();
         submit(&project, ONE);
@@ -45,7 +46,7 @@ fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
 
 #[test]
 fn on_a_disk_that_is_full_or_read_only_no_job_is_claimed_or_started() {
-    can_mount(|| {
+    in_namespace(|| {
         for read_only in [false, true] {
             let (space, project, _disk) = small_disk();
             let ran = || fs::read_to_string(space.root().join("ran")).unwrap_or_default();

@@ -3,9 +3,7 @@
 //! kill before the next that counts.
 
 use crate::tracer::{Act, Call, End};
-use crate::world::{
-    Beside, ONE, TWO, World, both_jobs, can_trace, changes, effects, exhaust, report, submit, tally,
-};
+use crate::world::{Beside, ONE, TWO, World, both_jobs, changes, effects, every_kill, submit};
 use nix::libc;
 
 #[test]
@@ -19,20 +17,11 @@ fn killed_at_any_call_no_job_is_begun_again_if_the_settings_forbid_it() {
 }
 
 fn every_point(on_interrupt: &str) {
-    if !can_trace() {
-        return;
-    }
-    let hit = exhaust(|point| one_point(on_interrupt, point));
-    report(&format!(
-        "kill points in a life, {on_interrupt}: {}",
-        tally(&hit)
-    ));
-    // A life without these is not the one that is meant.
-    for name in [
+    let named = [
         "fsync", "renameat", "unlinkat", "write", "openat", "flock", "clone3", "setsid", "execve",
-    ] {
-        assert!(hit.contains_key(name), "no {name} among {hit:?}");
-    }
+    ];
+    let life = format!("a life, {on_interrupt}");
+    every_kill(&life, &named, |point| one_point(on_interrupt, point));
 }
 
 /// Kills at the `point`-th call and sees to it that all is well; the call's name, or `None` if

@@ -12,6 +12,10 @@ mod common;
 mod faults;
 mod full;
 mod kill;
+// What the end-to-end tests need of it and these do not.
+#[allow(dead_code)]
+#[path = "../common/machine.rs"]
+mod machine;
 mod power;
 mod recovery;
 // What the end-to-end tests need of their harness and these do not.

@@ -3,10 +3,9 @@
 //! a new daemon goes on with the copy. Needs root, `mkfs.ext4` and loop devices.
 
 use crate::kill::live_killed;
+use crate::machine::{Mounted, in_namespace};
 use crate::space::{lacks, wait_until};
-use crate::world::{
-    Mounted, ONE, TWO, World, both_jobs, can_mount, can_trace, exhaust_by, report, submit, tally,
-};
+use crate::world::{ONE, TWO, World, both_jobs, can_trace, exhaust_by, report_points, submit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -23,17 +22,14 @@ fn after_a_power_cut_at_any_change_nothing_is_lost_or_done_twice() {
     if !can_trace() {
         return;
     }
-    can_mount(|| {
+    in_namespace(|| {
         if let Some(why) = lacking() {
             return lacks("strace", &why);
         }
         for on_interrupt in ["rerun", "fail"] {
             let hit = exhaust_by(ABREAST, |point| one_cut(on_interrupt, point));
-            report(&format!(
-                "power cuts in a life, {on_interrupt}: {}",
-                tally(&hit)
-            ));
-            assert!(hit.contains_key("fsync"), "no fsync among {hit:?}");
+            let life = format!("power cuts in a life, {on_interrupt}");
+            report_points(&life, &["fsync"], &hit);
         }
     });
 }

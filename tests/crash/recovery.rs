@@ -4,9 +4,14 @@
 
 use crate::faults::{every_fault, live_with_fault, see_off};
 use crate::kill::live_killed;
+use crate::machine::start_time_of;
 use crate::space::{BOUND, Project, is_alive, replace, spawn, wait_for, wait_until};
 use crate::tracer::{Call, text_at};
-use crate::world::{Beside, TEXT, World, can_trace, exhaust, report, submit, tally};
+use crate::world::{Beside, TEXT, World, every_kill, submit};
+use job_monitor::digest::sha256_hex;
+use job_monitor::job::JobId;
+use job_monitor::process::Token;
+use job_monitor::record::Claim;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,6 +34,8 @@ const FINISHED: &str = "job-20260101-120005-finished";
 /// Cancelled while no daemon ran.
 const CANCELLED: &str = "job-20260101-120006-cancelled";
 const WAITING: &str = "job-20260101-120007-waiting";
+/// Those whose claim can be read.
+const BEGUN: [&str; 5] = [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED];
 
 const RESULT: &str = "{\"job_id\": \"job-20260101-120001-done\", \"status\": \"completed\"}";
 /// The end of an agent of the protocol `claude`, as its log holds it.
@@ -38,18 +45,10 @@ const ANSWER: &str = r#"{"type":"system","subtype":"init","session_id":"s","mode
 
 #[test]
 fn killed_at_any_call_of_recovery_nothing_is_lost_or_done_twice() {
-    if !can_trace() {
-        return;
-    }
     for on_interrupt in ["rerun", "fail"] {
-        let hit = exhaust(|point| one_point(on_interrupt, point));
-        report(&format!(
-            "kill points in recovery, {on_interrupt}: {}",
-            tally(&hit)
-        ));
-        for name in ["fsync", "renameat", "unlinkat", "pidfd_send_signal"] {
-            assert!(hit.contains_key(name), "no {name} among {hit:?}");
-        }
+        let life = format!("recovery, {on_interrupt}");
+        let named = ["fsync", "renameat", "unlinkat", "pidfd_send_signal"];
+        every_kill(&life, &named, |point| one_point(on_interrupt, point));
     }
 }
 
@@ -115,8 +114,7 @@ fn first_start(world: &World) -> impl Fn() -> bool + use<> {
 fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, usize) {
     let project = &world.project;
     world.space.start();
-    let begun = [SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED];
-    for id in [DONE, WAITING, BROKEN].into_iter().chain(begun) {
+    for id in [DONE, WAITING, BROKEN].into_iter().chain(BEGUN) {
         project.wait_result(id);
     }
     project.wait_view("nothing to be left", |view| {
@@ -129,7 +127,7 @@ fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, u
         error.contains("nobody knows") && result["error_kind"] == "interrupted"
     };
     assert!(is_unread(&BROKEN));
-    let unread: Vec<&str> = begun.into_iter().filter(is_unread).collect();
+    let unread: Vec<&str> = BEGUN.into_iter().filter(is_unread).collect();
     // Only the claim told which temporary directory was the run's, and it is removed once.
     if !unread.is_empty() || world.traced_log().contains("cannot remove") {
         for scratch in project.names(&world.space.root().join("tmp")) {
@@ -146,7 +144,7 @@ fn heal_and_check(world: &World, on_interrupt: &str, survivor: i32) -> (usize, u
     world.assert_tidy();
     let starts = |id| world.starts_of(id);
     let mut interrupted = 0;
-    for id in begun.into_iter().chain([WAITING]) {
+    for id in BEGUN.into_iter().chain([WAITING]) {
         if unread.contains(&id) {
             continue;
         }
@@ -179,21 +177,14 @@ fn stop_when_done(beside: &Beside<'_>) {
 }
 
 fn is_all_done(beside: &Beside<'_>) -> bool {
-    [
-        SURVIVED, SUSPENDED, NOT_BEGUN, FINISHED, CANCELLED, WAITING, BROKEN,
-    ]
-    .iter()
-    .all(|id| beside.is_done(id))
-        && beside.project.view()["is_processing"] == false
+    let mut all = BEGUN.iter().chain(&[WAITING, BROKEN]);
+    all.all(|id| beside.is_done(id)) && beside.project.view()["is_processing"] == false
 }
 
 /// Writes down each state as a dead daemon left it. Gives the survivor's pid.
 fn lay_out(world: &World) -> i32 {
     let project = &world.project;
-    let all = [
-        SURVIVED, DONE, SUSPENDED, BROKEN, NOT_BEGUN, FINISHED, CANCELLED, WAITING,
-    ];
-    for id in all {
+    for id in BEGUN.iter().chain(&[DONE, BROKEN, WAITING]) {
         submit(project, id);
     }
     let ran = |id: &str, output: &str, text: &str| {
@@ -204,15 +195,10 @@ fn lay_out(world: &World) -> i32 {
 
     ran(SURVIVED, "out", "some words\n");
     // It tells the project, too: where the claim is lost, that alone tells whose the survivor is.
-    let token = job_monitor::process::Token::new(&world.project.path);
+    let token = Token::new(&world.project.path);
     let token = token.as_str();
     let pid = survivor(world, token);
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let start_time: u64 = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
-        .unwrap();
+    let start_time = start_time_of(pid.unsigned_abs());
     let process = json!({"pid": pid, "start_time": start_time});
     let text = claim(SURVIVED, json!({"run": token, "process": process}));
     lay(project, SURVIVED, &text);
@@ -227,15 +213,10 @@ fn lay_out(world: &World) -> i32 {
     }
 
     ran(SUSPENDED, "out", "");
-    let attempt = json!({
-        "started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0,
-        "exit_code": null, "signal": null, "error_kind": "spawn_failed", "error": "no memory",
-        "session_id": null, "cost_usd": null,
-    });
-    let suspended = json!({
-        "kind": "spawn_failed", "error": "no memory",
-        "retry_at": "2026-01-01T12:00:30.000+00:00", "afresh": true,
-    });
+    let attempt = json!({"started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0,
+        "error_kind": "spawn_failed", "error": "no memory"});
+    let suspended = json!({"kind": "spawn_failed", "error": "no memory",
+        "retry_at": "2026-01-01T12:00:30.000+00:00", "afresh": true});
     let keys = json!({"attempts": [attempt], "retries": 1, "suspended": suspended});
     lay(project, SUSPENDED, &claim(SUSPENDED, keys));
 
@@ -288,38 +269,19 @@ fn survivor(world: &World, token: &str) -> i32 {
 
 /// A claim as the daemon writes it, of a first start of a plain agent.
 fn claim(id: &str, keys: Value) -> String {
-    let mut claim = json!({
-        "job_id": id,
-        "run": "00000000000000000000000000000000",
-        "boot_id": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim(),
-        "starts": 1,
-        "started_at": "2026-01-01T12:00:00.000+00:00",
-        "created_at": "2026-01-01T11:00:00.000+00:00",
-        "queue_position": 1,
-        // Of "x", by sha256sum.
-        "document_sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
-        "agent": "agent",
-        "protocol": "plain",
-        "session_id": null,
-        "resumed": false,
-        "attempts": [],
-        "retries": 0,
-        "interruptions": 0,
-        "carried": {
-            "usage": null,
-            "num_turns": null,
-            "edited": [],
-            "permission_denials": [],
-            "failed_mcp_servers": [],
-            "leftovers": 0,
-        },
-        "suspended": null,
-        "checking": false,
-        "stopped": false,
-        "checks": [],
-        "files": {"witness": null, "answer": null, "require_answer": false},
+    let mut claim = json!(Claim {
+        job_id: JobId::parse(id).unwrap(),
+        ..Claim::default()
     });
-    let object = claim.as_object_mut().unwrap();
-    object.extend(keys.as_object().unwrap().clone());
+    let first = json!({
+        "run": "00000000000000000000000000000000", "starts": 1, "queue_position": 1, "agent": "agent",
+        "boot_id": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim(),
+        "started_at": "2026-01-01T12:00:00.000+00:00", "created_at": "2026-01-01T11:00:00.000+00:00",
+        "document_sha256": sha256_hex(TEXT.as_bytes()),
+    });
+    for keys in [first, keys] {
+        let object = claim.as_object_mut().unwrap();
+        object.extend(keys.as_object().unwrap().clone());
+    }
     format!("{claim}\n")
 }

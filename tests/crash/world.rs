@@ -4,15 +4,17 @@
 
 use crate::space::{BOUND, Project, Space, lacks, wait_until};
 use crate::tracer::{self, Act, Call, End};
-use nix::libc;
+use nix::libc::{
+    self, EAGAIN, EDQUOT, EIO, EMFILE, ENOENT, ENOLCK, ENOMEM, ENOSPC, EPERM, ETXTBSY,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,13 +79,8 @@ impl World {
         space.plain_agent(AGENT);
         space.set(json!({"on_interrupt": on_interrupt}));
         // A job whose claim cannot be read is known by its project's name and its own.
-        let name = space
-            .root()
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned();
+        let name = space.root().file_name().unwrap().to_str().unwrap();
+        let name = name.to_owned();
         let root = space.root().join(&name);
         fs::create_dir(&root).unwrap();
         prepare(&root);
@@ -245,10 +242,7 @@ impl World {
         let mut starts = self.starts();
         starts.retain(|start| start.id == id);
         let attempts = result["attempts"].as_array().unwrap();
-        let interrupted = attempts
-            .iter()
-            .filter(|attempt| attempt["error_kind"] == "interrupted")
-            .count();
+        let interrupted = interruptions(&result);
         if result["status"] == "completed" {
             let last = starts.last().expect("a completed job was begun");
             assert!(last.ended, "its agent did not come to its end: {result}");
@@ -278,10 +272,8 @@ impl World {
     pub fn check_both(&self, on_interrupt: &str) -> [Value; 2] {
         self.assert_tidy();
         let results = [ONE, TWO].map(|id| self.check_result(id));
-        let again: usize = [ONE, TWO]
-            .iter()
-            .map(|id| self.starts_of(id).saturating_sub(1))
-            .sum();
+        let repeats = |id: &str| self.starts_of(id).saturating_sub(1);
+        let again = repeats(ONE) + repeats(TWO);
         let mut failed = results.iter().filter(|one| one["status"] != "completed");
         if on_interrupt == "rerun" {
             assert!(again <= 1, "one break interrupts one job");
@@ -309,6 +301,14 @@ impl Drop for World {
             eprintln!("--- the agents' notes\n{notes}");
         }
     }
+}
+
+/// How many of a job's attempts were interrupted.
+pub fn interruptions(result: &Value) -> usize {
+    let attempts = result["attempts"].as_array().unwrap().iter();
+    attempts
+        .filter(|one| one["error_kind"] == "interrupted")
+        .count()
 }
 
 /// What the thread beside a life sees of it.
@@ -370,75 +370,43 @@ pub type Effect = (libc::c_long, &'static str, &'static [i32]);
 /// the ways in which they fail; calls that only look are no different before and after.
 pub fn effects() -> Vec<Effect> {
     let mut table: Vec<Effect> = vec![
-        (
-            libc::SYS_openat,
-            "openat",
-            &[libc::EMFILE, libc::EIO, libc::ENOSPC],
-        ),
-        (
-            libc::SYS_write,
-            "write",
-            &[libc::ENOSPC, libc::EIO, libc::EDQUOT],
-        ),
-        (
-            libc::SYS_fsync,
-            "fsync",
-            &[libc::EIO, libc::ENOSPC, libc::EDQUOT],
-        ),
-        (libc::SYS_ftruncate, "ftruncate", &[libc::EIO]),
-        (
-            libc::SYS_renameat,
-            "renameat",
-            &[libc::ENOSPC, libc::EIO, libc::EDQUOT],
-        ),
-        (libc::SYS_renameat2, "renameat2", &[libc::ENOSPC, libc::EIO]),
-        (libc::SYS_unlinkat, "unlinkat", &[libc::EIO]),
-        (libc::SYS_mkdirat, "mkdirat", &[libc::ENOSPC, libc::EDQUOT]),
+        (libc::SYS_openat, "openat", &[EMFILE, EIO, ENOSPC]),
+        (libc::SYS_write, "write", &[ENOSPC, EIO, EDQUOT]),
+        (libc::SYS_fsync, "fsync", &[EIO, ENOSPC, EDQUOT]),
+        (libc::SYS_ftruncate, "ftruncate", &[EIO]),
+        (libc::SYS_renameat, "renameat", &[ENOSPC, EIO, EDQUOT]),
+        (libc::SYS_renameat2, "renameat2", &[ENOSPC, EIO]),
+        (libc::SYS_unlinkat, "unlinkat", &[EIO]),
+        (libc::SYS_mkdirat, "mkdirat", &[ENOSPC, EDQUOT]),
         (libc::SYS_close, "close", &[]),
-        (libc::SYS_clone, "clone", &[libc::EAGAIN, libc::ENOMEM]),
-        (libc::SYS_clone3, "clone3", &[libc::EAGAIN, libc::ENOMEM]),
-        (
-            libc::SYS_pidfd_open,
-            "pidfd_open",
-            &[libc::EMFILE, libc::ENOMEM],
-        ),
+        (libc::SYS_clone, "clone", &[EAGAIN, ENOMEM]),
+        (libc::SYS_clone3, "clone3", &[EAGAIN, ENOMEM]),
+        (libc::SYS_pidfd_open, "pidfd_open", &[EMFILE, ENOMEM]),
         (libc::SYS_pidfd_send_signal, "pidfd_send_signal", &[]),
         (libc::SYS_wait4, "wait4", &[]),
         (libc::SYS_waitid, "waitid", &[]),
         (libc::SYS_kill, "kill", &[]),
-        (libc::SYS_flock, "flock", &[libc::ENOLCK]),
-        (libc::SYS_fcntl, "fcntl", &[libc::EIO]),
-        (
-            libc::SYS_memfd_create,
-            "memfd_create",
-            &[libc::EMFILE, libc::ENOMEM],
-        ),
-        (libc::SYS_getdents64, "getdents64", &[libc::EIO]),
-        (
-            libc::SYS_inotify_add_watch,
-            "inotify_add_watch",
-            &[libc::ENOSPC],
-        ),
+        (libc::SYS_flock, "flock", &[ENOLCK]),
+        (libc::SYS_fcntl, "fcntl", &[EIO]),
+        (libc::SYS_memfd_create, "memfd_create", &[EMFILE, ENOMEM]),
+        (libc::SYS_getdents64, "getdents64", &[EIO]),
+        (libc::SYS_inotify_add_watch, "inotify_add_watch", &[ENOSPC]),
         (libc::SYS_sendto, "sendto", &[]),
         // Those of a child between its start and its exec.
-        (libc::SYS_setsid, "setsid", &[libc::EPERM]),
-        (libc::SYS_dup3, "dup3", &[libc::EMFILE]),
-        (libc::SYS_chdir, "chdir", &[libc::EIO, libc::ENOENT]),
-        (
-            libc::SYS_execve,
-            "execve",
-            &[libc::EIO, libc::ENOMEM, libc::ETXTBSY],
-        ),
+        (libc::SYS_setsid, "setsid", &[EPERM]),
+        (libc::SYS_dup3, "dup3", &[EMFILE]),
+        (libc::SYS_chdir, "chdir", &[EIO, ENOENT]),
+        (libc::SYS_execve, "execve", &[EIO, ENOMEM, ETXTBSY]),
     ];
     #[cfg(target_arch = "x86_64")]
     table.extend([
-        (libc::SYS_poll, "poll", &[libc::ENOMEM][..]),
-        (libc::SYS_mkdir, "mkdir", &[libc::ENOSPC, libc::EDQUOT][..]),
-        (libc::SYS_unlink, "unlink", &[libc::EIO][..]),
-        (libc::SYS_rmdir, "rmdir", &[libc::EIO][..]),
-        (libc::SYS_rename, "rename", &[libc::EIO][..]),
-        (libc::SYS_vfork, "vfork", &[libc::EAGAIN][..]),
-        (libc::SYS_dup2, "dup2", &[libc::EMFILE][..]),
+        (libc::SYS_poll, "poll", &[ENOMEM][..]),
+        (libc::SYS_mkdir, "mkdir", &[ENOSPC, EDQUOT]),
+        (libc::SYS_unlink, "unlink", &[EIO]),
+        (libc::SYS_rmdir, "rmdir", &[EIO]),
+        (libc::SYS_rename, "rename", &[EIO]),
+        (libc::SYS_vfork, "vfork", &[EAGAIN]),
+        (libc::SYS_dup2, "dup2", &[EMFILE]),
     ]);
     table
 }
@@ -454,13 +422,27 @@ pub fn changes(name: &str, call: &Call) -> bool {
     }
 }
 
-/// Tries points 1, 2, … until a trial reports (with `None`) that its life was over before; several
-/// at a time. Gives how many points of each name were hit.
-pub fn exhaust(trial: impl Fn(usize) -> Option<String> + Sync) -> BTreeMap<String, usize> {
-    exhaust_by(ABREAST, trial)
+/// Kills a life at each point that a trial has. The calls named must be among them.
+pub fn every_kill(of: &str, named: &[&str], trial: impl Fn(usize) -> Option<String> + Sync) {
+    if !can_trace() {
+        return;
+    }
+    let hit = exhaust_by(ABREAST, trial);
+    report_points(&format!("kill points in {of}"), named, &hit);
 }
 
-/// As `exhaust`, with so many at a time.
+/// Says where a life was broken. One without these calls is not the one that is meant.
+pub fn report_points(of: &str, named: &[&str], hit: &BTreeMap<String, usize>) {
+    let names: Vec<String> = hit.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    let sum = hit.values().sum::<usize>();
+    report(&format!("{of}: {sum} ({})", names.join(", ")));
+    for name in named {
+        assert!(hit.contains_key(*name), "no {name} among {hit:?}");
+    }
+}
+
+/// Tries points 1, 2, … until a trial reports (with `None`) that its life was over before; so many
+/// at a time. Gives how many points of each name were hit.
 pub fn exhaust_by(
     abreast: usize,
     trial: impl Fn(usize) -> Option<String> + Sync,
@@ -501,12 +483,6 @@ pub fn report(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// `57 write, 12 openat`, and the sum.
-pub fn tally(hit: &BTreeMap<String, usize>) -> String {
-    let names: Vec<String> = hit.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    format!("{} ({})", hit.values().sum::<usize>(), names.join(", "))
-}
-
 /// Whether calls can be traced; where they cannot, the test is skipped, unless that is forbidden.
 pub fn can_trace() -> bool {
     let Some(why) = tracer::lacking() else {
@@ -514,62 +490,6 @@ pub fn can_trace() -> bool {
     };
     lacks("strace", &why);
     false
-}
-
-/// Runs a test in a mount namespace of its own thread, so that its mounts are seen by nobody else
-/// and go with it; where that is not allowed, the test is skipped.
-pub fn can_mount(test: impl FnOnce() + Send) {
-    let outcome = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: unshare takes one integer, and concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-                let error = io::Error::last_os_error();
-                return lacks(
-                    "mounts",
-                    &format!("no mount namespace can be made: {error}"),
-                );
-            }
-            let private = Command::new("mount")
-                .args(["--make-rprivate", "/"])
-                .status();
-            assert!(private.is_ok_and(|status| status.success()));
-            test();
-        });
-        thread.join()
-    });
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// A mounted file system; unmounted when dropped.
-pub struct Mounted(PathBuf);
-
-impl Mounted {
-    pub fn new(args: &[&str], at: &Path) -> Mounted {
-        mount(args, at);
-        Mounted::adopt(at)
-    }
-
-    /// One that somebody else has mounted.
-    pub fn adopt(at: &Path) -> Mounted {
-        Mounted(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-/// Runs mount(8).
-pub fn mount(args: &[&str], at: &Path) {
-    let status = Command::new("mount").args(args).arg(at).status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "mount {args:?}"
-    );
 }
 
 /// The first life: both jobs, then a stop.

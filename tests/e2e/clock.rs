@@ -3,14 +3,12 @@
 
 use crate::recovery::{claim, lay_claim};
 use crate::space::{Space, lacks, replace, wait_until};
+use crate::stage::*;
+use job_monitor::time::Wall;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
 
 const DAY: i64 = 86_400;
 
@@ -39,26 +37,20 @@ pub fn settable() -> Option<Space> {
 }
 
 pub fn set_clock(space: &Space, seconds: i64) {
-    replace(
-        &space.root().join("clock"),
-        format!("{seconds:+}").as_bytes(),
-    );
+    let clock = space.root().join("clock");
+    replace(&clock, format!("{seconds:+}").as_bytes());
 }
 
 /// A stamp of the result as seconds since 1970.
 fn seconds(stamp: &Value) -> i64 {
-    let wall: job_monitor::time::Wall = serde_json::from_value(stamp.clone()).unwrap();
-    wall.0 / 1000
-}
-
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    i64::try_from(now.unwrap().as_secs()).unwrap()
+    let wall: Wall = serde_json::from_value(stamp.clone()).unwrap();
+    wall.secs()
 }
 
 fn make_old(path: &PathBuf, age: i64) {
     let file = File::options().write(true).open(path).unwrap();
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs((now() - age).unsigned_abs());
+    let at = Wall::now().secs() - age;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at.unsigned_abs());
     file.set_modified(at).unwrap();
 }
 
@@ -74,8 +66,7 @@ while [ ! -e go ]; do echo; sleep 0.05; done"#,
         space.set(json!({"timeout": "20s", "silence_timeout": "10s"}));
         let project = space.project("alpha");
         space.start();
-        project.submit(ID, "x");
-        project.wait_made("ran");
+        begin(&project, ID, "x");
         set_clock(&space, jump);
         // As an editor saves it: it has to settle, by a clock that has just been set.
         fs::write(project.item(&format!("{NEXT}.md")), "x").unwrap();
@@ -87,7 +78,7 @@ while [ ! -e go ]; do echo; sleep 0.05; done"#,
             let took = result["duration_seconds"].as_f64().unwrap();
             assert!(took < 15.0, "{jump}: {took} s");
             // The test would say nothing if the daemon had not seen another clock.
-            let off = seconds(&result["completed_at"]) - now() - jump;
+            let off = seconds(&result["completed_at"]) - Wall::now().secs() - jump;
             assert!(off.abs() < 60, "{jump}: the clock is {off} s off");
         }
         let ran = project.made("ran");
@@ -101,12 +92,9 @@ fn a_pause_before_a_repeat_is_over_when_a_clock_that_is_set_says_so() {
     let Some(space) = settable() else { return };
     space.plain_agent("cat > /dev/null; echo done");
     let project = space.project("alpha");
-    let suspended = json!({"suspended": {
-        "kind": "spawn_failed",
-        "error": "cannot start it",
-        "retry_at": job_monitor::time::Wall::now().plus(Duration::from_secs(1800)),
-        "afresh": false,
-    }});
+    let retry_at = Wall::now().plus(Duration::from_secs(1800));
+    let suspended = json!({"suspended": {"kind": "spawn_failed", "error": "cannot start it",
+        "retry_at": retry_at, "afresh": false}});
     for id in [ID, NEXT] {
         project.submit(id, "x");
     }
@@ -126,10 +114,8 @@ fn a_pause_before_a_repeat_is_over_when_a_clock_that_is_set_says_so() {
 
 #[test]
 fn files_from_the_future_or_from_long_ago_are_like_all_others() {
-    let space = Space::new();
-    space.plain_agent(r#"cat > /dev/null; echo "$JOB_MONITOR_JOB_ID" >> ran"#);
+    let (space, project) = alpha(r#"cat > /dev/null; echo "$JOB_MONITOR_JOB_ID" >> ran"#);
     space.set(json!({"on_interrupt": "rerun"}));
-    let project = space.project("alpha");
     let write = |path: PathBuf, text: &str, age: i64| {
         fs::write(&path, text).unwrap();
         make_old(&path, age);
@@ -143,12 +129,8 @@ fn files_from_the_future_or_from_long_ago_are_like_all_others() {
         }
         let result = json!({"job_id": done[at], "status": "completed"}).to_string();
         write(project.results(&format!("{}.json", done[at])), &result, age);
-        let started = job_monitor::time::Wall::now();
-        lay_claim(
-            &project,
-            &begun[at],
-            &claim(&begun[at], json!({"started_at": started})),
-        );
+        let started = claim(&begun[at], json!({"started_at": Wall::now()}));
+        lay_claim(&project, &begun[at], &started);
         make_old(&project.state(&format!("{}.claim", begun[at])), age);
         for ending in ["md", "out", "err"] {
             write(project.logs(&format!("{}.{ending}", begun[at])), "x", age);
@@ -168,14 +150,8 @@ fn files_from_the_future_or_from_long_ago_are_like_all_others() {
     let ran = project.made("ran");
     assert!(!ran.contains("done"), "{ran}");
     assert_eq!(ran.lines().count(), 4, "{ran}");
-    for args in [
-        &["status"][..],
-        &["queue"],
-        &["stats"],
-        &[&done[0]],
-        &[&done[1]],
-    ] {
-        space.run(args).ok();
+    for command in ["status", "queue", "stats", &done[0], &done[1]] {
+        space.run(&[command]).ok();
     }
     wait_until("the claims to be swept", || {
         let names = project.names(&project.state(""));

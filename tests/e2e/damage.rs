@@ -1,9 +1,10 @@
 //! Damaged files: whatever becomes of a file of ours, it is told of, never trusted, and
 //! never the reason why a job runs a second time. Nothing of it reaches another project.
 
-use crate::bad_input::{chmod, times};
+use crate::machine::peak_of;
 use crate::recovery::{claim, lay_claim};
 use crate::space::{Project, Ran, Space, spawn, wait_for, wait_until};
+use crate::stage::*;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::json;
@@ -17,8 +18,6 @@ const BEGUN: &str = "job-20260101-120000-begun";
 const HELD: &str = "job-20260101-130000-held";
 const CANCELLED: &str = "job-20260101-140000-cancelled";
 const LAST: &str = "job-20260101-150000-last";
-
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
 
 /// What is done to a file.
 type Harm = fn(&Path);
@@ -102,11 +101,7 @@ fn lay_out(space: &Space, name: &str) -> Project {
     let result = json!({"job_id": DONE, "status": "completed", "error": null});
     fs::write(project.results(&format!("{DONE}.json")), result.to_string()).unwrap();
     lay_claim(&project, BEGUN, &claim(BEGUN, json!({})));
-    for (ending, text) in [
-        ("md", "x"),
-        ("out", "some words\n"),
-        ("err", "more words\n"),
-    ] {
+    for (ending, text) in [("md", "x"), ("out", "words\n"), ("err", "more\n")] {
         fs::write(project.logs(&format!("{BEGUN}.{ending}")), text).unwrap();
     }
     fs::write(project.state(&format!("{HELD}.hold")), "").unwrap();
@@ -117,13 +112,6 @@ fn lay_out(space: &Space, name: &str) -> Project {
     project
 }
 
-fn peak_of(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.and_then(|rest| rest.split_whitespace().next());
-    peak.unwrap().parse().unwrap()
-}
-
 /// What holds for the project whose `file` has the damage.
 fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     let what = format!("{file}, {damage}");
@@ -131,14 +119,11 @@ fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     if file == "lock" && matches!(damage, "a directory" | "a link" | "a pipe") {
         let sentence = "[lock] the project is unavailable: ";
         space.wait_log(sentence);
-        let log = space.log();
-        let line = log.lines().find(|line| line.contains(sentence)).unwrap();
-        assert!(line.contains("state/.lock"), "{what}: {line}");
+        assert_says(line_with(&space.log(), sentence), "state/.lock");
         assert_eq!(project.made("ran"), "", "{what}");
         return;
     }
-    project.submit(LAST, "x");
-    project.wait_result(LAST);
+    finish(project, LAST);
     if file == "view" && damage == "a directory" {
         space.wait_log("jobs/state/queue_state.json: is a directory");
     } else {
@@ -149,24 +134,13 @@ fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     assert_eq!(runs(LAST), 1, "{what}: {ran}");
     // A result that was removed makes its job one that waits, and so do the marks: these are the
     // truth, and there is nothing else to know it from.
-    assert_eq!(
-        runs(DONE),
-        usize::from(file == "result" && is_gone),
-        "{what}: {ran}"
-    );
-    assert_eq!(
-        runs(HELD),
-        usize::from(file == "hold" && is_gone),
-        "{what}: {ran}"
-    );
-    let is_cancelled = !(file == "cancel" && is_gone);
-    assert_eq!(runs(CANCELLED), usize::from(!is_cancelled), "{what}: {ran}");
-    if is_cancelled {
-        assert_eq!(
-            project.wait_result(CANCELLED)["status"],
-            "cancelled",
-            "{what}"
-        );
+    for (id, truth) in [(DONE, "result"), (HELD, "hold"), (CANCELLED, "cancel")] {
+        let is_to_run = file == truth && is_gone;
+        assert_eq!(runs(id), usize::from(is_to_run), "{what}: {ran}");
+        if id == CANCELLED && !is_to_run {
+            let status = &project.wait_result(CANCELLED)["status"];
+            assert_eq!(status, "cancelled", "{what}");
+        }
     }
     let begun = project.state(&format!("{BEGUN}.claim"));
     // Of a log that cannot be read nobody knows whether it holds a result.
@@ -174,11 +148,8 @@ fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     if file == "claim" && !is_gone || is_unread {
         assert_eq!(runs(BEGUN), 0, "{what}: {ran}");
         let lies_there = fs::symlink_metadata(&begun).is_ok();
-        assert_eq!(
-            lies_there,
-            file == "claim" && damage == "a directory",
-            "{what}"
-        );
+        let cannot_go = file == "claim" && damage == "a directory";
+        assert_eq!(lies_there, cannot_go, "{what}");
         let result = project.wait_result(BEGUN);
         assert_eq!(result["error_kind"], "interrupted", "{what}: {result}");
         let error = result["error"].as_str().unwrap();
@@ -186,48 +157,37 @@ fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     } else {
         assert_eq!(runs(BEGUN), 1, "{what}: {ran}");
         // Without claim or output there is no sign of the start that was interrupted.
-        let starts = if is_gone && matches!(file, "claim" | "output") {
-            1
-        } else {
-            2
-        };
-        let attempts = &project.wait_result(BEGUN)["attempts"];
-        assert_eq!(
-            attempts.as_array().unwrap().len(),
-            starts,
-            "{what}: {attempts}"
-        );
+        let is_unknown = is_gone && matches!(file, "claim" | "output");
+        let attempts = project.wait_result(BEGUN)["attempts"].clone();
+        let count = attempts.as_array().unwrap().len();
+        assert_eq!(count, 2 - usize::from(is_unknown), "{what}: {attempts}");
     }
     if file == "result" && !is_gone {
         let shown = run(space, &["-p", file, DONE]);
         let told = format!("{}{}", shown.stdout, shown.stderr);
-        assert!(
-            told.contains(DONE) && shown.status != 3,
-            "{what}: {shown:?}"
-        );
+        let is_known = told.contains(DONE) && shown.status != 3;
+        assert!(is_known, "{what}: {shown:?}");
         let path = project.results(&format!("{DONE}.json"));
         let is_told = told.contains(path.to_str().unwrap());
         // What still is JSON may be a result of the predecessor's, or of a later version.
         assert!(is_told || damage == "of another shape", "{what}: {told}");
     }
+    let is_long = matches!(file, "output" | "error") && damage == "of a gibibyte";
     for args in [
-        &["-p", file, "queue"][..],
-        &["-p", file, "status", "--all"],
-        &["-p", file, BEGUN],
-        &["-p", file, "logs", BEGUN],
-        &["-p", file, "stats"],
+        &["queue"][..],
+        &["status", "--all"],
+        &[BEGUN],
+        &["logs", BEGUN],
+        &["stats"],
     ] {
-        let is_long = matches!(file, "output" | "error") && damage == "of a gibibyte";
-        if args.contains(&"logs") && is_long {
+        if args[0] == "logs" && is_long {
             // It would be shown, all of it.
             continue;
         }
-        let ran = run(space, args);
+        let ran = run(space, &[&["-p", file], args].concat());
         assert!(matches!(ran.status, 0 | 1), "{what}, {args:?}: {ran:?}");
-        assert!(
-            !(ran.stdout.is_empty() && ran.stderr.is_empty()),
-            "{args:?}"
-        );
+        let is_mute = ran.stdout.is_empty() && ran.stderr.is_empty();
+        assert!(!is_mute, "{what}, {args:?}");
     }
 }
 
@@ -237,8 +197,7 @@ fn no_damage_to_a_project_s_file_makes_a_job_run_twice_or_stops_others() {
         for (damage, harm) in DAMAGES {
             let thread = std::thread::Builder::new().name(damage.to_owned());
             let test = move || {
-                let space = Space::new();
-                space.plain_agent(NOTES);
+                let space = with_agent(NOTES);
                 space.set(json!({"on_interrupt": "rerun"}));
                 let projects = FILES.map(|(name, path)| {
                     let project = lay_out(&space, name);
@@ -278,15 +237,9 @@ fn assert_told(space: &Space, path: &Path, what: &str) {
 
 #[test]
 fn a_damaged_file_of_the_monitor_s_own_is_told_of_and_served_again_once_it_is_mended() {
-    let files = [
-        "registered.json",
-        "config.json",
-        ".env",
-        "state/holds.json",
-        "state/daemon.lock",
-    ];
+    let files = "registered.json config.json .env state/holds.json state/daemon.lock";
     std::thread::scope(|scope| {
-        for file in files {
+        for file in files.split(' ') {
             let thread = std::thread::Builder::new().name(file.to_owned());
             let test = move || {
                 for (damage, harm) in DAMAGES {
@@ -300,8 +253,7 @@ fn a_damaged_file_of_the_monitor_s_own_is_told_of_and_served_again_once_it_is_me
 
 fn assert_mended(file: &str, damage: &str, harm: Harm) {
     let what = format!("{file}, {damage}");
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let space = with_agent(NOTES);
     space.credentials("NAME='some value'\n", 0o600);
     let alpha = space.project("alpha");
     fs::create_dir(space.state()).unwrap();

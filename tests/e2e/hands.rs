@@ -1,13 +1,12 @@
 //! What processes and files of a project may rely on: descriptors, grace, logs that are appended to,
 //! copies that are no jobs, programs that are told to be missing before anything is started.
 
-use crate::space::{Space, wait_until};
+use crate::space::{Project, Space, wait_until};
+use crate::stage::*;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-
-const ID: &str = "job-20260101-120000-hello";
 
 fn descriptors(space: &Space) -> Vec<String> {
     let dir = format!("/proc/{}/fd", space.pid());
@@ -18,8 +17,7 @@ fn descriptors(space: &Space) -> Vec<String> {
 
 #[test]
 fn idle_projects_hold_no_descriptor_and_an_agent_is_given_the_limit_that_we_were_given() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; ulimit -Sn; ls /proc/self/fd | wc -l");
+    let space = with_agent("cat > /dev/null; ulimit -Sn; ls /proc/self/fd | wc -l");
     let projects: Vec<_> = (0..40).map(|n| space.project(&format!("p{n}"))).collect();
     space.launch_by(&["sh", "-c", "ulimit -Sn 1000; \"$@\"; exit $?", "sh"]);
     space.start();
@@ -33,31 +31,22 @@ fn idle_projects_hold_no_descriptor_and_an_agent_is_given_the_limit_that_we_were
     }
     // Our own is as high as it may be.
     let limits = fs::read_to_string(format!("/proc/{}/limits", space.pid())).unwrap();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"));
-    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    let line = line_with(&limits, "Max open files");
+    let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[3], words[4], "{limits}");
-    let places = projects
-        .iter()
-        .map(|project| project.path.display().to_string());
-    let places: Vec<String> = places.collect();
-    let is_of_a_project = |target: &String| places.iter().any(|place| target.starts_with(place));
-    wait_until("all are closed", || {
-        !descriptors(&space).iter().any(is_of_a_project)
-    });
+    let is_of = |target: &str, project: &Project| Path::new(target).starts_with(&project.path);
+    let is_open = |project: &Project| descriptors(&space).iter().any(|open| is_of(open, project));
+    wait_until("all are closed", || !projects.iter().any(is_open));
     assert!(descriptors(&space).len() <= 20, "{:?}", descriptors(&space));
 }
 
 #[test]
 fn all_of_a_group_is_given_its_grace_also_when_a_wrapper_dies_first() {
-    let space = Space::new();
-    space.plain_agent(
+    let (space, project) = alpha(
         "cat > /dev/null\n\
          sh -c 'trap \"sleep 0.3; echo saved > saved; exit\" TERM; : > ready; while :; do sleep 0.1; done' &\n\
          wait",
     );
-    let project = space.project("alpha");
     space.start();
     project.submit(ID, "x");
     project.wait_made("ready");
@@ -69,14 +58,11 @@ fn all_of_a_group_is_given_its_grace_also_when_a_wrapper_dies_first() {
 
 #[test]
 fn a_log_is_appended_to_whoever_opens_it_again() {
-    let space = Space::new();
-    space.plain_agent(
+    let (space, project) = alpha(
         "cat > /dev/null; echo one; echo two; echo three > /dev/stdout; echo four; echo e > /dev/stderr; echo f >&2",
     );
-    let project = space.project("alpha");
     space.start();
-    project.submit(ID, "x");
-    let result = project.wait_result(ID);
+    let result = finish(&project, ID);
     assert_eq!(
         result["worker_output"]["summary"], "three\nfour",
         "{result}"
@@ -96,10 +82,7 @@ fn a_script_whose_interpreter_is_missing_holds_its_agent_and_says_what_it_needs(
     ] {
         let space = Space::new();
         let agent = space.executable("agent", &format!("{line}\n"));
-        space.set(json!({
-            "agent": "agent",
-            "agents": {"agent": {"command": [agent], "protocol": "plain"}},
-        }));
+        space.set(json!({"agent": "agent", "agents": {"agent": {"command": [agent]}}}));
         let project = space.project("alpha");
         project.submit(ID, "x");
         space.start();
@@ -113,32 +96,23 @@ fn a_script_whose_interpreter_is_missing_holds_its_agent_and_says_what_it_needs(
 #[test]
 fn a_command_that_is_missing_in_one_project_holds_no_other() {
     let space = Space::new();
-    space.set(json!({
-        "agent": "own",
-        "agents": {"own": {"command": ["./agent.sh"], "protocol": "plain"}},
-    }));
+    space.set(json!({"agent": "own", "agents": {"own": {"command": ["./agent.sh"]}}}));
     let (lacking, other) = (space.project("alpha"), space.project("beta"));
     let agent = space.program("agent", "cat > /dev/null; echo done");
     symlink(agent, other.path.join("agent.sh")).unwrap();
     lacking.submit(ID, "x");
     space.start();
     space.wait_log("agent.sh");
-    other.submit(ID, "x");
-    assert_eq!(other.wait_result(ID)["status"], "completed");
+    assert_eq!(finish(&other, ID)["status"], "completed");
     assert_eq!(lacking.result(ID), None);
 }
 
 #[test]
 fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo done");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; echo done");
     project.submit(ID, "x");
-    let copies = [
-        format!("{ID}.sync-conflict-20260102-000000-ABC"),
-        format!("{ID}.orig"),
-        format!("{ID}_LOCAL_4711"),
-    ];
+    let endings = [".sync-conflict-20260102-000000-ABC", ".orig", "_LOCAL_4711"];
+    let copies = endings.map(|ending| format!("{ID}{ending}"));
     project.submit(&copies[0], "x");
     space.start();
     project.wait_result(ID);
@@ -147,8 +121,7 @@ fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
     }
     let result = project.results(&format!("{ID}.json"));
     fs::copy(&result, project.results(&format!("{}.json", copies[0]))).unwrap();
-    project.submit("job-20260101-130000-fix.v2", "x");
-    project.wait_result("job-20260101-130000-fix.v2");
+    finish(&project, "job-20260101-130000-fix.v2");
     for copy in &copies {
         space.wait_log(&format!(
             "{copy}.md is left alone: it is a copy of the job {ID}"
@@ -156,23 +129,17 @@ fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
         assert_eq!(project.claim(copy), None);
     }
     let status = space.run(&["status", "--json"]).json();
-    let ids: Vec<_> = status["jobs"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|job| &job["job_id"])
-        .collect();
+    let jobs = status["jobs"].as_array().unwrap().iter();
+    let ids: Vec<_> = jobs.map(|job| &job["job_id"]).collect();
     assert_eq!(ids, [&json!("job-20260101-130000-fix.v2"), &json!(ID)]);
 }
 
 #[test]
 fn a_copy_of_a_job_that_runs_is_none_even_if_the_document_is_gone() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo x >> ran; until [ -e go ]; do sleep 0.02; done");
-    let project = space.project("alpha");
+    let (space, project) =
+        alpha("cat > /dev/null; echo x >> ran; until [ -e go ]; do sleep 0.02; done");
     space.start();
-    project.submit(ID, "x");
-    project.wait_made("ran");
+    begin(&project, ID, "x");
     fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
     let copy = format!("{ID}.orig");
     project.submit(&copy, "x");
@@ -184,9 +151,7 @@ fn a_copy_of_a_job_that_runs_is_none_even_if_the_document_is_gone() {
 
 #[test]
 fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo done");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; echo done");
     let left = project.item(&format!(".{ID}.md.{}.tmp", i32::MAX));
     let mine = project.item(&format!(".{ID}.md.{}.tmp", std::process::id()));
     for path in [&left, &mine] {
@@ -197,8 +162,7 @@ fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() 
     assert!(mine.exists(), "{}", space.listing());
     symlink("/etc/passwd", project.item(&format!("{ID}.md"))).unwrap();
     space.wait_log(&format!("{ID}.md is left alone: it is a symbolic link"));
-    project.submit("job-20260101-130000-next", "x");
-    project.wait_result("job-20260101-130000-next");
+    finish(&project, "job-20260101-130000-next");
     let log = space.log();
     assert!(!log.contains(&format!("Job queued: {ID}")), "{log}");
     assert_eq!(log.matches("is a symbolic link").count(), 1, "{log}");
@@ -207,9 +171,7 @@ fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() 
 #[test]
 fn register_keeps_git_away_from_the_spool() {
     let space = Space::new();
-    let path = space.root().join("web");
-    let own = "docs\n";
-    for (name, before) in [("web", None), ("own", Some(own))] {
+    for (name, before) in [("web", None), ("own", Some("docs\n"))] {
         let path = space.root().join(name);
         fs::create_dir_all(path.join("jobs")).unwrap();
         if let Some(text) = before {
@@ -218,6 +180,6 @@ fn register_keeps_git_away_from_the_spool() {
         space.run(&["register", &path.display().to_string()]).ok();
         let kept = fs::read_to_string(path.join("jobs/.gitignore")).unwrap();
         assert_eq!(kept, before.unwrap_or("*\n"));
+        assert!(path.join("jobs/items").is_dir());
     }
-    assert!(Path::new(&path).join("jobs/items").is_dir());
 }

@@ -4,14 +4,14 @@
 
 use crate::recovery::claim;
 use crate::space::{Project, Space, job_monitor, lacks, spawn};
+use crate::stage::*;
 use job_monitor::cli::commands;
 use serde_json::json;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
 
 // --- what an agent writes into the spool ---
 
@@ -38,10 +38,8 @@ fn an_agent_s_forgeries_in_the_spool_start_no_job_twice_and_pass_for_no_work_of_
         "rm -rf state; mkdir state",
         "rm -rf state; mkdir state; : > state/.lock",
     ] {
-        let space = Space::new();
-        space.plain_agent(WORST);
+        let (space, project) = alpha(WORST);
         space.set(json!({"on_interrupt": "rerun"}));
-        let project = space.project("alpha");
         fs::write(project.path.join("worst"), worst).unwrap();
         // Of a job that is not begun, so that a worker which believed it would end it.
         let forged = claim(LAST, json!({"interruptions": 9}));
@@ -66,9 +64,8 @@ fn an_agent_s_forgeries_in_the_spool_start_no_job_twice_and_pass_for_no_work_of_
         // A result ends its job, whoever wrote it; but it is told, as long as anybody can know.
         assert_eq!(project.result(NEXT).unwrap()["stdout"], "forged");
         if worst.is_empty() {
-            space.wait_log(&format!(
-                "{NEXT}.md has a result that this monitor did not write"
-            ));
+            let sentence = format!("{NEXT}.md has a result that this monitor did not write");
+            space.wait_log(&sentence);
         }
         project.wait_view("idle", |view| view["is_processing"] == false);
         assert_eq!(space.stop(), 0);
@@ -90,10 +87,12 @@ fn every_character() -> String {
     let latin = (0..=0xff_u8).map(char::from);
     let moves = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{1b}c";
     latin
-        .chain(bidi.chars())
-        .chain(moves.chars())
-        .chain("words".chars())
+        .chain([bidi, moves, "words"].concat().chars())
         .collect()
+}
+
+fn write(path: PathBuf, bytes: impl AsRef<[u8]>) {
+    fs::write(path, bytes).unwrap();
 }
 
 /// A world in which every text that anybody but us can write has every character in it, each file
@@ -103,7 +102,6 @@ fn contaminated() -> (Space, Project) {
     let bad = every_character();
     let raw: Vec<u8> = (0..=0xff_u8).collect();
     let project = space.project("alpha");
-    let write = |path: std::path::PathBuf, bytes: &[u8]| fs::write(path, bytes).unwrap();
     let name = bad.replace(['/', '\0'], "");
     space.edit_registry(|projects| {
         projects.insert(name.clone(), json!({"path": space.root().join("missing")}));
@@ -126,26 +124,18 @@ fn contaminated() -> (Space, Project) {
             "until": null, "probe_at": "2099-01-01T12:00:00.000+00:00"})
     };
     let holds = json!({"list": [hold(Some(&bad)), hold(None)], "blind": {}});
-    write(
-        space.state().join("holds.json"),
-        holds.to_string().as_bytes(),
-    );
+    write(space.state().join("holds.json"), holds.to_string());
     for byte in raw.iter().filter(|byte| !b"\0/".contains(byte)) {
-        use std::os::unix::ffi::OsStrExt;
         let name = [b"job-20260101-110000-", &[*byte][..], b"words.md"].concat();
-        fs::write(
-            project.item("").join(std::ffi::OsStr::from_bytes(&name)),
-            "x",
-        )
-        .unwrap();
+        write(project.item("").join(OsStr::from_bytes(&name)), "x");
     }
     // Done, with a good result and logs of each kind; with one that is no JSON; begun; waiting.
     let text = bad.replace('\0', "");
     for id in [ID, NEXT, LAST, WAITING] {
         project.submit(id, &text);
-        write(project.logs(&format!("{id}.md")), &raw);
-        write(project.logs(&format!("{id}.out")), &raw);
-        write(project.logs(&format!("{id}.err")), &raw);
+        for ending in ["md", "out", "err"] {
+            write(project.logs(&format!("{id}.{ending}")), &raw);
+        }
     }
     let attempt = json!({"started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0, "exit_code": 3, "signal": null,
         "error_kind": bad, "error": bad, "session_id": bad, "cost_usd": 0.5});
@@ -161,10 +151,7 @@ fn contaminated() -> (Space, Project) {
         "logs": [format!("jobs/logs/{ID}.jsonl"), format!("jobs/logs/{ID}.err"), bad],
         bad.clone(): bad,
     });
-    write(
-        project.results(&format!("{ID}.json")),
-        result.to_string().as_bytes(),
-    );
+    write(project.results(&format!("{ID}.json")), result.to_string());
     write(project.results(&format!("{NEXT}.json")), &raw);
     let stream = [
         json!({"type": "system", "subtype": "init", "session_id": bad, "model": bad, "claude_code_version": bad}),
@@ -177,11 +164,8 @@ fn contaminated() -> (Space, Project) {
         json!({"type": bad, "subtype": bad}),
         json!({"type": "result", "subtype": bad, "is_error": true, "result": bad, "session_id": bad}),
     ];
-    let mut stream: Vec<u8> = stream
-        .map(|event| format!("{event}\n"))
-        .concat()
-        .into_bytes();
-    stream.extend(&raw);
+    let stream = stream.map(|event| format!("{event}\n")).concat();
+    let stream = [stream.as_bytes(), &raw].concat();
     for id in [ID, LAST] {
         write(project.logs(&format!("{id}.jsonl")), &stream);
     }
@@ -189,18 +173,12 @@ fn contaminated() -> (Space, Project) {
         "retry_at": job_monitor::time::Wall::now().plus(std::time::Duration::from_secs(3600))});
     let keys = json!({"suspended": suspended, "agent": bad, "protocol": "claude", "session_id": bad,
         "attempts": [attempt]});
-    write(
-        project.state(&format!("{LAST}.claim")),
-        claim(LAST, keys).as_bytes(),
-    );
+    write(project.state(&format!("{LAST}.claim")), claim(LAST, keys));
     let view = json!({"project": bad, "queue_size": 2, "current_task": bad, "is_processing": true,
         "queued_tasks": [bad, bad], "task_start_time": bad, "hold": {"kind": bad, "reason": bad}});
-    write(
-        project.state("queue_state.json"),
-        view.to_string().as_bytes(),
-    );
+    write(project.state("queue_state.json"), view.to_string());
     write(space.root().join("task"), &raw);
-    write(space.root().join("text"), text.as_bytes());
+    write(space.root().join("text"), text);
     (space, project)
 }
 
@@ -238,26 +216,20 @@ fn command_lines(space: &Space) -> Vec<Vec<String>> {
             Some(_) => vec![vec![bad.clone()]],
         };
         for value in values {
-            let mut line = match help.name {
-                "submit" => ["-p", "alpha", "submit"].map(str::to_owned).to_vec(),
-                "clean" => ["clean", "--dry-run", "-a", "--older-than", "1d"]
-                    .map(str::to_owned)
-                    .to_vec(),
-                name => vec![name.to_owned()],
+            let words = match help.name {
+                "submit" => "-p alpha submit",
+                "clean" => "clean --dry-run -a --older-than 1d",
+                "wait" => "wait --timeout 1s",
+                name => name,
             };
-            if help.name == "wait" {
-                line.extend(["--timeout".to_owned(), "1s".to_owned()]);
-            }
+            let mut line: Vec<String> = words.split(' ').map(str::to_owned).collect();
             line.extend(value);
             lines.push(line.clone());
             for (_, long, value) in help.options() {
-                let option = long.to_owned();
-                match value {
-                    _ if !value.is_empty() => {
-                        lines.push([line.clone(), vec![option, bad.clone()]].concat())
-                    }
-                    _ if long == "--json" => lines.push([line.clone(), vec![option]].concat()),
-                    _ => {}
+                if !value.is_empty() {
+                    lines.push([&line[..], &[long.to_owned(), bad.clone()]].concat());
+                } else if long == "--json" {
+                    lines.push([&line[..], &[long.to_owned()]].concat());
                 }
             }
         }
@@ -273,15 +245,9 @@ fn assert_calm(what: &str, bytes: &[u8]) {
     let bidi = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let harmful = |c: char| c.is_control() && c != '\n' && c != '\t' || bidi(c);
     if let Some(at) = text.find(harmful) {
-        let from = text[..at]
-            .char_indices()
-            .rev()
-            .nth(60)
-            .map_or(0, |(at, _)| at);
-        panic!(
-            "{what}: {:?}",
-            text[from..].chars().take(100).collect::<String>()
-        );
+        let from = text[..at].char_indices().rev().nth(60);
+        let around = text[from.map_or(0, |(at, _)| at)..].chars().take(100);
+        panic!("{what}: {:?}", around.collect::<String>());
     }
 }
 
@@ -328,30 +294,17 @@ fn no_byte_that_others_write_reaches_a_terminal_through_any_command() {
     // Elsewhere these are the very bytes that the agent wrote, and meant to be.
     lines.extend([ID, NEXT, LAST].map(|id| ["logs", "--raw", id].map(str::to_owned).to_vec()));
     for line in lines {
+        let what = format!("{:?}", &line[..line.len().min(2)]);
         let words: Vec<String> = line.iter().map(quoted).collect();
         let mut command = Command::new("script");
-        command.args([
-            "-qec",
-            &format!("{} {} < /dev/null", job_monitor(), words.join(" ")),
-            "/dev/null",
-        ]);
-        let own = space.command(&[]);
-        command.env_clear();
-        command.envs(
-            own.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        let line = format!("{} {} < /dev/null", job_monitor(), words.join(" "));
+        command.args(["-qec", &line, "/dev/null"]);
         // Otherwise there are sequences of our own.
-        command
-            .env("TERM", "dumb")
-            .env("NO_COLOR", "1")
-            .current_dir(space.home());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let world = in_world_of(&mut command, &space.command(&[]));
+        world.env("TERM", "dumb").env("NO_COLOR", "1");
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = spawn(&mut command).wait_with_output().unwrap();
-        let what = format!("{:?}", &line[..line.len().min(2)]);
         assert_calm(&what, &output.stdout);
     }
 }

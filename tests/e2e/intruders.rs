@@ -2,22 +2,28 @@
 //! out of the spool, nothing that lies in the way is written through, what we write is the user's
 //! alone, and nothing is ever asked of a network.
 
-use crate::bad_input::chmod;
-use crate::mounts::{Mounted, in_namespace};
+use crate::machine::{Mounted, in_namespace};
 use crate::space::{Project, Space, lacks, spawn, wait_until};
+use crate::stage::*;
 use nix::libc;
-use nix::unistd::{Gid, Uid, chown};
-use serde_json::{Value, json};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Group, Pid, Uid, User, chown};
+use serde_json::json;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
+/// The directories of a spool.
+const PARTS: [&str; 5] = [
+    "jobs",
+    "jobs/items",
+    "jobs/results",
+    "jobs/state",
+    "jobs/logs",
+];
 
 /// A user and a group that nobody has here.
 const STRANGER: u32 = 12_345;
@@ -75,17 +81,9 @@ impl Breach {
 
 #[test]
 fn a_project_s_directory_that_others_can_use_is_not_served_until_it_is_mended() {
-    let parts = [
-        "jobs",
-        "jobs/items",
-        "jobs/results",
-        "jobs/state",
-        "jobs/logs",
-    ];
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let space = with_agent(NOTES);
     let mut rows: Vec<(Project, PathBuf, Breach)> = Vec::new();
-    for (at, part) in parts.iter().enumerate() {
+    for (at, part) in PARTS.iter().enumerate() {
         for breach in Breach::all() {
             let project = space.project(&format!("p{at}-{breach:?}"));
             project.submit(ID, "x");
@@ -96,14 +94,11 @@ fn a_project_s_directory_that_others_can_use_is_not_served_until_it_is_mended() 
     }
     space.start();
     let healthy = space.project("healthy");
-    healthy.submit(ID, "x");
-    healthy.wait_result(ID);
+    finish(&healthy, ID);
     for (project, path, breach) in &rows {
         let sentence = format!("{} {}", path.display(), breach.words());
-        space.wait_log(&format!(
-            "[{}] the project is unavailable: {sentence}",
-            project.name
-        ));
+        let told = format!("[{}] the project is unavailable: ", project.name);
+        space.wait_log(&format!("{told}{sentence}"));
         assert_eq!(project.made("ran"), "", "{sentence}");
         breach.mend(path);
     }
@@ -116,9 +111,7 @@ fn a_project_s_directory_that_others_can_use_is_not_served_until_it_is_mended() 
 fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_mended() {
     for file in ["registered.json", "config.json"] {
         for breach in Breach::all() {
-            let space = Space::new();
-            space.plain_agent(NOTES);
-            let project = space.project("alpha");
+            let (space, project) = alpha(NOTES);
             project.submit(ID, "x");
             let path = space.config().join(file);
             breach.make(&path);
@@ -126,16 +119,14 @@ fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_m
             space.start();
             space.wait_log(&sentence);
             // An event that is looked at later shows that nothing was believed until then.
-            fs::write(space.config().join(".env"), "").unwrap();
-            chmod(&space.config().join(".env"), 0o600);
+            space.credentials("", 0o600);
             let listed = space.run(&["-p", "alpha", "queue"]);
             if file == "registered.json" {
                 assert_eq!(listed.status, 1, "{listed:?}");
-                assert!(listed.stderr.contains(&sentence), "{listed:?}");
+                assert_says(&listed.stderr, &sentence);
             }
             let found = space.run(&["doctor"]);
-            let told = [found.stdout, found.stderr].concat();
-            assert!(told.contains(&sentence), "{told}");
+            assert_says(&[found.stdout, found.stderr].concat(), &sentence);
             assert_eq!(project.made("ran"), "", "{sentence}");
             breach.mend(&path);
             // A change of permissions alone is seen within a minute; a new file at once.
@@ -150,9 +141,7 @@ fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_m
 fn with_directories_of_its_own_that_others_can_use_the_daemon_does_not_start() {
     for dir in ["config", "config/state"] {
         for breach in Breach::all() {
-            let space = Space::new();
-            space.plain_agent(NOTES);
-            let project = space.project("alpha");
+            let (space, project) = alpha(NOTES);
             project.submit(ID, "x");
             fs::create_dir_all(space.state()).unwrap();
             let path = space.root().join(dir);
@@ -160,7 +149,7 @@ fn with_directories_of_its_own_that_others_can_use_the_daemon_does_not_start() {
             space.spawn(|_| {});
             assert_eq!(space.wait_end(), 1, "{dir}, {breach:?}");
             let sentence = format!("{} {}", path.display(), breach.words());
-            assert!(space.log().contains(&sentence), "{}", space.log());
+            assert_says(&space.log(), &sentence);
             assert_eq!(project.made("ran"), "", "{dir}, {breach:?}");
             breach.mend(&path);
             space.start();
@@ -170,34 +159,27 @@ fn with_directories_of_its_own_that_others_can_use_the_daemon_does_not_start() {
                 breach.make(&path);
                 space.project("planted");
                 space.wait_log("the projects before stay in force");
-                assert!(
-                    !space.log().contains("'planted' configured"),
-                    "{breach:?}: {}",
-                    space.log()
-                );
+                let log = space.log();
+                assert!(!log.contains("'planted' configured"), "{breach:?}: {log}");
             }
         }
     }
 }
 
+fn user() -> User {
+    let user = User::from_uid(Uid::effective()).unwrap();
+    user.expect("tests run as a user who has a name")
+}
+
 #[test]
 fn what_the_user_s_private_group_can_write_is_believed() {
-    let user = nix::unistd::User::from_uid(Uid::effective()).unwrap();
-    let user = user.expect("tests run as a user who has a name");
-    let group = nix::unistd::Group::from_gid(user.gid).unwrap().unwrap();
+    let user = user();
+    let group = Group::from_gid(user.gid).unwrap().unwrap();
     if group.name != user.name || group.mem.iter().any(|member| *member != user.name) {
         return lacks("group", "the user has no group of their own");
     }
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    let project = space.project("alpha");
-    for part in [
-        "jobs",
-        "jobs/items",
-        "jobs/results",
-        "jobs/state",
-        "jobs/logs",
-    ] {
+    let (space, project) = alpha(NOTES);
+    for part in PARTS {
         chmod(&project.path.join(part), 0o775);
     }
     fs::create_dir(space.state()).unwrap();
@@ -227,8 +209,7 @@ fn what_the_user_s_private_group_can_write_is_believed() {
 #[test]
 fn a_group_of_the_user_s_name_that_has_other_members_is_not_private() {
     in_namespace(|| {
-        let user = nix::unistd::User::from_uid(Uid::effective()).unwrap();
-        let user = user.expect("tests run as a user who has a name");
+        let user = user();
         let space = Space::new();
         space.project("alpha");
         let registry = space.config().join("registered.json");
@@ -242,36 +223,25 @@ fn a_group_of_the_user_s_name_that_has_other_members_is_not_private() {
         fs::write(&groups, entry("somebody")).unwrap();
         let refused = space.run(&["list"]);
         assert_eq!(refused.status, 1, "{refused:?}");
-        assert!(
-            refused.stderr.contains("can be written by others"),
-            "{refused:?}"
-        );
+        assert_says(&refused.stderr, "can be written by others");
     });
 }
 
 #[test]
 fn a_credentials_file_that_anybody_else_can_read_or_owns_holds_every_agent() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     space.start();
     let path = space.config().join(".env");
     // The view may still tell of the hold before.
     let wait_reason = |words: &str| {
-        let is_it = |view: &Value| {
-            let reason = view["hold"]["reason"].as_str();
-            reason.is_some_and(|reason| reason.contains(words))
-        };
-        project.wait_view(words, is_it);
+        project.wait_view(words, |view| view["hold"].to_string().contains(words));
     };
     for (at, mode) in [0o640, 0o604, 0o620, 0o602, 0o610].into_iter().enumerate() {
         space.credentials("A=b\n", mode);
         let id = format!("job-20260101-12000{at}-x");
         project.submit(&id, "x");
-        wait_reason(&format!(
-            "{} is open to others (mode {mode:03o}); run: chmod 600 ",
-            path.display()
-        ));
+        let sentence = format!("is open to others (mode {mode:03o}); run: chmod 600 ");
+        wait_reason(&format!("{} {sentence}", path.display()));
         space.credentials("A=b\n", 0o600);
         project.wait_result(&id);
     }
@@ -291,21 +261,19 @@ fn a_credentials_file_that_anybody_else_can_read_or_owns_holds_every_agent() {
 
 #[test]
 fn nothing_that_lies_where_we_write_is_written_through() {
-    type Plant = fn(&Path, &Path);
+    type Plant = fn(&Path, &Path) -> io::Result<()>;
     let plants: [(&str, Plant); 3] = [
-        ("a link", |outside, name| symlink(outside, name).unwrap()),
+        ("a link", |outside, name| symlink(outside, name)),
         ("a link to nothing yet", |outside, name| {
-            symlink(outside.with_extension("new"), name).unwrap();
+            symlink(outside.with_extension("new"), name)
         }),
         ("a second name", |outside, name| {
-            fs::hard_link(outside, name).unwrap()
+            fs::hard_link(outside, name)
         }),
     ];
     for (what, plant) in plants {
-        let space = Space::new();
-        space.plain_agent(NOTES);
+        let (space, project) = alpha(NOTES);
         space.set(json!({"archive": true}));
-        let project = space.project("alpha");
         fs::create_dir(space.state()).unwrap();
         let outside = space.root().join("outside");
         fs::write(&outside, "not ours").unwrap();
@@ -326,7 +294,7 @@ fn nothing_that_lies_where_we_write_is_written_through() {
             space.config().join(".registered.json.tmp"),
         ];
         for name in &planted {
-            plant(&outside, name);
+            plant(&outside, name).unwrap();
         }
         // Documents are to be moved there; and nowhere else.
         let elsewhere = space.root().join("elsewhere");
@@ -335,8 +303,7 @@ fn nothing_that_lies_where_we_write_is_written_through() {
         project.submit(NEXT, "x");
         fs::write(project.state(&format!("{NEXT}.hold")), "").unwrap();
         space.start();
-        project.submit(ID, "x");
-        let result = project.wait_result(ID);
+        let result = finish(&project, ID);
         assert_eq!(result["status"], "completed", "{what}: {result}");
         assert_eq!(result["stdout"], "done\n", "{what}");
         space.run(&["cancel", NEXT]).ok();
@@ -346,10 +313,8 @@ fn nothing_that_lies_where_we_write_is_written_through() {
         assert_eq!(space.stop(), 0);
         assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours", "{what}");
         assert_eq!(fs::metadata(&outside).unwrap().mode(), before, "{what}");
-        assert!(
-            !outside.with_extension("new").exists(),
-            "{what}: it was made"
-        );
+        let new = outside.with_extension("new");
+        assert!(!new.exists(), "{what}: it was made");
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "{what}");
         assert_eq!(fs::read(project.item(&format!("{ID}.md"))).unwrap(), b"x");
     }
@@ -357,9 +322,7 @@ fn nothing_that_lies_where_we_write_is_written_through() {
 
 #[test]
 fn a_lock_that_is_another_file_s_second_name_is_not_taken() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     project.submit(ID, "x");
     fs::create_dir(space.state()).unwrap();
     let outside = space.root().join("outside");
@@ -368,11 +331,7 @@ fn a_lock_that_is_another_file_s_second_name_is_not_taken() {
     fs::hard_link(&outside, &lock).unwrap();
     space.spawn(|_| {});
     assert_eq!(space.wait_end(), 1);
-    assert!(
-        space.log().contains(lock.to_str().unwrap()),
-        "{}",
-        space.log()
-    );
+    assert_says(&space.log(), lock.to_str().unwrap());
     assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours");
     fs::remove_file(&lock).unwrap();
     space.start();
@@ -404,32 +363,25 @@ fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its
                 });
             }
         };
-        let space = Space::new();
-        space.plain_agent("cat > /dev/null; umask");
+        let space = with_agent("cat > /dev/null; umask");
         let hook = space.program("hook", "umask > umask.new; mv umask.new umask");
         space.set(json!({"archive": true, "on_finish": [hook]}));
         let root = space.root().join("alpha");
         fs::create_dir(&root).unwrap();
         chmod(&root, 0o755);
         // Directories, registry, documents and marks are made by commands.
-        space
-            .run_as(set, &["register", root.to_str().unwrap()])
-            .ok();
+        let run = |args: &[&str]| space.run_as(set, args).ok();
+        run(&["register", root.to_str().unwrap()]);
         let project = Project::at(&root);
         space.spawn(set);
         space.wait_log("Observer started");
         let text = space.root().join("text");
         fs::write(&text, "Do it.").unwrap();
-        let id = space
-            .run_as(set, &["submit", "-d", "one", text.to_str().unwrap()])
-            .ok();
-        let id = id.trim();
-        let result = project.wait_result(id);
+        let id = run(&["submit", "-d", "one", text.to_str().unwrap()]);
+        let result = project.wait_result(id.trim());
         assert_eq!(result["stdout"], format!("{umask:04o}\n"), "{result}");
         assert_eq!(project.wait_made("umask"), format!("{umask:04o}\n"));
-        let held = space
-            .run_as(set, &["submit", "-d", "two", text.to_str().unwrap()])
-            .ok();
+        let held = run(&["submit", "-d", "two", text.to_str().unwrap()]);
         space.run_as(set, &["hold", held.trim()]);
         project.wait_view("idle", |view| view["is_processing"] == false);
         assert_eq!(space.stop(), 0);
@@ -438,10 +390,10 @@ fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its
         files_below(&space.state(), &mut found);
         assert!(found.len() >= 10, "{found:?}");
         for path in found {
-            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            let mode = mode_of(&path);
             assert_eq!(mode, 0o600, "umask {umask:03o}: {}", path.display());
         }
-        let mode = fs::metadata(space.state()).unwrap().permissions().mode() & 0o777;
+        let mode = mode_of(&space.state());
         assert_eq!(mode, 0o700, "umask {umask:03o}: the daemon's own state");
     }
 }
@@ -450,28 +402,18 @@ fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its
 
 #[test]
 fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo done");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; echo done");
     let trace = space.root().join("trace");
     let traced = |args: &[&str]| {
         let own = space.command(args);
         let mut command = Command::new("strace");
-        command.args([
-            "-f",
-            "-qq",
-            "-A",
-            "-e",
-            "trace=socket,socketpair,execve",
-            "-o",
-        ]);
-        command.arg(&trace).arg(own.get_program()).args(args);
-        command.env_clear();
-        command.envs(
-            own.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-        command.current_dir(space.home());
+        command.args(["-f", "-qq", "-A", "-e", "trace=socket,socketpair,execve"]);
+        command
+            .arg("-o")
+            .arg(&trace)
+            .arg(own.get_program())
+            .args(args);
+        in_world_of(&mut command, &own);
         command
     };
     let can = Command::new("strace")
@@ -483,8 +425,7 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
     let mut daemon = traced(&["daemon"]);
     daemon.stderr(fs::File::create(space.root().join("daemon-1.log")).unwrap());
     let mut daemon = spawn(&mut daemon);
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    finish(&project, ID);
     for args in [
         &["list", "--json"][..],
         &["queue"],
@@ -501,8 +442,7 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
         assert!(output.status.code().is_some(), "{args:?}: {output:?}");
     }
     let pid = space.run(&["list", "--json"]).json()["daemon"]["pid"].as_i64();
-    let pid = nix::unistd::Pid::from_raw(pid.unwrap() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(pid.unwrap() as i32), Signal::SIGTERM).unwrap();
     wait_until("the daemon's end", || daemon.try_wait().unwrap().is_some());
     let trace = fs::read_to_string(&trace).unwrap();
     // Not what strace says of a call that another thread's came in between: "<... socket resumed>".
@@ -513,8 +453,6 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
         .collect();
     assert!(others.is_empty(), "{others:#?}");
     // The trace is of what it says it is.
-    assert!(
-        trace.contains("\"daemon\"]") && trace.contains("bin/agent"),
-        "{trace}"
-    );
+    assert_says(&trace, "\"daemon\"]");
+    assert_says(&trace, "bin/agent");
 }

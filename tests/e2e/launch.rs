@@ -1,8 +1,8 @@
 //! How an agent is started: what it finds of signals, descriptors and terminals however the
 //! daemon itself was started, and what happens when it cannot be.
 
-use crate::bad_input::wait_hold;
 use crate::space::{Project, Space, wait_for, wait_until};
+use crate::stage::*;
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
 use nix::pty::openpty;
@@ -15,9 +15,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
 
 /// An agent that tells how it finds itself: its descriptors on standard output, which a redirection
 /// would change.
@@ -42,8 +39,7 @@ fn world(more: &str) -> (Space, Project, Project) {
 /// Runs a job in both projects, which must find what SPEC 5 promises.
 #[track_caller]
 fn assert_as_promised(project: &Project, signals: &Project, id: &str, what: &str) {
-    signals.submit(id, "x");
-    let result = signals.wait_result(id);
+    let result = finish(signals, id);
     let masks: Vec<_> = result["stdout"].as_str().unwrap().lines().collect();
     assert_eq!(masks.len(), 2, "{what}: {result}");
     for line in masks {
@@ -66,26 +62,29 @@ fn assert_is_at_home(project: &Project, id: &str, what: &str) {
     let pid = head.split(' ').next().unwrap();
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let (group, session, terminal) = (fields[2], fields[3], fields[4]);
-    assert_eq!(
-        (group, session),
-        (pid, pid),
-        "{what}: no session of its own"
-    );
+    let is_leader = group == pid && session == pid;
+    assert!(is_leader, "{what}: no session of its own: {stat}");
     assert_eq!(terminal, "0", "{what}: it has a terminal");
     assert_eq!(project.made("tty"), "", "{what}: it has a terminal");
     let fds = result["stdout"].as_str().unwrap();
-    let links = fds.lines().filter_map(|line| line.split_once(" -> "));
-    let links: Vec<(&str, &str)> = links
-        .map(|(head, target)| (head.rsplit(' ').next().unwrap(), target))
-        .collect();
+    let mut links: Vec<(&str, &str)> = fds.lines().filter_map(|l| l.split_once(" -> ")).collect();
     // The shell has its script open beside what it was given.
-    let script = |(_, target): &&(&str, &str)| !target.ends_with("bin/agent");
-    let links: Vec<_> = links.iter().filter(script).collect();
-    let numbers: Vec<&str> = links.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, ["0", "1", "2"], "{what}: {fds}");
-    assert!(links[0].1.starts_with("/memfd:"), "{what}: {fds}");
-    assert!(links[1].1.ends_with(".out"), "{what}: {fds}");
-    assert!(links[2].1.ends_with(".err"), "{what}: {fds}");
+    links.retain(|(_, target)| !target.ends_with("bin/agent"));
+    let [input, output, error] = links[..] else {
+        panic!("{what}: {fds}");
+    };
+    assert!(
+        input.0.ends_with(" 0") && input.1.starts_with("/memfd:"),
+        "{what}: {fds}"
+    );
+    assert!(
+        output.0.ends_with(" 1") && output.1.ends_with(".out"),
+        "{what}: {fds}"
+    );
+    assert!(
+        error.0.ends_with(" 2") && error.1.ends_with(".err"),
+        "{what}: {fds}"
+    );
     assert_eq!(project.made("umask"), "0027\n", "{what}");
 }
 
@@ -98,6 +97,13 @@ fn before(command: &mut Command, prepare: impl Fn() + Send + Sync + 'static) {
             Ok(())
         });
     }
+}
+
+fn set_umask(command: &mut Command) {
+    before(command, || {
+        // SAFETY: umask takes a number and cannot fail.
+        unsafe { libc::umask(0o027) };
+    });
 }
 
 fn ignore(command: &mut Command, signals: &'static [i32]) {
@@ -128,10 +134,8 @@ fn an_agent_finds_the_same_surroundings_however_the_daemon_was_started() {
         ("SIGCHLD ignored", &mut |c| ignore(c, &[libc::SIGCHLD])),
         ("by nohup", &mut |c| ignore(c, &[libc::SIGHUP])),
         ("in the background of a shell", &mut |c| {
-            ignore(
-                c,
-                &[libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP],
-            );
+            ignore(c, &[libc::SIGINT, libc::SIGQUIT]);
+            ignore(c, &[libc::SIGPIPE, libc::SIGTSTP]);
         }),
         ("with signals blocked", &mut |c| {
             before(c, || {
@@ -155,10 +159,7 @@ fn an_agent_finds_the_same_surroundings_however_the_daemon_was_started() {
     for (what, adjust) in rows {
         let (space, project, signals) = world("");
         space.spawn(|command| {
-            before(command, || {
-                // SAFETY: umask takes a number and cannot fail.
-                unsafe { libc::umask(0o027) };
-            });
+            set_umask(command);
             adjust(command);
         });
         for id in [ID, NEXT] {
@@ -198,17 +199,14 @@ fn a_terminal_that_goes_away_takes_the_daemon_with_it_unless_it_was_told_to_stay
             if stays {
                 ignore(command, &[libc::SIGHUP]);
             }
-            before(command, || {
-                // SAFETY: umask takes a number and cannot fail.
-                unsafe { libc::umask(0o027) };
-            });
+            set_umask(command);
         });
         project.submit(ID, "x");
         project.wait_made("running");
         drop(master);
         if stays {
             // What it says meets an error, and nothing else does.
-            fs::write(project.path.join("go"), "").unwrap();
+            go(&project);
             assert_is_at_home(&project, ID, "on a terminal");
             assert_as_promised(&project, &signals, NEXT, "after the terminal");
             assert_eq!(space.stop(), 0);
@@ -236,20 +234,19 @@ impl Household {
         let own = format!("/proc/{}", space.pid());
         let threads = fs::read_dir(format!("{own}/task")).unwrap().flatten();
         let threads: Vec<_> = threads.map(|thread| thread.path()).collect();
-        let status = |path: &PathBuf| fs::read_to_string(path.join("status")).unwrap_or_default();
-        let masks = threads.iter().map(status).filter_map(|status| {
-            let mask = status
-                .lines()
-                .find_map(|line| line.strip_prefix("SigBlk:"))?;
-            Some(mask.trim().to_owned())
-        });
-        let children = threads
-            .iter()
-            .filter_map(|path| fs::read_to_string(path.join("children")).ok());
+        let all = |name: &str| -> String {
+            let read = |path: &PathBuf| fs::read_to_string(path.join(name)).unwrap_or_default();
+            threads.iter().map(read).collect()
+        };
+        let status = all("status");
+        let masks = status
+            .lines()
+            .filter_map(|line| line.strip_prefix("SigBlk:"));
+        let blocked = masks.map(|mask| mask.trim().to_owned());
         Household {
-            blocked: masks.filter(|mask| mask.contains(|c| c != '0')).collect(),
+            blocked: blocked.filter(|mask| mask.contains(|c| c != '0')).collect(),
             descriptors: fs::read_dir(format!("{own}/fd")).unwrap().count(),
-            children: children.collect(),
+            children: all("children"),
         }
     }
 }
@@ -272,19 +269,15 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     ];
     space.program("agent", "cat > /dev/null");
     let names = rows.iter().map(|(name, _)| *name).chain(["agent"]);
-    let agents: Map<String, Value> = names
-        .map(|name| (name.to_owned(), json!({"command": [bin.join(name)]})))
-        .collect();
+    let agent = |name: &str| (name.to_owned(), json!({"command": [bin.join(name)]}));
+    let agents: Map<String, Value> = names.map(agent).collect();
     space.set(json!({"agent": "agent", "agents": agents}));
     let healthy = space.project("healthy");
-    let projects: Vec<Project> = rows
-        .iter()
-        .enumerate()
-        .map(|(at, (name, _))| space.project_with(&format!("p{at}"), json!({"agent": name})))
-        .collect();
+    let project = |(at, name)| space.project_with(&format!("p{at}"), json!({"agent": name}));
+    let projects = rows.iter().map(|row| row.0).enumerate().map(project);
+    let projects: Vec<Project> = projects.collect();
     space.start();
-    healthy.submit(ID, "x");
-    assert_eq!(healthy.wait_result(ID)["status"], "completed");
+    assert_eq!(finish(&healthy, ID)["status"], "completed");
     // Each worker keeps its log open from its first view on.
     for project in projects.iter().chain([&healthy]) {
         project.wait_view("idle", |view| view["is_processing"] == false);
@@ -299,29 +292,23 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     for (project, (name, why)) in projects.iter().zip(rows) {
         project.submit(ID, "x");
         let reason = wait_hold(project, "agent_missing");
-        let path = bin.join(name);
-        assert!(
-            reason.contains(path.to_str().unwrap())
-                && (reason.contains(why) || reason.contains("cannot be executed")),
-            "{name}: {reason}"
-        );
+        assert_says(&reason, bin.join(name).to_str().unwrap());
+        let is_told = reason.contains(why) || reason.contains("cannot be executed");
+        assert!(is_told, "{name}: {reason}");
         assert!(project.claim(ID).is_none() && project.result(ID).is_none());
     }
     wait_until("the household as it was", || {
         Household::of(&space) == before
     });
-    healthy.submit(NEXT, "x");
-    assert_eq!(healthy.wait_result(NEXT)["status"], "completed");
+    assert_eq!(finish(&healthy, NEXT)["status"], "completed");
 }
 
 #[test]
 fn a_project_whose_directory_cannot_be_entered_is_waited_for_and_its_agent_not_held() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; pwd");
+    let space = with_agent("cat > /dev/null; pwd");
     let (project, other) = (space.project("alpha"), space.project("beta"));
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    finish(&project, ID);
     // The spool is open and goes on telling of documents, but its path leads nowhere.
     let away = space.root().join("away");
     fs::rename(&project.path, &away).unwrap();
@@ -329,8 +316,7 @@ fn a_project_whose_directory_cannot_be_entered_is_waited_for_and_its_agent_not_h
     fs::write(items.join(".new"), "x").unwrap();
     fs::rename(items.join(".new"), items.join(format!("{NEXT}.md"))).unwrap();
     space.wait_log("[alpha] the project is unavailable: ");
-    other.submit(ID, "x");
-    assert_eq!(other.wait_result(ID)["status"], "completed");
+    assert_eq!(finish(&other, ID)["status"], "completed");
     fs::rename(&away, &project.path).unwrap();
     let result = project.wait_result(NEXT);
     assert_eq!(result["status"], "completed", "{result}");

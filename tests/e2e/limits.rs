@@ -2,23 +2,13 @@
 //! daemon is started in a user namespace whose limits nobody else has. What is found then, is found
 //! within a minute: these are called by `minute`.
 
-use crate::bad_input::times;
 use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer};
+use crate::stage::*;
 use nix::unistd::{getegid, geteuid};
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-
-/// An agent that notes that it ran.
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
-
-/// The minute of the slow look, and what a busy machine may add.
-const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
 
 /// A limit, so low that the daemon comes up with what it needs and no project can be watched, and
 /// how it is called where it is to be raised.
@@ -44,9 +34,7 @@ const LIMITS: [Limit; 2] = [
 
 /// A daemon under a limit, and its project, of which it has said that it cannot be watched.
 fn limited(limit: &Limit) -> (Space, Project) {
-    let space = Space::new();
-    space.plain_agent(NOTES);
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     // Whoever runs the test is root in there, or could not change the limit after an exec.
     let map = |id: u32| format!("0 {id} 1");
     let writes = [

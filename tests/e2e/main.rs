@@ -18,6 +18,8 @@ mod hostile;
 mod intruders;
 mod launch;
 mod limits;
+#[path = "../common/machine.rs"]
+mod machine;
 mod minute;
 mod mistaken;
 mod mounts;
@@ -36,6 +38,7 @@ mod settings;
 mod shells;
 mod slurm;
 mod space;
+mod stage;
 mod stats;
 mod steering;
 mod terminal;

@@ -1,21 +1,13 @@
 //! What takes a minute by contract: many situations side by side in one test, so that they cost
 //! one minute of it and one thread of the test runner's.
 
-use crate::bad_input::{chmod, times, wait_hold};
 use crate::limits;
 use crate::mounts;
-use crate::space::{BOUND, Space, wait_longer};
+use crate::space::{BOUND, wait_longer};
+use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
-
-const ID: &str = "job-20260101-120000-hello";
-
-/// An agent that notes that it ran.
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
-
-/// The minute, and what a busy machine may add.
-const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
 
 #[test]
 fn what_takes_a_minute_is_done_after_a_minute() {
@@ -36,11 +28,9 @@ fn what_takes_a_minute_is_done_after_a_minute() {
 }
 
 fn an_on_finish_that_hangs_is_ended_after_a_minute() {
-    let space = Space::new();
-    space.plain_agent("cat >/dev/null");
+    let (space, project) = alpha("cat >/dev/null");
     let hook = space.program("hook", "echo begun > begun; sleep 600");
     space.set(json!({"on_finish": [hook]}));
-    let project = space.project("alpha");
     space.start();
     project.submit(ID, "x");
     project.wait_made("begun");
@@ -48,31 +38,20 @@ fn an_on_finish_that_hangs_is_ended_after_a_minute() {
     let next = "job-20260101-120001-next";
     project.submit(next, "x");
     let began = Instant::now();
-    while project.result(next).is_none() {
-        assert!(began.elapsed() < Duration::from_secs(60) + BOUND);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(
-        began.elapsed() > Duration::from_secs(50),
-        "it was cut short"
-    );
+    wait_longer(A_MINUTE, "the job after the hook", || project.result(next));
+    let was_cut_short = began.elapsed() < Duration::from_secs(50);
+    assert!(!was_cut_short, "{:?}", began.elapsed());
     space.wait_log("took longer than 1m 00s");
     space.assert_no_survivor();
 }
 
 fn a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let (space, project) = alpha(NOTES);
     space.program("git", "exec sleep 600");
-    let path = std::env::var("PATH").unwrap();
-    let bin = space.root().join("bin");
-    space.env("PATH", &format!("{}:{path}", bin.display()));
-    let project = space.project("alpha");
     fs::create_dir(project.path.join(".git")).unwrap();
     space.start();
     project.submit(ID, "x");
-    wait_longer(A_MINUTE, "the job", || project.result(ID));
-    let result = project.result(ID).unwrap();
+    let result = wait_longer(A_MINUTE, "the job", || project.result(ID));
     assert_eq!(result["status"], "completed", "{result}");
     assert!(result["git"].is_null(), "{result}");
     space.wait_log("git rev-parse took longer than 20 s");
@@ -80,55 +59,50 @@ fn a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record() {
 }
 
 fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let space = with_agent(NOTES);
+    let bin = space.root().join("bin");
     let agents = json!({
-        "agent": {"command": [space.root().join("bin/agent")]},
+        "agent": {"command": [bin.join("agent")]},
         "missing": {"command": ["no-such-agent", "--option"]},
-        "plain-file": {"command": [space.root().join("bin/plain-file")]},
-        "lost-interpreter": {"command": [space.root().join("bin/lost")]},
-        "directory": {"command": [space.root().join("bin")]},
+        "plain-file": {"command": [bin.join("plain-file")]},
+        "lost-interpreter": {"command": [bin.join("lost")]},
+        "directory": {"command": [bin]},
     });
     space.set(json!({"agents": agents}));
-    fs::write(space.root().join("bin/plain-file"), "#!/bin/sh\n").unwrap();
+    fs::write(bin.join("plain-file"), "#!/bin/sh\n").unwrap();
     space.executable("lost", "#!/no/such/interpreter\n");
-    let names = ["missing", "plain-file", "lost-interpreter", "directory"];
-    let projects = names.map(|name| space.project_with(name, json!({"agent": name})));
+    let rows = [
+        ("missing", "no-such-agent"),
+        ("plain-file", "bin/plain-file"),
+        ("lost-interpreter", "bin/lost"),
+        ("directory", "/bin is not there"),
+    ];
+    let projects = rows.map(|(name, _)| space.project_with(name, json!({"agent": name})));
     let second = space.project_with("second", json!({"agent": "missing"}));
     let healthy = space.project("healthy");
     for project in projects.iter().chain([&second]) {
         project.submit(ID, "x");
     }
     space.start();
-    for (name, project) in names.iter().zip(&projects) {
+    for ((name, program), project) in rows.iter().zip(&projects) {
         let reason = wait_hold(project, "agent_missing");
-        let program = match *name {
-            "missing" => "no-such-agent",
-            "plain-file" => "bin/plain-file",
-            "lost-interpreter" => "bin/lost",
-            _ => "/bin is not there",
-        };
-        assert!(reason.contains(program), "{name}: {reason}");
+        assert_says(&reason, program);
         if *name == "missing" {
-            let path = format!("{}:", space.root().join("bin").display());
-            assert!(
-                reason.contains("PATH") && reason.contains(&path),
-                "{reason}"
-            );
+            assert_says(&reason, "PATH");
+            assert_says(&reason, &format!("{}:", bin.display()));
         }
         assert!(project.result(ID).is_none());
         assert!(project.claim(ID).is_none());
         assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
     }
     wait_hold(&second, "agent_missing");
-    healthy.submit(ID, "x");
-    healthy.wait_result(ID);
+    finish(&healthy, ID);
     assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
     // Said once, also when more jobs come.
     space.program("no-such-agent", NOTES);
     for project in [&projects[0], &second] {
-        wait_longer(A_MINUTE, "the job after the repair", || project.result(ID));
-        let result = project.result(ID).unwrap();
+        let repaired = || project.result(ID);
+        let result = wait_longer(A_MINUTE, "the job after the repair", repaired);
         assert_eq!(result["status"], "completed");
         assert_eq!(result["retry_count"], 0);
         assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
@@ -142,15 +116,13 @@ fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair()
 }
 
 fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let space = with_agent(NOTES);
     let (items, whole) = (space.project("items"), space.project("whole"));
     let deleted = space.project("deleted");
     let projects = [&items, &whole, &deleted];
     space.start();
     for project in projects {
-        project.submit(ID, "x");
-        project.wait_result(ID);
+        finish(project, ID);
     }
     // No event tells of a directory that is made again in the place of a watched one.
     let next = "job-20260101-120001-next";
@@ -164,10 +136,9 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     deleted.create_dirs();
     deleted.submit(next, "x");
     for project in projects {
-        wait_longer(A_MINUTE, "the job in the new directory", || {
-            project.result(next)
-        });
-        assert_eq!(project.result(next).unwrap()["status"], "completed");
+        let found = || project.result(next);
+        let result = wait_longer(A_MINUTE, "the job in the new directory", found);
+        assert_eq!(result["status"], "completed");
     }
     // What follows is seen at once again.
     let last = "job-20260101-120002-last";
@@ -178,10 +149,8 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
 }
 
 fn the_mode_of_the_env_file_mended_by_hand_lets_the_jobs_go_on_within_a_minute() {
-    let space = Space::new();
-    space.plain_agent(NOTES);
+    let (space, project) = alpha(NOTES);
     space.credentials("SECRET=x\n", 0o640);
-    let project = space.project("alpha");
     project.submit(ID, "x");
     space.start();
     wait_hold(&project, "unsafe_env");

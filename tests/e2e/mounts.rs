@@ -2,81 +2,30 @@
 //! lie on another machine as it were. Each test mounts in a namespace of its own thread, which the
 //! daemon it starts is born into: nobody else sees it, and nothing is left of it.
 
-use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer, wait_until};
-use crate::watching::{GATED, go, ran};
+use crate::machine::{Mounted, in_namespace};
+use crate::space::{Project, lacks, spawn, wait_longer, wait_until};
+use crate::stage::*;
+use crate::watching::{GATED, aside};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
-
-/// The minute of the slow look, and what a busy machine may add.
-const A_MINUTE: Duration = Duration::from_secs(60 + BOUND.as_secs());
-
-/// An agent that notes that it ran.
-const NOTES: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; echo done"#;
-
-/// Runs a test in a mount namespace of its own thread, if the machine lets us make one.
-pub fn in_namespace(test: impl FnOnce() + Send) {
-    let outcome = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: unshare takes one integer, and concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
-                let error = io::Error::last_os_error();
-                lacks(
-                    "namespaces",
-                    &format!("no mount namespace can be made: {error}"),
-                );
-                return;
-            }
-            run("mount", &["--make-rprivate", "/"]);
-            test();
-        });
-        thread.join()
-    });
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
+fn tmpfs(at: &Path) -> Mounted {
+    Mounted::new(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"], at)
 }
 
-/// A mounted file system. It goes before the space does, whose files would be removed through it.
-pub struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(args: &[&str], at: &Path) -> Mounted {
-        run("mount", &[args, &[text(at)]].concat());
-        Mounted(at.to_owned())
-    }
-
-    pub fn bind(from: &Path, at: &Path) -> Mounted {
-        Mounted::new(&["--bind", text(from)], at)
-    }
-
-    fn tmpfs(at: &Path) -> Mounted {
-        Mounted::new(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"], at)
-    }
-
-    /// Above `lower`; what is written goes to two directories in `scratch`.
-    fn overlay(lower: &Path, scratch: &Path, at: &Path) -> Mounted {
-        let [upper, work] = ["upper", "work"].map(|name| scratch.join(name));
-        fs::create_dir(&upper).unwrap();
-        fs::create_dir(&work).unwrap();
-        let dirs = [
-            ("lowerdir", lower),
-            ("upperdir", &*upper),
-            ("workdir", &*work),
-        ];
-        let options = dirs.map(|(key, dir)| format!("{key}={}", dir.display()));
-        Mounted::new(&["-t", "overlay", "-o", &options.join(","), "overlay"], at)
-    }
+/// Above `lower`; what is written goes to two directories in `scratch`.
+fn overlay(lower: &Path, scratch: &Path, at: &Path) -> Mounted {
+    let [upper, work] = ["upper", "work"].map(|name| scratch.join(name));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    Mounted::new(&["-t", "overlay", "-o", &options, "overlay"], at)
 }
 
 /// A directory shown at another place by a file system in user space (bindfs): what is changed at the
@@ -94,7 +43,7 @@ impl Remote {
         let mut command = Command::new(program);
         command.arg("-f").args([source, at]).stdin(Stdio::null());
         let process = spawn(&mut command);
-        let mounted = Mounted(at.to_owned());
+        let mounted = Mounted::adopt(at);
         wait_until("bindfs to be mounted", || device(at) != before);
         Remote {
             process,
@@ -116,60 +65,30 @@ impl Drop for Remote {
     }
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // It may be in use, and comes to its end with the last user then.
-        run("umount", &["--lazy", text(&self.0)]);
-    }
-}
-
-fn run(program: &str, args: &[&str]) {
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null());
-    let status = spawn(&mut command).wait().unwrap();
-    assert!(
-        status.success() || std::thread::panicking(),
-        "{program} {args:?}"
-    );
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// A directory beside the project's.
-fn beside(project: &Project, name: &str) -> PathBuf {
-    project
-        .path
-        .with_file_name(format!("{}-{name}", project.name))
-}
-
 // --- at once ---
 
 #[test]
 fn no_agent_is_started_in_what_was_mounted_over_its_project() {
     in_namespace(|| {
-        let space = Space::new();
-        space.plain_agent(GATED);
+        let space = with_agent(GATED);
         // The same directories again, and nothing at all.
         let (other, empty) = (space.project("other"), space.project("empty"));
         space.start();
         let mut mounted = Vec::new();
         for project in [&other, &empty] {
-            let below = beside(project, "below");
+            let below = aside(project, "below");
             fs::create_dir(&below).unwrap();
-            project.submit(ID, "wait");
-            project.wait_made("ran");
+            begin(project, ID, "wait");
             project.submit(NEXT, "x");
             project.wait_view("it waits", |view| view["queue_size"] == 1);
             // What is mounted over is reached by another path still.
             mounted.push(Mounted::bind(&project.path, &below));
-            mounted.push(Mounted::tmpfs(&project.path));
+            mounted.push(tmpfs(&project.path));
         }
         other.create_dirs();
         other.submit(LAST, "x");
         for project in [&other, &empty] {
-            let below = beside(project, "below");
+            let below = aside(project, "below");
             fs::write(below.join("go"), "").unwrap();
             let result = below.join(format!("jobs/results/{ID}.json"));
             wait_until("the result below", || result.exists());
@@ -187,23 +106,21 @@ fn no_agent_is_started_in_what_was_mounted_over_its_project() {
 #[test]
 fn a_project_on_an_overlay_is_served_as_any_other() {
     in_namespace(|| {
-        let space = Space::new();
-        space.plain_agent(GATED);
+        let space = with_agent(GATED);
         // As in a container: the project is part of the image, what is written lies above.
         let project = space.project("alpha");
         project.submit(ID, "x");
-        let [lower, scratch] = ["lower", "scratch"].map(|name| beside(&project, name));
+        let [lower, scratch] = ["lower", "scratch"].map(|name| aside(&project, name));
         fs::rename(&project.path, &lower).unwrap();
         fs::create_dir(&project.path).unwrap();
         fs::create_dir(&scratch).unwrap();
         // An overlay cannot lie above another, where the machine may be a container itself.
-        let _scratch = Mounted::tmpfs(&scratch);
-        let _overlay = Mounted::overlay(&lower, &scratch, &project.path);
+        let _scratch = tmpfs(&scratch);
+        let _overlay = overlay(&lower, &scratch, &project.path);
         space.start();
         project.wait_result(ID);
         project.wait_view("idle", |view| view["is_processing"] == false);
-        project.submit(NEXT, "x");
-        project.wait_result(NEXT);
+        finish(&project, NEXT);
         fs::write(project.item(&format!("{LAST}.md")), "wait").unwrap();
         wait_until("the last to run", || ran(&project).len() == 3);
         go(&project);
@@ -219,25 +136,23 @@ fn a_project_on_an_overlay_is_served_as_any_other() {
 
 pub fn what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute() {
     in_namespace(|| {
-        let space = Space::new();
-        space.plain_agent(NOTES);
+        let space = with_agent(NOTES);
         let [unmounted, over, items] =
             ["unmounted", "over", "items"].map(|name| space.project(name));
-        let disk = beside(&unmounted, "disk");
+        let disk = aside(&unmounted, "disk");
         fs::rename(&unmounted.path, &disk).unwrap();
         fs::create_dir(&unmounted.path).unwrap();
         let mounted = Mounted::bind(&disk, &unmounted.path);
         space.start();
         for project in [&unmounted, &over, &items] {
-            project.submit(ID, "x");
-            project.wait_result(ID);
+            finish(project, ID);
         }
         // An idle project does not keep its file system busy.
         let unmount = || Command::new("umount").arg(&unmounted.path).output();
         wait_until("it to be unmounted", || unmount().unwrap().status.success());
         std::mem::forget(mounted);
-        let above = Mounted::tmpfs(&over.path);
-        let _items = Mounted::tmpfs(&items.item(""));
+        let above = tmpfs(&over.path);
+        let _items = tmpfs(&items.item(""));
         items.submit(NEXT, "x");
         for name in ["unmounted", "over"] {
             let told = format!("[{name}] the project is unavailable: ");
@@ -256,8 +171,7 @@ pub fn what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute()
         drop(above);
         let _mounted = Mounted::bind(&disk, &unmounted.path);
         for project in [&unmounted, &over] {
-            project.submit(NEXT, "x");
-            project.wait_result(NEXT);
+            finish(project, NEXT);
         }
         for project in [&unmounted, &over, &items] {
             assert_eq!(ran(project), [ID, NEXT], "{}", project.name);
@@ -275,11 +189,10 @@ pub fn documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_
         return lacks("fuse", &format!("/dev/fuse cannot be opened: {error}"));
     }
     in_namespace(|| {
-        let space = Space::new();
-        space.plain_agent(NOTES);
+        let space = with_agent(NOTES);
         let [far, mute, near] = ["far", "mute", "near"].map(|name| space.project(name));
         let show = |project: &Project| {
-            let source = beside(project, "source");
+            let source = aside(project, "source");
             fs::rename(&project.path, &source).unwrap();
             fs::create_dir(&project.path).unwrap();
             Remote::new(&bindfs, &source, &project.path)
@@ -287,26 +200,22 @@ pub fn documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_
         let (_far_server, mute_server) = (show(&far), show(&mute));
         space.start();
         for project in [&far, &mute] {
-            project.submit(ID, "x");
-            project.wait_result(ID);
+            finish(project, ID);
             project.wait_view("idle", |view| view["is_processing"] == false);
             let item = format!("jobs/items/{NEXT}.md");
-            fs::write(beside(project, "source").join(item), "x").unwrap();
+            fs::write(aside(project, "source").join(item), "x").unwrap();
         }
         mute_server.signal(Signal::SIGSTOP);
         wait_longer(A_MINUTE, "the job of which no event told", || {
             far.result(NEXT)
         });
         // Now the other one's worker has asked, too, and waits.
-        near.submit(ID, "x");
-        near.wait_result(ID);
+        finish(&near, ID);
         let added = space.project("added");
-        added.submit(ID, "x");
-        added.wait_result(ID);
+        finish(&added, ID);
         space.set(json!({"on_finish": ["true"]}));
-        far.submit(LAST, "x");
-        far.wait_result(LAST);
-        let result = beside(&mute, "source").join(format!("jobs/results/{NEXT}.json"));
+        finish(&far, LAST);
+        let result = aside(&mute, "source").join(format!("jobs/results/{NEXT}.json"));
         assert!(!result.exists(), "it answered after all");
         mute_server.signal(Signal::SIGCONT);
         mute.wait_result(NEXT);

@@ -4,26 +4,17 @@ use crate::claude_standin::{ahead, script, stand_in, starts};
 use crate::recovery::{claim, lay_claim};
 use crate::registry::is_free;
 use crate::space::{Project, Space, replace, wait_until};
+use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-
-/// An agent that notes its job and waits for a word.
-const GATED: &str =
-    "cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran; until [ -e go ]; do sleep 0.02; done";
-
 /// Fault 4.
 #[test]
 fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    finish(&project, ID);
     // As `git clean` and a restored backup do: while the daemon runs, and while it does not.
     fs::remove_file(project.results(&format!("{ID}.json"))).unwrap();
     let text = fs::read(project.item(&format!("{ID}.md"))).unwrap();
@@ -43,8 +34,7 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     assert!(queue.starts_with("Queue size: 0\n"), "{queue}");
     let _ = fs::remove_dir_all(project.state(""));
     space.start();
-    project.submit(NEXT, "x");
-    project.wait_result(NEXT);
+    finish(&project, NEXT);
     assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"));
     wait_until("the queue to show the way out", alone);
     // The way out leads out.
@@ -64,9 +54,7 @@ fn without_its_result_it_is_not_run(space: &Space, project: &Project, result: &P
 
 #[test]
 fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     project.submit(ID, "x");
     let result = project.results(&format!("{ID}.json"));
     fs::write(&result, r#"{"status": "completed"}"#).unwrap();
@@ -78,9 +66,7 @@ fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
 
 #[test]
 fn a_job_whose_end_a_crash_cut_short_is_remembered_too() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
-    let project = space.project("alpha");
+    let (space, project) = alpha(NOTES);
     space.start();
     wait_until("the project to be let go", || is_free(&project));
     assert_eq!(space.stop(), 0);
@@ -122,10 +108,8 @@ fn orderly_restarts_are_no_interruptions_that_count() {
 /// Fault 18.
 #[test]
 fn documents_that_have_not_settled_when_the_daemon_starts_run_in_order() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let (space, project) = alpha(NOTES);
     space.set(json!({"settle": "2s"}));
-    let project = space.project("alpha");
     let ids: Vec<String> = (0..4).map(|n| format!("job-20260101-12000{n}-x")).collect();
     for id in ids.iter().rev() {
         fs::write(project.item(&format!("{id}.md")), "x").unwrap();
@@ -141,12 +125,10 @@ fn documents_that_have_not_settled_when_the_daemon_starts_run_in_order() {
 #[test]
 fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_nothing_after_a_hook()
 {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let (space, project) = alpha(GATED);
     let hook = "echo $JOB_MONITOR_JOB_ID >> hooked; until [ -e done ]; do sleep 0.02; done";
     let hook = space.program("hook", hook);
     space.set(json!({"on_finish": [hook]}));
-    let project = space.project("alpha");
     space.start();
     let third = "job-20260101-120002-third";
     for id in [ID, NEXT, third] {
@@ -156,7 +138,7 @@ fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_not
     project.wait_view("two wait", |view| view["queue_size"] == 2);
     space.run(&["cancel", NEXT]).ok();
     assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
-    fs::write(project.path.join("go"), "").unwrap();
+    go(&project);
     project.wait_made("hooked");
     // The word comes while the first hook runs.
     space.run(&["disable", "alpha"]).ok();
@@ -173,8 +155,7 @@ fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_not
 /// Fault 24: also while the gate is asked.
 #[test]
 fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+    let space = with_agent(NOTES);
     let gate = space.program(
         "gate",
         "echo asked >> asked; until [ -e go ]; do sleep 0.02; done",
@@ -185,7 +166,7 @@ fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
     project.wait_made("asked");
     space.run(&["disable", "alpha"]).ok();
     space.wait_log("is disabled, skipping");
-    fs::write(project.path.join("go"), "").unwrap();
+    go(&project);
     wait_until("the project's end", || !space.serves("alpha"));
     space.run(&["enable", "alpha"]).ok();
     project.wait_result(ID);
@@ -199,8 +180,7 @@ fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
 fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
     let waits = "until [ -e done ]; do sleep 0.02; done";
     for (key, notes) in [("on_finish", "hooked"), ("gate", "asked")] {
-        let space = Space::new();
-        space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_JOB_ID >> ran");
+        let space = with_agent(NOTES);
         let command = format!("echo $JOB_MONITOR_JOB_ID >> {notes}; {waits}");
         let command = space.program(key, &command);
         let project = space.project_with("alpha", json!({key: [command]}));
@@ -229,9 +209,7 @@ fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
 /// Fault 28: looks that fail while a job is to be withdrawn do not make that forgotten.
 #[test]
 fn a_cancel_that_comes_while_the_documents_cannot_be_looked_at_is_not_forgotten() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
+    let (space, project) = alpha(GATED);
     space.start();
     for id in [ID, NEXT] {
         project.submit(id, "x");
@@ -240,7 +218,7 @@ fn a_cancel_that_comes_while_the_documents_cannot_be_looked_at_is_not_forgotten(
     let (items, aside) = (project.item(""), project.path.join("aside"));
     fs::rename(&items, &aside).unwrap();
     fs::write(project.state(&format!("{NEXT}.cancel")), "").unwrap();
-    fs::write(project.path.join("go"), "").unwrap();
+    go(&project);
     assert_eq!(project.wait_result(ID)["status"], "completed");
     fs::rename(&aside, &items).unwrap();
     assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
@@ -291,8 +269,7 @@ fn an_agent_that_crashes_in_the_midst_of_its_work_goes_on_in_its_session() {
 
 #[test]
 fn to_release_everything_tells_what_was_held_and_nothing_else() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; [ -e fixed ]");
+    let space = with_agent("cat > /dev/null; [ -e fixed ]");
     let project = space.project_with("alpha", json!({"on_failure": "hold"}));
     space.start();
     let nothing = "Lifted 0 holds of agents and projects\nNo job to release\n";
@@ -302,9 +279,8 @@ fn to_release_everything_tells_what_was_held_and_nothing_else() {
     }
     project.wait_view("a hold", |view| view["hold"]["kind"] == "on_failure");
     fs::write(project.path.join("fixed"), "").unwrap();
-    let told = space.run(&["release", "--all"]).ok();
     let one = "Lifted 1 hold of agents and projects\n";
-    assert_eq!(told, one);
+    assert_eq!(space.run(&["release", "--all"]).ok(), one);
     assert_eq!(project.wait_result(NEXT)["status"], "completed");
     assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
 }

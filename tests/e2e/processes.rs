@@ -1,20 +1,19 @@
 //! The process tree: whatever an agent forks, nothing of it outlives its job (SPEC 5), and nobody
 //! is signalled who is not verified to be ours.
 
+use crate::machine::start_time_of;
 use crate::recovery::{claim, lay_claim};
 use crate::running::cancel;
 use crate::space::{Project, Space, is_alive, job_monitor, lacks, spawn, wait_until};
+use crate::stage::*;
 use job_monitor::process::Token;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
 
 /// An agent that leaves a descendant of each kind, notes their numbers, and then does what its
 /// document says. All of them hold its output open.
@@ -87,154 +86,102 @@ impl Drop for Zoo {
     }
 }
 
-/// How an attempt is brought to its end from outside.
-type Way = fn(&Space, &Project);
-
 #[test]
 fn however_a_job_ends_nothing_of_it_is_alive_five_seconds_later() {
-    let by_itself: Way = |_, _| {};
-    let by_cancel: Way = |_, project| cancel(project, ID);
-    let by_stop: Way = |space, _| assert_eq!(space.stop(), 0);
-    let rows: [(&str, Value, &str, Way, Value); 15] = [
-        ("exit", json!({}), "exit 0", by_itself, Value::Null),
-        (
-            "failure",
-            json!({}),
-            "exit 3",
-            by_itself,
-            json!("exit_code"),
-        ),
-        (
-            "death",
-            json!({}),
-            "kill -KILL $$",
-            by_itself,
-            json!("signal"),
-        ),
-        (
-            "timeout",
-            json!({"timeout": "3s"}),
-            IDLE,
-            by_itself,
-            json!("timeout"),
-        ),
-        (
-            "timeout",
-            json!({"timeout": "3s"}),
-            DEAF,
-            by_itself,
-            json!("timeout"),
-        ),
-        (
-            "timeout",
-            json!({"timeout": "3s"}),
-            STOPPED,
-            by_itself,
-            json!("timeout"),
-        ),
-        (
-            "silence",
-            json!({"silence_timeout": "1s"}),
-            IDLE,
-            by_itself,
-            json!("silent"),
-        ),
-        (
-            "silence",
-            json!({"silence_timeout": "1s"}),
-            STOPPED,
-            by_itself,
-            json!("silent"),
-        ),
-        (
-            "output",
-            json!({"max_output": "1 MiB"}),
-            "exec yes",
-            by_itself,
-            json!("output_limit"),
-        ),
-        ("cancel", json!({}), IDLE, by_cancel, json!("cancelled")),
-        ("cancel", json!({}), DEAF, by_cancel, json!("cancelled")),
-        ("cancel", json!({}), STOPPED, by_cancel, json!("cancelled")),
-        ("stop", json!({}), IDLE, by_stop, Value::Null),
-        ("stop", json!({}), DEAF, by_stop, Value::Null),
-        ("stop", json!({}), STOPPED, by_stop, Value::Null),
+    let all = &[IDLE, DEAF, STOPPED][..];
+    // How, the setting that it takes, what the agent itself does in the end, and the kind of error.
+    let rows = [
+        ("exit", "", &["exit 0"][..], ""),
+        ("failure", "", &["exit 3"], "exit_code"),
+        ("death", "", &["kill -KILL $$"], "signal"),
+        ("timeout", "timeout: 3s", all, "timeout"),
+        ("silence", "silence_timeout: 1s", &[IDLE, STOPPED], "silent"),
+        ("output", "max_output: 1 MiB", &["exec yes"], "output_limit"),
+        ("cancel", "", all, "cancelled"),
+        ("stop", "", all, ""),
     ];
     // Side by side, since they wait most of their time.
     std::thread::scope(|scope| {
-        for (how, settings, leader, end, kind) in &rows {
-            scope.spawn(move || {
-                let what = format!("{how}, {leader:?}");
-                let space = Space::new();
-                space.plain_agent(ZOO);
-                space.set(json!({"grace": "300ms"}));
-                space.set(settings.clone());
-                let project = space.project("alpha");
-                space.start();
-                project.submit(ID, leader);
-                let zoo = Zoo::of(&project);
-                let agent = project.made("ready").trim().parse().unwrap();
-                end(&space, &project);
-                if *how == "stop" {
-                    assert!(project.claim(ID).is_some() && project.result(ID).is_none());
-                } else {
-                    let result = project.wait_result(ID);
-                    assert_eq!(result["error_kind"], *kind, "{what}: {result}");
-                    // Those that left the group are there to be swept however it ended.
-                    let swept = result["leftovers"].as_u64().unwrap();
-                    assert!(swept >= 5, "{what}: {swept} swept of {:?}", zoo.0);
-                    space.wait_log("left processes behind; they were ended");
-                }
-                zoo.assert_gone(&what, &[]);
-                assert!(!is_alive(agent), "{what}: the agent itself is alive");
-                space.assert_no_survivor();
-            });
+        for (how, setting, leaders, kind) in rows {
+            for leader in leaders {
+                scope.spawn(move || assert_ends_with_all(how, setting, leader, kind));
+            }
         }
     });
 }
 
+fn assert_ends_with_all(how: &str, setting: &str, leader: &str, kind: &str) {
+    let what = format!("{how}, {leader:?}");
+    let (space, project) = alpha(ZOO);
+    space.set(json!({"grace": "300ms"}));
+    if let Some((key, value)) = setting.split_once(": ") {
+        space.set(json!({key: value}));
+    }
+    space.start();
+    project.submit(ID, leader);
+    let zoo = Zoo::of(&project);
+    let agent = project.made("ready").trim().parse().unwrap();
+    match how {
+        "cancel" => cancel(&project, ID),
+        "stop" => assert_eq!(space.stop(), 0),
+        _ => {}
+    }
+    if how == "stop" {
+        assert!(project.claim(ID).is_some() && project.result(ID).is_none());
+    } else {
+        let result = project.wait_result(ID);
+        let told = result["error_kind"].as_str().unwrap_or_default();
+        assert_eq!(told, kind, "{what}: {result}");
+        // Those that left the group are there to be swept however it ended.
+        let swept = result["leftovers"].as_u64().unwrap();
+        assert!(swept >= 5, "{what}: {swept} swept of {:?}", zoo.0);
+        space.wait_log("left processes behind; they were ended");
+    }
+    zoo.assert_gone(&what, &[]);
+    assert!(!is_alive(agent), "{what}: the agent itself is alive");
+    space.assert_no_survivor();
+}
+
+/// A daemon that an agent leaves.
+const SURVIVOR: &str =
+    "setsid sh -c 'echo $$ > pid; exec sleep 600' < /dev/null > /dev/null 2>&1 &";
+
 #[test]
 fn a_nameless_survivor_is_known_by_its_directory_while_others_run() {
-    let space = Space::new();
-    space.plain_agent("sh -s");
+    let space = with_agent("sh -s");
     let (alpha, beta) = (space.project("alpha"), space.project("beta"));
     space.start();
     beta.submit(ID, "echo ran > ran; while [ ! -e go ]; do sleep 0.02; done");
     beta.wait_made("ran");
+    let survivor = format!("env -i PATH=\"$PATH\" {SURVIVOR}");
     alpha.submit(
         ID,
-        "env -i PATH=\"$PATH\" setsid sh -c 'echo $$ > pid; exec sleep 600' < /dev/null > /dev/null 2>&1 &
-while [ ! -s pid ]; do sleep 0.02; done",
+        &format!("{survivor}\nwhile [ ! -s pid ]; do sleep 0.02; done"),
     );
     let result = alpha.wait_result(ID);
     assert_eq!(result["leftovers"], 1);
     let pid = alpha.made("pid").trim().parse().unwrap();
     assert!(!is_alive(pid));
-    fs::write(beta.path.join("go"), "").unwrap();
+    go(&beta);
     assert_eq!(beta.wait_result(ID)["status"], "completed");
 }
 
 #[test]
 fn one_project_s_sweep_leaves_another_project_s_agent_alone() {
-    let space = Space::new();
-    space.plain_agent("sh -s");
+    let space = with_agent("sh -s");
     let (alpha, beta) = (space.project("alpha"), space.project("beta"));
     space.start();
     // Its helper is a daemon of its own, just as alpha's is.
-    beta.submit(
-        ID,
-        "setsid sh -c 'echo $$ > pid; exec sleep 600' < /dev/null > /dev/null 2>&1 &
-while [ ! -e go ]; do sleep 0.02; done; kill -0 $(cat pid) && echo alive",
-    );
+    let waits = "while [ ! -e go ]; do sleep 0.02; done; kill -0 $(cat pid) && echo alive";
+    beta.submit(ID, &format!("{SURVIVOR}\n{waits}"));
     beta.wait_made("pid");
     alpha.submit(
         ID,
-        "setsid sh -c 'echo $$ > pid; exec sleep 600' < /dev/null > /dev/null 2>&1 &
-while [ ! -s pid ]; do sleep 0.02; done",
+        &format!("{SURVIVOR}\nwhile [ ! -s pid ]; do sleep 0.02; done"),
     );
     let result = alpha.wait_result(ID);
     assert_eq!(result["leftovers"], 1, "{result}");
-    fs::write(beta.path.join("go"), "").unwrap();
+    go(&beta);
     let result = beta.wait_result(ID);
     assert_eq!(result["worker_output"]["summary"], "alive", "{result}");
     space.assert_no_survivor();
@@ -257,19 +204,13 @@ fn assert_changing_ended(jobs: u32) {
     space.set(json!({"on_interrupt": "fail"}));
     let project = space.project("alpha");
     space.start();
-    let script = format!(
-        "setsid {} < /dev/null > /dev/null 2>&1 & echo $! > pid",
-        changes.display()
-    );
+    let changes = changes.display();
+    let script = format!("setsid {changes} < /dev/null > /dev/null 2>&1 & echo $! > pid");
     for at in 0..jobs {
         let id = format!("job-20260101-1200{at:02}-changes");
         // Now and then it is the next daemon that has to find it.
         let is_left = at % 5 == 4;
-        let more = if is_left {
-            "; touch left; exec sleep 600"
-        } else {
-            ""
-        };
+        let more = ["", "; touch left; exec sleep 600"][usize::from(is_left)];
         project.submit(&id, &format!("{script}{more}"));
         if is_left {
             project.wait_made("left");
@@ -297,9 +238,7 @@ fn what_a_killed_daemon_s_agent_left_is_found_by_token_and_by_the_agent_s_identi
         ("gone", &["nameless-session", "nameless", "nameless-group"]),
     ];
     for (agent, spared) in rows {
-        let space = Space::new();
-        space.plain_agent(ZOO);
-        let project = space.project("alpha");
+        let (space, project) = alpha(ZOO);
         space.start();
         project.submit(ID, IDLE);
         let zoo = Zoo::of(&project);
@@ -350,18 +289,11 @@ fn a_planted_claim_s_process_is_not_signalled_unless_it_can_be_ours() {
     if !Uid::effective().is_root() {
         namespace.args(["--user", "--map-root-user"]);
     }
-    match Command::new("unshare")
-        .args(namespace.get_args())
-        .arg("true")
-        .output()
-    {
-        Ok(output) if output.status.success() => {}
-        other => {
-            return lacks(
-                "namespaces",
-                &format!("there are none of processes: {other:?}"),
-            );
-        }
+    let mut can = Command::new("unshare");
+    let can = can.args(namespace.get_args()).arg("true").output();
+    if !can.as_ref().is_ok_and(|output| output.status.success()) {
+        let why = format!("there are none of processes: {can:?}");
+        return lacks("namespaces", &why);
     }
     let space = Space::new();
     // The bystanders are children of whoever started them: one that was ended is a zombie.
@@ -390,12 +322,9 @@ done"#,
         let mut outer = Command::new("unshare");
         outer.args(namespace.get_args()).arg("setsid");
         outer.arg(bin.join("first")).arg(&bin).arg(job_monitor());
-        outer
-            .env_clear()
-            .envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        in_world_of(&mut outer, command).current_dir(space.root());
         outer.stdin(Stdio::null()).stdout(Stdio::null());
         outer.stderr(fs::File::create(space.root().join("daemon-1.log")).unwrap());
-        outer.current_dir(space.root());
         *command = outer;
     });
     let result = project.wait_result(last);
@@ -421,9 +350,8 @@ fn bystander(space: &Space, uid: Option<u32>, marks: &[(&str, &str)]) -> (Child,
         command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
     }
     let child = spawn(&mut command);
-    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    let start_time = stat.rsplit(')').next().unwrap().split_whitespace().nth(19);
-    (child, start_time.unwrap().parse().unwrap())
+    let start_time = start_time_of(child.id());
+    (child, start_time)
 }
 
 /// What agents and hooks have in their environment.
@@ -437,9 +365,7 @@ fn marks<'a>(project: &'a str, job: &'a str, run: &'a str) -> [(&'a str, &'a str
 
 #[test]
 fn what_a_broken_claim_s_job_left_is_known_by_the_marks_of_a_run_of_the_project() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null");
     let token = |place: &str| Token::new(&space.root().join(place));
     let (ours, theirs) = (token("alpha"), token("elsewhere/alpha"));
     let rows = [
@@ -471,9 +397,7 @@ fn another_user_s_process_is_not_signalled_whatever_it_shows_and_a_claim_says() 
     if !Uid::effective().is_root() {
         return lacks("root", "only root can start another user's process");
     }
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null");
     let token = Token::new(&project.path);
     let marks = marks("alpha", NEXT, token.as_str());
     let (mut process, start_time) = bystander(&space, Some(12345), &marks);

@@ -2,68 +2,51 @@
 //! disturbing a running agent of another project (SPEC 2).
 
 use crate::space::{Project, Space, spawn, wait_until};
+use crate::stage::*;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-
 /// What SPEC 2 promises, and a little for a busy machine.
 const FOLLOWED: Duration = Duration::from_secs(4);
-
-/// An agent that runs until the test makes the file `go` in its project.
-const GATED: &str = r#"echo "$JOB_MONITOR_JOB_ID $$" >> ran; cat > /dev/null
-while [ ! -e go ]; do sleep 0.02; done; echo done"#;
-
-fn go(project: &Project) {
-    fs::write(project.path.join("go"), "").unwrap();
-}
 
 fn set(space: &Space, name: &str, key: &str, value: Value) {
     space.edit_registry(|projects| projects[name][key] = value);
 }
 
 /// A project whose agent runs all through a test; when the space goes, so does it.
-struct Bystander {
-    project: Project,
-}
+struct Bystander(Project);
 
 impl Bystander {
     fn new(space: &Space) -> Bystander {
-        Bystander {
-            project: space.project("bystander"),
-        }
+        Bystander(space.project("bystander"))
     }
 
     fn run(&self) {
-        self.project.submit(ID, "x");
-        self.project.wait_made("ran");
+        begin(&self.0, ID, "x");
     }
 
     /// It ran all the time: one start, which ends well when it may.
     #[track_caller]
     fn assert_undisturbed(&self) {
-        go(&self.project);
-        let result = self.project.wait_result(ID);
+        go(&self.0);
+        let result = self.0.wait_result(ID);
         assert_eq!(result["status"], "completed", "{result}");
         assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
-        assert_eq!(self.project.made("ran").lines().count(), 1);
+        assert_eq!(self.0.made("ran").lines().count(), 1);
     }
 }
 
 #[test]
 fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let bystander = Bystander::new(&space);
     space.start();
     bystander.run();
     let began = Instant::now();
     let project = space.project("late");
-    project.submit(ID, "x");
-    project.wait_made("ran");
+    begin(&project, ID, "x");
     assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
     go(&project);
     project.wait_result(ID);
@@ -81,23 +64,19 @@ fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
 
 /// Whether no daemon holds a project's lock.
 pub fn is_free(project: &Project) -> bool {
-    let Ok(file) = fs::File::open(project.state(".lock")) else {
-        return true;
-    };
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok()
+    let lock = |file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok();
+    File::open(project.state(".lock")).map_or(true, lock)
 }
 
 #[test]
 fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let bystander = Bystander::new(&space);
     let project = space.project_with("alpha", json!({"check": ["true"]}));
     space.start();
     bystander.run();
     project.submit(ID, "x");
-    project.submit(NEXT, "x");
-    project.wait_made("ran");
+    begin(&project, NEXT, "x");
     set(&space, "alpha", "enabled", json!(false));
     space.wait_log("Project 'alpha' is disabled, skipping");
     assert!(project.claim(ID).is_some());
@@ -117,13 +96,10 @@ fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled
 
 #[test]
 fn a_project_that_is_enabled_again_while_its_last_job_still_runs_goes_on() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
+    let (space, project) = alpha(GATED);
     space.start();
     project.submit(ID, "x");
-    project.submit(NEXT, "x");
-    project.wait_made("ran");
+    begin(&project, NEXT, "x");
     set(&space, "alpha", "enabled", json!(false));
     space.wait_log("Project 'alpha' is disabled, skipping");
     set(&space, "alpha", "enabled", json!(true));
@@ -138,12 +114,9 @@ fn a_project_that_is_enabled_again_while_its_last_job_still_runs_goes_on() {
 
 #[test]
 fn a_project_that_is_renamed_while_its_job_runs_is_served_once_that_has_ended() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
+    let (space, project) = alpha(GATED);
     space.start();
-    project.submit(ID, "x");
-    project.wait_made("ran");
+    begin(&project, ID, "x");
     space.edit_registry(|projects| {
         let entry = projects.remove("alpha").unwrap();
         projects.insert("omega".to_owned(), entry);
@@ -162,13 +135,11 @@ fn a_project_that_is_renamed_while_its_job_runs_is_served_once_that_has_ended() 
 
 #[test]
 fn a_removed_project_s_running_job_ends_well_and_a_cancel_still_reaches_it() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let (ends, cancelled) = (space.project("ends"), space.project("cancelled"));
     space.start();
     for project in [&ends, &cancelled] {
-        project.submit(ID, "x");
-        project.wait_made("ran");
+        begin(project, ID, "x");
     }
     space.edit_registry(|projects| projects.clear());
     fs::write(cancelled.state(&format!("{ID}.cancel")), "").unwrap();
@@ -183,24 +154,18 @@ fn a_removed_project_s_running_job_ends_well_and_a_cancel_still_reaches_it() {
 
 #[test]
 fn settings_take_effect_at_the_next_start_without_a_restart() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo first");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; echo first");
     space.start();
-    project.submit(ID, "x");
-    assert_eq!(project.wait_result(ID)["stdout"], "first\n");
+    assert_eq!(finish(&project, ID)["stdout"], "first\n");
     let second = space.program("second", "cat > /dev/null; echo second");
-    space.set(json!({"agents": {
-        "agent": {"command": [space.root().join("bin/agent")]},
-        "second": {"command": [second]},
-    }}));
+    let first = space.root().join("bin/agent");
+    space.set(json!({"agents": {"agent": {"command": [first]}, "second": {"command": [second]}}}));
     set(&space, "alpha", "agent", json!("second"));
     // It takes up to 2 s, so jobs are submitted until one is run by the new agent.
     let began = Instant::now();
     for n in 1.. {
         let id = format!("job-20260101-13{n:04}-next");
-        project.submit(&id, "x");
-        let result = project.wait_result(&id);
+        let result = finish(&project, &id);
         if result["agent"] == "second" {
             assert_eq!(result["stdout"], "second\n");
             break;
@@ -211,15 +176,13 @@ fn settings_take_effect_at_the_next_start_without_a_restart() {
 
 #[test]
 fn an_entry_whose_path_changes_is_served_at_its_new_place() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let (old, new) = (space.project("alpha"), space.project("elsewhere"));
     space.edit_registry(|projects| {
         projects.remove("elsewhere");
     });
     space.start();
-    old.submit(ID, "x");
-    old.wait_made("ran");
+    begin(&old, ID, "x");
     set(&space, "alpha", "path", json!(new.path));
     new.submit(NEXT, "x");
     go(&new);
@@ -232,9 +195,7 @@ fn an_entry_whose_path_changes_is_served_at_its_new_place() {
 
 #[test]
 fn two_names_for_one_directory_are_refused_and_one_of_them_serves() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
+    let (space, project) = alpha(GATED);
     std::os::unix::fs::symlink(&project.path, space.root().join("link")).unwrap();
     space.edit_registry(|projects| {
         projects.insert("same".into(), json!({"path": project.path}));
@@ -253,11 +214,7 @@ fn two_names_for_one_directory_are_refused_and_one_of_them_serves() {
     assert_eq!(project.made("ran").lines().count(), 1);
     let link = space.root().join("link");
     let refused = space.run(&["register", link.to_str().unwrap(), "--name", "third"]);
-    assert!(
-        refused
-            .stderr
-            .contains("is registered already, as \"alpha\"")
-    );
+    assert_says(&refused.stderr, "is registered already, as \"alpha\"");
 }
 
 #[test]
@@ -274,33 +231,25 @@ fn a_command_changes_the_registry_only_when_no_other_does() {
     let (ended, text) = (disable.try_wait().unwrap(), read());
     drop(lock);
     assert!(disable.wait().unwrap().success());
-    assert!(
-        ended.is_none() && text.contains("true"),
-        "{ended:?}: {text}"
-    );
-    assert!(read().contains("false"));
+    assert_eq!(ended, None, "{text}");
+    assert_says(&text, "true");
+    assert_says(&read(), "false");
 }
 
 #[test]
 fn commands_change_the_registry_and_keep_what_is_not_theirs() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null");
     let path = space.config().join("registered.json");
-    let text = format!(
-        r#"{{"version": 7, "projects": {{"alpha": {{"note": ["x", 1.50], "path": "{}", "enabled": true}}}}, "z": null}}"#,
-        project.path.display()
-    );
-    fs::write(&path, &text).unwrap();
+    let entry = json!({"note": ["x", 1.5], "path": project.path, "enabled": true});
+    let kept = json!({"version": 7, "projects": {"alpha": entry}, "z": null});
+    fs::write(&path, kept.to_string()).unwrap();
     space.start();
     let read = || -> Value { serde_json::from_slice(&fs::read(&path).unwrap()).unwrap() };
     space.run(&["disable", "alpha"]).ok();
     assert_eq!(read()["projects"]["alpha"]["enabled"], false);
     wait_until("the project to be let go", || is_free(&project));
     space.run(&["enable", "alpha"]).ok();
-    project.submit(ID, "x");
-    project.wait_result(ID);
-    let kept: Value = serde_json::from_str(&text).unwrap();
+    finish(&project, ID);
     assert_eq!(read(), kept);
     space.run(&["unregister", "alpha"]).ok();
     assert_eq!(read(), json!({"version": 7, "projects": {}, "z": null}));

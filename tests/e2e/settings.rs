@@ -1,27 +1,25 @@
 //! Settings, credentials and front matter: what holds, where it comes from, and that no mistake in
 //! them switches off a limit without a word.
 
-use crate::bad_input::wait_hold;
 use crate::claude_standin::{script, stand_in};
 use crate::clock::{set_clock, settable};
+use crate::machine::stat_of;
 use crate::space::{Space, replace, spawn, wait_until};
+use crate::stage::*;
+use job_monitor::time::Wall;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
 
 /// An agent that answers with what it was given.
 const ECHO: &str = "cat";
 
 #[test]
 fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
-    let space = Space::new();
-    space.plain_agent(ECHO);
+    let space = with_agent(ECHO);
     space.project("good");
     let config = fs::read(space.config().join("config.json")).unwrap();
     for (key, value) in [
@@ -46,19 +44,16 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
         replace(&path, wrong.to_string().as_bytes());
         let ran = space.run(&["config"]);
         assert_eq!(ran.status, 1, "{key}: {}", ran.stdout);
-        let named = format!("config.json: setting \"{key}\"");
-        assert!(ran.stderr.contains(&named), "{}", ran.stderr);
+        assert_says(&ran.stderr, &format!("config.json: setting \"{key}\""));
         replace(&path, &config);
         space.project_with("bad", json!({key: value}));
         let shown = space.run(&["-a", "config"]).stderr;
         let named = format!("project \"bad\" in registered.json: setting \"{key}\"");
-        assert!(shown.contains(&named), "{shown}");
+        assert_says(&shown, &named);
     }
     // Of two projects only the one with the mistake stands still.
-    let (good, bad) = (
-        space.project("good"),
-        space.project_with("bad", json!({"max_parallel": 1})),
-    );
+    let good = space.project("good");
+    let bad = space.project_with("bad", json!({"max_parallel": 1}));
     good.submit(ID, "x");
     bad.submit(ID, "x");
     space.start();
@@ -70,9 +65,8 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
     space.wait_log("config.json: setting \"timeout\" is 5, but must be a duration");
     space.wait_log("the settings before stay in force");
     let told = space.run(&["queue"]).stderr;
-    assert!(told.contains("setting \"timeout\" is 5"), "{told}");
-    good.submit(NEXT, "x");
-    assert_eq!(good.wait_result(NEXT)["status"], "completed");
+    assert_says(&told, "setting \"timeout\" is 5");
+    assert_eq!(finish(&good, NEXT)["status"], "completed");
 }
 
 #[test]
@@ -84,26 +78,17 @@ fn the_settings_in_force_are_shown_with_where_each_comes_from() {
     space.project_with("alpha", json!({"check": ["make", "test"], "tiemout": "5m"}));
     let shown = space.run(&["config"]);
     assert!(!shown.stdout.contains("s3cret"), "{}", shown.stdout);
-    let has = |words: &[&str]| {
-        let mut lines = shown
-            .stdout
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        assert!(
-            lines.any(|line| line == words),
-            "{words:?}: {}",
-            shown.stdout
-        );
-    };
-    has(&["timeout", "1h", "config.json"]);
-    has(&["check", "[\"make\",\"test\"]", "the", "project's", "entry"]);
-    has(&["breaker", "5", "config.json"]);
-    has(&["silence_timeout", "15m", "default"]);
-    has(&[
-        "agents",
-        "[\"claude\",\"codex\",\"gemini\",\"mine\"]",
-        "config.json",
-    ]);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = shown.stdout.lines().map(words).collect();
+    for line in [
+        "timeout 1h config.json",
+        r#"check ["make","test"] the project's entry"#,
+        "breaker 5 config.json",
+        "silence_timeout 15m default",
+        r#"agents ["claude","codex","gemini","mine"] config.json"#,
+    ] {
+        assert!(lines.iter().any(|shown| shown == line), "{line}: {lines:?}");
+    }
     let json = space.run(&["config", "--json"]).json();
     let settings = json["projects"][0]["settings"].as_array().unwrap();
     let check = settings.iter().find(|line| line["key"] == "check").unwrap();
@@ -112,17 +97,16 @@ fn the_settings_in_force_are_shown_with_where_each_comes_from() {
     space.wait_log("unknown setting \"tiemout\" is ignored");
 }
 
+fn projects_in(registry: &Path) -> usize {
+    let registry: Value = serde_json::from_slice(&fs::read(registry).unwrap()).unwrap();
+    registry["projects"].as_object().unwrap().len()
+}
+
 #[test]
 fn linked_settings_are_followed_and_stay_links() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; echo first");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; echo first");
     // The whole directory is a link, and each file in it one, too.
-    let (config, real, dotfiles) = (
-        space.config(),
-        space.root().join("real"),
-        space.root().join("dotfiles"),
-    );
+    let [config, real, dotfiles] = ["config", "real", "dotfiles"].map(|dir| space.root().join(dir));
     fs::rename(&config, &real).unwrap();
     symlink(&real, &config).unwrap();
     fs::create_dir(&dotfiles).unwrap();
@@ -131,36 +115,26 @@ fn linked_settings_are_followed_and_stay_links() {
         symlink(dotfiles.join(name), real.join(name)).unwrap();
     }
     space.start();
-    project.submit(ID, "x");
-    assert_eq!(project.wait_result(ID)["stdout"], "first\n");
+    assert_eq!(finish(&project, ID)["stdout"], "first\n");
     let beta = space.root().join("beta");
     fs::create_dir(&beta).unwrap();
     space.run(&["register", beta.to_str().unwrap()]).ok();
     for name in ["config.json", "registered.json"] {
         assert!(config.join(name).is_symlink(), "{name}");
     }
-    let registry: Value =
-        serde_json::from_slice(&fs::read(dotfiles.join("registered.json")).unwrap()).unwrap();
-    assert_eq!(registry["projects"].as_object().unwrap().len(), 2);
+    assert_eq!(projects_in(&dotfiles.join("registered.json")), 2);
     space.wait_log("Observer started for 'beta'");
     // An edit of what the link leads to.
     let second = space.program("second", "cat > /dev/null; echo second");
     let text = json!({"agent": "second", "agents": {"second": {"command": [second]}}}).to_string();
     replace(&dotfiles.join("config.json"), text.as_bytes());
     space.wait_log("the settings have changed");
-    project.submit(NEXT, "x");
-    assert_eq!(project.wait_result(NEXT)["stdout"], "second\n");
+    assert_eq!(finish(&project, NEXT)["stdout"], "second\n");
     // A link to nothing is no file that is missing.
     fs::rename(&dotfiles, space.root().join("away")).unwrap();
-    let ran = space.run(&["config"]);
-    assert!(
-        ran.stderr.contains("cannot follow the link"),
-        "{}",
-        ran.stderr
-    );
+    assert_says(&space.run(&["config"]).stderr, "cannot follow the link");
     space.wait_log("registered.json: no such file or directory; the projects before stay in force");
-    project.submit(LAST, "x");
-    assert_eq!(project.wait_result(LAST)["stdout"], "second\n");
+    assert_eq!(finish(&project, LAST)["stdout"], "second\n");
 }
 
 #[test]
@@ -180,27 +154,18 @@ fn a_registry_that_an_editor_is_replacing_is_no_empty_one() {
     std::thread::sleep(Duration::from_millis(200));
     fs::rename(&backup, &path).unwrap();
     assert!(register.wait().unwrap().success());
-    let registry: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!(
-        registry["projects"].as_object().unwrap().len(),
-        2,
-        "{registry}"
-    );
+    assert_eq!(projects_in(&path), 2);
 }
 
 #[test]
 fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
-    let space = Space::new();
-    space.plain_agent("echo \"$TOKEN\" > seen; cat > /dev/null; echo ok");
-    let project = space.project("alpha");
+    let (space, project) = alpha("echo \"$TOKEN\" > seen; cat > /dev/null; echo ok");
     space.credentials("TOKEN=abc\nCLAUDE_CONFIG_DIR=~/.claude-work\n", 0o600);
     project.submit(ID, "x");
     space.start();
     let reason = wait_hold(&project, "unsafe_env");
-    assert!(
-        reason.contains(".env line 2 sets no variable; ") && reason.contains("a whole path for ~/"),
-        "{reason}"
-    );
+    assert_says(&reason, ".env line 2 sets no variable; ");
+    assert_says(&reason, "a whole path for ~/");
     space.credentials("\u{feff}TOKEN=abc\n", 0o600);
     assert_eq!(project.wait_result(ID)["status"], "completed");
     assert_eq!(project.made("seen"), "abc\n");
@@ -208,68 +173,41 @@ fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
 
 #[test]
 fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
-    let space = Space::new();
-    space.plain_agent(ECHO);
+    let (space, project) = alpha(ECHO);
     let other = space.program("other", "cat > /dev/null; echo other");
     space.set(json!({"agents": {
         "agent": {"command": [space.root().join("bin/agent")]}, "other": {"command": [other]},
     }}));
-    let project = space.project("alpha");
     space.start();
     let rules = "---\nFirst this: twice.\nAnd that.\n---\nThen the rest.\n";
     let notes = "---\ntitle: Notes\ntags: [a, b]\n---\nBe good.\n";
-    for (n, (text, status, wanted)) in [
-        (rules, "completed", rules),
-        (notes, "completed", notes),
-        (
-            "\n---\nTitle: x\nTIMEOUT: 5m\n...\nShort.\n",
-            "completed",
-            "Short.\n",
-        ),
-        ("---\nagent: other\n---\nx\n", "completed", "other\n"),
-        (
-            "---\nmax_turns: x\n---\nx\n",
-            "failed",
-            "\"max-turns\" must be a whole number",
-        ),
-        (
-            "---\nmax-budget: 5\n---\nx\n",
-            "failed",
-            "the nearest is \"max-budget-usd\"",
-        ),
-        (
-            "---\ntimeuot: 5m\n---\nx\n",
-            "failed",
-            "the nearest is \"timeout\"",
-        ),
-        (
-            "---\nmax-budget-usd: 5\n---\nx\n",
-            "failed",
-            "does not tell what it costs",
-        ),
-        (
-            "---\nagent: nobody\n---\nx\n",
-            "failed",
-            "front matter \"agent\" is \"nobody\"",
-        ),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let id = format!("job-20260101-12{n:04}-x");
+    let runs = [
+        (rules, rules),
+        (notes, notes),
+        ("\n---\nTitle: x\nTIMEOUT: 5m\n...\nShort.\n", "Short.\n"),
+        ("---\nagent: other\n---\nx\n", "other\n"),
+    ];
+    for (n, (text, answer)) in runs.into_iter().enumerate() {
+        let id = format!("job-20260101-12{n:04}-runs");
         project.submit(&id, text);
         let result = project.wait_result(&id);
-        assert_eq!(result["status"], status, "{text}: {result}");
-        match status {
-            "completed" => assert_eq!(result["stdout"], wanted),
-            _ => {
-                assert_eq!(result["error_kind"], "rejected", "{result}");
-                assert!(
-                    result["error"].as_str().unwrap().contains(wanted),
-                    "{result}"
-                );
-            }
-        }
+        assert_eq!(result["status"], "completed", "{text}: {result}");
+        assert_eq!(result["stdout"], answer);
+    }
+    let rejected = [
+        ("max_turns: x", "\"max-turns\" must be a whole number"),
+        ("max-budget: 5", "the nearest is \"max-budget-usd\""),
+        ("timeuot: 5m", "the nearest is \"timeout\""),
+        ("max-budget-usd: 5", "does not tell what it costs"),
+        ("agent: nobody", "front matter \"agent\" is \"nobody\""),
+    ];
+    for (n, (line, why)) in rejected.into_iter().enumerate() {
+        let id = format!("job-20260101-13{n:04}-rejected");
+        project.submit(&id, &format!("---\n{line}\n---\nx\n"));
+        let result = project.wait_result(&id);
+        assert_eq!(result["status"], "failed", "{line}: {result}");
+        assert_eq!(result["error_kind"], "rejected", "{result}");
+        assert_says(result["error"].as_str().unwrap(), why);
     }
 }
 
@@ -279,38 +217,24 @@ fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
 fn the_budget_of_a_day_whose_midnight_does_not_exist_ends_after_it() {
     let Some(space) = settable() else { return };
     space.env("TZ", "America/Santiago");
-    let wall = |text| job_monitor::time::Wall::parse(text).unwrap();
+    let wall = |text| Wall::parse(text).unwrap();
     let evening = wall("2026-09-05T23:30:00-04:00");
-    set_clock(
-        &space,
-        evening.secs() - job_monitor::time::Wall::now().secs(),
-    );
+    set_clock(&space, evening.secs() - Wall::now().secs());
     stand_in(&space);
     space.set(json!({"daily_budget_usd": 0.01}));
     let project = space.project("alpha");
-    script(
-        &project,
-        1,
-        "play text -e 's/\"total_cost_usd\":0.0008/\"total_cost_usd\":0.5/'",
-    );
+    let dear = "play text -e 's/\"total_cost_usd\":0.0008/\"total_cost_usd\":0.5/'";
+    script(&project, 1, dear);
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    finish(&project, ID);
     project.submit(NEXT, "x");
     wait_hold(&project, "daily_budget");
     let until = project.view()["hold"]["until"].as_str().unwrap().to_owned();
     assert_eq!(wall(&until), wall("2026-09-06T01:00:00-03:00"));
     wait_until("the daemon to be at rest", || {
         let ticks = || {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", space.pid())).unwrap();
-            let fields: Vec<u64> = stat
-                .rsplit(')')
-                .next()
-                .unwrap()
-                .split_whitespace()
-                .map(|f| f.parse().unwrap_or(0))
-                .collect();
-            fields[11] + fields[12]
+            let stat = stat_of(space.pid());
+            stat[11].parse::<u64>().unwrap() + stat[12].parse::<u64>().unwrap()
         };
         let before = ticks();
         std::thread::sleep(Duration::from_millis(500));

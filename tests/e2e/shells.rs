@@ -6,6 +6,7 @@
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
 use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
+use crate::stage::in_world_of;
 use job_monitor::cli::commands as every_command;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -344,12 +345,7 @@ fn render(space: &Space, tool: &str, args: &[&str], page: &Path) -> Ran {
 /// Another program, in the space and with its environment.
 fn outside(space: &Space, program: &str) -> Command {
     let mut command = Command::new(program);
-    let own = space.command(&[]);
-    command.env_clear().envs(
-        own.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    command.current_dir(space.root());
+    in_world_of(&mut command, &space.command(&[])).current_dir(space.root());
     command
 }
 

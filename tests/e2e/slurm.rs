@@ -7,6 +7,7 @@
 
 use crate::recipes::{in_front_of, recipe, script};
 use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer, wait_until};
+use crate::stage::assert_says;
 use nix::unistd::geteuid;
 use serde_json::json;
 use std::fs;
@@ -17,6 +18,12 @@ use std::time::Duration;
 
 const ID: &str = "job-20260101-120000-sheep";
 const NEXT: &str = "job-20260101-120001-wolves";
+
+/// What `claude` says of a job that it has done.
+const EVENTS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/fixtures/claude/text.jsonl"
+);
 
 /// The cluster ends itself after so many seconds, whatever became of the test.
 const CLUSTER_MAX_SECS: &str = "150";
@@ -40,11 +47,7 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
     let (space, alpha) = (&stage.space, stage.space.project("alpha"));
     let old = space.project_with("old", json!({"layout": "tasks"}));
     let claude = space.project_with("claude", json!({"agent": "claude"}));
-    let events = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/claude/text.jsonl"
-    );
-    space.claude(&format!("cat > prompt; hostname > host; cat '{events}'"));
+    space.claude(&format!("cat > prompt; hostname > host; cat '{EVENTS}'"));
     // What the environment may ask of srun, and an agent must not get.
     space.env("SLURM_NTASKS", "2");
     space.env("SLURM_EXPORT_ENV", "NONE");
@@ -121,32 +124,22 @@ fn a_node_that_dies_in_mid_job_completes_nothing() {
     let Some(stage) = Stage::new(1) else { return };
     let (space, plain) = (&stage.space, stage.space.project("plain"));
     let claude = space.project_with("claude", json!({"agent": "claude", "retries": 0}));
-    let events = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/claude/text.jsonl"
-    );
-    space.claude(&format!("head -n 2 '{events}'; touch up; sleep 600"));
+    space.claude(&format!("head -n 2 '{EVENTS}'; touch up; sleep 600"));
     space.start();
     plain.submit(ID, "echo 'all sheep counted'; touch up; sleep 600");
     claude.submit(ID, "Count the sheep.\n");
     plain.wait_made("up");
     claude.wait_made("up");
     stage.cluster.ask(&["slurm-node", "kill", "n1"]);
-    let ended = |project: &Project| wait_longer(NODE_DEATH_MAX, "a result", || project.result(ID));
-    let result = ended(&plain);
-    assert_eq!(result["status"], "failed", "{result:#}");
-    assert_eq!(result["error_kind"], "exit_code");
-    assert!(
-        result["error"].as_str().unwrap().contains("was lost"),
-        "{result:#}"
-    );
-    let result = ended(&claude);
-    assert_eq!(result["status"], "failed", "{result:#}");
-    assert_eq!(result["error_kind"], "no_result");
-    assert!(
-        result["error"].as_str().unwrap().contains("Node failure"),
-        "{result:#}"
-    );
+    for (project, kind, says) in [
+        (&plain, "exit_code", "was lost"),
+        (&claude, "no_result", "Node failure"),
+    ] {
+        let result = wait_longer(NODE_DEATH_MAX, "a result", || project.result(ID));
+        assert_eq!(result["status"], "failed", "{result:#}");
+        assert_eq!(result["error_kind"], kind);
+        assert_says(result["error"].as_str().unwrap(), says);
+    }
     stage.ends();
 }
 
@@ -183,7 +176,7 @@ fn a_project_that_the_node_does_not_see_is_an_error_and_no_run_elsewhere() {
         assert_eq!(result["status"], "failed", "{result:#}");
         assert_eq!(result["attempts"][0]["exit_code"], 1);
         let error = result["error"].as_str().unwrap();
-        assert!(error.contains("n1 does not see the project"), "{error}");
+        assert_says(error, "n1 does not see the project");
     }
     stage.ends();
 }
@@ -329,10 +322,8 @@ impl Stage {
         let space = Space::new();
         space.executable("on-slurm", &script("on-slurm"));
         space.env("SLURM_CONF", cluster.conf.to_str().unwrap());
-        space.env(
-            "PATH",
-            &format!("{}:{}", space.root().join("bin").display(), cluster.path),
-        );
+        let bin = space.root().join("bin");
+        space.env("PATH", &format!("{}:{}", bin.display(), cluster.path));
         let recipe = recipe("slurm");
         let mut settings = in_front_of(&recipe, &space.program("agent", AGENT));
         settings["agents"]["claude"] = recipe["agents"]["claude"].clone();
@@ -354,8 +345,8 @@ impl Stage {
 
     /// Changes the graces: so many seconds in the script, and twice as long in the settings.
     fn grace_of(&self, seconds: u32) {
-        let long =
-            script("on-slurm").replacen(" 1 2 3 4 5 6 7;", &format!(" $(seq {seconds});"), 1);
+        let (own, long) = (" 1 2 3 4 5 6 7;", format!(" $(seq {seconds});"));
+        let long = script("on-slurm").replacen(own, &long, 1);
         assert_ne!(long, script("on-slurm"));
         self.space.executable("on-slurm", &long);
         self.space
@@ -430,9 +421,8 @@ impl Cluster {
 
     /// Whether its controller does.
     fn answers(&self) -> bool {
-        !self
-            .ask(&["sh", "-c", "scontrol ping || :"])
-            .contains("DOWN")
+        let told = self.ask(&["sh", "-c", "scontrol ping || :"]);
+        !told.contains("DOWN")
     }
 
     /// The jobs that are not over: state and name.
@@ -445,17 +435,9 @@ impl Cluster {
         let run = self.conf.with_file_name("run");
         let pid = fs::read_to_string(run.join(format!("node-{node}.pid"))).unwrap();
         let pid = pid.trim();
-        self.ask(&[
-            "nsenter",
-            "--mount",
-            "--target",
-            pid,
-            "mount",
-            "-t",
-            "tmpfs",
-            "none",
-            dir.to_str().unwrap(),
-        ]);
+        let dir = dir.to_str().unwrap();
+        let enter = ["nsenter", "--mount", "--target", pid];
+        self.ask(&[&enter[..], &["mount", "-t", "tmpfs", "none", dir]].concat());
     }
 }
 
@@ -470,9 +452,8 @@ impl Drop for Cluster {
 fn lacking(harness: &Path) -> Option<String> {
     if !harness.is_file() {
         let harness = harness.display();
-        return Some(format!(
-            "{harness} is not there; JOB_MONITOR_SLURM names another"
-        ));
+        let why = "is not there; JOB_MONITOR_SLURM names another";
+        return Some(format!("{harness} {why}"));
     }
     let sbin = "/usr/sbin:/sbin:/usr/local/sbin";
     let path = format!("{}:{sbin}", std::env::var("PATH").unwrap_or_default());

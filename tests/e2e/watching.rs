@@ -3,6 +3,7 @@
 //! done whose result is not on disk.
 
 use crate::space::{Project, Space, remove_dir, spawn, wait_until};
+use crate::stage::*;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -10,21 +11,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
-
 /// Notes each start; a job whose document says `wait` ends when the test makes the file `go`.
 pub const GATED: &str = r#"echo "$JOB_MONITOR_JOB_ID" >> ran
 [ "$(cat)" != wait ] || while [ ! -e go ]; do sleep 0.02; done; echo done"#;
-
-pub fn ran(project: &Project) -> Vec<String> {
-    project.made("ran").lines().map(str::to_owned).collect()
-}
-
-pub fn go(project: &Project) {
-    fs::write(project.path.join("go"), "").unwrap();
-}
 
 /// Copies a directory, as a person does it who puts another in its place.
 fn copy(from: &Path, to: &Path) {
@@ -34,7 +23,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The directory of a project beside this one, for what is moved away.
-fn aside(project: &Project, name: &str) -> PathBuf {
+pub fn aside(project: &Project, name: &str) -> PathBuf {
     project
         .path
         .with_file_name(format!("{}-{name}", project.name))
@@ -44,15 +33,13 @@ fn aside(project: &Project, name: &str) -> PathBuf {
 
 #[test]
 fn documents_in_a_directory_that_took_another_s_place_are_found_at_once() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     // Many, since between the two steps of a replacement a look finds nothing at all.
     let names = (0..24).map(|number| format!("idle-{number}"));
     let idle: Vec<Project> = names.map(|name| space.project(&name)).collect();
     let busy = space.project("busy");
     space.start();
-    busy.submit(ID, "wait");
-    busy.wait_made("ran");
+    begin(&busy, ID, "wait");
     for project in idle.iter().chain([&busy]) {
         fs::rename(project.item(""), aside(project, "items")).unwrap();
         fs::create_dir(project.item("")).unwrap();
@@ -71,13 +58,11 @@ fn documents_in_a_directory_that_took_another_s_place_are_found_at_once() {
 
 #[test]
 fn a_result_goes_with_its_project_wherever_that_is_moved() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let (back, replaced) = (space.project("back"), space.project("replaced"));
     space.start();
     for project in [&back, &replaced] {
-        project.submit(ID, "wait");
-        project.wait_made("ran");
+        begin(project, ID, "wait");
         project.submit(NEXT, "x");
         project.wait_view("it waits", |view| view["queue_size"] == 1);
         fs::rename(&project.path, aside(project, "moved")).unwrap();
@@ -111,8 +96,7 @@ fn a_project_that_is_deleted_while_an_agent_runs_is_served_when_it_is_made_anew(
     );
     let project = space.project("alpha");
     space.start();
-    project.submit(ID, "wait\n");
-    project.wait_made("ran");
+    begin(&project, ID, "wait\n");
     fs::remove_dir_all(&project.path).unwrap();
     project.create_dirs();
     project.submit(NEXT, "go on\n");
@@ -125,20 +109,17 @@ fn a_project_that_is_deleted_while_an_agent_runs_is_served_when_it_is_made_anew(
 
 #[test]
 fn a_project_that_is_deleted_and_unregistered_while_an_agent_runs_is_left() {
-    let space = Space::new();
-    space.plain_agent(r#"cat >> ran; while [ ! -e "$HOME/go" ]; do sleep 0.02; done; echo done"#);
-    let project = space.project("alpha");
+    let (space, project) =
+        alpha(r#"cat >> ran; while [ ! -e "$HOME/go" ]; do sleep 0.02; done; echo done"#);
     space.start();
-    project.submit(ID, "x");
-    project.wait_made("ran");
+    begin(&project, ID, "x");
     fs::remove_dir_all(&project.path).unwrap();
     space.run(&["unregister", "alpha"]).ok();
     fs::write(space.home().join("go"), "").unwrap();
     space.wait_log("[alpha] what was decided of a job cannot be written; where its claim");
     // Its name and place are free for another.
     let again = space.project("alpha");
-    again.submit(NEXT, "x");
-    assert_eq!(again.wait_result(NEXT)["status"], "completed");
+    assert_eq!(finish(&again, NEXT)["status"], "completed");
     assert!(again.result(ID).is_none());
 }
 
@@ -228,8 +209,7 @@ impl Case {
 
 #[test]
 fn directories_lost_while_nothing_runs_lose_no_job_and_run_none_twice() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let mut cases = Case::all(&space);
     // A job is done as long as its result is there (SPEC 4): without the results all would run again.
     cases.retain(|case| (case.dir, case.loss) != ("results", Loss::Removed));
@@ -249,13 +229,11 @@ fn directories_lost_while_nothing_runs_lose_no_job_and_run_none_twice() {
 
 #[test]
 fn directories_lost_while_an_agent_runs_lose_no_job_and_run_none_twice() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let cases = Case::all(&space);
     space.start();
     for case in &cases {
-        case.project.submit(ID, "wait");
-        case.project.wait_made("ran");
+        begin(&case.project, ID, "wait");
         case.project.submit(NEXT, "x");
         let waits = |view: &Value| view["queue_size"] == 1;
         case.project.wait_view("it waits", waits);
@@ -271,10 +249,15 @@ fn directories_lost_while_an_agent_runs_lose_no_job_and_run_none_twice() {
     cases.iter().for_each(Case::assert_whole);
 }
 
+/// Whether the claim is there, with the process that runs.
+fn names_a_process(project: &Project) -> bool {
+    let claim = project.claim(ID);
+    claim.is_some_and(|claim| claim.contains("\"pid\""))
+}
+
 #[test]
 fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_restart() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     space.set(json!({"on_interrupt": "fail"}));
     let losses = [Loss::Removed, Loss::Replaced];
     let projects = losses.map(|loss| {
@@ -283,8 +266,7 @@ fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_res
     space.start();
     for (loss, projects) in losses.iter().zip(&projects) {
         for project in projects {
-            project.submit(ID, "wait");
-            project.wait_made("ran");
+            begin(project, ID, "wait");
             match loss {
                 Loss::Removed => remove_dir(&project.state("")),
                 Loss::Replaced => {
@@ -296,11 +278,7 @@ fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_res
         let [cancelled, crashed] = projects;
         space.run(&["-p", &cancelled.name, "cancel", ID]).ok();
         assert_eq!(cancelled.wait_result(ID)["status"], "cancelled");
-        wait_until("the claim where it belongs", || {
-            crashed
-                .claim(ID)
-                .is_some_and(|claim| claim.contains("\"pid\""))
-        });
+        wait_until("the claim where it belongs", || names_a_process(crashed));
         // Nor can another daemon take the project meanwhile.
         let file = File::open(crashed.state(".lock")).unwrap();
         let taken = Flock::lock(file, FlockArg::LockExclusiveNonblock);
@@ -317,13 +295,10 @@ fn a_lost_state_directory_neither_hides_a_running_job_from_cancel_nor_from_a_res
 
 #[test]
 fn a_claim_that_cannot_be_written_anew_at_once_is_written_when_it_can() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let (space, project) = alpha(GATED);
     space.set(json!({"on_interrupt": "fail"}));
-    let project = space.project("alpha");
     space.start();
-    project.submit(ID, "wait");
-    project.wait_made("ran");
+    begin(&project, ID, "wait");
     // Its successor is taken by somebody else at first.
     let successor = project.path.join("successor");
     fs::create_dir(&successor).unwrap();
@@ -336,10 +311,7 @@ fn a_claim_that_cannot_be_written_anew_at_once_is_written_when_it_can() {
     });
     assert_eq!(project.claim(ID), None);
     drop(lock);
-    wait_until("the claim where it belongs", || {
-        let claim = project.claim(ID);
-        claim.is_some_and(|claim| claim.contains("\"pid\""))
-    });
+    wait_until("the claim where it belongs", || names_a_process(&project));
     space.kill();
     space.start();
     assert_eq!(project.wait_result(ID)["error_kind"], "interrupted");
@@ -353,12 +325,10 @@ fn a_claim_that_cannot_be_written_anew_at_once_is_written_when_it_can() {
 fn documents_whose_events_are_lost_in_a_flood_are_found_all_the_same() {
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let events = limit.trim().parse::<usize>().unwrap().max(100_000);
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let space = with_agent(GATED);
     let (quiet, noisy) = (space.project("quiet"), space.project("noisy"));
     space.start();
-    noisy.submit(ID, "wait");
-    noisy.wait_made("ran");
+    begin(&noisy, ID, "wait");
     // The kernel keeps only so many events for one who does not listen: all that comes after these,
     // in whatever project, is dropped. Two files, since of the same event twice it keeps one.
     space.signal(Signal::SIGSTOP);
@@ -383,12 +353,9 @@ fn documents_whose_events_are_lost_in_a_flood_are_found_all_the_same() {
 
 #[test]
 fn more_names_than_are_kept_for_a_busy_project_lose_none_of_its_documents() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
+    let (space, project) = alpha(GATED);
     space.start();
-    project.submit(ID, "wait");
-    project.wait_made("ran");
+    begin(&project, ID, "wait");
     // Names that are looked at and are no jobs: they come at once, between two looks of a worker whose
     // agent runs, and so many that the last ones find no room.
     space.signal(Signal::SIGSTOP);
