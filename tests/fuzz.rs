@@ -10,7 +10,7 @@
 use job_monitor::agent::{Case, Ended, Ending, Fold, TEXT_MAX, dialect, verdict};
 use job_monitor::job::{JobId, Meta, Name, log_name};
 use job_monitor::process::Token;
-use job_monitor::project::{Layout, Policy, Protocol};
+use job_monitor::project::{Layout, Protocol};
 use job_monitor::record::{Claim, QueueView};
 use job_monitor::registry::{self, Registry};
 use job_monitor::render;
@@ -51,96 +51,20 @@ impl Dice {
     }
 }
 
-/// What is apt to be mistaken for something else, in whatever format.
-const WORDS: &[&[u8]] = &[
-    b"\0",
-    b"\n",
-    b"\r\n",
-    b"\r",
-    b"\t",
-    b" ",
-    b"\x1b[2J",
-    b"\x1b]0;x\x07",
-    b"\x7f",
-    b"\xc2\x9b31m",
-    b"\xe2\x80\xae",
-    b"\xe2\x81\xa6",
-    b"\xef\xbb\xbf",
-    b"\xff",
-    b"\xc3",
-    b"\xed\xa0\x80",
-    b"\xf0\x9f\x98\x80",
-    b"/",
-    b"..",
-    b"../",
-    b".",
-    b"-",
-    b"--",
-    b"~",
-    b"#",
-    b".md",
-    b".tmp",
-    b".claim",
-    b".2",
-    b"job-",
-    b"task-",
-    b"20260130-143000",
-    b"99999999-999999",
-    b"job-20260130-143000-",
-    b"\"",
-    b"\\",
-    b"\\u0000",
-    b"\\ud83d",
-    b"\\u001b",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b":",
-    b",",
-    b"null",
-    b"true",
-    b"{}",
-    b"[]",
-    b"0",
-    b"-1",
-    b"1e400",
-    b"1.7976931348623157e308",
-    b"9223372036854775807",
-    b"18446744073709551616",
-    b"0.1",
-    b"NaN",
-    b"inf",
-    b"=",
-    b"export ",
-    b"'",
-    b"---\n",
-    b"timeout: ",
-    b"model: ",
-    b"retries: ",
-    b"max-turns: ",
-    b"max-budget-usd: ",
-    b"4294967296",
-    b"ms",
-    b"d",
-    b"2h",
-    b"9999-12-31T23:59:59Z",
-    b"0000-01-01T00:00:00+23:59",
-    b"+01:00",
-    b"Z",
-    b"{\"type\":\"result\",",
-    b"\"is_error\":false",
-    b"\"subtype\":\"success\"",
-    b"\"result\":\"x\"",
-    b"\"session_id\":\"",
-    b"\"path\":\"/",
-    b"\"projects\":{",
-    b"\"enabled\":0",
-    b"--json",
-    b"--all",
-    b"--",
-    b"-p",
-];
+/// What is apt to be mistaken for something else, in whatever format; a bar stands between two words.
+const WORDS: &[u8] = b"\0|\n|\r\n|\r|\t| |\x1b[2J|\x1b]0;x\x07|\x7f|\xc2\x9b31m|\xe2\x80\xae|\xe2\x81\xa6|\
+    \xef\xbb\xbf|\xff|\xc3|\xed\xa0\x80|\xf0\x9f\x98\x80|\
+    /|..|../|.|-|--|~|#|.md|.tmp|.claim|.2|job-|task-|20260130-143000|99999999-999999|job-20260130-143000-|\
+    \"|\\|\\u0000|\\ud83d|\\u001b|{|}|[|]|:|,|null|true|{}|[]|0|-1|1e400|1.7976931348623157e308|\
+    9223372036854775807|18446744073709551616|0.1|NaN|inf|=|export |'|---\n|timeout: |model: |retries: |\
+    max-turns: |max-budget-usd: |4294967296|ms|d|2h|9999-12-31T23:59:59Z|0000-01-01T00:00:00+23:59|+01:00|Z|\
+    {\"type\":\"result\",|\"is_error\":false|\"subtype\":\"success\"|\"result\":\"x\"|\"session_id\":\"|\
+    \"path\":\"/|\"projects\":{|\"enabled\":0|--json|--all|--|-p";
+
+fn word(dice: &mut Dice) -> &'static [u8] {
+    let words: Vec<&[u8]> = WORDS.split(|&byte| byte == b'|').collect();
+    words[dice.roll(words.len())]
+}
 
 fn changed(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = dice.one_of(seeds).clone();
@@ -169,17 +93,11 @@ fn changed(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
             }
             6 if dice.roll(8) == 0 => {
                 let times = 1 << dice.roll(13);
-                let piece = dice.one_of(WORDS).repeat(times);
+                let piece = word(dice).repeat(times);
                 bytes.splice(at..at, piece);
             }
-            7 => {
-                let word = *dice.one_of(WORDS);
-                bytes.splice(at..end, word.iter().copied());
-            }
-            _ => {
-                let word = *dice.one_of(WORDS);
-                bytes.splice(at..at, word.iter().copied());
-            }
+            7 => drop(bytes.splice(at..end, word(dice).iter().copied())),
+            _ => drop(bytes.splice(at..at, word(dice).iter().copied())),
         }
     }
     bytes
@@ -204,14 +122,11 @@ fn fuzz(target: &str, seeds: &[Vec<u8>], mut check: impl FnMut(&[u8], &mut Dice)
     });
     let mut run = |seed: u64, input: &[u8]| {
         let checked = catch_unwind(AssertUnwindSafe(|| check(input, &mut Dice::new(!seed))));
-        if checked.is_err() {
-            let start = &input[..input.len().min(4000)];
-            panic!(
-                "{target}: JOB_MONITOR_FUZZ_SEED={seed}, {} bytes: {}",
-                input.len(),
-                start.escape_ascii()
-            );
-        }
+        let (bytes, start) = (input.len(), input[..input.len().min(4000)].escape_ascii());
+        assert!(
+            checked.is_ok(),
+            "{target}: JOB_MONITOR_FUZZ_SEED={seed}, {bytes} bytes: {start}"
+        );
     };
     for seed in seeds {
         run(0, seed);
@@ -398,12 +313,9 @@ fn a_registry_gives_usable_entries_or_a_sentence_and_keeps_what_is_not_ours() {
     let seeds = seeds(&[REGISTRY, "{}", r#"{"projects":{}}"#]);
     fuzz("registry", &seeds, |bytes, dice| {
         fs::write(&path, bytes).unwrap();
-        let registry = match Registry::load(&path) {
+        let registry = match Registry::load(&path).map_err(|error| error.to_string()) {
             Ok(registry) => registry,
-            Err(error) => {
-                assert!(error.to_string().contains("registered.json"), "{error}");
-                return;
-            }
+            Err(error) => return assert!(error.contains("registered.json"), "{error}"),
         };
         let (entries, _) = registry.entries();
         let mut paths = HashSet::new();
@@ -468,13 +380,12 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
     let path = Path::new("/nowhere/config.json");
     let (settings, _) = settings::load(path).unwrap();
     let policy = settings.policy(&serde_json::Map::new()).unwrap();
+    let mut thrifty = policy.clone();
+    thrifty.max_budget_usd = Some(0.5);
     fuzz("document", &seeds, |bytes, _| {
         let document = match document::check(bytes, &meta(), 100_000) {
             Ok(document) => document,
-            Err(error) => {
-                assert!(is_calm(&error) && !error.contains('\n'), "{error:?}");
-                return;
-            }
+            Err(error) => return assert!(is_calm(&error) && !error.contains('\n'), "{error:?}"),
         };
         let text = std::str::from_utf8(bytes).unwrap();
         assert!(text.ends_with(document.body) && !document.body.trim().is_empty());
@@ -486,13 +397,7 @@ fn a_document_is_run_within_the_settings_or_refused_with_a_sentence() {
             // It becomes an argument of the command line.
             assert!(!model.starts_with('-') && !model.contains(char::is_control));
         }
-        for before in [
-            &policy,
-            &Policy {
-                max_budget_usd: Some(0.5),
-                ..policy.clone()
-            },
-        ] {
+        for before in [&policy, &thrifty] {
             let after = match wishes.tighten(before) {
                 Ok(after) => after,
                 Err(error) => {
@@ -528,12 +433,9 @@ fn credentials_are_variables_or_a_line_number_and_never_in_a_message() {
                 let mut kept = Vec::new();
                 for (name, value) in variables {
                     let (name, value) = (name.into_string().unwrap(), value.into_string().unwrap());
-                    let first = name.bytes().next().unwrap();
-                    assert!(!first.is_ascii_digit(), "{name:?}");
-                    assert!(
-                        name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
-                        "{name:?}"
-                    );
+                    assert!(!name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty());
+                    let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+                    assert!(name.bytes().all(is_fine), "{name:?}");
                     assert!(!value.contains(['\0', '\n']), "{value:?}");
                     // A lone carriage return at the end of a line belongs to the line's end.
                     if !value.contains(['\'', '\r']) {
@@ -548,10 +450,8 @@ fn credentials_are_variables_or_a_line_number_and_never_in_a_message() {
             let path = scratch.put(".env", bytes);
             if let Err(error) = settings::credentials(&path) {
                 let text = error.to_string();
-                assert!(
-                    text.contains(".env line ") && !text.contains(SECRET),
-                    "{text}"
-                );
+                assert!(text.contains(".env line "), "{text}");
+                assert!(!text.contains(SECRET), "{text}");
             }
         }
     });
@@ -601,17 +501,11 @@ fn a_claim_is_one_that_we_could_have_written_or_none() {
 /// Every recorded stream, with its standard error.
 fn streams() -> Vec<Vec<u8>> {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/claude");
-    let mut paths: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let files = fs::read_dir(dir).unwrap();
+    let mut paths: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
     paths.sort();
-    let is_stream = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "jsonl");
-    let streams: Vec<_> = paths
-        .iter()
-        .filter(is_stream)
-        .map(|path| fs::read(path).unwrap())
-        .collect();
+    let streams: Vec<_> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
     assert!(streams.len() > 50, "the fixtures are there");
     streams
 }
@@ -630,20 +524,10 @@ fn read(pieces: &[&[u8]]) -> Fold {
 
 fn check_stream(stream: &Fold) {
     let report = &stream.report;
-    let room = 100;
-    assert!(report.text.len() <= TEXT_MAX + room);
-    assert!(
-        report
-            .answer
-            .as_ref()
-            .is_none_or(|answer| answer.len() <= TEXT_MAX + room)
-    );
-    assert!(
-        report
-            .audit
-            .score
-            .is_none_or(|score| (0.0..=100.0).contains(&score))
-    );
+    let fits = |text: &str| text.len() <= TEXT_MAX + 100;
+    assert!(fits(&report.text) && report.answer.as_deref().is_none_or(fits));
+    let score = report.audit.score.unwrap_or_default();
+    assert!((0.0..=100.0).contains(&score), "{score}");
     assert!(report.carried.edited.len() <= 2000 && report.carried.permission_denials.len() <= 100);
     for (code, signal, by) in [
         (Some(0), None, Ending::Itself),
@@ -686,10 +570,7 @@ fn a_stream_is_read_in_whatever_pieces_and_completes_only_by_a_good_result() {
         let (head, tail) = bytes.split_at(at);
         let middle = dice.roll(tail.len() + 1);
         let pieces = read(&[head, &tail[..middle], &tail[middle..]]);
-        assert_eq!(
-            pieces.report, whole.report,
-            "cut at {at} and {middle} bytes later"
-        );
+        assert_eq!(pieces.report, whole.report, "cut at {at}, then {middle}");
         assert_eq!(pieces.result, whole.result);
         assert_eq!(pieces.is_final(), whole.is_final());
         assert_eq!(pieces.limit, whole.limit);
@@ -702,7 +583,7 @@ fn a_stream_of_any_length_is_read_in_bounded_memory() {
     let piece_of = |dice: &mut Dice, stream: &[u8]| match dice.roll(4) {
         0 => stream.to_vec(),
         1 => changed(dice, &streams),
-        2 => dice.one_of(WORDS).repeat(1 << 14),
+        2 => word(dice).repeat(1 << 14),
         _ => stream[dice.roll(stream.len() + 1)..].to_vec(),
     };
     for seed in 1..=4 {
@@ -719,26 +600,15 @@ fn a_stream_of_any_length_is_read_in_bounded_memory() {
             stream.finish();
         });
         // The pieces themselves are counted as well.
-        assert!(
-            most <= STREAM_MAX + (2 << 20),
-            "seed {seed}: {most} bytes held"
-        );
+        let bound = STREAM_MAX + (2 << 20);
+        assert!(most <= bound, "seed {seed}: {most} bytes held");
         check_stream(&stream);
     }
 }
 
 #[test]
 fn a_line_without_end_is_read_in_bounded_memory() {
-    for word in [
-        "1,",
-        "[",
-        r#""a","#,
-        r#"{"k":"#,
-        "\"",
-        r#"\""#,
-        "x",
-        r#""\u0001"#,
-    ] {
+    for word in r#"1, [ "a", {"k": " \" x "\u0001"#.split(' ') {
         let piece = word.repeat((64 << 10) / word.len());
         let mut stream = Fold::new(dialect(Protocol::Claude), false);
         let ((), most) = most_held(|| {
@@ -787,12 +657,8 @@ fn times_and_durations_are_read_whole_and_told_again() {
     fuzz("times", &seeds, |bytes, dice| {
         let text = String::from_utf8_lossy(bytes);
         if let Some(time) = Wall::parse(&text) {
-            // A time is nothing but digits and a few signs, and its length is bounded but for
-            // the digits of its fraction.
-            assert!(
-                text.bytes()
-                    .all(|b| b.is_ascii_digit() || b"-+:.TtZz ".contains(&b))
-            );
+            let is_of_time = |b: u8| b.is_ascii_digit() || b"-+:.TtZz ".contains(&b);
+            assert!(text.bytes().all(is_of_time));
             if is_of_four_digits(time) {
                 assert_eq!(Wall::parse(&time.to_string()), Some(time));
                 assert!(time.midnight() > time && time.day().len() == 10);
@@ -808,11 +674,8 @@ fn times_and_durations_are_read_whole_and_told_again() {
         let any = Wall((dice.roll(usize::MAX) as i64) << dice.roll(8));
         let words = [any.to_string(), any.day(), any.stamp(), any.short(Wall(0))];
         assert!(words.iter().all(|word| !word.is_empty()));
-        let _ = (
-            any.midnight(),
-            any.plus(Duration::MAX),
-            any.since(Wall(i64::MIN)),
-        );
+        let (later, since) = (any.plus(Duration::MAX), any.since(Wall(i64::MIN)));
+        let _ = (any.midnight(), later, since);
     });
     for most in [i64::MIN, i64::MAX] {
         let any = Wall(most);
@@ -834,9 +697,8 @@ fn a_command_line_is_understood_or_refused_without_harm_to_the_terminal() {
         "stats\0--since\u{0}2026-01-01",
     ]);
     fuzz("command line", &seeds, |bytes, _| {
-        let words = bytes
-            .split(|&byte| byte == 0)
-            .map(|word| OsString::from_vec(word.to_vec()));
+        let words = bytes.split(|&byte| byte == 0);
+        let words = words.map(|word| OsString::from_vec(word.to_vec()));
         if let Err(error) = cli::parse(words) {
             assert!(!error.to_string().is_empty());
             assert!(is_calm(&render::clean(&error.to_string())));
@@ -893,18 +755,20 @@ fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
     ]);
     let claims = seeds(&[CLAIM]);
     let streams = streams();
-    let commands: [&[&str]; 7] = [
-        &[ID],
-        &[ID, "--json"],
-        &["status"],
-        &["status", "--json"],
-        &["queue"],
-        &["logs", ID],
-        &["stats"],
+    let show_json = format!("{ID} --json");
+    let logs = format!("logs {ID}");
+    let commands = [
+        ID,
+        &show_json,
+        "status",
+        "status --json",
+        "queue",
+        &logs,
+        "stats",
     ];
-    let show = |arguments: &[&str]| {
+    let show = |arguments: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_job-monitor"))
-            .args(arguments)
+            .args(arguments.split(' '))
             .env_clear()
             .env("MONITOR_SYSTEM_ROOT", root)
             .env("HOME", root)
@@ -914,14 +778,12 @@ fn damaged_results_views_claims_and_logs_are_shown_without_harm() {
             .output()
             .unwrap();
         let status = output.status.code();
-        let (out, err) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
+        let [out, err] =
+            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
         let told = format!("{arguments:?}: {status:?}\n{out:?}\n{err:?}");
         assert!(matches!(status, Some(0 | 1 | 3)), "{told}");
         assert!(is_calm(&out) && is_calm(&err), "{told}");
-        if arguments.contains(&"--json") && status == Some(0) {
+        if arguments.contains("--json") && status == Some(0) {
             serde_json::from_str::<serde_json::Value>(&out).expect(&told);
         }
         assert!(!(out.is_empty() && err.is_empty()), "{told}");

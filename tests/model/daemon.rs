@@ -218,11 +218,7 @@ impl Daemon {
             Some(claim) => {
                 let of_claim = |version: &u32| version.to_string() == claim.document_sha256;
                 let kept = world.disk.kept.get(id).copied().filter(of_claim);
-                let document = world
-                    .disk
-                    .documents
-                    .get(id)
-                    .map(|document| document.version);
+                let document = world.disk.documents.get(id).map(|text| text.version);
                 let Some(version) = kept.or(document.filter(of_claim)) else {
                     let kind = Some(ErrorKind::Interrupted);
                     return Some(self.publish(world, claim, kind));
@@ -273,17 +269,14 @@ impl Daemon {
         world.effect(|disk| disk.claims.insert(id.clone(), on_disk))?;
         world.effect(|disk| disk.logs.insert(log.clone(), Log::default()))?;
         match world.fate() {
-            Fate::BadProgram => {
-                world.fail_to_spawn()?;
-                world.effect(|disk| disk.logs.remove(&log))?;
-                self.jobs.set(claim);
-                world.disk.holds.end_probe("p", false, wall);
-                self.refuse(world)
-            }
-            Fate::NoProcess => {
+            fate @ (Fate::BadProgram | Fate::NoProcess) => {
                 world.fail_to_spawn()?;
                 world.effect(|disk| disk.logs.remove(&log))?;
                 world.disk.holds.end_probe("p", false, wall);
+                if fate == Fate::BadProgram {
+                    self.jobs.set(claim);
+                    return self.refuse(world);
+                }
                 let verdict = Some(Fault::new(ErrorKind::SpawnFailed, ""));
                 self.follow_attempt(world, claim, &verdict)
             }
@@ -368,8 +361,7 @@ impl Daemon {
         world.check = None;
         let (next, fault) = match (by, world.check_said.take()) {
             (By::Cancel, _) | (_, None) => {
-                let fault = Fault::new(ErrorKind::Cancelled, "");
-                (Next::Publish, Some(fault))
+                (Next::Publish, Some(Fault::new(ErrorKind::Cancelled, "")))
             }
             (_, Some(succeeds)) => {
                 world.note_check(&claim.job_id, succeeds);

@@ -25,20 +25,16 @@ enum Act {
 }
 
 fn acts() -> Vec<Act> {
+    use ErrorKind::{AgentMissing, Network, NotAuthenticated, UnsafeEnv, UsageLimit};
     let mut acts = Vec::new();
     for agent in ["a", "b"] {
         for ends in [None, Some(-5), Some(3600), Some(40 * 86_400)] {
-            acts.push(Act::Fault(agent, ErrorKind::UsageLimit, ends, 0));
+            acts.push(Act::Fault(agent, UsageLimit, ends, 0));
         }
-        for kind in [
-            ErrorKind::NotAuthenticated,
-            ErrorKind::AgentMissing,
-            ErrorKind::UnsafeEnv,
-            ErrorKind::Network,
-        ] {
+        for kind in [NotAuthenticated, AgentMissing, UnsafeEnv, Network] {
             acts.push(Act::Fault(agent, kind, None, 0));
         }
-        acts.push(Act::Fault(agent, ErrorKind::Network, None, 100));
+        acts.push(Act::Fault(agent, Network, None, 100));
         acts.extend([Act::Answered(agent, 0), Act::Answered(agent, 60)]);
         acts.push(Act::Try(agent));
     }
@@ -81,16 +77,15 @@ fn apply(holds: &mut Holds, now: &mut Wall, act: Act) {
 
 fn check(holds: &Holds, now: Wall) -> Result<(), String> {
     for agent in ["a", "b", "never held"] {
-        let held = holds.list.iter();
-        let mine = held.filter(|hold| hold.agent.as_deref().is_none_or(|held| held == agent));
-        let in_force = mine.count();
+        let is_mine = |hold: &Hold| hold.agent.as_deref().is_none_or(|held| held == agent);
+        let is_held = holds.list.iter().any(is_mine);
         let closed_in = |holds: &Holds, at: Wall| {
             let closed = holds.closed(entrant(agent), true, at);
             closed.map(|(_, until)| until)
         };
         let closed_at = |at: Wall| closed_in(holds, at);
         match closed_at(now) {
-            None if in_force == 0 => {}
+            None if !is_held => {}
             Some(None) => return Err(format!("{agent} is held for ever")),
             Some(Some(at)) => {
                 if at <= now || at.since(now) > LONGEST {

@@ -53,9 +53,7 @@ fn go(world: &World, act: Act) -> Result<World, String> {
     let mut next = world.clone();
     guarded(|| {
         next.apply(act);
-        next.wrong
-            .first()
-            .map_or(Ok(()), |wrong| Err(wrong.clone()))
+        next.wrong.first().cloned().map_or(Ok(()), Err)
     })?;
     Ok(next)
 }
@@ -69,12 +67,15 @@ fn variable(name: &str) -> Option<u64> {
 ///
 /// Two of the five ways are gone to the full `depth`, the others one step less, for time's sake:
 /// they differ only in what follows an interruption.
-fn explore(setting: Setting, root: &[Act], depth: u64) {
+fn explore(setting: Setting, root: &[&[Act]], depth: u64) {
     let full = [WAYS[0], WAYS[3]].contains(&(setting.protocol, setting.on_interrupt));
     let depth = depth - u64::from(!full) + variable("JOB_MONITOR_MODEL_DEEPER").unwrap_or(0);
-    let root = root.iter().fold(World::new(setting), |world, act| {
-        go(&world, *act).expect("the way to the root is harmless")
-    });
+    let root = root
+        .concat()
+        .into_iter()
+        .fold(World::new(setting), |world, act| {
+            go(&world, act).expect("the way to the root is harmless")
+        });
     let mut met = HashSet::from([root.digest()]);
     let mut worlds: Vec<(World, Option<Rc<Path>>)> = vec![(root, None)];
     let mut steps = 0;
@@ -82,14 +83,11 @@ fn explore(setting: Setting, root: &[Act], depth: u64) {
         let mut following = Vec::new();
         for (world, path) in worlds {
             let effects = world.clone().turn(Fate::Fine);
-            let fates = (0..effects)
-                .flat_map(|n| [Fate::Crash(n), Fate::Fail(n), Fate::Doubt(n), Fate::Full(n)]);
-            let missing = [Fate::NoProgram, Fate::BadProgram, Fate::NoProcess];
+            let at = |n| [Fate::Crash(n), Fate::Fail(n), Fate::Doubt(n), Fate::Full(n)];
             let starts = world.agent.is_none() && effects > 0;
-            let fates = fates
-                .chain(missing.into_iter().filter(|_| starts))
-                .map(Act::Turn);
-            for act in world.acts().into_iter().chain(fates) {
+            let missing = NOT_STARTED.into_iter().filter(|_| starts);
+            let fates = (0..effects).flat_map(at).chain(missing);
+            for act in world.acts().into_iter().chain(fates.map(Act::Turn)) {
                 steps += 1;
                 let before = path.clone();
                 let path = Some(Rc::new(Path { act, before }));
@@ -108,10 +106,8 @@ fn explore(setting: Setting, root: &[Act], depth: u64) {
         }
         worlds = following;
     }
-    println!(
-        "{} worlds in {steps} steps, {depth} deep, {setting:?}",
-        met.len()
-    );
+    let met = met.len();
+    println!("{met} worlds in {steps} steps, {depth} deep, {setting:?}");
 }
 
 /// A random walk. The next number depends on nothing but the seed, so that a failure can be
@@ -141,7 +137,7 @@ impl Dice {
             17 => Act::Turn(Fate::Fail(effect)),
             18 => Act::Turn(Fate::Doubt(effect)),
             19 => Act::Turn(Fate::Full(effect)),
-            20 => Act::Turn(self.one_of(&[Fate::NoProgram, Fate::BadProgram, Fate::NoProcess])),
+            20 => Act::Turn(self.one_of(&NOT_STARTED)),
             21 => Act::SetClock(self.one_of(&[-86_400, -3600, -1, 1, 3600, 86_400])),
             22 => self.one_of(&[Act::OtherLimit, Act::OtherWorks]),
             23 if world.may_be_unpublished(job) => Act::Unpublish(job),
@@ -186,11 +182,9 @@ fn wander(setting: Setting, seed: u64, until: Instant) -> usize {
             acts.push(act);
             let gone = go(&world, act).and_then(|next| {
                 world = next;
-                let is_due = n % 16 == 0;
-                if is_due {
-                    guarded(|| world.ends_quietly())
-                } else {
-                    Ok(())
+                match n % 16 {
+                    0 => guarded(|| world.ends_quietly()),
+                    _ => Ok(()),
                 }
             });
             if let Err(wrong) = gone {
@@ -207,6 +201,9 @@ fn wander(setting: Setting, seed: u64, until: Instant) -> usize {
     steps
 }
 
+/// The ways in which an agent is not started.
+const NOT_STARTED: [Fate; 3] = [Fate::NoProgram, Fate::BadProgram, Fate::NoProcess];
+
 /// The steps of a random walk.
 const WALK: usize = 96;
 
@@ -221,18 +218,25 @@ const WAYS: [(Protocol, OnInterrupt); 5] = [
 ];
 
 fn settings(jobs: usize) -> impl Iterator<Item = Setting> {
-    WAYS.into_iter()
-        .map(move |(protocol, on_interrupt)| Setting {
-            jobs,
-            protocol,
-            on_interrupt,
-            retries: 1,
-            check_rounds: None,
-        })
+    let setting = move |(protocol, on_interrupt)| Setting {
+        jobs,
+        protocol,
+        on_interrupt,
+        retries: 1,
+        check_rounds: None,
+    };
+    WAYS.into_iter().map(setting)
 }
 
+const TURN: Act = Act::Turn(Fate::Fine);
+
 /// The way to a job that runs.
-const RUNNING: [Act; 3] = [Act::Turn(Fate::Fine), Act::Arrive(0), Act::Turn(Fate::Fine)];
+const RUNNING: &[Act] = &[TURN, Act::Arrive(0), TURN];
+
+/// What an agent says in the end, and the daemon takes in.
+fn ends(said: Said) -> [Act; 2] {
+    [Act::Ends(Some(said)), TURN]
+}
 
 #[test]
 fn whatever_happens_to_one_job_it_comes_to_one_result() {
@@ -244,7 +248,7 @@ fn whatever_happens_to_one_job_it_comes_to_one_result() {
 #[test]
 fn whatever_happens_to_a_running_job_it_comes_to_one_result() {
     for setting in settings(1) {
-        explore(setting, &RUNNING, 4);
+        explore(setting, &[RUNNING], 4);
     }
 }
 
@@ -252,11 +256,9 @@ fn whatever_happens_to_a_running_job_it_comes_to_one_result() {
 fn whatever_happens_to_a_job_between_its_starts_it_comes_to_one_result() {
     for setting in settings(1) {
         for said in [Said::Overloaded, Said::Limit, Said::NotLoggedIn] {
-            let ends = [Act::Ends(Some(said)), Act::Turn(Fate::Fine)];
-            explore(setting, &[&RUNNING[..], &ends].concat(), 4);
+            explore(setting, &[RUNNING, &ends(said)], 4);
         }
-        let interrupted = [Act::Kill, Act::Turn(Fate::Fine)];
-        explore(setting, &[&RUNNING[..], &interrupted].concat(), 3);
+        explore(setting, &[RUNNING, &[Act::Kill, TURN]], 3);
     }
 }
 
@@ -264,7 +266,7 @@ fn whatever_happens_to_a_job_between_its_starts_it_comes_to_one_result() {
 fn whatever_happens_to_two_jobs_they_come_to_a_result_each_first_things_first() {
     for setting in settings(2) {
         explore(setting, &[], 4);
-        explore(setting, &[&RUNNING[..], &[Act::Arrive(1)]].concat(), 3);
+        explore(setting, &[RUNNING, &[Act::Arrive(1)]], 3);
     }
 }
 
@@ -272,43 +274,25 @@ fn whatever_happens_to_two_jobs_they_come_to_a_result_each_first_things_first() 
 fn what_another_run_left_is_not_taken_for_this_one_s() {
     // A result that a person deleted, and a second start whose log has the name of another job's
     // first.
-    let again = [
-        Act::Ends(Some(Said::Done)),
-        Act::Turn(Fate::Fine),
-        Act::Unpublish(0),
-    ];
-    let twice = [
-        Act::Turn(Fate::Fine),
-        Act::Arrive(1),
-        Act::Turn(Fate::Fine),
-        Act::Ends(Some(Said::Limit)),
-        Act::Turn(Fate::Fine),
-        Act::Wait,
-        Act::Turn(Fate::Fine),
-        Act::Ends(Some(Said::Done)),
-        Act::Turn(Fate::Fine),
-    ];
+    let (limit, done) = (ends(Said::Limit), ends(Said::Done));
+    let second = [TURN, Act::Arrive(1), TURN];
     for setting in settings(2) {
-        explore(setting, &[&RUNNING[..], &again].concat(), 3);
-        explore(setting, &twice, 4);
+        explore(setting, &[RUNNING, &done, &[Act::Unpublish(0)]], 3);
+        explore(setting, &[&second, &limit, &[Act::Wait, TURN], &done], 4);
     }
 }
 
 #[test]
 fn whatever_happens_to_a_job_that_is_checked_it_comes_to_one_result() {
-    let done = [Act::Ends(Some(Said::Done)), Act::Turn(Fate::Fine)];
+    let done = ends(Said::Done);
     for setting in settings(1) {
         let setting = Setting {
             check_rounds: Some(1),
             ..setting
         };
-        explore(setting, &[&RUNNING[..], &done].concat(), 4);
-        let fails = [
-            Act::Turn(Fate::Fine),
-            Act::CheckEnds(false),
-            Act::Turn(Fate::Fine),
-        ];
-        explore(setting, &[&RUNNING[..], &done, &fails].concat(), 4);
+        explore(setting, &[RUNNING, &done], 4);
+        let fails = [TURN, Act::CheckEnds(false), TURN];
+        explore(setting, &[RUNNING, &done, &fails], 4);
     }
 }
 
@@ -316,12 +300,9 @@ fn whatever_happens_to_a_job_that_is_checked_it_comes_to_one_result() {
 fn random_ways_through_three_jobs_lead_to_a_result_each() {
     let secs = variable("JOB_MONITOR_FUZZ_SECS");
     let bound = secs.map_or(Duration::from_millis(500), Duration::from_secs);
-    let seed = match (variable("JOB_MONITOR_FUZZ_SEED"), secs) {
-        (Some(seed), _) => seed,
-        // Short runs are the same everywhere; long ones are for what is new.
-        (None, None) => 1,
-        (None, Some(_)) => std::process::id().into(),
-    };
+    // Short runs are the same everywhere; long ones are for what is new.
+    let new = secs.map_or(1, |_| std::process::id().into());
+    let seed = variable("JOB_MONITOR_FUZZ_SEED").unwrap_or(new);
     for setting in settings(3) {
         let steps = wander(setting, seed, Instant::now() + bound);
         println!("{steps} steps at random from seed {seed}, {setting:?}");

@@ -37,7 +37,7 @@ pub fn ids() -> &'static [JobId] {
 }
 
 /// What an exploration is about.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Setting {
     pub jobs: usize,
     pub protocol: Protocol,
@@ -95,14 +95,10 @@ pub enum Said {
 }
 
 impl Said {
-    pub const ALL: [Said; 6] = [
-        Said::Done,
-        Said::Overloaded,
-        Said::Limit,
-        Said::NotLoggedIn,
-        Said::Refused,
-        Said::NoSuchSession,
-    ];
+    pub const ALL: [Said; 6] = {
+        use Said::*;
+        [Done, Overloaded, Limit, NotLoggedIn, Refused, NoSuchSession]
+    };
 }
 
 #[derive(Clone, Debug)]
@@ -145,8 +141,9 @@ struct Asked {
 }
 
 /// How a turn of the daemon is disturbed: at its n-th effect from 0.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Fate {
+    #[default]
     Fine,
     /// Killed just before it.
     Crash(usize),
@@ -218,7 +215,7 @@ pub enum Act {
     Unpublish(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct World {
     pub setting: Setting,
     pub disk: Disk,
@@ -252,26 +249,7 @@ impl World {
     pub fn new(setting: Setting) -> World {
         World {
             setting,
-            disk: Disk::default(),
-            daemon: None,
-            agent: None,
-            check: None,
-            check_said: None,
-            others_answered: false,
-            boot: 0,
-            events: Vec::new(),
-            poked: false,
-            elapsed: Duration::ZERO,
-            clock_set: 0,
-            was_clock_set: false,
-            was_disturbed: false,
-            fate: Fate::Fine,
-            effects: 0,
-            tokens: 0,
-            runs: Vec::new(),
-            asked: BTreeMap::new(),
-            spawn_failed: false,
-            wrong: Vec::new(),
+            ..World::default()
         }
     }
 
@@ -287,6 +265,17 @@ impl World {
 
     pub fn fate(&self) -> Fate {
         self.fate
+    }
+
+    fn last_run(&self, id: &JobId) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| run.id == *id)
+    }
+
+    /// What a run's log tells for sure; of one that was cut off, the log itself must be there and
+    /// legible without an exit status.
+    fn truth_of(&self, run: &Run) -> Option<Said> {
+        let legible = self.setting.protocol == Protocol::Claude && !run.log_lost;
+        run.said.filter(|_| !run.cut_off || legible)
     }
 
     /// Whether a job is neither begun nor done, and its document has something in it.
@@ -434,9 +423,8 @@ impl World {
                     {
                         run.stopped = true;
                     }
-                    daemon
-                        .stop(self)
-                        .expect("nothing disturbs an orderly stop of the model");
+                    let stopped = daemon.stop(self);
+                    stopped.expect("nothing disturbs an orderly stop of the model");
                     self.go_down();
                 }
             }
@@ -454,12 +442,11 @@ impl World {
                 self.asked.entry(id(n)).or_default().damaged = true;
             }
             Act::OtherLimit => {
-                let until = Some(self.wall().plus(LIMIT));
+                let now = self.wall();
                 let fault = Fault {
-                    resets_at: until,
+                    resets_at: Some(now.plus(LIMIT)),
                     ..Fault::new(ErrorKind::UsageLimit, "")
                 };
-                let now = self.wall();
                 crate::desk::fail(&mut self.disk.holds, AGENT, &fault, now, now);
             }
             Act::OtherWorks => {
@@ -593,8 +580,9 @@ impl World {
 
     pub fn start_check(&mut self, id: &JobId) -> Done {
         self.effect(|_| ())?;
-        let last = self.runs.iter().rev().find(|run| run.id == *id);
-        let proves = last.is_some_and(|run| run.said == Some(Said::Done));
+        let proves = self
+            .last_run(id)
+            .is_some_and(|run| run.said == Some(Said::Done));
         if !proves || self.agent.is_some() || self.disk.results.contains_key(id) {
             self.wrong(format!("{id} is checked, and there is nothing to prove"));
         }
@@ -618,21 +606,19 @@ impl World {
     pub fn spawn(&mut self, claim: &Claim, log: String, version: u32) -> Done {
         self.effect(|_| ())?;
         let id = claim.job_id.clone();
-        if let Some(agent) = &self.agent {
-            self.wrong(format!("{id} is started while {} runs", agent.id));
-        }
-        if self.disk.results.contains_key(&id) {
-            self.wrong(format!("{id} is started though it is done"));
-        }
-        if self.disk.cancelled.contains(&id) {
-            self.wrong(format!("{id} is started though it is cancelled"));
-        }
-        if self.disk.held.contains(&id) {
-            self.wrong(format!("{id} is started though it is held"));
-        }
-        match &self.disk.claims.get(&id) {
-            Some(ClaimFile::Whole(on_disk)) if **on_disk == *claim => {}
-            _ => self.wrong(format!("{id} is started without its claim")),
+        let disk = &self.disk;
+        let on_disk = disk.claims.get(&id);
+        let is_claimed = matches!(on_disk, Some(ClaimFile::Whole(whole)) if **whole == *claim);
+        for (is_wrong, how) in [
+            (self.agent.is_some(), "while another runs"),
+            (disk.results.contains_key(&id), "though it is done"),
+            (disk.cancelled.contains(&id), "though it is cancelled"),
+            (disk.held.contains(&id), "though it is held"),
+            (!is_claimed, "without its claim"),
+        ] {
+            if is_wrong {
+                self.wrong.push(format!("{id} is started {how}"));
+            }
         }
         if let Err(why) = self.may_start(&id, version) {
             self.wrong(format!("{id} is started a second time: {why}"));
@@ -664,9 +650,10 @@ impl World {
     /// Whether SPEC 7 allows another start of the job.
     fn may_start(&mut self, id: &JobId, version: u32) -> Result<(), String> {
         let setting = self.setting;
-        let Some(last) = self.runs.iter().rev().find(|run| run.id == *id) else {
+        let Some(last) = self.last_run(id).cloned() else {
             return Ok(());
         };
+        let truth = self.truth_of(&last);
         let asked = self.asked.entry(id.clone()).or_default();
         if std::mem::take(&mut asked.damaged) {
             (asked.interruptions, asked.repeats, asked.rounds) = (0, 0, 0);
@@ -675,13 +662,15 @@ impl World {
         if last.version != version {
             return Err(format!("its text was {}, and is {version}", last.version));
         }
-        let legible = !last.cut_off || (setting.protocol == Protocol::Claude && !last.log_lost);
-        match last.said.filter(|_| legible) {
+        let unless = |is_too_much: bool, text: String| match is_too_much {
+            true => Err(text),
+            false => Ok(()),
+        };
+        match truth {
             Some(Said::Done) if last.checks.last() == Some(&false) => {
                 asked.rounds += 1;
                 let enough = asked.rounds > setting.check_rounds.unwrap_or(0);
-                let text = format!("that is round {}", asked.rounds);
-                if enough { Err(text) } else { Ok(()) }
+                unless(enough, format!("that is round {}", asked.rounds))
             }
             Some(Said::Done) => Err("it had completed".to_owned()),
             Some(Said::Refused) => Err("it had failed for good".to_owned()),
@@ -690,14 +679,12 @@ impl World {
             Some(Said::Limit | Said::NotLoggedIn | Said::Overloaded) => Ok(()),
             None if !last.cut_off => {
                 asked.repeats += 1;
-                let falls_over = setting.protocol == Protocol::Claude;
-                match falls_over && asked.repeats <= setting.retries {
-                    true => Ok(()),
-                    false => Err(format!(
-                        "nobody had interrupted it: repeat {}",
-                        asked.repeats
-                    )),
-                }
+                let enough = setting.protocol == Protocol::Plain || asked.repeats > setting.retries;
+                let repeat = asked.repeats;
+                unless(
+                    enough,
+                    format!("nobody had interrupted it: repeat {repeat}"),
+                )
             }
             None if last.stopped && setting.on_interrupt != OnInterrupt::Fail => Ok(()),
             None => {
@@ -707,11 +694,8 @@ impl World {
                     OnInterrupt::Resume => setting.protocol == Protocol::Plain,
                     OnInterrupt::Rerun => false,
                 };
-                if never || asked.interruptions > INTERRUPTIONS_MAX {
-                    Err(format!("interruption {}", asked.interruptions))
-                } else {
-                    Ok(())
-                }
+                let enough = never || asked.interruptions > INTERRUPTIONS_MAX;
+                unless(enough, format!("interruption {}", asked.interruptions))
             }
         }
     }
@@ -739,13 +723,12 @@ impl World {
     }
 
     pub fn publish(&mut self, id: &JobId, kind: Option<ErrorKind>) -> Done {
-        let last = self.runs.iter().rev().find(|run| run.id == *id);
+        let last = self.last_run(id);
         let asked = self.asked.get(id).cloned().unwrap_or_default();
         let said = last.and_then(|run| run.said);
         let cut_off = last.is_some_and(|run| run.cut_off);
-        let legible = !cut_off
-            || (self.setting.protocol == Protocol::Claude && !last.is_some_and(|run| run.log_lost));
-        let truth = said.filter(|_| legible);
+        let truth = last.and_then(|run| self.truth_of(run));
+        let last_check = last.and_then(|run| run.checks.last().copied());
         let agent_runs = self.agent.as_ref().is_some_and(|agent| agent.id == *id);
         let never_ran_though = |kind| match kind {
             ErrorKind::SpawnFailed => self.spawn_failed,
@@ -754,20 +737,17 @@ impl World {
         };
         let fits = match kind {
             None => {
-                let proved = self.setting.check_rounds.is_none()
-                    || last.is_some_and(|run| run.checks.last() == Some(&true));
+                let proved = self.setting.check_rounds.is_none() || last_check == Some(true);
                 truth == Some(Said::Done) && proved
             }
-            Some(ErrorKind::CheckFailed) => {
-                last.is_some_and(|run| run.checks.last() == Some(&false))
-            }
+            Some(ErrorKind::CheckFailed) => last_check == Some(false),
             Some(ErrorKind::Cancelled) => asked.cancel,
             Some(kind) => match truth {
                 Some(Said::Overloaded) if kind == ErrorKind::Overloaded => true,
                 Some(Said::Refused) => kind == ErrorKind::Refused,
                 Some(Said::NoSuchSession) if kind == ErrorKind::AgentError => true,
                 None if kind == ErrorKind::NoResult => last.is_some() && !cut_off,
-                Some(Said::Done) if last.is_none_or(|run| run.checks.is_empty()) => false,
+                Some(Said::Done) if last_check.is_none() => false,
                 _ => never_ran_though(kind),
             },
         };
@@ -853,11 +833,8 @@ impl World {
     fn is_tidy(&self) -> Result<(), String> {
         let disk = &self.disk;
         let over = |id: &&JobId| !self.is_open(id);
-        let marks = disk
-            .cancelled
-            .iter()
-            .chain(&disk.held)
-            .chain(&disk.released);
+        let marks = [&disk.cancelled, &disk.held, &disk.released];
+        let marks = marks.into_iter().flatten();
         let left: Vec<_> = disk.claims.keys().chain(marks.filter(over)).collect();
         match left.is_empty() {
             true => Ok(()),
@@ -868,12 +845,8 @@ impl World {
     fn go_on_quietly(&mut self) -> Result<(), String> {
         for n in 0..self.setting.jobs {
             // An empty document waits for ever, and is told; here it is filled.
-            if self
-                .disk
-                .documents
-                .get(&ids()[n])
-                .is_some_and(|d| d.version == 0)
-            {
+            let document = self.disk.documents.get(&ids()[n]);
+            if document.is_some_and(|document| document.version == 0) {
                 self.apply(Act::Write(n));
             }
         }
@@ -902,8 +875,8 @@ impl World {
     }
 
     fn is_quiet(&self) -> bool {
-        let heard = self.events.is_empty() && !self.poked;
-        heard
+        self.events.is_empty()
+            && !self.poked
             && self.agent.is_none()
             && self.check.is_none()
             && self.daemon.as_ref().is_some_and(Daemon::is_idle)
