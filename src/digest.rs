@@ -69,31 +69,18 @@ mod tests {
         let two_blocks = "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1";
         assert_eq!(sha256_hex(b""), empty);
         assert_eq!(sha256_hex(b"abc"), abc);
-        assert_eq!(
-            sha256_hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
-            two_blocks
-        );
+        let text = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+        assert_eq!(sha256_hex(text), two_blocks);
         let million = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
         assert_eq!(sha256_hex(&vec![b'a'; 1_000_000]), million);
     }
 
     #[test]
     fn lengths_around_a_block_are_padded_right() {
-        let known = [
-            (
-                55,
-                "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318",
-            ),
-            (
-                56,
-                "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a",
-            ),
-            (
-                64,
-                "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb",
-            ),
-        ];
-        for (length, digest) in known {
+        let of_55 = "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318";
+        let of_56 = "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a";
+        let of_64 = "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb";
+        for (length, digest) in [(55, of_55), (56, of_56), (64, of_64)] {
             assert_eq!(sha256_hex(&vec![b'a'; length]), digest, "{length}");
         }
     }

@@ -248,8 +248,6 @@ mod tests {
 
     fn meta(mode: u32) -> Meta {
         Meta {
-            size: 0,
-            mtime_ns: 0,
             mode,
             ..Meta::default()
         }
@@ -261,7 +259,9 @@ mod tests {
 
     #[test]
     fn front_matter_is_read_and_kept_from_the_agent() {
-        let text = "---\ntimeout: 30m\nmodel: \"opus\" # the best\nmax-turns: 5\nretries: 0\nmax-budget-usd: 1.5\nother: x\nnested:\n  timeout: 1s\n- max-turns: 1\n\n# retries: 9\nagent: codex\nnot-before: 2026-12-01T22:00:00Z\ncontinues: job-20260130-143000-x\n---\n# Do it\n";
+        let text = "---\ntimeout: 30m\nmodel: \"opus\" # the best\nmax-turns: 5\nretries: 0\nmax-budget-usd: 1.5\n\
+            other: x\nnested:\n  timeout: 1s\n- max-turns: 1\n\n# retries: 9\nagent: codex\n\
+            not-before: 2026-12-01T22:00:00Z\ncontinues: job-20260130-143000-x\n---\n# Do it\n";
         let document = read(text).unwrap();
         assert_eq!(document.body, "# Do it\n");
         let wishes = Wishes {
@@ -375,21 +375,15 @@ mod tests {
         let wide = tight("timeout: 9h\nretries: 9\nmax-budget-usd: 9", &policy).unwrap();
         assert_eq!(wide, policy);
         let narrow = tight("timeout: 9s\nretries: 1\nmax-budget-usd: 1", &policy).unwrap();
-        assert_eq!(
-            (narrow.timeout, narrow.retries),
-            (Duration::from_secs(9), 1)
-        );
-        assert_eq!(narrow.max_budget_usd, Some(1.0));
-        assert!(
-            tight("agent: mute", &policy)
-                .unwrap_err()
-                .contains("does not tell what it costs")
-        );
-        assert!(
-            tight("agent: nobody", &policy)
-                .unwrap_err()
-                .contains("only claude, mute")
-        );
+        assert_eq!(narrow.timeout, Duration::from_secs(9));
+        assert_eq!((narrow.retries, narrow.max_budget_usd), (1, Some(1.0)));
+        for (front, why) in [
+            ("agent: mute", "does not tell what it costs"),
+            ("agent: nobody", "only claude, mute"),
+        ] {
+            let error = tight(front, &policy).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
         policy.max_budget_usd = None;
         assert_eq!(tight("agent: mute", &policy).unwrap().agent.name, "mute");
         assert!(tight("agent: mute\nmax-budget-usd: 1", &policy).is_err());

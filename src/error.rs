@@ -121,15 +121,10 @@ mod tests {
 
     #[test]
     fn an_io_error_names_verb_path_and_cause_and_no_error_number() {
-        let error = Error::io(
-            "open",
-            Path::new("/x/y"),
-            io::Error::from_raw_os_error(libc::ENOENT),
-        );
-        assert_eq!(
-            error.to_string(),
-            "cannot open /x/y: no such file or directory"
-        );
+        let cause = io::Error::from_raw_os_error(libc::ENOENT);
+        let error = Error::io("open", Path::new("/x/y"), cause);
+        let sentence = "cannot open /x/y: no such file or directory";
+        assert_eq!(error.to_string(), sentence);
         assert!(error.is_not_found());
         assert_eq!(error.errno, Some(libc::ENOENT));
     }

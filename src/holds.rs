@@ -631,6 +631,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::ErrorKind::*;
     use crate::project::Protocol;
 
     const NOW: Wall = Wall(1_795_173_825_000);
@@ -639,12 +640,16 @@ mod tests {
         NOW.plus(Duration::from_secs(secs))
     }
 
-    /// A fault of an attempt of agent `a` in project `p`, and whether its hold is news.
-    fn fail(
+    /// A fault of an attempt of agent `a` in project `x`, begun at [`NOW`], and whether its hold is news.
+    fn fail(holds: &mut Holds, kind: ErrorKind, resets_at: Option<Wall>, now: Wall) -> bool {
+        fail_of(holds, kind, resets_at, NOW, now)
+    }
+
+    fn fail_of(
         holds: &mut Holds,
         kind: ErrorKind,
         resets_at: Option<Wall>,
-        began: Option<Wall>,
+        began: Wall,
         now: Wall,
     ) -> bool {
         let agent = AgentSpec::new("a", Protocol::Claude);
@@ -652,9 +657,9 @@ mod tests {
             resets_at,
             ..Fault::new(kind, "it says")
         };
-        holds
-            .fault(("x", &agent), &fault, began, &[], now)
-            .is_some()
+        let began = (kind != UnsafeEnv).then_some(began);
+        let hold = holds.fault(("x", &agent), &fault, began, &[], now);
+        hold.is_some()
     }
 
     fn closed(holds: &Holds, entrant: Entrant<'_>, now: Wall) -> Option<Option<Wall>> {
@@ -669,26 +674,15 @@ mod tests {
         assert_eq!(closed(holds, ("q", "a"), at), Some(None));
         holds.probe_started("p");
         holds.end_probe("p", true, at);
-        assert!(!fail(holds, kind, None, Some(at), at));
+        assert!(!fail_of(holds, kind, None, at, at));
     }
 
     #[test]
     fn a_usage_limit_holds_its_agent_until_a_little_after_the_reset_and_then_one_job_tries() {
         let mut holds = Holds::default();
-        assert!(fail(
-            &mut holds,
-            ErrorKind::UsageLimit,
-            Some(secs(90)),
-            Some(NOW),
-            NOW
-        ));
-        assert!(!fail(
-            &mut holds,
-            ErrorKind::UsageLimit,
-            Some(secs(90)),
-            Some(NOW),
-            secs(1)
-        ));
+        let reset = Some(secs(90));
+        assert!(fail(&mut holds, UsageLimit, reset, NOW));
+        assert!(!fail(&mut holds, UsageLimit, reset, secs(1)));
         assert_eq!(closed(&holds, ("p", "a"), secs(94)), Some(Some(secs(95))));
         assert_eq!(closed(&holds, ("p", "other"), NOW), None);
         assert_eq!(closed(&holds, ("p", "a"), secs(95)), None);
@@ -701,28 +695,20 @@ mod tests {
     #[test]
     fn a_probe_that_was_not_made_leaves_the_next_one_to_whoever_comes() {
         let mut holds = Holds::default();
-        fail(
-            &mut holds,
-            ErrorKind::NotAuthenticated,
-            None,
-            Some(NOW),
-            NOW,
-        );
+        fail(&mut holds, NotAuthenticated, None, NOW);
         assert_eq!(closed(&holds, ("p", "a"), NOW), Some(Some(secs(1800))));
         holds.begin_probe(("x", "a"), secs(1800));
         holds.end_probe("x", false, secs(1796));
         assert_eq!(closed(&holds, ("q", "a"), secs(1801)), None);
-        probe(&mut holds, ErrorKind::NotAuthenticated, secs(1801));
-        assert_eq!(
-            closed(&holds, ("q", "a"), secs(1802)),
-            Some(Some(secs(3601)))
-        );
+        probe(&mut holds, NotAuthenticated, secs(1801));
+        let again = closed(&holds, ("q", "a"), secs(1802));
+        assert_eq!(again, Some(Some(secs(3601))));
     }
 
     #[test]
     fn whoever_met_the_trouble_lets_another_project_try_first() {
         let mut holds = Holds::default();
-        fail(&mut holds, ErrorKind::Network, None, Some(NOW), NOW);
+        fail(&mut holds, Network, None, NOW);
         assert_eq!(closed(&holds, ("x", "a"), secs(30)), Some(Some(secs(31))));
         assert_eq!(closed(&holds, ("q", "a"), secs(30)), None);
         assert_eq!(closed(&holds, ("x", "a"), secs(31)), None);
@@ -731,27 +717,15 @@ mod tests {
     #[test]
     fn an_ill_service_is_asked_less_and_less_often_until_it_answers_anybody() {
         let mut holds = Holds::default();
-        assert!(fail(
-            &mut holds,
-            ErrorKind::Network,
-            None,
-            Some(NOW),
-            secs(1)
-        ));
+        assert!(fail(&mut holds, Network, None, secs(1)));
         let mut at = secs(1);
         for pause in [30, 60, 120, 240, 480, 900, 900] {
             let due = at.plus(Duration::from_secs(pause));
             assert_eq!(closed(&holds, ("p", "a"), at), Some(Some(due)));
             // Another attempt that began before tells nothing new.
-            assert!(!fail(
-                &mut holds,
-                ErrorKind::Overloaded,
-                None,
-                Some(NOW),
-                due
-            ));
+            assert!(!fail(&mut holds, Overloaded, None, due));
             at = due;
-            probe(&mut holds, ErrorKind::Network, at);
+            probe(&mut holds, Network, at);
         }
         assert_eq!(holds.answered(("q", "a"), Wall(0)).len(), 1);
         assert_eq!(holds, Holds::default());
@@ -772,7 +746,7 @@ mod tests {
             (Some(NOW), 60),
             (Some(secs(20_000)), 0),
         ] {
-            fail(&mut holds, ErrorKind::UsageLimit, told, Some(now), now);
+            fail_of(&mut holds, UsageLimit, told, now, now);
             let end = holds.list[0].until.unwrap();
             let wanted = match pause {
                 0 => secs(20_005),
@@ -788,15 +762,9 @@ mod tests {
     #[test]
     fn a_guess_does_not_replace_a_known_end_nor_a_network_fault_the_limit() {
         let mut holds = Holds::default();
-        fail(
-            &mut holds,
-            ErrorKind::UsageLimit,
-            Some(secs(9000)),
-            Some(NOW),
-            NOW,
-        );
-        fail(&mut holds, ErrorKind::UsageLimit, None, Some(NOW), secs(2));
-        fail(&mut holds, ErrorKind::Network, None, Some(NOW), secs(3));
+        fail(&mut holds, UsageLimit, Some(secs(9000)), NOW);
+        fail(&mut holds, UsageLimit, None, secs(2));
+        fail(&mut holds, Network, None, secs(3));
         assert_eq!(closed(&holds, ("p", "a"), secs(4)), Some(Some(secs(9005))));
         assert_eq!(holds.list.len(), 2);
     }
@@ -804,7 +772,7 @@ mod tests {
     #[test]
     fn an_unsafe_credentials_file_holds_every_agent_and_a_program_of_the_project_only_there() {
         let mut holds = Holds::default();
-        fail(&mut holds, ErrorKind::UnsafeEnv, None, None, NOW);
+        fail(&mut holds, UnsafeEnv, None, NOW);
         assert_eq!(closed(&holds, ("q", "b"), secs(59)), Some(Some(secs(60))));
         holds.begin_probe(("q", "b"), secs(60));
         assert_eq!(holds.probe_started("q").len(), 1);
@@ -838,7 +806,6 @@ mod tests {
 
     #[test]
     fn three_jobs_that_fail_alike_and_at_once_hold_their_agent() {
-        use ErrorKind::*;
         let job = |n: usize| JobId::parse(&format!("job-20260101-12000{n}-x")).unwrap();
         let quick = Duration::from_secs(3);
         let run = |holds: &mut Holds, kinds: &[(Option<ErrorKind>, Duration)]| {
@@ -862,21 +829,13 @@ mod tests {
             assert_eq!(run(&mut Holds::default(), &harmless), None, "{harmless:?}");
         }
         // Whatever it is, known or not, unless it is the document's, the project's or a person's.
-        let theirs = [
-            Rejected,
-            PromptTooLong,
-            MaxTurns,
-            Budget,
-            CheckFailed,
-            Blocked,
-            Interrupted,
-            Cancelled,
-            Timeout,
-            OutputLimit,
-        ];
+        let theirs = "rejected prompt_too_long max_turns budget check_failed blocked interrupted cancelled \
+                      timeout output_limit";
+        let theirs: Vec<&str> = theirs.split(' ').collect();
         for kind in ErrorKind::ALL {
             let hold = run(&mut Holds::default(), &[(Some(*kind), quick); 3]);
-            assert_eq!(hold.is_none(), theirs.contains(kind), "{kind}");
+            let is_theirs = theirs.contains(&kind.as_str());
+            assert_eq!(hold.is_none(), is_theirs, "{kind}");
         }
         let mut holds = Holds::default();
         let hold = run(&mut holds, &[same, same, (Some(Cancelled), quick), same]).unwrap();
@@ -889,10 +848,8 @@ mod tests {
         assert!(holds.answered(("p", "a"), NOW).is_empty());
         // The probe fails alike: half an hour more. One that lives is enough.
         holds.begin_probe(("p", "a"), secs(1800));
-        assert_eq!(
-            closed(&holds, ("q", "a"), secs(1801)),
-            Some(Some(secs(1860)))
-        );
+        let meanwhile = closed(&holds, ("q", "a"), secs(1801));
+        assert_eq!(meanwhile, Some(Some(secs(1860))));
         holds.end_probe("p", true, secs(1801));
         assert_eq!(run(&mut holds, &[same]), None);
         assert_eq!(holds.list.len(), 1);
@@ -915,12 +872,8 @@ mod tests {
         let wanted = wanted.map(|(reason, _)| (reason, Some(secs(1200))));
         assert!(set(&mut holds, wanted, secs(601)).is_some());
         assert_eq!(set(&mut holds, None, secs(602)), None);
-        holds.set(
-            Kind::OnFailure,
-            ("p", None),
-            Some(("x failed".to_owned(), None)),
-            NOW,
-        );
+        let failed = Some(("x failed".to_owned(), None));
+        holds.set(Kind::OnFailure, ("p", None), failed, NOW);
         assert_eq!(closed(&holds, entrant, secs(9)), Some(None));
         assert_eq!(holds.release(None).len(), 1);
         assert_eq!(holds, Holds::default());

@@ -343,14 +343,10 @@ mod tests {
     #[test]
     fn names_of_jobs_are_told_from_everything_else() {
         let of = |name| Name::of(name, Layout::Jobs);
-        assert_eq!(
-            of("job-20260130-143000-fix.md"),
-            Name::Job(id("job-20260130-143000-fix"))
-        );
-        assert_eq!(
-            of("job-99999999-999999-A.b_c-1.md"),
-            Name::Job(id("job-99999999-999999-A.b_c-1.md"))
-        );
+        let good = id("job-20260130-143000-fix");
+        assert_eq!(of("job-20260130-143000-fix.md"), Name::Job(good));
+        let odd = id("job-99999999-999999-A.b_c-1");
+        assert_eq!(of("job-99999999-999999-A.b_c-1.md"), Name::Job(odd));
         for bad in [
             "job-20260130-143000-.md",
             "job-20260130-143000.md",
@@ -385,14 +381,8 @@ mod tests {
 
     #[test]
     fn ids_are_parsed_and_never_paths() {
-        for bad in [
-            "../x",
-            "/etc/passwd",
-            "job-20260130-143000-a/b",
-            "job-20260130-143000-a\n",
-            "",
-            "queue",
-        ] {
+        let bad = "../x|/etc/passwd|job-20260130-143000-a/b|job-20260130-143000-a\n||queue";
+        for bad in bad.split('|') {
             assert_eq!(JobId::parse(bad), None, "{bad:?}");
         }
         assert_eq!(id("task-anything.md").as_str(), "task-anything");
@@ -412,66 +402,44 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_the_stamp_then_of_the_file_name() {
-        let mut ids = [
-            "job-20260130-143000-b",
-            "job-20260130-143000-a-b",
-            "job-20260130-143000-a",
-            "job-20260129-235959-z",
-        ]
-        .map(id);
-        ids.sort();
-        let sorted: Vec<_> = ids.iter().map(JobId::as_str).collect();
+        let sorted = |ids: &'static str| {
+            let mut ids: Vec<JobId> = ids.split(' ').map(id).collect();
+            ids.sort();
+            let ids: Vec<&str> = ids.iter().map(JobId::as_str).collect();
+            ids.join(" ")
+        };
         assert_eq!(
-            sorted,
-            [
-                "job-20260129-235959-z",
-                "job-20260130-143000-a-b",
-                "job-20260130-143000-a",
-                "job-20260130-143000-b"
-            ]
+            sorted(
+                "job-20260130-143000-b job-20260130-143000-a-b job-20260130-143000-a job-20260129-235959-z"
+            ),
+            "job-20260129-235959-z job-20260130-143000-a-b job-20260130-143000-a job-20260130-143000-b"
         );
-        let mut tasks = [
-            "task-zz",
-            "task-b-20250129-143000",
-            "task-c-20250128-143000",
-            "task-aa",
-        ]
-        .map(id);
-        tasks.sort();
-        let sorted: Vec<_> = tasks.iter().map(JobId::as_str).collect();
         assert_eq!(
-            sorted,
-            [
-                "task-c-20250128-143000",
-                "task-b-20250129-143000",
-                "task-aa",
-                "task-zz"
-            ]
+            sorted("task-zz task-b-20250129-143000 task-c-20250128-143000 task-aa"),
+            "task-c-20250128-143000 task-b-20250129-143000 task-aa task-zz"
         );
     }
 
     #[test]
     fn the_description_is_what_the_person_chose() {
-        assert_eq!(id("job-20260130-143000-fix-bug").description(), "fix-bug");
-        assert_eq!(
-            id("task-data-export-20250129-150000").description(),
-            "data-export"
-        );
-        assert_eq!(id("task-anything").description(), "anything");
+        for (name, description) in [
+            ("job-20260130-143000-fix-bug", "fix-bug"),
+            ("task-data-export-20250129-150000", "data-export"),
+            ("task-anything", "anything"),
+        ] {
+            assert_eq!(id(name).description(), description);
+        }
     }
 
     #[test]
     fn a_copy_is_known_by_what_its_name_begins_with() {
-        let originals = |id: &'static str| originals(id).collect::<Vec<_>>();
+        let originals = |id: &str| originals(id).map(str::to_owned).collect::<Vec<_>>();
         let x = "job-20260130-143000-x";
-        for copy in [
-            "job-20260130-143000-x.sync-conflict-20260130-150000-ABCDEFG",
-            "job-20260130-143000-x.orig",
-            "job-20260130-143000-x.conflict1",
-            "job-20260130-143000-x_LOCAL_4711",
-            "job-20260130-143000-x_BASE_1",
-        ] {
-            assert_eq!(originals(copy), [x], "{copy}");
+        for ending in
+            ".sync-conflict-20260130-150000-ABC .orig .conflict1 _LOCAL_4711 _BASE_1".split(' ')
+        {
+            let copy = format!("{x}{ending}");
+            assert_eq!(originals(&copy), [x], "{copy}");
         }
         assert_eq!(originals("job-20260130-143000-x_LOCAL_HOST"), [""; 0]);
         assert_eq!(originals("job-20260130-143000-x.y.z").len(), 2);

@@ -334,28 +334,17 @@ mod tests {
 
     #[test]
     fn the_defaults_that_are_told_are_those_in_force() {
-        let told: Vec<_> = KEYS
-            .iter()
-            .map(|(key, value)| format!("{key:?}: {value}"))
-            .collect();
+        let told = KEYS.iter().map(|(key, value)| format!("{key:?}: {value}"));
+        let told: Vec<_> = told.collect();
         let told = Settings::new(serde_json::from_str(&format!("{{{}}}", told.join(","))).unwrap());
         let (told, silent) = (told.unwrap(), Settings::new(Map::new()).unwrap());
         let own = Map::new();
         assert_eq!(told.policy(&own).unwrap(), silent.policy(&own).unwrap());
-        let policy = silent.policy(&own).unwrap();
-        let built_in: Vec<_> = policy
-            .agents
-            .iter()
-            .map(|spec| spec.name.as_str())
-            .collect();
+        let mut policy = silent.policy(&own).unwrap();
+        let agents = std::mem::take(&mut policy.agents);
+        let built_in: Vec<_> = agents.iter().map(|spec| spec.name.as_str()).collect();
         assert_eq!(built_in, ["claude", "codex", "gemini"]);
-        assert_eq!(
-            Policy {
-                agents: Arc::default(),
-                ..policy
-            },
-            Policy::standard()
-        );
+        assert_eq!(policy, Policy::standard());
     }
 
     #[test]
@@ -370,10 +359,7 @@ mod tests {
         assert_eq!(policy.agent.protocol, Protocol::Plain);
         assert_eq!(policy.agent.env, [("A".into(), "b".into())]);
         assert_eq!((policy.max_document, policy.git), (2048, false));
-        assert_eq!(
-            policy.check,
-            Some(vec!["make".to_owned(), "test".to_owned()])
-        );
+        assert_eq!(policy.check.unwrap(), ["make", "test"]);
         assert_eq!(policy.on_failure, crate::project::OnFailure::Hold);
         assert_eq!(policy.usage_ceiling.named, [("five_hour".to_owned(), 0.8)]);
         let (late, night) = (Span { from: 90, to: 1440 }, Span { from: 0, to: 60 });
@@ -430,50 +416,26 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_named_with_what_it_must_be() {
-        for (config, wanted) in [
-            (
-                r#"{"timeout": 5}"#,
-                "\"timeout\" is 5, but must be a duration",
-            ),
-            (
-                r#"{"daily_budget_usd": "20"}"#,
-                "an amount above 0, without quotes",
-            ),
-            (r#"{"agent": "nobody"}"#, "is \"nobody\", but \"agents\""),
-            (
-                r#"{"on_interrupt": "panic"}"#,
-                "\"resume\", \"rerun\" or \"fail\"",
-            ),
-            (
-                r#"{"agents": {"claude": {"comand": []}}}"#,
-                "agents.claude.comand",
-            ),
-            (
-                r#"{"agents": {"claude": {"command": []}}}"#,
-                "the program first",
-            ),
-            (r#"{"agents": {"claude": {"prompt": "x"}}}"#, "{content}"),
-            (
-                r#"{"agents": {"claude": {"protocol": "grok"}}}"#,
-                "\"gemini\" or \"plain\"",
-            ),
-            (
-                r#"{"agents": {"x": {"require_answer": 1}}}"#,
-                "true or false",
-            ),
-            (r#"{"max_output": "many"}"#, "a size"),
-            (r#"{"hours": "22:00-22:00"}"#, "22:00-07:00"),
-            (r#"{"hours": ["22:00-07:00", "7-8"]}"#, "a list of such"),
-            (r#"{"usage_ceiling": 80}"#, "at most 1"),
-            (
-                r#"{"max_budget_usd": 1, "agent": "codex"}"#,
-                "does not tell what it costs",
-            ),
-            (
-                r#"{"daily_budget_usd": 1, "agent": "x", "agents": {"x": {}}}"#,
-                "does not tell what it costs",
-            ),
-        ] {
+        const ROWS: &str = r#"
+            "timeout": 5  →  "timeout" is 5, but must be a duration
+            "daily_budget_usd": "20"  →  an amount above 0, without quotes
+            "agent": "nobody"  →  is "nobody", but "agents"
+            "on_interrupt": "panic"  →  "resume", "rerun" or "fail"
+            "agents": {"claude": {"comand": []}}  →  agents.claude.comand
+            "agents": {"claude": {"command": []}}  →  the program first
+            "agents": {"claude": {"prompt": "x"}}  →  {content}
+            "agents": {"claude": {"protocol": "grok"}}  →  "gemini" or "plain"
+            "agents": {"x": {"require_answer": 1}}  →  true or false
+            "max_output": "many"  →  a size
+            "hours": "22:00-22:00"  →  22:00-07:00
+            "hours": ["22:00-07:00", "7-8"]  →  a list of such
+            "usage_ceiling": 80  →  at most 1
+            "max_budget_usd": 1, "agent": "codex"  →  does not tell what it costs
+            "daily_budget_usd": 1, "agent": "x", "agents": {"x": {}}  →  does not tell what it costs
+        "#;
+        for row in ROWS.trim().lines() {
+            let (keys, wanted) = row.trim().split_once("  →  ").expect(row);
+            let config = &format!("{{{keys}}}");
             let error = policy(config, "{}").unwrap_err().to_string();
             assert!(error.contains(wanted), "{config}: {error}");
         }
@@ -491,31 +453,17 @@ mod tests {
 
     #[test]
     fn an_agent_without_a_protocol_has_that_of_its_own_command() {
+        use Protocol::{Claude, Codex, Gemini, Plain};
+        let old = r#"{"command": ["claude"], "protocol": "plain"}"#;
         for (name, entry, wanted) in [
-            ("opus", r#"{"command": ["claude"]}"#, Protocol::Claude),
-            (
-                "opus",
-                r#"{"command": ["/opt/bin/claude", "-x"]}"#,
-                Protocol::Claude,
-            ),
-            ("fast", r#"{"command": ["codex"]}"#, Protocol::Codex),
-            ("gemini", "{}", Protocol::Gemini),
-            (
-                "claude",
-                r#"{"command": ["srun", "claude"]}"#,
-                Protocol::Claude,
-            ),
-            ("claude", r#"{"command": ["gemini"]}"#, Protocol::Gemini),
-            (
-                "cluster",
-                r#"{"command": ["srun", "claude"]}"#,
-                Protocol::Plain,
-            ),
-            (
-                "opus",
-                r#"{"command": ["claude"], "protocol": "plain"}"#,
-                Protocol::Plain,
-            ),
+            ("opus", r#"{"command": ["claude"]}"#, Claude),
+            ("opus", r#"{"command": ["/opt/claude", "-x"]}"#, Claude),
+            ("fast", r#"{"command": ["codex"]}"#, Codex),
+            ("gemini", "{}", Gemini),
+            ("claude", r#"{"command": ["srun", "claude"]}"#, Claude),
+            ("claude", r#"{"command": ["gemini"]}"#, Gemini),
+            ("cluster", r#"{"command": ["srun", "claude"]}"#, Plain),
+            ("opus", old, Plain),
         ] {
             let config = format!(r#"{{"agent": {name:?}, "agents": {{{name:?}: {entry}}}}}"#);
             let agent = policy(&config, "{}").unwrap().agent;
@@ -530,15 +478,10 @@ mod tests {
     fn credentials_are_read_as_a_shell_would() {
         let text =
             "\u{feff}# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
-        let pairs: Vec<_> = parse_env(text.as_bytes())
-            .unwrap()
-            .into_iter()
-            .map(|(key, value)| format!("{}={}", key.display(), value.display()))
-            .collect();
-        assert_eq!(
-            pairs,
-            ["A=1", "B=two words", "C=#x", "D=a'b", "E=", "_f=a#b"]
-        );
+        let pairs = parse_env(text.as_bytes()).unwrap().into_iter();
+        let pairs = pairs.map(|(key, value)| format!("{}={}", key.display(), value.display()));
+        let wanted = ["A=1", "B=two words", "C=#x", "D=a'b", "E=", "_f=a#b"];
+        assert_eq!(pairs.collect::<Vec<_>>(), wanted);
     }
 
     #[test]

@@ -299,15 +299,8 @@ mod tests {
         ] {
             assert_eq!(parse_when(text), Some(wanted), "{text}");
         }
-        for bad in [
-            "",
-            "22:00",
-            "tonight",
-            "2026-12-01 22",
-            "2026-12-32",
-            "2026-12-01 2200",
-            "2026-12-01T22:0ö",
-        ] {
+        let bad = "|22:00|tonight|2026-12-01 22|2026-12-32|2026-12-01 2200|2026-12-01T22:0ö";
+        for bad in bad.split('|') {
             assert_eq!(parse_when(bad), None, "{bad}");
         }
     }
@@ -320,26 +313,15 @@ mod tests {
         assert_eq!(ms("200ms"), Some(200));
         assert_eq!(ms("30d"), Some(2_592_000_000));
         assert_eq!(ms("0"), Some(0));
-        for bad in [
-            "",
-            "5",
-            "s",
-            "1x",
-            "1h 30m",
-            "-1s",
-            "99999999999999999999s",
-            "1.5h",
-            "999999999999999999d",
-        ] {
+        let bad = "|5|s|1x|1h 30m|-1s|99999999999999999999s|1.5h|999999999999999999d";
+        for bad in bad.split('|') {
             assert_eq!(ms(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn durations_are_told_in_two_units_at_most() {
-        let told: Vec<_> = [0, 59, 65, 3780, 273_600]
-            .map(|s| human(Duration::from_secs(s)))
-            .into();
+        let told = [0, 59, 65, 3780, 273_600].map(|s| human(Duration::from_secs(s)));
         assert_eq!(told, ["0s", "59s", "1m 05s", "1h 03m", "3d 04h"]);
     }
 }

@@ -369,11 +369,8 @@ mod tests {
     }
 
     fn call(id: &str, name: &str, path: &str) -> Value {
-        let key = if name == "NotebookEdit" {
-            "notebook_path"
-        } else {
-            "file_path"
-        };
+        let is_notebook = name == "NotebookEdit";
+        let key = ["file_path", "notebook_path"][usize::from(is_notebook)];
         json!({"type": "assistant", "message": {"content": [
             {"type": "tool_use", "id": id, "name": name, "input": {"content": "x", key: path}}]}})
     }
@@ -413,32 +410,23 @@ mod tests {
 
     #[test]
     fn several_results_are_summed_and_the_last_one_answers() {
-        let result = |text: &str, turns: u64, cost: f64, extra: Value| {
-            let mut event = json!({"type": "result", "subtype": "success", "is_error": false,
-                "result": text, "num_turns": turns, "total_cost_usd": cost});
-            event
-                .as_object_mut()
-                .unwrap()
-                .append(&mut extra.as_object().unwrap().clone());
-            event
+        let result = |text: &str, turns: u64, cost: f64, usage: Value, denied: Value| {
+            json!({"type": "result", "subtype": "success", "is_error": false, "result": text,
+                "num_turns": turns, "total_cost_usd": cost, "usage": usage, "permission_denials": denied})
         };
         let denial = |id: &str| json!({"tool_name": "Bash", "tool_use_id": id, "tool_input": {"command": "x"}});
+        let first = json!({"in": 10, "deep": {"a": 1, "b": 0.5}, "tier": "s", "gone": 4});
+        let second = json!({"in": 5, "deep": {"a": 2, "b": 1, "c": 7}, "tier": "t", "gone": null});
         let fold = read(&[
             json!({"type": "system", "subtype": "permission_denied", "tool_name": "Bash", "tool_use_id": "a"}),
-            result(
-                "first",
-                2,
-                0.5,
-                json!({"usage": {"in": 10, "deep": {"a": 1, "b": 0.5}, "tier": "s", "gone": 4},
-                "permission_denials": [denial("a"), denial("b")]}),
-            ),
+            result("first", 2, 0.5, first, json!([denial("a"), denial("b")])),
             text("more"),
             result(
                 "second",
                 3,
                 0.75,
-                json!({"usage": {"in": 5, "deep": {"a": 2, "b": 1, "c": 7}, "tier": "t", "gone": null},
-                "permission_denials": [denial("b"), denial("c"), "nonsense"]}),
+                second,
+                json!([denial("b"), denial("c"), "nonsense"]),
             ),
         ]);
         let report = &fold.report;
@@ -447,10 +435,8 @@ mod tests {
         assert_eq!(report.cost_usd, Some(0.75));
         let usage = json!({"in": 15, "deep": {"a": 3, "b": 1.5, "c": 7}, "tier": "t", "gone": 4});
         assert_eq!(report.carried.usage, Some(usage));
-        assert_eq!(
-            report.carried.permission_denials,
-            ["a", "b", "c"].map(denial)
-        );
+        let denials = &report.carried.permission_denials;
+        assert_eq!(*denials, ["a", "b", "c"].map(denial));
     }
 
     #[test]
@@ -460,11 +446,8 @@ mod tests {
         assert!(fold.result.as_ref().is_none());
         let whole = read_in([&input]).report.carried.permission_denials;
         let part = &fold.report.carried.permission_denials;
-        let names = |list: &[Value]| {
-            list.iter()
-                .map(|denial| denial["tool_name"].clone())
-                .collect::<Vec<_>>()
-        };
+        let name = |denial: &Value| denial["tool_name"].clone();
+        let names = |list: &[Value]| list.iter().map(name).collect::<Vec<_>>();
         assert_eq!(names(part), names(&whole));
         assert_eq!(whole[0]["tool_input"], json!({"command": "cargo test"}));
     }
@@ -474,10 +457,8 @@ mod tests {
         let input = json!({"todos": vec!["x"; 10_000]});
         let fold = read(&[json!({"type": "result", "permission_denials":
             [{"tool_name": "T", "tool_use_id": "a", "tool_input": input}]})]);
-        assert_eq!(
-            fold.report.carried.permission_denials,
-            [json!({"tool_name": "T", "tool_use_id": "a"})]
-        );
+        let denials = fold.report.carried.permission_denials;
+        assert_eq!(denials, [json!({"tool_name": "T", "tool_use_id": "a"})]);
         // What is no object tells nothing, however long it is.
         let fold = read(&[json!({"type": "result", "permission_denials": ["x".repeat(10_000)]})]);
         assert!(fold.report.carried.permission_denials.is_empty());
@@ -510,17 +491,9 @@ mod tests {
             answer("6", json!(false)),
         ]);
         assert_eq!(fold.report.carried.edited, ["a.rs", "c.ipynb", "sub.rs"]);
-        assert_eq!(
-            read_in([fixture("permission-denials")])
-                .report
-                .carried
-                .edited,
-            ["ok.txt"]
-        );
-        assert_eq!(
-            read_in([fixture("tool-edit")]).report.carried.edited,
-            ["/project/src.txt"]
-        );
+        let edited = |name: &str| read_in([fixture(name)]).report.carried.edited;
+        assert_eq!(edited("permission-denials"), ["ok.txt"]);
+        assert_eq!(edited("tool-edit"), ["/project/src.txt"]);
     }
 
     #[test]
@@ -539,21 +512,12 @@ mod tests {
         // The flag is the CLI's own affair; the class is told to everybody.
         let mut public = text("You've hit your limit");
         public["error"] = json!("rate_limit");
-        let told = [
-            text("one"),
-            subagent,
-            text(""),
-            text("two"),
-            synthetic,
-            public,
-        ];
-        let fold = read(&told);
+        let [one, two] = ["one", "two"].map(text);
+        let fold = read(&[one, subagent, text(""), two, synthetic, public]);
         assert_eq!(fold.report.text, "one\n\ntwo");
         let multi = read_in([fixture("multi-turn")]).report;
-        assert_eq!(
-            multi.text,
-            "Step 1 of 3.\n\nStep 2 of 3.\n\nStep 3 of 3.\n\nThe task is done."
-        );
+        let told = "Step 1 of 3.\n\nStep 2 of 3.\n\nStep 3 of 3.\n\nThe task is done.";
+        assert_eq!(multi.text, told);
         assert_eq!(multi.carried.num_turns, Some(4));
         assert_eq!(multi.model.as_deref(), Some("claude-opus-5-5"));
         assert_eq!(multi.agent_version.as_deref(), Some("2.1.328"));
@@ -567,82 +531,69 @@ mod tests {
         subagent["parent_tool_use_id"] = json!("toolu_1");
         let trailing = json!({"type": "system", "subtype": "task_notification"});
         let init = json!({"type": "system", "subtype": "init"});
-        let is_final = |events: &[Value]| read(events).is_final();
-        assert!(!is_final(&[text("x")]));
-        assert!(is_final(&[
-            text("x"),
-            success("x"),
-            trailing.clone(),
-            subagent,
-            json!([1])
-        ]));
-        assert!(!is_final(&[success("x"), init.clone()]));
-        assert!(!is_final(&[success("x"), text("y")]));
-        assert!(!is_final(&[success("x"), answer("1", json!(false))]));
-        assert!(is_final(&[
-            success("x"),
-            init,
+        let (x, done) = (text("x"), success("x"));
+        let again = [
+            done.clone(),
+            init.clone(),
             text("y"),
             success("y"),
-            trailing
-        ]));
+            trailing.clone(),
+        ];
+        for (events, is_final) in [
+            (&[x.clone()][..], false),
+            (&[x, done.clone(), trailing, subagent, json!([1])], true),
+            (&[done.clone(), init], false),
+            (&[done.clone(), text("y")], false),
+            (&[done, answer("1", json!(false))], false),
+            (&again, true),
+        ] {
+            assert_eq!(read(events).is_final(), is_final, "{events:?}");
+        }
         assert!(read_in([fixture("sigterm-after-result")]).is_pending());
         assert!(read_in([fixture("sdk-stdin")]).is_final());
     }
 
     #[test]
     fn a_line_that_may_have_been_a_result_is_missed() {
-        let lost = |line: &str| read_in([format!("{}\n{line}", success("x"))]).result_lost;
-        assert!(lost(r#"{"type":"result","subtype":"succ"#));
-        assert!(lost(r#"{"duration_api_ms":5,"stop_reason":"en"#));
-        assert!(lost(&format!(
-            "{{\"x\":[{}]}}\n",
-            "\"abc\",".repeat(3 << 20)
-        )));
-        assert!(lost("{\"type\":\"result\",\"result\":\"x\"} garbage\n"));
-        assert!(lost(r#"{"type":"system","subtype":"task_notif"#));
-        assert!(!lost("srun: job step ended"));
-        assert!(!lost(
-            "{not json}\n[1,2]\n17\n\"type\"\n{\"type\":5}\n{\"level\":\"info\"}\n"
-        ));
-        assert!(!lost(&format!(
-            "{{\"type\":\"result\",\n{}\n",
-            success("again")
-        )));
+        let again = success("again").to_string();
+        let long = format!("{{\"x\":[{}]}}\n", "\"abc\",".repeat(3 << 20));
+        for (line, lost) in [
+            (r#"{"type":"result","subtype":"succ"#, true),
+            (r#"{"duration_api_ms":5,"stop_reason":"en"#, true),
+            (&*long, true),
+            ("{\"type\":\"result\",\"result\":\"x\"} garbage\n", true),
+            (r#"{"type":"system","subtype":"task_notif"#, true),
+            ("srun: job step ended", false),
+            (
+                "{not json}\n[1,2]\n17\n\"type\"\n{\"type\":5}\n{\"level\":\"info\"}\n",
+                false,
+            ),
+            (&format!("{{\"type\":\"result\",\n{again}\n"), false),
+        ] {
+            let fold = read_in([format!("{}\n{line}", success("x"))]);
+            let start: String = line.chars().take(40).collect();
+            assert_eq!(fold.result_lost, lost, "{start}");
+        }
     }
 
     #[test]
     fn fields_of_unexpected_types_spoil_nothing() {
-        let fold = read_in([concat!(
-            r#"{"type":"system","subtype":"init","model":5,"claude_code_version":["x"],"session_id":"s","skills":"none","slash_commands":[1,"a",null]}"#,
-            "\n",
-            r#"{"type":"assistant","parent_tool_use_id":null,"message":"text"}"#,
-            "\n",
-            r#"{"type":"assistant","message":{"content":"text"}}"#,
-            "\n",
-            r#"{"type":"assistant","message":{"content":[5,{"type":7},{"type":"text","text":{}},{"type":"text","text":"kept"},{"type":"tool_use","name":"Write","id":5,"input":"x"}]}}"#,
-            "\n",
-            r#"{"type":"user","message":17}"#,
-            "\n",
-            r#"{"type":"rate_limit_event","rate_limit_info":[]}"#,
-            "\n",
-            r#"{"type":{"a":1}}"#,
-            "\n",
-            r#"{"usage":"none","num_turns":"3","total_cost_usd":null,"permission_denials":{},"errors":"x","api_error_status":"529","is_error":false,"type":"result","type":"result","stop_reason":7,"result":"fine","subtype":"success"}"#,
-            "\n",
-        )]);
+        let fold = read_in([r#"
+{"type":"system","subtype":"init","model":5,"claude_code_version":["x"],"session_id":"s","skills":"none","slash_commands":[1,"a",null]}
+{"type":"assistant","parent_tool_use_id":null,"message":"text"}
+{"type":"assistant","message":{"content":"text"}}
+{"type":"assistant","message":{"content":[5,{"type":7},{"type":"text","text":{}},{"type":"text","text":"kept"},{"type":"tool_use","name":"Write","id":5,"input":"x"}]}}
+{"type":"user","message":17}
+{"type":"rate_limit_event","rate_limit_info":[]}
+{"type":{"a":1}}
+{"usage":"none","num_turns":"3","total_cost_usd":null,"permission_denials":{},"errors":"x","api_error_status":"529","is_error":false,"type":"result","type":"result","stop_reason":7,"result":"fine","subtype":"success"}
+"#]);
         let report = &fold.report;
         assert_eq!(report.model, None);
         assert_eq!(report.session_id.as_deref(), Some("s"));
         assert_eq!(report.text, "kept");
-        assert_eq!(
-            (
-                report.carried.num_turns,
-                report.cost_usd,
-                report.carried.usage.clone()
-            ),
-            (Some(3), None, None)
-        );
+        assert_eq!((report.carried.num_turns, report.cost_usd), (Some(3), None));
+        assert_eq!(report.carried.usage, None);
         assert_eq!(report.answer.as_deref(), Some("fine"));
         let result = fold.result.as_ref().unwrap();
         assert_eq!((result.signs.status, result.good), (Some(529), true));
@@ -651,12 +602,10 @@ mod tests {
     #[test]
     fn nesting_however_deep_does_no_harm() {
         let deep = "[".repeat(200_000) + &"]".repeat(200_000);
-        let fold = read_in([
-            format!("{{\"type\":\"user\",\"message\":{deep}}}\n"),
-            format!(
-                "{{\"usage\":{{\"a\":{deep}}},\"type\":\"result\",\"permission_denials\":[{deep}],\"result\":\"x\"}}\n"
-            ),
-        ]);
+        let lines = r#"{"type":"user","message":DEEP}
+{"usage":{"a":DEEP},"type":"result","permission_denials":[DEEP],"result":"x"}
+"#;
+        let fold = read_in([lines.replace("DEEP", &deep)]);
         assert_eq!(fold.report.answer.as_deref(), Some("x"));
         assert_eq!(fold.report.carried.usage, None);
     }
@@ -664,17 +613,22 @@ mod tests {
     #[test]
     fn a_usage_limit_holds_until_something_goes_on() {
         let event = |status: &str, at: Value| json!({"type": "rate_limit_event", "rate_limit_info": {"status": status, "resetsAt": at}});
-        let limit = |events: &[Value]| read(events).limit.map(|at| at.secs());
-        let rejected = event("rejected", json!(1_795_173_825));
-        assert_eq!(limit(std::slice::from_ref(&rejected)), Some(1_795_173_825));
-        assert_eq!(
-            limit(&[rejected.clone(), event("rejected", json!(null))]),
-            Some(1_795_173_825)
-        );
-        assert_eq!(limit(&[event("rejected", json!("soon"))]), None);
-        assert_eq!(limit(&[event("allowed", json!(1_795_173_825))]), None);
-        assert_eq!(limit(&[rejected.clone(), event("allowed", json!(5))]), None);
-        assert_eq!(limit(&[rejected, text("on it goes")]), None);
+        const AT: i64 = 1_795_173_825;
+        let rejected = event("rejected", json!(AT));
+        for (events, limit) in [
+            (&[rejected.clone()][..], Some(AT)),
+            (
+                &[rejected.clone(), event("rejected", json!(null))],
+                Some(AT),
+            ),
+            (&[event("rejected", json!("soon"))], None),
+            (&[event("allowed", json!(AT))], None),
+            (&[rejected.clone(), event("allowed", json!(5))], None),
+            (&[rejected, text("on it goes")], None),
+        ] {
+            let found = read(events).limit.map(|at| at.secs());
+            assert_eq!(found, limit, "{events:?}");
+        }
         assert_eq!(read_in([fixture("subscription-limit-waited")]).limit, None);
     }
 
@@ -683,20 +637,20 @@ mod tests {
         let block = |json: &str| audit(&format!("Done.\n\n```json\n{json}\n```\n"));
         let full =
             block(r#"{"audit_score": 92.5, "audit_notes": "fine", "artifacts": ["a", 5, "b"]}"#);
-        assert_eq!(
-            (full.score, full.notes.as_deref()),
-            (Some(92.5), Some("fine"))
-        );
+        assert_eq!(full.score, Some(92.5));
+        assert_eq!(full.notes.as_deref(), Some("fine"));
         assert_eq!(full.artifacts, ["a", "b"]);
-        assert_eq!(block(r#"{"audit_score": "88"}"#).score, Some(88.0));
-        assert_eq!(block(r#"{"audit_score": 120}"#).score, Some(100.0));
-        assert_eq!(block(r#"{"audit_score": -3}"#).score, Some(0.0));
-        assert_eq!(
-            block(r#"{"audit_score": "good", "audit_notes": 5}"#),
-            Audit::default()
-        );
-        assert_eq!(block(r#"{"audit_score": 92,}"#), Audit::default());
-        assert_eq!(block(r#"{"name": "package"}"#), Audit::default());
+        for (score, read) in [("\"88\"", 88.0), ("120", 100.0), ("-3", 0.0)] {
+            let audit = block(&format!("{{\"audit_score\": {score}}}"));
+            assert_eq!(audit.score, Some(read), "{score}");
+        }
+        for none in [
+            r#"{"audit_score": "good", "audit_notes": 5}"#,
+            r#"{"audit_score": 92,}"#,
+            r#"{"name": "package"}"#,
+        ] {
+            assert_eq!(block(none), Audit::default(), "{none}");
+        }
         assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
 
         let two = "```json\n{\"audit_score\":1}\n```\n```json\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
@@ -710,14 +664,8 @@ mod tests {
     #[test]
     fn the_audit_is_read_from_a_final_answer_only() {
         let block = "```json\n{\"audit_score\": 4}\n```";
-        assert_eq!(
-            read(&[text(block), success(block)]).report.audit.score,
-            Some(4.0)
-        );
-        assert_eq!(
-            read(&[text(block), success("done")]).report.audit.score,
-            None
-        );
+        let score = |answer: &str| read(&[text(block), success(answer)]).report.audit.score;
+        assert_eq!((score(block), score("done")), (Some(4.0), None));
         let mut failed = success(block);
         failed["is_error"] = json!(true);
         let report = read(&[failed]).report;
@@ -736,19 +684,13 @@ mod tests {
                 fold.witness(&std::fs::read(format!("{dir}/{name}.rollout.jsonl")).unwrap());
             }
             fold.finish();
-            fold.report
-                .carried
-                .usage
-                .map(|usage| usage["input_tokens"].clone())
+            fold.report.carried.usage?["input_tokens"].as_u64()
         };
-        assert_eq!(usage("text", false, true), Some(json!(1200)));
-        assert_eq!(usage("text", false, false), Some(json!(1200)));
-        assert_eq!(
-            usage("resume_after_limit_1", false, true),
-            Some(json!(1200))
-        );
+        assert_eq!(usage("text", false, true), Some(1200));
+        assert_eq!(usage("text", false, false), Some(1200));
+        assert_eq!(usage("resume_after_limit_1", false, true), Some(1200));
         // The thread's total is 2400.
-        assert_eq!(usage("resume_after_limit_2", true, true), Some(json!(1200)));
+        assert_eq!(usage("resume_after_limit_2", true, true), Some(1200));
         assert_eq!(usage("resume_after_limit_2", true, false), None);
     }
 

@@ -86,10 +86,8 @@ mod tests {
     fn members_are_found_whatever_stands_around_them() {
         let json = r#"{"x":[{"a":9}],"a":1,"b":"t","a":{"c":[2]}}"#;
         let found = object(json).unwrap();
-        assert_eq!(
-            (found.raw("a"), found.text("b"), found.raw("z")),
-            ("{\"c\":[2]}", "t".to_owned(), "")
-        );
+        assert_eq!((found.raw("a"), found.raw("z")), ("{\"c\":[2]}", ""));
+        assert_eq!(found.text("b"), "t");
         assert_eq!(found.object("a").items("c"), ["2"]);
         assert_eq!(found.objects("x")[0].number("a"), Some(9.0));
         assert!(found.objects("a").is_empty() && found.object("b").0.is_empty());
@@ -102,11 +100,9 @@ mod tests {
     fn half_a_surrogate_pair_is_no_reason_to_lose_a_text() {
         let json = r#""a\ud83d b\\ud83d \ud83d\ude00 \ude00\n""#;
         let read = text(json).unwrap();
-        assert!(
-            read.starts_with("a\u{fffd}") && read.ends_with("\u{fffd}\n"),
-            "{read}"
-        );
+        assert!(read.starts_with("a\u{fffd}"), "{read}");
         assert!(read.contains(" b\\ud83d 😀 "), "{read}");
+        assert!(read.ends_with("\u{fffd}\n"), "{read}");
         assert_eq!(text("[1]"), None);
         assert_eq!(text("5"), None);
     }

@@ -232,11 +232,9 @@ mod tests {
         }
     }
 
-    struct Opening {
-        session: Option<String>,
-        resumes: bool,
-        because: Option<String>,
-    }
+    /// The session that is begun or resumed, whether it is resumed, and why.
+    type Opening = (Option<&'static str>, bool, Option<String>);
+    const NEW: Opening = (None, false, None);
 
     /// A plan that owns what it says.
     struct Planned {
@@ -260,8 +258,8 @@ mod tests {
             job_id: JobId::parse("job-20260130-143000-x").unwrap(),
             run: "token".into(),
             starts: 2,
-            session_id: opening.session.clone(),
-            resumed: opening.resumes,
+            session_id: opening.0.map(str::to_owned),
+            resumed: opening.1,
             ..Claim::default()
         };
         let wishes = Wishes {
@@ -278,7 +276,7 @@ mod tests {
             claim: &claim,
             policy,
             document: &Document { wishes, body },
-            because: opening.because.as_deref(),
+            because: opening.2.as_deref(),
             has_skill,
             budget_left_usd: Some(1.5),
             scratch: OsStr::new("/tmp/s"),
@@ -296,11 +294,7 @@ mod tests {
 
     #[test]
     fn claude_gets_its_options_before_the_agent_s_own() {
-        let fresh = Opening {
-            session: Some("S".into()),
-            resumes: false,
-            because: None,
-        };
+        let fresh = (Some("S"), false, None);
         let plan = planned(&policy(Protocol::Claude), &fresh, true, &[]);
         let line = plan.argv.join(" ");
         assert_eq!(
@@ -314,36 +308,23 @@ mod tests {
         own.agent.args = vec!["--model=haiku".into()];
         let line = planned(&own, &fresh, true, &[]).argv.join(" ");
         assert!(line.ends_with("--max-budget-usd 1.5000 --model=haiku") && !line.contains("opus"));
-        let resume = Opening {
-            session: Some("S".into()),
-            resumes: true,
-            because: Some(ended(ErrorKind::UsageLimit)),
-        };
+        let resume = (Some("S"), true, Some(ended(ErrorKind::UsageLimit)));
         let plan = planned(&policy(Protocol::Claude), &resume, true, &[]);
-        assert!(
-            plan.argv.join(" ").contains("--resume S")
-                && !plan.argv.contains(&"--session-id".to_owned())
-        );
+        let line = plan.argv.join(" ");
+        assert!(line.contains("--resume S") && !line.contains("--session-id"));
         assert!(plan.prompt.contains("usage limit") && !plan.prompt.contains("/help me"));
     }
 
     #[test]
     fn the_document_never_stands_at_the_head_of_claude_s_prompt() {
-        let fresh = Opening {
-            session: None,
-            resumes: false,
-            because: None,
-        };
         let mut policy = policy(Protocol::Claude);
-        let prompt = |policy: &Policy, skill| planned(policy, &fresh, skill, &[]).prompt;
+        let prompt = |policy: &Policy, skill| planned(policy, &NEW, skill, &[]).prompt;
+        let text = "Execute the following job:\n\n/help me";
         assert_eq!(
             prompt(&policy, true),
-            "/task-coordination\n\nExecute the following job:\n\n/help me"
+            format!("/task-coordination\n\n{text}")
         );
-        assert_eq!(
-            prompt(&policy, false),
-            "Execute the following job:\n\n/help me"
-        );
+        assert_eq!(prompt(&policy, false), text);
         policy.agent.prompt = Some("{content} now".into());
         assert_eq!(prompt(&policy, true), "\n/help me now");
         policy.agent.protocol = Protocol::Plain;
@@ -354,47 +335,27 @@ mod tests {
 
     #[test]
     fn the_environment_has_each_name_once_and_the_nearest_wins() {
-        let fresh = Opening {
-            session: None,
-            resumes: false,
-            because: None,
-        };
         // The marks of the job are nobody's to choose.
-        let mark = (RUN_VARIABLE, "file");
-        let credentials = [
-            ("B", "file"),
-            ("C", "file"),
-            ("DISABLE_AUTOUPDATER", "0"),
-            mark,
-        ];
-        let plan = planned(&policy(Protocol::Claude), &fresh, false, &credentials);
-        let get = |name: &str| {
-            let mut all = plan
-                .env
-                .iter()
-                .filter(|(n, _)| n == name)
-                .map(|(_, v)| v.as_str());
-            let value = all.next();
-            assert_eq!(all.next(), None, "{name} twice");
-            value
-        };
-        assert_eq!(
-            (get("A"), get("B"), get("C")),
-            (Some("base"), Some("agent"), Some("file"))
-        );
-        assert_eq!(get(RUN_VARIABLE), Some("token"));
-        assert_eq!(get("DISABLE_AUTOUPDATER"), Some("0"));
-        assert_eq!(get("CLAUDE_CODE_MAX_RETRIES"), None);
-        assert_eq!(get("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"), Some("1"));
-        assert_eq!(get("CLAUDE_CODE_TMPDIR"), Some("/tmp/s"));
-        assert_eq!(get("JOB_MONITOR_JOB_ID"), Some("job-20260130-143000-x"));
-        assert_eq!(get("JOB_MONITOR_RUN"), Some("token"));
-        let plain = planned(&policy(Protocol::Plain), &fresh, false, &[]);
-        assert!(
-            !plain
-                .env
-                .iter()
-                .any(|(name, _)| name == "CLAUDE_CODE_TMPDIR")
-        );
+        let file = ["B", "C", RUN_VARIABLE].map(|name| (name, "file"));
+        let credentials = [&file[..], &[("DISABLE_AUTOUPDATER", "0")]].concat();
+        let plan = planned(&policy(Protocol::Claude), &NEW, false, &credentials);
+        for (name, value) in [
+            ("A", Some("base")),
+            ("B", Some("agent")),
+            ("C", Some("file")),
+            ("DISABLE_AUTOUPDATER", Some("0")),
+            ("CLAUDE_CODE_MAX_RETRIES", None),
+            ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", Some("1")),
+            ("CLAUDE_CODE_TMPDIR", Some("/tmp/s")),
+            ("JOB_MONITOR_JOB_ID", Some("job-20260130-143000-x")),
+            (RUN_VARIABLE, Some("token")),
+        ] {
+            let all = plan.env.iter().filter(|(n, _)| n == name);
+            let values: Vec<&str> = all.map(|(_, value)| value.as_str()).collect();
+            assert_eq!(values, Vec::from_iter(value), "{name}");
+        }
+        let plain = planned(&policy(Protocol::Plain), &NEW, false, &[]);
+        let mut names = plain.env.iter().map(|(name, _)| name);
+        assert!(!names.any(|name| name == "CLAUDE_CODE_TMPDIR"));
     }
 }

@@ -341,6 +341,10 @@ fn line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::{DIALECTS, dialect, protocol_of};
+    use crate::project::Protocol;
+    use serde_json::{Value, json};
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_sign_tells_of_a_kind_that_there_is() {
@@ -357,33 +361,44 @@ mod tests {
             assert_eq!(sign, sign.trim().to_lowercase(), "{kind}");
         }
     }
-    use crate::agent::{DIALECTS, dialect, protocol_of};
-    use crate::project::Protocol;
-    use serde_json::{Value, json};
-    use std::collections::BTreeSet;
 
     const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
     const NOW: Wall = Wall(1_795_000_000_000);
 
-    fn file(name: &str) -> String {
-        std::fs::read_to_string(format!("{DIR}/claude/{name}")).unwrap()
+    // Events of Claude Code.
+    const INIT: &str = r#"{"type": "system", "subtype": "init"}"#;
+    const WORKING: &str = r#"{"type": "assistant", "message": {"content": []}}"#;
+    const GOOD: &str =
+        r#"{"type": "result", "subtype": "success", "is_error": false, "result": "Done."}"#;
+    const ILL: &str = r#"{"type": "result", "subtype": "success", "is_error": true, "api_error_status": 529,
+        "result": "API Error: 529 Overloaded."}"#;
+
+    fn file(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{DIR}/{name}")).unwrap()
     }
 
-    fn read(output: &[u8]) -> Fold {
-        let mut fold = Fold::new(dialect(Protocol::Claude), false);
+    fn fold_of(protocol: Protocol, output: &[u8]) -> Fold {
+        let mut fold = Fold::new(dialect(protocol), false);
         fold.feed(output);
         fold.finish();
         fold
     }
 
-    fn events(events: &[Value]) -> Fold {
-        read(
-            events
-                .iter()
-                .map(|event| format!("{event}\n"))
-                .collect::<String>()
-                .as_bytes(),
-        )
+    fn read(output: &[u8]) -> Fold {
+        fold_of(Protocol::Claude, output)
+    }
+
+    fn events(events: &[&str]) -> Fold {
+        let lines = events.iter().map(|event| event.replace('\n', " ") + "\n");
+        read(lines.collect::<String>().as_bytes())
+    }
+
+    /// A failed result of Claude Code with more fields.
+    fn failed(fields: Value) -> String {
+        let mut result = json!({"type": "result", "subtype": "success", "is_error": true});
+        let fields = fields.as_object().unwrap().clone();
+        result.as_object_mut().unwrap().extend(fields);
+        result.to_string()
     }
 
     fn exited(code: i32) -> Ended {
@@ -409,40 +424,26 @@ mod tests {
         }
     }
 
-    fn claude(ended: &Ended, fold: &Fold, stderr: &str) -> Verdict {
-        let require_answer = false;
+    fn verdict(ended: &Ended, fold: &Fold, stderr: &str) -> Verdict {
         judge(&Case {
             ended,
             fold,
             stderr,
-            require_answer,
+            require_answer: false,
             now: NOW,
         })
     }
 
-    fn plain(ended: &Ended, output: &str, stderr: &str, require_answer: bool) -> Verdict {
-        let mut fold = Fold::new(dialect(Protocol::Plain), false);
-        fold.feed(output.as_bytes());
-        fold.finish();
-        judge(&Case {
-            ended,
-            fold: &fold,
-            stderr,
-            require_answer,
-            now: NOW,
-        })
+    fn fault(ended: Ended, fold: &Fold, stderr: &str) -> Fault {
+        verdict(&ended, fold, stderr).expect("not completed")
     }
 
     fn kind_of(verdict: &Verdict) -> Option<ErrorKind> {
         verdict.as_ref().map(|fault| fault.kind)
     }
 
-    fn expect_fault(verdict: Verdict) -> Fault {
-        verdict.expect("not completed")
-    }
-
-    fn good() -> Value {
-        json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done."})
+    fn kind(ended: Ended, list: &[&str]) -> Option<ErrorKind> {
+        kind_of(&verdict(&ended, &events(list), "noise"))
     }
 
     #[test]
@@ -456,29 +457,18 @@ mod tests {
             };
             let file = |ending| std::fs::read(format!("{DIR}/{agent}/{name}.{ending}"));
             let stderr = String::from_utf8_lossy(&file("stderr").unwrap()).into_owned();
-            let dialect = dialect(protocol_of(agent));
-            let mut fold = Fold::new(dialect, false);
+            let mut fold = Fold::new(dialect(protocol_of(agent)), false);
             fold.feed(&file("jsonl").unwrap());
             if let Ok(told) = file("rollout.jsonl") {
                 fold.witness(&told);
             }
             fold.finish();
-            let verdict = judge(&Case {
-                ended: &ended(exit),
-                fold: &fold,
-                stderr: &stderr,
-                require_answer: false,
-                now: NOW,
-            });
+            let verdict = verdict(&ended(exit), &fold, &stderr);
             let kind = kind_of(&verdict).map_or("completed", ErrorKind::as_str);
             assert_eq!(kind, expected, "{agent} {name}: {verdict:?}");
             if let Some(fault) = verdict {
                 let words = columns.get(5).copied().unwrap_or_default();
-                assert!(
-                    fault.error.contains(words),
-                    "{agent} {name}: {}",
-                    fault.error
-                );
+                assert!(fault.error.contains(words), "{agent} {name}: {fault:?}");
                 assert_eq!(fault.session_unknown, reset == "afresh", "{agent} {name}");
                 let resets_at = reset.parse().ok();
                 assert_eq!(fault.resets_at.map(Wall::secs), resets_at, "{agent} {name}");
@@ -489,10 +479,8 @@ mod tests {
             for entry in std::fs::read_dir(format!("{DIR}/{}", dialect.name)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if let Some(name) = name.strip_suffix(".stderr") {
-                    assert!(
-                        named.contains(&format!("{}/{name}", dialect.name)),
-                        "{name} stands in no row"
-                    );
+                    let is_named = named.contains(&format!("{}/{name}", dialect.name));
+                    assert!(is_named, "{name} stands in no row");
                 }
             }
         }
@@ -508,10 +496,11 @@ mod tests {
                 fold.witness(witness.as_bytes());
             }
             fold.finish();
-            kind_of(&claude(&exited(code), &fold, stderr))
+            kind_of(&verdict(&exited(code), &fold, stderr))
         };
         let begun =
             "{\"type\":\"thread.started\",\"thread_id\":\"t\"}\n{\"type\":\"turn.started\"}\n";
+        let filtered = "stream disconnected before completion: Incomplete response returned, reason: content_filter";
         for (info, said, kind) in [
             ("cyber_policy", "no", Refused),
             ("bio_policy", "no", Refused),
@@ -521,15 +510,11 @@ mod tests {
             ("rate_limit_exceeded", "no", RateLimited),
             (
                 "other",
-                "Missing environment variable: `STUB_KEY`.",
+                "Missing environment variable: `X`.",
                 NotAuthenticated,
             ),
             ("other", "workspace routing discovery timed out", Network),
-            (
-                "other",
-                "stream disconnected before completion: Incomplete response returned, reason: content_filter",
-                Refused,
-            ),
+            ("other", filtered, Refused),
         ] {
             let failed = json!({"type": "turn.failed", "error": {"message": said}});
             let error = json!({"message": said, "codex_error_info": info});
@@ -542,19 +527,13 @@ mod tests {
             let judged = judge("codex", 1, &output, &told, "");
             assert_eq!(judged, Some(kind), "{info}: {said}");
         }
-        assert_eq!(
-            judge("codex", 101, begun, "", "panicked"),
-            Some(NoResult),
-            "a full disk"
-        );
+        let on_a_full_disk = judge("codex", 101, begun, "", "panicked");
+        assert_eq!(on_a_full_disk, Some(NoResult));
 
         let init = "{\"type\":\"init\",\"session_id\":\"s\",\"model\":\"m\"}\n";
         for code in [42, 44, 52, 54, 55, 130] {
-            assert_eq!(
-                judge("gemini", code, "", "", "no"),
-                Some(ExitCode),
-                "{code}"
-            );
+            let judged = judge("gemini", code, "", "", "no");
+            assert_eq!(judged, Some(ExitCode), "{code}");
         }
         assert_eq!(judge("gemini", 53, init, "", "no"), Some(MaxTurns));
         let result = |status: &str, tokens: u64| {
@@ -577,23 +556,18 @@ mod tests {
     #[test]
     fn a_recorded_success_cut_short_is_never_complete() {
         for name in ["text", "multi-turn", "sdk-stdin", "api-529-recovered"] {
-            let output = file(&format!("{name}.jsonl"));
-            let output = output.trim_end().as_bytes();
-            let start = String::from_utf8_lossy(output)
-                .find("{\"duration_api_ms\"")
-                .unwrap();
+            let output = file(&format!("claude/{name}.jsonl"));
+            let output = output.trim_ascii_end();
+            let text = String::from_utf8_lossy(output);
+            let start = text.find("{\"duration_api_ms\"").unwrap();
             let line = output[start..].iter().position(|&byte| byte == b'\n');
             let whole = start + line.unwrap_or(output.len() - start);
             for len in (1..output.len()).step_by(3).chain([whole - 1, whole]) {
-                let verdict = claude(&exited(0), &read(&output[..len]), "");
+                let verdict = verdict(&exited(0), &read(&output[..len]), "");
                 // The event after the result may be another one.
                 let is_cut = !matches!(output.get(len), None | Some(b'\n'));
-                let is_begun = output[..len]
-                    .iter()
-                    .rposition(|byte| *byte == b'\n')
-                    .unwrap_or(0)
-                    + 2
-                    < len;
+                let last = output[..len].iter().rposition(|byte| *byte == b'\n');
+                let is_begun = last.unwrap_or(0) + 2 < len;
                 let kind = (len < whole || is_cut && is_begun).then_some(NoResult);
                 assert_eq!(kind_of(&verdict), kind, "{name} cut at {len} of {whole}");
             }
@@ -602,131 +576,89 @@ mod tests {
 
     #[test]
     fn success_needs_exit_flag_subtype_and_answer() {
-        let judge = |change: Value, code: i32| {
-            let mut result = good();
-            result
-                .as_object_mut()
-                .unwrap()
-                .append(&mut change.as_object().unwrap().clone());
-            kind_of(&claude(&exited(code), &events(&[result]), ""))
-        };
-        assert_eq!(judge(json!({}), 0), None);
-        assert_eq!(judge(json!({}), 1), Some(ExitCode));
-        assert_eq!(judge(json!({}), 127), Some(ExitCode));
-        assert_eq!(judge(json!({"is_error": true}), 0), Some(AgentError));
-        assert_eq!(judge(json!({"is_error": null}), 0), Some(AgentError));
-        assert_eq!(judge(json!({"is_error": "false"}), 0), Some(AgentError));
-        assert_eq!(
-            judge(json!({"subtype": "error_during_execution"}), 0),
-            Some(AgentError)
-        );
-        assert_eq!(judge(json!({"subtype": null}), 0), Some(AgentError));
+        for (code, wanted) in [(0, None), (1, Some(ExitCode)), (127, Some(ExitCode))] {
+            assert_eq!(kind(exited(code), &[GOOD]), wanted, "{code}");
+        }
         // Why it ended may be left out, and of all reasons one is a success.
-        for (reason, kind) in [("completed", None), ("of_a_new_kind", Some(AgentError))] {
-            assert_eq!(judge(json!({"terminal_reason": reason}), 0), kind);
+        for (field, values, wanted) in [
+            ("is_error", r#"true, null, "false""#, Some(AgentError)),
+            (
+                "subtype",
+                r#""error_during_execution", null"#,
+                Some(AgentError),
+            ),
+            ("terminal_reason", r#""completed""#, None),
+            ("terminal_reason", r#""of_a_new_kind""#, Some(AgentError)),
+            ("result", r#""", " \n\t", null, {}, 5"#, Some(EmptyAnswer)),
+        ] {
+            let values: Vec<Value> = serde_json::from_str(&format!("[{values}]")).unwrap();
+            for value in values {
+                let mut result: Value = serde_json::from_str(GOOD).unwrap();
+                result[field] = value;
+                let result = result.to_string();
+                assert_eq!(kind(exited(0), &[&result]), wanted, "{result}");
+            }
         }
-        for blank in [json!(""), json!(" \n\t"), json!(null), json!({}), json!(5)] {
-            assert_eq!(
-                judge(json!({"result": blank}), 0),
-                Some(EmptyAnswer),
-                "{blank}"
-            );
-        }
-        let signalled = claude(
-            &killed(11, Ending::Itself),
-            &events(&[good()]),
+        let fault = fault(
+            killed(11, Ending::Itself),
+            &events(&[GOOD]),
             "core dumped\n",
         );
-        let fault = expect_fault(signalled);
-        assert_eq!(
-            (fault.kind, fault.error.as_str()),
-            (
-                Signal,
-                "the agent ended with signal 11 (SIGSEGV): core dumped"
-            )
-        );
+        let sentence = "the agent ended with signal 11 (SIGSEGV): core dumped";
+        assert_eq!((fault.kind, &*fault.error), (Signal, sentence));
     }
 
     #[test]
     fn the_last_result_counts() {
-        let failed = json!({"type": "result", "subtype": "success", "is_error": true,
-            "result": "API Error: 529 Overloaded.", "api_error_status": 529});
-        let judge = |list: &[Value], code| kind_of(&claude(&exited(code), &events(list), ""));
-        assert_eq!(judge(&[failed.clone(), good()], 0), None);
-        assert_eq!(judge(&[good(), failed], 1), Some(Overloaded));
-        assert_eq!(
-            judge(
-                &[
-                    good(),
-                    json!({"type": "system", "subtype": "session_writes_lost"})
-                ],
-                0
-            ),
-            None
-        );
+        assert_eq!(kind(exited(0), &[ILL, GOOD]), None);
+        assert_eq!(kind(exited(1), &[GOOD, ILL]), Some(Overloaded));
+        let late = r#"{"type": "system", "subtype": "session_writes_lost"}"#;
+        assert_eq!(kind(exited(0), &[GOOD, late]), None);
         // It went to work once more, and ended without another.
-        let init = json!({"type": "system", "subtype": "init"});
-        let working = json!({"type": "assistant", "message": {"content": []}});
-        let list = [good(), init, working];
-        for list in [&list[..2], &list[..3], &[good(), list[2].clone()]] {
-            assert_eq!(judge(list, 0), Some(NoResult), "{list:?}");
+        for list in [&[GOOD, INIT][..], &[GOOD, INIT, WORKING], &[GOOD, WORKING]] {
+            assert_eq!(kind(exited(0), list), Some(NoResult), "{list:?}");
         }
-        let lost = format!(
-            "{}\n{}",
-            good(),
-            r#"{"duration_api_ms":50,"stop_reason":"end"#
-        );
-        assert_eq!(
-            kind_of(&claude(&exited(0), &read(lost.as_bytes()), "")),
-            Some(NoResult)
-        );
+        let lost = format!("{GOOD}\n{}", r#"{"duration_api_ms":50,"stop_reason":"end"#);
+        let of_lost = |ended| kind_of(&verdict(&ended, &read(lost.as_bytes()), ""));
+        assert_eq!(of_lost(exited(0)), Some(NoResult));
         // Our own signal may cut a line; what was final stays so.
-        let linger = killed(9, Ending::Linger);
-        assert_eq!(kind_of(&claude(&linger, &read(lost.as_bytes()), "")), None);
+        assert_eq!(of_lost(killed(9, Ending::Linger)), None);
     }
 
     #[test]
     fn an_exit_that_we_forced_is_no_fault_after_the_last_word() {
-        use Ending::*;
-        let failed = json!({"type": "result", "subtype": "success", "is_error": true, "api_error_status": 529});
-        let working = json!({"type": "assistant", "message": {"content": []}});
-        let rows = [
+        use Ending::Linger;
+        for (by, at_work, after) in [
             (Linger, None, None),
-            (Ending::Timeout, Some(ErrorKind::Timeout), None),
-            (Ending::Silent, Some(ErrorKind::Silent), None),
-            (Ending::OutputLimit, Some(ErrorKind::OutputLimit), None),
-            (Ending::Interrupted, Some(ErrorKind::Interrupted), None),
-            (
-                Ending::Cancelled,
-                Some(ErrorKind::Cancelled),
-                Some(ErrorKind::Cancelled),
-            ),
-        ];
-        for (by, at_work, after) in rows {
-            let exits = [
-                killed(9, by),
-                Ended { by, ..exited(143) },
-                Ended {
-                    code: None,
-                    ..killed(9, by)
-                },
-            ];
-            for ended in exits {
-                let judge = |list: &[Value]| kind_of(&claude(&ended, &events(list), "noise"));
-                assert_eq!(judge(&[good()]), after, "{by:?}");
-                assert_eq!(judge(&[good(), working.clone()]), at_work, "{by:?}");
-                let error = after.or(Some(Overloaded));
-                assert_eq!(judge(std::slice::from_ref(&failed)), error, "{by:?}");
-                let nothing = at_work.or(Some(NoResult));
-                assert_eq!(judge(std::slice::from_ref(&working)), nothing, "{by:?}");
+            (Ending::Timeout, Some(Timeout), None),
+            (Ending::Silent, Some(Silent), None),
+            (Ending::OutputLimit, Some(OutputLimit), None),
+            (Ending::Interrupted, Some(Interrupted), None),
+            (Ending::Cancelled, Some(Cancelled), Some(Cancelled)),
+        ] {
+            let of_nothing = Ended {
+                code: None,
+                signal: None,
+                by,
+            };
+            for ended in [killed(9, by), Ended { by, ..exited(143) }, of_nothing] {
+                for (list, wanted) in [
+                    (&[GOOD][..], after),
+                    (&[GOOD, WORKING], at_work),
+                    (&[ILL], after.or(Some(Overloaded))),
+                    (&[WORKING], at_work.or(Some(NoResult))),
+                ] {
+                    let judged = kind_of(&verdict(&ended, &events(list), "noise"));
+                    assert_eq!(judged, wanted, "{by:?}: {list:?}");
+                }
             }
         }
-        let after_result = read(file("sigterm-after-result.jsonl").as_bytes());
+        let after_result = read(&file("claude/sigterm-after-result.jsonl"));
         let ended = Ended {
             by: Linger,
             ..exited(143)
         };
-        assert_eq!(claude(&ended, &after_result, ""), None);
+        assert_eq!(verdict(&ended, &after_result, ""), None);
     }
 
     /// The service was ill: that is no fault of a job whose time ran out meanwhile.
@@ -735,215 +667,161 @@ mod tests {
         let retry = |status: Value, error: &str| {
             json!({"type": "system", "subtype": "api_retry", "attempt": 3, "max_retries": 10,
                 "error_status": status, "error": error})
+            .to_string()
         };
-        let answer = json!({"type": "assistant", "message": {"content": []}});
-        let judge = |by, list: &[Value]| kind_of(&claude(&killed(15, by), &events(list), ""));
         let ill = retry(json!(529), "rate_limit");
-        assert_eq!(
-            judge(Ending::Timeout, std::slice::from_ref(&ill)),
-            Some(Overloaded)
-        );
-        assert_eq!(
-            judge(Ending::Silent, &[answer.clone(), ill.clone()]),
-            Some(Overloaded)
-        );
-        for unreached in ["server_error", "unknown"] {
-            let unreached = retry(json!(null), unreached);
-            assert_eq!(judge(Ending::Timeout, &[unreached]), Some(Network));
+        let unreached = retry(json!(null), "server_error");
+        for (by, list, wanted) in [
+            (Ending::Timeout, &[&*ill][..], Overloaded),
+            (Ending::Silent, &[WORKING, &ill], Overloaded),
+            (Ending::Timeout, &[&retry(json!(null), "unknown")], Network),
+            (Ending::Timeout, &[&unreached], Network),
+            // It went on, or the service wants no such request, or we ended it for another reason.
+            (Ending::Timeout, &[&ill, WORKING], Timeout),
+            (Ending::Timeout, &[&retry(json!(400), "unknown")], Timeout),
+            (Ending::OutputLimit, &[&ill], OutputLimit),
+            (Ending::Cancelled, &[&ill], Cancelled),
+        ] {
+            assert_eq!(kind(killed(15, by), list), Some(wanted), "{by:?}: {list:?}");
         }
-        // It went on, or the service wants no such request, or we ended it for another reason.
-        assert_eq!(
-            judge(Ending::Timeout, &[ill.clone(), answer.clone()]),
-            Some(Timeout)
-        );
-        assert_eq!(
-            judge(Ending::Timeout, &[retry(json!(400), "unknown")]),
-            Some(Timeout)
-        );
-        assert_eq!(
-            judge(Ending::OutputLimit, std::slice::from_ref(&ill)),
-            Some(OutputLimit)
-        );
-        assert_eq!(judge(Ending::Cancelled, &[ill]), Some(Cancelled));
 
         let codex = |output: &[u8]| {
-            let mut fold = Fold::new(dialect(Protocol::Codex), false);
-            fold.feed(output);
-            fold.finish();
-            kind_of(&claude(&killed(15, Ending::Silent), &fold, ""))
+            let fold = fold_of(Protocol::Codex, output);
+            kind_of(&verdict(&killed(15, Ending::Silent), &fold, ""))
         };
         let ill =
             b"{\"type\":\"error\",\"message\":\"Reconnecting... 2/5 (unexpected status 503)\"}\n";
         assert_eq!(codex(ill), Some(Overloaded));
         // It waits as long as the service wants it to.
-        let waits = std::fs::read(format!("{DIR}/codex/429_retry_after_3600.jsonl"));
-        assert_eq!(codex(&waits.unwrap()), Some(RateLimited));
-        let hangs = std::fs::read(format!("{DIR}/codex/hang_before_headers.jsonl"));
-        assert_eq!(codex(&hangs.unwrap()), Some(Silent));
+        let waits = file("codex/429_retry_after_3600.jsonl");
+        assert_eq!(codex(&waits), Some(RateLimited));
+        let hangs = file("codex/hang_before_headers.jsonl");
+        assert_eq!(codex(&hangs), Some(Silent));
     }
 
     #[test]
     fn without_a_result_events_tell_an_agent_from_a_wrong_command_line() {
-        let init = json!({"type": "system", "subtype": "init"});
-        let judge =
-            |fold: &Fold, ended: Ended| expect_fault(claude(&ended, fold, "boom\x1b\n  twice\n"));
+        let stderr = "boom\x1b\n  twice\n";
         let none = events(&[]);
-        let fault = judge(&none, exited(127));
-        assert_eq!(
-            (fault.kind, fault.error.as_str()),
-            (ExitCode, "the agent ended with exit status 127: boom twice")
-        );
-        let old = "needs an update.\nA newer version (2.9.0 or higher) is required to continue.\n";
-        let fault = expect_fault(claude(&exited(1), &none, old));
-        assert_eq!(fault.kind, AgentMissing);
-        assert!(fault.error.contains("2.9.0 or higher"), "{}", fault.error);
-        assert_eq!(judge(&none, killed(9, Ending::Itself)).kind, Signal);
-        assert_eq!(judge(&none, exited(0)).kind, NoResult);
-        assert_eq!(judge(&read(b"srun: error\n"), exited(1)).kind, ExitCode);
-        let some = events(&[init]);
-        for ended in [exited(0), exited(1), exited(143), killed(9, Ending::Itself)] {
-            let fault = judge(&some, ended);
-            assert_eq!(fault.kind, NoResult);
-            assert!(fault.error.ends_with(": boom twice"), "{}", fault.error);
+        for (ended, output, wanted) in [
+            (exited(127), "", ExitCode),
+            (exited(0), "", NoResult),
+            (killed(9, Ending::Itself), "", Signal),
+            (exited(1), "srun: error\n", ExitCode),
+        ] {
+            let judged = kind_of(&verdict(&ended, &read(output.as_bytes()), stderr));
+            assert_eq!(judged, Some(wanted), "{ended:?}: {output:?}");
         }
-        assert_eq!(
-            judge(&some, killed(9, Ending::Itself)).error,
-            "the agent ended without a whole result (signal 9 (SIGKILL)): boom twice"
-        );
+        let error = fault(exited(127), &none, stderr).error;
+        let sentence = "the agent ended with exit status 127: boom twice";
+        assert_eq!(error, sentence);
+        let old = "needs an update.\nA newer version (2.9.0 or higher) is required to continue.\n";
+        let outdated = fault(exited(1), &none, old);
+        assert_eq!(outdated.kind, AgentMissing);
+        assert!(outdated.error.contains("2.9.0 or higher"), "{outdated:?}");
+        let some = events(&[INIT]);
+        for ended in [exited(0), exited(1), exited(143), killed(9, Ending::Itself)] {
+            let fault = fault(ended, &some, stderr);
+            assert_eq!(fault.kind, NoResult);
+            assert!(fault.error.ends_with(": boom twice"), "{fault:?}");
+        }
+        let error = fault(killed(9, Ending::Itself), &some, stderr).error;
+        let sentence = "the agent ended without a whole result (signal 9 (SIGKILL)): boom twice";
+        assert_eq!(error, sentence);
     }
 
     #[test]
     fn a_usage_limit_is_known_by_its_event() {
+        const AT: i64 = 1_795_173_825;
         let event = json!({"type": "rate_limit_event",
-            "rate_limit_info": {"status": "rejected", "resetsAt": 1_795_173_825}});
-        let result = |fields: Value| {
-            let mut result = json!({"type": "result", "subtype": "success", "is_error": true});
-            result
-                .as_object_mut()
-                .unwrap()
-                .append(&mut fields.as_object().unwrap().clone());
-            result
-        };
-        let judge = |list: &[Value]| {
-            let fault = expect_fault(claude(&exited(1), &events(list), ""));
+            "rate_limit_info": {"status": "rejected", "resetsAt": AT}});
+        let event = event.to_string();
+        let limited = r#"{"type": "assistant", "error": "rate_limit", "message": {"content": []}}"#;
+        let judge = |list: &[&str]| {
+            let fault = fault(exited(1), &events(list), "");
             (fault.kind, fault.resets_at.map(Wall::secs))
         };
-        let told = (UsageLimit, Some(1_795_173_825));
-        assert_eq!(
-            judge(&[event.clone(), result(json!({"api_error_status": 429}))]),
-            told
-        );
-        assert_eq!(judge(&[event.clone(), result(json!({}))]), told);
-        assert_eq!(judge(std::slice::from_ref(&event)), told);
-        assert_eq!(
-            judge(&[event.clone(), result(json!({"api_error_status": 401}))]),
-            (NotAuthenticated, None)
-        );
-        // What the failure says of itself counts for more.
-        for (fields, kind) in [
-            (json!({"subtype": "error_max_turns"}), MaxTurns),
-            (json!({"api_error": "connection_failed"}), Network),
-            (json!({"api_error_status": 529}), Overloaded),
-        ] {
-            assert_eq!(judge(&[event.clone(), result(fields)]), (kind, None));
+        let (vague, refused) = (failed(json!({})), failed(json!({"api_error_status": 429})));
+        for after in [&[][..], &[&*vague], &[limited, &vague], &[&refused]] {
+            let list = [&[&*event], after].concat();
+            assert_eq!(judge(&list), (UsageLimit, Some(AT)), "{after:?}");
         }
-        let message =
-            json!({"type": "assistant", "error": "rate_limit", "message": {"content": []}});
-        assert_eq!(judge(&[event, message, result(json!({}))]), told);
-        assert_eq!(
-            judge(&[result(json!({"api_error": "usage_limit_reached"}))]),
-            (UsageLimit, None)
-        );
+        // What the failure says of itself counts for more.
+        for (field, value, kind) in [
+            ("api_error_status", json!(401), NotAuthenticated),
+            ("api_error_status", json!(529), Overloaded),
+            ("subtype", json!("error_max_turns"), MaxTurns),
+            ("api_error", json!("connection_failed"), Network),
+        ] {
+            let result = failed(json!({field: value}));
+            assert_eq!(judge(&[&event, &result]), (kind, None), "{result}");
+        }
+        let alone = failed(json!({"api_error": "usage_limit_reached"}));
+        assert_eq!(judge(&[&alone]), (UsageLimit, None));
     }
 
     #[test]
     fn an_unknown_session_is_recognised() {
         let text = "No conversation found with session ID: 0000";
-        let result = json!({"type": "result", "subtype": "error_during_execution", "is_error": true,
-            "num_turns": 0, "errors": [text]});
-        let fault = expect_fault(claude(&exited(1), &events(&[result]), text));
-        assert_eq!((fault.kind, fault.session_unknown), (AgentError, true));
-        assert_eq!(fault.error, text);
-        let silent =
-            json!({"type": "result", "subtype": "error_during_execution", "is_error": true});
-        let fault = expect_fault(claude(
-            &exited(1),
-            &events(std::slice::from_ref(&silent)),
-            text,
-        ));
-        assert_eq!((fault.kind, fault.session_unknown), (AgentError, true));
-        let fault = expect_fault(claude(
-            &exited(1),
-            &events(&[]),
-            &format!("Warning: x\n{text}\n"),
-        ));
-        assert_eq!((fault.kind, fault.session_unknown), (ExitCode, true));
-        let fault = expect_fault(claude(
-            &exited(1),
-            &events(&[silent]),
-            "Configuration error in /x",
-        ));
-        assert!(!fault.session_unknown);
-        assert!(
-            fault
-                .error
-                .ends_with("(error_during_execution): Configuration error in /x"),
-            "{}",
-            fault.error
-        );
-        let quoted = json!({"type": "result", "subtype": "success", "is_error": true,
-            "result": format!("the test says: {text}")});
-        let answered = json!({"type": "assistant", "message": {"content": []}});
-        assert!(
-            !expect_fault(claude(&exited(1), &events(&[answered, quoted]), "")).session_unknown
-        );
+        let told =
+            failed(json!({"subtype": "error_during_execution", "num_turns": 0, "errors": [text]}));
+        let mute = failed(json!({"subtype": "error_during_execution"}));
+        let warned = format!("Warning: x\n{text}\n");
+        for (list, stderr, kind) in [
+            (&[&*told][..], text, AgentError),
+            (&[&mute], text, AgentError),
+            (&[], &warned, ExitCode),
+        ] {
+            let fault = fault(exited(1), &events(list), stderr);
+            assert_eq!(
+                (fault.kind, fault.session_unknown),
+                (kind, true),
+                "{list:?}"
+            );
+        }
+        assert_eq!(fault(exited(1), &events(&[&told]), text).error, text);
+        let other = fault(exited(1), &events(&[&mute]), "Configuration error in /x");
+        assert!(!other.session_unknown);
+        let sentence = "(error_during_execution): Configuration error in /x";
+        assert!(other.error.ends_with(sentence), "{other:?}");
+        let quoted = failed(json!({"result": format!("the test says: {text}")}));
+        assert!(!fault(exited(1), &events(&[WORKING, &quoted]), "").session_unknown);
     }
 
     #[test]
     fn a_plain_agent_is_judged_by_its_exit() {
-        let judge = |ended: Ended| kind_of(&plain(&ended, "", "", false));
+        let nothing = fold_of(Protocol::Plain, b"");
+        let judge = |ended: Ended| kind_of(&verdict(&ended, &nothing, ""));
         assert_eq!(judge(exited(0)), None);
         assert_eq!(judge(exited(2)), Some(ExitCode));
         assert_eq!(judge(exited(126)), Some(ExitCode));
         assert_eq!(judge(killed(15, Ending::Itself)), Some(Signal));
-        let forced = [
+        for (by, kind) in [
             (Ending::Timeout, Timeout),
             (Ending::Silent, Silent),
             (Ending::OutputLimit, OutputLimit),
             (Ending::Cancelled, Cancelled),
             (Ending::Interrupted, Interrupted),
-        ];
-        for (by, kind) in forced {
+        ] {
             assert_eq!(judge(killed(15, by)), Some(kind));
             assert_eq!(judge(Ended { by, ..exited(0) }), Some(kind));
         }
-        let fault = expect_fault(plain(
-            &exited(2),
-            "",
-            &format!("{} the end\n", "x".repeat(1000)),
-            false,
-        ));
-        assert!(
-            fault
-                .error
-                .starts_with("the agent ended with exit status 2: …xx")
-        );
-        assert!(fault.error.ends_with("x the end"));
-        assert!(fault.error.chars().count() < 400);
+        let words = format!("{} the end\n", "x".repeat(1000));
+        let error = fault(exited(2), &nothing, &words).error;
+        assert!(error.starts_with("the agent ended with exit status 2: …xx"));
+        assert!(error.ends_with("x the end") && error.chars().count() < 400);
     }
 
     #[test]
     fn a_sentence_is_one_short_line_without_control_characters() {
         assert_eq!(line(" a\r\n\tb\u{2028}c  d\0\x07\x7f\u{9b}e "), "a b c d e");
         assert_eq!(line("\x1b]0;title\x07 \u{202e}x\u{2066}"), "]0;title x");
-        let result = json!({"type": "result", "subtype": "success", "is_error": true,
-            "api_error_status": 400, "result": "é\n".repeat(2000)});
-        let fault = expect_fault(claude(&exited(1), &events(&[result]), ""));
+        let long = failed(json!({"api_error_status": 400, "result": "é\n".repeat(2000)}));
+        let error = fault(exited(1), &events(&[&long]), "").error;
         assert!(
-            fault.error.starts_with("é é é") && fault.error.ends_with("é …"),
-            "{}",
-            fault.error
+            error.starts_with("é é é") && error.ends_with("é …"),
+            "{error}"
         );
-        assert_eq!(fault.error.chars().count(), SENTENCE_MAX + 1);
+        assert_eq!(error.chars().count(), SENTENCE_MAX + 1);
     }
 }

@@ -262,13 +262,10 @@ mod tests {
                     "" => "",
                     _ => " x",
                 };
+                let takes_project = operand == " x" && page.usage().contains("PROJECT");
                 let operand = match long {
                     "--all" | "--failed" => "",
-                    "--project" | "--all-projects"
-                        if operand == " x" && page.usage().contains("PROJECT") =>
-                    {
-                        ""
-                    }
+                    "--project" | "--all-projects" if takes_project => "",
                     _ => operand,
                 };
                 let without = parsed(&format!("{}{operand}", page.name));
@@ -336,6 +333,16 @@ mod tests {
             ..just(command, &[])
         };
         let named = |name: &str| Which::Named(name.to_owned());
+        let waiting = Asked {
+            wait: true,
+            timeout: Some(hour),
+            description: Some("x".to_owned()),
+            ..just("submit", &["-"])
+        };
+        let reply = Asked {
+            words: vec!["b".into()],
+            ..jobs("reply", &["a"])
+        };
         for (line, expected) in [
             ("", Asked::default()),
             ("-V", just("version", &[])),
@@ -351,22 +358,8 @@ mod tests {
             ("submit", just("submit", &[])),
             ("submit a -", just("submit", &["a", "-"])),
             ("submit -- -x", just("submit", &["-x"])),
-            (
-                "-d x submit --wait - --timeout 1h",
-                Asked {
-                    wait: true,
-                    timeout: Some(hour),
-                    description: Some("x".to_owned()),
-                    ..just("submit", &["-"])
-                },
-            ),
-            (
-                "reply a b",
-                Asked {
-                    words: vec!["b".into()],
-                    ..jobs("reply", &["a"])
-                },
-            ),
+            ("-d x submit --wait - --timeout 1h", waiting),
+            ("reply a b", reply),
             ("wait --all", all("wait")),
             ("resume --all", of("enable", Which::All)),
             ("pause web", of("disable", named("web"))),
@@ -394,55 +387,34 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_told_with_the_way_out() {
-        for (line, said) in [
-            (
-                "queue x",
-                "unexpected argument \"x\"; usage: job-monitor queue",
-            ),
-            ("-p x", "no command"),
-            ("queue -p", "missing argument for option '-p'"),
-            ("queue --json=yes", "--json"),
-            (
-                "cancel --json a",
-                "unknown option \"--json\"; job-monitor cancel --help",
-            ),
-            (
-                "status --limit=x",
-                "--limit needs a whole number, not \"x\"",
-            ),
-            ("status --since yesterday", "a date such as"),
-            ("wait", "wait needs ID...; usage: job-monitor wait"),
-            ("wait --timeout soon a", "duration such as 90s"),
-            ("retry --all", "unknown option \"--all\"; "),
-            (
-                "cancel --all a",
-                "exclude each other; usage: job-monitor cancel",
-            ),
-            (
-                "register . --layout x",
-                "--layout needs jobs or tasks, not \"x\"",
-            ),
-            ("register", "register needs PATH"),
-            ("unregister", "unregister needs PROJECT"),
-            ("unregister -a", "unknown option \"--all-projects\""),
-            ("-p a disable b", "exclude each other"),
-            (
-                "queue -x",
-                "unknown option \"-x\"; job-monitor queue --help",
-            ),
-            ("logs --folow a", "unknown option \"--folow\""),
-            (
-                "frobnicate",
-                "unknown command \"frobnicate\"; job-monitor --help lists all",
-            ),
-            (
-                "../x",
-                "not a job id: \"../x\"; a job id looks like job-20260130-143000-fix-bug",
-            ),
-            ("show /etc/passwd", "not a job id"),
-            ("cancel ..", "not a job id"),
-            ("a\u{7}b", "not a job id"),
-        ] {
+        const ROWS: &str = r#"
+            queue x             unexpected argument "x"; usage: job-monitor queue
+            -p x                no command
+            queue -p            missing argument for option '-p'
+            queue --json=yes    --json
+            cancel --json a     unknown option "--json"; job-monitor cancel --help
+            status --limit=x    --limit needs a whole number, not "x"
+            status --since yesterday  a date such as
+            wait                wait needs ID...; usage: job-monitor wait
+            wait --timeout soon a  duration such as 90s
+            retry --all         unknown option "--all";
+            cancel --all a      exclude each other; usage: job-monitor cancel
+            register . --layout x  --layout needs jobs or tasks, not "x"
+            register            register needs PATH
+            unregister          unregister needs PROJECT
+            unregister -a       unknown option "--all-projects"
+            -p a disable b      exclude each other
+            queue -x            unknown option "-x"; job-monitor queue --help
+            logs --folow a      unknown option "--folow"
+            frobnicate          unknown command "frobnicate"; job-monitor --help lists all
+            ../x                not a job id: "../x"; a job id looks like job-20260130-143000-fix-bug
+            show /etc/passwd    not a job id
+            cancel ..           not a job id
+        "#;
+        let rows = ROWS.trim().lines();
+        let rows = rows.map(|row| row.trim().split_once("  ").expect(row));
+        for (line, said) in rows.chain([("a\u{7}b", "not a job id")]) {
+            let said = said.trim();
             let text = complaint(line);
             assert!(text.contains(said), "{line}: {text}");
         }
@@ -469,40 +441,10 @@ mod tests {
     /// does the same in every run.
     #[test]
     fn no_argument_makes_it_panic_or_reaches_the_terminal_raw() {
-        const PIECES: &[&[u8]] = &[
-            b"-",
-            b"--",
-            b"=",
-            b"-p",
-            b"--all",
-            b"queue",
-            b"submit",
-            b"cancel",
-            b"job-2026",
-            b"\x1b[2J",
-            b"\n",
-            b"\r",
-            b"\0",
-            b"\x7f",
-            b"\xc2\x9b",
-            b"\xe2\x80\xae",
-            b"\xff",
-            b"\xf0\x9f",
-            b"\"",
-            b"'",
-            b"9",
-            b"d",
-            b"..",
-            b"/",
-            b"%s",
-            b" ",
-            b"\xcc\x81",
-            b"-d",
-            b"--limit",
-            b"status",
-            b"help",
-            b"register",
-        ];
+        // A bar stands between two pieces.
+        const PIECES: &[u8] = b"-|--|=|-p|--all|queue|submit|cancel|job-2026|\x1b[2J|\n|\r|\0|\x7f|\xc2\x9b|\xe2\x80\xae|\
+            \xff|\xf0\x9f|\"|'|9|d|..|/|%s| |\xcc\x81|-d|--limit|status|help|register";
+        let all: Vec<&[u8]> = PIECES.split(|&byte| byte == b'|').collect();
         let mut seed = 1_u64;
         let mut below = |bound: usize| {
             seed = seed
@@ -513,16 +455,14 @@ mod tests {
         for _ in 0..5_000 {
             let args: Vec<OsString> = (0..below(5))
                 .map(|_| {
-                    let pieces = (0..below(4)).flat_map(|_| PIECES[below(PIECES.len())].to_vec());
+                    let pieces = (0..below(4)).flat_map(|_| all[below(all.len())].to_vec());
                     OsString::from_vec(pieces.collect())
                 })
                 .collect();
             if let Err(error) = parse(args.iter().cloned()) {
                 let text = error.to_string();
-                assert!(
-                    !text.contains(|c| is_harmful(c) || c == '\n'),
-                    "{args:?}: {text:?}"
-                );
+                let is_raw = text.contains(|c| is_harmful(c) || c == '\n');
+                assert!(!is_raw, "{args:?}: {text:?}");
                 assert_eq!(error.exit, Exit::Usage);
                 assert!(text.len() < 600, "{text}");
             }

@@ -60,21 +60,12 @@ mod tests {
 
     #[test]
     fn a_file_belongs_to_the_job_with_the_longest_id() {
-        let known = ["job-20260130-143000-a", "job-20260130-143000-a.b"];
-        let known = known.map(|id| (id.to_owned(), true)).into();
+        let (a, ab) = ("job-20260130-143000-a", "job-20260130-143000-a.b");
+        let known = [a, ab].map(|id| (id.to_owned(), true)).into();
         for (name, id) in [
-            (
-                "job-20260130-143000-a.2.jsonl",
-                Some("job-20260130-143000-a"),
-            ),
-            (
-                "job-20260130-143000-a.check.2",
-                Some("job-20260130-143000-a"),
-            ),
-            (
-                "job-20260130-143000-a.b.md",
-                Some("job-20260130-143000-a.b"),
-            ),
+            ("job-20260130-143000-a.2.jsonl", Some(a)),
+            ("job-20260130-143000-a.check.2", Some(a)),
+            ("job-20260130-143000-a.b.md", Some(ab)),
             ("job-20260130-143000-c.md", None),
             ("monitor.log", None),
         ] {

@@ -236,14 +236,10 @@ mod tests {
 
     #[test]
     fn the_note_in_the_editor_goes_away_and_nothing_else_does() {
-        assert_eq!(
-            without_note(&format!("Do it.\n{TEMPLATE}")).trim_end(),
-            "Do it."
-        );
-        assert_eq!(
-            without_note(&format!("a{TEMPLATE}b")).replace('\n', ""),
-            "ab"
-        );
+        let written = format!("Do it.\n{TEMPLATE}");
+        assert_eq!(without_note(&written).trim_end(), "Do it.");
+        let around = format!("a{TEMPLATE}b");
+        assert_eq!(without_note(&around).replace('\n', ""), "ab");
         assert_eq!(without_note("<!-- mine -->\n"), "<!-- mine -->\n");
     }
 }

@@ -242,28 +242,26 @@ mod tests {
 
     #[test]
     fn what_was_said_and_done_reads_like_a_conversation() {
-        assert_eq!(
-            read_fixture("tool-bash"),
-            "\n\
-             I will run a command.\n\
-             ● Bash echo hello from the stub\n  \
-             └ hello from the stub\n\
-             \n\
-             The task is done.\n\
-             \n\
-             ✓ done, 2 turns, $0.0016\n"
-        );
-        assert_eq!(
-            read_fixture("tool-edit"),
-            "● Read /project/src.txt\n  \
-             └ 1 line before end\n\
-             ● Edit /project/src.txt\n  \
-             └ The file /project/src.txt has been updated successfully. (file state is cur…\n\
-             \n\
-             The task is done.\n\
-             \n\
-             ✓ done, 3 turns, $0.0024\n"
-        );
+        let ran = "
+I will run a command.
+● Bash echo hello from the stub
+  └ hello from the stub
+
+The task is done.
+
+✓ done, 2 turns, $0.0016
+";
+        assert_eq!(read_fixture("tool-bash"), ran);
+        let edited = "● Read /project/src.txt
+  └ 1 line before end
+● Edit /project/src.txt
+  └ The file /project/src.txt has been updated successfully. (file state is cur…
+
+The task is done.
+
+✓ done, 3 turns, $0.0024
+";
+        assert_eq!(read_fixture("tool-edit"), edited);
     }
 
     #[test]
@@ -274,10 +272,8 @@ mod tests {
         assert_eq!(told.matches("API Error: 400").count(), 1, "{told}");
         assert!(told.contains("\n✗ failed, 1 turn,"), "{told}");
         let told = read_fixture("max-turns");
-        assert!(
-            told.contains("\nReached maximum number of turns (3)\n"),
-            "{told}"
-        );
+        let limit = "\nReached maximum number of turns (3)\n";
+        assert!(told.contains(limit), "{told}");
         assert!(told.contains("\n✗ max_turns, 4 turns,"), "{told}");
         let told = read_fixture("permission-denials");
         assert!(told.contains("● Bash cargo test\n  └ error: This command requires approval\n"));
@@ -289,11 +285,8 @@ mod tests {
             let input = fixture(name);
             let whole = told(Protocol::Claude, &input, input.len());
             for piece in [1, 7, 100, 4099] {
-                assert_eq!(
-                    told(Protocol::Claude, &input, piece),
-                    whole,
-                    "{name} {piece}"
-                );
+                let told = told(Protocol::Claude, &input, piece);
+                assert_eq!(told, whole, "{name} {piece}");
             }
         }
     }
@@ -315,10 +308,8 @@ mod tests {
                     let text = transcript(protocol, &input, 999, columns).out;
                     let is_fine = |c: char| c == '\n' || c == '\t' || !c.is_control();
                     assert!(text.chars().all(is_fine), "{path:?}");
-                    let singles = text
-                        .lines()
-                        .filter(|line| line.starts_with(['●', '!', '(']));
-                    for line in singles {
+                    let is_single = |line: &&str| line.starts_with(['●', '!', '(']);
+                    for line in text.lines().filter(is_single) {
                         assert!(width(line) <= columns, "{path:?}: {line}");
                     }
                 }
@@ -342,12 +333,7 @@ mod tests {
             }
         }
         let is_harmless = |text: &str| clean(text) == text;
-        for name in [
-            "permission-denials",
-            "api-529-recovered",
-            "refusal",
-            "thinking",
-        ] {
+        for name in "permission-denials api-529-recovered refusal thinking".split(' ') {
             let mut transcript = transcript(Protocol::Claude, b"", 1, 80);
             for line in String::from_utf8(fixture(name)).unwrap().lines() {
                 let mut event: Value = serde_json::from_str(line).unwrap();
@@ -375,29 +361,24 @@ mod tests {
             answer_to("b", json!("")),
             say(None, "Good."),
         ]);
-        assert_eq!(
-            text,
-            "\n\
-             I look.\n\
-             ● Grep fn main\n\
-             ● Bash ls\n  \
-             └ 3 files\n  \
-             └\n\
-             \n\
-             Good.\n"
-        );
+        let shown = "
+I look.
+● Grep fn main
+● Bash ls
+  └ 3 files
+  └
+
+Good.
+";
+        assert_eq!(text, shown);
     }
 
     #[test]
     fn an_answer_without_a_message_before_it_is_told_by_the_result() {
         let result = |text: &str| json!({"type": "result", "subtype": "success", "is_error": false, "result": text});
         assert!(read(&[result("Only here.")]).starts_with("\nOnly here.\n\n✓ done"));
-        assert_eq!(
-            read(&[say(None, "Twice."), result("Twice.")])
-                .matches("Twice")
-                .count(),
-            1
-        );
+        let twice = read(&[say(None, "Twice."), result("Twice.")]);
+        assert_eq!(twice.matches("Twice").count(), 1);
     }
 
     #[test]
@@ -410,14 +391,13 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_shown_and_what_is_unknown_is_not() {
-        let mut input =
-            b"srun: job 5 queued\n{\"type\":\"new_kind\"}\n[1]\n{\"type\":5}\n".to_vec();
-        input.extend_from_slice(
-            b"{\"type\":\"assistant\",\"message\":{\"content\":[5,null,{}]}}\n{\"type\":\"as",
-        );
-        assert_eq!(
-            told(Protocol::Claude, &input, 64).0,
-            "srun: job 5 queued\n[1]\n"
-        );
+        let input = r#"srun: job 5 queued
+{"type":"new_kind"}
+[1]
+{"type":5}
+{"type":"assistant","message":{"content":[5,null,{}]}}
+{"type":"as"#;
+        let (shown, _) = told(Protocol::Claude, input.as_bytes(), 64);
+        assert_eq!(shown, "srun: job 5 queued\n[1]\n");
     }
 }
