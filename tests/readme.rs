@@ -33,16 +33,25 @@ fn readme() -> String {
     read("README.md")
 }
 
+/// The files of a directory whose name has this ending.
+fn files_in(dir: &str, ending: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(root().join(dir)).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .collect()
+}
+
 /// README and docs, by path.
 fn pages() -> Vec<(PathBuf, String)> {
     let mut pages: Vec<PathBuf> = ["README.md", "tests/README.md", "benches/README.md"]
         .map(|name| root().join(name))
         .into();
-    for dir in ["docs", "docs/recipes"] {
-        let files = fs::read_dir(root().join(dir)).unwrap();
-        let files = files.map(|entry| entry.unwrap().path());
-        pages.extend(files.filter(|path| path.extension().is_some_and(|ending| ending == "md")));
-    }
+    pages.extend(
+        ["docs", "docs/recipes"]
+            .map(|dir| files_in(dir, "md"))
+            .concat(),
+    );
     let text = |path: PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
     pages.into_iter().map(text).collect()
 }
@@ -58,12 +67,8 @@ fn quoted(text: &str) -> Vec<String> {
         })
         .map(|line| format!("{line} "))
         .collect();
-    prose
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
+    let quoted = prose.split('`').skip(1).step_by(2);
+    quoted.map(str::to_owned).collect()
 }
 
 /// The fenced blocks of a language.
@@ -111,13 +116,8 @@ fn the_readme_is_read_in_one_go() {
 
 /// A command line as it stands in a text, with something in the place of its placeholders.
 fn command_line(text: &str) -> Vec<String> {
-    let line = text
-        .split(['|', ';', '#'])
-        .next()
-        .unwrap()
-        .split("&&")
-        .next()
-        .unwrap();
+    let line = text.split(['|', ';', '#']).next().unwrap();
+    let line = line.split("&&").next().unwrap();
     let word = |word: &str| match word {
         "ID" | "ID..." => "job-20261120-132413-x".to_owned(),
         "PATH" => "/shop".to_owned(),
@@ -133,21 +133,17 @@ fn every_command_line_is_accepted() {
     let mut seen = 0;
     let skills = SKILLS.map(|(name, text)| (PathBuf::from(name), text.to_owned()));
     for (path, text) in pages().into_iter().chain(skills) {
-        let typed = ["sh", "console"]
-            .into_iter()
-            .flat_map(|kind| blocks(&text, kind));
-        let typed: Vec<String> = typed
-            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect();
-        let typed = typed.iter().filter_map(|line| {
+        let typed = [blocks(&text, "sh"), blocks(&text, "console")]
+            .concat()
+            .join("\n");
+        let typed = typed.lines().filter_map(|line| {
             let line = line.strip_prefix("$ ").unwrap_or(line);
-            line.find("job-monitor ")
-                .filter(|at| *at == 0 || line[..*at].ends_with("| "))
-                .map(|at| line[at..].to_owned())
+            let (before, _) = line.split_once("job-monitor ")?;
+            let is_command = before.is_empty() || before.ends_with("| ");
+            is_command.then(|| line[before.len()..].to_owned())
         });
-        let spans = quoted(&text)
-            .into_iter()
-            .filter(|span| span.starts_with("job-monitor "));
+        let mut spans = quoted(&text);
+        spans.retain(|span| span.starts_with("job-monitor "));
         for line in typed.chain(spans) {
             if line.contains("COMMAND") {
                 continue;
@@ -157,13 +153,10 @@ fn every_command_line_is_accepted() {
                 2 => format!("{line} --help"),
                 _ => line,
             };
-            let parsed = job_monitor::cli::parse(command_line(&line).into_iter().map(Into::into));
-            assert!(
-                parsed.is_ok(),
-                "{}: {line}: {:?}",
-                path.display(),
-                parsed.err()
-            );
+            let words = command_line(&line).into_iter().map(Into::into);
+            if let Err(error) = job_monitor::cli::parse(words) {
+                panic!("{}: {line}: {error}", path.display());
+            }
             seen += 1;
         }
     }
@@ -189,17 +182,13 @@ fn every_exit_status_is_told() {
 #[test]
 fn every_setting_is_told_and_none_that_there_is_not() {
     let told = terms("SETTINGS");
-    let known = KEYS.iter();
-    let known = known.map(|(name, _)| *name);
-    assert_eq!(names(&told), known.collect());
+    assert_eq!(names(&told), KEYS.iter().map(|(name, _)| *name).collect());
     let agents = &told["agents"];
     let page = read("docs/agents.md");
     for key in settings::AGENT_KEYS.split(", ") {
         assert!(agents.contains(key), "{key} in the manual");
-        assert!(
-            page.contains(&format!("\n| `{key}` |")),
-            "{key} in docs/agents.md"
-        );
+        let row = format!("\n| `{key}` |");
+        assert!(page.contains(&row), "{key} in docs/agents.md");
     }
 }
 
@@ -222,28 +211,20 @@ fn every_kind_of_error_is_told_with_what_follows() {
 
 #[test]
 fn every_example_of_settings_is_one() {
+    let pages = pages();
+    let of_pages = pages.iter().flat_map(|(_, text)| blocks(text, "json"));
+    let recipes = files_in("docs/recipes", "json").into_iter();
+    let recipes = recipes.map(|path| fs::read_to_string(path).unwrap());
+    let examples: Vec<String> = of_pages.chain(recipes).collect();
+    assert!(examples.len() > 8);
     let dir = std::env::temp_dir().join(format!("job-monitor-readme-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
-    let mut examples: Vec<String> = pages()
-        .iter()
-        .flat_map(|(_, text)| blocks(text, "json"))
-        .collect();
-    for entry in fs::read_dir(root().join("docs/recipes")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "json") {
-            examples.push(fs::read_to_string(&path).unwrap());
-        }
-    }
     let path = dir.join("config.json");
-    assert!(examples.len() > 8);
     for example in examples {
         fs::write(&path, &example).unwrap();
-        let (settings, warnings) =
-            settings::load(&path).unwrap_or_else(|e| panic!("{e}: {example}"));
+        let (settings, warnings) = settings::load(&path).expect(&example);
         assert!(warnings.is_empty(), "{warnings:?}");
-        settings
-            .policy(&Map::new())
-            .unwrap_or_else(|e| panic!("{e}: {example}"));
+        settings.policy(&Map::new()).expect(&example);
     }
     fs::remove_dir_all(&dir).unwrap();
 }
@@ -251,36 +232,23 @@ fn every_example_of_settings_is_one() {
 #[test]
 fn the_front_matter_of_the_examples_is_front_matter() {
     let meta = job_monitor::job::Meta {
-        size: 0,
-        mtime_ns: 0,
         mode: 0o600,
         ..job_monitor::job::Meta::default()
     };
     let manual = read("src/cli/manual.txt");
     let lines = manual.lines().filter_map(|line| line.strip_prefix("    "));
-    let mut examples = vec![
-        lines
-            .skip_while(|line| *line != "---")
-            .map(|line| format!("{line}\n"))
-            .collect(),
-    ];
+    let front: Vec<&str> = lines.skip_while(|line| *line != "---").collect();
     let writer = SKILLS
         .iter()
-        .find(|(name, _)| *name == "job-document-writer")
-        .unwrap()
-        .1;
-    examples.extend(
-        blocks(writer, "markdown")
-            .into_iter()
-            .filter(|text| text.starts_with("---")),
-    );
+        .find(|(name, _)| *name == "job-document-writer");
+    let mut examples = blocks(writer.unwrap().1, "markdown");
+    examples.retain(|text| text.starts_with("---"));
+    examples.push(front.join("\n"));
     assert_eq!(examples.len(), 2);
     for example in examples {
         let example = format!("{example}\n# Something to do\n");
         let document = job_monitor::document::check(example.as_bytes(), &meta, 1 << 20);
-        let wishes = document
-            .unwrap_or_else(|e| panic!("{e:?}: {example}"))
-            .wishes;
+        let wishes = document.expect(&example).wishes;
         assert!(wishes.timeout.is_some() && wishes.model.is_some());
         assert!(wishes.max_turns.is_some() && wishes.max_budget_usd.is_some());
         assert!(wishes.retries.is_some());
@@ -292,20 +260,15 @@ fn requirements_and_targets_are_those_of_the_project() {
     let readme = readme();
     let manifest = read("Cargo.toml");
     let mut lines = manifest.lines();
-    let version = lines
-        .find_map(|line| line.strip_prefix("rust-version = "))
-        .unwrap();
-    assert!(readme.contains(&format!("({} or later)", version.trim_matches('"'))));
+    let version = lines.find_map(|line| line.strip_prefix("rust-version = "));
+    let version = version.unwrap().trim_matches('"');
+    assert!(readme.contains(&format!("({version} or later)")));
     let makefile = read("Makefile");
-    let targets = makefile
-        .lines()
-        .find_map(|line| line.strip_prefix(".PHONY:"))
-        .unwrap();
+    let mut lines = makefile.lines();
+    let targets = lines.find_map(|line| line.strip_prefix(".PHONY:")).unwrap();
     for target in ["install", "uninstall", "demo", "test"] {
-        assert!(
-            readme.contains(&format!("make {target}")),
-            "make {target} is told"
-        );
+        let is_told = readme.contains(&format!("make {target}"));
+        assert!(is_told, "make {target}");
         assert!(targets.split_whitespace().any(|word| word == target));
     }
 }
@@ -337,20 +300,17 @@ fn paths_and_links_exist() {
             if target.starts_with("https://") {
                 continue;
             }
-            let path = if file.is_empty() {
-                page.clone()
-            } else {
-                page.parent().unwrap().join(file)
+            let path = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
             };
             assert!(path.exists(), "{}: {target}", page.display());
             let of_anchor = |line: &str| {
                 let words = line.trim_start_matches('#').trim().to_lowercase();
                 line.starts_with('#') && words.replace(' ', "-") == anchor
             };
-            assert!(
-                anchor.is_empty() || fs::read_to_string(path).unwrap().lines().any(of_anchor),
-                "#{anchor}"
-            );
+            let is_there = || fs::read_to_string(path).unwrap().lines().any(of_anchor);
+            assert!(anchor.is_empty() || is_there(), "#{anchor}");
         }
     }
 }
@@ -383,7 +343,8 @@ event '{"type":"result","subtype":"success","is_error":false,"num_turns":2,"resu
 const MAKEFILE: &str = "check:\n\t@for word in 'make check' 'make lint'; do \\\n\t\
     grep -q \"$$word\" CONTRIBUTING.md || { echo \"CONTRIBUTING.md does not name $$word\"; exit 1; }; done\n";
 
-/// A text less what differs from one run to the next: numbers, and the blanks that align them.
+/// The lines of a text less what differs from one run to the next: numbers, and the blanks that align
+/// them.
 fn words_of(text: &str, home: &Path) -> Vec<String> {
     let text = text.replace(home.to_str().unwrap(), "/home/you");
     let word = |word: &str| {
@@ -397,13 +358,9 @@ fn words_of(text: &str, home: &Path) -> Vec<String> {
         }
         plain.replace("0.0", "0")
     };
-    let line = |line: &str| {
-        line.split_whitespace()
-            .map(word)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    text.lines().map(line).collect()
+    let words = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>();
+    let lines = text.lines().map(|line| words(line).join(" "));
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
 /// Whether what is shown stands in what was printed; a line of three dots is for any lines.
@@ -455,9 +412,7 @@ fn every_screen_of_the_readme_is_what_the_program_shows() {
         for screen in block.split("$ ").filter(|screen| !screen.is_empty()) {
             let (command, shown) = screen.split_once('\n').unwrap_or((screen, ""));
             let printed = shell(command);
-            let (wanted, got) = (words_of(shown, &home), words_of(&printed, &home));
-            let shown: Vec<String> = wanted.into_iter().filter(|line| !line.is_empty()).collect();
-            let got: Vec<String> = got.into_iter().filter(|line| !line.is_empty()).collect();
+            let (shown, got) = (words_of(shown, &home), words_of(&printed, &home));
             assert!(shows(&shown, &got), "$ {command}\n{printed}");
             if printed.trim().starts_with("job-") && !printed.contains(':') {
                 let result = shop.join(format!("jobs/results/{}.json", printed.trim()));
@@ -482,14 +437,10 @@ fn every_screen_of_the_readme_is_what_the_program_shows() {
 #[test]
 fn the_skills_are_skills_of_claude_code() {
     for (name, text) in SKILLS {
-        let (front, body) = text
-            .strip_prefix("---\n")
-            .and_then(|rest| rest.split_once("\n---\n"))
-            .unwrap_or_else(|| panic!("{name} begins with front matter"));
-        let pairs: Vec<(&str, &str)> = front
-            .lines()
-            .map(|line| line.split_once(": ").expect("one key in each line"))
-            .collect();
+        let front = text.strip_prefix("---\n").expect(name);
+        let (front, body) = front.split_once("\n---\n").expect(name);
+        let pairs = front.lines().map(|line| line.split_once(": "));
+        let pairs: Vec<(&str, &str)> = pairs.map(|pair| pair.expect(name)).collect();
         let keys: Vec<&str> = pairs.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, ["name", "description"]);
         assert_eq!(pairs[0].1, name);
@@ -516,13 +467,8 @@ fn the_audit_block_of_the_skill_is_the_one_that_is_read() {
         panic!("one example, that nobody need choose");
     };
     let block: Value = serde_json::from_str(example).unwrap();
-    let keys: BTreeSet<&str> = block
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
-    assert_eq!(keys, ["artifacts", "audit_notes", "audit_score"].into());
+    let keys: Vec<&String> = block.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["artifacts", "audit_notes", "audit_score"]);
 
     let answer = format!("Done.\n\n```json\n{example}\n```");
     let result = serde_json::json!({

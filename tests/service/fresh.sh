@@ -13,12 +13,7 @@ export PATH="$HOME/.local/bin:$PATH"
 
 # An agent that needs no account, in place of claude.
 mkdir -p ~/.config/job-monitor ~/website
-cat > ~/.local/bin/agent <<'AGENT'
-#!/bin/sh
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > todo
-exec sh -eu todo
-AGENT
-chmod 755 ~/.local/bin/agent
+install -m 755 tests/service/agent.sh ~/.local/bin/agent
 echo '{ "agent": "sh", "agents": { "sh": { "command": ["agent"] } } }' > ~/.config/job-monitor/config.json
 
 job-monitor register ~/website

@@ -13,7 +13,7 @@ use common::{is_required, lacks};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The trial takes 20 s where nothing else runs, half of it waits that are meant (RestartSec).
@@ -65,8 +65,7 @@ fn the_installed_service_keeps_its_promises() {
 /// have all that a shell, make or systemd could trip over.
 #[test]
 fn installing_and_uninstalling_take_any_path() {
-    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("it's 100% \"home\"");
-    let _ = fs::remove_dir_all(&base);
+    let base = scratch("it's 100% \"home\"");
     let (home, prefix, root) = (base.join("h"), base.join("p"), base.join("d"));
     let make = |target: &str| {
         let output = Command::new("make")
@@ -79,24 +78,20 @@ fn installing_and_uninstalling_take_any_path() {
             .env_remove("MAKEFLAGS")
             .output()
             .expect("make is there");
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(output.status.success(), "{}:\n{said}", output.status);
-        said
+        said_by(output)
     };
     // What is meant for one root must not ask for the next steps of a real installation.
     assert!(!make("install").contains("Next:"));
     let under = |path: &Path| root.join(path.strip_prefix("/").expect("it is absolute"));
     let unit = under(&home).join(".config/systemd/user/job-monitor.service");
-    let mut installed: Vec<PathBuf> = [
+    let names = [
         "bin/job-monitor",
         "share/bash-completion/completions/job-monitor",
         "share/fish/vendor_completions.d/job-monitor.fish",
         "share/man/man1/job-monitor.1",
         "share/zsh/site-functions/_job-monitor",
-    ]
-    .map(|name| under(&prefix).join(name))
-    .into();
+    ];
+    let mut installed = names.map(|name| under(&prefix).join(name)).to_vec();
     installed.push(unit.clone());
     installed.sort();
     assert_eq!(files_below(&base), installed);
@@ -116,18 +111,14 @@ fn installing_and_uninstalling_take_any_path() {
 
 #[test]
 fn the_demo_shows_a_completed_job_and_leaves_nothing() {
-    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("demo");
-    let _ = fs::remove_dir_all(&base);
-    fs::create_dir_all(&base).expect("a directory can be made");
+    let base = scratch("demo");
     let output = Command::new("sh")
         .arg(Path::new(CHECKOUT).join("tests/demo.sh"))
         .arg(env!("CARGO_BIN_EXE_job-monitor"))
         .env("TMPDIR", &base)
         .output()
         .expect("sh is there");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{complaints}");
+    let said = said_by(output);
     for line in [
         "Status: completed",
         "      \"status\": \"completed\",",
@@ -137,6 +128,14 @@ fn the_demo_shows_a_completed_job_and_leaves_nothing() {
     }
     // Removing it fails where anything was left.
     fs::remove_dir(&base).expect("nothing was left");
+}
+
+/// An empty directory.
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("a directory can be made");
+    path
 }
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
@@ -157,10 +156,8 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_fresh_machine_needs_nothing_but_make_a_linker_and_cargo() {
     if !is_required("fresh") {
-        return lacks(
-            "fresh",
-            "it makes a whole system and takes minutes; JOB_MONITOR_REQUIRE=fresh runs it",
-        );
+        let why = "it makes a whole system and takes minutes; JOB_MONITOR_REQUIRE=fresh runs it";
+        return lacks("fresh", why);
     }
     let Some(harness) = harness("fresh", NAMESPACES) else {
         return;
@@ -206,10 +203,8 @@ fn the_recipes_for_sandboxes_keep_out_what_they_say_and_let_agents_be_ended() {
 #[test]
 fn an_agent_killed_for_its_memory_takes_nobody_with_it() {
     if !is_required("memory") {
-        return lacks(
-            "memory",
-            "it emulates a whole machine; JOB_MONITOR_REQUIRE=memory runs it",
-        );
+        let why = "it emulates a whole machine; JOB_MONITOR_REQUIRE=memory runs it";
+        return lacks("memory", why);
     }
     let Some(harness) = harness("memory", EMULATOR) else {
         return;
@@ -231,14 +226,13 @@ struct Stage(PathBuf);
 
 impl Stage {
     fn with(script: &str) -> Stage {
-        let stage = Path::new(env!("CARGO_TARGET_TMPDIR")).join("job-monitor");
-        let _ = fs::remove_dir_all(&stage);
-        fs::create_dir_all(&stage).expect("the staging directory can be made");
+        let stage = scratch("job-monitor");
         let checkout = Path::new(CHECKOUT);
         for (from, name) in [
             (checkout.join("Makefile"), "Makefile"),
             (checkout.join("job-monitor.service"), "job-monitor.service"),
             (checkout.join("tests/service").join(script), script),
+            (checkout.join("tests/service/agent.sh"), "agent.sh"),
             (env!("CARGO_BIN_EXE_job-monitor").into(), "program"),
         ] {
             fs::copy(&from, stage.join(name))
@@ -314,8 +308,14 @@ fn is_on_path(program: &str) -> bool {
 #[track_caller]
 fn succeed(mut command: Command) {
     let output = command.output().expect("timeout, of coreutils, is there");
+    println!("{}", said_by(output));
+}
+
+/// What a program said that must have succeeded.
+#[track_caller]
+fn said_by(output: Output) -> String {
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let said = String::from_utf8_lossy(&said).into_owned();
     assert!(output.status.success(), "{}:\n{said}", output.status);
-    println!("{said}");
+    said
 }

@@ -8,12 +8,7 @@ make -o build install PROGRAM=./program
 export PATH="$HOME/.local/bin:$PATH"
 mkdir -p ~/.config/job-monitor ~/.config/systemd/user/job-monitor.service.d ~/greedy ~/modest
 printf '[Service]\nMemoryMax=200M\nMemorySwapMax=0\n' > ~/.config/systemd/user/job-monitor.service.d/test.conf
-cat > ~/.local/bin/agent <<'AGENT'
-#!/bin/sh
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > todo
-exec sh -eu todo
-AGENT
-chmod 755 ~/.local/bin/agent
+install -m 755 agent.sh ~/.local/bin/agent
 echo '{ "agent": "sh", "agents": { "sh": { "command": ["agent"] } } }' > ~/.config/job-monitor/config.json
 systemctl --user daemon-reload
 systemctl --user enable --now job-monitor
@@ -21,10 +16,11 @@ job-monitor register ~/greedy
 job-monitor register ~/modest
 daemon=$(systemctl --user show job-monitor --property=MainPID --value)
 
-submit() { job-monitor -p "$1" submit -d "$1" -; }
-modest=$(printf '```sh\nuntil [ -e go ]; do sleep 0.1; done\necho unharmed\n```\n' | submit modest)
+submit() { printf '```sh\n%s\n```\n' "$2" | job-monitor -p "$1" submit -d "$1" -; }
+waits='until [ -e go ]; do sleep 0.1; done; echo unharmed'
+modest=$(submit modest "$waits")
 # A line without end, which tail has to keep.
-greedy=$(printf '```sh\ntail /dev/zero\n```\n' | submit greedy)
+greedy=$(submit greedy 'tail /dev/zero')
 job-monitor wait --timeout 120s "$greedy" || [ $? = 4 ]
 job-monitor "$greedy" | tee shown
 grep '^Status: failed' shown
@@ -43,8 +39,8 @@ systemctl --user daemon-reload
 systemctl --user restart job-monitor
 daemon=$(systemctl --user show job-monitor --property=MainPID --value)
 rm ~/modest/go
-modest=$(printf '```sh\nuntil [ -e go ]; do sleep 0.1; done\necho unharmed\n```\n' | submit modest)
-greedy=$(printf '```sh\nhead -c 600M /dev/zero | tail -n 1 > /dev/null || sleep 300\n```\n' | submit greedy)
+modest=$(submit modest "$waits")
+greedy=$(submit greedy 'head -c 600M /dev/zero | tail -n 1 > /dev/null || sleep 300')
 job-monitor wait --timeout 120s "$greedy" || [ $? = 4 ]
 job-monitor "$greedy" | tee shown
 # The kernel has killed the tool, and systemd told the rest to end.

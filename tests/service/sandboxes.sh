@@ -12,13 +12,7 @@ echo 'not for agents' > ~/secret
 echo '{}' > ~/.claude.json
 (umask 077 && printf 'ANTHROPIC_API_KEY=dummy\nCLAUDE_CODE_TMPDIR=/nowhere\n' > "${settings%/*}/.env")
 
-# Carries out the document's shell block.
-cat > ~/.local/bin/claude <<'AGENT'
-#!/bin/sh
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > todo
-exec sh -eu todo
-AGENT
-chmod 755 ~/.local/bin/claude
+install -m 755 agent.sh ~/.local/bin/claude
 
 # An image that has nothing but this agent and a shell; no container of this machine can have a limit.
 printf '[containers]\npids_limit = 0\n' > ~/.config/containers/containers.conf

@@ -115,16 +115,11 @@ promise "ready was told by the daemon, not assumed" test "$(property Type)" = no
 for pair in Restart=always RestartUSec=10s StartLimitIntervalUSec=0 KillMode=mixed Delegate=yes OOMPolicy=continue; do
     promise "in force: $pair" test "$(property "${pair%%=*}")" = "${pair#*=}"
 done
-cat > /tmp/agent <<'AGENT'
-#!/bin/sh
-awk '/^```sh$/ { inside = 1; next } /^```$/ { inside = 0 } inside' > "$JOB_MONITOR_JOB_ID.todo"
-exec sh -eu "$JOB_MONITOR_JOB_ID.todo"
-AGENT
 cat > /tmp/config.json <<'JSON'
 { "agent": "sh", "grace": "5s", "agents": { "sh": { "command": ["agent"], "protocol": "plain" } } }
 JSON
 # In ~/.local/bin, which only the unit's PATH has.
-install -D -o "$user" -m 755 /tmp/agent "$home/.local/bin/agent"
+install -D -o "$user" -m 755 "$source/agent.sh" "$home/.local/bin/agent"
 as_user mkdir -p "$home/.config/job-monitor" "$home/plain" "$home/again"
 as_user install -m 600 /tmp/config.json "$home/.config/job-monitor/config.json"
 as_user job-monitor register "$home/plain" > /tmp/register.out 2>&1
@@ -163,15 +158,16 @@ interrupted='echo run >> runs
 [ "$(wc -l < runs)" -lt 2 ] || { echo "second time"; exit 0; }
 trap "echo term > got-term; sleep 1; echo over > had-grace; exit 0" TERM
 setsid sleep 42'
-for project in plain again; do
-    submit $project job-20260101-000003-stopped <<SH
-${interrupted}01 &
-sleep 4202 & wait
-SH
-done
-for project in plain again; do
-    promise "[$project] a long job runs" exists "$home/$project/runs"
-done
+interrupt_in() { # ID, and what its processes sleep; in both projects
+    for project in plain again; do
+        as_user rm -f "$home/$project/runs"
+        submit $project "$1" <<< "$interrupted${2}1 & sleep 42${2}2 & wait"
+    done
+    for project in plain again; do
+        promise "[$project] a long job runs" exists "$home/$project/runs"
+    done
+}
+interrupt_in job-20260101-000003-stopped 0
 promise "with a process in a session of its own" a_process 4201
 sc stop job-monitor
 promise "stop ends the service" is_inactive
@@ -190,16 +186,7 @@ promise "one start where it failed" lines_in "$home/plain/runs" 1
 promise "two where it ran again" lines_in "$home/again/runs" 2
 
 # ---- kill -9 of the daemon
-for project in plain again; do
-    as_user rm -f "$home/$project/runs"
-    submit $project job-20260101-000004-killed <<SH
-${interrupted}03 &
-sleep 4204 & wait
-SH
-done
-for project in plain again; do
-    promise "[$project] a long job runs" exists "$home/$project/runs"
-done
+interrupt_in job-20260101-000004-killed 1
 crash
 promise "killed outright, the daemon is started again" is_new_daemon "$daemon"
 promise "no process of its agents survived" no_process '42..'
@@ -256,10 +243,7 @@ promise "once it is mended, jobs go on without a restart" has_result plain job-2
 
 # ---- The machine boots again
 as_user rm -f "$home/again/runs"
-submit again job-20260101-000007-rebooted <<SH
-${interrupted}05 &
-sleep 4206 & wait
-SH
+submit again job-20260101-000007-rebooted <<< "${interrupted}21 & sleep 4222 & wait"
 promise "a job runs at shutdown" exists "$home/again/runs"
 systemctl restart "user@$uid.service"
 promise "after a restart of the user's manager the service is back by itself" is_active
