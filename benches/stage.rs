@@ -99,8 +99,6 @@ impl Stage {
             .env_clear()
             .env("HOME", self.root.join("home"))
             .env("PATH", "/usr/bin:/bin")
-            // As the unit file has it.
-            .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .stdin(Stdio::null());
         command
     }

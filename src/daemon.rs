@@ -62,6 +62,7 @@ pub fn running(places: &Places) -> Option<i32> {
 
 /// Runs the monitor until it is told to stop.
 pub fn run(places: Places) -> Result<()> {
+    process::begin_without_caches();
     process::prepare_daemon()
         .map_err(|e| Error::new(format!("cannot prepare for child processes: {}", plain(&e))))?;
     service::init_logging();
@@ -217,6 +218,8 @@ impl Daemon {
         }
         said.extend(self.wrong.iter().cloned());
         let mut wanted = Vec::new();
+        // Projects that have no settings of their own share one policy.
+        let mut common = None;
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
             if !entry.enabled {
@@ -227,8 +230,14 @@ impl Daemon {
             let Some(settings) = &self.settings else {
                 continue;
             };
-            match entry.policy(settings) {
-                Ok(policy) => wanted.push((entry.project.clone(), Arc::new(policy))),
+            let shared = common.clone().filter(|_| entry.own.is_empty());
+            match shared.map_or_else(|| entry.policy(settings).map(Arc::new), Ok) {
+                Ok(policy) => {
+                    if entry.own.is_empty() {
+                        common = Some(Arc::clone(&policy));
+                    }
+                    wanted.push((entry.project.clone(), policy));
+                }
                 Err(error) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
                 }

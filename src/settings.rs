@@ -306,8 +306,8 @@ fn assignment(name: &str, value: &str) -> Option<(OsString, OsString)> {
     is_fine.then(|| (name.into(), value.into()))
 }
 
-/// Variables of an enclosing agent session, of the service manager, and of our own unit file, which an
-/// agent would take for its own.
+/// Variables of an enclosing agent session, of the service manager, and of the daemon itself, which an agent
+/// would take for its own.
 const ENCLOSING: &str = "CLAUDECODE CLAUDE_CODE_SESSION_ID CLAUDE_CODE_ENTRYPOINT CLAUDE_CODE_SSE_PORT \
     CLAUDE_CODE_SDK_READS_SESSION_STATE CLAUDE_AGENT_SDK_VERSION CLAUDE_PID \
     NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID LISTEN_FDS LISTEN_PID LISTEN_FDNAMES GLIBC_TUNABLES";

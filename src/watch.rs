@@ -27,7 +27,7 @@ pub enum Wake {
     /// Something happened to this name; `whole` if it was renamed in.
     Look {
         /// The file's name.
-        name: String,
+        name: Box<str>,
         /// Whether it came by a rename.
         whole: bool,
     },
@@ -158,7 +158,7 @@ fn deliver(routes: &Routes, event: notify::Result<Event>) {
         if let Some((bell, interest)) = route
             && interest(&name)
         {
-            let name = name.into_owned();
+            let name = name.into();
             bell.ring(Wake::Look { name, whole });
         }
     }

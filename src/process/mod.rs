@@ -25,9 +25,9 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -141,6 +141,20 @@ pub fn prepare() -> io::Result<()> {
     Ok(())
 }
 
+/// Begins the program anew with a setting that the C library reads only then: a hundred threads that sleep
+/// nearly always need no freed memory at hand, some 10 KiB each. A setting of the person's own holds; where
+/// it cannot be done, memory is all that it costs.
+pub fn begin_without_caches() {
+    const TUNABLES: &str = "GLIBC_TUNABLES";
+    let mut words = std::env::args_os();
+    let (program, name) = (std::env::current_exe(), words.next());
+    if let (Ok(program), Some(name), None) = (program, name, std::env::var_os(TUNABLES)) {
+        let mut anew = Command::new(program);
+        anew.arg0(name).args(words);
+        let _ = anew.env(TUNABLES, "glibc.malloc.tcache_count=0").exec();
+    }
+}
+
 /// To be called next in the daemon: no death by a broken lease, orphans come to us, nothing that we
 /// inherited leaks into agents, and as many descriptors are ours as we may have.
 pub fn prepare_daemon() -> io::Result<()> {
@@ -164,10 +178,11 @@ pub fn hurry() {
     HURRY.store(true, Ordering::Relaxed);
 }
 
-/// Gives back what a worker's stack took when it was deeper than now: a thread that sleeps keeps it
-/// otherwise, and there is one for each project. It is never a part of its caller, whose frame may be large.
+/// Gives back what a worker's stack took when it was deeper than now, and what is free of the heap: a thread
+/// that sleeps keeps it otherwise, and there is one for each project. It is never a part of its caller, whose
+/// frame may be large.
 #[inline(never)]
-pub fn give_back_stack() {
+pub fn give_back_memory() {
     const PAGE: usize = 4096;
     const DEPTH: usize = 64 << 10;
     const MARGIN: usize = 512;
@@ -177,6 +192,8 @@ pub fn give_back_stack() {
     // SAFETY: the pages lie below all frames of this thread but that of the call itself, for which the
     // margin is ample, within its stack; nothing there is read again before it is written.
     unsafe { libc::madvise(start, DEPTH, libc::MADV_DONTNEED) };
+    // SAFETY: it takes a number, and what is in use stays.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Looks a program up as `execvp` would on the given `PATH`; a name with a slash is relative to

@@ -343,9 +343,11 @@ impl<'a> Worker<'a> {
             self.finished.is_new = self.or_warn(taken).is_none();
         }
         self.finished.known = None;
+        (self.policy, self.used) = (self.post.policy(), Vec::new());
+        self.jobs.rest();
         self.lock = None;
         self.spool.rest();
-        process::give_back_stack();
+        process::give_back_memory();
     }
 
     /// Takes the project for this daemon, in the place to which its path leads now. Where it had let the

@@ -116,8 +116,7 @@ impl Worker<'_> {
 
     pub fn write_lines(&mut self) {
         if !self.lines.is_empty() {
-            self.spool.log(&self.lines);
-            self.lines.clear();
+            self.spool.log(&std::mem::take(&mut self.lines));
         }
     }
 

@@ -76,6 +76,8 @@ impl World {
     pub fn on(on_interrupt: &str, prepare: impl FnOnce(&Path)) -> World {
         let space = Space::new();
         space.env("NOTES", space.root().join("notes").to_str().unwrap());
+        // With a setting of its own, the daemon does not begin anew, which the tracer would not follow.
+        space.env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
         space.plain_agent(AGENT);
         space.set(json!({"on_interrupt": on_interrupt}));
         // A job whose claim cannot be read is known by its project's name and its own.

@@ -269,7 +269,6 @@ fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
         "CLAUDE_CODE_ENTRYPOINT",
         "CLAUDE_CODE_SESSION_ID",
         "CLAUDE_PID",
-        "GLIBC_TUNABLES",
     ] {
         space.env(mark, "1");
     }
