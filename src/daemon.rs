@@ -230,12 +230,11 @@ impl Daemon {
             let Some(settings) = &self.settings else {
                 continue;
             };
-            let shared = common.clone().filter(|_| entry.own.is_empty());
+            let is_common = entry.own.is_empty();
+            let shared = common.clone().filter(|_| is_common);
             match shared.map_or_else(|| entry.policy(settings).map(Arc::new), Ok) {
                 Ok(policy) => {
-                    if entry.own.is_empty() {
-                        common = Some(Arc::clone(&policy));
-                    }
+                    common = common.or(is_common.then(|| Arc::clone(&policy)));
                     wanted.push((entry.project.clone(), policy));
                 }
                 Err(error) => {

@@ -164,13 +164,6 @@ impl Jobs {
         self.begun.remove(id);
     }
 
-    /// Gives back the room that maps keep when nothing is left in them.
-    pub fn rest(&mut self) {
-        if self.waiting.is_empty() && self.begun.is_empty() {
-            (self.waiting, self.begun) = Default::default();
-        }
-    }
-
     /// Takes a whole scan over: what waited and is gone is dropped, what is new is added, what is known of
     /// the rest is kept. Returns what is new, and what is gone.
     pub fn replace(&mut self, scanned: BTreeSet<JobId>) -> (Vec<JobId>, Vec<JobId>) {

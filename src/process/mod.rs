@@ -146,11 +146,9 @@ pub fn prepare() -> io::Result<()> {
 /// it cannot be done, memory is all that it costs.
 pub fn begin_without_caches() {
     const TUNABLES: &str = "GLIBC_TUNABLES";
-    let mut words = std::env::args_os();
-    let (program, name) = (std::env::current_exe(), words.next());
-    if let (Ok(program), Some(name), None) = (program, name, std::env::var_os(TUNABLES)) {
+    if let (None, Ok(program)) = (std::env::var_os(TUNABLES), std::env::current_exe()) {
         let mut anew = Command::new(program);
-        anew.arg0(name).args(words);
+        anew.args(std::env::args_os().skip(1));
         let _ = anew.env(TUNABLES, "glibc.malloc.tcache_count=0").exec();
     }
 }

@@ -344,7 +344,11 @@ impl<'a> Worker<'a> {
         }
         self.finished.known = None;
         (self.policy, self.used) = (self.post.policy(), Vec::new());
-        self.jobs.rest();
+        // Maps that became empty keep their room until they are cleared.
+        self.jobs.begun.clear();
+        if self.jobs.waiting.is_empty() {
+            self.jobs.waiting.clear();
+        }
         self.lock = None;
         self.spool.rest();
         process::give_back_memory();
