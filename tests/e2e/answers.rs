@@ -2,8 +2,11 @@
 //! statuses. They answer the same whether or not the daemon runs, and about the predecessor's
 //! documents as about ours.
 
-use crate::space::{Project, Ran, Space, job_monitor, replace, wait_until};
-use nix::fcntl::{Flock, FlockArg};
+use crate::registry::is_free;
+use crate::space::{
+    MustHave, Project, Ran, Space, assert_harmless, job_monitor, replace, wait_until,
+};
+use crate::stage::alpha;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -47,19 +50,16 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let space = Space::new();
-        space.claude(AGENT);
-        let alpha = space.project("alpha");
+        let (space, alpha) = Space::with_claude(AGENT);
         let beta = space.project("beta");
         // Far from a full hour, so that the time left reads the same for a while.
         let resets = SystemTime::now() + Duration::from_secs(3 * 86_400 + 1800);
         let resets = resets.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         fs::write(beta.path.join("resets"), resets.as_secs().to_string()).unwrap();
-        fs::write(alpha.state(&format!("{HELD}.hold")), "").unwrap();
+        alpha.mark(HELD, "hold");
         space.start();
         for id in [DONE, FAILED] {
-            alpha.submit(id, "Do it.\n");
-            alpha.wait_result(id);
+            alpha.run(id, "Do it.\n");
         }
         alpha.submit(RUNS, "Do it.\n");
         alpha.wait_view("the job that runs", |view| view["is_processing"] == true);
@@ -67,7 +67,7 @@ impl World {
         alpha.submit(NEXT, "Do it.\n");
         alpha.wait_view("those that wait", |view| view["queue_size"] == 2);
         beta.submit(LIMITED, "Do it.\n");
-        beta.wait_view("the hold", |view| view["hold"]["kind"] == "usage_limit");
+        beta.wait_hold("usage_limit");
         World { space, alpha, beta }
     }
 
@@ -104,13 +104,11 @@ fn assert_offsets(value: &Value) {
     }
 }
 
+/// An object has keys, whatever stands there.
 #[track_caller]
-fn assert_keys(value: &Value, keys: &[&str]) {
-    let object = value
-        .as_object()
-        .unwrap_or_else(|| panic!("no object: {value}"));
-    for key in keys {
-        assert!(object.contains_key(*key), "no {key:?} in {value}");
+fn assert_keys(object: &Value, keys: &str) {
+    for key in keys.split(' ') {
+        assert!(object.get(key).is_some(), "no {key:?} in {object}");
     }
 }
 
@@ -121,83 +119,46 @@ fn every_reading_command_answers_in_one_json_document_with_the_keys_of_the_contr
     let world = World::new();
     for command in ["queue", "list"] {
         let answer = world.json(&[command]);
-        assert_keys(&answer, &["daemon", "projects"]);
-        assert_eq!(answer["daemon"]["running"], true);
-        assert_eq!(answer["daemon"]["pid"], world.space.pid());
-        let projects = answer["projects"].as_array().unwrap();
-        assert_eq!(projects.len(), 2);
-        for (project, of) in projects.iter().zip([&world.alpha, &world.beta]) {
-            assert_keys(
-                project,
-                &[
-                    "name",
-                    "path",
-                    "layout",
-                    "enabled",
-                    "available",
-                    "registered_at",
-                    "hold",
-                    "current",
-                    "waiting",
-                ],
-            );
-            assert_eq!(project["name"], of.name.as_str());
-            assert_eq!(project["path"], of.path.to_str().unwrap());
-            assert_eq!(project["layout"], "jobs");
-            assert_eq!(project["enabled"], true);
-            assert_eq!(project["available"], true);
-            assert!(
-                project["registered_at"]
-                    .as_str()
-                    .unwrap()
-                    .starts_with("2026-01-30T12:43:00")
-            );
+        let daemon = json!({"running": true, "pid": world.space.pid()});
+        answer.must_have(json!({"daemon": daemon, "projects": [{}, {}]}));
+        let [alpha, beta] = [&answer["projects"][0], &answer["projects"][1]];
+        for (project, of) in [(alpha, &world.alpha), (beta, &world.beta)] {
+            assert_keys(project, "hold current");
+            project.must_have(json!({
+                "name": of.name, "path": of.path, "layout": "jobs", "enabled": true, "available": true,
+            }));
+            let registered = project["registered_at"].as_str().unwrap();
+            assert!(registered.starts_with("2026-01-30T12:43:00"));
             for job in project["waiting"].as_array().unwrap() {
-                assert_keys(job, &["job_id", "created_at", "size", "held", "retry_at"]);
+                assert_keys(job, "job_id held retry_at");
                 assert_eq!(job["size"], 7);
                 assert!(job["created_at"].is_string());
             }
         }
-        let [alpha, beta] = [&projects[0], &projects[1]];
-        assert_keys(&alpha["current"], &["job_id", "attempt", "started_at"]);
-        assert_eq!(alpha["current"]["job_id"], RUNS);
-        assert_eq!(alpha["current"]["attempt"], 1);
-        assert_eq!(ids(&alpha["waiting"]), [HELD, NEXT]);
-        assert_eq!(alpha["waiting"][0]["held"], true);
-        assert_eq!(alpha["waiting"][1]["held"], false);
-        assert_eq!(beta["current"], Value::Null);
-        assert_eq!(ids(&beta["waiting"]), [LIMITED]);
-        assert_keys(&beta["hold"], &["kind", "reason", "until"]);
-        assert_eq!(beta["hold"]["kind"], "usage_limit");
+        assert_keys(&alpha["current"], "started_at");
+        alpha.must_have(json!({
+            "current": {"job_id": RUNS, "attempt": 1},
+            "waiting": [{"job_id": HELD, "held": true}, {"job_id": NEXT, "held": false}],
+        }));
+        assert_keys(&beta["hold"], "reason");
+        beta.must_have(json!({
+            "current": null, "waiting": [{"job_id": LIMITED}], "hold": {"kind": "usage_limit"},
+        }));
         assert!(beta["hold"]["until"].is_string());
     }
 
     let status = world.json(&["status"]);
-    let jobs = status["jobs"].as_array().unwrap();
-    assert_eq!(ids(&status["jobs"]), [FAILED, DONE], "newest first");
-    for job in jobs {
-        assert_keys(
-            job,
-            &[
-                "job_id",
-                "project",
-                "status",
-                "error_kind",
-                "completed_at",
-                "duration_seconds",
-                "cost_usd",
-            ],
-        );
-        assert_eq!(job["project"], "alpha");
+    // Newest first.
+    status.must_have(json!({"jobs": [
+        {"job_id": FAILED, "project": "alpha", "error_kind": "max_turns"},
+        {"job_id": DONE, "project": "alpha", "error_kind": null, "cost_usd": 0.25},
+    ]}));
+    for job in status["jobs"].as_array().unwrap() {
+        assert_keys(job, "status error_kind cost_usd");
         assert!(job["completed_at"].is_string() && job["duration_seconds"].is_number());
     }
-    assert_eq!(jobs[0]["error_kind"], "max_turns");
-    assert_eq!(jobs[1]["error_kind"], Value::Null);
-    assert_eq!(jobs[1]["cost_usd"], 0.25);
-    assert_eq!(
-        ids(&world.json(&["status", "--limit", "1"])["jobs"]),
-        [FAILED]
-    );
+    let newest = world.json(&["status", "--limit", "1"]);
+    newest.must_have(json!({"jobs": [{"job_id": FAILED}]}));
 
     for (id, state, project, position) in [
         (DONE, "done", json!("alpha"), Value::Null),
@@ -211,36 +172,25 @@ fn every_reading_command_answers_in_one_json_document_with_the_keys_of_the_contr
         let answer = world.json(&[id]);
         assert_keys(
             &answer,
-            &[
-                "job_id",
-                "project",
-                "state",
-                "position",
-                "result",
-                "obstacles",
-            ],
+            "project position result obstacles started_at attempt retry_at",
         );
-        assert_keys(&answer, &["started_at", "attempt", "retry_at"]);
         assert_eq!(answer["started_at"].is_string(), state == "running");
         assert_eq!(answer["attempt"].is_number(), [RUNS, LIMITED].contains(&id));
-        assert_eq!(answer["job_id"], id);
-        assert_eq!(answer["state"], state, "{id}");
-        assert_eq!(answer["project"], project, "{id}");
-        assert_eq!(answer["position"], position, "{id}");
         let result = world.alpha.result(id).unwrap_or_default();
         assert_eq!(answer["result"], result, "{id}");
+        answer.must_have(json!({
+            "job_id": id, "state": state, "project": project, "position": position,
+        }));
         assert_eq!(world.json(&["show", &format!("{id}.md")]), answer);
     }
 
     let stats = world.json(&["stats"]);
-    assert_keys(&stats, &["projects", "total"]);
-    assert_eq!(stats["total"]["jobs"], 2);
-    assert_eq!(stats["total"]["completed"], 1);
-    assert_keys(&stats["projects"][0], &["name", "days", "total"]);
+    stats.must_have(json!({"total": {"jobs": 2, "completed": 1}}));
+    assert_keys(&stats["projects"][0], "name days total");
     let doctor = world.json(&["doctor"]);
-    assert_keys(&doctor, &["findings", "problems", "warnings"]);
+    assert_keys(&doctor, "findings problems warnings");
     for finding in doctor["findings"].as_array().unwrap() {
-        assert_keys(finding, &["check", "level", "message", "remedy"]);
+        assert_keys(finding, "check level message remedy");
     }
 }
 
@@ -263,11 +213,8 @@ fn messages_never_get_among_the_json() {
         let ran = space.run(&[args, &["--json"]].concat());
         assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
         assert!(ran.json().is_object());
-        assert!(ran.stderr.contains("the monitor is not running"), "{ran:?}");
-        assert!(
-            ran.stderr.contains("project \"broken\" is skipped"),
-            "{ran:?}"
-        );
+        ran.stderr.must_have("the monitor is not running");
+        ran.stderr.must_have("project \"broken\" is skipped");
         for line in ran.stderr.lines() {
             assert!(line.starts_with("job-monitor: "), "{line}");
         }
@@ -288,12 +235,8 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
     let World { space, alpha, .. } = &world;
     // Nothing is left that the daemon's end would change.
     space.edit_registry(|projects| projects["alpha"]["enabled"] = json!(false));
-    wait_until("the edit to be heard", || {
-        space
-            .log()
-            .contains("Project 'alpha' is disabled, skipping")
-    });
-    fs::write(alpha.path.join("go"), "").unwrap();
+    space.wait_log("Project 'alpha' is disabled, skipping");
+    alpha.touch("go");
     alpha.wait_result(RUNS);
     let ask = || -> Vec<(String, i32, String)> {
         let ids = [DONE, FAILED, RUNS, HELD, NEXT, LIMITED, NOWHERE].map(|id| vec![id]);
@@ -309,28 +252,19 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
         for args in commands.into_iter().chain(ids) {
             let text = space.run(&args);
             let mut json = json_of(space, &args);
-            if let Some(map) = json.as_object_mut() {
-                map.remove("daemon");
-            }
+            json.as_object_mut().unwrap().remove("daemon");
             answers.push((args.join(" "), text.status, text.stdout));
             answers.push((format!("{args:?} --json"), 0, json.to_string()));
         }
         answers
     };
-    wait_until("the daemon's view of the end", || {
-        alpha.view()["is_processing"] == false
-    });
+    alpha.wait_view("the end", |view| view["is_processing"] == false);
     let running = ask();
     assert_eq!(space.stop(), 0);
-    let note = space.run(&["queue"]).stderr;
-    assert_eq!(
-        note,
-        "job-monitor: the monitor is not running; start it with: job-monitor daemon\n"
-    );
-    assert_eq!(
-        json_of(space, &["queue"])["daemon"],
-        json!({"running": false, "pid": null})
-    );
+    let note = "job-monitor: the monitor is not running; start it with: job-monitor daemon\n";
+    assert_eq!(space.run(&["queue"]).stderr, note);
+    let queue = json_of(space, &["queue"]);
+    assert_eq!(queue["daemon"], json!({"running": false, "pid": null}));
     for (before, after) in running.into_iter().zip(ask()) {
         assert_eq!(before, after);
     }
@@ -338,9 +272,7 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
 
 #[test]
 fn a_view_that_is_older_than_the_directory_of_documents_is_not_believed() {
-    let space = Space::new();
-    space.plain_agent("until [ -e go ]; do sleep 0.05; done");
-    let project = space.project("alpha");
+    let (space, project) = alpha("until [ -e go ]; do sleep 0.05; done");
     project.submit(RUNS, "x");
     space.start();
     project.wait_view("the job runs", |view| view["is_processing"] == true);
@@ -349,16 +281,14 @@ fn a_view_that_is_older_than_the_directory_of_documents_is_not_believed() {
     project.submit(NEXT, "x");
     let told = space.run(&["queue"]).ok();
     space.signal(Signal::SIGCONT);
-    assert!(told.contains(&format!("  1. {NEXT}.md")), "{told}");
+    told.must_have(&format!("  1. {NEXT}.md"));
 }
 
 // --- texts ---
 
 #[test]
 fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
-    let space = Space::new();
-    space.plain_agent("cat > read; until [ -e go ]; do sleep 0.05; done");
-    let alpha = space.project("alpha");
+    let (space, alpha) = alpha("cat > read; until [ -e go ]; do sleep 0.05; done");
     space.project_with("beta", json!({"enabled": false}));
     space.env("TZ", "UTC");
     let text = |args: &[&str]| space.run(args).stdout;
@@ -367,13 +297,11 @@ fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
     assert_eq!(of_alpha(&["queue"]), "Queue size: 0\nProcessing: None\n");
     assert_eq!(of_alpha(&["status"]), "Completed jobs:\n  none yet\n");
     let root = space.root().display().to_string();
-    assert_eq!(
-        text(&["list"]),
-        format!(
-            "alpha\n  Path: {root}/alpha\n  Status: ✓ enabled\n  Registered: 2026-01-30T12:43:00\n\
-             beta\n  Path: {root}/beta\n  Status: ✗ disabled\n  Registered: 2026-01-30T12:43:00\n"
-        )
+    let list = format!(
+        "alpha\n  Path: {root}/alpha\n  Status: ✓ enabled\n  Registered: 2026-01-30T12:43:00\n\
+         beta\n  Path: {root}/beta\n  Status: ✗ disabled\n  Registered: 2026-01-30T12:43:00\n"
     );
+    assert_eq!(text(&["list"]), list);
 
     alpha.submit(RUNS, "Do it.\n");
     alpha.wait_made("read");
@@ -387,150 +315,118 @@ fn the_texts_that_old_scripts_look_for_are_there_word_for_word() {
     let queue = of_alpha(&["queue"]);
     let begin = format!("Queue size: 2\nProcessing: {RUNS}.md\nRunning for: ");
     let end = format!("s\nQueued jobs:\n  1. {HELD}.md\n  2. {NEXT}.md\n");
-    assert!(
-        queue.starts_with(&begin) && queue.ends_with(&end),
-        "{queue}"
+    assert!(queue.starts_with(&begin), "{queue}");
+    assert!(queue.ends_with(&end), "{queue}");
+    let waiting = format!(
+        "Status: waiting\nJob: {NEXT}\nCreated: 2026-01-30T12:03:00.000+00:00\nSize: 6 bytes\n\
+         Queue position: 2 of 2\n"
     );
-    assert_eq!(
-        text(&[NEXT]),
-        format!(
-            "Status: waiting\nJob: {NEXT}\nCreated: 2026-01-30T12:03:00.000+00:00\nSize: 6 bytes\n\
-             Queue position: 2 of 2\n"
-        )
-    );
+    assert_eq!(text(&[NEXT]), waiting);
     let running = text(&[RUNS]);
-    let lines: Vec<&str> = running.lines().collect();
-    let job = format!("Job: {RUNS}");
-    assert_eq!(&lines[..2], ["Status: processing", job.as_str()]);
     let begins = [
+        "Status: processing",
+        &format!("Job: {RUNS}"),
         "Started: 20",
         "Elapsed: ",
         "Last activity: ",
         "Project: alpha",
         "Agent: agent",
     ];
-    for (line, begin) in lines[2..].iter().zip(begins) {
+    for (line, begin) in running.lines().zip(begins) {
         assert!(line.starts_with(begin), "{running}");
     }
-    assert_eq!(lines.len(), 7, "{running}");
+    assert_eq!(running.lines().count(), begins.len(), "{running}");
 
     let missing = space.run(&["-p", "alpha", &format!("{NOWHERE}.md")]);
     assert_eq!(missing.status, 3);
-    assert_eq!(
-        missing.stdout,
-        format!(
-            "Status: not_found\nJob: {NOWHERE}\n\
-             The job was not found in any of the following locations:\n  \
-             - {root}/alpha/jobs/state\n  - {root}/alpha/jobs/items\n  - {root}/alpha/jobs/results\n"
-        )
+    let places = format!(
+        "Status: not_found\nJob: {NOWHERE}\n\
+         The job was not found in any of the following locations:\n  \
+         - {root}/alpha/jobs/state\n  - {root}/alpha/jobs/items\n  - {root}/alpha/jobs/results\n"
     );
-    let missing = space.run(&["-a", NOWHERE]).stdout;
+    assert_eq!(missing.stdout, places);
     let line = "\n  - jobs/state, jobs/items, jobs/results of \"alpha\"\n";
-    assert!(missing.contains(line), "{missing}");
+    text(&["-a", NOWHERE]).must_have(line);
 
     // Results as the daemon writes them, with numbers that are known.
-    let put = |id: &str, document: Value| {
-        replace(
-            &alpha.results(&format!("{id}.json")),
-            document.to_string().as_bytes(),
-        );
-    };
-    put(
-        DONE,
-        json!({"job_id": DONE, "status": "completed", "duration_seconds": 12.34, "error": null,
-            "worker_output": {"summary": "All is well.", "cost_usd": 0.0,
-                "usage": {"input_tokens": 200, "output_tokens": 40}},
-            "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make"}}]}),
-    );
+    let result = json!({
+        "job_id": DONE, "status": "completed", "duration_seconds": 12.34, "error": null,
+        "worker_output": {"summary": "All is well.", "cost_usd": 0.0,
+            "usage": {"input_tokens": 200, "output_tokens": 40}},
+        "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make"}}],
+    });
+    alpha.put_result(DONE, &result);
     let done = text(&[DONE]);
     let begin = format!(
         "Status: completed\nJob: {DONE}\nDuration: 12.34 seconds\nDenied tools:\n  Bash: make\n"
     );
     let end = "Summary: All is well.\nUsage:\n  Tokens: 200 in, 40 out\n  Cost: $0.0000\n";
     assert!(done.starts_with(&begin) && done.ends_with(end), "{done}");
-    let args = r#""agents": {"claude":{"args":["--allowedTools","Bash(make *)"]}}"#;
-    assert!(!done.contains("Error:") && done.contains(args), "{done}");
-    put(
-        FAILED,
-        json!({"job_id": FAILED, "status": "failed", "duration_seconds": 1.0, "worker_output": null,
-            "error": "it ended with exit status 7", "error_kind": "exit_code"}),
+    done.must_have(r#""agents": {"claude":{"args":["--allowedTools","Bash(make *)"]}}"#);
+    assert!(!done.contains("Error:"), "{done}");
+    let result = json!({
+        "job_id": FAILED, "status": "failed", "duration_seconds": 1.0, "worker_output": null,
+        "error": "it ended with exit status 7", "error_kind": "exit_code",
+    });
+    alpha.put_result(FAILED, &result);
+    let failed = format!(
+        "Status: failed\nJob: {FAILED}\nDuration: 1.00 seconds\n\
+         Error: it ended with exit status 7 (exit_code)\n"
     );
-    assert_eq!(
-        text(&[FAILED]),
-        format!(
-            "Status: failed\nJob: {FAILED}\nDuration: 1.00 seconds\n\
-             Error: it ended with exit status 7 (exit_code)\n"
-        )
+    assert_eq!(text(&[FAILED]), failed);
+    let status = format!(
+        "Completed jobs:\n  ✗ {FAILED}: failed (exit_code)   1s\n  \
+         ⚠ {DONE}: completed             12s  $0.0000  1 tool denied\n"
     );
-    assert_eq!(
-        of_alpha(&["status"]),
-        format!(
-            "Completed jobs:\n  ✗ {FAILED}: failed (exit_code)   1s\n  \
-             ⚠ {DONE}: completed             12s  $0.0000  1 tool denied\n"
-        )
-    );
+    assert_eq!(of_alpha(&["status"]), status);
     // Signs are only shown where they can be.
     space.env("LANG", "C");
-    assert!(of_alpha(&["status"]).contains(&format!("  ! {DONE}: completed")));
-    assert!(text(&["list"]).contains("  Status: x disabled\n"));
+    of_alpha(&["status"]).must_have(&format!("  ! {DONE}: completed"));
+    text(&["list"]).must_have("  Status: x disabled\n");
 }
 
 #[test]
 fn each_exit_status_of_the_contract_is_reached() {
-    let world = World::new();
-    let space = &world.space;
-    let status = |args: &[&str]| {
-        let ran = space.run(args);
-        assert_eq!(ran.status == 0, ran.stderr.is_empty(), "{args:?}: {ran:?}");
-        ran.status
-    };
-    for args in [
-        &["queue"][..],
-        &["--help"],
-        &["--version"],
-        &["wait", DONE],
-        &[DONE],
-    ] {
-        assert_eq!(status(args), 0, "{args:?}");
-    }
-    // It is over already, and so cannot be cancelled.
-    assert_eq!(status(&["cancel", DONE]), 1);
-    for args in [
-        &[][..],
-        &["nonsense"],
-        &["queue", "--nonsense"],
-        &["../x"],
-        &["/etc/passwd"],
-        &["wait"],
-        &["wait", "--timeout", "soon", DONE],
+    let World { space, alpha, .. } = &World::new();
+    for (args, status) in [
+        (&["queue"][..], 0),
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["wait", DONE], 0),
+        (&[DONE], 0),
+        // It is over already, and so cannot be cancelled.
+        (&["cancel", DONE], 1),
+        (&[], 2),
+        (&["nonsense"], 2),
+        (&["queue", "--nonsense"], 2),
+        (&["../x"], 2),
+        (&["/etc/passwd"], 2),
+        (&["wait"], 2),
+        (&["wait", "--timeout", "soon", DONE], 2),
         // Which of the projects?
-        &["submit", "-d", "x", "/dev/null"],
+        (&["submit", "-d", "x", "/dev/null"], 2),
+        (&["wait", NOWHERE], 3),
+        (&["-p", "nobody", "queue"], 3),
+        (&["daemon"], 5),
     ] {
-        assert_eq!(status(args), 2, "{args:?}");
+        let ran = space.run(args);
+        assert_eq!(ran.status, status, "{args:?}: {ran:?}");
+        assert_eq!(status == 0, ran.stderr.is_empty(), "{args:?}: {ran:?}");
     }
-    assert_eq!(status(&["wait", NOWHERE]), 3);
-    assert_eq!(status(&["-p", "nobody", "queue"]), 3);
     // These answer on standard output.
     assert_eq!(space.run(&[NOWHERE]).status, 3);
     assert_eq!(space.run(&["wait", FAILED]).status, 4);
-    let go = world.alpha.path.join("go");
-    fs::write(go, "").unwrap();
-    let text = space.root().join("text.md");
-    fs::write(&text, "Do it.\n").unwrap();
-    let text = text.to_str().unwrap();
+    alpha.touch("go");
+    let text = space.file("text.md", "Do it.\n");
     // The hold of the agent would keep a new job waiting.
     space.plain_agent("cat > /dev/null; exit 7");
     space.run(&["release", "--all", "-p", "alpha"]).ok();
-    let submit = ["-p", "alpha", "submit", "-d", "failed", "--wait", text];
+    let submit = ["-p", "alpha", "submit", "-d", "failed", "--wait", &text];
     assert_eq!(space.run(&submit).status, 4);
-    assert_eq!(status(&["daemon"]), 5);
     space.run(&["disable", "alpha"]).ok();
     // The command has written that down; the daemon takes note of it in its own time.
-    wait_until("the project to be left alone", || {
-        let lock = File::open(world.alpha.state(".lock")).unwrap();
-        Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok()
-    });
-    world.alpha.submit("job-20990101-120000-late", "x\n");
+    wait_until("the project to be left alone", || is_free(alpha));
+    alpha.submit("job-20990101-120000-late", "x\n");
     let late = ["wait", "--timeout", "200ms", "job-20990101-120000-late"];
     wait_until("a disabled project", || space.run(&late).status == 124);
     // A full disk is a failure, not a reader that has gone.
@@ -538,8 +434,7 @@ fn each_exit_status_of_the_contract_is_reached() {
         command.stdout(File::options().write(true).open("/dev/full").unwrap());
     };
     let ran = space.run_as(full, &["status"]);
-    assert_eq!(ran.status, 1);
-    assert!(ran.stderr.contains("standard output"), "{ran:?}");
+    ran.refused(1, "standard output");
 }
 
 // --- old habits ---
@@ -550,44 +445,34 @@ fn script(space: &Space, dir: &Path, text: &str) -> Ran {
     if !program.exists() {
         symlink(job_monitor(), program).unwrap();
     }
-    let mut shell = Command::new("timeout");
-    shell.args(["30", "sh", "-c", text]).env_clear();
-    let own = space.command(&[]);
-    shell.envs(
-        own.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
+    let mut shell = space.command_of("timeout");
+    shell.args(["30", "sh", "-c", text]);
     shell.current_dir(dir).stdin(Stdio::null());
     Ran::of(shell.output().unwrap())
 }
 
 #[test]
 fn the_predecessor_s_producers_still_find_their_way() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; sleep 0.3; echo 'It is done.'");
-    let alpha = space.project("alpha");
+    let (space, alpha) = alpha("cat > /dev/null; sleep 0.3; echo 'It is done.'");
     space.start();
     for (id, ending) in [
         ("job-20260130-143000-one", ""),
         ("job-20260130-143001-two", ".md"),
     ] {
-        let ran = script(
-            &space,
-            &alpha.item(""),
-            &format!(
-                "printf 'Write the report.\\n' > {id}.md.tmp
-                 job-monitor {id}{ending} | head -1
-                 mv {id}.md.tmp {id}.md
-                 while :; do
-                     case $(job-monitor {id}{ending} | head -1) in
-                     'Status: completed') break ;;
-                     'Status: waiting' | 'Status: processing') sleep 0.05 ;;
-                     *) job-monitor {id}{ending}; exit 9 ;;
-                     esac
-                 done
-                 job-monitor {id}{ending} | grep -q '^Summary: It is done.$' && echo found"
-            ),
+        let producer = format!(
+            "printf 'Write the report.\\n' > {id}.md.tmp
+             job-monitor {id}{ending} | head -1
+             mv {id}.md.tmp {id}.md
+             while :; do
+                 case $(job-monitor {id}{ending} | head -1) in
+                 'Status: completed') break ;;
+                 'Status: waiting' | 'Status: processing') sleep 0.05 ;;
+                 *) job-monitor {id}{ending}; exit 9 ;;
+                 esac
+             done
+             job-monitor {id}{ending} | grep -q '^Summary: It is done.$' && echo found"
         );
+        let ran = script(&space, &alpha.item(""), &producer);
         assert_eq!(ran.stderr, "");
         assert_eq!(ran.ok(), "Status: not_found\nfound\n");
     }
@@ -599,9 +484,9 @@ fn register_takes_the_old_option_and_restarts_nothing() {
     space.plain_agent("cat > /dev/null; echo done");
     space.start();
     let pid = space.pid();
-    let path = space.root().join("fresh");
-    fs::create_dir(&path).unwrap();
-    let path = path.to_str().unwrap();
+    let fresh = Project::at(&space.root().join("fresh"));
+    fs::create_dir(&fresh.path).unwrap();
+    let path = fresh.path.to_str().unwrap();
     for args in [
         &["register", path, "--no-restart"][..],
         &["unregister", "fresh"],
@@ -612,18 +497,16 @@ fn register_takes_the_old_option_and_restarts_nothing() {
         ran.ok();
     }
     assert_eq!(json_of(&space, &["list"])["projects"][0]["name"], "fresh");
-    fs::write(format!("{path}/jobs/items/{DONE}.md"), "Do it.\n").unwrap();
-    assert_eq!(
-        space.run(&["wait", DONE]).ok(),
-        format!("{DONE}: completed\n")
-    );
+    fresh.submit(DONE, "Do it.\n");
+    let waited = space.run(&["wait", DONE]).ok();
+    assert_eq!(waited, format!("{DONE}: completed\n"));
     assert_eq!(json_of(&space, &["list"])["daemon"]["pid"], pid);
 
     // What it says about jobs that are there already can be pasted, whatever the name is.
-    let path = space.root().join("my project");
-    fs::create_dir_all(path.join("jobs/items")).unwrap();
-    fs::write(path.join(format!("jobs/items/{NEXT}.md")), "Do it.\n").unwrap();
-    let path = path.to_str().unwrap();
+    let odd = Project::at(&space.root().join("my project"));
+    odd.create_dirs();
+    odd.submit(NEXT, "Do it.\n");
+    let path = odd.path.to_str().unwrap();
     let told = space.run(&["register", path, "--no-restart"]).ok();
     let (_, remedy) = told.split_once("held; to release: ").unwrap();
     let (remedy, _) = remedy.split_once('\n').unwrap();
@@ -639,10 +522,10 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
     for number in 0..2500 {
         let id = format!("job-20260101-{number:06}-one-of-very-many-jobs");
         let document = json!({"job_id": id, "status": "completed", "duration_seconds": 1.0});
-        fs::write(alpha.results(&format!("{id}.json")), document.to_string()).unwrap();
+        alpha.put_result(&id, &document);
         let waiting = format!("job-20260201-{number:06}-one-of-very-many-jobs");
         fs::write(alpha.item(&format!("{waiting}.md")), "Do it.\n").unwrap();
-        fs::write(alpha.state(&format!("{waiting}.hold")), "").unwrap();
+        alpha.mark(&waiting, "hold");
     }
     space.start();
     for command in [
@@ -689,49 +572,31 @@ say '{"type":"result","subtype":"success","is_error":false,"result":"answer '"$b
     space.plain_agent(
         "cat; printf 'plain \\033[2J\\302\\233 \\r words\\n'; printf '\\033c' >&2; exit 3",
     );
+    let beta = Project::at(&space.root().join(hostile));
+    beta.create_dirs();
     space.edit_registry(|projects| {
         projects["alpha"]["agent"] = json!("claude");
-        projects.insert(
-            "be\u{202e}ta".to_owned(),
-            json!({"path": space.root().join(hostile)}),
-        );
+        projects.insert("be\u{202e}ta".to_owned(), json!({"path": beta.path}));
         projects.insert("ga\u{1b}mma".to_owned(), json!({"path": "/tmp/\u{1b}[5m"}));
-        projects.insert(
-            "delta".to_owned(),
-            json!({"path": "/nonexistent/\u{1b}[5m"}),
-        );
+        projects.insert("delta".to_owned(), json!({"path": "/nowhere/\u{1b}[5m"}));
     });
-    let beta = space.root().join(hostile);
-    for part in ["items", "results", "state", "logs"] {
-        fs::create_dir_all(beta.join("jobs").join(part)).unwrap();
-    }
     // A document's first line, and a name that looks like a job's.
     let document = "# \u{1b}[31mRed\u{1b}]0;x\u{7} alert \u{9b}\u{202e}\n\nDo it.\n";
-    let text = space.root().join("text.md");
-    fs::write(&text, document).unwrap();
+    let text = space.file("text.md", document);
     fs::write(alpha.item("job-20260101-120000-\u{1b}[31m\u{7f}.md"), "x\n").unwrap();
-    let old: Value = serde_json::from_slice(&fs::read(fixture(COLOURED)).unwrap()).unwrap();
-    let old_id = old["job_id"].as_str().unwrap();
-    replace(
-        &alpha.results(&format!("{old_id}.json")),
-        old.to_string().as_bytes(),
-    );
+    let old_id = "job-20260130-095000-coloured";
+    let old = fs::read(fixture("reports/jobs/results").join(format!("{old_id}.json"))).unwrap();
+    replace(&alpha.results(&format!("{old_id}.json")), &old);
     space.start();
 
-    let text = text.to_str().unwrap();
-    let submitted = space.run(&["-p", "alpha", "submit", text]);
+    let submitted = space.run(&["-p", "alpha", "submit", &text]);
     let id = submitted.stdout.trim_end().to_owned();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     assert!(id.chars().all(is_plain) && id.ends_with("-alert"), "{id}");
     let result = alpha.wait_result(&id);
-    assert!(
-        result["worker_output"]["summary"]
-            .as_str()
-            .unwrap()
-            .contains('\u{1b}')
-    );
+    result["worker_output"]["summary"].must_have("\u{1b}");
     let plain = "job-20260101-130000-plain";
-    fs::write(beta.join(format!("jobs/items/{plain}.md")), document).unwrap();
+    beta.submit(plain, document);
     assert_eq!(space.run(&["wait", plain]).status, 4);
 
     let mut answers = vec![submitted];
@@ -763,33 +628,22 @@ say '{"type":"result","subtype":"success","is_error":false,"result":"answer '"$b
             answers.push(space.run(&[args, &["--json"]].concat()));
         }
     }
-    let journal = Ran {
-        status: 0,
-        stdout: alpha.journal(),
-        stderr: space.log(),
-    };
-    answers.push(journal);
     for ran in &answers {
-        for text in [&ran.stdout, &ran.stderr] {
-            let harmful = |c: char| {
-                c.is_control() && c != '\n' && c != '\t'
-                    || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            };
-            assert!(!text.contains(harmful), "{text:?}");
-        }
+        assert_harmless(&ran.stdout);
+        assert_harmless(&ran.stderr);
     }
+    assert_harmless(&alpha.journal());
+    assert_harmless(&space.log());
     // They were all asked about what they must not repeat.
     let told = space.run(&[&id]).ok();
     for part in ["]0;title", "Web\u{fffd}", "http://x/"] {
-        assert!(told.contains(part), "no {part:?} in {told}");
+        told.must_have(part);
     }
     let exact = json_of(&space, &[&id]);
     assert_eq!(exact["result"], result);
 }
 
 // --- the predecessor's documents ---
-
-const COLOURED: &str = "reports/jobs/results/job-20260130-095000-coloured.json";
 
 fn fixture(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -826,47 +680,34 @@ fn the_predecessor_s_documents_are_read_without_complaint() {
     let registry = registry.replace("/srv/projects", projects);
     replace(&space.config().join("registered.json"), registry.as_bytes());
     // Without a daemon, then with one: the first project is switched off.
-    for daemon in [false, true] {
-        if daemon {
-            space.start();
-        }
-        read_predecessor(&space, daemon);
-    }
+    read_predecessor(&space, false);
+    space.start();
+    read_predecessor(&space, true);
     let log = space.log();
-    assert!(
-        !log.contains("warn") && !log.contains("<4>") && !log.contains("unreadable"),
-        "{log}"
-    );
+    for complaint in ["warn", "<4>", "unreadable"] {
+        assert!(!log.contains(complaint), "{log}");
+    }
     // Switched on, its job runs, and what was finished stays so.
-    let before = fs::read_dir(space.root().join("reports/jobs/results"))
-        .unwrap()
-        .count();
+    let results = || fs::read_dir(space.root().join("reports/jobs/results")).unwrap();
+    let before = results().count();
     space.run(&["enable", "reports"]).ok();
-    space
-        .run(&["wait", "job-20260130-100000-next-summary"])
-        .ok();
-    let after = fs::read_dir(space.root().join("reports/jobs/results"))
-        .unwrap()
-        .count();
-    assert_eq!(after, before + 1);
-    let kept: Value =
-        serde_json::from_slice(&fs::read(space.config().join("registered.json")).unwrap()).unwrap();
-    assert_eq!(kept["default_project"], "reports");
-    assert_eq!(kept["projects"]["reports"]["owner"], "an unknown key");
-    assert_eq!(
-        kept["projects"]["exports"]["registered_at"],
-        "2026-01-29T12:43:00.271828"
-    );
+    let next = ["wait", "job-20260130-100000-next-summary"];
+    space.run(&next).ok();
+    assert_eq!(results().count(), before + 1);
+    let kept = fs::read(space.config().join("registered.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    let exports = json!({"registered_at": "2026-01-29T12:43:00.271828"});
+    kept.must_have(json!({
+        "default_project": "reports",
+        "projects": {"reports": {"owner": "an unknown key"}, "exports": exports},
+    }));
 }
 
 fn read_predecessor(space: &Space, daemon: bool) {
     let ask = |args: &[&str]| {
         let ran = space.run(args);
-        let notes = ran
-            .stderr
-            .lines()
-            .filter(|line| !line.contains("is not running"));
-        assert_eq!(notes.collect::<Vec<_>>(), Vec::<&str>::new(), "{args:?}");
+        let mut notes = ran.stderr.lines();
+        assert!(notes.all(|line| line.contains("is not running")), "{ran:?}");
         assert_eq!(ran.stderr.is_empty(), daemon, "{args:?}");
         ran.ok()
     };
@@ -876,126 +717,100 @@ fn read_predecessor(space: &Space, daemon: bool) {
     };
 
     let list = ask(&["list"]);
-    assert!(
-        list.contains("  Status: ✗ disabled\n  Registered: 2026-01-30T12:43:00\n"),
-        "{list}"
-    );
-    assert!(
-        list.contains("  Registered: 2026-01-29T12:43:00.271828\n"),
-        "{list}"
-    );
+    list.must_have("  Status: ✗ disabled\n  Registered: 2026-01-30T12:43:00\n");
+    list.must_have("  Registered: 2026-01-29T12:43:00.271828\n");
     let list = json(&["list"]);
     assert_offsets(&list);
-    assert_eq!(
-        list["projects"][1]["registered_at"],
-        "2026-01-30T12:43:00.000+00:00"
-    );
-    assert_eq!(list["projects"][0]["layout"], "tasks");
+    let registered = json!({"registered_at": "2026-01-30T12:43:00.000+00:00"});
+    list.must_have(json!({"projects": [{"layout": "tasks"}, registered]}));
     // Its view of the queue is old; the documents tell.
     assert_eq!(
         ask(&["-p", "reports", "queue"]),
         "Queue size: 1\nProcessing: None\nDisabled: no job is started until job-monitor enable reports\n\
          Queued jobs:\n  1. job-20260130-100000-next-summary.md\n"
     );
-    assert_eq!(
-        ask(&["-p", "exports", "queue"]),
-        "Queue size: 0\nProcessing: None\n"
-    );
+    let queue = ask(&["-p", "exports", "queue"]);
+    assert_eq!(queue, "Queue size: 0\nProcessing: None\n");
 
     let status = ask(&["status"]);
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = status.lines().map(words).collect();
     for (begin, end) in [
         (
-            "  ✓ job-20260130-090000-weekly-summary: completed",
-            "2026-01-30 09:02  2m 03s  $0.1234  audit 92  [reports]",
+            "✓ job-20260130-090000-weekly-summary: completed",
+            "2026-01-30 09:02 2m 03s $0.1234 audit 92 [reports]",
         ),
+        ("✗ job-20260130-091000-broken-link: failed", "8s [reports]"),
+        ("✗ job-20260130-092000-cut-short: running", "[reports]"),
+        ("✗ job-20260130-093000-tried-again: retrying", "[reports]"),
+        ("✗ job-20260130-094000-never-begun: queued", "[reports]"),
+        ("✓ task-data-export-20260129-150000: completed", "[exports]"),
+        ("✗ task-clean-up: failed", "[exports]"),
         (
-            "  ✗ job-20260130-091000-broken-link: failed",
-            "   8s  [reports]",
-        ),
-        ("  ✗ job-20260130-092000-cut-short: running", "  [reports]"),
-        (
-            "  ✗ job-20260130-093000-tried-again: retrying",
-            "  [reports]",
-        ),
-        ("  ✗ job-20260130-094000-never-begun: queued", "  [reports]"),
-        (
-            "  ✓ task-data-export-20260129-150000: completed",
-            "  [exports]",
-        ),
-        ("  ✗ task-clean-up: failed", "  [exports]"),
-        (
-            "  ✓ task-no-usage-20260129-160000: completed",
-            "  12s  $0.0000  [exports]",
+            "✓ task-no-usage-20260129-160000: completed",
+            "12s $0.0000 [exports]",
         ),
     ] {
-        let is_it = |told: &str| {
-            let told: Vec<&str> = told.split_whitespace().collect();
-            let [begin, end] = [begin, end].map(|part| part.split_whitespace().collect::<Vec<_>>());
-            told.starts_with(&begin) && told.ends_with(&end)
-        };
-        assert!(
-            status.lines().any(is_it),
-            "no {begin:?} {end:?} in {status}"
-        );
+        let is_it = |line: &String| line.starts_with(begin) && line.ends_with(end);
+        assert!(lines.iter().any(is_it), "no {begin:?} {end:?} in {status}");
     }
     let status = json(&["status", "--all"]);
     assert_offsets(&status);
     let jobs = status["jobs"].as_array().unwrap();
     assert_eq!(jobs.len(), 9);
     let of = |id: &str| jobs.iter().find(|job| job["job_id"] == id).unwrap();
-    let first = of("job-20260130-090000-weekly-summary");
-    assert_eq!(first["completed_at"], "2026-01-30T09:02:05.400+00:00");
-    assert_eq!(first["cost_usd"], 0.1234);
+    of("job-20260130-090000-weekly-summary").must_have(json!({
+        "completed_at": "2026-01-30T09:02:05.400+00:00", "cost_usd": 0.1234,
+    }));
     assert_eq!(of("task-clean-up")["completed_at"], Value::Null);
 
-    assert_eq!(
-        ask(&["job-20260130-090000-weekly-summary.md"]),
-        "Status: completed\nJob: job-20260130-090000-weekly-summary\nDuration: 123.40 seconds\n\
-         Started: 2026-01-30T09:00:02.000+00:00\nEnded: 2026-01-30T09:02:05.400+00:00\n\
-         Audit: 92 of 100: All criteria are met.\n\
-         Summary: The summary is in summary.md.\nUsage:\n  \
-         Tokens: 1200 in, 640 out\n  Cost: $0.1234\n"
-    );
-    assert_eq!(
-        ask(&["job-20260130-091000-broken-link"]),
-        "Status: failed\nJob: job-20260130-091000-broken-link\nDuration: 8.00 seconds\n\
-         Error: ProcessError: the command ended with exit code 1\n\
-         Started: 2026-01-30T09:10:01.000+00:00\nEnded: 2026-01-30T09:10:09.000+00:00\n"
-    );
-    assert_eq!(
-        ask(&["task-data-export-20260129-150000"]),
-        "Status: completed\nJob: task-data-export-20260129-150000\n\
-         Started: 2026-01-29T15:00:00.000+00:00\nEnded: 2026-01-29T15:00:30.500+00:00\n\
-         Summary: The export is done.\n"
-    );
-    assert_eq!(
-        ask(&["task-clean-up"]),
-        "Status: failed\nJob: task-clean-up\n"
-    );
-    assert_eq!(
-        ask(&["task-no-usage-20260129-160000"]),
-        "Status: completed\nJob: task-no-usage-20260129-160000\nDuration: 12.34 seconds\n\
-         Started: 2026-01-29T16:00:00.000+00:00\nEnded: 2026-01-29T16:00:12.000+00:00\n\
-         Summary: Done.\nUsage:\n  Cost: $0.0000\n"
-    );
+    // With the name of a file, once.
+    for (id, told) in [
+        (
+            "job-20260130-090000-weekly-summary.md",
+            "Status: completed\nJob: job-20260130-090000-weekly-summary\nDuration: 123.40 seconds\n\
+             Started: 2026-01-30T09:00:02.000+00:00\nEnded: 2026-01-30T09:02:05.400+00:00\n\
+             Audit: 92 of 100: All criteria are met.\n\
+             Summary: The summary is in summary.md.\nUsage:\n  \
+             Tokens: 1200 in, 640 out\n  Cost: $0.1234\n",
+        ),
+        (
+            "job-20260130-091000-broken-link",
+            "Status: failed\nJob: job-20260130-091000-broken-link\nDuration: 8.00 seconds\n\
+             Error: ProcessError: the command ended with exit code 1\n\
+             Started: 2026-01-30T09:10:01.000+00:00\nEnded: 2026-01-30T09:10:09.000+00:00\n",
+        ),
+        (
+            "task-data-export-20260129-150000",
+            "Status: completed\nJob: task-data-export-20260129-150000\n\
+             Started: 2026-01-29T15:00:00.000+00:00\nEnded: 2026-01-29T15:00:30.500+00:00\n\
+             Summary: The export is done.\n",
+        ),
+        ("task-clean-up", "Status: failed\nJob: task-clean-up\n"),
+        (
+            "task-no-usage-20260129-160000",
+            "Status: completed\nJob: task-no-usage-20260129-160000\nDuration: 12.34 seconds\n\
+             Started: 2026-01-29T16:00:00.000+00:00\nEnded: 2026-01-29T16:00:12.000+00:00\n\
+             Summary: Done.\nUsage:\n  Cost: $0.0000\n",
+        ),
+    ] {
+        assert_eq!(ask(&[id]), told);
+    }
     for job in jobs {
         let id = job["job_id"].as_str().unwrap();
-        let answer = json(&[id]);
-        assert_eq!(answer["state"], "done", "{id}");
-        assert_eq!(answer["project"], job["project"], "{id}");
-        let folder = match answer["project"].as_str().unwrap() {
+        let folder = match job["project"].as_str().unwrap() {
             "reports" => "reports/jobs/results",
             _ => "exports/results",
         };
         let bytes = fs::read(fixture(&format!("{folder}/{id}.json"))).unwrap();
         let document: Value = serde_json::from_slice(&bytes).unwrap();
+        let answer = json(&[id]);
+        answer.must_have(json!({"state": "done", "project": job["project"]}));
         assert_eq!(answer["result"], document, "{id}");
     }
 
     let stats = json(&["stats"]);
-    assert_eq!(stats["total"]["jobs"], 9);
-    assert_eq!(stats["total"]["completed"], 3);
-    assert_eq!(stats["total"]["input_tokens"], 1200);
+    stats.must_have(json!({"total": {"jobs": 9, "completed": 3, "input_tokens": 1200}}));
     assert_eq!(stats["projects"][1]["total"]["cost_usd"], 0.1234);
     ask(&["stats"]);
 }
@@ -1010,20 +825,8 @@ fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
     let space = Space::new();
     let project = space.project("alpha");
     space.project("beta");
-    let inside = |named: &str| {
-        space.run_as(
-            |command| {
-                command.current_dir(&project.path);
-            },
-            &["-p", named, "queue"],
-        )
-    };
-    let refused = inside("alhpa");
-    assert_eq!(refused.status, 3, "{refused:?}");
-    assert!(
-        refused.stderr.contains("no project named \"alhpa\""),
-        "{refused:?}"
-    );
+    let inside = |named: &str| space.run_in(&project.path, &["-p", named, "queue"]);
+    inside("alhpa").refused(3, "no project named \"alhpa\"");
     // A directory in it, or what is written as a path, means the project.
     for named in ["jobs", ".", "./nowhere"] {
         assert_eq!(inside(named).status, 0, "{named}");
@@ -1044,21 +847,11 @@ fn of_many_finished_jobs_the_newest_are_shown_and_none_is_left_out() {
         fs::write(&path, "{\n  \"status\": \"completed\"\n}\n").unwrap();
         File::open(&path).unwrap().set_modified(at(age)).unwrap();
     }
-    let limits = [20, 499, 501, 700, 1_000, 1_700, ALL];
-    let shown = |args: &[&str]| {
-        let answer = space.run(args).stdout;
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        let jobs = answer["jobs"].as_array().unwrap().iter();
-        jobs.map(|job| job["job_id"].as_str().unwrap().to_owned())
-            .collect::<Vec<_>>()
-    };
-    for limit in limits {
+    let shown = |args: &[&str]| space.run(args).json()["jobs"].take();
+    for limit in [20, 499, 501, 700, 1_000, 1_700, ALL] {
         let newest: Vec<String> = (0..limit).map(id).collect();
-        let text = limit.to_string();
-        assert!(
-            shown(&["status", "--json", "--limit", &text]) == newest,
-            "{limit}"
-        );
+        let jobs = shown(&["status", "--json", "--limit", &limit.to_string()]);
+        assert!(ids(&jobs) == newest, "{limit}");
     }
-    assert_eq!(shown(&["status", "--json", "--all"]).len(), ALL);
+    assert_eq!(ids(&shown(&["status", "--json", "--all"])).len(), ALL);
 }

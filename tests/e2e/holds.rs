@@ -1,33 +1,36 @@
 //! Holds: who waits, who tries whether things are mended, and what ends the waiting.
 
-use crate::claude_standin::{ahead, now, script, stand_in, starts};
-use crate::space::{Project, Space, replace, wait_until};
+use crate::claude_standin::{ahead, limit_until, now, one_project, script, starts};
+use crate::space::{MustHave, Project, Space, attempts, replace, wait_until};
+use crate::stage::{ID, LAST, NEXT, alpha};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
+/// A job that the service refuses for its key.
+const REFUSED: &str = "play api-401-no-retry";
 
-fn wait_hold(project: &Project, kind: &str) -> Value {
-    let what = format!("held by {kind}");
-    project.wait_view(&what, |view| view["hold"]["kind"] == kind)["hold"].clone()
+/// Two projects of one stand-in for claude, and what the first one's first starts do.
+fn two_projects(scripts: &[&str]) -> (Space, Project, Project) {
+    let (space, alpha) = one_project(scripts);
+    let beta = space.project("beta");
+    (space, alpha, beta)
 }
 
-/// Two projects of one stand-in for claude.
-fn two_projects() -> (Space, Project, Project) {
-    let space = Space::new();
-    stand_in(&space);
-    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
-    (space, alpha, beta)
+/// A recording that tells of a usage window which is nearly full, with another end.
+fn warning_until(reset: u64) -> String {
+    format!("play subscription-warning -e 's/1795173824/{reset}/g'")
+}
+
+/// An hour from now, as far as it can be told.
+#[track_caller]
+fn is_in_an_hour(hold: &Value) {
+    assert!((3500..=3600).contains(&ahead(&hold["until"])), "{hold}");
 }
 
 /// Makes the probe of every hold due that was put before the daemon was stopped.
 fn make_probes_due(space: &Space) {
-    let path = space.state().join("holds.json");
-    let mut holds: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut holds = space.holds();
     for hold in holds["list"].as_array_mut().unwrap() {
         for key in ["probe_at", "until"] {
             if hold[key] != Value::Null {
@@ -35,30 +38,24 @@ fn make_probes_due(space: &Space) {
             }
         }
     }
-    replace(&path, holds.to_string().as_bytes());
+    space.lay_holds(&holds);
 }
 
 #[test]
 fn slots_are_served_in_turn() {
     let space = Space::new();
-    let order = space.root().join("order");
-    space.plain_agent(&format!(
-        "cat > /dev/null; echo $JOB_MONITOR_PROJECT >> {}; sleep 0.02",
-        order.display()
-    ));
+    space.plain_agent("cat > /dev/null; echo $JOB_MONITOR_PROJECT >> ../order; sleep 0.02");
     space.set(json!({"max_parallel": 1}));
     let projects = ["a", "b", "c", "d", "e"].map(|name| space.project(name));
     let ids: Vec<String> = (0..8).map(|n| format!("job-20260101-12000{n}-x")).collect();
     for project in &projects {
-        for id in &ids {
-            project.submit(id, "x");
-        }
+        ids.iter().for_each(|id| project.submit(id, "x"));
     }
     space.start();
     for project in &projects {
         project.wait_result(&ids[7]);
     }
-    let ran = fs::read_to_string(order).unwrap();
+    let ran = fs::read_to_string(space.root().join("order")).unwrap();
     let ran: Vec<&str> = ran.lines().collect();
     assert_eq!(ran.len(), 40);
     // As long as all want, nobody is ahead of another by more than two.
@@ -74,20 +71,18 @@ fn slots_are_served_in_turn() {
 
 #[test]
 fn a_document_that_is_rejected_uses_no_probe_up_and_any_answer_ends_the_hold() {
-    let (space, alpha, beta) = two_projects();
-    script(&alpha, 1, "play api-401-no-retry");
+    // That the second fails proves the login all the same.
+    let (space, alpha, beta) = two_projects(&[REFUSED, "play max-turns"]);
     space.start();
     alpha.submit(ID, "x");
-    wait_hold(&alpha, "not_authenticated");
+    alpha.wait_hold("not_authenticated");
     beta.submit(LAST, "x");
-    wait_hold(&beta, "not_authenticated");
+    beta.wait_hold("not_authenticated");
     space.run(&["-p", "alpha", "cancel", ID]).ok();
     assert_eq!(alpha.wait_result(ID)["status"], "cancelled");
     space.stop();
     alpha.submit(NEXT, "  \n");
     alpha.submit(LAST, "x");
-    // That it fails proves the login all the same.
-    script(&alpha, 2, "play max-turns");
     make_probes_due(&space);
     // Its own project must make the probe.
     space.edit_registry(|projects| projects["beta"]["enabled"] = json!(false));
@@ -96,109 +91,92 @@ fn a_document_that_is_rejected_uses_no_probe_up_and_any_answer_ends_the_hold() {
     assert_eq!(alpha.wait_result(LAST)["error_kind"], "max_turns");
     space.wait_log("is lifted: its service answers");
     space.edit_registry(|projects| projects["beta"]["enabled"] = json!(true));
-    assert_eq!(beta.wait_result(LAST)["status"], "completed");
+    beta.wait_completed(LAST);
 }
 
 #[test]
 fn a_release_that_came_while_no_daemon_ran_counts_from_its_start_on() {
-    let (space, alpha, _) = two_projects();
-    script(&alpha, 1, "play api-401-no-retry");
+    let (space, alpha) = one_project(&[REFUSED]);
     space.start();
     alpha.submit(ID, "x");
-    wait_hold(&alpha, "not_authenticated");
+    alpha.wait_hold("not_authenticated");
     space.stop();
     space.run(&["release", "--all"]);
     space.start();
     space.wait_log("is lifted: released by hand");
-    assert_eq!(alpha.wait_result(ID)["status"], "completed");
+    alpha.wait_completed(ID);
 }
 
 #[test]
 fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_comes() {
+    let waits = format!("until [ -e go ]; do sleep 0.02; done; {REFUSED}");
     // Where the file is, and whether it is mended while the attempt still fails.
     for (variable, early) in [("HOME", false), ("ENV", false), ("AGENT", true)] {
-        let space = Space::new();
-        stand_in(&space);
-        let project = space.project("alpha");
+        let (space, project) = one_project(&[if early { &waits } else { REFUSED }]);
+        let elsewhere = space.root().join("elsewhere");
         let dir = match variable {
-            "HOME" => space.home().join(".claude"),
-            _ => space.root().join("elsewhere"),
-        };
-        match variable {
-            "ENV" => space.credentials(&format!("CLAUDE_CONFIG_DIR={}\n", dir.display()), 0o600),
-            "AGENT" => {
-                space.set(json!({"agents": {"claude": {"env": {"CLAUDE_CONFIG_DIR": dir}}}}))
+            "ENV" => {
+                let line = format!("CLAUDE_CONFIG_DIR={}\n", elsewhere.display());
+                space.credentials(&line, 0o600);
+                elsewhere
             }
-            _ => {}
-        }
-        let login = dir.join(".credentials.json");
-        let waits = "until [ -e go ]; do sleep 0.02; done; play api-401-no-retry";
-        script(
-            &project,
-            1,
-            if early {
-                waits
-            } else {
-                "play api-401-no-retry"
-            },
-        );
+            "AGENT" => {
+                let env = json!({"CLAUDE_CONFIG_DIR": elsewhere});
+                space.set(json!({"agents": {"claude": {"env": env}}}));
+                elsewhere
+            }
+            _ => space.home().join(".claude"),
+        };
         space.start();
         project.submit(ID, "x");
         let mend = || {
             fs::create_dir_all(&dir).unwrap();
-            replace(&login, b"{}");
+            replace(&dir.join(".credentials.json"), b"{}");
         };
         if early {
             wait_until("the start", || starts(&project) == 1);
             mend();
-            fs::write(project.path.join("go"), "").unwrap();
+            project.touch("go");
         } else {
-            wait_hold(&project, "not_authenticated");
+            project.wait_hold("not_authenticated");
             mend();
         }
         let result = project.wait_result(ID);
         assert_eq!(result["status"], "completed", "{variable}");
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+        assert_eq!(attempts(&result).len(), 2);
         space.wait_log("is lifted: its credentials or its program have changed");
     }
 }
 
 #[test]
 fn another_agent_s_longer_hold_does_not_hide_a_login_that_is_mended() {
-    let (space, alpha, _) = two_projects();
+    let (space, alpha) = one_project(&[&limit_until(now() + 3600)]);
     space.set(json!({"agents": {"other": {"command": ["claude"]}}}));
     let other = space.project_with("other", json!({"agent": "other"}));
-    let limit = "play subscription-limit-5h -e 's/1795173825/RESET/g'";
-    let limit = limit.replace("RESET", &(now() + 3600).to_string());
-    script(&alpha, 1, &limit);
-    script(&other, 1, "play api-401-no-retry");
+    script(&other, 1, REFUSED);
     space.start();
     for (project, kind) in [(&alpha, "usage_limit"), (&other, "not_authenticated")] {
         project.submit(ID, "x");
-        wait_hold(project, kind);
+        project.wait_hold(kind);
     }
     fs::create_dir_all(space.home().join(".claude")).unwrap();
     replace(&space.home().join(".claude/.credentials.json"), b"{}");
-    assert_eq!(other.wait_result(ID)["status"], "completed");
-    wait_hold(&alpha, "usage_limit");
+    other.wait_completed(ID);
+    alpha.wait_hold("usage_limit");
     assert_eq!((starts(&alpha), starts(&other)), (1, 2));
 }
 
 #[test]
 fn after_a_limit_one_job_tries_before_all_others_start() {
-    let (space, alpha, beta) = two_projects();
-    let reset = now() + 2;
-    let limit = format!("play subscription-limit-5h -e 's/1795173825/{reset}/g'");
-    script(&alpha, 1, &limit);
     // Whoever probes waits until it is seen that the other does not start.
     let probes = "until [ -e go ]; do sleep 0.02; done; play text";
-    script(&alpha, 2, probes);
+    let (space, alpha, beta) = two_projects(&[&limit_until(now() + 2), probes]);
     script(&beta, 1, probes);
     space.start();
-    alpha.submit(ID, "x");
-    wait_hold(&alpha, "usage_limit");
-    beta.submit(ID, "x");
-    wait_hold(&beta, "usage_limit");
+    for project in [&alpha, &beta] {
+        project.submit(ID, "x");
+        project.wait_hold("usage_limit");
+    }
     wait_until("a probe", || starts(&alpha) + starts(&beta) == 2);
     // Looks at all there is change nothing for the other.
     let other = if starts(&alpha) == 2 { &beta } else { &alpha };
@@ -206,68 +184,53 @@ fn after_a_limit_one_job_tries_before_all_others_start() {
     other.wait_view("another job", |view| view["queue_size"] == 2);
     assert_eq!(starts(&alpha) + starts(&beta), 2);
     for project in [&alpha, &beta] {
-        fs::write(project.path.join("go"), "").unwrap();
+        project.touch("go");
     }
     for project in [&alpha, &beta] {
-        assert_eq!(project.wait_result(ID)["status"], "completed");
+        project.wait_completed(ID);
     }
 }
 
 #[test]
 fn an_ill_service_holds_its_agent_everywhere_until_anybody_is_answered() {
-    let (space, alpha, beta) = two_projects();
+    let (space, alpha, beta) = two_projects(&["play connection-refused-max-retries-1"]);
     script(&beta, 1, "until [ -e go ]; do sleep 0.02; done; play text");
-    script(&alpha, 1, "play connection-refused-max-retries-1");
     space.start();
     beta.submit(ID, "x");
     wait_until("the other's start", || starts(&beta) == 1);
     alpha.submit(ID, "x");
-    let hold = wait_hold(&alpha, "network");
+    let hold = alpha.wait_hold("network");
     assert_ne!(hold["until"], Value::Null);
     let all = space.run(&["status", "--json"]).json();
-    assert_eq!(all["holds"][0]["kind"], "network");
-    assert_eq!(all["holds"][0]["agent"], "claude");
+    all["holds"][0].must_have(json!({"kind": "network", "agent": "claude"}));
     // It ends well before the probe is due.
-    fs::write(beta.path.join("go"), "").unwrap();
-    let result = alpha.wait_result(ID);
-    assert_eq!(result["status"], "completed");
-    assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+    beta.touch("go");
+    let result = alpha.wait_completed(ID);
+    assert_eq!(attempts(&result).len(), 2);
 }
 
 // --- the configuration ---
 
-/// Puts a link in a file's or directory's place, to where it lies from now on.
-fn move_and_link(path: &Path, to: &Path) {
-    fs::rename(path, to).unwrap();
-    symlink(to, path).unwrap();
-}
-
 #[test]
 fn links_in_the_configuration_are_followed() {
     for what in ["config.json", "registered.json", "everything"] {
-        let space = Space::new();
-        space.plain_agent("cat > /dev/null; echo first > first");
-        let project = space.project("alpha");
+        let (space, project) = alpha("cat > /dev/null; echo first > first");
         let other = space.project_with("beta", json!({"enabled": false}));
-        let dotfiles = space.root().join("dotfiles");
-        fs::create_dir(&dotfiles).unwrap();
+        // A link in its place, to where it lies from now on.
+        let target = space.root().join("target");
         let place = match what {
             "everything" => space.config(),
             file => space.config().join(file),
         };
-        move_and_link(&place, &dotfiles.join("target"));
+        fs::rename(&place, &target).unwrap();
+        symlink(&target, &place).unwrap();
         space.start();
-        project.submit(ID, "x");
-        project.wait_result(ID);
-        let real = |file: &str| match what {
-            "everything" => dotfiles.join("target").join(file),
-            _ if what == file => dotfiles.join("target"),
-            _ => space.config().join(file),
-        };
+        project.run(ID, "x");
         let edit = |file: &str, old: &str, new: &str| {
-            let text = fs::read_to_string(real(file)).unwrap();
-            assert!(text.contains(old), "{text}");
-            replace(&real(file), text.replace(old, new).as_bytes());
+            let real = fs::canonicalize(space.config().join(file)).unwrap();
+            let text = fs::read_to_string(&real).unwrap();
+            text.must_have(old);
+            replace(&real, text.replace(old, new).as_bytes());
         };
         space.program("second", "cat > /dev/null; echo second > second");
         edit("config.json", "bin/agent", "bin/second");
@@ -281,17 +244,14 @@ fn links_in_the_configuration_are_followed() {
 
 #[test]
 fn settings_that_are_missing_for_a_moment_are_those_before() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; sleep 0.1");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; sleep 0.1");
     space.start();
     for file in ["config.json", "registered.json"] {
         let path = space.config().join(file);
         let aside = space.config().join("aside");
         fs::rename(&path, &aside).unwrap();
         let id = format!("job-20260101-120000-{}", file.replace('.', "-"));
-        project.submit(&id, "x");
-        assert_eq!(project.wait_result(&id)["status"], "completed");
+        project.complete(&id, "x");
         fs::rename(&aside, &path).unwrap();
     }
     space.set(json!({"grace": "2s"}));
@@ -308,25 +268,19 @@ fn settings_that_are_missing_for_a_moment_are_those_before() {
 #[test]
 fn jobs_that_fail_alike_and_at_once_hold_their_agent_over_all_projects() {
     for by_hand in [false, true] {
-        let space = Space::new();
-        space
-            .plain_agent("cat > /dev/null; if [ -e fixed ]; then exit 0; fi; echo odd >&2; exit 7");
-        let (alpha, beta) = (space.project("alpha"), space.project("beta"));
+        let (space, alpha) = alpha("cat > /dev/null; [ -e fixed ] || { echo odd >&2; exit 7; }");
+        let beta = space.project("beta");
         space.start();
-        alpha.submit(ID, "x");
-        alpha.submit(NEXT, "x");
+        alpha.submit_all(&[ID, NEXT]);
         assert_eq!(alpha.wait_result(NEXT)["error_kind"], "exit_code");
-        beta.submit(ID, "x");
-        assert_eq!(beta.wait_result(ID)["status"], "failed");
+        assert_eq!(beta.run(ID, "x")["status"], "failed");
         beta.submit(NEXT, "x");
-        let hold = wait_hold(&beta, "breaker");
-        let reason = hold["reason"].as_str().unwrap();
-        for part in ["odd", &format!("job-monitor retry {ID} {NEXT} {ID}")] {
-            assert!(reason.contains(part), "{reason}");
-        }
+        let hold = beta.wait_hold("breaker");
+        hold["reason"].must_have("odd");
+        hold["reason"].must_have(&*format!("job-monitor retry {ID} {NEXT} {ID}"));
         assert!(beta.result(NEXT).is_none());
         // The probe, or a person's word: one that succeeds is enough.
-        fs::write(beta.path.join("fixed"), "").unwrap();
+        beta.touch("fixed");
         if by_hand {
             space.run(&["-p", "beta", "release", NEXT]).ok();
         } else {
@@ -334,10 +288,9 @@ fn jobs_that_fail_alike_and_at_once_hold_their_agent_over_all_projects() {
             make_probes_due(&space);
             space.start();
         }
-        assert_eq!(beta.wait_result(NEXT)["status"], "completed");
-        fs::write(alpha.path.join("fixed"), "").unwrap();
-        alpha.submit(LAST, "x");
-        assert_eq!(alpha.wait_result(LAST)["status"], "completed");
+        beta.wait_completed(NEXT);
+        alpha.touch("fixed");
+        alpha.complete(LAST, "x");
     }
 }
 
@@ -345,39 +298,33 @@ fn jobs_that_fail_alike_and_at_once_hold_their_agent_over_all_projects() {
 fn after_a_failed_job_the_others_wait_where_that_is_wanted() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null; [ -e fixed ]");
-    let told = space.root().join("told");
-    let hook = format!(
-        "echo $JOB_MONITOR_PROJECT $JOB_MONITOR_HOLD $JOB_MONITOR_REASON >> {}",
-        told.display()
-    );
-    let hook = space.program("hook", &hook);
+    let told = space.file("told", "");
+    let words = "$JOB_MONITOR_PROJECT $JOB_MONITOR_HOLD $JOB_MONITOR_REASON";
+    let hook = space.program("hook", &format!("echo {words} >> {told}"));
     space.set(json!({"on_hold": [hook], "breaker": 0}));
     let alpha = space.project_with("alpha", json!({"on_failure": "hold"}));
     let beta = space.project("beta");
     space.start();
     for project in [&alpha, &beta] {
-        project.submit(ID, "x");
-        project.submit(NEXT, "x");
+        project.submit_all(&[ID, NEXT]);
     }
     beta.wait_result(NEXT);
-    let hold = wait_hold(&alpha, "on_failure");
-    assert!(hold["reason"].as_str().unwrap().contains(ID), "{hold}");
+    let hold = alpha.wait_hold("on_failure");
+    hold["reason"].must_have(ID);
     let all = space.run(&["status", "--json"]).json();
     assert_eq!(all["holds"][0]["kind"], "on_failure", "{all}");
     let told = fs::read_to_string(told).unwrap();
-    assert!(
-        told.starts_with(&format!("alpha on_failure {ID}")),
-        "{told}"
-    );
+    let begin = format!("alpha on_failure {ID}");
+    assert!(told.starts_with(&begin), "{told}");
     assert_eq!(told.lines().count(), 1, "{told}");
     // A restart changes nothing; a person does.
     space.kill();
     space.start();
-    wait_hold(&alpha, "on_failure");
+    alpha.wait_hold("on_failure");
     assert!(alpha.result(NEXT).is_none());
-    fs::write(alpha.path.join("fixed"), "").unwrap();
+    alpha.touch("fixed");
     space.run(&["-p", "alpha", "release", NEXT]).ok();
-    assert_eq!(alpha.wait_result(NEXT)["status"], "completed");
+    alpha.wait_completed(NEXT);
 }
 
 #[test]
@@ -394,68 +341,50 @@ fn outside_of_the_hours_no_job_starts_unless_a_person_says_so() {
     space.start();
     project.submit(ID, "x");
     other.submit(ID, "x");
-    let hold = wait_hold(&project, "hours");
-    assert!(
-        (100 * 60..=120 * 60).contains(&ahead(&hold["until"])),
-        "{hold}"
-    );
+    let hold = project.wait_hold("hours");
+    let seconds = ahead(&hold["until"]);
+    assert!((100 * 60..=120 * 60).contains(&seconds), "{hold}");
     other.wait_result(ID);
     assert!(project.result(ID).is_none());
     space.run(&["-p", "alpha", "release", ID]).ok();
     project.wait_result(ID);
-    project.submit(NEXT, "x");
-    project.wait_result(NEXT);
+    project.run(NEXT, "x");
 }
 
 #[test]
 fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart() {
-    let (space, alpha, beta) = two_projects();
+    let (space, alpha, beta) = two_projects(&[&warning_until(now() + 3600)]);
     space.set(json!({"usage_ceiling": {"five_hour": 0.9}}));
-    let reset = now() + 3600;
-    let full = format!("play subscription-warning -e 's/1795173824/{reset}/g'");
-    script(&alpha, 1, &full);
     space.start();
-    alpha.submit(ID, "x");
-    assert_eq!(alpha.wait_result(ID)["status"], "completed");
+    alpha.complete(ID, "x");
     for project in [&alpha, &beta] {
         project.submit(NEXT, "x");
-        let hold = wait_hold(project, "usage_ceiling");
-        assert!((3500..=3600).contains(&ahead(&hold["until"])), "{hold}");
+        is_in_an_hour(&project.wait_hold("usage_ceiling"));
     }
     space.kill();
     space.start();
-    wait_hold(&beta, "usage_ceiling");
+    beta.wait_hold("usage_ceiling");
     assert_eq!(starts(&alpha) + starts(&beta), 1);
     space.run(&["release", "--all"]);
     for project in [&alpha, &beta] {
-        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        project.wait_completed(NEXT);
     }
 }
 
 #[test]
 fn a_hold_that_no_job_has_met_yet_is_told_everywhere_and_released_all_the_same() {
-    let space = Space::new();
-    stand_in(&space);
-    let project = space.project("alpha");
+    let (space, project) = one_project(&[&warning_until(now() + 3600)]);
     space.set(json!({"usage_ceiling": 0.9}));
-    let reset = now() + 3600;
-    script(
-        &project,
-        1,
-        &format!("play subscription-warning -e 's/1795173824/{reset}/g'"),
-    );
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    project.run(ID, "x");
     let holds = || space.run(&["status", "--json"]).json()["holds"].clone();
     wait_until("the ceiling is told", || {
         holds()[0]["kind"] == "usage_ceiling"
     });
     let released = space.run(&["release", "--all"]);
-    assert!(released.stdout.contains("Lifted 1 hold"), "{released:?}");
+    released.stdout.must_have("Lifted 1 hold");
     wait_until("it is lifted", || holds() == json!([]));
-    project.submit(NEXT, "x");
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.complete(NEXT, "x");
 }
 
 /// Codex tells of its windows in the rollout file of the thread, also after a success.
@@ -475,22 +404,17 @@ cat rate_headers_ok.jsonl"#,
     space.set(json!({"agent": "codex", "usage_ceiling": 0.8}));
     let project = space.project("alpha");
     space.start();
-    project.submit(ID, "x");
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed");
     // What it cannot tell.
-    for key in ["num_turns", "permission_denials"] {
-        assert_eq!(result[key], Value::Null, "{key}");
-    }
+    let unknown = json!({"num_turns": null, "permission_denials": null});
+    project.complete(ID, "x").must_have(unknown);
     project.submit(NEXT, "x");
-    let hold = wait_hold(&project, "usage_ceiling");
+    let hold = project.wait_hold("usage_ceiling");
     assert_eq!(hold["agent"], "codex", "{hold}");
-    assert!((3500..=3600).contains(&ahead(&hold["until"])), "{hold}");
-    let reason = hold["reason"].as_str().unwrap();
-    assert!(reason.contains("83% of the window five_hour"), "{hold}");
+    is_in_an_hour(&hold);
+    hold["reason"].must_have("83% of the window five_hour");
     assert_eq!(project.made("started"), "x\n");
     space.run(&["release", NEXT]).ok();
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.wait_completed(NEXT);
 }
 
 /// As Gemini's command line: a session without an answer does not exist, and one that was begun is not
@@ -523,11 +447,10 @@ fn a_session_that_was_never_answered_and_so_does_not_exist_is_begun_anew() {
     let project = space.project("alpha");
     project.submit(ID, "x");
     space.start();
-    wait_hold(&project, "overloaded");
-    fs::write(project.path.join("fixed"), "").unwrap();
+    project.wait_hold("overloaded");
+    project.touch("fixed");
     space.run(&["-p", "alpha", "release", ID]).ok();
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result:#}");
+    project.wait_completed(ID);
     let started = project.made("started");
     let started: Vec<&str> = started.lines().collect();
     assert_eq!(started.len(), 2, "{started:?}");

@@ -1,13 +1,11 @@
 //! Proof of done: gate and check, what follows them, and what a crash in their midst leads to.
 
 use crate::running::cancel;
-use crate::space::{Project, Space, wait_until};
+use crate::space::{MustHave, Project, Ran, Space, attempts, is_alive, wait_until};
+use crate::stage::{ID, LAST, NEXT, alpha};
 use serde_json::{Value, json};
 use std::fs;
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
-const LAST: &str = "job-20260101-120002-last";
+use std::process::Command;
 
 /// Speaks the claude protocol: writes its prompt down as `prompt.n`, and completes in the session asked
 /// for, with a running total of a dollar for each start.
@@ -36,17 +34,21 @@ echo "check $n says: 7 of 9 tests pass"; [ $n -ge {succeeds} ]"#
 
 fn checked(project: &Project) -> usize {
     let names = project.names(&project.path);
-    names
-        .iter()
-        .filter(|name| name.starts_with("checked."))
-        .count()
+    let runs = names.iter().filter(|name| name.starts_with("checked."));
+    runs.count()
 }
 
-fn strings<'a>(result: &'a Value, list: &str, key: &str) -> Vec<&'a str> {
-    let list = result[list].as_array().unwrap();
-    list.iter()
-        .map(|one| one[key].as_str().unwrap_or_default())
-        .collect()
+fn started(project: &Project) -> bool {
+    project.path.join("prompt.1").exists()
+}
+
+/// A job of `CLAUDE` in a project with these settings.
+fn begun(space: &Space, keys: Value) -> Project {
+    space.claude(CLAUDE);
+    let project = space.project_with("alpha", keys);
+    project.submit(ID, "x");
+    space.start();
+    project
 }
 
 #[test]
@@ -56,142 +58,101 @@ fn a_check_that_fails_sends_the_agent_back_into_its_session_until_it_succeeds() 
         (1, 3, "failed", 2),
         (0, 1, "completed", 1),
     ] {
-        let space = Space::new();
-        space.claude(CLAUDE);
+        let (space, project) = Space::with_claude(CLAUDE);
         space.credentials("ANTHROPIC_API_KEY=secret\n", 0o600);
         space.set(json!({"check": [check(&space, succeeds)], "check_rounds": rounds}));
-        let project = space.project("alpha");
         project.submit(ID, "mend it");
         space.start();
         let result = project.wait_result(ID);
-        assert_eq!(result["status"], status, "{result:#}");
-        assert_eq!(result["retry_count"], 0);
-        assert_eq!(result["checks"].as_array().unwrap().len(), checks);
-        let sessions = strings(&result, "attempts", "session_id");
-        assert!(sessions.len() == checks && sessions.iter().all(|one| *one == sessions[0]));
-        assert_eq!(
-            result["checks"][0]["output"],
-            "check 1 says: 7 of 9 tests pass\n"
-        );
-        assert_eq!(result["worker_output"]["cost_usd"], checks as f64);
+        let same_session = json!({"session_id": result["session_id"]});
+        result.must_have(json!({
+            "status": status, "retry_count": 0, "attempts": vec![same_session; checks],
+            "worker_output": {"cost_usd": checks as f64},
+        }));
+        let told = result["checks"].as_array().unwrap();
+        assert_eq!(told.len(), checks);
+        assert_eq!(told[0]["output"], "check 1 says: 7 of 9 tests pass\n");
         if status == "failed" {
             assert_eq!(result["error_kind"], "check_failed");
-            assert!(
-                result["error"].as_str().unwrap().contains("7 of 9 tests"),
-                "{result:#}"
-            );
+            result["error"].must_have("7 of 9 tests");
         }
         if checks > 1 {
             let prompt = project.made("prompt.2");
-            assert!(prompt.contains("7 of 9 tests pass") && prompt.contains("exit status 1"));
+            prompt.must_have("7 of 9 tests pass");
+            prompt.must_have("exit status 1");
             assert!(!prompt.contains("mend it"), "{prompt}");
             assert!(project.logs(&format!("{ID}.check.2")).exists());
         }
         let environ = project.made("checked.1");
         assert!(!environ.contains("secret"), "a check was given credentials");
-        assert!(
-            environ.contains(&format!("JOB_MONITOR_JOB_ID={ID}")),
-            "{environ}"
-        );
+        environ.must_have(&format!("JOB_MONITOR_JOB_ID={ID}"));
         assert!(project.logs(&format!("{ID}.check")).exists());
     }
 }
 
 #[test]
 fn a_plain_agent_gets_the_check_s_words_behind_its_document() {
-    let space = Space::new();
-    space.plain_agent("n=$(ls | grep -c '^prompt\\.'); cat > prompt.$((n + 1)); echo done");
+    let (space, project) =
+        alpha("n=$(ls | grep -c '^prompt\\.'); cat > prompt.$((n + 1)); echo done");
     space.set(json!({"check": [check(&space, 2)]}));
-    let project = space.project("alpha");
-    project.submit(ID, "mend it");
     space.start();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.complete(ID, "mend it");
     assert_eq!(project.made("prompt.1"), "mend it");
     let second = project.made("prompt.2");
-    assert!(
-        second.starts_with("mend it") && second.contains("7 of 9 tests pass"),
-        "{second}"
-    );
+    assert!(second.starts_with("mend it"), "{second}");
+    second.must_have("7 of 9 tests pass");
 }
 
 #[test]
 fn a_daemon_that_ends_in_the_midst_of_a_check_repeats_the_check_and_no_agent() {
     for protocol in ["claude", "plain"] {
-        let space = Space::new();
-        match protocol {
-            "claude" => space.claude(CLAUDE),
-            _ => space.plain_agent("cat > prompt.$(ls | grep -c '^prompt\\.'); echo done"),
-        }
+        let (space, project) = match protocol {
+            "claude" => Space::with_claude(CLAUDE),
+            _ => alpha("cat > /dev/null; echo done"),
+        };
         let body = "echo $$ > checked.$(ls | grep -c '^checked\\.')\n\
                     sleep 600 & echo $! > new; mv new child; while [ ! -e go ]; do sleep 0.05; done";
         let program = space.program("check", body);
         space.set(json!({"check": [program], "on_interrupt": "rerun"}));
-        let project = space.project("alpha");
         project.submit(ID, "x");
         space.start();
         let child: i32 = project.wait_made("child").trim().parse().unwrap();
-        let watch = space.run(&["watch"]).ok();
-        assert!(watch.contains("the check runs"), "{watch}");
+        space.run(&["watch"]).ok().must_have("the check runs");
         space.kill();
         space.start();
         wait_until("the check is run again", || checked(&project) == 2);
-        wait_until("what the first one left is ended", || {
-            !crate::space::is_alive(child)
-        });
+        wait_until("what the first one left is ended", || !is_alive(child));
         // An orderly stop ends it, too, and it is run once more.
         assert_eq!(space.stop(), 0);
         space.assert_no_survivor();
         space.start();
         wait_until("the check is run again", || checked(&project) == 3);
-        fs::write(project.path.join("go"), "").unwrap();
-        let result = project.wait_result(ID);
-        assert_eq!(result["status"], "completed", "{result:#}");
-        assert_eq!(
-            result["attempts"].as_array().unwrap().len(),
-            1,
-            "{protocol}"
-        );
-        assert_eq!(result["checks"].as_array().unwrap().len(), 1);
+        project.touch("go");
+        let result = project.wait_completed(ID);
+        assert_eq!(attempts(&result).len(), 1, "{protocol}");
+        result.must_have(json!({"checks": [{}]}));
     }
 }
 
 #[test]
 fn a_check_is_cancelled_timed_out_and_swept_like_an_agent() {
-    let space = Space::new();
-    space.claude(CLAUDE);
+    let (space, project) = Space::with_claude(CLAUDE);
     let program = space.program("check", "sleep 600 & echo $! > child; sleep 600");
     space.set(json!({"check": [program], "check_rounds": 0}));
-    let project = space.project("alpha");
     project.submit(ID, "x");
     space.start();
     project.wait_made("child");
     space.run(&["-p", "alpha", "cancel", ID]).ok();
     let result = project.wait_result(ID);
-    assert_eq!(
-        (
-            &result["status"],
-            result["attempts"].as_array().unwrap().len()
-        ),
-        (&json!("cancelled"), 1)
-    );
-    fs::remove_file(project.path.join("child")).unwrap();
+    result.must_have(json!({"status": "cancelled", "attempts": [{}]}));
     space.set(json!({"check_timeout": "1s"}));
-    project.submit(NEXT, "x");
-    let result = project.wait_result(NEXT);
+    let result = project.run(NEXT, "x");
     assert_eq!(result["error_kind"], "check_failed", "{result:#}");
-    assert!(
-        result["error"]
-            .as_str()
-            .unwrap()
-            .contains("longer than 1 s")
-            || result["error"].as_str().unwrap().contains("longer than"),
-        "{result:#}"
-    );
+    result["error"].must_have("longer than");
     // Nor may it fill the disk.
     space.program("check", "head -c 8M /dev/zero; exec sleep 600");
     space.set(json!({"check_timeout": "15m", "max_output": "4 MiB"}));
-    project.submit(LAST, "x");
-    let result = project.wait_result(LAST);
+    let result = project.run(LAST, "x");
     assert_eq!(result["error_kind"], "check_failed", "{result:#}");
     space.stop();
     space.assert_no_survivor();
@@ -200,70 +161,49 @@ fn a_check_is_cancelled_timed_out_and_swept_like_an_agent() {
 #[test]
 fn a_check_that_cannot_be_started_holds_its_project_before_the_agent_starts() {
     let space = Space::new();
-    space.claude(CLAUDE);
-    let project = space.project_with("alpha", json!({"check": ["./prove.sh"]}));
     let other = space.project("beta");
-    project.submit(ID, "x");
-    space.start();
-    project.wait_view("it is held", |view| view["hold"]["kind"] == "check");
-    other.submit(NEXT, "x");
-    assert_eq!(other.wait_result(NEXT)["status"], "completed");
-    assert!(
-        !project.path.join("prompt.1").exists(),
-        "the agent was started"
-    );
+    let project = begun(&space, json!({"check": ["./prove.sh"]}));
+    project.wait_hold("check");
+    other.complete(NEXT, "x");
+    assert!(!started(&project));
     space.run(&["-p", "alpha", "release", ID]).ok();
     let program = space.program("prove", "exit 0");
     fs::rename(program, project.path.join("prove.sh")).unwrap();
     // Something rings.
     project.submit(NEXT, "y");
-    for id in [ID, NEXT] {
-        assert_eq!(project.wait_result(id)["status"], "completed");
-    }
+    project.wait_all_completed(&[ID, NEXT]);
 }
 
 #[test]
 fn a_job_is_cancelled_while_its_gate_is_asked() {
     let space = Space::new();
-    space.plain_agent("cat > ran");
-    space.set(json!({"gate": ["sh", "-c", "echo x > asked; sleep 30"]}));
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
-    wait_until("the gate is asked", || !project.made("asked").is_empty());
+    let gate = json!({"gate": ["sh", "-c", "echo x > asked; sleep 30"]});
+    let project = begun(&space, gate);
+    project.wait_made("asked");
     cancel(&project, ID);
     assert_eq!(project.wait_result(ID)["status"], "cancelled");
-    assert_eq!(project.made("ran"), "");
+    assert!(!started(&project));
 }
 
 #[test]
 fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
     let space = Space::new();
-    space.claude(CLAUDE);
-    let gate = space.program(
-        "gate",
-        "echo asked >> asked; echo 'the tree is dirty'; [ -e open ]",
-    );
+    let asks = "echo asked >> asked; echo 'the tree is dirty'; [ -e open ]";
+    let gate = space.program("gate", asks);
     // For gates nobody is sent a message.
     let hook = space.program("hook", "echo told > told");
-    let project = space.project_with("alpha", json!({"gate": [gate], "on_hold": [hook]}));
-    project.submit(ID, "x");
-    space.start();
-    let view = project.wait_view("it is held", |view| view["hold"]["kind"] == "gate");
-    assert_eq!(view["hold"]["reason"], "the tree is dirty");
-    assert!(view["hold"]["until"].is_string());
-    let asked = project.made("asked").lines().count();
+    let project = begun(&space, json!({"gate": [gate], "on_hold": [hook]}));
+    let hold = project.wait_hold("gate");
+    assert_eq!(hold["reason"], "the tree is dirty");
+    assert!(hold["until"].is_string());
+    let asked = || project.made("asked").lines().count();
+    let before = asked();
     space.run(&["-p", "alpha", "release", ID]).ok();
-    wait_until("it is asked again", || {
-        project.made("asked").lines().count() > asked
-    });
-    assert!(
-        !project.path.join("prompt.1").exists(),
-        "the gate was passed by"
-    );
-    fs::write(project.path.join("open"), "").unwrap();
+    wait_until("it is asked again", || asked() > before);
+    assert!(!started(&project), "the gate was passed by");
+    project.touch("open");
     space.run(&["-p", "alpha", "release", ID]).ok();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
     project.wait_view("nothing holds it", |view| view["hold"].is_null());
     assert!(!project.path.join("told").exists());
 }
@@ -271,24 +211,16 @@ fn a_gate_lets_nobody_through_until_it_succeeds_and_release_asks_it_again() {
 #[test]
 fn a_job_that_is_held_while_its_gate_is_asked_does_not_start() {
     let space = Space::new();
-    space.claude(CLAUDE);
     let gate = "echo x >> asked; while [ ! -e go ]; do sleep 0.02; done";
-    space.set(json!({"gate": ["sh", "-c", gate]}));
-    let project = space.project("alpha");
-    project.submit(ID, "first");
-    space.start();
+    let project = begun(&space, json!({"gate": ["sh", "-c", gate]}));
     project.wait_made("asked");
     space.run(&["-p", "alpha", "hold", ID]).ok();
     project.submit(NEXT, "second");
-    fs::write(project.path.join("go"), "").unwrap();
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
-    assert!(
-        project.made("prompt.1").contains("second"),
-        "{}",
-        space.listing()
-    );
+    project.touch("go");
+    project.wait_completed(NEXT);
+    project.made("prompt.1").must_have("second");
     space.run(&["-p", "alpha", "release", ID]).ok();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
 }
 
 #[test]
@@ -299,12 +231,11 @@ fn a_job_that_is_cancelled_while_its_check_cannot_be_run_keeps_its_answer() {
     let project = space.project_with("alpha", json!({"check": [check]}));
     project.submit(ID, "x");
     space.start();
-    project.wait_view("its check is gone", |view| view["hold"]["kind"] == "check");
+    project.wait_hold("check");
     space.run(&["-p", "alpha", "cancel", ID]).ok();
     let result = project.wait_result(ID);
-    assert_eq!(result["status"], "cancelled");
+    result.must_have(json!({"status": "cancelled", "attempts": [{}]}));
     assert!(result["worker_output"]["summary"].is_string(), "{result:#}");
-    assert_eq!(result["attempts"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
@@ -316,12 +247,11 @@ fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
     projects.iter().for_each(|project| project.submit(ID, "x"));
     space.start();
     for project in projects {
-        let kind = &*project.name;
-        project.wait_view("it is held", |view| view["hold"]["kind"] == kind);
-        space.project(kind);
-        assert_eq!(project.wait_result(ID)["status"], "completed");
+        project.wait_hold(&project.name);
+        space.project(&project.name);
+        project.wait_completed(ID);
         project.wait_view("nothing holds it", |view| view["hold"].is_null());
-        let shown = space.run(&["-p", kind, "queue"]).ok();
+        let shown = space.run(&["-p", &project.name, "queue"]).ok();
         assert!(!shown.contains("Held"), "{shown}");
     }
 }
@@ -329,48 +259,30 @@ fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
 #[test]
 fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
     let space = Space::new();
-    space.claude(CLAUDE);
-    let project = space.project("alpha");
-    project.submit(ID, "first");
-    space.start();
+    let project = begun(&space, json!({}));
     let session = project.wait_result(ID)["session_id"].clone();
     // The session is with the agent that has it, whichever the settings name now.
     space.set(json!({"agent": "gemini"}));
     space.wait_log("the settings have changed");
-    project.submit(
-        NEXT,
-        &format!("---\ncontinues: {ID}\n---\nand now the second part\n"),
-    );
-    let result = project.wait_result(NEXT);
-    assert_eq!(
-        (&result["status"], &result["session_id"]),
-        (&json!("completed"), &session)
-    );
-    assert_eq!(result["continues"], ID);
-    assert_eq!(result["worker_output"]["cost_usd"], 1.0, "{result:#}");
-    assert!(project.made("prompt.2").contains("and now the second part"));
-    let lost = "job-20260101-120002-lost";
-    project.submit(lost, "---\ncontinues: job-20260101-110000-none\n---\nx\n");
-    let result = project.wait_result(lost);
+    let reply = |id: &str| format!("---\ncontinues: {id}\n---\nand now the second part\n");
+    let result = project.complete(NEXT, &reply(ID));
+    result.must_have(json!({
+        "session_id": session, "continues": ID, "worker_output": {"cost_usd": 1.0},
+    }));
+    let prompt = project.made("prompt.2");
+    prompt.must_have("and now the second part");
+    let result = project.run(LAST, &reply("job-20260101-110000-none"));
     assert_eq!(result["error_kind"], "rejected");
-    assert!(
-        result["error"]
-            .as_str()
-            .unwrap()
-            .contains("no finished job"),
-        "{result:#}"
-    );
+    result["error"].must_have("no finished job");
 }
 
 #[test]
 fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
-    let space = Space::new();
-    space.claude(CLAUDE);
-    let project = space.project("alpha");
+    let (space, project) = Space::with_claude(CLAUDE);
     project.submit(ID, "---\nnot-before: 2099-01-01 12:00\n---\nlater\n");
     project.submit(NEXT, "now");
     space.start();
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.wait_completed(NEXT);
     assert!(project.result(ID).is_none());
     // The view is written after the result.
     project.wait_view("that only it waits", |view| {
@@ -395,47 +307,31 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
         }
     }
     space.start();
-    project.submit(ID, "now, too");
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.complete(ID, "now, too");
 }
 
 #[test]
 fn what_a_job_changed_is_recorded_from_its_first_start_to_its_end() {
-    let space = Space::new();
-    space.claude(&CLAUDE.replace("cat > prompt.new", "echo new >> file; cat > prompt.new"));
+    let (space, project) = Space::with_claude(&format!("echo new >> file\n{CLAUDE}"));
     space.set(json!({"check": [check(&space, 2)]}));
-    let project = space.project("alpha");
+    let file = |name: &str| project.path.join(name);
     let git = |args: &[&str]| {
-        let mut git = std::process::Command::new("git");
-        git.arg("-C")
-            .arg(&project.path)
-            .args(["-c", "user.name=a", "-c", "user.email=a@b"]);
-        crate::space::Ran::of(git.args(args).output().unwrap()).ok()
+        let mut git = Command::new("git");
+        git.arg("-C").arg(&project.path).args(args);
+        Ran::of(git.output().unwrap()).ok()
     };
-    fs::write(project.path.join("file"), "old\n").unwrap();
-    fs::write(
-        project.path.join(".gitignore"),
-        "jobs\nprompt*\nenviron*\nchecked*\n",
-    )
-    .unwrap();
+    fs::write(file("file"), "old\n").unwrap();
+    fs::write(file(".gitignore"), "jobs\nprompt*\nenviron*\nchecked*\n").unwrap();
     git(&["init", "-q"]);
     git(&["add", "-A"]);
-    git(&["commit", "-q", "-m", "start"]);
+    let author = ["-c", "user.name=a", "-c", "user.email=a@b"];
+    git(&[&author[..], &["commit", "-q", "-m", "start"]].concat());
     // As in a daemon that a hook of another repository has started.
     space.env("GIT_DIR", "/nowhere");
-    project.submit(ID, "x");
     space.start();
-    let result = project.wait_result(ID);
-    let change = &result["git"];
-    assert_eq!(
-        (&change["files"], &change["insertions"], &change["commits"]),
-        (&json!(1), &json!(2), &json!(0)),
-        "{result:#}"
-    );
-    let patch = project.path.join(change["patch"].as_str().unwrap());
+    let result = project.run(ID, "x");
+    result.must_have(json!({"git": {"files": 1, "insertions": 2, "commits": 0}}));
+    let patch = file(result["git"]["patch"].as_str().unwrap());
     git(&["apply", "-R", patch.to_str().unwrap()]);
-    assert_eq!(
-        fs::read_to_string(project.path.join("file")).unwrap(),
-        "old\n"
-    );
+    assert_eq!(project.made("file"), "old\n");
 }

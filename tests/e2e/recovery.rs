@@ -1,20 +1,19 @@
 //! What is left after a crash, a stop or a second daemon: each row of the table of states, laid
 //! out on disk or brought about by `kill -9`.
 
+use crate::machine::start_time_of;
 use crate::registry::is_free;
 use crate::space::{
-    BOUND, Project, Space, is_alive, remove_dir, spawn, wait_for, wait_longer, wait_until,
+    BOUND, MustHave, Project, Space, attempts, is_alive, remove_dir, spawn, wait_for, wait_longer,
+    wait_until,
 };
+use crate::stage::{ID, NEXT, alpha, ran};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const ID: &str = "job-20260101-120000-hello";
-const NEXT: &str = "job-20260101-120001-next";
 
 /// An agent that notes its start and its pids, leaves a daemon of its own, and runs until the
 /// test makes the file `go`.
@@ -23,10 +22,6 @@ setsid sh -c 'echo $$ >> pids; exec sleep 600' < /dev/null > /dev/null 2>&1 &
 while [ ! -s pids ]; do sleep 0.01; done
 echo $$ >> pids; echo some words
 while [ ! -e go ]; do sleep 0.02; done; echo done"#;
-
-fn ran(project: &Project) -> Vec<String> {
-    project.made("ran").lines().map(str::to_owned).collect()
-}
 
 fn pids(project: &Project) -> Vec<i32> {
     let pids = project.made("pids");
@@ -39,37 +34,37 @@ fn wait_running(project: &Project) -> Vec<i32> {
     pids(project)
 }
 
+/// A job whose agent stands at its gate, and which is to be started again after an interruption.
+fn gated() -> (Space, Project) {
+    let (space, project) = alpha(GATED);
+    space.set(json!({"on_interrupt": "rerun"}));
+    space.start();
+    project.submit(ID, "x");
+    wait_running(&project);
+    (space, project)
+}
+
+/// A project in which states are laid out; no gate keeps its agents.
+fn laid_out() -> (Space, Project) {
+    let (space, project) = alpha(GATED);
+    project.touch("go");
+    (space, project)
+}
+
 /// A claim as the daemon writes it, of a first start of a plain agent.
 pub fn claim(id: &str, keys: Value) -> String {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let mut claim = json!({
-        "job_id": id,
-        "run": "00000000000000000000000000000000",
-        "boot_id": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim(),
-        "starts": 1,
-        "started_at": "2026-01-01T12:00:00.000+00:00",
-        "created_at": "2026-01-01T11:00:00.000+00:00",
-        "queue_position": 1,
+        "job_id": id, "run": "00000000000000000000000000000000", "boot_id": boot_id.trim(),
+        "starts": 1, "queue_position": 1,
+        "started_at": "2026-01-01T12:00:00.000+00:00", "created_at": "2026-01-01T11:00:00.000+00:00",
         // Of "x", by sha256sum.
         "document_sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
-        "agent": "agent",
-        "protocol": "plain",
-        "session_id": null,
-        "resumed": false,
-        "attempts": [],
-        "retries": 0,
-        "interruptions": 0,
-        "carried": {
-            "usage": null,
-            "num_turns": null,
-            "edited": [],
-            "permission_denials": [],
-            "failed_mcp_servers": [],
-            "leftovers": 0,
-        },
-        "suspended": null,
-        "checking": false,
-        "stopped": false,
-        "checks": [],
+        "agent": "agent", "protocol": "plain", "session_id": null, "resumed": false,
+        "attempts": [], "retries": 0, "interruptions": 0,
+        "carried": {"usage": null, "num_turns": null, "edited": [], "permission_denials": [],
+            "failed_mcp_servers": [], "leftovers": 0},
+        "suspended": null, "checking": false, "stopped": false, "checks": [],
         "files": {"witness": null, "answer": null, "require_answer": false},
     });
     let object = claim.as_object_mut().unwrap();
@@ -84,18 +79,13 @@ pub fn lay_claim(project: &Project, id: &str, text: &str) {
 /// No claim of ours counts no start; one that does ends its job all the same, and keeps nothing busy.
 #[test]
 fn a_suspended_claim_of_no_start_is_gone_on_with() {
-    let space = Space::new();
-    space.plain_agent("cat");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat");
     project.submit(ID, "x");
     let suspended = json!({"kind": "network", "error": "", "retry_at": null, "afresh": true});
-    lay_claim(
-        &project,
-        ID,
-        &claim(ID, json!({"starts": 0, "suspended": suspended})),
-    );
+    let claim = claim(ID, json!({"starts": 0, "suspended": suspended}));
+    lay_claim(&project, ID, &claim);
     space.start();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
 }
 
 // --- kill -9 ---
@@ -104,59 +94,51 @@ fn a_suspended_claim_of_no_start_is_gone_on_with() {
 fn after_kill_9_survivors_are_ended_and_on_interrupt_decides() {
     // A plain agent has no session to resume, so `resume` is as `fail`.
     for on_interrupt in ["resume", "fail", "rerun"] {
-        let space = Space::new();
-        space.plain_agent(GATED);
+        let (space, project) = alpha(GATED);
         space.set(json!({"on_interrupt": on_interrupt}));
-        let project = space.project("alpha");
         space.start();
         project.submit(ID, "the text");
         let first = wait_running(&project);
         let kept = project.logs(&format!("{ID}.md"));
         wait_until("the copy of the text", || kept.exists());
         space.kill();
-        for pid in &first {
-            assert!(is_alive(*pid), "the agent died with the daemon");
-        }
+        let all_alive = first.iter().all(|pid| is_alive(*pid));
+        assert!(all_alive, "the agent died with the daemon");
+        let none_alive = || first.iter().all(|pid| !is_alive(*pid));
         // The copy of the text that ran is what runs again.
         fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
         space.start();
         project.submit(NEXT, "x");
         if on_interrupt == "rerun" {
             wait_until("a second start", || ran(&project) == [ID, ID]);
-            assert!(first.iter().all(|pid| !is_alive(*pid)), "two at once");
+            assert!(none_alive(), "two at once");
         }
-        fs::write(project.path.join("go"), "").unwrap();
+        project.touch("go");
         let result = project.wait_result(ID);
-        assert!(first.iter().all(|pid| !is_alive(*pid)), "survivors");
-        let attempts = result["attempts"].as_array().unwrap();
-        assert_eq!(attempts[0]["error_kind"], "interrupted");
+        assert!(none_alive(), "survivors");
         assert_eq!(result["retry_count"], 0);
         if on_interrupt == "rerun" {
-            assert_eq!(result["status"], "completed", "{result}");
-            assert_eq!(attempts.len(), 2);
-            assert!(project.made("prompts").starts_with("the textthe text"));
             let logs = ["md", "out", "err", "2.out", "2.err"];
-            assert_eq!(
-                result["logs"],
-                json!(logs.map(|ending| format!("jobs/logs/{ID}.{ending}")))
-            );
+            result.must_have(json!({
+                "status": "completed", "attempts": [{"error_kind": "interrupted"}, {}],
+                "logs": logs.map(|ending| format!("jobs/logs/{ID}.{ending}")),
+            }));
+            assert!(project.made("prompts").starts_with("the textthe text"));
         } else {
-            assert_eq!(result["status"], "failed");
-            assert_eq!(result["error_kind"], "interrupted");
-            assert_eq!(result["stdout"], "some words\n");
-            assert_eq!(attempts.len(), 1);
+            result.must_have(json!({
+                "status": "failed", "error_kind": "interrupted", "stdout": "some words\n",
+                "attempts": [{"error_kind": "interrupted"}],
+            }));
         }
-        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        project.wait_completed(NEXT);
         space.assert_no_survivor();
     }
 }
 
 #[test]
 fn a_job_that_was_begun_goes_on_with_its_agent_whatever_the_settings_say_since() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let (space, project) = alpha(GATED);
     space.set(json!({"on_interrupt": "rerun"}));
-    let project = space.project("alpha");
     space.start();
     project.submit(ID, &"x".repeat(2000));
     wait_running(&project);
@@ -168,42 +150,33 @@ fn a_job_that_was_begun_goes_on_with_its_agent_whatever_the_settings_say_since()
     let other = agent(space.program("other", "cat > /dev/null; echo other"));
     let agents = json!({"agent": own, "other": other});
     space.set(json!({"agent": "other", "agents": agents, "max_document": "1 KiB"}));
-    fs::write(project.path.join("go"), "").unwrap();
+    project.touch("go");
     space.start();
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
+    let result = project.wait_completed(ID);
     assert_eq!(result["agent"], "agent");
     assert_eq!(ran(&project), [ID, ID]);
 }
 
 #[test]
 fn a_job_is_claimed_before_its_agent_takes_its_first_step() {
-    let space = Space::new();
-    space.plain_agent(
+    let (space, project) = alpha(
         "cat jobs/state/$JOB_MONITOR_JOB_ID.claim > claim; ls jobs/results > results; cat > /dev/null",
     );
-    let project = space.project("alpha");
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    project.run(ID, "x");
     let text = project.made("claim");
     let claim: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-    assert_eq!(claim["job_id"], ID);
-    assert_eq!(claim["starts"], 1);
+    claim.must_have(json!({"job_id": ID, "starts": 1}));
     assert_eq!(claim["run"].as_str().unwrap().len(), 32);
     assert_eq!(project.made("results"), "");
 }
 
 #[test]
 fn killed_at_any_moment_the_daemon_starts_no_job_twice_and_loses_none() {
-    let space = Space::new();
-    space.plain_agent(r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null"#);
+    let (space, project) = alpha(r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null"#);
     space.set(json!({"on_interrupt": "fail"}));
-    let project = space.project("alpha");
     let ids: Vec<String> = (0..400).map(|n| format!("job-20260101-{n:06}-x")).collect();
-    for id in &ids {
-        project.submit(id, "x");
-    }
+    ids.iter().for_each(|id| project.submit(id, "x"));
     // Moments from before the first start to the middle of the backlog.
     for pause in [1, 3, 5, 8, 12, 17, 23, 30, 38, 47, 57, 68] {
         space.spawn(|_| {});
@@ -211,15 +184,11 @@ fn killed_at_any_moment_the_daemon_starts_no_job_twice_and_loses_none() {
         space.kill();
     }
     space.start();
-    let last = &ids[ids.len() - 1];
-    wait_longer(BOUND * 4, "all results", || project.result(last));
-    let mut starts: BTreeMap<String, u32> = BTreeMap::new();
-    for id in ran(&project) {
-        *starts.entry(id).or_default() += 1;
-    }
+    wait_longer(BOUND * 4, "all results", || project.result(&ids[399]));
+    let ran = ran(&project);
     for id in &ids {
         let result = project.result(id).expect("every job has its result");
-        let started = starts.get(id).copied().unwrap_or(0);
+        let started = ran.iter().filter(|one| *one == id).count();
         match result["status"].as_str().unwrap() {
             "completed" => assert_eq!(started, 1, "{id}"),
             // Killed before its first step, an agent may not have noted its start.
@@ -239,10 +208,8 @@ fn killed_at_any_moment_the_daemon_starts_no_job_twice_and_loses_none() {
 
 #[test]
 fn a_job_that_is_interrupted_for_the_fourth_time_is_not_started_again() {
-    let space = Space::new();
-    space.plain_agent(GATED);
+    let (space, project) = alpha(GATED);
     space.set(json!({"on_interrupt": "rerun"}));
-    let project = space.project("alpha");
     space.start();
     project.submit(ID, "x");
     for starts in 1..=4 {
@@ -252,31 +219,24 @@ fn a_job_that_is_interrupted_for_the_fourth_time_is_not_started_again() {
     }
     let result = project.wait_result(ID);
     assert_eq!(result["error_kind"], "interrupted");
-    assert!(result["error"].as_str().unwrap().contains("went down"));
-    assert_eq!(result["attempts"].as_array().unwrap().len(), 4);
+    result["error"].must_have("went down");
+    assert_eq!(attempts(&result).len(), 4);
     assert_eq!(ran(&project).len(), 4);
     space.assert_no_survivor();
 }
 
 #[test]
 fn a_job_cancelled_while_the_daemon_was_away_is_not_started_again() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    space.set(json!({"on_interrupt": "rerun"}));
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
+    let (space, project) = gated();
     project.submit(NEXT, "x");
-    wait_running(&project);
     space.kill();
-    for id in [ID, NEXT] {
-        fs::write(project.state(&format!("{id}.cancel")), "").unwrap();
-    }
+    project.mark(ID, "cancel");
+    project.mark(NEXT, "cancel");
     space.start();
     for (id, starts) in [(ID, 1), (NEXT, 0)] {
         let result = project.wait_result(id);
         assert_eq!(result["status"], "cancelled");
-        assert_eq!(result["attempts"].as_array().unwrap().len(), starts);
+        assert_eq!(attempts(&result).len(), starts);
     }
     assert_eq!(ran(&project), [ID]);
     space.assert_no_survivor();
@@ -286,20 +246,15 @@ fn a_job_cancelled_while_the_daemon_was_away_is_not_started_again() {
 
 #[test]
 fn a_claim_beside_a_result_is_swept_and_the_job_is_not_run() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
+    let (space, project) = laid_out();
     project.submit(ID, "x");
     lay_claim(&project, ID, &claim(ID, json!({})));
-    for mark in ["cancel", "hold"] {
-        fs::write(project.state(&format!("{ID}.{mark}")), "").unwrap();
-    }
+    project.mark(ID, "cancel");
+    project.mark(ID, "hold");
     let result = format!("{{\"job_id\": \"{ID}\", \"status\": \"completed\"}}");
     fs::write(project.results(&format!("{ID}.json")), &result).unwrap();
     space.start();
-    project.submit(NEXT, "x");
-    project.wait_result(NEXT);
+    project.run(NEXT, "x");
     assert_eq!(ran(&project), [NEXT]);
     let names = project.names(&project.state(""));
     assert!(!names.iter().any(|name| name.contains(ID)), "{names:?}");
@@ -311,33 +266,23 @@ fn a_claim_beside_a_result_is_swept_and_the_job_is_not_run() {
 
 #[test]
 fn a_result_that_cannot_be_read_ends_its_job_all_the_same() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
+    let (space, project) = laid_out();
     project.submit(ID, "x");
     fs::write(project.results(&format!("{ID}.json")), "{torn").unwrap();
     space.start();
-    project.submit(NEXT, "x");
-    project.wait_result(NEXT);
+    project.run(NEXT, "x");
     assert_eq!(ran(&project), [NEXT]);
     let shown = space.run(&[ID]);
     assert_ne!(shown.status, 3, "{shown:?}");
-    assert!(
-        format!("{}{}", shown.stdout, shown.stderr).contains(&format!("{ID}.json")),
-        "{shown:?}"
-    );
+    let told = shown.stdout + &shown.stderr;
+    told.must_have(&format!("{ID}.json"));
 }
 
 #[test]
 fn without_its_state_directory_a_project_goes_on_from_documents_and_results() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
+    let (space, project) = laid_out();
     space.start();
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    project.run(ID, "x");
     assert_eq!(space.stop(), 0);
     fs::remove_dir_all(project.state("")).unwrap();
     project.submit(NEXT, "x");
@@ -349,18 +294,10 @@ fn without_its_state_directory_a_project_goes_on_from_documents_and_results() {
 
 #[test]
 fn an_agent_whose_claim_is_lost_with_the_state_directory_is_ended_before_another_starts() {
-    let (space, elsewhere) = (Space::new(), Space::new());
-    for space in [&space, &elsewhere] {
-        space.plain_agent(GATED);
-        space.start();
-    }
     // Of the same name, with a job of the same name.
-    let other = elsewhere.project("alpha");
-    let project = space.project("alpha");
-    for project in [&project, &other] {
-        project.submit(ID, "x");
-    }
-    let (before, others) = (wait_running(&project), wait_running(&other));
+    let (_elsewhere, other) = gated();
+    let (space, project) = gated();
+    let (before, others) = (pids(&project), pids(&other));
     assert!(!project.journal().is_empty());
     space.kill();
     fs::remove_dir_all(project.state("")).unwrap();
@@ -368,31 +305,23 @@ fn an_agent_whose_claim_is_lost_with_the_state_directory_is_ended_before_another
     space.start();
     let after = wait_running(&project);
     assert!(before.iter().all(|pid| !after.contains(pid)));
-    assert!(
-        !before.iter().any(|&pid| is_alive(pid)),
-        "it was left alone"
-    );
+    let left = before.iter().any(|&pid| is_alive(pid));
+    assert!(!left, "it was left alone");
     assert!(others.iter().all(|&pid| is_alive(pid)), "it was not ours");
     space.wait_log("processes of an earlier run had survived; they were ended");
     for project in [&project, &other] {
-        fs::write(project.path.join("go"), "").unwrap();
-        assert_eq!(project.wait_result(ID)["status"], "completed");
+        project.touch("go");
+        project.wait_completed(ID);
     }
 }
 
 #[test]
 fn a_state_directory_deleted_under_the_running_daemon_costs_no_job() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
+    let (_space, project) = gated();
     project.submit(NEXT, "x");
-    wait_running(&project);
     remove_dir(&project.state(""));
-    fs::write(project.path.join("go"), "").unwrap();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.touch("go");
+    project.wait_all_completed(&[ID, NEXT]);
     assert_eq!(ran(&project), [ID, NEXT]);
 }
 
@@ -405,23 +334,16 @@ fn a_job_whose_claim_is_broken_fails_and_is_not_run() {
         ("of-another-job", claim(NEXT, json!({}))),
     ];
     for (name, text) in rows {
-        let space = Space::new();
-        space.plain_agent(GATED);
-        let project = space.project("alpha");
-        fs::write(project.path.join("go"), "").unwrap();
+        let (space, project) = laid_out();
         project.submit(ID, "x");
         lay_claim(&project, ID, &text);
         space.start();
-        project.submit(NEXT, "x");
-        project.wait_result(NEXT);
+        project.run(NEXT, "x");
         let result = project.wait_result(ID);
         assert_eq!(ran(&project), [NEXT], "{name}");
         assert_eq!(result["error_kind"], "interrupted", "{name}");
         let error = result["error"].as_str().unwrap();
-        assert!(
-            error.contains(&format!("job-monitor retry {ID}")),
-            "{error}"
-        );
+        error.must_have(&format!("job-monitor retry {ID}"));
         wait_until("the claim to be swept", || project.claim(ID).is_none());
         space.wait_log(&format!("{ID}.claim is broken"));
     }
@@ -429,10 +351,7 @@ fn a_job_whose_claim_is_broken_fails_and_is_not_run() {
 
 #[test]
 fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
+    let (space, project) = laid_out();
     // A session of its own, as an agent is; its environment has no token. It stands in the space,
     // so that it is ended with it.
     let mut innocent = Command::new("setsid");
@@ -441,34 +360,28 @@ fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled()
     innocent.stderr(Stdio::null());
     let mut innocent = spawn(&mut innocent);
     let pid = innocent.id();
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let start_time: u64 = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok())
-        .unwrap();
-    let rows = [
-        // Another process got the number.
-        (json!({}), start_time - 1),
-        // Another boot: numbers and ticks may agree by chance.
+    let start_time = start_time_of(pid);
+    let boot = "00000000-0000-0000-0000-000000000000";
+    for (id, what, mut keys, start_time) in [
         (
-            json!({"boot_id": "00000000-0000-0000-0000-000000000000"}),
-            start_time,
+            ID,
+            "another process got the number",
+            json!({}),
+            start_time - 1,
         ),
-    ];
-    for (at, (keys, start_time)) in rows.into_iter().enumerate() {
-        let id = format!("job-20260101-12000{at}-x");
-        project.submit(&id, "x");
+        // Numbers and ticks may agree by chance.
+        (NEXT, "another boot", json!({"boot_id": boot}), start_time),
+    ] {
+        project.submit(id, "x");
         fs::write(project.logs(&format!("{id}.md")), "x").unwrap();
         fs::write(project.logs(&format!("{id}.out")), "").unwrap();
-        let mut keys = keys;
         keys["process"] = json!({"pid": pid, "start_time": start_time});
-        lay_claim(&project, &id, &claim(&id, keys));
+        lay_claim(&project, id, &claim(id, keys));
         space.start();
-        assert_eq!(project.wait_result(&id)["error_kind"], "interrupted");
+        assert_eq!(project.wait_result(id)["error_kind"], "interrupted");
         assert_eq!(space.stop(), 0);
-        let alive = innocent.try_wait().unwrap().is_none();
-        assert!(alive, "row {at}: an innocent process was ended");
+        let is_alive = innocent.try_wait().unwrap().is_none();
+        assert!(is_alive, "{what}: an innocent process was ended");
     }
     innocent.kill().unwrap();
     innocent.wait().unwrap();
@@ -476,77 +389,61 @@ fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled()
 
 #[test]
 fn a_claim_without_logs_and_process_is_of_a_start_that_never_was() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
-    for id in [ID, NEXT] {
-        project.submit(id, "x");
-    }
+    let (space, project) = laid_out();
+    project.submit_all(&[ID, NEXT]);
     // The logs are made between claim and start, so the first was not started. The second was,
     // whoever has tidied its logs away since.
     lay_claim(&project, ID, &claim(ID, json!({})));
     let process = json!({"process": {"pid": 1, "start_time": 1}});
     lay_claim(&project, NEXT, &claim(NEXT, process));
     space.start();
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
-    assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+    assert_eq!(attempts(&project.wait_completed(ID)).len(), 1);
     assert_eq!(project.wait_result(NEXT)["error_kind"], "interrupted");
     assert_eq!(ran(&project), [ID]);
 }
 
 #[test]
 fn a_claim_that_another_monitor_left_while_this_one_rested_is_seen_to_first() {
-    let space = Space::new();
-    space.plain_agent("cat > /dev/null; ls jobs/results > seen");
-    let project = space.project("alpha");
+    let (space, project) = alpha("cat > /dev/null; ls jobs/results > seen");
     space.start();
     wait_until("the project to be let go", || is_free(&project));
     let process = json!({"process": {"pid": 1, "start_time": 1}});
     lay_claim(&project, ID, &claim(ID, process));
-    project.submit(NEXT, "x");
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.complete(NEXT, "x");
     assert_eq!(project.wait_result(ID)["error_kind"], "interrupted");
     assert!(project.made("seen").contains(ID));
 }
 
 #[test]
 fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    fs::write(project.path.join("go"), "").unwrap();
-    for id in [ID, NEXT] {
-        project.submit(id, "x");
-    }
+    let (space, project) = laid_out();
+    project.submit_all(&[ID, NEXT]);
     fs::write(project.logs(&format!("{NEXT}.md")), "x").unwrap();
-    let in_an_hour = job_monitor::time::Wall::now().plus(Duration::from_secs(3600));
-    let suspended = json!({"suspended": {
-        "kind": "spawn_failed",
-        "error": "cannot start it",
-        "retry_at": in_an_hour,
-        "afresh": false,
-    }});
     // The later job was begun, so the earlier one waits for it.
-    lay_claim(&project, NEXT, &claim(NEXT, suspended.clone()));
+    let suspend_until = |time: Value| {
+        let suspended =
+            json!({"kind": "spawn_failed", "error": "x", "retry_at": time, "afresh": false});
+        lay_claim(
+            &project,
+            NEXT,
+            &claim(NEXT, json!({"suspended": suspended})),
+        );
+    };
+    let in_an_hour = job_monitor::time::Wall::now().plus(Duration::from_secs(3600));
+    suspend_until(json!(in_an_hour));
     space.start();
     let view = project.wait_view("suspended", |view| view["retry_at"] != Value::Null);
     assert!(view["retry_at"].as_str().unwrap().starts_with("20"));
-    assert_eq!(view["is_processing"], false);
-    assert_eq!(
-        view["queued_tasks"],
-        json!([format!("{NEXT}.md"), format!("{ID}.md")])
-    );
+    view.must_have(json!({
+        "is_processing": false, "queued_tasks": [format!("{NEXT}.md"), format!("{ID}.md")],
+    }));
     assert!(ran(&project).is_empty());
     assert_eq!(space.stop(), 0);
-    let mut due = suspended;
-    due["suspended"]["retry_at"] = json!("2026-01-01T12:00:01.000+00:00");
-    lay_claim(&project, NEXT, &claim(NEXT, due));
+    suspend_until(json!("2026-01-01T12:00:01.000+00:00"));
     space.start();
     project.wait_result(ID);
     assert_eq!(ran(&project), [NEXT, ID]);
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.wait_completed(NEXT);
 }
 
 // --- stopping ---
@@ -554,17 +451,14 @@ fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
 #[test]
 fn a_stop_ends_the_agents_with_grace_keeps_their_claims_and_exits_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let space = Space::new();
-        space.plain_agent(
+        let (space, project) = alpha(
             r#"echo "$JOB_MONITOR_JOB_ID" >> ran; cat > /dev/null; setsid sleep 600 &
 trap 'echo saved > saved; exit 0' TERM
 echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done"#,
         );
         space.set(json!({"grace": "20s", "on_interrupt": "rerun"}));
-        let project = space.project("alpha");
         space.start();
-        project.submit(ID, "x");
-        project.submit(NEXT, "x");
+        project.submit_all(&[ID, NEXT]);
         project.wait_made("pid");
         space.signal(signal);
         let began = Instant::now();
@@ -575,22 +469,19 @@ echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done"#,
         assert!(project.result(ID).is_none());
         assert_eq!(ran(&project), [ID], "{signal}");
         space.assert_no_survivor();
-        fs::write(project.path.join("go"), "").unwrap();
+        project.touch("go");
         space.start();
-        let result = project.wait_result(ID);
-        assert_eq!(result["status"], "completed");
-        assert_eq!(result["attempts"][0]["error_kind"], "interrupted");
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 2);
+        let result = project.wait_completed(ID);
+        result.must_have(json!({"attempts": [{"error_kind": "interrupted"}, {}]}));
         project.wait_result(NEXT);
     }
 }
 
 #[test]
 fn a_second_signal_ends_the_daemon_at_once_and_leaves_no_agent_behind() {
-    let space = Space::new();
-    space.plain_agent("trap '' TERM; cat > /dev/null; echo $$ > pid; sleep 600; sleep 600");
+    let (space, project) =
+        alpha("trap '' TERM; cat > /dev/null; echo $$ > pid; sleep 600; sleep 600");
     space.set(json!({"grace": "10m"}));
-    let project = space.project("alpha");
     space.start();
     project.submit(ID, "x");
     project.wait_made("pid");
@@ -607,9 +498,7 @@ fn a_second_signal_ends_the_daemon_at_once_and_leaves_no_agent_behind() {
 
 #[test]
 fn started_with_sighup_ignored_the_daemon_goes_on_ignoring_it() {
-    let space = Space::new();
-    space.plain_agent("grep SigIgn /proc/self/status > signals; cat > /dev/null");
-    let project = space.project("alpha");
+    let (space, project) = alpha("grep SigIgn /proc/self/status > signals; cat > /dev/null");
     space.spawn(|command| {
         // SAFETY: signal(2) with SIG_IGN is async-signal-safe and touches no memory.
         unsafe {
@@ -621,8 +510,7 @@ fn started_with_sighup_ignored_the_daemon_goes_on_ignoring_it() {
     });
     space.wait_log("Observer started");
     space.signal(Signal::SIGHUP);
-    project.submit(ID, "x");
-    project.wait_result(ID);
+    project.run(ID, "x");
     // The agent has every signal as by default.
     assert_eq!(project.made("signals"), "SigIgn:\t0000000000000000\n");
     assert!(space.ended().is_none());
@@ -633,18 +521,11 @@ fn started_with_sighup_ignored_the_daemon_goes_on_ignoring_it() {
 
 #[test]
 fn a_second_daemon_of_the_same_user_is_refused_with_status_5() {
-    let space = Space::new();
-    space.plain_agent(GATED);
-    let project = space.project("alpha");
-    space.start();
-    project.submit(ID, "x");
-    wait_running(&project);
-    let second = space.run(&["daemon"]);
-    assert_eq!(second.status, 5, "{second:?}");
-    assert!(second.stderr.contains("running already"), "{second:?}");
+    let (space, project) = gated();
+    space.run(&["daemon"]).refused(5, "running already");
     // The first goes on as if nothing had happened.
-    fs::write(project.path.join("go"), "").unwrap();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.touch("go");
+    project.wait_completed(ID);
     assert_eq!(space.stop(), 0);
     // After it has gone, and also after it was killed, the place is free.
     space.start();
@@ -656,21 +537,16 @@ fn a_second_daemon_of_the_same_user_is_refused_with_status_5() {
 
 #[test]
 fn a_project_of_another_daemon_is_left_to_it_and_taken_over_when_that_has_gone() {
-    let (first, second) = (Space::new(), Space::new());
-    for space in [&first, &second] {
-        space.plain_agent(GATED);
-    }
-    let project = first.project("alpha");
+    let (first, project) = gated();
+    let second = Space::new();
+    second.plain_agent(GATED);
     second.edit_registry(|projects| {
         projects.insert("theirs".into(), json!({"path": project.path}));
     });
-    first.start();
-    project.submit(ID, "x");
-    wait_running(&project);
     second.start();
     second.wait_log("is served by another monitor");
     assert_eq!(ran(&project), [ID]);
-    fs::write(project.path.join("go"), "").unwrap();
+    project.touch("go");
     assert_eq!(project.wait_result(ID)["project"], "alpha");
     assert_eq!(first.stop(), 0);
     project.submit(NEXT, "x");

@@ -1,19 +1,19 @@
 //! What the reading commands show beyond the words of old scripts: why jobs wait, how well they went,
 //! what they changed.
 
-use crate::space::{Project, Space, wait_until};
+use crate::space::{MustHave, Project, Space, make_old, wait_until};
 use serde_json::{Value, json};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const GOOD: &str = "job-20260130-090000-good";
 const DENIED: &str = "job-20260130-091000-denied";
 const FAILED: &str = "job-20260130-092000-failed";
 const BROKEN: &str = "job-20260130-093000-broken";
 
-/// Puts a result, which ended so many minutes after nine, and whose file is as old as it says.
-fn put(project: &Project, id: &str, minute: u32, age: Duration, more: Value) {
+/// Puts a result, which ended so many minutes after nine, and whose file is so many hours old.
+fn put(project: &Project, id: &str, minute: u32, hours: u64, more: Value) {
     let mut document = json!({"job_id": id, "status": "completed", "duration_seconds": 12.0,
         "started_at": "2026-01-30T09:00:00Z", "agent": "claude", "session_id": "s-1",
         "attempts": [{"started_at": "2026-01-30T09:00:00Z", "duration_seconds": 12.0}],
@@ -21,46 +21,28 @@ fn put(project: &Project, id: &str, minute: u32, age: Duration, more: Value) {
         "worker_output": {"summary": "All is well.", "cost_usd": 0.0072}});
     let more = more.as_object().unwrap().clone();
     document.as_object_mut().unwrap().extend(more);
-    let path = project.results(&format!("{id}.json"));
-    fs::write(&path, document.to_string()).unwrap();
-    let at = SystemTime::now() - age;
-    File::open(&path).unwrap().set_modified(at).unwrap();
+    let path = project.put_result(id, &document);
+    make_old(&path, Duration::from_secs(hours * 3600));
 }
 
 /// Three jobs, whose files were restored in the wrong order.
 fn finished(project: &Project) {
-    let hour = Duration::from_secs(3600);
     let git = json!({"branch": "main", "head_before": "a", "head_after": "b", "commits": 1, "files": 2,
         "insertions": 12, "deletions": 3, "patch": format!("jobs/logs/{DENIED}.patch")});
     let check = |code: i32| {
         json!({"started_at": "2026-01-30T09:01:00Z", "duration_seconds": 2.0, "exit_code": code,
             "signal": null, "output": "1 test failed\n"})
     };
-    put(
-        project,
-        GOOD,
-        1,
-        hour,
-        json!({"checks": [check(1), check(0)]}),
-    );
+    let checks = json!({"checks": [check(1), check(0)]});
+    put(project, GOOD, 1, 1, checks);
     let summary = "Done.\n\n```json\n{\"audit_score\": 85, \"audit_notes\": \"two gaps\"}\n```\n";
-    put(
-        project,
-        DENIED,
-        20,
-        hour * 3,
-        json!({"audit_score": 85, "audit_notes": "two gaps", "git": git,
+    let denied = json!({"audit_score": 85, "audit_notes": "two gaps", "git": git,
         "failed_mcp_servers": ["db"], "worker_output": {"summary": summary, "cost_usd": 0.5},
-        "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make check"}}]}),
-    );
-    put(
-        project,
-        FAILED,
-        10,
-        hour * 2,
-        json!({"status": "failed", "error_kind": "check_failed",
-        "error": "the check failed", "checks": [check(2)]}),
-    );
+        "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make check"}}]});
+    put(project, DENIED, 20, 3, denied);
+    let failed = json!({"status": "failed", "error_kind": "check_failed",
+        "error": "the check failed", "checks": [check(2)]});
+    put(project, FAILED, 10, 2, failed);
 }
 
 #[test]
@@ -108,21 +90,17 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
         "Session: s-1\n",
         "job-monitor open ",
     ] {
-        assert!(told.contains(part), "no {part:?} in {told}");
+        told.must_have(part);
     }
     assert!(!told.contains("audit_score"), "{told}");
     let told = space.run(&[FAILED]).ok();
-    assert!(
-        told.contains("Check: failed with exit status 2\n"),
-        "{told}"
-    );
+    told.must_have("Check: failed with exit status 2\n");
     // What cannot be read ends its job, and is no success of ours.
     fs::write(project.results(&format!("{BROKEN}.json")), "{").unwrap();
     for args in [&[BROKEN][..], &[BROKEN, "--json"]] {
         let ran = space.run(args);
-        assert_eq!(ran.status, 1, "{ran:?}");
-        assert!(ran.stderr.contains(&format!("{BROKEN}.json")), "{ran:?}");
-        assert!(ran.stdout.contains(BROKEN), "{ran:?}");
+        ran.refused(1, &format!("{BROKEN}.json"));
+        ran.stdout.must_have(BROKEN);
     }
 }
 
@@ -132,17 +110,17 @@ fn a_patch_is_shown_as_it_is_and_summed_up() {
     let project = space.project("alpha");
     finished(&project);
     let patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n-old\n+new\n+\u{1b}[31m\n";
-    fs::write(project.logs(&format!("{DENIED}.patch")), patch).unwrap();
+    let file = project.logs(&format!("{DENIED}.patch"));
+    fs::write(&file, patch).unwrap();
     assert_eq!(space.run(&["diff", DENIED]).ok(), patch);
     let stat = space.run(&["diff", "--stat", DENIED]).ok();
-    assert!(stat.contains("2      1  x\n2 files, +12 −3"), "{stat}");
-    fs::remove_file(project.logs(&format!("{DENIED}.patch"))).unwrap();
+    stat.must_have("2      1  x\n2 files, +12 −3");
+    fs::remove_file(file).unwrap();
     let gone = space.run(&["diff", DENIED]);
     assert_eq!((gone.status, gone.stdout.as_str()), (0, ""));
-    assert!(gone.stderr.contains("changed 2 files, +12 −3"), "{gone:?}");
+    gone.stderr.must_have("changed 2 files, +12 −3");
     let none = space.run(&["diff", GOOD]);
-    assert_eq!(none.status, 1);
-    assert!(none.stderr.contains("no record of change"), "{none:?}");
+    none.refused(1, "no record of change");
 }
 
 #[test]
@@ -162,23 +140,17 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
     beta.wait_view("that it waits", |view| view["queue_size"] == 1);
     let queue = |name: &str| space.run(&["-p", name, "queue"]).ok();
     let all_busy = "Waits: 1 of 1 agents at work (max_parallel)\n";
-    assert!(
-        queue("alpha").contains("Running for: "),
-        "{}",
-        queue("alpha")
-    );
+    queue("alpha").must_have("Running for: ");
     wait_until("the reason", || queue("beta").contains(all_busy));
     let left = "Left alone: fix-bug.md (not a job's name; job-monitor submit ";
     wait_until("the other file", || {
         let told = queue("beta");
         told.contains(left) && told.contains("jobs/items/fix-bug.md)\n")
     });
-    assert!(space.run(&[waits]).ok().contains(all_busy));
+    space.run(&[waits]).ok().must_have(all_busy);
     let list = space.run(&["list"]).ok();
-    assert!(
-        list.contains("  Skipped: ") && list.contains("\"timeout\" is \"soon\""),
-        "{list}"
-    );
+    list.must_have("  Skipped: ");
+    list.must_have("\"timeout\" is \"soon\"");
     let watch = space.run(&["watch"]).ok();
     for part in [
         "Waits: 1 of 1 agents at work",
@@ -186,21 +158,20 @@ fn whatever_keeps_jobs_from_being_started_is_told_in_every_view() {
         "nothing written for ",
         "Disabled: ",
     ] {
-        assert!(watch.contains(part), "no {part:?} in {watch}");
+        watch.must_have(part);
     }
     let json = space.run(&["-p", "beta", "queue", "--json"]).json();
     assert_eq!(json["projects"][0]["obstacles"][0], all_busy.trim_end());
-    let waited = space.run(&["wait", "--timeout", "300ms", waits]);
-    assert!(waited.stderr.contains("waits: 1 of 1 agents"), "{waited:?}");
+    let waited = |id: &str| space.run(&["wait", "--timeout", "300ms", id]).stderr;
+    waited(waits).must_have("waits: 1 of 1 agents");
     space.run(&["hold", waits]).ok();
-    let waited = space.run(&["wait", "--timeout", "300ms", waits]);
+    let told = waited(waits);
     let held = "waits is held; job-monitor release";
     // At once, and when the time is up.
-    assert_eq!(waited.stderr.matches(held).count(), 2, "{waited:?}");
+    assert_eq!(told.matches(held).count(), 2, "{told}");
     delta.submit(GOOD, "x");
-    let waited = space.run(&["wait", "--timeout", "300ms", GOOD]);
     let why = "waits: no job is started until job-monitor enable delta";
-    assert!(waited.stderr.contains(why), "{waited:?}");
+    waited(GOOD).must_have(why);
 }
 
 #[test]
@@ -224,8 +195,8 @@ fn a_hold_is_told_with_reason_and_end_in_every_view_and_to_who_started_the_monit
     });
     for view in ["queue", "list", "watch"] {
         let told = space.run(&[view]).ok();
-        assert!(told.contains("gate until "), "{view}: {told}");
-        assert!(told.contains("the tree is dirty"), "{view}: {told}");
+        told.must_have("gate until ");
+        told.must_have("the tree is dirty");
     }
     space.wait_log("is held (gate): the tree is dirty");
 }
@@ -240,8 +211,9 @@ fn a_log_is_told_with_the_checks_that_came_after_it() {
     fs::write(project.logs(&format!("{GOOD}.check")), "two failed\n").unwrap();
     let told = space.run(&["logs", GOOD]).ok();
     let seam = "─── check 1 failed with exit status 1\ntwo failed\n";
-    assert!(told.contains(seam) && told.contains("line 1\n"), "{told}");
-    assert!(told.contains("─── check 2 passed\n"), "{told}");
+    told.must_have(seam);
+    told.must_have("line 1\n");
+    told.must_have("─── check 2 passed\n");
     let raw = space.run(&["logs", "--raw", GOOD]).ok();
     assert_eq!(raw, lines);
 }

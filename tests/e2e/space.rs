@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use crate::common::lacks;
 
@@ -98,12 +98,82 @@ impl Ran {
         self.stdout
     }
 
+    /// Of a command that must have been refused: its exit status, and what it said on standard error.
+    #[track_caller]
+    pub fn refused(&self, status: i32, why: &str) {
+        let is_so = self.status == status && self.stderr.contains(why);
+        assert!(is_so, "no {status}, {why:?}: {self:?}");
+    }
+
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("standard output is not JSON ({e}): {self:?}"))
     }
+}
+
+/// What a text or a document must have; it panics with the whole of it where that is missing.
+pub trait MustHave<T> {
+    fn must_have(&self, expected: T);
+}
+
+impl MustHave<&str> for str {
+    #[track_caller]
+    fn must_have(&self, part: &str) {
+        assert!(self.contains(part), "no {part:?} in {self}");
+    }
+}
+
+/// As the above, of a string.
+impl MustHave<&str> for Value {
+    #[track_caller]
+    fn must_have(&self, part: &str) {
+        self.as_str().unwrap_or_default().must_have(part);
+    }
+}
+
+/// These values: what else stands in an object is not looked at, at any depth.
+impl MustHave<Value> for Value {
+    #[track_caller]
+    fn must_have(&self, expected: Value) {
+        if let Some(difference) = difference(self, &expected) {
+            panic!("{difference} in {self:#}");
+        }
+    }
+}
+
+/// Where a document is not as expected: the keys on the way there, and the two values.
+fn difference(found: &Value, expected: &Value) -> Option<String> {
+    let below = |at: &dyn std::fmt::Display, found, expected| {
+        difference(found, expected).map(|rest| format!("{at} {rest}"))
+    };
+    match (found, expected) {
+        (Value::Object(_), Value::Object(keys)) => keys
+            .iter()
+            .find_map(|(key, value)| below(key, &found[key], value)),
+        (Value::Array(list), Value::Array(values)) if list.len() == values.len() => {
+            let mut pairs = list.iter().zip(values).enumerate();
+            pairs.find_map(|(at, (one, value))| below(&at, one, value))
+        }
+        _ => (found != expected).then(|| format!("is {found}, not {expected}")),
+    }
+}
+
+/// The attempts of a result.
+#[track_caller]
+pub fn attempts(result: &Value) -> &[Value] {
+    result["attempts"]
+        .as_array()
+        .expect("a result has attempts")
+}
+
+/// Nothing in a text is a command to a terminal.
+#[track_caller]
+pub fn assert_harmless(text: &str) {
+    let is_bidi = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_harmful = |c: char| c.is_control() && c != '\n' && c != '\t' || is_bidi(c);
+    assert!(!text.contains(is_harmful), "{text:?}");
 }
 
 fn code(status: ExitStatus) -> i32 {
@@ -156,6 +226,14 @@ impl Space {
         };
         space.set(json!({"grace": "1s"}));
         space
+    }
+
+    /// A space with a shell script for `claude`, and one project.
+    pub fn with_claude(body: &str) -> (Space, Project) {
+        let space = Space::new();
+        space.claude(body);
+        let project = space.project("alpha");
+        (space, project)
     }
 
     // --- places ---
@@ -272,6 +350,35 @@ impl Space {
         replace(&path, &serde_json::to_vec_pretty(&registry).unwrap());
     }
 
+    /// Writes a file beside the projects, and gives its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.root.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// The daemon's holds and what was spent, as it has written them down.
+    pub fn holds(&self) -> Value {
+        let bytes = fs::read(self.state().join("holds.json")).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Puts others in their place, while no daemon runs.
+    pub fn lay_holds(&self, holds: &Value) {
+        fs::create_dir_all(self.state()).unwrap();
+        replace(
+            &self.state().join("holds.json"),
+            holds.to_string().as_bytes(),
+        );
+    }
+
+    /// Puts a usage limit of claude's there that lasts for years.
+    pub fn lay_limit(&self) {
+        let hold = json!({"agent": "claude", "kind": "usage_limit", "reason": "limit reached",
+            "since": "2026-01-01T12:00:00Z", "until": "2099-01-01T12:00:00Z", "probe_at": null});
+        self.lay_holds(&json!({"list": [hold], "blind": {}}));
+    }
+
     /// Replaces `.env`, with the mode given.
     pub fn credentials(&self, text: &str, mode: u32) {
         let path = self.config().join(".env");
@@ -325,7 +432,8 @@ impl Space {
         let log = File::create(self.root.join(format!("daemon-{number}.log"))).unwrap();
         let mut argv = self.launcher.borrow().clone();
         argv.extend([job_monitor().to_owned(), "daemon".to_owned()]);
-        let mut command = self.command_of(&argv);
+        let mut command = self.command_of(&argv[0]);
+        command.args(&argv[1..]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(log);
         adjust(&mut command);
@@ -342,7 +450,6 @@ impl Space {
         children.trim().parse().expect("the launcher has one child")
     }
 
-    /// Sends the daemon a signal.
     /// Whether the running daemon has a thread for a project.
     pub fn serves(&self, project: &str) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
@@ -351,6 +458,7 @@ impl Space {
         names.any(|name| name.trim_end() == project)
     }
 
+    /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
@@ -400,17 +508,15 @@ impl Space {
 
     /// The program with the space's environment and nothing of ours.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut argv = vec![job_monitor().to_owned()];
-        argv.extend(args.iter().map(|word| (*word).to_owned()));
-        self.command_of(&argv)
+        let mut command = self.command_of(job_monitor());
+        command.args(args);
+        command
     }
 
-    fn command_of(&self, argv: &[String]) -> Command {
-        let mut command = Command::new(&argv[0]);
-        command
-            .args(&argv[1..])
-            .env_clear()
-            .envs(&*self.env.borrow());
+    /// Another program with that environment.
+    pub fn command_of(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(&*self.env.borrow());
         command.current_dir(self.home());
         command
     }
@@ -418,6 +524,14 @@ impl Space {
     /// Runs a command to its end in HOME.
     pub fn run(&self, args: &[&str]) -> Ran {
         self.run_as(|_| {}, args)
+    }
+
+    /// Runs a command to its end in a directory.
+    pub fn run_in(&self, dir: &Path, args: &[&str]) -> Ran {
+        let there = |command: &mut Command| {
+            command.current_dir(dir);
+        };
+        self.run_as(there, args)
     }
 
     /// Runs a command to its end, after `adjust` has changed how.
@@ -563,6 +677,28 @@ impl Project {
         replace(&self.item(&format!("{id}.md")), text.as_bytes());
     }
 
+    /// Leaves a mark of a job in `state/`: `hold` or `cancel`.
+    pub fn mark(&self, id: &str, mark: &str) {
+        fs::write(self.state(&format!("{id}.{mark}")), "").unwrap();
+    }
+
+    /// Makes an empty file in the project's root, which an agent may wait for.
+    pub fn touch(&self, name: &str) {
+        fs::write(self.path.join(name), "").unwrap();
+    }
+
+    /// Submits some documents, in which there is little.
+    pub fn submit_all(&self, ids: &[&str]) {
+        ids.iter().for_each(|id| self.submit(id, "x"));
+    }
+
+    /// Puts a result there, as a job that is finished has left it; the file's path.
+    pub fn put_result(&self, id: &str, document: &Value) -> PathBuf {
+        let path = self.results(&format!("{id}.json"));
+        fs::write(&path, document.to_string()).unwrap();
+        path
+    }
+
     /// The result, if the job is done.
     pub fn result(&self, id: &str) -> Option<Value> {
         let bytes = fs::read(self.results(&format!("{id}.json"))).ok()?;
@@ -573,6 +709,35 @@ impl Project {
     #[track_caller]
     pub fn wait_result(&self, id: &str) -> Value {
         wait_for(&format!("the result of {id}"), || self.result(id))
+    }
+
+    /// As `wait_result`, of a job that must have completed.
+    #[track_caller]
+    pub fn wait_completed(&self, id: &str) -> Value {
+        let result = self.wait_result(id);
+        assert_eq!(result["status"], "completed", "{result:#}");
+        result
+    }
+
+    #[track_caller]
+    pub fn wait_all_completed(&self, ids: &[&str]) {
+        for id in ids {
+            self.wait_completed(id);
+        }
+    }
+
+    /// Submits a document and waits for its result.
+    #[track_caller]
+    pub fn run(&self, id: &str, text: &str) -> Value {
+        self.submit(id, text);
+        self.wait_result(id)
+    }
+
+    /// As `run`, of a job that must have completed.
+    #[track_caller]
+    pub fn complete(&self, id: &str, text: &str) -> Value {
+        self.submit(id, text);
+        self.wait_completed(id)
     }
 
     /// Waits until an agent has made a file in the project's root.
@@ -599,6 +764,18 @@ impl Project {
         })
     }
 
+    /// Waits until the project is held, and gives the hold.
+    #[track_caller]
+    pub fn wait_hold(&self, kind: &str) -> Value {
+        let is_so = |view: &Value| view["hold"]["kind"] == kind;
+        self.wait_view(&format!("held by {kind}"), is_so)["hold"].clone()
+    }
+
+    /// The document in the claim of a job, if there is a claim.
+    pub fn claimed(&self, id: &str) -> Option<Value> {
+        serde_json::from_str(self.claim(id)?.lines().next()?).ok()
+    }
+
     /// The claim of a job as text, if there is one.
     pub fn claim(&self, id: &str) -> Option<String> {
         fs::read_to_string(self.state(&format!("{id}.claim"))).ok()
@@ -622,6 +799,12 @@ impl Project {
         names.sort();
         names
     }
+}
+
+/// Makes a file look as if it had been written so long ago.
+pub fn make_old(path: &Path, age: Duration) {
+    let file = File::open(path).unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
 }
 
 /// Removes a directory in which the daemon may make files meanwhile.

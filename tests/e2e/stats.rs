@@ -1,22 +1,14 @@
 //! `stats` sums up results, whoever wrote them.
 
-use crate::space::{Project, Space};
+use crate::space::{MustHave, Project, Space, make_old};
 use serde_json::{Value, json};
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-fn result(project: &Project, id: &str, document: Value) {
-    fs::write(project.results(&format!("{id}.json")), document.to_string()).unwrap();
-}
-
-fn age(project: &Project, id: &str, days: u64) {
-    let file = fs::File::open(project.results(&format!("{id}.json"))).unwrap();
-    let at = SystemTime::now() - Duration::from_secs(days * 86_400);
-    file.set_modified(at).unwrap();
-}
+const DAY: Duration = Duration::from_secs(86_400);
 
 fn stats(space: &Space, args: &[&str]) -> Value {
-    let args: Vec<&str> = ["stats", "--json"].iter().chain(args).copied().collect();
+    let args = [&["stats", "--json"], args].concat();
     let ran = space.run(&args);
     assert_eq!(ran.status, 0, "{ran:?}");
     ran.json()
@@ -32,16 +24,9 @@ fn finished(space: &Space) -> (Project, Project) {
             "worker_output": output, "stdout": "x".repeat(5000)})
     };
     // Eleven at night of the 28th in this zone.
-    result(
-        &alpha,
-        "job-20260128-200000-a",
-        done(
-            "completed",
-            "2026-01-29T04:00:00Z",
-            60.0,
-            json!({"usage": usage(10, 20), "cost_usd": 0.5}),
-        ),
-    );
+    let output = json!({"usage": usage(10, 20), "cost_usd": 0.5});
+    let document = done("completed", "2026-01-29T04:00:00Z", 60.0, output);
+    alpha.put_result("job-20260128-200000-a", &document);
     for (id, status, seconds) in [
         ("job-20260129-100000-b", "completed", 10.0),
         ("job-20260129-110000-c", "failed", 20.0),
@@ -49,18 +34,12 @@ fn finished(space: &Space) -> (Project, Project) {
         ("job-20260129-130000-e", "cancelled", 0.0),
     ] {
         let output = json!({"usage": usage(1, 2), "cost_usd": 0.25});
-        result(
-            &alpha,
-            id,
-            done(status, "2026-01-29T12:00:00-05:00", seconds, output),
-        );
+        let document = done(status, "2026-01-29T12:00:00-05:00", seconds, output);
+        alpha.put_result(id, &document);
     }
     let output = json!({"summary": "plain", "usage": null, "cost_usd": null});
-    result(
-        &beta,
-        "job-20260130-100000-f",
-        done("completed", "2026-01-30T12:00:00-05:00", 5.0, output),
-    );
+    let document = done("completed", "2026-01-30T12:00:00-05:00", 5.0, output);
+    beta.put_result("job-20260130-100000-f", &document);
     (alpha, beta)
 }
 
@@ -69,32 +48,25 @@ fn jobs_are_summed_by_project_and_local_day() {
     let space = Space::new();
     finished(&space);
     let told = stats(&space, &[]);
-    let alpha = &told["projects"][0];
-    assert_eq!(alpha["name"], "alpha");
-    assert_eq!(
-        alpha["days"],
-        json!([
-            {"day": "2026-01-28", "jobs": 1, "completed": 1, "failed": 0, "cancelled": 0,
-                "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
-                "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5, "checked": 0,
-                "checked_at_once": 0},
-            {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
-                "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
-                "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0, "checked": 0,
-                "checked_at_once": 0},
-        ])
-    );
-    assert_eq!(alpha["total"]["median_seconds"], 40.0);
-    assert_eq!(alpha["unreadable"], 0);
-    assert_eq!(alpha["total"]["jobs"], 5);
-    let beta = &told["projects"][1];
+    let [alpha, beta] = [&told["projects"][0], &told["projects"][1]];
+    let days = json!([
+        {"day": "2026-01-28", "jobs": 1, "completed": 1, "failed": 0, "cancelled": 0,
+            "success_rate": 1.0, "median_seconds": 60.0, "total_seconds": 60.0,
+            "input_tokens": 10, "cached_tokens": 1000, "output_tokens": 20, "cost_usd": 0.5,
+            "checked": 0, "checked_at_once": 0},
+        {"day": "2026-01-29", "jobs": 4, "completed": 2, "failed": 1, "cancelled": 1,
+            "success_rate": 0.6667, "median_seconds": 20.0, "total_seconds": 630.0,
+            "input_tokens": 4, "cached_tokens": 4000, "output_tokens": 8, "cost_usd": 1.0,
+            "checked": 0, "checked_at_once": 0},
+    ]);
+    assert_eq!(alpha["days"], days);
+    let total = json!({"median_seconds": 40.0, "jobs": 5});
+    alpha.must_have(json!({"name": "alpha", "unreadable": 0, "total": total}));
     // Nobody told what it cost; that is not the same as nothing.
     assert_eq!(beta["total"]["cost_usd"], Value::Null);
-    assert_eq!(told["total"]["jobs"], 6);
-    assert_eq!(told["total"]["cost_usd"], 1.5);
+    told.must_have(json!({"total": {"jobs": 6, "cost_usd": 1.5}}));
     let one = stats(&space, &["-p", "beta"]);
-    assert_eq!(one["projects"].as_array().unwrap().len(), 1);
-    assert_eq!(one["total"]["jobs"], 1);
+    one.must_have(json!({"projects": [{"name": "beta"}], "total": {"jobs": 1}}));
 }
 
 #[test]
@@ -118,10 +90,8 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
     assert!(text.lines().all(|line| line.chars().count() <= 80));
     space.env("LANG", "C");
     let text = space.run(&["stats"]).ok();
-    assert!(
-        text.is_ascii() && text.contains("$1.0000  #####------"),
-        "{text}"
-    );
+    assert!(text.is_ascii(), "{text}");
+    text.must_have("$1.0000  #####------");
 }
 
 #[test]
@@ -129,11 +99,12 @@ fn checks_have_a_column_where_there_are_any() {
     let space = Space::new();
     space.env("TZ", "EST5");
     let alpha = space.project("alpha");
+    let at = "2026-01-29T12:00:00Z";
     for (n, codes) in [&[1, 0][..], &[0], &[]].iter().enumerate() {
-        let check = |code: &i32| json!({"started_at": "2026-01-29T12:00:00Z", "duration_seconds": 1.0, "exit_code": code, "signal": null, "output": ""});
+        let check = |code: &i32| json!({"started_at": at, "duration_seconds": 1.0, "exit_code": code, "signal": null, "output": ""});
         let checks: Vec<Value> = codes.iter().map(check).collect();
-        let document = json!({"status": "completed", "completed_at": "2026-01-29T12:00:00Z", "duration_seconds": 10.0, "checks": checks});
-        result(&alpha, &format!("job-20260129-10000{n}-x"), document);
+        let document = json!({"status": "completed", "completed_at": at, "duration_seconds": 10.0, "checks": checks});
+        alpha.put_result(&format!("job-20260129-10000{n}-x"), &document);
     }
     let text = space.run(&["stats"]).ok();
     let lines: Vec<&str> = text.lines().collect();
@@ -150,22 +121,24 @@ fn checks_have_a_column_where_there_are_any() {
 fn old_results_are_left_out_and_need_not_even_be_readable() {
     let space = Space::new();
     let (alpha, _) = finished(&space);
-    let days = |since: &str| {
+    for (since, days) in [
+        ("2026-01-30", json!([])),
+        ("2026-01-29", json!([{"day": "2026-01-29"}])),
+        (
+            "2026-01-28",
+            json!([{"day": "2026-01-28"}, {"day": "2026-01-29"}]),
+        ),
+    ] {
         let told = stats(&space, &["--since", since]);
-        let days = told["projects"][0]["days"].as_array().unwrap().clone();
-        days.iter()
-            .map(|day| day["day"].as_str().unwrap().to_owned())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(days("2026-01-29"), ["2026-01-29"]);
-    assert_eq!(days("2026-01-28"), ["2026-01-28", "2026-01-29"]);
-    assert_eq!(days("2026-01-30"), Vec::<String>::new());
+        told["projects"][0]["days"].must_have(days);
+    }
     // A result that cannot be read ended its job all the same, when it was written.
-    fs::write(alpha.results("job-20260101-100000-old.json"), "{").unwrap();
+    let old = alpha.results("job-20260101-100000-old.json");
+    fs::write(&old, "{").unwrap();
     let told = stats(&space, &["--since", "3d"]);
     assert_eq!(told["total"]["failed"], 1);
     assert_eq!(told["projects"][0]["unreadable"], 1);
-    age(&alpha, "job-20260101-100000-old", 5);
+    make_old(&old, DAY * 5);
     assert_eq!(stats(&space, &["--since", "3d"])["total"]["jobs"], 0);
     assert_eq!(stats(&space, &[])["total"]["jobs"], 7);
 }
@@ -175,57 +148,47 @@ fn results_of_the_predecessor_and_broken_ones_count_for_what_they_tell() {
     let space = Space::new();
     let old = space.project_with("old", json!({"layout": "tasks"}));
     let id = "task-clean-up-20260101-100000";
-    result(
-        &old,
-        id,
-        json!({"task_id": id, "status": "completed", "started_at": "2026-01-01T10:00:00",
-            "completed_at": "2026-01-01T10:00:30.123456", "worker_output": "all done"}),
-    );
-    result(
-        &old,
-        "task-x",
-        json!({"status": "completed", "duration_seconds": null}),
-    );
-    age(&old, "task-x", 3);
-    result(
-        &old,
-        "task-y",
-        json!({"status": "odd", "completed_at": "2026-01-02T10:00:00",
-        "worker_output": {"usage": "much"}}),
-    );
-    result(&old, "task-z", json!(["no object"]));
+    let without_duration = json!({"status": "completed", "duration_seconds": null});
+    for (id, document) in [
+        (
+            id,
+            json!({"task_id": id, "status": "completed", "started_at": "2026-01-01T10:00:00",
+                "completed_at": "2026-01-01T10:00:30.123456", "worker_output": "all done"}),
+        ),
+        (
+            "task-y",
+            json!({"status": "odd", "completed_at": "2026-01-02T10:00:00",
+                "worker_output": {"usage": "much"}}),
+        ),
+        ("task-z", json!(["no object"])),
+    ] {
+        old.put_result(id, &document);
+    }
+    make_old(&old.put_result("task-x", &without_duration), DAY * 3);
     let told = stats(&space, &[]);
     let project = &told["projects"][0];
-    let days = project["days"].as_array().unwrap();
-    assert_eq!(days.len(), 4, "{days:?}");
-    assert_eq!(days[0]["day"], "2026-01-01");
-    assert_eq!(days[3]["failed"], 1, "the one that is no result");
-    assert_eq!(
-        (&days[1]["day"], &days[1]["failed"]),
-        (&json!("2026-01-02"), &json!(1))
-    );
-    assert_eq!(project["total"]["completed"], 2);
-    assert_eq!(project["total"]["cost_usd"], Value::Null);
+    project.must_have(json!({
+        "days": [
+            {"day": "2026-01-01"},
+            {"day": "2026-01-02", "failed": 1},
+            {},
+            // The one that is no result.
+            {"failed": 1},
+        ],
+        "total": {"completed": 2, "cost_usd": null},
+    }));
 }
 
 #[test]
 fn a_result_of_any_size_is_read() {
     let space = Space::new();
     let alpha = space.project("alpha");
-    for (number, size) in [1_usize, 65_000, 65_450, 65_536, 70_000, 8_000_000]
-        .iter()
-        .enumerate()
-    {
-        let id = format!("job-20260130-10000{number}-x");
+    for size in [1, 65_000, 65_450, 65_536, 70_000, 8_000_000] {
         let text = "\"\\ü\n".repeat(size / 5);
-        result(
-            &alpha,
-            &id,
-            json!({"a": text, "status": "completed", "completed_at": "2026-01-30T10:00:00Z",
-                "worker_output": {"summary": text, "cost_usd": 1.0}}),
-        );
+        let document = json!({"a": text, "status": "completed", "completed_at": "2026-01-30T10:00:00Z",
+            "worker_output": {"summary": text, "cost_usd": 1.0}});
+        alpha.put_result(&format!("job-20260130-100000-{size}"), &document);
     }
     let told = stats(&space, &[]);
-    assert_eq!(told["total"]["completed"], 6);
-    assert_eq!(told["total"]["cost_usd"], 6.0);
+    told.must_have(json!({"total": {"completed": 6, "cost_usd": 6.0}}));
 }
