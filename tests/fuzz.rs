@@ -227,8 +227,6 @@ fn is_of_four_digits(time: Wall) -> bool {
 
 fn meta() -> Meta {
     Meta {
-        size: 1,
-        mtime_ns: 0,
         mode: 0o100_600,
         ..Meta::default()
     }

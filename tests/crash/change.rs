@@ -118,18 +118,12 @@ fn check(world: &World, kept: &str) -> bool {
     let tree = || sh(path, "cat kept; [ ! -e new ] || cat new");
     assert_eq!(tree(), "after\nnew\n");
     let Some(patch) = result["git"]["patch"].as_str() else {
-        assert!(
-            !path.join(format!("jobs/logs/{ONE}.patch")).exists(),
-            "{result}"
-        );
+        let patch = path.join(format!("jobs/logs/{ONE}.patch"));
+        assert!(!patch.exists(), "{result}");
         return false;
     };
     sh(path, &format!("git apply -R {patch}"));
-    assert_eq!(
-        tree(),
-        "dirty\n",
-        "{}",
-        fs::read_to_string(path.join(patch)).unwrap()
-    );
+    let patch = fs::read_to_string(path.join(patch)).unwrap();
+    assert_eq!(tree(), "dirty\n", "{patch}");
     true
 }

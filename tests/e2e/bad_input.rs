@@ -1,6 +1,7 @@
 //! Bad input gets one clear sentence with path and remedy, once, is left where it was, and stops
 //! nothing else (SPEC 11.7).
 
+use crate::changes::sh;
 use crate::machine::peak_of;
 use crate::space::{Project, Space, lacks, replace, wait_until};
 use crate::stage::*;
@@ -209,46 +210,30 @@ fn an_enormous_document_costs_no_memory() {
 
 // --- directories ---
 
-/// What a mistake is made of, and mended by.
-type Change<'a> = &'a dyn Fn(&Path);
-
 #[test]
 fn directories_that_others_could_use_make_the_project_unavailable_until_mended() {
-    let rows: [(&str, Change<'_>, Change<'_>, &str); 3] = [
+    // What breaks it, what mends it, and what is said of it.
+    let rows = [
         (
             "open",
-            &|jobs| chmod(&jobs.join("items"), 0o777),
-            &|jobs| chmod(&jobs.join("items"), 0o755),
+            "chmod 777 items",
+            "chmod 755 items",
             "(where that changes nothing, mount its file system with umask=077)",
         ),
         (
             "led-astray",
-            &|jobs| {
-                fs::rename(jobs.join("results"), jobs.join("../elsewhere")).unwrap();
-                symlink("../elsewhere", jobs.join("results")).unwrap();
-            },
-            &|jobs| {
-                fs::remove_file(jobs.join("results")).unwrap();
-                fs::rename(jobs.join("../elsewhere"), jobs.join("results")).unwrap();
-            },
+            "mv results ../elsewhere; ln -s ../elsewhere results",
+            "rm results; mv ../elsewhere results",
             "jobs/results: it is a file or a symbolic link",
         ),
-        (
-            "a-file",
-            &|jobs| {
-                fs::remove_dir(jobs.join("logs")).unwrap();
-                fs::write(jobs.join("logs"), "").unwrap();
-            },
-            &|jobs| fs::remove_file(jobs.join("logs")).unwrap(),
-            "jobs/logs",
-        ),
+        ("a-file", "rmdir logs; touch logs", "rm logs", "jobs/logs"),
     ];
     let space = with_agent(NOTES);
     let healthy = space.project("healthy");
     let broken: Vec<Project> = rows.iter().map(|row| space.project(row.0)).collect();
     for (row, project) in rows.iter().zip(&broken) {
         project.submit(ID, "x");
-        row.1(&project.path.join("jobs"));
+        sh(&project.path.join("jobs"), row.1);
     }
     space.start();
     finish(&healthy, ID);
@@ -259,7 +244,7 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
         assert_eq!(times(&log, &sentence), 1, "{log}");
         assert_says(line_with(&log, &sentence), row.3);
         assert_eq!(project.made("ran"), "");
-        row.2(&project.path.join("jobs"));
+        sh(&project.path.join("jobs"), row.2);
     }
     for project in &broken {
         project.wait_result(ID);

@@ -13,7 +13,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn sh(dir: &Path, script: &str) -> String {
+/// Runs a shell script that must succeed.
+pub fn sh(dir: &Path, script: &str) -> String {
     let mut command = Command::new("sh");
     command.args(["-euc", script]).current_dir(dir);
     command.env("HOME", dir).env("GIT_CONFIG_NOSYSTEM", "1");

@@ -12,28 +12,18 @@ use std::process::{Command, Stdio};
 
 /// A limit, so low that the daemon comes up with what it needs and no project can be watched, and
 /// how it is called where it is to be raised.
-struct Limit {
-    file: &'static str,
-    value: u32,
-    sysctl: &'static str,
-}
+type Limit = (&'static str, u32, &'static str);
 
+const WATCHES: &str = "/proc/sys/user/max_inotify_watches";
+const INSTANCES: &str = "/proc/sys/user/max_inotify_instances";
 const LIMITS: [Limit; 2] = [
     // Two are for the directories of settings and of state.
-    Limit {
-        file: "/proc/sys/user/max_inotify_watches",
-        value: 2,
-        sysctl: "fs.inotify.max_user_watches",
-    },
-    Limit {
-        file: "/proc/sys/user/max_inotify_instances",
-        value: 0,
-        sysctl: "fs.inotify.max_user_instances",
-    },
+    (WATCHES, 2, "fs.inotify.max_user_watches"),
+    (INSTANCES, 0, "fs.inotify.max_user_instances"),
 ];
 
 /// A daemon under a limit, and its project, of which it has said that it cannot be watched.
-fn limited(limit: &Limit) -> (Space, Project) {
+fn limited((file, value, sysctl): Limit) -> (Space, Project) {
     let (space, project) = alpha(NOTES);
     // Whoever runs the test is root in there, or could not change the limit after an exec.
     let map = |id: u32| format!("0 {id} 1");
@@ -41,7 +31,7 @@ fn limited(limit: &Limit) -> (Space, Project) {
         ("/proc/self/uid_map", map(geteuid().as_raw())),
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/gid_map", map(getegid().as_raw())),
-        (limit.file, limit.value.to_string()),
+        (file, value.to_string()),
     ];
     let enter = move || {
         // SAFETY: unshare takes one integer, and concerns the calling process alone.
@@ -59,25 +49,22 @@ fn limited(limit: &Limit) -> (Space, Project) {
     let items = project.item("");
     let items = items.to_str().unwrap().trim_end_matches('/');
     space.wait_log(&format!("{items} cannot be watched: too many inotify "));
-    space.wait_log(&format!(
-        "raise the sysctl {}; it is looked at once a minute",
-        limit.sysctl
-    ));
+    let remedy = format!("raise the sysctl {sysctl}; it is looked at once a minute");
+    space.wait_log(&remedy);
     (space, project)
 }
 
 /// Whether limits can be set in a user namespace; where they cannot, the test is skipped and says so.
 fn can_limit() -> bool {
-    let set = format!("echo {} > {}", LIMITS[0].value, LIMITS[0].file);
+    let set = format!("echo 2 > {WATCHES}");
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "sh", "-c", &set]);
     command.stdin(Stdio::null()).stderr(Stdio::null());
     let can = spawn(&mut command).wait().unwrap().success();
     if !can {
-        lacks(
-            "namespaces",
-            "no user namespace can be made, or /proc/sys is read-only, so no limit can be set",
-        );
+        let why =
+            "no user namespace can be made, or /proc/sys is read-only, so no limit can be set";
+        lacks("namespaces", why);
     }
     can
 }
@@ -86,7 +73,7 @@ pub fn what_cannot_be_watched_is_looked_at_once_a_minute() {
     if !can_limit() {
         return;
     }
-    let all = LIMITS.map(|limit| limited(&limit));
+    let all = LIMITS.map(limited);
     for (_, project) in &all {
         project.submit(ID, "x");
     }
@@ -105,11 +92,11 @@ pub fn what_could_not_be_watched_is_watched_when_it_can_be() {
         return;
     }
     let all = LIMITS.map(|limit| {
-        let (space, project) = limited(&limit);
+        let (space, project) = limited(limit);
         let pid = space.pid().to_string();
         let mut command = Command::new("nsenter");
         command.args(["--user", "--preserve-credentials", "--target", &pid]);
-        command.args(["sh", "-c", &format!("echo 100 > {}", limit.file)]);
+        command.args(["sh", "-c", &format!("echo 100 > {}", limit.0)]);
         command.stdin(Stdio::null());
         assert!(spawn(&mut command).wait().unwrap().success());
         (space, project)

@@ -5,8 +5,8 @@
 //! of the line as the shell itself would split them, so that a name quoted badly is seen. What is
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
-use crate::space::{Project, Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
-use crate::stage::in_world_of;
+use crate::space::{Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
+use crate::stage::{alpha, assert_says, finish, in_world_of};
 use job_monitor::cli::commands as every_command;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -86,8 +86,8 @@ fn complete_in(shell: &'static str) {
     if !tools.iter().all(|tool| is_there(tool, "shells")) {
         return;
     }
-    let world = World::new();
-    let mut shell = Asked::new(&world, shell);
+    let space = world();
+    let mut shell = Asked::new(&space, shell);
 
     // Commands and their options.
     let commands: BTreeSet<String> = every_command().map(|help| help.name.to_owned()).collect();
@@ -138,37 +138,28 @@ fn complete_in(shell: &'static str) {
         assert_eq!(set(shell.offers(before, "")), open, "{before:?}");
     }
 
-    assert!(!world.space.root().join("pwned").exists());
+    assert!(!space.root().join("pwned").exists());
 }
 
 /// Three projects, one of them with a job that is done, one that runs and one that waits; the
 /// second is switched off, so that its job waits too.
-struct World {
-    space: Space,
-}
-
-impl World {
-    fn new() -> World {
-        let space = Space::new();
-        space.plain_agent("cat > read; case $JOB_MONITOR_JOB_ID in *-runs) exec sleep 600 ;; esac");
-        let alpha = space.project("alpha");
-        let off = json!({"enabled": false});
-        space.project_with(HOSTILE, off.clone());
-        let other = space.project_with("my project", off);
-        space.start();
-        let put = |project: &Project, id| project.submit(id, "Do it.\n");
-        put(&alpha, DONE);
-        alpha.wait_result(DONE);
-        put(&alpha, RUNS);
-        wait_until("the job that runs", || alpha.claim(RUNS).is_some());
-        put(&alpha, NEXT);
-        put(&other, OTHER);
-        symlink(job_monitor(), space.root().join("bin/job-monitor")).unwrap();
-        space.env("TERM", "dumb");
-        space.env("SHELL", "/bin/sh");
-        space.env("ZDOTDIR", space.root().to_str().unwrap());
-        World { space }
-    }
+fn world() -> Space {
+    let agent = "cat > read; case $JOB_MONITOR_JOB_ID in *-runs) exec sleep 600 ;; esac";
+    let (space, project) = alpha(agent);
+    let off = json!({"enabled": false});
+    space.project_with(HOSTILE, off.clone());
+    let other = space.project_with("my project", off);
+    space.start();
+    finish(&project, DONE);
+    project.submit(RUNS, "x");
+    wait_until("the job that runs", || project.claim(RUNS).is_some());
+    project.submit(NEXT, "x");
+    other.submit(OTHER, "x");
+    symlink(job_monitor(), space.root().join("bin/job-monitor")).unwrap();
+    space.env("TERM", "dumb");
+    space.env("SHELL", "/bin/sh");
+    space.env("ZDOTDIR", space.root().to_str().unwrap());
+    space
 }
 
 /// A shell with the completions loaded, asked again and again.
@@ -180,27 +171,21 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(world: &'a World, shell: &'static str) -> Asked<'a> {
-        let space = &world.space;
+    fn new(space: &'a Space, shell: &'static str) -> Asked<'a> {
         let root = space.root();
         let script = space.run(&["completions", shell]).ok();
         fs::write(root.join("completions"), script).unwrap();
+        fs::write(root.join("bashrc"), BASHRC).unwrap();
+        fs::write(root.join(".zshrc"), ZSHRC).unwrap();
+        let mut asked = Asked {
+            space,
+            shell,
+            session: None,
+        };
         let start = match shell {
-            "bash" => {
-                fs::write(root.join("bashrc"), BASHRC).unwrap();
-                "bash --noprofile --rcfile bashrc -i"
-            }
-            "zsh" => {
-                fs::write(root.join(".zshrc"), ZSHRC).unwrap();
-                "zsh -d -i"
-            }
-            _ => {
-                return Asked {
-                    space,
-                    shell,
-                    session: None,
-                };
-            }
+            "bash" => "bash --noprofile --rcfile bashrc -i",
+            "zsh" => "zsh -d -i",
+            _ => return asked,
         };
         let screen = root.join("screen");
         let mut command = outside(space, "script");
@@ -209,11 +194,7 @@ impl<'a> Asked<'a> {
         command.stdout(File::create(&screen).unwrap());
         let mut child = spawn(&mut command);
         let keyboard = child.stdin.take().unwrap();
-        let asked = Asked {
-            space,
-            shell,
-            session: Some((child, keyboard)),
-        };
+        asked.session = Some((child, keyboard));
         wait_until("the shell's prompt", || {
             fs::read_to_string(&screen).is_ok_and(|text| text.contains("ready>"))
         });
@@ -266,11 +247,8 @@ impl Drop for Asked<'_> {
             let _ = child.wait();
             if std::thread::panicking() {
                 let screen = fs::read_to_string(self.space.root().join("screen"));
-                eprintln!(
-                    "--- {}'s screen\n{}",
-                    self.shell,
-                    screen.unwrap_or_default()
-                );
+                let screen = screen.unwrap_or_default();
+                eprintln!("--- {}'s screen\n{screen}", self.shell);
             }
         }
     }
@@ -325,13 +303,9 @@ fn the_manual_page_renders_without_a_warning() {
     }
     for spec in every_command() {
         let begins = |line: &str| line.trim_start().split(' ').next() == Some(spec.name);
-        assert!(
-            plain.lines().any(begins),
-            "{} is not in\n{plain}",
-            spec.name
-        );
+        assert!(plain.lines().any(begins), "no {} in\n{plain}", spec.name);
     }
-    assert!(plain.contains("job-monitor wait --timeout"), "{plain}");
+    assert_says(&plain, "job-monitor wait --timeout");
 }
 
 fn render(space: &Space, tool: &str, args: &[&str], page: &Path) -> Ran {

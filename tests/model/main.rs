@@ -223,7 +223,7 @@ fn settings(jobs: usize) -> impl Iterator<Item = Setting> {
         protocol,
         on_interrupt,
         retries: 1,
-        check_rounds: None,
+        ..Setting::default()
     };
     WAYS.into_iter().map(setting)
 }
