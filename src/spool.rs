@@ -90,6 +90,8 @@ pub struct Scan {
     pub waiting: BTreeSet<JobId>,
     /// Entries that a person may take for jobs but are none, with what is wrong.
     pub odd: BTreeMap<String, String>,
+    /// What killed processes left of documents that they were about to put here.
+    pub left: Vec<String>,
 }
 
 /// What a name in the documents' directory stands for.
@@ -268,20 +270,11 @@ impl Spool {
             match self.look_at(&name)? {
                 Look::Waiting(id) => drop(scan.waiting.insert(id)),
                 Look::Odd(what) => drop(scan.odd.insert(name, what)),
+                Look::Nothing if is_left(&name) => scan.left.push(name),
                 Look::Nothing => {}
             }
         }
         Ok(scan)
-    }
-
-    /// Removes what killed processes left of documents that they were about to put here.
-    pub fn tidy(&self) -> Result<()> {
-        let items = self.items()?;
-        let mut names = items.list()?;
-        names.try_for_each(|name| match name? {
-            name if is_left(&name) => items.remove(&name),
-            _ => Ok(()),
-        })
     }
 
     /// Looks at one name in the documents' directory, as an event brings it.

@@ -63,6 +63,9 @@ impl Worker<'_> {
         }
         self.watch()?;
         let scan = self.spool.scan()?;
+        let mut left = scan.left.iter();
+        let tidied = left.try_for_each(|name| self.spool.items()?.remove(name));
+        self.or_warn(tidied);
         let mut odd = scan.odd;
         let (new, gone) = self.jobs.replace(scan.waiting);
         gone.iter().try_for_each(|id| self.say_gone(id))?;

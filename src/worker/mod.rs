@@ -259,8 +259,6 @@ impl<'a> Worker<'a> {
         });
         worker.find_claims(has_lost_state)?;
         worker.look_at_everything()?;
-        let tidied = worker.spool.tidy();
-        worker.or_warn(tidied);
         Ok(worker)
     }
 
