@@ -653,7 +653,8 @@ mod tests {
         }
         assert_eq!(audit("no block {\"audit_score\": 5}"), Audit::default());
 
-        let two = "```json\n{\"audit_score\":1}\n```\n```json\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```";
+        let two = "```json\n{\"audit_score\":1}\n```\n```json\n{\n\"audit_score\":\n2}\n ```\n```json\n[]\n```\n\
+            ```json\n{\"name\":\"x\"}\n```";
         assert_eq!(audit(two).score, Some(2.0));
         let python = "```python\nx\n```\n```\n{\"audit_score\": 3}\n```";
         assert_eq!(audit(python), Audit::default());

@@ -74,26 +74,6 @@ fn a_log_is_appended_to_whoever_opens_it_again() {
 }
 
 #[test]
-fn a_script_whose_interpreter_is_missing_holds_its_agent_and_says_what_it_needs() {
-    for (line, needs) in [
-        ("#!/usr/bin/env no-such-node", "no-such-node"),
-        ("#!/usr/bin/env -S no-such-node --flag", "no-such-node"),
-        ("#!/no/such/python3 -u", "/no/such/python3"),
-    ] {
-        let space = Space::new();
-        let agent = space.executable("agent", &format!("{line}\n"));
-        space.set(json!({"agent": "agent", "agents": {"agent": {"command": [agent]}}}));
-        let project = space.project("alpha");
-        project.submit(ID, "x");
-        space.start();
-        space.wait_log(&format!("needs {needs}"));
-        let view = project.wait_view("held", |view| !view["hold"].is_null());
-        assert_eq!(view["hold"]["kind"], "agent_missing", "{view}");
-        assert_eq!(project.result(ID), None, "{line}");
-    }
-}
-
-#[test]
 fn a_command_that_is_missing_in_one_project_holds_no_other() {
     let space = Space::new();
     space.set(json!({"agent": "own", "agents": {"own": {"command": ["./agent.sh"]}}}));
