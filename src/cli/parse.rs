@@ -388,28 +388,28 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_told_with_the_way_out() {
         const ROWS: &str = r#"
-            queue x             unexpected argument "x"; usage: job-monitor queue
-            -p x                no command
-            queue -p            missing argument for option '-p'
-            queue --json=yes    --json
-            cancel --json a     unknown option "--json"; job-monitor cancel --help
-            status --limit=x    --limit needs a whole number, not "x"
+            queue x                   unexpected argument "x"; usage: job-monitor queue
+            -p x                      no command
+            queue -p                  missing argument for option '-p'
+            queue --json=yes          --json
+            cancel --json a           unknown option "--json"; job-monitor cancel --help
+            status --limit=x          --limit needs a whole number, not "x"
             status --since yesterday  a date such as
-            wait                wait needs ID...; usage: job-monitor wait
-            wait --timeout soon a  duration such as 90s
-            retry --all         unknown option "--all";
-            cancel --all a      exclude each other; usage: job-monitor cancel
-            register . --layout x  --layout needs jobs or tasks, not "x"
-            register            register needs PATH
-            unregister          unregister needs PROJECT
-            unregister -a       unknown option "--all-projects"
-            -p a disable b      exclude each other
-            queue -x            unknown option "-x"; job-monitor queue --help
-            logs --folow a      unknown option "--folow"
-            frobnicate          unknown command "frobnicate"; job-monitor --help lists all
-            ../x                not a job id: "../x"; a job id looks like job-20260130-143000-fix-bug
-            show /etc/passwd    not a job id
-            cancel ..           not a job id
+            wait                      wait needs ID...; usage: job-monitor wait
+            wait --timeout soon a     duration such as 90s
+            retry --all               unknown option "--all";
+            cancel --all a            exclude each other; usage: job-monitor cancel
+            register . --layout x     --layout needs jobs or tasks, not "x"
+            register                  register needs PATH
+            unregister                unregister needs PROJECT
+            unregister -a             unknown option "--all-projects"
+            -p a disable b            exclude each other
+            queue -x                  unknown option "-x"; job-monitor queue --help
+            logs --folow a            unknown option "--folow"
+            frobnicate                unknown command "frobnicate"; job-monitor --help lists all
+            ../x                      not a job id: "../x"; a job id looks like job-20260130-143000-fix-bug
+            show /etc/passwd          not a job id
+            cancel ..                 not a job id
         "#;
         let rows = ROWS.trim().lines();
         let rows = rows.map(|row| row.trim().split_once("  ").expect(row));
