@@ -5,11 +5,11 @@
 //! beside the one of `claude_real`. What is missing is skipped with a word, unless
 //! `JOB_MONITOR_REQUIRE` lists the agent.
 
-use crate::claude_real::{Stub, on_path, tools};
-use crate::space::{MustHave, Project, Space, attempts, lacks, wait_longer};
+use crate::claude_real::{Stub, tools};
+use crate::space::{MustHave, Project, Space, attempts, wait_longer};
 use serde_json::{Map, Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -192,7 +192,8 @@ fn either_goes_on_after_a_hold_and_is_sent_back_by_its_check() {
 
 #[test]
 fn three_agents_work_side_by_side_in_three_projects() {
-    let (Some(codex), Ok((claude, script))) = (Real::new("codex"), tools()) else {
+    let claude = tools("claude", "messages_api_stub.py");
+    let (Some(codex), Some((claude, script))) = (Real::new("codex"), claude) else {
         return;
     };
     let Some(gemini) = Real::in_space("gemini", &codex.space) else {
@@ -244,23 +245,11 @@ impl Real {
     }
 
     fn in_space(name: &str, space: &Rc<Space>) -> Option<Real> {
-        let (name, variable, script) = match name {
-            "codex" => ("codex", "JOB_MONITOR_CODEX", "responses_api_stub.py"),
-            _ => ("gemini", "JOB_MONITOR_GEMINI", "gemini_api_stub.py"),
+        let (name, script) = match name {
+            "codex" => ("codex", "responses_api_stub.py"),
+            _ => ("gemini", "gemini_api_stub.py"),
         };
-        let beside = match std::env::var_os("JOB_MONITOR_API_STUB") {
-            Some(stub) => PathBuf::from(stub),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/x"),
-        };
-        let script = beside.with_file_name(script);
-        let program = std::env::var_os(variable).map(PathBuf::from);
-        let program = program.or_else(|| on_path(name));
-        let Some(program) = program.filter(|_| script.is_file()) else {
-            let script = script.display();
-            let why = format!("{name} or {script} is missing; set {variable}");
-            lacks(name, &why);
-            return None;
-        };
+        let (program, script) = tools(name, script)?;
         let home = space.home();
         let options = ["--file", "stub-output.txt", "--seconds", "4"];
         let options = [&["--home", home.to_str().unwrap()], &options[..]].concat();

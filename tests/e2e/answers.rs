@@ -3,10 +3,8 @@
 //! documents as about ours.
 
 use crate::registry::is_free;
-use crate::space::{
-    MustHave, Project, Ran, Space, assert_harmless, job_monitor, replace, wait_until,
-};
-use crate::stage::alpha;
+use crate::space::{MustHave, Project, Ran, Space, job_monitor, replace, wait_until};
+use crate::stage::{alpha, mode_of};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -551,15 +549,24 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
 
 // --- harm ---
 
+/// Nothing in a text is a command to a terminal.
+#[track_caller]
+fn assert_harmless(text: &str) {
+    let is_bidi = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_harmful = |c: char| c.is_control() && c != '\n' && c != '\t' || is_bidi(c);
+    assert!(!text.contains(is_harmful), "{text:?}");
+}
+
 #[test]
 fn no_escape_sequence_reaches_a_reader_from_whoever_wrote_it() {
     let space = Space::new();
-    // What an agent says, does and is refused: as JSON escapes, and as they are.
+    // What an agent says, does and is refused: as JSON escapes, and as they are; and what is no JSON.
     space.claude(
         r#"cat > /dev/null
 bad='\u001b]0;title\u0007\u001b[31mred\r\u009b2J\u202e'
 raw=$(printf '\177\302\233\342\200\256')
 say() { printf '%s\n' "$1"; }
+printf 'not json \377\376 \033[31m\n'
 say '{"type":"system","subtype":"init","session_id":"s","model":"m'"$bad$raw"'","claude_code_version":"2'"$bad"'"}'
 say '{"type":"assistant","message":{"id":"m1","content":[{"type":"text","text":"said '"$bad$raw"'"},{"type":"tool_use","id":"t1","name":"Bash'"$bad"'","input":{"command":"ls '"$bad$raw"'"}},{"type":"tool_use","id":"t2","name":"Write","input":{"file_path":"a'"$bad$raw"'b"}}]}}'
 say '{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t1","content":"got '"$bad$raw"'"},{"type":"tool_result","tool_use_id":"t2","content":"ok"}]}}'
@@ -567,12 +574,11 @@ printf 'broken: \033[31m\007\n' >&2
 say '{"type":"result","subtype":"success","is_error":false,"result":"answer '"$bad$raw"'","permission_denials":[{"tool_name":"Web'"$bad$raw"'","tool_input":{"url":"http://x/'"$bad$raw"'"}}],"session_id":"s"}'
 "#,
     );
-    let hostile = "alpha\u{1b}[31m\u{202e}";
     let alpha = space.project("alpha");
     space.plain_agent(
         "cat; printf 'plain \\033[2J\\302\\233 \\r words\\n'; printf '\\033c' >&2; exit 3",
     );
-    let beta = Project::at(&space.root().join(hostile));
+    let beta = Project::at(&space.root().join("alpha\u{1b}[31m\u{202e}"));
     beta.create_dirs();
     space.edit_registry(|projects| {
         projects["alpha"]["agent"] = json!("claude");
@@ -593,39 +599,42 @@ say '{"type":"result","subtype":"success","is_error":false,"result":"answer '"$b
     let id = submitted.stdout.trim_end().to_owned();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     assert!(id.chars().all(is_plain) && id.ends_with("-alert"), "{id}");
-    let result = alpha.wait_result(&id);
+    // The document keeps what was said, for its owner alone.
+    let result = alpha.wait_completed(&id);
     result["worker_output"]["summary"].must_have("\u{1b}");
+    result["worker_output"]["summary"].must_have("\u{202e}");
+    assert_eq!(mode_of(&alpha.logs(&format!("{id}.jsonl"))), 0o600);
     let plain = "job-20260101-130000-plain";
     beta.submit(plain, document);
     assert_eq!(space.run(&["wait", plain]).status, 4);
 
     let mut answers = vec![submitted];
-    let missing = ["-p", "\u{1b}[31mnobody", "queue"];
-    for args in [
-        &["queue"][..],
-        &["list"],
-        &["status"],
-        &["stats"],
-        &["doctor"],
-        &["watch"],
-        &[&id],
-        &[plain],
-        &[old_id],
-        &["logs", &id],
-        &["logs", plain],
-        &["wait", &id],
-        &["wait", old_id],
-        &["cancel", old_id],
-        &[NOWHERE],
-        &["\u{1b}[31m"],
-        &["job-\u{1b}[31m"],
-        &["--\u{1b}[31m"],
-        &["help", "\u{9b}x"],
-        &missing,
+    for line in [
+        "queue --json",
+        "list --json",
+        "status --json",
+        "stats --json",
+        "doctor --json",
+        "watch",
+        &format!("{id} --json"),
+        &format!("{plain} --json"),
+        &format!("{old_id} --json"),
+        &format!("logs {id}"),
+        &format!("logs {plain}"),
+        &format!("wait {id}"),
+        &format!("wait {old_id}"),
+        &format!("cancel {old_id}"),
+        &format!("{NOWHERE} --json"),
+        "\u{1b}[31m --json",
+        "job-\u{1b}[31m --json",
+        "--\u{1b}[31m --json",
+        "help \u{9b}x",
+        "-p \u{1b}[31mnobody queue --json",
     ] {
-        answers.push(space.run(args));
-        if !matches!(args[0], "watch" | "logs" | "wait" | "cancel" | "help") {
-            answers.push(space.run(&[args, &["--json"]].concat()));
+        let args: Vec<&str> = line.split(' ').collect();
+        answers.push(space.run(&args));
+        if let Some((_, args)) = args.split_last().filter(|(last, _)| **last == "--json") {
+            answers.push(space.run(args));
         }
     }
     for ran in &answers {

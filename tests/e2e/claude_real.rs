@@ -2,9 +2,9 @@
 //! streams cannot show, namely that the CLI of today takes our arguments, that it resumes the
 //! session that we name, and that its tools die with it.
 //!
-//! The CLI is `$JOB_MONITOR_CLAUDE`, else `claude` on `PATH`; the stub is the script
-//! `$JOB_MONITOR_API_STUB`, else `../shared/tools/messages_api_stub.py`. Without them the tests
-//! are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `claude`.
+//! The CLI is `$JOB_MONITOR_CLAUDE`, else `claude` on `PATH`; the stub is `messages_api_stub.py`, beside
+//! the file `$JOB_MONITOR_API_STUB`, else in `../shared/tools`. Without them the tests are skipped and
+//! say so, unless `JOB_MONITOR_REQUIRE` lists `claude`.
 
 use crate::recipes::recipe;
 use crate::space::{
@@ -30,6 +30,8 @@ const ANSWER: &str = "The task is done.";
 const LONG: &str = "touch started; for i in $(seq 1200); do [ -e go ] && break; sleep 0.05; done; \
                     echo yes > finished";
 const KEY: &str = "ANTHROPIC_API_KEY=dummy-key\n";
+/// Where the stubs of the services are, unless `JOB_MONITOR_API_STUB` names one of them.
+const STUBS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/tools");
 
 // --- the main path ---
 
@@ -425,13 +427,7 @@ struct Real {
 
 /// `None`, and a word about it, where CLI or stub are missing.
 fn real_with(scenario: &str, options: &[&str]) -> Option<Real> {
-    let (claude, script) = match tools() {
-        Ok(tools) => tools,
-        Err(why) => {
-            lacks("claude", &why);
-            return None;
-        }
-    };
+    let (claude, script) = tools("claude", "messages_api_stub.py")?;
     let space = Space::new();
     let stub = Stub::start(&script, &space.root().join("bodies"), scenario, options);
     // The built-in agent, found on PATH as everybody's is.
@@ -700,29 +696,31 @@ impl Drop for Stub {
     }
 }
 
-/// The CLI and the stub's script, or which of them is missing.
-pub fn tools() -> Result<(PathBuf, PathBuf), String> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let claude = match variable("JOB_MONITOR_CLAUDE") {
-        Some(path) => PathBuf::from(path),
-        None => on_path("claude").ok_or("claude is not on PATH; set JOB_MONITOR_CLAUDE")?,
-    };
-    let claude = fs::canonicalize(&claude).map_err(|e| format!("{}: {e}", claude.display()))?;
-    let script = match variable("JOB_MONITOR_API_STUB") {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/messages_api_stub.py"),
-    };
-    let script = fs::canonicalize(&script)
-        .map_err(|e| format!("{}: {e}; set JOB_MONITOR_API_STUB", script.display()))?;
-    on_path("python3").ok_or("python3 is not on PATH")?;
-    Ok((claude, script))
+/// An agent's program, and the script that stands in for its service; a word about it where one is missing.
+pub fn tools(agent: &str, script: &str) -> Option<(PathBuf, PathBuf)> {
+    let variable = format!("JOB_MONITOR_{}", agent.to_uppercase());
+    let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
+    let program = named(&variable).map(PathBuf::from);
+    let program = program.or_else(|| on_path(agent));
+    let beside = named("JOB_MONITOR_API_STUB").map(PathBuf::from);
+    let beside = beside.unwrap_or_else(|| Path::new(STUBS).join("x"));
+    let script = beside.with_file_name(script);
+    let are_there = script.is_file() && on_path("python3").is_some();
+    let program = program.filter(|program| are_there && program.is_file());
+    if program.is_none() {
+        let why = format!("{agent}, python3 or {} is missing", script.display());
+        lacks(
+            agent,
+            &format!("{why}; see {variable}, JOB_MONITOR_API_STUB"),
+        );
+    }
+    Some((std::path::absolute(program?).unwrap(), script))
 }
 
-pub fn on_path(program: &str) -> Option<PathBuf> {
+fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    let mut files = std::env::split_paths(&path).map(|dir| dir.join(program));
+    files.find(|file| file.is_file())
 }
 
 #[track_caller]

@@ -3,10 +3,9 @@
 
 use crate::machine::peak_of;
 use crate::space::{
-    BOUND, MustHave, Project, Ran, Space, assert_harmless, attempts, is_alive, wait_longer,
-    wait_until,
+    BOUND, MustHave, Project, Ran, Space, attempts, is_alive, wait_longer, wait_until,
 };
-use crate::stage::{ID, NEXT, mode_of};
+use crate::stage::{ID, NEXT};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -74,6 +73,19 @@ fn one_job(settings: Value, body: &str) -> (Space, Project, Value) {
     (space, project, result)
 }
 
+/// The result of a job whose first start finds the credentials refused, which are right from then on.
+#[track_caller]
+fn mended(settings: Value, scripts: &[&str]) -> (Space, Project, Value) {
+    let (space, project) = one_project(scripts);
+    space.set(settings);
+    space.start();
+    project.submit(ID, "the text");
+    project.wait_hold("not_authenticated");
+    space.credentials("ANTHROPIC_API_KEY=right\n", 0o600);
+    let result = project.wait_result(ID);
+    (space, project, result)
+}
+
 /// What the n-th start of the stand-in does instead of playing `text`.
 pub fn script(project: &Project, start: u32, body: &str) {
     fs::write(project.path.join(format!("start.{start}")), body).unwrap();
@@ -125,13 +137,16 @@ pub fn ahead(time: &Value) -> i64 {
     at.trim().parse::<i64>().unwrap() - i64::try_from(now()).unwrap()
 }
 
+/// A recording of credentials that are refused.
+pub const REFUSED: &str = "play api-401-no-retry";
+
 /// The recorded usage limit, with another end.
 pub fn limit_until(reset: u64) -> String {
     format!("play subscription-limit-5h -e 's/1795173825/{reset}/g'")
 }
 
 /// A recording with another running total of money than the one it has.
-fn costing(recording: &str, recorded: &str, dollars: &str) -> String {
+pub fn costing(recording: &str, recorded: &str, dollars: &str) -> String {
     let total = "\"total_cost_usd\":";
     format!("play {recording} -e 's/{total}{recorded}/{total}{dollars}/'")
 }
@@ -393,7 +408,7 @@ fn a_usage_limit_is_waited_out_by_every_project_of_the_agent_and_the_same_sessio
 
 #[test]
 fn credentials_that_are_not_accepted_hold_the_agent_until_they_change_or_a_person_says() {
-    let (space, alpha) = one_project(&["play api-401-no-retry", "play not-logged-in"]);
+    let (space, alpha) = one_project(&[REFUSED, "play not-logged-in"]);
     let beta = space.project("beta");
     space.credentials("ANTHROPIC_API_KEY=wrong\n", 0o600);
     space.start();
@@ -420,14 +435,8 @@ fn credentials_that_are_not_accepted_hold_the_agent_until_they_change_or_a_perso
 
 #[test]
 fn a_session_that_the_cli_does_not_know_starts_afresh_with_the_document() {
-    let (space, project) = one_project(&["play api-401-no-retry", "unknown_session"]);
-    space.start();
-    project.submit(ID, "the text");
-    project.wait_hold("not_authenticated");
-    space.credentials("ANTHROPIC_API_KEY=right\n", 0o600);
-    let result = project.wait_completed(ID);
-    assert_eq!(result["retry_count"], 0);
-    assert_eq!(attempts(&result).len(), 3);
+    let (_space, project, result) = mended(json!({}), &[REFUSED, "unknown_session"]);
+    result.must_have(json!({"status": "completed", "retry_count": 0, "attempts": [{}, {}, {}]}));
     assert_resumed(&project, 2);
     let [first, last] = [1, 3].map(|start| option(&project, start, "--session-id").unwrap());
     assert_ne!(last, first);
@@ -609,24 +618,16 @@ fn an_agent_that_says_nothing_is_never_complete() {
 fn cost_and_usage_are_those_of_all_starts_and_a_resumed_one_gets_what_is_left() {
     // The running total of the session: 0.5 after the first start, 0.8 after the second.
     let first = costing("api-401-no-retry", "0", "0.5");
-    let (space, project) = one_project(&[
-        &format!("{first} -e 's/\"input_tokens\":0,/\"input_tokens\":7,/'"),
-        &costing("text", "0.0008", "0.8"),
-    ]);
-    space.set(json!({"max_budget_usd": 2}));
-    space.start();
-    project.submit(ID, "x");
-    project.wait_hold("not_authenticated");
-    space.credentials("ANTHROPIC_API_KEY=right\n", 0o600);
-    project.wait_completed(ID).must_have(json!({
+    let first = format!("{first} -e 's/\"input_tokens\":0,/\"input_tokens\":7,/'");
+    let budget = json!({"max_budget_usd": 2});
+    let (space, project, result) = mended(budget, &[&first, &costing("text", "0.0008", "0.8")]);
+    result.must_have(json!({
+        "status": "completed",
         "worker_output": {"cost_usd": 0.8, "usage": {"input_tokens": 107}},
         "attempts": [{"cost_usd": 0.5}, {"cost_usd": 0.8}],
     }));
-    let given = |start| -> f64 {
-        let text = option(&project, start, "--max-budget-usd").unwrap();
-        text.parse().unwrap()
-    };
-    assert_eq!((given(1), given(2)), (2.0, 1.5));
+    let given = [1, 2].map(|start| option(&project, start, "--max-budget-usd").unwrap());
+    assert_eq!(given.map(|dollars| dollars.parse()), [Ok(2.0), Ok(1.5)]);
     // It is counted once the result is there.
     wait_until("the ledger to have all", || {
         let spent = &space.holds()["ledger"]["projects"]["alpha"];
@@ -636,14 +637,10 @@ fn cost_and_usage_are_those_of_all_starts_and_a_resumed_one_gets_what_is_left() 
 
 #[test]
 fn a_job_whose_money_is_used_up_is_not_started_again() {
-    let (space, project) = one_project(&[&costing("api-401-no-retry", "0", "0.49996")]);
-    space.set(json!({"max_budget_usd": 0.5}));
-    space.start();
-    project.submit(ID, "x");
-    project.wait_hold("not_authenticated");
-    space.credentials("ANTHROPIC_API_KEY=right\n", 0o600);
+    let first = costing("api-401-no-retry", "0", "0.49996");
+    let (_space, project, result) = mended(json!({"max_budget_usd": 0.5}), &[&first]);
     // What is left could not be told to the CLI.
-    project.wait_result(ID).must_have(json!({
+    result.must_have(json!({
         "status": "failed", "error_kind": "budget", "worker_output": {"cost_usd": 0.49996},
     }));
     assert_eq!(starts(&project), 1);
@@ -754,39 +751,4 @@ fn an_agent_that_writes_faster_than_it_is_read_is_ended_all_the_same() {
 while :; do cat ../flood; sleep 0.1; done"#,
     );
     assert_eq!(result["error_kind"], "output_limit", "{result}");
-}
-
-// --- bytes that do not belong in a terminal ---
-
-#[test]
-fn bytes_that_are_no_text_and_escape_sequences_do_no_harm_to_anybody() {
-    // ESC, CSI as one character, a bidi override, BEL, and a byte that is no UTF-8 in a line of
-    // the agent's; escaped as JSON wants it where the CLI writes it.
-    let answer = r"evil \\u001b[2J\\u001b]0;title\\u0007 \\u009b31m \\u202egnp.exe end";
-    let body = format!(
-        r#"printf 'not json \377\376 \033[31m\n'; printf '\033]0;owned\007 warning\n' >&2
-play text -e 's|The task is done.|{answer}|g'"#
-    );
-    let (space, project, result) = one_job(json!({}), &body);
-    assert_eq!(result["status"], "completed", "{result}");
-    // The document keeps what was said.
-    let summary = &result["worker_output"]["summary"];
-    summary.must_have("\u{1b}");
-    summary.must_have("\u{202e}");
-    for command in [
-        &[ID][..],
-        &["logs", ID],
-        &["status"],
-        &["queue"],
-        &["list"],
-        &["wait", ID],
-    ] {
-        let ran = space.run(command);
-        assert!(ran.status == 0, "{command:?}: {ran:?}");
-        assert_harmless(&ran.stdout);
-        assert_harmless(&ran.stderr);
-    }
-    let log = space.log();
-    assert!(!log.contains('\u{1b}'), "{log:?}");
-    assert_eq!(mode_of(&project.logs(&format!("{ID}.jsonl"))), 0o600);
 }

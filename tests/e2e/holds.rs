@@ -1,14 +1,11 @@
 //! Holds: who waits, who tries whether things are mended, and what ends the waiting.
 
-use crate::claude_standin::{ahead, limit_until, now, one_project, script, starts};
+use crate::claude_standin::{REFUSED, ahead, limit_until, now, one_project, script, starts};
 use crate::space::{MustHave, Project, Space, attempts, replace, wait_until};
 use crate::stage::{ID, LAST, NEXT, alpha};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
-
-/// A job that the service refuses for its key.
-const REFUSED: &str = "play api-401-no-retry";
 
 /// Two projects of one stand-in for claude, and what the first one's first starts do.
 fn two_projects(scripts: &[&str]) -> (Space, Project, Project) {

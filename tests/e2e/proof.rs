@@ -1,27 +1,12 @@
 //! Proof of done: gate and check, what follows them, and what a crash in their midst leads to.
 
+use crate::claude_standin::{costing, one_project, stand_in};
 use crate::running::cancel;
 use crate::space::{MustHave, Project, Ran, Space, attempts, is_alive, wait_until};
 use crate::stage::{ID, LAST, NEXT, alpha};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
-
-/// Speaks the claude protocol: writes its prompt down as `prompt.n`, and completes in the session asked
-/// for, with a running total of a dollar for each start.
-const CLAUDE: &str = r#"
-n=$(ls | grep -c '^prompt\.'); n=$((n + 1))
-session=
-while [ $# -gt 0 ]; do
-    case $1 in --session-id | --resume) session=$2 ;; esac
-    shift
-done
-cat > prompt.new; env > environ.$n; mv prompt.new prompt.$n
-if [ -e start.$n ]; then . ./start.$n; fi
-printf '{"type":"system","subtype":"init","session_id":"%s"}\n' "$session"
-printf '{"type":"assistant","message":{"content":[{"type":"text","text":"ok"}]},"session_id":"%s"}\n' "$session"
-printf '{"type":"result","subtype":"success","is_error":false,"num_turns":1,"result":"ok","total_cost_usd":%s,"session_id":"%s"}\n' "$n" "$session"
-"#;
 
 /// A check that counts its runs and succeeds from the n-th on.
 fn check(space: &Space, succeeds: u32) -> String {
@@ -42,9 +27,15 @@ fn started(project: &Project) -> bool {
     project.path.join("prompt.1").exists()
 }
 
-/// A job of `CLAUDE` in a project with these settings.
+/// A project whose n-th start brings the session's running total to n dollars.
+fn paid() -> (Space, Project) {
+    let costs = ["1.0", "2.0", "3.0"].map(|dollars| costing("text", "0.0008", dollars));
+    one_project(&costs.each_ref().map(String::as_str))
+}
+
+/// A job of the stand-in for claude in a project with these settings.
 fn begun(space: &Space, keys: Value) -> Project {
-    space.claude(CLAUDE);
+    stand_in(space);
     let project = space.project_with("alpha", keys);
     project.submit(ID, "x");
     space.start();
@@ -58,7 +49,7 @@ fn a_check_that_fails_sends_the_agent_back_into_its_session_until_it_succeeds() 
         (1, 3, "failed", 2),
         (0, 1, "completed", 1),
     ] {
-        let (space, project) = Space::with_claude(CLAUDE);
+        let (space, project) = paid();
         space.credentials("ANTHROPIC_API_KEY=secret\n", 0o600);
         space.set(json!({"check": [check(&space, succeeds)], "check_rounds": rounds}));
         project.submit(ID, "mend it");
@@ -107,7 +98,7 @@ fn a_plain_agent_gets_the_check_s_words_behind_its_document() {
 fn a_daemon_that_ends_in_the_midst_of_a_check_repeats_the_check_and_no_agent() {
     for protocol in ["claude", "plain"] {
         let (space, project) = match protocol {
-            "claude" => Space::with_claude(CLAUDE),
+            "claude" => one_project(&[]),
             _ => alpha("cat > /dev/null; echo done"),
         };
         let body = "echo $$ > checked.$(ls | grep -c '^checked\\.')\n\
@@ -136,7 +127,7 @@ fn a_daemon_that_ends_in_the_midst_of_a_check_repeats_the_check_and_no_agent() {
 
 #[test]
 fn a_check_is_cancelled_timed_out_and_swept_like_an_agent() {
-    let (space, project) = Space::with_claude(CLAUDE);
+    let (space, project) = one_project(&[]);
     let program = space.program("check", "sleep 600 & echo $! > child; sleep 600");
     space.set(json!({"check": [program], "check_rounds": 0}));
     project.submit(ID, "x");
@@ -225,10 +216,9 @@ fn a_job_that_is_held_while_its_gate_is_asked_does_not_start() {
 
 #[test]
 fn a_job_that_is_cancelled_while_its_check_cannot_be_run_keeps_its_answer() {
-    let space = Space::new();
+    let (space, project) = one_project(&["rm ../bin/check; play text"]);
     let check = space.program("check", "exit 0");
-    space.claude(&format!("rm '{}'\n{CLAUDE}", check.display()));
-    let project = space.project_with("alpha", json!({"check": [check]}));
+    space.set(json!({"check": [check]}));
     project.submit(ID, "x");
     space.start();
     project.wait_hold("check");
@@ -241,7 +231,7 @@ fn a_job_that_is_cancelled_while_its_check_cannot_be_run_keeps_its_answer() {
 #[test]
 fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
     let space = Space::new();
-    space.claude(CLAUDE);
+    stand_in(&space);
     let asked = [("gate", "false"), ("check", "not-there")];
     let projects = asked.map(|(key, argv)| space.project_with(key, json!({key: [argv]})));
     projects.iter().for_each(|project| project.submit(ID, "x"));
@@ -258,9 +248,9 @@ fn a_gate_or_check_that_is_no_longer_asked_for_holds_nobody_and_is_not_shown() {
 
 #[test]
 fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
-    let space = Space::new();
-    let project = begun(&space, json!({}));
-    let session = project.wait_result(ID)["session_id"].clone();
+    let (space, project) = paid();
+    space.start();
+    let session = project.run(ID, "first")["session_id"].clone();
     // The session is with the agent that has it, whichever the settings name now.
     space.set(json!({"agent": "gemini"}));
     space.wait_log("the settings have changed");
@@ -278,7 +268,7 @@ fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
 
 #[test]
 fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
-    let (space, project) = Space::with_claude(CLAUDE);
+    let (space, project) = one_project(&[]);
     project.submit(ID, "---\nnot-before: 2099-01-01 12:00\n---\nlater\n");
     project.submit(NEXT, "now");
     space.start();
@@ -312,7 +302,7 @@ fn a_job_that_is_not_to_start_yet_lets_others_go_first() {
 
 #[test]
 fn what_a_job_changed_is_recorded_from_its_first_start_to_its_end() {
-    let (space, project) = Space::with_claude(&format!("echo new >> file\n{CLAUDE}"));
+    let (space, project) = one_project(&["echo new >> file; play text"; 2]);
     space.set(json!({"check": [check(&space, 2)]}));
     let file = |name: &str| project.path.join(name);
     let git = |args: &[&str]| {
@@ -321,7 +311,7 @@ fn what_a_job_changed_is_recorded_from_its_first_start_to_its_end() {
         Ran::of(git.output().unwrap()).ok()
     };
     fs::write(file("file"), "old\n").unwrap();
-    fs::write(file(".gitignore"), "jobs\nprompt*\nenviron*\nchecked*\n").unwrap();
+    fs::write(file(".gitignore"), "jobs\n*.[0-9]\n").unwrap();
     git(&["init", "-q"]);
     git(&["add", "-A"]);
     let author = ["-c", "user.name=a", "-c", "user.email=a@b"];

@@ -10,9 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -166,14 +164,6 @@ pub fn attempts(result: &Value) -> &[Value] {
     result["attempts"]
         .as_array()
         .expect("a result has attempts")
-}
-
-/// Nothing in a text is a command to a terminal.
-#[track_caller]
-pub fn assert_harmless(text: &str) {
-    let is_bidi = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_harmful = |c: char| c.is_control() && c != '\n' && c != '\t' || is_bidi(c);
-    assert!(!text.contains(is_harmful), "{text:?}");
 }
 
 fn code(status: ExitStatus) -> i32 {
@@ -581,11 +571,15 @@ impl Space {
         }
     }
 
-    /// Every file of the space with its size and mode, for a person who looks at a failure.
+    /// Every file of the space with its mode and size, for a person who looks at a failure.
     pub fn listing(&self) -> String {
-        let mut text = String::new();
-        list(&self.root, &self.root, &mut text);
-        text
+        let mut find = Command::new("find");
+        find.arg(&self.root).args(["-printf", "%P %m %s\n"]);
+        let listed = find.output().map(Ran::of).map(|ran| ran.stdout);
+        let listed = listed.unwrap_or_else(|e| e.to_string());
+        let mut lines: Vec<&str> = listed.lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
     }
 }
 
@@ -788,14 +782,9 @@ impl Project {
 
     /// Names in a directory of the project, sorted; hidden ones too.
     pub fn names(&self, dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(dir)
-            .map(|entries| {
-                entries
-                    .flatten()
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                    .collect()
-            })
-            .unwrap_or_default();
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.collect();
         names.sort();
         names
     }
@@ -857,31 +846,4 @@ fn describe(pid: i32) -> String {
         "{pid} {}",
         String::from_utf8_lossy(&line).replace('\0', " ")
     )
-}
-
-fn list(root: &Path, dir: &Path, text: &mut String) {
-    let mut entries: Vec<_> = match fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(error) => {
-            let _ = writeln!(text, "{}: {error}", dir.display());
-            return;
-        }
-    };
-    entries.sort();
-    for path in entries {
-        let shown = path.strip_prefix(root).unwrap_or(&path).display();
-        match fs::symlink_metadata(&path) {
-            Ok(meta) => {
-                let mode = meta.permissions().mode() & 0o7777;
-                let _ = writeln!(text, "{mode:04o} {:>9} {shown}", meta.len());
-                if meta.is_dir() {
-                    list(root, &path, text);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let _ = writeln!(text, "{shown}: {error}");
-            }
-        }
-    }
 }
