@@ -168,10 +168,8 @@ fn every_reading_command_answers_in_one_json_document_with_the_keys_of_the_contr
         (NOWHERE, "not_found", Value::Null, Value::Null),
     ] {
         let answer = world.json(&[id]);
-        assert_keys(
-            &answer,
-            "project position result obstacles started_at attempt retry_at",
-        );
+        let keys = "project position result obstacles started_at attempt retry_at";
+        assert_keys(&answer, keys);
         assert_eq!(answer["started_at"].is_string(), state == "running");
         assert_eq!(answer["attempt"].is_number(), [RUNS, LIMITED].contains(&id));
         let result = world.alpha.result(id).unwrap_or_default();
@@ -201,14 +199,8 @@ fn messages_never_get_among_the_json() {
         projects.insert("broken".to_owned(), json!({"path": 7}));
         projects.insert("gone".to_owned(), json!({"path": "/nonexistent/gone"}));
     });
-    for args in [
-        &["queue"][..],
-        &["list"],
-        &["status"],
-        &["stats"],
-        &["show", NOWHERE],
-    ] {
-        let ran = space.run(&[args, &["--json"]].concat());
+    for word in ["queue", "list", "status", "stats", NOWHERE] {
+        let ran = space.run(&[word, "--json"]);
         assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
         assert!(ran.json().is_object());
         ran.stderr.must_have("the monitor is not running");
@@ -575,9 +567,8 @@ say '{"type":"result","subtype":"success","is_error":false,"result":"answer '"$b
 "#,
     );
     let alpha = space.project("alpha");
-    space.plain_agent(
-        "cat; printf 'plain \\033[2J\\302\\233 \\r words\\n'; printf '\\033c' >&2; exit 3",
-    );
+    let plain = r"cat; printf 'plain \033[2J\302\233 \r words\n'; printf '\033c' >&2; exit 3";
+    space.plain_agent(plain);
     let beta = Project::at(&space.root().join("alpha\u{1b}[31m\u{202e}"));
     beta.create_dirs();
     space.edit_registry(|projects| {

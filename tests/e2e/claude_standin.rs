@@ -201,34 +201,24 @@ fn the_prompt_calls_the_skill_only_where_the_project_has_it() {
     let space = Space::new();
     stand_in(&space);
     let text = "---\ntimeout: 1h\n---\n/help is no command here\n";
-    let rows = [
-        ("without", "", ""),
-        (
-            "skill",
-            "/task-coordination\n\n",
-            "skills/task-coordination/SKILL.md",
-        ),
-        (
-            "command",
-            "/task-coordination\n\n",
-            "commands/task-coordination.md",
-        ),
+    let files = [
+        "",
+        "skills/task-coordination/SKILL.md",
+        "commands/task-coordination.md",
     ];
-    let projects = rows.map(|(name, _, file)| {
-        let project = space.project(name);
-        if name != "without" {
-            let path = project.path.join(".claude").join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "---\nname: task-coordination\n---\n").unwrap();
-        }
-        project
-    });
+    let projects = ["without", "skill", "command"].map(|name| space.project(name));
+    for (project, file) in projects.iter().zip(files).skip(1) {
+        let path = project.path.join(".claude").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "---\nname: task-coordination\n---\n").unwrap();
+    }
     space.start();
-    for ((name, head, _), project) in rows.iter().zip(&projects) {
+    let call = "/task-coordination\n\n";
+    for (project, head) in projects.iter().zip(["", call, call]) {
         project.submit(ID, text);
         project.run(NEXT, text);
         let prompt = format!("{head}Execute the following job:\n\n/help is no command here\n");
-        assert_eq!(project.made("prompt.1"), prompt, "{name}");
+        assert_eq!(project.made("prompt.1"), prompt, "{}", project.name);
     }
     let told = |project: &Project| {
         let sentence = "has no skill task-coordination";

@@ -159,9 +159,8 @@ fn a_job_that_was_begun_goes_on_with_its_agent_whatever_the_settings_say_since()
 
 #[test]
 fn a_job_is_claimed_before_its_agent_takes_its_first_step() {
-    let (space, project) = alpha(
-        "cat jobs/state/$JOB_MONITOR_JOB_ID.claim > claim; ls jobs/results > results; cat > /dev/null",
-    );
+    let looks = "cat jobs/state/$JOB_MONITOR_JOB_ID.claim > claim; ls jobs/results > results; cat > /dev/null";
+    let (space, project) = alpha(looks);
     space.start();
     project.run(ID, "x");
     let text = project.made("claim");
@@ -363,12 +362,7 @@ fn a_claim_s_process_number_that_belongs_to_somebody_else_now_is_not_signalled()
     let start_time = start_time_of(pid);
     let boot = "00000000-0000-0000-0000-000000000000";
     for (id, what, mut keys, start_time) in [
-        (
-            ID,
-            "another process got the number",
-            json!({}),
-            start_time - 1,
-        ),
+        (ID, "another process", json!({}), start_time - 1),
         // Numbers and ticks may agree by chance.
         (NEXT, "another boot", json!({"boot_id": boot}), start_time),
     ] {
@@ -423,11 +417,8 @@ fn a_suspended_job_keeps_its_place_at_the_head_over_a_restart() {
     let suspend_until = |time: Value| {
         let suspended =
             json!({"kind": "spawn_failed", "error": "x", "retry_at": time, "afresh": false});
-        lay_claim(
-            &project,
-            NEXT,
-            &claim(NEXT, json!({"suspended": suspended})),
-        );
+        let claim = claim(NEXT, json!({"suspended": suspended}));
+        lay_claim(&project, NEXT, &claim);
     };
     let in_an_hour = job_monitor::time::Wall::now().plus(Duration::from_secs(3600));
     suspend_until(json!(in_an_hour));

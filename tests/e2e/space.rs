@@ -194,26 +194,25 @@ impl Space {
         for part in ["home", "config", "bin", "tmp"] {
             fs::create_dir_all(root.join(part)).unwrap();
         }
-        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let outer = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
-        let env = BTreeMap::from([
-            ("HOME".to_owned(), text(root.join("home"))),
-            ("MONITOR_SYSTEM_ROOT".to_owned(), text(root.join("config"))),
-            ("TMPDIR".to_owned(), text(root.join("tmp"))),
-            (
-                "PATH".to_owned(),
-                format!("{}:{outer}", text(root.join("bin"))),
-            ),
-            ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ]);
         let space = Space {
             root,
-            env: RefCell::new(env),
+            env: RefCell::default(),
             settings: RefCell::default(),
             launcher: RefCell::default(),
             daemon: RefCell::default(),
             starts: Cell::new(0),
         };
+        for (name, dir) in [
+            ("HOME", "home"),
+            ("MONITOR_SYSTEM_ROOT", "config"),
+            ("TMPDIR", "tmp"),
+        ] {
+            space.env(name, space.root.join(dir).to_str().unwrap());
+        }
+        let outer = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+        let bin = space.root.join("bin");
+        space.env("PATH", &format!("{}:{outer}", bin.display()));
+        space.env("LANG", "C.UTF-8");
         space.set(json!({"grace": "1s"}));
         space
     }
@@ -250,9 +249,8 @@ impl Space {
 
     /// A variable in the environment of the daemon and of the commands from now on.
     pub fn env(&self, name: &str, value: &str) {
-        self.env
-            .borrow_mut()
-            .insert(name.to_owned(), value.to_owned());
+        let mut env = self.env.borrow_mut();
+        env.insert(name.to_owned(), value.to_owned());
     }
 
     /// Takes a variable out of that environment.
@@ -305,22 +303,13 @@ impl Space {
 
     /// A project whose registry entry has more keys (settings, `layout`, `enabled`).
     pub fn project_with(&self, name: &str, keys: Value) -> Project {
-        let layout = keys["layout"].as_str().unwrap_or("jobs").to_owned();
-        let project = Project {
-            name: name.to_owned(),
-            path: self.root.join(name),
-            base: self.root.join(name).join(match layout.as_str() {
-                "jobs" => "jobs",
-                _ => "",
-            }),
-            items: if layout == "jobs" { "items" } else { "tasks" },
-        };
+        let mut project = Project::at(&self.root.join(name));
+        if keys["layout"] == "tasks" {
+            (project.base, project.items) = (project.path.clone(), "tasks");
+        }
         project.create_dirs();
-        let mut entry = json!({
-            "path": project.path,
-            "enabled": true,
-            "registered_at": "2026-01-30T12:43:00",
-        });
+        let mut entry =
+            json!({"path": project.path, "enabled": true, "registered_at": "2026-01-30T12:43:00"});
         let keys = keys.as_object().expect("keys are an object").clone();
         entry.as_object_mut().unwrap().extend(keys);
         self.edit_registry(|projects| {

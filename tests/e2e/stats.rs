@@ -121,13 +121,11 @@ fn checks_have_a_column_where_there_are_any() {
 fn old_results_are_left_out_and_need_not_even_be_readable() {
     let space = Space::new();
     let (alpha, _) = finished(&space);
+    let [first, second] = ["28", "29"].map(|day| json!({"day": format!("2026-01-{day}")}));
     for (since, days) in [
         ("2026-01-30", json!([])),
-        ("2026-01-29", json!([{"day": "2026-01-29"}])),
-        (
-            "2026-01-28",
-            json!([{"day": "2026-01-28"}, {"day": "2026-01-29"}]),
-        ),
+        ("2026-01-29", json!([second])),
+        ("2026-01-28", json!([first, second])),
     ] {
         let told = stats(&space, &["--since", since]);
         told["projects"][0]["days"].must_have(days);
@@ -148,23 +146,15 @@ fn results_of_the_predecessor_and_broken_ones_count_for_what_they_tell() {
     let space = Space::new();
     let old = space.project_with("old", json!({"layout": "tasks"}));
     let id = "task-clean-up-20260101-100000";
-    let without_duration = json!({"status": "completed", "duration_seconds": null});
-    for (id, document) in [
-        (
-            id,
-            json!({"task_id": id, "status": "completed", "started_at": "2026-01-01T10:00:00",
-                "completed_at": "2026-01-01T10:00:30.123456", "worker_output": "all done"}),
-        ),
-        (
-            "task-y",
-            json!({"status": "odd", "completed_at": "2026-01-02T10:00:00",
-                "worker_output": {"usage": "much"}}),
-        ),
-        ("task-z", json!(["no object"])),
-    ] {
-        old.put_result(id, &document);
-    }
-    make_old(&old.put_result("task-x", &without_duration), DAY * 3);
+    let text_alone = json!({"task_id": id, "status": "completed", "started_at": "2026-01-01T10:00:00",
+        "completed_at": "2026-01-01T10:00:30.123456", "worker_output": "all done"});
+    let odd = json!({"status": "odd", "completed_at": "2026-01-02T10:00:00",
+        "worker_output": {"usage": "much"}});
+    let without_times = json!({"status": "completed", "duration_seconds": null});
+    old.put_result(id, &text_alone);
+    old.put_result("task-y", &odd);
+    old.put_result("task-z", &json!(["no object"]));
+    make_old(&old.put_result("task-x", &without_times), DAY * 3);
     let told = stats(&space, &[]);
     let project = &told["projects"][0];
     project.must_have(json!({
