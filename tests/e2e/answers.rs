@@ -48,7 +48,8 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let (space, alpha) = Space::with_claude(AGENT);
+        let (space, alpha) = Space::with_project();
+        space.claude(AGENT);
         let beta = space.project("beta");
         // Far from a full hour, so that the time left reads the same for a while.
         let resets = SystemTime::now() + Duration::from_secs(3 * 86_400 + 1800);
@@ -228,25 +229,24 @@ fn the_answers_are_the_same_whether_or_not_the_daemon_runs() {
     space.wait_log("Project 'alpha' is disabled, skipping");
     alpha.touch("go");
     alpha.wait_result(RUNS);
-    let ask = || -> Vec<(String, i32, String)> {
-        let ids = [DONE, FAILED, RUNS, HELD, NEXT, LIMITED, NOWHERE].map(|id| vec![id]);
-        let commands = [
-            vec!["queue"],
-            vec!["-p", "beta", "queue"],
-            vec!["list"],
-            vec!["status"],
-            vec!["status", "--all"],
-            vec!["stats"],
-        ];
-        let mut answers = Vec::new();
-        for args in commands.into_iter().chain(ids) {
+    let ids = [DONE, FAILED, RUNS, HELD, NEXT, LIMITED, NOWHERE];
+    let commands = [
+        "queue",
+        "-p beta queue",
+        "list",
+        "status",
+        "status --all",
+        "stats",
+    ];
+    let ask = || {
+        let answers = ids.iter().chain(&commands).map(|line| {
+            let args: Vec<&str> = line.split(' ').collect();
             let text = space.run(&args);
             let mut json = json_of(space, &args);
             json.as_object_mut().unwrap().remove("daemon");
-            answers.push((args.join(" "), text.status, text.stdout));
-            answers.push((format!("{args:?} --json"), 0, json.to_string()));
-        }
-        answers
+            (*line, text.status, text.stdout, json)
+        });
+        answers.collect::<Vec<_>>()
     };
     alpha.wait_view("the end", |view| view["is_processing"] == false);
     let running = ask();
@@ -506,8 +506,7 @@ fn register_takes_the_old_option_and_restarts_nothing() {
 
 #[test]
 fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
-    let space = Space::new();
-    let alpha = space.project("alpha");
+    let (space, alpha) = Space::with_project();
     // More than a pipe holds.
     for number in 0..2500 {
         let id = format!("job-20260101-{number:06}-one-of-very-many-jobs");
@@ -822,8 +821,7 @@ fn ids(jobs: &Value) -> Vec<&str> {
 
 #[test]
 fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     space.project("beta");
     let inside = |named: &str| space.run_in(&project.path, &["-p", named, "queue"]);
     inside("alhpa").refused(3, "no project named \"alhpa\"");
@@ -836,8 +834,7 @@ fn a_mistyped_project_is_not_taken_for_the_one_around_the_current_directory() {
 #[test]
 fn of_many_finished_jobs_the_newest_are_shown_and_none_is_left_out() {
     const ALL: usize = 2_600;
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let at = |age: usize| SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 - age as u64);
     let id = |age: usize| format!("job-20260101-{age:06}-old");
     // Made in an order that has nothing to do with their ages, nor with that of the names.

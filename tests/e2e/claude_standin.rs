@@ -54,9 +54,8 @@ pub fn stand_in(space: &Space) {
 
 /// A space with the stand-in and one project, whose first starts are to do something else.
 pub fn one_project(scripts: &[&str]) -> (Space, Project) {
-    let space = Space::new();
+    let (space, project) = Space::with_project();
     stand_in(&space);
-    let project = space.project("alpha");
     for (start, body) in (1..).zip(scripts) {
         script(&project, start, body);
     }

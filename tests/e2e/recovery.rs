@@ -5,7 +5,7 @@ use crate::machine::start_time_of;
 use crate::registry::is_free;
 use crate::space::{
     BOUND, MustHave, Project, Space, attempts, is_alive, remove_dir, spawn, wait_for, wait_longer,
-    wait_until,
+    wait_until, with,
 };
 use crate::stage::{ID, NEXT, alpha, ran};
 use nix::sys::signal::Signal;
@@ -54,7 +54,7 @@ fn laid_out() -> (Space, Project) {
 /// A claim as the daemon writes it, of a first start of a plain agent.
 pub fn claim(id: &str, keys: Value) -> String {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let mut claim = json!({
+    let claim = json!({
         "job_id": id, "run": "00000000000000000000000000000000", "boot_id": boot_id.trim(),
         "starts": 1, "queue_position": 1,
         "started_at": "2026-01-01T12:00:00.000+00:00", "created_at": "2026-01-01T11:00:00.000+00:00",
@@ -67,9 +67,7 @@ pub fn claim(id: &str, keys: Value) -> String {
         "suspended": null, "checking": false, "stopped": false, "checks": [],
         "files": {"witness": null, "answer": null, "require_answer": false},
     });
-    let object = claim.as_object_mut().unwrap();
-    object.extend(keys.as_object().unwrap().clone());
-    format!("{claim}\n")
+    format!("{}\n", with(claim, keys))
 }
 
 pub fn lay_claim(project: &Project, id: &str, text: &str) {

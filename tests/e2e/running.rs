@@ -587,8 +587,7 @@ fn without_a_setting_an_agent_may_write_a_gibibyte() {
 
 #[test]
 fn a_program_that_is_just_being_replaced_is_tried_again() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let program = space.root().join("bin/busy");
     fs::copy("/bin/true", &program).unwrap();
     space.set(json!({"agent": "busy", "agents": {"busy": {"command": [program]}}}));

@@ -1,7 +1,7 @@
 //! What the reading commands show beyond the words of old scripts: why jobs wait, how well they went,
 //! what they changed.
 
-use crate::space::{MustHave, Project, Space, make_old, wait_until};
+use crate::space::{MustHave, Project, Space, make_old, wait_until, with};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -14,19 +14,19 @@ const BROKEN: &str = "job-20260130-093000-broken";
 
 /// Puts a result, which ended so many minutes after nine, and whose file is so many hours old.
 fn put(project: &Project, id: &str, minute: u32, hours: u64, more: Value) {
-    let mut document = json!({"job_id": id, "status": "completed", "duration_seconds": 12.0,
+    let document = json!({"job_id": id, "status": "completed", "duration_seconds": 12.0,
         "started_at": "2026-01-30T09:00:00Z", "agent": "claude", "session_id": "s-1",
         "attempts": [{"started_at": "2026-01-30T09:00:00Z", "duration_seconds": 12.0}],
         "completed_at": format!("2026-01-30T09:{minute:02}:00Z"),
         "worker_output": {"summary": "All is well.", "cost_usd": 0.0072}});
-    let more = more.as_object().unwrap().clone();
-    document.as_object_mut().unwrap().extend(more);
-    let path = project.put_result(id, &document);
+    let path = project.put_result(id, &with(document, more));
     make_old(&path, Duration::from_secs(hours * 3600));
 }
 
-/// Three jobs, whose files were restored in the wrong order.
-fn finished(project: &Project) {
+/// A project with three jobs that are done, whose files were restored in the wrong order.
+fn finished() -> (Space, Project) {
+    let (space, project) = Space::with_project();
+    space.env("TZ", "UTC");
     let git = json!({"branch": "main", "head_before": "a", "head_after": "b", "commits": 1, "files": 2,
         "insertions": 12, "deletions": 3, "patch": format!("jobs/logs/{DENIED}.patch")});
     let check = |code: i32| {
@@ -34,23 +34,21 @@ fn finished(project: &Project) {
             "signal": null, "output": "1 test failed\n"})
     };
     let checks = json!({"checks": [check(1), check(0)]});
-    put(project, GOOD, 1, 1, checks);
+    put(&project, GOOD, 1, 1, checks);
     let summary = "Done.\n\n```json\n{\"audit_score\": 85, \"audit_notes\": \"two gaps\"}\n```\n";
     let denied = json!({"audit_score": 85, "audit_notes": "two gaps", "git": git,
         "failed_mcp_servers": ["db"], "worker_output": {"summary": summary, "cost_usd": 0.5},
         "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make check"}}]});
-    put(project, DENIED, 20, 3, denied);
+    put(&project, DENIED, 20, 3, denied);
     let failed = json!({"status": "failed", "error_kind": "check_failed",
         "error": "the check failed", "checks": [check(2)]});
-    put(project, FAILED, 10, 2, failed);
+    put(&project, FAILED, 10, 2, failed);
+    (space, project)
 }
 
 #[test]
 fn status_tells_what_a_person_should_look_at_in_the_order_in_which_jobs_ended() {
-    let space = Space::new();
-    space.env("TZ", "UTC");
-    let project = space.project("alpha");
-    finished(&project);
+    let (space, _) = finished();
     let lines = |args: &[&str]| -> Vec<String> {
         let text = space.run(args).ok();
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -75,9 +73,7 @@ fn status_tells_what_a_person_should_look_at_in_the_order_in_which_jobs_ended() 
 
 #[test]
 fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
-    let space = Space::new();
-    let project = space.project("alpha");
-    finished(&project);
+    let (space, project) = finished();
     let told = space.run(&[DENIED]).ok();
     for part in [
         "Audit: 85 of 100: two gaps\n",
@@ -106,9 +102,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
 
 #[test]
 fn a_patch_is_shown_as_it_is_and_summed_up() {
-    let space = Space::new();
-    let project = space.project("alpha");
-    finished(&project);
+    let (space, project) = finished();
     let patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1,2 @@\n-old\n+new\n+\u{1b}[31m\n";
     let file = project.logs(&format!("{DENIED}.patch"));
     fs::write(&file, patch).unwrap();
@@ -203,9 +197,7 @@ fn a_hold_is_told_with_reason_and_end_in_every_view_and_to_who_started_the_monit
 
 #[test]
 fn a_log_is_told_with_the_checks_that_came_after_it() {
-    let space = Space::new();
-    let project = space.project("alpha");
-    finished(&project);
+    let (space, project) = finished();
     let lines: String = (1..=100).map(|number| format!("line {number}\n")).collect();
     fs::write(project.logs(&format!("{GOOD}.out")), &lines).unwrap();
     fs::write(project.logs(&format!("{GOOD}.check")), "two failed\n").unwrap();

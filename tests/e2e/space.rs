@@ -158,6 +158,13 @@ fn difference(found: &Value, expected: &Value) -> Option<String> {
     }
 }
 
+/// A document with more keys, or with other values.
+pub fn with(mut document: Value, more: Value) -> Value {
+    let keys = more.as_object().expect("keys are an object").clone();
+    document.as_object_mut().unwrap().extend(keys);
+    document
+}
+
 /// The attempts of a result.
 #[track_caller]
 pub fn attempts(result: &Value) -> &[Value] {
@@ -217,10 +224,9 @@ impl Space {
         space
     }
 
-    /// A space with a shell script for `claude`, and one project.
-    pub fn with_claude(body: &str) -> (Space, Project) {
+    /// A space with one project.
+    pub fn with_project() -> (Space, Project) {
         let space = Space::new();
-        space.claude(body);
         let project = space.project("alpha");
         (space, project)
     }
@@ -308,12 +314,10 @@ impl Space {
             (project.base, project.items) = (project.path.clone(), "tasks");
         }
         project.create_dirs();
-        let mut entry =
+        let entry =
             json!({"path": project.path, "enabled": true, "registered_at": "2026-01-30T12:43:00"});
-        let keys = keys.as_object().expect("keys are an object").clone();
-        entry.as_object_mut().unwrap().extend(keys);
         self.edit_registry(|projects| {
-            projects.insert(name.to_owned(), entry);
+            projects.insert(name.to_owned(), with(entry, keys));
         });
         project
     }

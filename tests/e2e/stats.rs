@@ -15,9 +15,10 @@ fn stats(space: &Space, args: &[&str]) -> Value {
 }
 
 /// Three days of two projects, in a zone of their own.
-fn finished(space: &Space) -> (Project, Project) {
+fn finished() -> (Space, Project) {
+    let (space, alpha) = Space::with_project();
+    let beta = space.project("beta");
     space.env("TZ", "EST5");
-    let (alpha, beta) = (space.project("alpha"), space.project("beta"));
     let usage = |input: u64, output: u64| json!({"input_tokens": input, "output_tokens": output, "cache_read_input_tokens": 1000});
     let done = |status: &str, at: &str, seconds: f64, output: Value| {
         json!({"status": status, "completed_at": at, "duration_seconds": seconds,
@@ -40,13 +41,12 @@ fn finished(space: &Space) -> (Project, Project) {
     let output = json!({"summary": "plain", "usage": null, "cost_usd": null});
     let document = done("completed", "2026-01-30T12:00:00-05:00", 5.0, output);
     beta.put_result("job-20260130-100000-f", &document);
-    (alpha, beta)
+    (space, alpha)
 }
 
 #[test]
 fn jobs_are_summed_by_project_and_local_day() {
-    let space = Space::new();
-    finished(&space);
+    let (space, _) = finished();
     let told = stats(&space, &[]);
     let [alpha, beta] = [&told["projects"][0], &told["projects"][1]];
     let days = json!([
@@ -71,8 +71,7 @@ fn jobs_are_summed_by_project_and_local_day() {
 
 #[test]
 fn a_person_sees_a_table_with_a_bar_for_each_day() {
-    let space = Space::new();
-    finished(&space);
+    let (space, _) = finished();
     let text = space.run(&["stats"]).ok();
     let expected = [
         "               Jobs  Done      Time  Tokens in       out       Cost",
@@ -96,9 +95,8 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
 
 #[test]
 fn checks_have_a_column_where_there_are_any() {
-    let space = Space::new();
+    let (space, alpha) = Space::with_project();
     space.env("TZ", "EST5");
-    let alpha = space.project("alpha");
     let at = "2026-01-29T12:00:00Z";
     for (n, codes) in [&[1, 0][..], &[0], &[]].iter().enumerate() {
         let check = |code: &i32| json!({"started_at": at, "duration_seconds": 1.0, "exit_code": code, "signal": null, "output": ""});
@@ -119,8 +117,7 @@ fn checks_have_a_column_where_there_are_any() {
 
 #[test]
 fn old_results_are_left_out_and_need_not_even_be_readable() {
-    let space = Space::new();
-    let (alpha, _) = finished(&space);
+    let (space, alpha) = finished();
     let [first, second] = ["28", "29"].map(|day| json!({"day": format!("2026-01-{day}")}));
     for (since, days) in [
         ("2026-01-30", json!([])),
@@ -171,8 +168,7 @@ fn results_of_the_predecessor_and_broken_ones_count_for_what_they_tell() {
 
 #[test]
 fn a_result_of_any_size_is_read() {
-    let space = Space::new();
-    let alpha = space.project("alpha");
+    let (space, alpha) = Space::with_project();
     for size in [1, 65_000, 65_450, 65_536, 70_000, 8_000_000] {
         let text = "\"\\ü\n".repeat(size / 5);
         let document = json!({"a": text, "status": "completed", "completed_at": "2026-01-30T10:00:00Z",

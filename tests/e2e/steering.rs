@@ -3,7 +3,7 @@
 
 use crate::recovery::{claim, lay_claim};
 use crate::space::{
-    MustHave, Project, Space, effects_in, job_monitor, lacks, make_old, spawn, wait_until,
+    MustHave, Project, Space, effects_in, job_monitor, lacks, make_old, spawn, wait_until, with,
 };
 
 use job_monitor::time::Wall;
@@ -17,11 +17,8 @@ const NEW: &str = "job-20260101-120000-fix-login";
 
 /// A result as a finished job leaves it.
 fn finish(project: &Project, id: &str, status: &str, keys: Value) {
-    let mut document =
-        json!({"job_id": id, "status": status, "completed_at": "2026-01-01T12:00:00Z"});
-    let keys = keys.as_object().unwrap().clone();
-    document.as_object_mut().unwrap().extend(keys);
-    project.put_result(id, &document);
+    let document = json!({"job_id": id, "status": status, "completed_at": "2026-01-01T12:00:00Z"});
+    project.put_result(id, &with(document, keys));
     fs::write(project.logs(&format!("{id}.md")), "Do it.\n").unwrap();
 }
 
@@ -151,8 +148,7 @@ fn what_will_happen_is_said_where_nothing_happens_now() {
 
 #[test]
 fn inside_of_a_job_nothing_is_submitted_that_would_be_waited_for() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let text = space.file("text", "Do it.\n");
     space.env("JOB_MONITOR_PROJECT", "alpha");
     space.env("JOB_MONITOR_JOB_ID", OLD);
@@ -165,8 +161,7 @@ fn inside_of_a_job_nothing_is_submitted_that_would_be_waited_for() {
 
 #[test]
 fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let plain = space.file("a.md", "# Fix it\n");
     let front = space.file("b.md", "---\nmax-turns: 5\n---\nDo it.\n");
     let bad = space.file("c.md", "---\ntimeout: soon\n---\nDo it.\n");
@@ -204,8 +199,7 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
 
 #[test]
 fn a_reply_goes_on_in_a_session_and_is_refused_where_there_is_none() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let session = "11111111-2222-4333-8444-555555555555";
     let finished = |id: &str, agent: &str, session: Value| {
         let keys = json!({"agent": agent, "session_id": session});
@@ -246,8 +240,7 @@ fn a_reply_goes_on_in_a_session_and_is_refused_where_there_is_none() {
 
 #[test]
 fn failed_jobs_are_handed_in_again_once() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     finish(&project, OLD, "failed", json!({}));
     finish(&project, NEW, "completed", json!({}));
     // The results say that they ended in January.
@@ -261,8 +254,7 @@ fn failed_jobs_are_handed_in_again_once() {
 
 #[test]
 fn clean_removes_what_old_jobs_left_and_nothing_else() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     finish(&project, OLD, "completed", json!({}));
     let longer = format!("{OLD}-b");
     finish(&project, &longer, "completed", json!({}));
@@ -291,8 +283,7 @@ fn clean_removes_what_old_jobs_left_and_nothing_else() {
 
 #[test]
 fn a_document_of_the_future_does_not_take_new_ones_along() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let ahead = Wall::now().plus(Duration::from_secs(2 * 3600)).stamp();
     project.submit(&format!("job-{ahead}-mistake"), "x");
     let id = space.run(&["submit", &space.file("text.md", "x")]).ok();
@@ -316,8 +307,7 @@ fn what_lies_there_already_is_held_before_its_project_is_registered() {
 
 #[test]
 fn register_keeps_git_away_warns_of_a_tree_that_is_shared_and_refuses_a_spool() {
-    let space = Space::new();
-    let alpha = space.project("alpha");
+    let (space, alpha) = Space::with_project();
     fs::create_dir_all(alpha.path.join("inner")).unwrap();
     let path = |part: &str| alpha.path.join(part).to_str().unwrap().to_owned();
     let told = space.run(&["register", &path("inner")]).ok();
@@ -332,8 +322,7 @@ fn register_keeps_git_away_warns_of_a_tree_that_is_shared_and_refuses_a_spool() 
 
 #[test]
 fn a_skill_that_is_missing_is_written_where_every_agent_looks_and_a_person_s_own_is_kept() {
-    let space = Space::new();
-    let alpha = space.project("alpha");
+    let (space, alpha) = Space::with_project();
     let skill = |dir: &str, name: &str| {
         alpha
             .path
@@ -426,8 +415,7 @@ fn two_projects_may_have_jobs_of_one_id() {
 
 #[test]
 fn what_was_typed_in_the_editor_is_never_lost() {
-    let space = Space::new();
-    let project = space.project("alpha");
+    let (space, project) = Space::with_project();
     let write = |text: &str| {
         format!("printf '%b' '{text}' > \"$1.new\"; cat \"$1\" >> \"$1.new\"; mv \"$1.new\" \"$1\"")
     };

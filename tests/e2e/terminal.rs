@@ -297,7 +297,8 @@ fn off_a_terminal_everything_is_plain_text_and_raw_is_raw() {
 
 #[test]
 fn every_start_of_a_job_is_told() {
-    let (space, project) = Space::with_claude(
+    let (space, project) = Space::with_project();
+    space.claude(
         r#"cat > /dev/null
 printf '%s\n' '{"type":"system","subtype":"init","session_id":"s","model":"m"}'
 echo "words on standard error" >&2
@@ -363,7 +364,8 @@ fn follow_first(space: &Space) -> (Child, PathBuf) {
 
 #[test]
 fn an_agent_whose_first_event_is_late_is_followed_from_it() {
-    let (space, project) = Space::with_claude(&format!(
+    let (space, project) = Space::with_project();
+    space.claude(&format!(
         "until [ -e go ]; do sleep 0.05; done\nprintf '{{\"type\":'\nuntil [ -e on ]; do sleep 0.05; done\n{}",
         AGENT.replacen("say '{\"type\":\"system\"", "say '\"system\"", 1)
     ));
@@ -388,7 +390,8 @@ fn an_agent_whose_first_event_is_late_is_followed_from_it() {
 // --- the desk ---
 
 fn running_job() -> (Space, Project) {
-    let (space, project) = Space::with_claude(AGENT);
+    let (space, project) = Space::with_project();
+    space.claude(AGENT);
     space.start();
     project.submit(FIRST, "Do it.\n");
     let log = project.logs(&format!("{FIRST}.jsonl"));
