@@ -218,8 +218,6 @@ impl Daemon {
         }
         said.extend(self.wrong.iter().cloned());
         let mut wanted = Vec::new();
-        // Projects that have no settings of their own share one policy.
-        let mut common = None;
         for entry in self.entries.iter().flatten() {
             let name = &entry.project.name;
             if !entry.enabled {
@@ -230,13 +228,8 @@ impl Daemon {
             let Some(settings) = &self.settings else {
                 continue;
             };
-            let is_common = entry.own.is_empty();
-            let shared = common.clone().filter(|_| is_common);
-            match shared.map_or_else(|| entry.policy(settings).map(Arc::new), Ok) {
-                Ok(policy) => {
-                    common = common.or(is_common.then(|| Arc::clone(&policy)));
-                    wanted.push((entry.project.clone(), policy));
-                }
+            match entry.policy(settings) {
+                Ok(policy) => wanted.push((entry.project.clone(), Arc::new(policy))),
                 Err(error) => {
                     said.push((Level::Error, format!("{error}; the project is skipped")));
                 }

@@ -176,11 +176,10 @@ fn unquoted(text: &str) -> &str {
 /// and what the value of that must be.
 fn nearest(key: &str) -> Option<(&'static str, &'static str)> {
     let named = |name: &str| KEYS.into_iter().find(|(ours, _)| *ours == name);
-    let slip = |(ours, _): &(&str, &str)| is_slip(key, ours);
+    let is_it = |(ours, _): &(&str, &str)| is_slip(key, ours);
+    let slip = || KEYS.into_iter().find(is_it);
     let limit = || LIMITS.into_iter().find(|(start, _)| key.starts_with(start));
-    named(key)
-        .or_else(|| KEYS.into_iter().find(slip))
-        .or_else(|| named(limit()?.1))
+    named(key).or_else(slip).or_else(|| named(limit()?.1))
 }
 
 /// Whether one word becomes another by a letter more, less or other, or by two that are swapped.

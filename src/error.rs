@@ -53,7 +53,6 @@ impl Error {
 
     /// A failed system call: `cannot VERB PATH: cause`.
     #[cold]
-    #[inline(never)]
     pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
         let (path, what) = (path.display(), plain(&cause));
         let mut error = Error::new(format!("cannot {verb} {path}: {what}"));
@@ -62,7 +61,6 @@ impl Error {
     }
 
     /// The same error with what was being done in front of it.
-    #[must_use]
     pub fn context(mut self, doing: &str) -> Error {
         self.text = format!("{doing}: {}", self.text);
         self

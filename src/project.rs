@@ -335,7 +335,7 @@ const PROGRAM: Form<Option<Vec<String>>> = Form(COMMAND.0, |value| match value {
 });
 const HOURS: Form<Vec<Span>> = Form("a span such as \"22:00-07:00\", or a list of such", hours);
 const CEILING: Form<Ceiling> = Form(
-    "a share above 0 and at most 1, or such as {\"five_hour\": 0.8}",
+    "a share above 0 and at most 1, or such as {\"five_hour\": 0.8, \"seven_day\": 0.95}",
     ceiling,
 );
 const SIZE: Form<u64> = Form("a size such as \"512 KiB\" or \"1 MiB\"", size);
@@ -396,7 +396,10 @@ fn ceiling(value: &Value) -> Option<Ceiling> {
         Value::Null => {}
         Value::Object(windows) if !windows.is_empty() => {
             for (name, value) in windows {
-                ceiling.named.push((name.clone(), share(value)?));
+                // As agents name them: `five_hour`, `seven_day`, `seven_day_opus`, `60_minutes`.
+                let unit = name.split('_').nth(1)?;
+                let share = share(value).filter(|_| ["hour", "day", "minutes"].contains(&unit))?;
+                ceiling.named.push((name.clone(), share));
             }
         }
         value => ceiling.every = Some(share(value)?),

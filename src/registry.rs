@@ -205,6 +205,7 @@ fn entry(name: &str, value: &Value) -> Result<Entry> {
     let path = member(values, "", "path", &PATH)?;
     let registered_at = values.get("registered_at").and_then(Value::as_str);
     let own = values.iter().filter(|(key, _)| settings::is_setting(key));
+    let own = own.map(|(key, value)| (key.clone(), value.clone()));
     Ok(Entry {
         project: Project {
             name: name.to_owned(),
@@ -213,9 +214,7 @@ fn entry(name: &str, value: &Value) -> Result<Entry> {
         },
         enabled: member(values, "", "enabled", &FLAG)?.unwrap_or(true),
         registered_at: registered_at.map(str::to_owned),
-        own: own
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        own: own.collect(),
     })
 }
 

@@ -369,7 +369,7 @@ mod tests {
     /// Values of every type, of which each setting takes those that its row says.
     #[test]
     fn a_value_of_the_wrong_type_or_out_of_range_is_a_mistake_wherever_it_stands() {
-        const VALUES: &str = r#"null, true, "20", "5m", "0", "", "22:00-07:00", 0, 2, 0.5, -1, 5000000000, [], ["a"], [""], [1], ["a\u0000"], {}, {"a": 0.5}, {"a": 2}"#;
+        const VALUES: &str = r#"null, true, "20", "5m", "0", "", "22:00-07:00", 0, 2, 0.5, -1, 5000000000, [], ["a"], [""], [1], ["a\u0000"], {}, {"five_hour": 0.5}, {"five_hours": 0.5}, {"seven_day": 2}"#;
         let values: Vec<Value> = serde_json::from_str(&format!("[{VALUES}]")).unwrap();
         let rows = [
             ("timeout check_timeout", r#""5m""#),
@@ -384,7 +384,7 @@ mod tests {
             ("on_interrupt on_failure agent", ""),
             ("gate check on_finish on_hold", r#"null, ["a"]"#),
             ("hours", r#"null, "22:00-07:00""#),
-            ("usage_ceiling", r#"null, 0.5, {"a": 0.5}"#),
+            ("usage_ceiling", r#"null, 0.5, {"five_hour": 0.5}"#),
             ("max_document max_output", r#""20", 2, 5000000000"#),
             ("agents", "{}"),
         ];

@@ -28,7 +28,6 @@ impl Wall {
     }
 
     /// This much later.
-    #[must_use]
     pub fn plus(self, duration: Duration) -> Wall {
         let ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Wall(self.0.saturating_add(ms))
@@ -45,13 +44,10 @@ impl Wall {
         let (mut ms, mut zone) = (0, rest);
         if let Some(fraction) = rest.strip_prefix('.') {
             zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
-            let digits = fraction
-                .strip_suffix(zone)
-                .filter(|digits| !digits.is_empty())?;
+            let digits = fraction.strip_suffix(zone).filter(|all| !all.is_empty())?;
             let of_a_second = [100, 10, 1].into_iter().zip(digits.bytes());
-            ms = of_a_second
-                .map(|(ms, digit)| ms * i64::from(digit - b'0'))
-                .sum();
+            let parts = of_a_second.map(|(ms, digit)| ms * i64::from(digit - b'0'));
+            ms = parts.sum();
         }
         let secs = match zone {
             "" => read_clock(date_time, true)?,

@@ -78,7 +78,7 @@ pub fn plan<'a>(
     let dialect = dialect(agent.protocol);
     let left = assignment.budget_left_usd;
     if left.is_some_and(|left| left < BUDGET_MIN) {
-        let error = "earlier starts used up the job's max_budget_usd; raise it, or split the job";
+        let error = "too little is left of the job's max_budget_usd; raise it, or split the job";
         return Err(Fault::new(ErrorKind::Budget, error));
     }
     let (prompt, max) = (prompt(assignment, dialect), dialect.prompt_max);
@@ -132,10 +132,8 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
             Some(option) => {
                 let word = words.next().map(|word| word.trim_end_matches(']'));
                 let known = word.and_then(value);
-                let is_own = agent
-                    .args
-                    .iter()
-                    .any(|own| own.split('=').next() == Some(option));
+                let mut own = agent.args.iter().map(|own| own.split('=').next());
+                let is_own = own.any(|own| own == Some(option));
                 if let Some(value) = known.filter(|_| !is_own) {
                     argv.extend([option.to_owned(), value]);
                 }

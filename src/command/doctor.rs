@@ -163,10 +163,9 @@ pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
         format!("{}{problems}, {warnings}\n", report.as_text())
     })?;
-    Ok(if problems > 0 {
-        Exit::Failed
-    } else {
-        Exit::Done
+    Ok(match problems {
+        0 => Exit::Done,
+        _ => Exit::Failed,
     })
 }
 
@@ -228,9 +227,8 @@ fn check_disk(report: &mut Report, scope: &Scope) {
     // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]
     let room = |path: &Path| {
-        let stat = path
-            .ancestors()
-            .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
+        let mut there = path.ancestors();
+        let stat = there.find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
         let bytes = u64::from(stat.blocks_available()) * u64::from(stat.fragment_size());
         Some((bytes >> 20, path.to_owned()))
     };

@@ -135,10 +135,8 @@ fn run(asked: &Asked) -> Outcome {
         }
         "wait" => {
             let scope = scope()?;
-            let jobs = control::jobs(&scope, asked)?
-                .into_iter()
-                .collect::<Result<_>>()?;
-            return wait::wait(&scope, jobs, asked.timeout);
+            let jobs: Result<_> = control::jobs(&scope, asked)?.into_iter().collect();
+            return wait::wait(&scope, jobs?, asked.timeout);
         }
         "submit" => return submit::submit(&scope()?, asked),
         "reply" => return submit::reply(&scope()?, asked),

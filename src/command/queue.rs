@@ -69,6 +69,12 @@ impl Ground {
         }
         let hold = seen.hold.as_ref();
         found.extend(hold.map(|hold| ("Held", hold_line(hold, now))));
+        let begun = seen.suspended.as_ref().map(|claim| &claim.job_id);
+        found.extend(begun.filter(|id| seen.marks.held.contains(*id)).map(|id| {
+            let text =
+                format!("{id} was begun, and those behind it wait; job-monitor release {id}");
+            ("Held", text)
+        }));
         if found.is_empty() && seen.current.is_none() && seen.all().next().is_some() {
             found.extend(self.full.clone().map(|text| ("Waits", text)));
         }
@@ -137,9 +143,8 @@ impl Seen {
 
     /// The claim of a waiting job that was begun.
     fn begun(&self, id: &JobId) -> Option<&Claim> {
-        self.suspended
-            .as_deref()
-            .filter(|claim| claim.job_id == *id)
+        let begun = self.suspended.as_deref();
+        begun.filter(|claim| claim.job_id == *id)
     }
 
     /// What is said of a document that is left alone.

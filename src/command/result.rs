@@ -247,7 +247,8 @@ fn lines_changed(change: &Change) -> Option<String> {
 /// What a job changed: `3 files, +12 −3, 1 commit on main`.
 pub(super) fn change_line(change: &Change) -> String {
     let mut parts: Vec<String> = Vec::new();
-    parts.extend(change.files.map(|files| counted(files, "file")));
+    let files = change.files.map(|files| counted(files, "file"));
+    parts.push(files.unwrap_or_else(|| "an unknown number of files".to_owned()));
     parts.extend(lines_changed(change));
     let commits = change.commits.filter(|commits| *commits > 0);
     parts.extend(commits.map(|commits| counted(commits, "commit")));

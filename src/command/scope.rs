@@ -43,10 +43,7 @@ pub(crate) struct Job {
 
 impl Job {
     /// Jobs of one project.
-    pub(super) fn all(
-        of: Spool,
-        ids: impl IntoIterator<Item = JobId>,
-    ) -> impl Iterator<Item = Job> {
+    pub fn all(of: Spool, ids: impl IntoIterator<Item = JobId>) -> impl Iterator<Item = Job> {
         let of = Rc::new(of);
         ids.into_iter().map(move |id| {
             let spool = Rc::clone(&of);

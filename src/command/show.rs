@@ -101,6 +101,9 @@ fn of_waiting(view: &mut Value, scope: &Scope, job: &Job, claim: Option<&Claim>)
     page.line("Left alone", seen.left_alone(id));
     let release = || format!("job-monitor release {id} lets it run");
     page.line("Held", held.then(release));
+    let cancelled = seen.marks.cancelled.contains(id);
+    let once = "it ends as soon as the monitor serves its project";
+    page.line("Cancelled", cancelled.then_some(once));
     page.line("Suspended", claim.map(|claim| suspension_text(claim, now)));
     let at = put_off(spool, id, now).filter(|_| claim.is_none());
     page.line("Not before", at.map(|at| at.short(now)));
@@ -158,7 +161,7 @@ fn of_result(spool: &Spool, id: &JobId, result: &ResultView) -> Page {
     page.line("Audit", score.map(|score| format!("{score} of 100{notes}")));
     page.line("Check", last_check(&result.checks));
     let change = result.git.as_ref();
-    let change = change.filter(|change| change.files != Some(0) || change.commits > Some(0));
+    let change = change.filter(|change| change.files > Some(0) || change.commits > Some(0));
     let hint = format!("\n  job-monitor diff {id}");
     page.line("Changed", change.map(|change| change_line(change) + &hint));
     page.line("Denied tools", denials(result));
@@ -188,9 +191,8 @@ fn usage(result: &ResultView) -> Option<String> {
     let usage = result.worker_output.usage();
     let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
     let (input, output) = (tokens("input_tokens"), tokens("output_tokens"));
-    let tokens = usage
-        .is_object()
-        .then(|| format!("\n  Tokens: {input} in, {output} out"));
+    let tokens = || format!("\n  Tokens: {input} in, {output} out");
+    let tokens = usage.is_object().then(tokens);
     let cost = result.cost().map(|cost| format!("\n  Cost: {cost}"));
     let told: String = tokens.into_iter().chain(cost).collect();
     Some(told).filter(|told| !told.is_empty())

@@ -71,9 +71,8 @@ impl Screen {
         let failed = |e| Error::new(format!("cannot take the terminal: {e}"));
         let found = termios::tcgetattr(io::stdin()).map_err(failed)?;
         let mut modes = found.clone();
-        modes
-            .local_flags
-            .remove(LocalFlags::ICANON | LocalFlags::ECHO);
+        let lines = LocalFlags::ICANON | LocalFlags::ECHO;
+        modes.local_flags.remove(lines);
         // A program that has the whole terminal is not stopped in the middle of it.
         modes.control_chars[SpecialCharacterIndices::VSUSP as usize] = 0;
         let screen = Screen(found);

@@ -136,8 +136,15 @@ impl Worker<'_> {
         if claim.starts > 0 {
             wishes.agent.get_or_insert_with(|| claim.agent.clone());
         } else if let Some(before) = &wishes.continues {
-            let agent = self.inherit(claim, before)?;
-            wishes.agent.get_or_insert(agent);
+            let keeper = self.inherit(claim, before)?;
+            let agent = wishes.agent.get_or_insert_with(|| keeper.clone());
+            let named = |name: &str| self.policy.agents.iter().find(|one| one.name == name);
+            let protocol_of = |name: &str| named(name).map(|agent| agent.protocol);
+            if protocol_of(agent) != protocol_of(&keeper) {
+                return Err(format!(
+                    "the session of {before} is of the agent {keeper:?}, which {agent:?} cannot go on in; leave \"agent\" out and submit it again"
+                ));
+            }
         }
         self.policy = Arc::new(wishes.tighten(&self.policy)?);
         if claim.starts == 0 {
@@ -147,24 +154,38 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Takes the session of a finished job over; its agent.
+    /// Takes the session of a finished job over; its agent. Others may have gone on in it since: what it has
+    /// cost is the greatest running total that any of them tells.
     fn inherit(&self, claim: &mut Claim, before: &JobId) -> Fit<String> {
-        let ended = self.spool.open_result(before).map_err(|e| e.to_string())?;
-        let ended = ended.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
-        let ended: Value = ended.unwrap_or_default();
+        let ended = self.ended(before);
         let session = ended["session_id"].as_str().ok_or_else(|| {
             format!("front matter \"continues\" names {before}, which is no finished job with a session; submit the job without it")
         })?;
-        let attempts = ended["attempts"].as_array().into_iter().flatten().rev();
-        let mut of_it = attempts.filter(|attempt| attempt["session_id"] == *session);
-        let cost_usd = of_it.find_map(|attempt| attempt["cost_usd"].as_f64());
-        claim.session_id = Some(session.to_owned());
+        let mut heirs = Vec::new();
+        let later = &mut |id, _| heirs.extend(Some(id).filter(|id| id >= before));
+        self.spool.finished(later).map_err(|e| e.to_string())?;
+        let mut cost_usd = 0.0_f64;
+        for id in heirs {
+            for attempt in self.ended(&id)["attempts"].as_array().into_iter().flatten() {
+                let told = attempt["cost_usd"].as_f64();
+                let told = told.filter(|_| attempt["session_id"] == *session);
+                cost_usd = cost_usd.max(told.unwrap_or(0.0));
+            }
+        }
         claim.inherited = Some(Inherited {
             session_id: session.to_owned(),
-            cost_usd: cost_usd.unwrap_or(0.0),
+            cost_usd,
         });
+        claim.session_id = Some(session.to_owned());
         claim.continues = Some(before.clone());
         Ok(ended["agent"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The result of a finished job, or null.
+    fn ended(&self, id: &JobId) -> Value {
+        let file = self.spool.open_result(id).ok().flatten();
+        let read = file.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
+        read.unwrap_or_default()
     }
 
     /// Goes through all that may keep a job from being started now.

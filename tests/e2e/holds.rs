@@ -105,6 +105,22 @@ fn a_release_that_came_while_no_daemon_ran_counts_from_its_start_on() {
 }
 
 #[test]
+fn a_begun_job_that_is_held_is_named_to_those_that_wait_for_it() {
+    let (space, alpha) = one_project(&[REFUSED]);
+    space.start();
+    alpha.submit(ID, "x");
+    alpha.wait_hold("not_authenticated");
+    space.run(&["hold", ID]).ok();
+    alpha.submit(NEXT, "x");
+    space.credentials("ANTHROPIC_API_KEY=other\n", 0o600);
+    alpha.wait_view("no hold", |view| view["hold"].is_null());
+    let why = format!("Held: {ID} was begun, and those behind it wait; job-monitor release {ID}\n");
+    space.run(&["queue"]).ok().must_have(&why);
+    space.run(&["release", ID]).ok();
+    alpha.wait_completed(NEXT);
+}
+
+#[test]
 fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_comes() {
     let waits = format!("until [ -e go ]; do sleep 0.02; done; {REFUSED}");
     // Where the file is, and whether it is mended while the attempt still fails.
