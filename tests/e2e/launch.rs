@@ -247,7 +247,8 @@ impl Household {
 fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     let space = Space::new();
     let bin = space.root().join("bin");
-    // A directory and a file without permission are told apart elsewhere.
+    fs::create_dir(bin.join("folder")).unwrap();
+    fs::write(bin.join("no-program"), "#!/bin/sh\n").unwrap();
     space.executable("no-first-line", "echo hello\n");
     space.executable("empty", "");
     space.executable("by-env", "#!/usr/bin/env no-such-node\n");
@@ -261,6 +262,8 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
         ("dangling", "no such file"),
         ("loop", "symbolic link"),
         ("empty/below", "not a directory"),
+        ("folder", "is not there"),
+        ("no-program", "is not there"),
         ("by-env", "needs no-such-node"),
         ("by-env-s", "needs no-such-node"),
         ("by-path", "needs /no/such/python3"),
