@@ -29,7 +29,7 @@ fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
 
         // Full when the first agent ends: its outcome waits, and nobody else is started.
         let filler = fill(&project.path);
-        fs::write(space.root().join("go"), "").unwrap();
+        space.file("go", "");
         space.wait_log("what was decided is kept");
         // Long enough for a try to write in vain, and a start if there were one.
         std::thread::sleep(Duration::from_secs(3));
@@ -37,8 +37,7 @@ fn on_a_full_disk_nothing_is_started_and_an_outcome_waits_for_room() {
         assert_eq!(ran(), format!("{ONE}\n"), "started on a full disk");
         assert!(space.ended().is_none(), "a full disk is survived");
         fs::remove_file(filler).unwrap();
-        assert_eq!(project.wait_result(ONE)["status"], "completed");
-        assert_eq!(project.wait_result(TWO)["status"], "completed");
+        project.wait_all_completed(&[ONE, TWO]);
         assert_eq!(ran(), format!("{ONE}\n{TWO}\n"));
         assert_eq!(space.stop(), 0);
     });
@@ -50,7 +49,7 @@ fn on_a_disk_that_is_full_or_read_only_no_job_is_claimed_or_started() {
         for read_only in [false, true] {
             let (space, project, _disk) = small_disk();
             let ran = || fs::read_to_string(space.root().join("ran")).unwrap_or_default();
-            fs::write(space.root().join("go"), "").unwrap();
+            space.file("go", "");
             space.start();
             submit(&project, ONE);
             project.wait_result(ONE);
@@ -77,7 +76,7 @@ fn on_a_disk_that_is_full_or_read_only_no_job_is_claimed_or_started() {
                 mount(&["-o", "remount,rw"], &project.path);
             }
             fs::remove_file(filler).unwrap();
-            assert_eq!(project.wait_result(three)["status"], "completed");
+            project.wait_completed(three);
             assert_eq!(ran(), format!("{ONE}\n{TWO}\n{three}\n"));
             assert_eq!(space.stop(), 0);
             space.assert_no_survivor();

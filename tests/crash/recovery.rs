@@ -208,9 +208,8 @@ fn lay_out(world: &World) -> i32 {
     ran(DONE, "out", "");
     lay(project, DONE, &claim(DONE, json!({})));
     replace(&project.results(&format!("{DONE}.json")), RESULT.as_bytes());
-    for mark in ["cancel", "hold"] {
-        fs::write(project.state(&format!("{DONE}.{mark}")), "").unwrap();
-    }
+    project.mark(DONE, "cancel");
+    project.mark(DONE, "hold");
 
     ran(SUSPENDED, "out", "");
     let attempt = json!({"started_at": "2026-01-01T12:00:00.000+00:00", "duration_seconds": 1.0,
@@ -232,7 +231,7 @@ fn lay_out(world: &World) -> i32 {
 
     ran(CANCELLED, "out", "");
     lay(project, CANCELLED, &claim(CANCELLED, json!({})));
-    fs::write(project.state(&format!("{CANCELLED}.cancel")), "").unwrap();
+    project.mark(CANCELLED, "cancel");
 
     fs::write(project.state(&format!(".{WAITING}.claim.tmp")), "torn").unwrap();
     fs::write(project.results(&format!(".{WAITING}.json.tmp")), "torn").unwrap();

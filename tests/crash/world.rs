@@ -2,7 +2,7 @@
 //! starts, another that comes while the first one's agent runs, and a stop when both are done.
 //! And what must be true after a life that was broken, however.
 
-use crate::space::{BOUND, Project, Space, lacks, wait_until};
+use crate::space::{BOUND, Project, Space, attempts, lacks, wait_until};
 use crate::tracer::{self, Act, Call, End};
 use nix::libc::{
     self, EAGAIN, EDQUOT, EIO, EMFILE, ENOENT, ENOLCK, ENOMEM, ENOSPC, EPERM, ETXTBSY,
@@ -243,7 +243,6 @@ impl World {
         let result = self.project.result(id).expect("the job has a result");
         let mut starts = self.starts();
         starts.retain(|start| start.id == id);
-        let attempts = result["attempts"].as_array().unwrap();
         let interrupted = interruptions(&result);
         if result["status"] == "completed" {
             let last = starts.last().expect("a completed job was begun");
@@ -252,7 +251,8 @@ impl World {
         } else {
             assert!(starts.len() <= interrupted.max(1), "{starts:?}: {result}");
         }
-        assert!(starts.len() <= attempts.len(), "{starts:?}: {result}");
+        let attempts = attempts(&result).len();
+        assert!(starts.len() <= attempts, "{starts:?}: {result}");
         result
     }
 
@@ -307,7 +307,7 @@ impl Drop for World {
 
 /// How many of a job's attempts were interrupted.
 pub fn interruptions(result: &Value) -> usize {
-    let attempts = result["attempts"].as_array().unwrap().iter();
+    let attempts = attempts(result).iter();
     attempts
         .filter(|one| one["error_kind"] == "interrupted")
         .count()

@@ -3,11 +3,11 @@
 
 use crate::changes::sh;
 use crate::machine::peak_of;
-use crate::space::{Project, Space, lacks, replace, wait_until};
+use crate::space::{MustHave, Project, Space, lacks, replace, wait_until};
 use crate::stage::*;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown, mkfifo};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -75,7 +75,7 @@ fn a_name_that_is_almost_a_job_s_is_told_once_and_never_run() {
     for name in &not_ours[1..] {
         fs::write(project.item(name), "x").unwrap();
     }
-    finish(&project, LAST);
+    project.run(LAST, "x");
     let told = |text: &str| times(&project.journal(), text);
     wait_until("a sentence on each bad name", || {
         told("its name is not that of a job") == bad.len()
@@ -92,7 +92,7 @@ fn a_name_that_is_almost_a_job_s_is_told_once_and_never_run() {
     }
     assert_eq!(project.made("ran"), format!("{LAST}\n"));
     // Said again after a restart, but not for each event in between.
-    finish(&project, "job-20991231-235959-later");
+    project.run("job-20991231-235959-later", "x");
     assert_eq!(told("its name is not that of a job"), bad.len());
 }
 
@@ -112,7 +112,7 @@ fn what_is_no_regular_file_is_told_once_and_left_alone() {
     make(0);
     space.start();
     make(1);
-    finish(&project, LAST);
+    project.run(LAST, "x");
     for at in 0..2 {
         for (what, remedy) in [
             ("link", "symbolic link"),
@@ -127,7 +127,7 @@ fn what_is_no_regular_file_is_told_once_and_left_alone() {
             wait_until(&sentence, || project.journal().contains(&sentence));
             let journal = project.journal();
             assert_eq!(times(&journal, &sentence), 1, "{journal}");
-            assert_says(line_with(&journal, &sentence), remedy);
+            line_with(&journal, &sentence).must_have(remedy);
             assert!(fs::symlink_metadata(&path).is_ok(), "{name} was moved");
             assert!(project.result(name.trim_end_matches(".md")).is_none());
         }
@@ -147,7 +147,7 @@ fn a_document_of_another_user_is_told_and_left_alone() {
     fs::write(&other, "x").unwrap();
     chown(&other, Some(Uid::from_raw(12345)), None).unwrap();
     fs::rename(&other, &path).unwrap();
-    finish(&project, LAST);
+    project.run(LAST, "x");
     let why = "is left alone: it belongs to another user (uid 12345)";
     space.wait_log(&format!("{} {why}", path.display()));
     assert!(project.result(ID).is_none() && path.exists());
@@ -180,15 +180,12 @@ fn content_that_cannot_be_run_is_rejected_with_the_reason() {
             lacks("group", "the user's group is private to the user here");
             continue;
         }
-        assert_eq!(result["status"], "failed", "{name}");
-        assert_eq!(result["error_kind"], "rejected", "{name}");
-        assert_says(&result["error"].to_string(), reason);
-        assert_eq!(result["started_at"], Value::Null, "{name}");
-        assert_eq!(result["attempts"], json!([]), "{name}");
-        assert_eq!(result["logs"], json!([]), "{name}");
+        result.must_have(json!({"status": "failed", "error_kind": "rejected",
+            "started_at": null, "attempts": [], "logs": []}));
+        result["error"].must_have(reason);
         assert!(project.item(&format!("{id}.md")).exists(), "{name}");
     }
-    finish(&project, LAST);
+    project.run(LAST, "x");
     assert!(project.made("ran").ends_with(&format!("{LAST}\n")));
     assert!(!project.made("ran").contains("world"));
 }
@@ -236,13 +233,13 @@ fn directories_that_others_could_use_make_the_project_unavailable_until_mended()
         sh(&project.path.join("jobs"), row.1);
     }
     space.start();
-    finish(&healthy, ID);
+    healthy.run(ID, "x");
     for (row, project) in rows.iter().zip(&broken) {
         let sentence = format!("[{}] the project is unavailable: ", row.0);
         space.wait_log(&sentence);
         let log = space.log();
         assert_eq!(times(&log, &sentence), 1, "{log}");
-        assert_says(line_with(&log, &sentence), row.3);
+        line_with(&log, &sentence).must_have(row.3);
         assert_eq!(project.made("ran"), "");
         sh(&project.path.join("jobs"), row.2);
     }
@@ -266,7 +263,7 @@ fn a_thousand_bad_names_keep_nothing_else_from_being_told() {
     fs::write(project.item("job-new.md"), "x").unwrap();
     space.wait_log("job-new.md is left alone");
     fs::remove_dir(&in_the_way).unwrap();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
 }
 
 #[test]
@@ -322,10 +319,10 @@ fn a_broken_registry_is_told_and_waited_out() {
             times(&space.log(), &sentence) == at + 2
         });
         let id = format!("job-20260101-12000{}-next", at + 1);
-        finish(&project, &id);
+        project.run(&id, "x");
     }
-    assert_says(&space.log(), "stay in force");
-    assert_says(&space.log(), "mend it");
+    space.log().must_have("stay in force");
+    space.log().must_have("mend it");
 }
 
 #[test]
@@ -362,7 +359,7 @@ fn one_bad_entry_is_skipped_by_name_and_the_others_are_served() {
         }
         let sentence = format!("project {name:?}");
         assert_eq!(times(&log, &sentence), 1, "{name}: {log}");
-        assert_says(line_with(&log, &sentence), reason);
+        line_with(&log, &sentence).must_have(reason);
     }
 }
 
@@ -374,7 +371,7 @@ fn a_missing_project_is_unavailable_until_it_appears_and_nothing_is_made_in_its_
     let unmounted = space.root().join("unmounted");
     fs::rename(&away.path, &unmounted).unwrap();
     space.start();
-    finish(&here, ID);
+    here.run(ID, "x");
     let sentence = "[away] the project is unavailable: ";
     space.wait_log(sentence);
     assert_eq!(times(&space.log(), sentence), 1, "{}", space.log());
@@ -388,11 +385,11 @@ fn a_missing_project_is_unavailable_until_it_appears_and_nothing_is_made_in_its_
 fn a_project_that_goes_away_and_comes_back_is_served_again() {
     let (space, project) = alpha(NOTES);
     space.start();
-    finish(&project, "job-20260101-120000-before");
+    project.run("job-20260101-120000-before", "x");
     let away = space.root().join("away");
     fs::rename(&project.path, &away).unwrap();
     fs::rename(&away, &project.path).unwrap();
-    finish(&project, "job-20260101-120001-after");
+    project.run("job-20260101-120001-after", "x");
 }
 
 #[test]
@@ -405,7 +402,7 @@ fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
     for key in ["time_out", "comment"] {
         space.wait_log(&format!("unknown setting \"{key}\""));
     }
-    finish(&project, ID);
+    project.run(ID, "x");
     // Broken while the daemon runs: the settings before stay in force.
     let rows = [
         (r#"{"grace": "#, "not a JSON object"),
@@ -424,10 +421,10 @@ fn an_unknown_setting_is_warned_about_by_name_and_a_broken_file_waited_out() {
         let log = space.log();
         let line = log.lines().rfind(|line| line.contains("stay in force"));
         for wanted in [reason, path.to_str().unwrap()] {
-            assert_says(line.unwrap(), wanted);
+            line.unwrap().must_have(wanted);
         }
         let id = format!("job-20260101-12001{at}-next");
-        assert_eq!(finish(&project, &id)["status"], "completed");
+        project.complete(&id, "x");
     }
     // Broken at the start: no job is started until it is mended.
     assert_eq!(space.stop(), 0);
@@ -447,7 +444,7 @@ fn without_any_configuration_the_daemon_stays_up_and_waits_for_a_project() {
     space.wait_log("no project is registered yet");
     space.plain_agent(NOTES);
     let project = space.project("alpha");
-    finish(&project, ID);
+    project.run(ID, "x");
     assert_eq!(times(&space.log(), "no project is registered"), 1);
 }
 
@@ -465,8 +462,8 @@ fn an_unsafe_env_file_holds_every_agent_until_it_is_mended() {
     space.start();
     for project in [&alpha, &beta] {
         let reason = wait_hold(project, "unsafe_env");
-        assert_says(&reason, path.to_str().unwrap());
-        assert_says(&reason, "chmod 600");
+        reason.must_have(path.to_str().unwrap());
+        reason.must_have("chmod 600");
     }
     assert_eq!(times(&space.log(), "every agent is held"), 1);
     // Replaced by one that does not parse: still held, and told with the line.
@@ -475,12 +472,12 @@ fn an_unsafe_env_file_holds_every_agent_until_it_is_mended() {
     alpha.wait_view("line 2", |view| view["hold"].to_string().contains(&reason));
     space.credentials("SECRET=open sesame\n", 0o600);
     for project in [&alpha, &beta] {
-        assert_eq!(project.wait_result(ID)["status"], "completed");
+        project.wait_completed(ID);
         assert_eq!(project.made("seen"), "OPEN SESAME\n");
     }
     // An edit needs no restart.
     space.credentials("SECRET=another\n", 0o600);
-    finish(&alpha, LAST);
+    alpha.run(LAST, "x");
     assert_eq!(alpha.made("seen"), "ANOTHER\n");
     assert_no_secret(&space, &["open sesame", "another"]);
 }
@@ -490,7 +487,7 @@ fn values_of_the_env_file_appear_nowhere() {
     let (space, project) = alpha("cat > /dev/null; [ -n \"$SECRET\" ] && echo done");
     space.credentials("SECRET='hush-0815'\nexport OTHER=\"hush-4711\"\n", 0o600);
     space.start();
-    assert_eq!(finish(&project, ID)["status"], "completed");
+    project.complete(ID, "x");
     // In each way that it can be broken, the line is named and not quoted.
     for text in [
         "hush-0815\n",

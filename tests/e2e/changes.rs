@@ -1,7 +1,7 @@
 //! The record of change: whatever an agent does to the work tree and its repository, the patch takes
 //! it back byte for byte, and nothing of the user's in the repository is touched by us.
 
-use crate::space::{Ran, Space, lacks};
+use crate::space::{MustHave, Ran, Space, lacks};
 use crate::stage::*;
 use job_monitor::git;
 use job_monitor::project::{Layout, Project};
@@ -237,7 +237,7 @@ fn a_project_that_is_a_folder_of_a_work_tree_is_recorded_with_all_of_it() {
     let change = git::change(&spool, &first, Some(&last), &patch).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(change.files, Some(2), "{text}");
-    assert_says(&text, "a/folder/y");
+    text.must_have("a/folder/y");
     assert!(!text.contains("logs"), "{text}");
     // A patch that is too large is none, and its numbers stay.
     fs::write(top.join("big"), "0123456789abcde\n".repeat(1 << 20)).unwrap();
@@ -258,8 +258,7 @@ fn without_git_or_where_git_distrusts_the_owner_a_job_runs_and_its_record_is_lef
     space.env("PATH", bin.to_str().unwrap());
     space.start();
     project.submit(ID, "x\n");
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
+    let result = project.wait_completed(ID);
     assert!(result["git"].is_null(), "{result}");
     assert!(!space.log().contains("git"), "{}", space.log());
     space.kill();
@@ -270,8 +269,7 @@ fn without_git_or_where_git_distrusts_the_owner_a_job_runs_and_its_record_is_lef
     space.env("PATH", &outer);
     space.start();
     project.submit(&ID.replace("12", "13"), "x\n");
-    let result = project.wait_result(&ID.replace("12", "13"));
-    assert_eq!(result["status"], "completed", "{result}");
+    let result = project.wait_completed(&ID.replace("12", "13"));
     assert!(result["git"].is_null(), "{result}");
     space.wait_log("safe.directory");
 }

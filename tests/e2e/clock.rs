@@ -71,7 +71,7 @@ while [ ! -e go ]; do echo; sleep 0.05; done"#,
         // As an editor saves it: it has to settle, by a clock that has just been set.
         fs::write(project.item(&format!("{NEXT}.md")), "x").unwrap();
         project.wait_view("the next one waits", |view| view["queue_size"] == 1);
-        fs::write(project.path.join("go"), "").unwrap();
+        project.touch("go");
         for id in [ID, NEXT] {
             let result = project.wait_result(id);
             assert_eq!(result["status"], "completed", "{jump}: {result}");
@@ -95,9 +95,7 @@ fn a_pause_before_a_repeat_is_over_when_a_clock_that_is_set_says_so() {
     let retry_at = Wall::now().plus(Duration::from_secs(1800));
     let suspended = json!({"suspended": {"kind": "spawn_failed", "error": "cannot start it",
         "retry_at": retry_at, "afresh": false}});
-    for id in [ID, NEXT] {
-        project.submit(id, "x");
-    }
+    project.submit_all(&[ID, NEXT]);
     fs::write(project.logs(&format!("{ID}.md")), "x").unwrap();
     lay_claim(&project, ID, &claim(ID, suspended));
     space.start();
@@ -106,10 +104,7 @@ fn a_pause_before_a_repeat_is_over_when_a_clock_that_is_set_says_so() {
     set_clock(&space, DAY);
     // It is noticed within a minute, or when there is something to look at.
     project.submit(LAST, "x");
-    for id in [ID, NEXT, LAST] {
-        let result = project.wait_result(id);
-        assert_eq!(result["status"], "completed", "{result}");
-    }
+    project.wait_all_completed(&[ID, NEXT, LAST]);
 }
 
 #[test]
@@ -139,13 +134,12 @@ fn files_from_the_future_or_from_long_ago_are_like_all_others() {
     space.start();
     for (at, age) in [future, past].into_iter().enumerate() {
         // It was interrupted, and took no time that anybody has seen.
-        let result = project.wait_result(&begun[at]);
-        assert_eq!(result["status"], "completed", "{result}");
+        let result = project.wait_completed(&begun[at]);
         let took = result["duration_seconds"].as_f64().unwrap();
         assert!(took < 60.0, "{age}: {took} s");
         let id = format!("job-20260101-12000{at}-new");
         write(project.item(&format!("{id}.md")), "x", age);
-        assert_eq!(project.wait_result(&id)["status"], "completed", "{age}");
+        project.wait_completed(&id);
     }
     let ran = project.made("ran");
     assert!(!ran.contains("done"), "{ran}");

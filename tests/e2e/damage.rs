@@ -3,7 +3,7 @@
 
 use crate::machine::peak_of;
 use crate::recovery::{claim, lay_claim};
-use crate::space::{Project, Ran, Space, spawn, wait_for, wait_until};
+use crate::space::{MustHave, Project, Ran, Space, spawn, wait_for, wait_until};
 use crate::stage::*;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -95,17 +95,15 @@ fn run(space: &Space, args: &[&str]) -> Ran {
 /// A project as a killed daemon leaves it, with a job in each state there is.
 fn lay_out(space: &Space, name: &str) -> Project {
     let project = space.project(name);
-    for id in [DONE, BEGUN, HELD, CANCELLED] {
-        project.submit(id, "x");
-    }
+    project.submit_all(&[DONE, BEGUN, HELD, CANCELLED]);
     let result = json!({"job_id": DONE, "status": "completed", "error": null});
-    fs::write(project.results(&format!("{DONE}.json")), result.to_string()).unwrap();
+    project.put_result(DONE, &result);
     lay_claim(&project, BEGUN, &claim(BEGUN, json!({})));
     for (ending, text) in [("md", "x"), ("out", "words\n"), ("err", "more\n")] {
         fs::write(project.logs(&format!("{BEGUN}.{ending}")), text).unwrap();
     }
-    fs::write(project.state(&format!("{HELD}.hold")), "").unwrap();
-    fs::write(project.state(&format!("{CANCELLED}.cancel")), "").unwrap();
+    project.mark(HELD, "hold");
+    project.mark(CANCELLED, "cancel");
     let view = json!({"project": name, "queue_size": 0, "queued_tasks": []});
     fs::write(project.state("queue_state.json"), view.to_string()).unwrap();
     fs::write(project.state(".lock"), "").unwrap();
@@ -119,11 +117,11 @@ fn assert_unharmed(space: &Space, project: &Project, file: &str, damage: &str) {
     if file == "lock" && matches!(damage, "a directory" | "a link" | "a pipe") {
         let sentence = "[lock] the project is unavailable: ";
         space.wait_log(sentence);
-        assert_says(line_with(&space.log(), sentence), "state/.lock");
+        line_with(&space.log(), sentence).must_have("state/.lock");
         assert_eq!(project.made("ran"), "", "{what}");
         return;
     }
-    finish(project, LAST);
+    project.run(LAST, "x");
     if file == "view" && damage == "a directory" {
         space.wait_log("jobs/state/queue_state.json: is a directory");
     } else {
@@ -262,8 +260,7 @@ fn assert_mended(file: &str, damage: &str, harm: Harm) {
     fs::write(space.state().join("holds.json"), holds.to_string()).unwrap();
     fs::write(space.state().join("daemon.lock"), "1\n").unwrap();
     alpha.submit(DONE, "x");
-    let result = json!({"job_id": DONE, "status": "completed"});
-    fs::write(alpha.results(&format!("{DONE}.json")), result.to_string()).unwrap();
+    alpha.put_result(DONE, &json!({"job_id": DONE, "status": "completed"}));
     alpha.submit(LAST, "x");
     let path = space.config().join(file);
     let good = fs::read(&path).unwrap();

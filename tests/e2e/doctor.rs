@@ -1,6 +1,6 @@
 //! `doctor` finds what stops jobs, tells each finding once, and says what helps.
 
-use crate::space::{Ran, Space, job_monitor, wait_until};
+use crate::space::{MustHave, Ran, Space, job_monitor, wait_until};
 use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -58,8 +58,7 @@ fn finding(space: &Space, check: &str, level: &str, says: &str) -> Value {
     let found = bad(space, check);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0]["level"], level, "{found:?}");
-    let message = found[0]["message"].as_str().unwrap();
-    assert!(message.contains(says), "{says:?}: {message:?}");
+    found[0]["message"].must_have(says);
     found[0].clone()
 }
 
@@ -100,7 +99,7 @@ fn a_monitor_in_order_has_nothing_to_mend_and_says_each_thing_once() {
     ] {
         assert_eq!(text.matches(wanted).count(), 1, "{wanted:?}: {text}");
     }
-    assert_says(&text, &format!("runs (pid {})\n", space.pid()));
+    text.must_have(&format!("runs (pid {})\n", space.pid()));
     assert!(!text.contains(SECRET) && !ran.stdout.contains(SECRET));
     assert_eq!(space.run(&["doctor", "-p", "nobody"]).status, 3);
 }
@@ -188,7 +187,7 @@ fn no_secret_is_shown_whatever_the_agent_says() {
     // A line of the file that cannot be read may be all secret.
     space.credentials(&format!("A=1\n{SECRET}\n"), 0o600);
     let ran = space.run(&["doctor"]);
-    assert_says(&ran.stdout, ".env line 2");
+    ran.stdout.must_have(".env line 2");
     assert!(!format!("{ran:?}").contains(SECRET));
 }
 
@@ -208,7 +207,10 @@ fn files_and_directories_that_others_can_write_or_that_are_gone_are_told_with_wh
     fs::remove_dir(&items).unwrap();
     let found = finding(&space, "projects", "problem", "was removed; make it again");
     assert_eq!(found["remedy"], Value::Null);
-    assert_says(&space.run(&["queue"]).ok(), "was removed; make it again");
+    space
+        .run(&["queue"])
+        .ok()
+        .must_have("was removed; make it again");
     assert!(!items.exists(), "looking makes nothing");
     fs::rename(&project.path, space.root().join("moved")).unwrap();
     let found = finding(&space, "projects", "problem", "no such file or directory");
@@ -295,7 +297,7 @@ fn an_agent_that_the_settings_list_is_checked_also_where_nobody_uses_it_yet() {
     finding(&space, "program", "problem", "no-such-spare is not there");
     // Of those that are built in, only the one in use is asked for.
     let text = space.run(&["doctor"]).stdout;
-    assert_says(&text, "spare: ");
+    text.must_have("spare: ");
     assert!(!text.contains("codex: "), "{text}");
 }
 
@@ -326,7 +328,7 @@ fn each_agent_in_use_is_asked_in_its_own_way_whether_somebody_is_logged_in() {
     assert_fine(&space, "login");
     let text = space.run(&["doctor"]).stdout;
     for version in ["bin/codex 9.9.9\n", "bin/gemini 8.8.8\n"] {
-        assert_says(&text, version);
+        text.must_have(version);
     }
 }
 
@@ -377,9 +379,8 @@ fn a_bad_entry_or_setting_of_one_project_is_its_own_problem() {
         (1, json!("gamma"), "warning", "job-monitor enable gamma"),
         (2, json!("beta"), "problem", "timeout"),
     ] {
-        assert_says(found[told]["message"].as_str().unwrap(), says);
-        assert_eq!(found[told]["project"], project);
-        assert_eq!(found[told]["level"], level);
+        found[told]["message"].must_have(says);
+        found[told].must_have(json!({"project": project, "level": level}));
     }
     let one = space.run(&["doctor", "-p", "alpha", "--json"]).json();
     let mut others = one["findings"].as_array().unwrap().iter();
@@ -396,7 +397,7 @@ fn a_day_s_budget_that_is_used_up_and_holds_in_force_stop_jobs() {
     space.set(json!({"daily_budget_usd": 1}));
     let project = space.project("alpha");
     space.start();
-    finish(&project, ID);
+    project.run(ID, "x");
     let found = finding(&space, "projects", "warning", "Held: daily budget");
     let remedy = &found["remedy"];
     assert!(remedy.is_null(), "the hold says itself what helps: {found}");
@@ -425,7 +426,7 @@ fn registering_tells_in_a_line_each_what_would_stop_jobs() {
     let path = path.to_str().unwrap();
     let text = space.run(&["register", path]).ok();
     assert_eq!(times(&text, "\n  Problem: "), 1, "{text}");
-    assert_says(line_with(&text, "  Problem: "), "claude is not there");
+    line_with(&text, "  Problem: ").must_have("claude is not there");
     space.run(&["unregister", "new project"]).ok();
     // It is the agent of the settings that counts.
     space.plain_agent("cat");

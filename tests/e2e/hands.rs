@@ -62,7 +62,7 @@ fn a_log_is_appended_to_whoever_opens_it_again() {
         "cat > /dev/null; echo one; echo two; echo three > /dev/stdout; echo four; echo e > /dev/stderr; echo f >&2",
     );
     space.start();
-    let result = finish(&project, ID);
+    let result = project.run(ID, "x");
     assert_eq!(
         result["worker_output"]["summary"], "three\nfour",
         "{result}"
@@ -83,7 +83,7 @@ fn a_command_that_is_missing_in_one_project_holds_no_other() {
     lacking.submit(ID, "x");
     space.start();
     space.wait_log("agent.sh");
-    assert_eq!(finish(&other, ID)["status"], "completed");
+    other.complete(ID, "x");
     assert_eq!(lacking.result(ID), None);
 }
 
@@ -101,7 +101,7 @@ fn copies_of_documents_and_results_are_no_jobs_and_told_once() {
     }
     let result = project.results(&format!("{ID}.json"));
     fs::copy(&result, project.results(&format!("{}.json", copies[0]))).unwrap();
-    finish(&project, "job-20260101-130000-fix.v2");
+    project.run("job-20260101-130000-fix.v2", "x");
     for copy in &copies {
         space.wait_log(&format!(
             "{copy}.md is left alone: it is a copy of the job {ID}"
@@ -125,8 +125,8 @@ fn a_copy_of_a_job_that_runs_is_none_even_if_the_document_is_gone() {
     project.submit(&copy, "x");
     let what = format!("{copy}.md is left alone: it is a copy of the job {ID}");
     space.wait_log(&what);
-    fs::write(project.path.join("go"), "").unwrap();
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.touch("go");
+    project.wait_completed(ID);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_link_is_never_said_to_be_queued_and_what_a_killed_submit_left_is_removed() 
     assert!(mine.exists(), "{}", space.listing());
     symlink("/etc/passwd", project.item(&format!("{ID}.md"))).unwrap();
     space.wait_log(&format!("{ID}.md is left alone: it is a symbolic link"));
-    finish(&project, "job-20260101-130000-next");
+    project.run("job-20260101-130000-next", "x");
     let log = space.log();
     assert!(!log.contains(&format!("Job queued: {ID}")), "{log}");
     assert_eq!(log.matches("is a symbolic link").count(), 1, "{log}");

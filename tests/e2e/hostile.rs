@@ -296,12 +296,11 @@ fn no_byte_that_others_write_reaches_a_terminal_through_any_command() {
     for line in lines {
         let what = format!("{:?}", &line[..line.len().min(2)]);
         let words: Vec<String> = line.iter().map(quoted).collect();
-        let mut command = Command::new("script");
+        let mut command = space.command_of("script");
         let line = format!("{} {} < /dev/null", job_monitor(), words.join(" "));
         command.args(["-qec", &line, "/dev/null"]);
         // Otherwise there are sequences of our own.
-        let world = in_world_of(&mut command, &space.command(&[]));
-        world.env("TERM", "dumb").env("NO_COLOR", "1");
+        command.env("TERM", "dumb").env("NO_COLOR", "1");
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = spawn(&mut command).wait_with_output().unwrap();

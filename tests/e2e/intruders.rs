@@ -3,7 +3,7 @@
 //! alone, and nothing is ever asked of a network.
 
 use crate::machine::{Mounted, in_namespace};
-use crate::space::{Project, Space, lacks, spawn, wait_until};
+use crate::space::{MustHave, Project, Space, job_monitor, lacks, spawn, wait_until};
 use crate::stage::*;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -94,7 +94,7 @@ fn a_project_s_directory_that_others_can_use_is_not_served_until_it_is_mended() 
     }
     space.start();
     let healthy = space.project("healthy");
-    finish(&healthy, ID);
+    healthy.run(ID, "x");
     for (project, path, breach) in &rows {
         let sentence = format!("{} {}", path.display(), breach.words());
         let told = format!("[{}] the project is unavailable: ", project.name);
@@ -123,10 +123,10 @@ fn registry_and_settings_that_others_can_write_are_not_believed_until_they_are_m
             let listed = space.run(&["-p", "alpha", "queue"]);
             if file == "registered.json" {
                 assert_eq!(listed.status, 1, "{listed:?}");
-                assert_says(&listed.stderr, &sentence);
+                listed.stderr.must_have(&sentence);
             }
             let found = space.run(&["doctor"]);
-            assert_says(&[found.stdout, found.stderr].concat(), &sentence);
+            [found.stdout, found.stderr].concat().must_have(&sentence);
             assert_eq!(project.made("ran"), "", "{sentence}");
             breach.mend(&path);
             // A change of permissions alone is seen within a minute; a new file at once.
@@ -149,7 +149,7 @@ fn with_directories_of_its_own_that_others_can_use_the_daemon_does_not_start() {
             space.spawn(|_| {});
             assert_eq!(space.wait_end(), 1, "{dir}, {breach:?}");
             let sentence = format!("{} {}", path.display(), breach.words());
-            assert_says(&space.log(), &sentence);
+            space.log().must_have(&sentence);
             assert_eq!(project.made("ran"), "", "{dir}, {breach:?}");
             breach.mend(&path);
             space.start();
@@ -223,7 +223,7 @@ fn a_group_of_the_user_s_name_that_has_other_members_is_not_private() {
         fs::write(&groups, entry("somebody")).unwrap();
         let refused = space.run(&["list"]);
         assert_eq!(refused.status, 1, "{refused:?}");
-        assert_says(&refused.stderr, "can be written by others");
+        refused.stderr.must_have("can be written by others");
     });
 }
 
@@ -301,9 +301,9 @@ fn nothing_that_lies_where_we_write_is_written_through() {
         fs::create_dir(&elsewhere).unwrap();
         symlink(&elsewhere, project.path.join("jobs/archive")).unwrap();
         project.submit(NEXT, "x");
-        fs::write(project.state(&format!("{NEXT}.hold")), "").unwrap();
+        project.mark(NEXT, "hold");
         space.start();
-        let result = finish(&project, ID);
+        let result = project.run(ID, "x");
         assert_eq!(result["status"], "completed", "{what}: {result}");
         assert_eq!(result["stdout"], "done\n", "{what}");
         space.run(&["cancel", NEXT]).ok();
@@ -331,7 +331,7 @@ fn a_lock_that_is_another_file_s_second_name_is_not_taken() {
     fs::hard_link(&outside, &lock).unwrap();
     space.spawn(|_| {});
     assert_eq!(space.wait_end(), 1);
-    assert_says(&space.log(), lock.to_str().unwrap());
+    space.log().must_have(lock.to_str().unwrap());
     assert_eq!(fs::read_to_string(&outside).unwrap(), "not ours");
     fs::remove_file(&lock).unwrap();
     space.start();
@@ -405,15 +405,9 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
     let (space, project) = alpha("cat > /dev/null; echo done");
     let trace = space.root().join("trace");
     let traced = |args: &[&str]| {
-        let own = space.command(args);
-        let mut command = Command::new("strace");
+        let mut command = space.command_of("strace");
         command.args(["-f", "-qq", "-A", "-e", "trace=socket,socketpair,execve"]);
-        command
-            .arg("-o")
-            .arg(&trace)
-            .arg(own.get_program())
-            .args(args);
-        in_world_of(&mut command, &own);
+        command.arg("-o").arg(&trace).arg(job_monitor()).args(args);
         command
     };
     let can = Command::new("strace")
@@ -425,7 +419,7 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
     let mut daemon = traced(&["daemon"]);
     daemon.stderr(fs::File::create(space.root().join("daemon-1.log")).unwrap());
     let mut daemon = spawn(&mut daemon);
-    finish(&project, ID);
+    project.run(ID, "x");
     for args in [
         &["list", "--json"][..],
         &["queue"],
@@ -453,6 +447,6 @@ fn neither_the_daemon_nor_a_command_opens_a_socket_to_a_network() {
         .collect();
     assert!(others.is_empty(), "{others:#?}");
     // The trace is of what it says it is.
-    assert_says(&trace, "\"daemon\"]");
-    assert_says(&trace, "bin/agent");
+    trace.must_have("\"daemon\"]");
+    trace.must_have("bin/agent");
 }

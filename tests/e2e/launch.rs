@@ -1,7 +1,7 @@
 //! How an agent is started: what it finds of signals, descriptors and terminals however the
 //! daemon itself was started, and what happens when it cannot be.
 
-use crate::space::{Project, Space, wait_for, wait_until};
+use crate::space::{MustHave, Project, Space, attempts, wait_for, wait_until};
 use crate::stage::*;
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
@@ -39,7 +39,7 @@ fn world(more: &str) -> (Space, Project, Project) {
 /// Runs a job in both projects, which must find what SPEC 5 promises.
 #[track_caller]
 fn assert_as_promised(project: &Project, signals: &Project, id: &str, what: &str) {
-    let result = finish(signals, id);
+    let result = signals.run(id, "x");
     let masks: Vec<_> = result["stdout"].as_str().unwrap().lines().collect();
     assert_eq!(masks.len(), 2, "{what}: {result}");
     for line in masks {
@@ -198,7 +198,7 @@ fn a_terminal_that_goes_away_takes_the_daemon_with_it_unless_it_was_told_to_stay
         drop(master);
         if stays {
             // What it says meets an error, and nothing else does.
-            go(&project);
+            project.touch("go");
             assert_is_at_home(&project, ID, "on a terminal");
             assert_as_promised(&project, &signals, NEXT, "after the terminal");
             assert_eq!(space.stop(), 0);
@@ -278,7 +278,7 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     let projects = rows.iter().map(|row| row.0).enumerate().map(project);
     let projects: Vec<Project> = projects.collect();
     space.start();
-    assert_eq!(finish(&healthy, ID)["status"], "completed");
+    healthy.complete(ID, "x");
     // Each worker keeps its log open from its first view on.
     for project in projects.iter().chain([&healthy]) {
         project.wait_view("idle", |view| view["is_processing"] == false);
@@ -293,7 +293,7 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     for (project, (name, why)) in projects.iter().zip(rows) {
         project.submit(ID, "x");
         let reason = wait_hold(project, "agent_missing");
-        assert_says(&reason, bin.join(name).to_str().unwrap());
+        reason.must_have(bin.join(name).to_str().unwrap());
         let is_vague = !why.starts_with("needs") && reason.contains("cannot be executed");
         assert!(is_vague || reason.contains(why), "{name}: {reason}");
         assert!(project.claim(ID).is_none() && project.result(ID).is_none());
@@ -301,7 +301,7 @@ fn a_start_that_fails_holds_the_agent_by_name_and_leaves_nothing_behind() {
     wait_until("the household as it was", || {
         Household::of(&space) == before
     });
-    assert_eq!(finish(&healthy, NEXT)["status"], "completed");
+    healthy.complete(NEXT, "x");
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn a_project_whose_directory_cannot_be_entered_is_waited_for_and_its_agent_not_h
     let space = with_agent("cat > /dev/null; pwd");
     let (project, other) = (space.project("alpha"), space.project("beta"));
     space.start();
-    finish(&project, ID);
+    project.run(ID, "x");
     // The spool is open and goes on telling of documents, but its path leads nowhere.
     let away = space.root().join("away");
     fs::rename(&project.path, &away).unwrap();
@@ -317,11 +317,10 @@ fn a_project_whose_directory_cannot_be_entered_is_waited_for_and_its_agent_not_h
     fs::write(items.join(".new"), "x").unwrap();
     fs::rename(items.join(".new"), items.join(format!("{NEXT}.md"))).unwrap();
     space.wait_log("[alpha] the project is unavailable: ");
-    assert_eq!(finish(&other, ID)["status"], "completed");
+    other.complete(ID, "x");
     fs::rename(&away, &project.path).unwrap();
-    let result = project.wait_result(NEXT);
-    assert_eq!(result["status"], "completed", "{result}");
-    assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+    let result = project.wait_completed(NEXT);
+    assert_eq!(attempts(&result).len(), 1);
 }
 
 /// A plain agent's answer may stand in a file of its own, and an owner may want one of every job.
@@ -355,7 +354,6 @@ fn a_plain_agent_s_answer_is_read_from_its_file_and_missed_where_one_is_required
     assert_eq!(silent["status"], "completed");
     assert_eq!(silent["worker_output"]["summary"], Value::Null);
     for result in [old, must] {
-        assert_eq!(result["status"], "failed", "{result:#}");
-        assert_eq!(result["error_kind"], "empty_answer");
+        result.must_have(json!({"status": "failed", "error_kind": "empty_answer"}));
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::limits;
 use crate::mounts;
-use crate::space::{BOUND, wait_longer};
+use crate::space::{BOUND, MustHave, attempts, wait_longer};
 use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -52,8 +52,7 @@ fn a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record() {
     space.start();
     project.submit(ID, "x");
     let result = wait_longer(A_MINUTE, "the job", || project.result(ID));
-    assert_eq!(result["status"], "completed", "{result}");
-    assert!(result["git"].is_null(), "{result}");
+    result.must_have(json!({"status": "completed", "git": null}));
     space.wait_log("git rev-parse took longer than 20 s");
     space.assert_no_survivor();
 }
@@ -77,21 +76,20 @@ fn a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair()
     for project in &projects {
         let reason = wait_hold(project, "agent_missing");
         for words in ["no-such-agent", "PATH", &format!("{}:", bin.display())] {
-            assert_says(&reason, words);
+            reason.must_have(words);
         }
         assert!(project.result(ID).is_none() && project.claim(ID).is_none());
         assert_eq!(project.view()["queued_tasks"], json!([format!("{ID}.md")]));
     }
     wait_hold(&other, "agent_missing");
-    finish(&healthy, ID);
+    healthy.run(ID, "x");
     assert_eq!(times(&space.log(), "agent \"missing\" is held"), 1);
     space.program("no-such-agent", NOTES);
     for project in &projects {
         let repaired = || project.result(ID);
         let result = wait_longer(A_MINUTE, "the job after the repair", repaired);
-        assert_eq!(result["status"], "completed");
-        assert_eq!(result["retry_count"], 0);
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        result.must_have(json!({"status": "completed", "retry_count": 0}));
+        assert_eq!(attempts(&result).len(), 1);
         project.wait_view("no hold", |view| view["hold"] == Value::Null);
     }
     // Said once, also when more jobs come.
@@ -106,7 +104,7 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     let projects = [&items, &whole, &deleted];
     space.start();
     for project in projects {
-        finish(project, ID);
+        project.run(ID, "x");
     }
     // No event tells of a directory that is made again in the place of a watched one.
     let next = "job-20260101-120001-next";

@@ -93,12 +93,12 @@ fn no_agent_is_started_in_what_was_mounted_over_its_project() {
             let result = below.join(format!("jobs/results/{ID}.json"));
             wait_until("the result below", || result.exists());
         }
-        assert_eq!(other.wait_result(LAST)["status"], "completed");
+        other.wait_completed(LAST);
         space.wait_log("[empty] the project is unavailable: ");
         assert_eq!(ran(&other), [LAST]);
         assert!(empty.names(&empty.path).is_empty(), "made in its place");
         drop(mounted.pop());
-        assert_eq!(empty.wait_result(NEXT)["status"], "completed");
+        empty.wait_completed(NEXT);
         assert_eq!(ran(&empty), [ID, NEXT]);
     });
 }
@@ -120,11 +120,11 @@ fn a_project_on_an_overlay_is_served_as_any_other() {
         space.start();
         project.wait_result(ID);
         project.wait_view("idle", |view| view["is_processing"] == false);
-        finish(&project, NEXT);
+        project.run(NEXT, "x");
         fs::write(project.item(&format!("{LAST}.md")), "wait").unwrap();
         wait_until("the last to run", || ran(&project).len() == 3);
-        go(&project);
-        assert_eq!(project.wait_result(LAST)["status"], "completed");
+        project.touch("go");
+        project.wait_completed(LAST);
         assert_eq!(ran(&project), [ID, NEXT, LAST]);
         assert!(!space.log().contains("unavailable"));
         let below = project.names(&lower.join("jobs/results"));
@@ -145,7 +145,7 @@ pub fn what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute()
         let mounted = Mounted::bind(&disk, &unmounted.path);
         space.start();
         for project in [&unmounted, &over, &items] {
-            finish(project, ID);
+            project.run(ID, "x");
         }
         // An idle project does not keep its file system busy.
         let unmount = || Command::new("umount").arg(&unmounted.path).output();
@@ -171,7 +171,7 @@ pub fn what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute()
         drop(above);
         let _mounted = Mounted::bind(&disk, &unmounted.path);
         for project in [&unmounted, &over] {
-            finish(project, NEXT);
+            project.run(NEXT, "x");
         }
         for project in [&unmounted, &over, &items] {
             assert_eq!(ran(project), [ID, NEXT], "{}", project.name);
@@ -200,7 +200,7 @@ pub fn documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_
         let (_far_server, mute_server) = (show(&far), show(&mute));
         space.start();
         for project in [&far, &mute] {
-            finish(project, ID);
+            project.run(ID, "x");
             project.wait_view("idle", |view| view["is_processing"] == false);
             let item = format!("jobs/items/{NEXT}.md");
             fs::write(aside(project, "source").join(item), "x").unwrap();
@@ -210,11 +210,11 @@ pub fn documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_
             far.result(NEXT)
         });
         // Now the other one's worker has asked, too, and waits.
-        finish(&near, ID);
+        near.run(ID, "x");
         let added = space.project("added");
-        finish(&added, ID);
+        added.run(ID, "x");
         space.set(json!({"on_finish": ["true"]}));
-        finish(&far, LAST);
+        far.run(LAST, "x");
         let result = aside(&mute, "source").join(format!("jobs/results/{NEXT}.json"));
         assert!(!result.exists(), "it answered after all");
         mute_server.signal(Signal::SIGCONT);

@@ -3,7 +3,7 @@
 use crate::claude_standin::{ahead, script, stand_in, starts};
 use crate::recovery::{claim, lay_claim};
 use crate::registry::is_free;
-use crate::space::{Project, Space, replace, wait_until};
+use crate::space::{Project, Space, attempts, replace, wait_until};
 use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -14,7 +14,7 @@ use std::path::Path;
 fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named() {
     let (space, project) = alpha(NOTES);
     space.start();
-    finish(&project, ID);
+    project.run(ID, "x");
     // As `git clean` and a restored backup do: while the daemon runs, and while it does not.
     fs::remove_file(project.results(&format!("{ID}.json"))).unwrap();
     let text = fs::read(project.item(&format!("{ID}.md"))).unwrap();
@@ -34,12 +34,12 @@ fn a_job_whose_result_was_taken_away_is_not_run_again_and_the_way_out_is_named()
     assert!(queue.starts_with("Queue size: 0\n"), "{queue}");
     let _ = fs::remove_dir_all(project.state(""));
     space.start();
-    finish(&project, NEXT);
+    project.run(NEXT, "x");
     assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"));
     wait_until("the queue to show the way out", alone);
     // The way out leads out.
     let again = space.run(&["retry", ID]).ok();
-    assert_eq!(project.wait_result(again.trim())["status"], "completed");
+    project.wait_completed(again.trim());
     fs::remove_file(project.item(&format!("{ID}.md"))).unwrap();
     let nothing = || !space.run(&["queue"]).ok().contains("Left alone");
     wait_until("the queue to show what is there", nothing);
@@ -56,8 +56,7 @@ fn without_its_result_it_is_not_run(space: &Space, project: &Project, result: &P
 fn results_from_before_there_was_a_memory_of_them_are_remembered_too() {
     let (space, project) = alpha(NOTES);
     project.submit(ID, "x");
-    let result = project.results(&format!("{ID}.json"));
-    fs::write(&result, r#"{"status": "completed"}"#).unwrap();
+    let result = project.put_result(ID, &json!({"status": "completed"}));
     space.start();
     wait_until("the project to be let go", || is_free(&project));
     assert_eq!(space.stop(), 0);
@@ -71,8 +70,7 @@ fn a_job_whose_end_a_crash_cut_short_is_remembered_too() {
     wait_until("the project to be let go", || is_free(&project));
     assert_eq!(space.stop(), 0);
     // It died between the result and what follows.
-    let result = project.results(&format!("{ID}.json"));
-    fs::write(&result, r#"{"status": "completed"}"#).unwrap();
+    let result = project.put_result(ID, &json!({"status": "completed"}));
     lay_claim(&project, ID, &claim(ID, json!({})));
     project.submit(ID, "x");
     space.start();
@@ -99,9 +97,8 @@ fn orderly_restarts_are_no_interruptions_that_count() {
         assert_eq!(space.stop(), 0);
         space.start();
     }
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
-    assert_eq!(result["attempts"].as_array().unwrap().len(), 6);
+    let result = project.wait_completed(ID);
+    assert_eq!(attempts(&result).len(), 6);
     assert_eq!(result["retry_count"], 0);
 }
 
@@ -131,14 +128,12 @@ fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_not
     space.set(json!({"on_finish": [hook]}));
     space.start();
     let third = "job-20260101-120002-third";
-    for id in [ID, NEXT, third] {
-        project.submit(id, "x");
-    }
+    project.submit_all(&[ID, NEXT, third]);
     project.wait_made("ran");
     project.wait_view("two wait", |view| view["queue_size"] == 2);
     space.run(&["cancel", NEXT]).ok();
     assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
-    go(&project);
+    project.touch("go");
     project.wait_made("hooked");
     // The word comes while the first hook runs.
     space.run(&["disable", "alpha"]).ok();
@@ -166,7 +161,7 @@ fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
     project.wait_made("asked");
     space.run(&["disable", "alpha"]).ok();
     space.wait_log("is disabled, skipping");
-    go(&project);
+    project.touch("go");
     wait_until("the project's end", || !space.serves("alpha"));
     space.run(&["enable", "alpha"]).ok();
     project.wait_result(ID);
@@ -184,9 +179,7 @@ fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
         let command = format!("echo $JOB_MONITOR_JOB_ID >> {notes}; {waits}");
         let command = space.program(key, &command);
         let project = space.project_with("alpha", json!({key: [command]}));
-        for id in [ID, NEXT] {
-            project.submit(id, "x");
-        }
+        project.submit_all(&[ID, NEXT]);
         space.start();
         project.wait_made(notes);
         assert_eq!(space.stop(), 0);
@@ -197,7 +190,7 @@ fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
         // It goes on where it stood: a gate is asked anew, and a hook is not run twice.
         fs::write(project.path.join("done"), "").unwrap();
         space.start();
-        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        project.wait_completed(NEXT);
         assert_eq!(project.made("ran"), format!("{ID}\n{NEXT}\n"), "{key}");
         let both = || project.made(notes).contains(NEXT);
         wait_until("the command of the second job", both);
@@ -211,15 +204,13 @@ fn a_stop_that_comes_while_a_hook_or_a_gate_runs_ends_it_and_starts_nothing() {
 fn a_cancel_that_comes_while_the_documents_cannot_be_looked_at_is_not_forgotten() {
     let (space, project) = alpha(GATED);
     space.start();
-    for id in [ID, NEXT] {
-        project.submit(id, "x");
-    }
+    project.submit_all(&[ID, NEXT]);
     project.wait_made("ran");
     let (items, aside) = (project.item(""), project.path.join("aside"));
     fs::rename(&items, &aside).unwrap();
-    fs::write(project.state(&format!("{NEXT}.cancel")), "").unwrap();
-    go(&project);
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.mark(NEXT, "cancel");
+    project.touch("go");
+    project.wait_completed(ID);
     fs::rename(&aside, &items).unwrap();
     assert_eq!(project.wait_result(NEXT)["status"], "cancelled");
     assert_eq!(project.made("ran"), format!("{ID}\n"));
@@ -255,8 +246,7 @@ fn an_agent_that_crashes_in_the_midst_of_its_work_goes_on_in_its_session() {
     assert_eq!(space.stop(), 0);
     make_retry_due(&project, ID);
     space.start();
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
+    let result = project.wait_completed(ID);
     let error = result["attempts"][0]["error"].as_str().unwrap();
     assert!(error.contains("SIGSEGV"), "{error}");
     assert_eq!(result["retry_count"], 1);
@@ -274,13 +264,11 @@ fn to_release_everything_tells_what_was_held_and_nothing_else() {
     space.start();
     let nothing = "Lifted 0 holds of agents and projects\nNo job to release\n";
     assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
-    for id in [ID, NEXT] {
-        project.submit(id, "x");
-    }
+    project.submit_all(&[ID, NEXT]);
     project.wait_view("a hold", |view| view["hold"]["kind"] == "on_failure");
     fs::write(project.path.join("fixed"), "").unwrap();
     let one = "Lifted 1 hold of agents and projects\n";
     assert_eq!(space.run(&["release", "--all"]).ok(), one);
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.wait_completed(NEXT);
     assert_eq!(space.run(&["release", "--all"]).ok(), nothing);
 }

@@ -162,8 +162,8 @@ fn a_nameless_survivor_is_known_by_its_directory_while_others_run() {
     assert_eq!(result["leftovers"], 1);
     let pid = alpha.made("pid").trim().parse().unwrap();
     assert!(!is_alive(pid));
-    go(&beta);
-    assert_eq!(beta.wait_result(ID)["status"], "completed");
+    beta.touch("go");
+    beta.wait_completed(ID);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn one_project_s_sweep_leaves_another_project_s_agent_alone() {
     );
     let result = alpha.wait_result(ID);
     assert_eq!(result["leftovers"], 1, "{result}");
-    go(&beta);
+    beta.touch("go");
     let result = beta.wait_result(ID);
     assert_eq!(result["worker_output"]["summary"], "alive", "{result}");
     space.assert_no_survivor();
@@ -319,10 +319,10 @@ done"#,
     }
     let bin = space.root().join("bin");
     space.spawn(|command| {
-        let mut outer = Command::new("unshare");
+        let mut outer = space.command_of("unshare");
         outer.args(namespace.get_args()).arg("setsid");
         outer.arg(bin.join("first")).arg(&bin).arg(job_monitor());
-        in_world_of(&mut outer, command).current_dir(space.root());
+        outer.current_dir(space.root());
         outer.stdin(Stdio::null()).stdout(Stdio::null());
         outer.stderr(fs::File::create(space.root().join("daemon-1.log")).unwrap());
         *command = outer;

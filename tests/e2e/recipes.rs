@@ -1,7 +1,7 @@
 //! The recipes of `docs/recipes`, each as it is: settings for other agents with a stand-in of the
 //! agent's name on `PATH` that behaves as the agent was seen to, and scripts in a git repository.
 
-use crate::space::{Project, Ran, Space, wait_for};
+use crate::space::{MustHave, Project, Ran, Space, wait_for};
 use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -190,10 +190,10 @@ fn a_job_waits_for_a_clean_tree_and_goes_on_when_asked_again() {
     project.submit(ONE, "x");
     let view = project.wait_view("a hold", |view| view["hold"]["kind"] == "gate");
     let reason = view["hold"]["reason"].as_str().unwrap();
-    assert_says(reason, "1 files are changed and not committed");
+    reason.must_have("1 files are changed and not committed");
     git(&project, "checkout --quiet README");
     space.run(&["release", ONE]).ok();
-    assert_eq!(project.wait_result(ONE)["status"], "completed");
+    project.wait_completed(ONE);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn each_job_has_a_branch_and_a_completed_one_a_pull_request() {
     project.submit(ONE, "fail, please");
     project.submit(TWO, "x");
     assert_eq!(project.wait_result(ONE)["status"], "failed");
-    assert_eq!(project.wait_result(TWO)["status"], "completed");
+    project.wait_completed(TWO);
     let gh = wait_for("the pull request", || {
         let text = fs::read_to_string(space.home().join("gh")).ok();
         text.filter(|text| text.ends_with('\n'))
@@ -260,7 +260,7 @@ fn a_check_of_the_recipe_holds_the_project_after_a_job_that_does_not_pass_it() {
     let makefile = "check:\n\t@echo not yet; exit 1\n";
     fs::write(project.path.join("Makefile"), makefile).unwrap();
     space.start();
-    let result = finish(&project, ONE);
+    let result = project.run(ONE, "x");
     assert_eq!(result["error_kind"], "check_failed", "{result:#}");
     assert_eq!(result["checks"].as_array().unwrap().len(), 3);
     project.submit(TWO, "x");

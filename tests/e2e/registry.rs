@@ -1,7 +1,7 @@
 //! The daemon follows the registry: edits take effect within 2 s, without a restart, and without
 //! disturbing a running agent of another project (SPEC 2).
 
-use crate::space::{Project, Space, spawn, wait_until};
+use crate::space::{MustHave, Project, Space, attempts, spawn, wait_until};
 use crate::stage::*;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -30,10 +30,9 @@ impl Bystander {
     /// It ran all the time: one start, which ends well when it may.
     #[track_caller]
     fn assert_undisturbed(&self) {
-        go(&self.0);
-        let result = self.0.wait_result(ID);
-        assert_eq!(result["status"], "completed", "{result}");
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        self.0.touch("go");
+        let result = self.0.wait_completed(ID);
+        assert_eq!(attempts(&result).len(), 1);
         assert_eq!(self.0.made("ran").lines().count(), 1);
     }
 }
@@ -48,7 +47,7 @@ fn a_project_that_is_added_is_served_and_one_that_is_removed_is_not() {
     let project = space.project("late");
     begin(&project, ID, "x");
     assert!(began.elapsed() < FOLLOWED, "{:?}", began.elapsed());
-    go(&project);
+    project.touch("go");
     project.wait_result(ID);
 
     space.edit_registry(|projects| {
@@ -80,9 +79,8 @@ fn a_project_that_is_disabled_lets_its_job_end_and_starts_no_other_until_enabled
     set(&space, "alpha", "enabled", json!(false));
     space.wait_log("Project 'alpha' is disabled, skipping");
     assert!(project.claim(ID).is_some());
-    go(&project);
-    let result = project.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result}");
+    project.touch("go");
+    let result = project.wait_completed(ID);
     assert_eq!(result["checks"].as_array().unwrap().len(), 1, "{result}");
     wait_until("the project to be let go", || is_free(&project));
     assert!(project.result(NEXT).is_none() && project.claim(NEXT).is_none());
@@ -104,11 +102,10 @@ fn a_project_that_is_enabled_again_while_its_last_job_still_runs_goes_on() {
     space.wait_log("Project 'alpha' is disabled, skipping");
     set(&space, "alpha", "enabled", json!(true));
     std::thread::sleep(Duration::from_millis(300));
-    go(&project);
+    project.touch("go");
     for id in [ID, NEXT] {
-        let result = project.wait_result(id);
-        assert_eq!(result["status"], "completed", "{result}");
-        assert_eq!(result["attempts"].as_array().unwrap().len(), 1);
+        let result = project.wait_completed(id);
+        assert_eq!(attempts(&result).len(), 1);
     }
 }
 
@@ -127,7 +124,7 @@ fn a_project_that_is_renamed_while_its_job_runs_is_served_once_that_has_ended() 
     set(&space, "omega", "enabled", json!(true));
     std::thread::sleep(Duration::from_millis(300));
     project.submit(NEXT, "x");
-    go(&project);
+    project.touch("go");
     assert_eq!(project.wait_result(ID)["project"], "alpha");
     assert_eq!(project.wait_result(NEXT)["project"], "omega");
     assert!(!space.log().contains("unavailable"), "{}", space.log());
@@ -142,10 +139,10 @@ fn a_removed_project_s_running_job_ends_well_and_a_cancel_still_reaches_it() {
         begin(project, ID, "x");
     }
     space.edit_registry(|projects| projects.clear());
-    fs::write(cancelled.state(&format!("{ID}.cancel")), "").unwrap();
+    cancelled.mark(ID, "cancel");
     assert_eq!(cancelled.wait_result(ID)["status"], "cancelled");
-    go(&ends);
-    assert_eq!(ends.wait_result(ID)["status"], "completed");
+    ends.touch("go");
+    ends.wait_completed(ID);
     wait_until("both to be let go", || {
         is_free(&ends) && is_free(&cancelled)
     });
@@ -156,7 +153,7 @@ fn a_removed_project_s_running_job_ends_well_and_a_cancel_still_reaches_it() {
 fn settings_take_effect_at_the_next_start_without_a_restart() {
     let (space, project) = alpha("cat > /dev/null; echo first");
     space.start();
-    assert_eq!(finish(&project, ID)["stdout"], "first\n");
+    assert_eq!(project.run(ID, "x")["stdout"], "first\n");
     let second = space.program("second", "cat > /dev/null; echo second");
     let first = space.root().join("bin/agent");
     space.set(json!({"agents": {"agent": {"command": [first]}, "second": {"command": [second]}}}));
@@ -165,7 +162,7 @@ fn settings_take_effect_at_the_next_start_without_a_restart() {
     let began = Instant::now();
     for n in 1.. {
         let id = format!("job-20260101-13{n:04}-next");
-        let result = finish(&project, &id);
+        let result = project.run(&id, "x");
         if result["agent"] == "second" {
             assert_eq!(result["stdout"], "second\n");
             break;
@@ -185,10 +182,10 @@ fn an_entry_whose_path_changes_is_served_at_its_new_place() {
     begin(&old, ID, "x");
     set(&space, "alpha", "path", json!(new.path));
     new.submit(NEXT, "x");
-    go(&new);
-    go(&old);
+    new.touch("go");
+    old.touch("go");
     // The job that runs at the old place ends well; what waits there is no longer ours.
-    assert_eq!(old.wait_result(ID)["status"], "completed");
+    old.wait_completed(ID);
     let result = new.wait_result(NEXT);
     assert_eq!(result["project"], "alpha");
 }
@@ -209,12 +206,14 @@ fn two_names_for_one_directory_are_refused_and_one_of_them_serves() {
     space.wait_log("is registered already, as \"alpha\"; unregister one of them");
     assert!(!space.log().contains("Project 'a-link' configured"));
     project.submit(ID, "x");
-    go(&project);
+    project.touch("go");
     assert_eq!(project.wait_result(ID)["project"], "alpha");
     assert_eq!(project.made("ran").lines().count(), 1);
     let link = space.root().join("link");
     let refused = space.run(&["register", link.to_str().unwrap(), "--name", "third"]);
-    assert_says(&refused.stderr, "is registered already, as \"alpha\"");
+    refused
+        .stderr
+        .must_have("is registered already, as \"alpha\"");
 }
 
 #[test]
@@ -232,8 +231,8 @@ fn a_command_changes_the_registry_only_when_no_other_does() {
     drop(lock);
     assert!(disable.wait().unwrap().success());
     assert_eq!(ended, None, "{text}");
-    assert_says(&text, "true");
-    assert_says(&read(), "false");
+    text.must_have("true");
+    read().must_have("false");
 }
 
 #[test]
@@ -249,7 +248,7 @@ fn commands_change_the_registry_and_keep_what_is_not_theirs() {
     assert_eq!(read()["projects"]["alpha"]["enabled"], false);
     wait_until("the project to be let go", || is_free(&project));
     space.run(&["enable", "alpha"]).ok();
-    finish(&project, ID);
+    project.run(ID, "x");
     assert_eq!(read(), kept);
     space.run(&["unregister", "alpha"]).ok();
     assert_eq!(read(), json!({"version": 7, "projects": {}, "z": null}));

@@ -213,8 +213,7 @@ fn id_of(way: &Way) -> String {
 /// The job is done, once, and was given what was saved.
 fn assert_ran_once(project: &Project, way: &Way) {
     let id = id_of(way);
-    let result = project.wait_result(&id);
-    assert_eq!(result["status"], "completed", "{id}: {result}");
+    project.wait_completed(&id);
     let prompt = project.made(&format!("prompt-{id}"));
     let text = text_of(way);
     let (given, all) = (prompt.len(), text.len());
@@ -245,7 +244,7 @@ fn a_new_document_runs_once_with_its_whole_text_whatever_saves_it() {
     let last = "job-20991231-235959-last";
     for way in tried {
         let project = &projects[way.name];
-        finish(project, last);
+        project.run(last, "x");
         assert_eq!(project.made("ran"), format!("{}\n{last}\n", id_of(way)));
     }
 }
@@ -263,7 +262,7 @@ fn a_waiting_document_runs_once_with_its_new_text_whatever_changes_it() {
     project.wait_view("all wait", |view| view["queue_size"] == ways.len());
     let item = |way: &Way| project.item(&format!("{}.md", id_of(way)));
     let tried = save_all(&space, &ways, item);
-    fs::write(project.path.join("go"), "").unwrap();
+    project.touch("go");
     for way in &tried {
         assert_ran_once(&project, way);
     }

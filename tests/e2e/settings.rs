@@ -4,7 +4,7 @@
 use crate::claude_standin::{script, stand_in};
 use crate::clock::{set_clock, settable};
 use crate::machine::stat_of;
-use crate::space::{Space, replace, spawn, wait_until};
+use crate::space::{MustHave, Space, replace, spawn, wait_until};
 use crate::stage::*;
 use job_monitor::time::Wall;
 use serde_json::{Value, json};
@@ -36,12 +36,13 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
         replace(&path, wrong.to_string().as_bytes());
         let ran = space.run(&["config"]);
         assert_eq!(ran.status, 1, "{key}: {}", ran.stdout);
-        assert_says(&ran.stderr, &format!("config.json: setting \"{key}\""));
+        ran.stderr
+            .must_have(&format!("config.json: setting \"{key}\""));
         replace(&path, &config);
         space.project_with("bad", json!({key: value}));
         let shown = space.run(&["-a", "config"]).stderr;
         let named = format!("project \"bad\" in registered.json: setting \"{key}\"");
-        assert_says(&shown, &named);
+        shown.must_have(&named);
     }
     // Of two projects only the one with the mistake stands still.
     let good = space.project("good");
@@ -49,7 +50,7 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
     good.submit(ID, "x");
     bad.submit(ID, "x");
     space.start();
-    assert_eq!(good.wait_result(ID)["status"], "completed");
+    good.wait_completed(ID);
     space.wait_log("setting \"max_parallel\" holds for all projects; move it to config.json; the project is skipped");
     assert!(bad.result(ID).is_none());
     // The settings before stay in force while those that follow are wrong.
@@ -57,8 +58,8 @@ fn a_mistake_in_a_setting_is_named_by_its_key_in_either_file() {
     space.wait_log("config.json: setting \"timeout\" is 5, but must be a duration");
     space.wait_log("the settings before stay in force");
     let told = space.run(&["queue"]).stderr;
-    assert_says(&told, "setting \"timeout\" is 5");
-    assert_eq!(finish(&good, NEXT)["status"], "completed");
+    told.must_have("setting \"timeout\" is 5");
+    good.complete(NEXT, "x");
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn linked_settings_are_followed_and_stay_links() {
         symlink(dotfiles.join(name), real.join(name)).unwrap();
     }
     space.start();
-    assert_eq!(finish(&project, ID)["stdout"], "first\n");
+    assert_eq!(project.run(ID, "x")["stdout"], "first\n");
     let beta = space.root().join("beta");
     fs::create_dir(&beta).unwrap();
     space.run(&["register", beta.to_str().unwrap()]).ok();
@@ -121,12 +122,15 @@ fn linked_settings_are_followed_and_stay_links() {
     let text = json!({"agent": "second", "agents": {"second": {"command": [second]}}}).to_string();
     replace(&dotfiles.join("config.json"), text.as_bytes());
     space.wait_log("the settings have changed");
-    assert_eq!(finish(&project, NEXT)["stdout"], "second\n");
+    assert_eq!(project.run(NEXT, "x")["stdout"], "second\n");
     // A link to nothing is no file that is missing.
     fs::rename(&dotfiles, space.root().join("away")).unwrap();
-    assert_says(&space.run(&["config"]).stderr, "cannot follow the link");
+    space
+        .run(&["config"])
+        .stderr
+        .must_have("cannot follow the link");
     space.wait_log("registered.json: no such file or directory; the projects before stay in force");
-    assert_eq!(finish(&project, LAST)["stdout"], "second\n");
+    assert_eq!(project.run(LAST, "x")["stdout"], "second\n");
 }
 
 #[test]
@@ -156,10 +160,10 @@ fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
     project.submit(ID, "x");
     space.start();
     let reason = wait_hold(&project, "unsafe_env");
-    assert_says(&reason, ".env line 2 sets no variable; ");
-    assert_says(&reason, "a whole path for ~/");
+    reason.must_have(".env line 2 sets no variable; ");
+    reason.must_have("a whole path for ~/");
     space.credentials("\u{feff}TOKEN=abc\n", 0o600);
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
     assert_eq!(project.made("seen"), "abc\n");
 }
 
@@ -197,9 +201,8 @@ fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
         let id = format!("job-20260101-13{n:04}-rejected");
         project.submit(&id, &format!("---\n{line}\n---\nx\n"));
         let result = project.wait_result(&id);
-        assert_eq!(result["status"], "failed", "{line}: {result}");
-        assert_eq!(result["error_kind"], "rejected", "{result}");
-        assert_says(result["error"].as_str().unwrap(), why);
+        result.must_have(json!({"status": "failed", "error_kind": "rejected"}));
+        result["error"].must_have(why);
     }
 }
 
@@ -218,7 +221,7 @@ fn the_budget_of_a_day_whose_midnight_does_not_exist_ends_after_it() {
     let dear = "play text -e 's/\"total_cost_usd\":0.0008/\"total_cost_usd\":0.5/'";
     script(&project, 1, dear);
     space.start();
-    finish(&project, ID);
+    project.run(ID, "x");
     project.submit(NEXT, "x");
     wait_hold(&project, "daily_budget");
     let until = project.view()["hold"]["until"].as_str().unwrap().to_owned();

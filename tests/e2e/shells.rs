@@ -5,8 +5,8 @@
 //! of the line as the shell itself would split them, so that a name quoted badly is seen. What is
 //! not installed is skipped and said, unless `JOB_MONITOR_REQUIRE` lists `shells` or `man`.
 
-use crate::space::{Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
-use crate::stage::{alpha, assert_says, finish, in_world_of};
+use crate::space::{MustHave, Ran, Space, job_monitor, lacks, spawn, wait_for, wait_until};
+use crate::stage::alpha;
 use job_monitor::cli::commands as every_command;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -150,7 +150,7 @@ fn world() -> Space {
     space.project_with(HOSTILE, off.clone());
     let other = space.project_with("my project", off);
     space.start();
-    finish(&project, DONE);
+    project.run(DONE, "x");
     project.submit(RUNS, "x");
     wait_until("the job that runs", || project.claim(RUNS).is_some());
     project.submit(NEXT, "x");
@@ -305,7 +305,7 @@ fn the_manual_page_renders_without_a_warning() {
         let begins = |line: &str| line.trim_start().split(' ').next() == Some(spec.name);
         assert!(plain.lines().any(begins), "no {} in\n{plain}", spec.name);
     }
-    assert_says(&plain, "job-monitor wait --timeout");
+    plain.must_have("job-monitor wait --timeout");
 }
 
 fn render(space: &Space, tool: &str, args: &[&str], page: &Path) -> Ran {
@@ -318,8 +318,8 @@ fn render(space: &Space, tool: &str, args: &[&str], page: &Path) -> Ran {
 
 /// Another program, in the space and with its environment.
 fn outside(space: &Space, program: &str) -> Command {
-    let mut command = Command::new(program);
-    in_world_of(&mut command, &space.command(&[])).current_dir(space.root());
+    let mut command = space.command_of(program);
+    command.current_dir(space.root());
     command
 }
 

@@ -6,8 +6,7 @@
 //! to. Without it the tests are skipped and say so, unless `JOB_MONITOR_REQUIRE` lists `slurm`.
 
 use crate::recipes::{in_front_of, recipe, script};
-use crate::space::{BOUND, Project, Space, lacks, spawn, wait_longer, wait_until};
-use crate::stage::assert_says;
+use crate::space::{BOUND, MustHave, Project, Space, lacks, spawn, wait_longer, wait_until};
 use nix::unistd::geteuid;
 use serde_json::json;
 use std::fs;
@@ -67,11 +66,9 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
         fs::read_to_string(&out).is_ok_and(|text| text == "begun\n")
     });
     let claim = alpha.claim(ID).unwrap();
-    fs::write(alpha.path.join("go"), "").unwrap();
-    let result = alpha.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result:#}");
-    assert_eq!(result["worker_output"]["summary"], "begun\ndone");
-    assert_eq!(result["leftovers"], 0);
+    alpha.touch("go");
+    let result = alpha.wait_completed(ID);
+    result.must_have(json!({"worker_output": {"summary": "begun\ndone"}, "leftovers": 0}));
     assert!(alpha.made(&format!("{ID}.sh")) == text);
     assert_eq!(alpha.made("host"), "n1\n");
     let here = fs::canonicalize(&alpha.path).unwrap();
@@ -87,9 +84,7 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
     assert!(claim.contains(&variable("JOB_MONITOR_RUN")));
     assert_eq!(variable("JOB_MONITOR_RUN").len(), 32);
 
-    claude.submit(ID, "Count the sheep.\n");
-    let result = claude.wait_result(ID);
-    assert_eq!(result["status"], "completed", "{result:#}");
+    claude.complete(ID, "Count the sheep.\n");
     assert_eq!(claude.made("host"), "n1\n");
     assert!(claude.made("prompt").ends_with("Count the sheep.\n"));
 
@@ -105,12 +100,11 @@ fn an_agent_on_a_node_gets_and_gives_what_it_would_here() {
         let result = old.wait_result(&id);
         assert_eq!(result["status"], status, "{text}: {result:#}");
         if let Some(code) = code {
-            assert_eq!(result["error_kind"], "exit_code", "{text}");
-            assert_eq!(result["attempts"][0]["exit_code"], code, "{text}");
+            result.must_have(json!({"error_kind": "exit_code", "attempts": [{"exit_code": code}]}));
         }
     }
     let told = old.result("task-end-20260101-120000").unwrap();
-    assert!(told["stderr"].as_str().unwrap().contains("no sheep"));
+    told["stderr"].must_have("no sheep");
     stage.ends();
     for (project, dir) in [(&alpha, alpha.state("")), (&old, old.state(""))] {
         assert_eq!(project.names(&dir), [".lock", "queue_state.json"]);
@@ -136,9 +130,8 @@ fn a_node_that_dies_in_mid_job_completes_nothing() {
         (&claude, "no_result", "Node failure"),
     ] {
         let result = wait_longer(NODE_DEATH_MAX, "a result", || project.result(ID));
-        assert_eq!(result["status"], "failed", "{result:#}");
-        assert_eq!(result["error_kind"], kind);
-        assert_says(result["error"].as_str().unwrap(), says);
+        result.must_have(json!({"status": "failed", "error_kind": kind}));
+        result["error"].must_have(says);
     }
     stage.ends();
 }
@@ -153,8 +146,7 @@ fn an_agent_that_somebody_cancels_in_slurm_has_not_completed_even_if_it_ends_wel
     let name = format!("--name=job-monitor:{}", project.path.display());
     stage.cluster.ask(&["scancel", &name]);
     let result = project.wait_result(ID);
-    assert_eq!(result["status"], "failed", "{result:#}");
-    assert_eq!(result["error_kind"], "exit_code");
+    result.must_have(json!({"status": "failed", "error_kind": "exit_code"}));
     assert!(project.path.join("over").exists());
     stage.ends();
 }
@@ -175,8 +167,7 @@ fn a_project_that_the_node_does_not_see_is_an_error_and_no_run_elsewhere() {
         let result = project.wait_result(id);
         assert_eq!(result["status"], "failed", "{result:#}");
         assert_eq!(result["attempts"][0]["exit_code"], 1);
-        let error = result["error"].as_str().unwrap();
-        assert_says(error, "n1 does not see the project");
+        result["error"].must_have("n1 does not see the project");
     }
     stage.ends();
 }

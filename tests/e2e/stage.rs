@@ -2,11 +2,9 @@
 //! looks at texts and files.
 
 use crate::space::{BOUND, Project, Space};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 pub const ID: &str = "job-20260101-120000-hello";
@@ -37,23 +35,11 @@ pub fn alpha(body: &str) -> (Space, Project) {
     (space, project)
 }
 
-/// Submits a job and waits for its result.
-#[track_caller]
-pub fn finish(project: &Project, id: &str) -> Value {
-    project.submit(id, "x");
-    project.wait_result(id)
-}
-
 /// Submits a job and waits until its agent has noted that it runs.
 #[track_caller]
 pub fn begin(project: &Project, id: &str, text: &str) {
     project.submit(id, text);
     project.wait_made("ran");
-}
-
-/// Lets an agent go on that waits for the file `go`.
-pub fn go(project: &Project) {
-    fs::write(project.path.join("go"), "").unwrap();
 }
 
 /// The jobs that ran, as agents noted it.
@@ -68,20 +54,6 @@ pub fn wait_hold(project: &Project, kind: &str) -> String {
     assert_eq!(view["is_processing"], false);
     assert_eq!(view["queue_size"], 1);
     view["hold"]["reason"].as_str().unwrap().to_owned()
-}
-
-/// Gives another program the environment and the directory of one of ours.
-pub fn in_world_of<'a>(command: &'a mut Command, own: &Command) -> &'a mut Command {
-    let variables = own
-        .get_envs()
-        .filter_map(|(name, value)| Some((name, value?)));
-    command.env_clear().envs(variables);
-    command.current_dir(own.get_current_dir().unwrap())
-}
-
-#[track_caller]
-pub fn assert_says(text: &str, words: &str) {
-    assert!(text.contains(words), "{words:?} is not in: {text}");
 }
 
 pub fn times(log: &str, text: &str) -> usize {

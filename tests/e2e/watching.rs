@@ -45,11 +45,11 @@ fn documents_in_a_directory_that_took_another_s_place_are_found_at_once() {
         fs::create_dir(project.item("")).unwrap();
         project.submit(NEXT, "x");
     }
-    go(&busy);
+    busy.touch("go");
     for project in idle.iter().chain([&busy]) {
-        assert_eq!(project.wait_result(NEXT)["status"], "completed");
+        project.wait_completed(NEXT);
     }
-    assert_eq!(busy.wait_result(ID)["status"], "completed");
+    busy.wait_completed(ID);
     for project in &idle {
         assert_eq!(ran(project), [NEXT]);
     }
@@ -76,13 +76,13 @@ fn a_result_goes_with_its_project_wherever_that_is_moved() {
         let result = moved.join(format!("jobs/results/{ID}.json"));
         wait_until("the result where the project is now", || result.exists());
     }
-    assert_eq!(replaced.wait_result(LAST)["status"], "completed");
+    replaced.wait_completed(LAST);
     assert_eq!(ran(&replaced), [LAST]);
     space.wait_log("[back] the project is unavailable: ");
     assert!(!back.path.exists(), "something was made in its place");
     fs::rename(aside(&back, "moved"), &back.path).unwrap();
-    assert_eq!(back.wait_result(NEXT)["status"], "completed");
-    assert_eq!(back.wait_result(ID)["status"], "completed");
+    back.wait_completed(NEXT);
+    back.wait_completed(ID);
     assert_eq!(ran(&back), [ID, NEXT]);
 }
 
@@ -101,10 +101,10 @@ fn a_project_that_is_deleted_while_an_agent_runs_is_served_when_it_is_made_anew(
     project.create_dirs();
     project.submit(NEXT, "go on\n");
     fs::write(space.home().join("go"), "").unwrap();
-    assert_eq!(project.wait_result(NEXT)["status"], "completed");
+    project.wait_completed(NEXT);
     assert_eq!(project.made("ran"), "go on\n");
     // What was decided of the other is kept until there is a place for it.
-    assert_eq!(project.wait_result(ID)["status"], "completed");
+    project.wait_completed(ID);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_project_that_is_deleted_and_unregistered_while_an_agent_runs_is_left() {
     space.wait_log("[alpha] what was decided of a job cannot be written; where its claim");
     // Its name and place are free for another.
     let again = space.project("alpha");
-    assert_eq!(finish(&again, NEXT)["status"], "completed");
+    again.complete(NEXT, "x");
     assert!(again.result(ID).is_none());
 }
 
@@ -182,8 +182,7 @@ impl Case {
     fn assert_whole(&self) {
         let (project, name) = (&self.project, &self.project.name);
         for id in [ID, NEXT] {
-            let result = project.wait_result(id);
-            assert_eq!(result["status"], "completed", "{name}: {result}");
+            let result = project.wait_completed(id);
             assert_eq!(result["stdout"], "done\n", "{name}");
         }
         assert_eq!(ran(project), [ID, NEXT], "{name}");
@@ -244,7 +243,7 @@ fn directories_lost_while_an_agent_runs_lose_no_job_and_run_none_twice() {
         wait_until("the claim where it belongs", || {
             case.project.claim(ID).is_some()
         });
-        go(&case.project);
+        case.project.touch("go");
     }
     cases.iter().for_each(Case::assert_whole);
 }
@@ -345,7 +344,7 @@ fn documents_whose_events_are_lost_in_a_flood_are_found_all_the_same() {
     quiet.wait_result(LAST);
     let waits = |view: &Value| view["queue_size"] == 2;
     noisy.wait_view("both wait, while the agent runs", waits);
-    go(&noisy);
+    noisy.touch("go");
     noisy.wait_result(LAST);
     assert_eq!(ran(&quiet), [NEXT, LAST]);
     assert_eq!(ran(&noisy), [ID, NEXT, LAST]);
@@ -365,7 +364,7 @@ fn more_names_than_are_kept_for_a_busy_project_lose_none_of_its_documents() {
     project.submit(NEXT, "x");
     space.signal(Signal::SIGCONT);
     project.wait_view("it waits", |view| view["queue_size"] == 1);
-    go(&project);
+    project.touch("go");
     project.wait_result(NEXT);
     assert_eq!(ran(&project), [ID, NEXT]);
 }
