@@ -2,6 +2,7 @@
 //! statuses. They answer the same whether or not the daemon runs, and about the predecessor's
 //! documents as about ours.
 
+use crate::claude_standin::now;
 use crate::registry::is_free;
 use crate::space::{MustHave, Project, Ran, Space, job_monitor, replace, wait_until};
 use crate::stage::{alpha, mode_of};
@@ -52,9 +53,8 @@ impl World {
         space.claude(AGENT);
         let beta = space.project("beta");
         // Far from a full hour, so that the time left reads the same for a while.
-        let resets = SystemTime::now() + Duration::from_secs(3 * 86_400 + 1800);
-        let resets = resets.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        fs::write(beta.path.join("resets"), resets.as_secs().to_string()).unwrap();
+        let resets = now() + 3 * 86_400 + 1800;
+        fs::write(beta.path.join("resets"), resets.to_string()).unwrap();
         alpha.mark(HELD, "hold");
         space.start();
         for id in [DONE, FAILED] {
@@ -650,26 +650,14 @@ fn fixture(path: &str) -> std::path::PathBuf {
         .join(path)
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::write(target, fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
-}
-
 #[test]
 fn the_predecessor_s_documents_are_read_without_complaint() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null; echo done");
     space.env("TZ", "UTC");
-    for project in ["reports", "exports"] {
-        copy_tree(&fixture(project), &space.root().join(project));
-    }
+    let mut copy = Command::new("cp");
+    copy.arg("-R").args(["reports", "exports"].map(fixture));
+    assert!(copy.arg(space.root()).status().unwrap().success());
     // What was empty, which is not checked in.
     for dir in ["reports/jobs/logs", "exports/tasks", "exports/logs"] {
         fs::create_dir_all(space.root().join(dir)).unwrap();

@@ -658,14 +658,13 @@ impl Stub {
     /// Changes what it answers from now on.
     fn play(&self, scenario: &str) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let request = format!(
-            "POST /__stub__/scenario/{scenario} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\
-             Connection: close\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
+        let bound = Some(Duration::from_secs(10));
+        stream.set_read_timeout(bound).unwrap();
+        write!(
+            stream,
+            "POST /__stub__/scenario/{scenario} HTTP/1.0\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -151,10 +151,7 @@ pub fn costing(recording: &str, recorded: &str, dollars: &str) -> String {
 }
 
 fn is_uuid(text: &str) -> bool {
-    let form: String = text
-        .chars()
-        .map(|c| if c.is_ascii_hexdigit() { 'x' } else { c })
-        .collect();
+    let form = text.replace(|c: char| c.is_ascii_hexdigit(), "x");
     form == "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 }
 

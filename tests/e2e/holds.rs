@@ -126,20 +126,17 @@ fn a_login_that_is_mended_ends_the_hold_wherever_it_is_kept_and_whenever_it_come
     // Where the file is, and whether it is mended while the attempt still fails.
     for (variable, early) in [("HOME", false), ("ENV", false), ("AGENT", true)] {
         let (space, project) = one_project(&[if early { &waits } else { REFUSED }]);
-        let elsewhere = space.root().join("elsewhere");
         let dir = match variable {
-            "ENV" => {
-                let line = format!("CLAUDE_CONFIG_DIR={}\n", elsewhere.display());
-                space.credentials(&line, 0o600);
-                elsewhere
-            }
-            "AGENT" => {
-                let env = json!({"CLAUDE_CONFIG_DIR": elsewhere});
-                space.set(json!({"agents": {"claude": {"env": env}}}));
-                elsewhere
-            }
-            _ => space.home().join(".claude"),
+            "HOME" => space.home().join(".claude"),
+            _ => space.root().join("elsewhere"),
         };
+        let line = format!("CLAUDE_CONFIG_DIR={}\n", dir.display());
+        let env = json!({"CLAUDE_CONFIG_DIR": dir});
+        match variable {
+            "ENV" => space.credentials(&line, 0o600),
+            "AGENT" => space.set(json!({"agents": {"claude": {"env": env}}})),
+            _ => {}
+        }
         space.start();
         project.submit(ID, "x");
         let mend = || {

@@ -265,19 +265,12 @@ fn a_reply_goes_on_in_the_finished_job_s_session_and_pays_for_itself_only() {
     let result = project.complete(LAST, &reply(ID));
     result.must_have(json!({"worker_output": {"cost_usd": 1.0}}));
     let foreign = reply(ID).replacen("---\n", "---\nagent: gemini\n", 1);
-    for (id, document, why) in [
-        (
-            "job-20260101-120003-x",
-            reply("job-20260101-110000-none"),
-            "no finished job",
-        ),
-        (
-            "job-20260101-120004-x",
-            foreign,
-            "which \"gemini\" cannot go on in",
-        ),
+    let unknown = reply("job-20260101-110000-none");
+    for (n, document, why) in [
+        (3, unknown, "no finished job"),
+        (4, foreign, "which \"gemini\" cannot go on in"),
     ] {
-        let result = project.run(id, &document);
+        let result = project.run(&format!("job-20260101-12000{n}-x"), &document);
         assert_eq!(result["error_kind"], "rejected");
         result["error"].must_have(why);
     }
