@@ -107,24 +107,19 @@ fn contaminated() -> (Space, Project) {
         projects.insert(name.clone(), json!({"path": space.root().join("missing")}));
         let path = space.root().join(&name);
         projects.insert("beta".to_owned(), json!({"path": path, "enabled": false}));
-        projects.insert(
-            "gamma".to_owned(),
-            json!({"path": bad, "layout": bad, "agent": bad}),
-        );
+        let gamma = json!({"path": bad, "layout": bad, "agent": bad});
+        projects.insert("gamma".to_owned(), gamma);
         projects["alpha"]["registered_at"] = json!(bad);
     });
-    space.set(json!({
-        "agent": "agent",
-        "agents": {"agent": {"command": [format!("/nowhere/{}", bad.replace('\0', ""))]}},
-    }));
+    let program = format!("/nowhere/{}", bad.replace('\0', ""));
+    space.set(json!({"agent": "agent", "agents": {"agent": {"command": [program]}}}));
     space.set(json!({ bad.clone(): bad }));
-    fs::create_dir(space.state()).unwrap();
     let hold = |agent: Option<&str>| {
         json!({"agent": agent, "kind": "billing", "reason": bad, "since": "2026-01-01T12:00:00.000+00:00",
             "until": null, "probe_at": "2099-01-01T12:00:00.000+00:00"})
     };
     let holds = json!({"list": [hold(Some(&bad)), hold(None)], "blind": {}});
-    write(space.state().join("holds.json"), holds.to_string());
+    space.lay_holds(&holds);
     for byte in raw.iter().filter(|byte| !b"\0/".contains(byte)) {
         let name = [b"job-20260101-110000-", &[*byte][..], b"words.md"].concat();
         write(project.item("").join(OsStr::from_bytes(&name)), "x");
@@ -151,7 +146,7 @@ fn contaminated() -> (Space, Project) {
         "logs": [format!("jobs/logs/{ID}.jsonl"), format!("jobs/logs/{ID}.err"), bad],
         bad.clone(): bad,
     });
-    write(project.results(&format!("{ID}.json")), result.to_string());
+    project.put_result(ID, &result);
     write(project.results(&format!("{NEXT}.json")), &raw);
     let stream = [
         json!({"type": "system", "subtype": "init", "session_id": bad, "model": bad, "claude_code_version": bad}),
@@ -189,10 +184,8 @@ const WAITING: &str = "job-20990101-120000-waiting";
 fn command_lines(space: &Space) -> Vec<Vec<String>> {
     let bad = every_character().replace('\0', "");
     let path = |name: &str| space.root().join(name).to_str().unwrap().to_owned();
-    let mut lines = vec![
-        vec![bad.clone()],
-        vec!["-p".to_owned(), bad.clone(), "queue".to_owned()],
-    ];
+    let queue = vec!["-p".to_owned(), bad.clone(), "queue".to_owned()];
+    let mut lines = vec![vec![bad.clone()], queue];
     for id in [ID, NEXT, LAST, WAITING] {
         lines.push(vec![id.to_owned()]);
         lines.push(vec![id.to_owned(), "--json".to_owned()]);

@@ -340,17 +340,6 @@ fn a_lock_that_is_another_file_s_second_name_is_not_taken() {
 
 // --- what we write ---
 
-/// Every regular file below a directory.
-fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => files_below(&entry.path(), found),
-            kind if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-}
-
 #[test]
 fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its_own() {
     for umask in [0, 0o002, 0o077] {
@@ -385,9 +374,9 @@ fn what_we_write_is_for_the_user_alone_under_every_umask_and_the_agent_keeps_its
         space.run_as(set, &["hold", held.trim()]);
         project.wait_view("idle", |view| view["is_processing"] == false);
         assert_eq!(space.stop(), 0);
-        let mut found = vec![space.config().join("registered.json")];
-        files_below(&project.path.join("jobs"), &mut found);
-        files_below(&space.state(), &mut found);
+        let mut found = files_below(&project.path.join("jobs"));
+        found.extend(files_below(&space.state()));
+        found.push(space.config().join("registered.json"));
         assert!(found.len() >= 10, "{found:?}");
         for path in found {
             let mode = mode_of(&path);

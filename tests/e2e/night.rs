@@ -151,10 +151,8 @@ fn a_project_that_is_disabled_runs_the_hook_of_what_was_cancelled_and_starts_not
 #[test]
 fn a_project_that_is_disabled_while_its_gate_is_asked_starts_nothing() {
     let space = with_agent(NOTES);
-    let gate = space.program(
-        "gate",
-        "echo asked >> asked; until [ -e go ]; do sleep 0.02; done",
-    );
+    let asks = "echo asked >> asked; until [ -e go ]; do sleep 0.02; done";
+    let gate = space.program("gate", asks);
     let project = space.project_with("alpha", json!({"gate": [gate]}));
     space.start();
     project.submit(ID, "x");

@@ -369,10 +369,8 @@ struct Cluster {
 
 impl Cluster {
     fn new(nodes: u32) -> Option<Cluster> {
-        let program = std::env::var_os("JOB_MONITOR_SLURM").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/with-slurm"),
-            PathBuf::from,
-        );
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tools/with-slurm");
+        let program = std::env::var_os("JOB_MONITOR_SLURM").map_or(beside, PathBuf::from);
         if let Some(lacking) = lacking(&program) {
             lacks("slurm", &lacking);
             return None;

@@ -4,7 +4,7 @@
 use crate::space::{BOUND, Project, Space};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub const ID: &str = "job-20260101-120000-hello";
@@ -73,4 +73,17 @@ pub fn mode_of(path: &Path) -> u32 {
 pub fn line_with<'a>(text: &'a str, words: &str) -> &'a str {
     let line = text.lines().find(|line| line.contains(words));
     line.unwrap_or_else(|| panic!("no line has {words:?}: {text}"))
+}
+
+/// Every regular file below a directory.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => found.extend(files_below(&entry.path())),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
 }
