@@ -5,7 +5,7 @@
 use crate::agent::Window;
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{Hold, Holds, Stamp, TURN};
+use crate::holds::{Entrant, Hold, Holds, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::{Claim, HoldView};
@@ -106,17 +106,10 @@ fn load(dir: &Dir) -> Holds {
             .map_err(|error| format!("{} is broken ({error})", dir.path_of(HOLDS).display())),
         Err(error) => Err(error.to_string()),
     };
-    let mut holds = parsed.unwrap_or_else(|why| {
+    parsed.unwrap_or_else(|why| {
         log::warn!("{why}; it is taken as empty");
         Holds::default()
-    });
-    // Older writers kept the day's costs in a file of their own.
-    if holds.ledger.day.is_empty()
-        && let Ok(Some(bytes)) = dir.read("ledger.json", FILE_MAX)
-    {
-        holds.ledger = serde_json::from_slice(&bytes).unwrap_or_default();
-    }
-    holds
+    })
 }
 
 impl Board {
@@ -229,9 +222,9 @@ impl Board {
         }
     }
 
-    /// The hold to be shown of a project whose job wants this agent.
-    pub fn hold_of(&self, project: &str, agent: &str) -> Option<HoldView> {
-        self.inner().holds.shown((project, agent), Wall::now())
+    /// The hold to be shown of a project whose next job wants this agent, and may have `begun`.
+    pub fn hold_of(&self, of: Entrant<'_>, begun: bool) -> Option<HoldView> {
+        self.inner().holds.shown(of, begun, Wall::now())
     }
 
     /// The files whose change would end a hold.

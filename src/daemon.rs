@@ -16,6 +16,7 @@ use crate::worker::{self, Context, Desk, Order, Post};
 use log::Level;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use serde_json::Map;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,9 @@ fn handle_signals(bell: &Bell) -> Result<()> {
     Ok(())
 }
 
+/// A project, what holds for it, and whether it is to be served.
+type Wanted = (Project, Arc<Policy>, Order);
+
 struct Daemon {
     context: Arc<Context>,
     ear: Ear,
@@ -211,6 +215,7 @@ impl Daemon {
             std::thread::sleep(REPLACE_MAX);
             files = look();
         }
+        let is_first = self.entries.is_none();
         // An idle daemon reads nothing again, unless something was wrong, which may be over.
         if !self.wrong.is_empty() || self.read.as_ref() != Some(&files) {
             self.wrong = self.read();
@@ -219,21 +224,24 @@ impl Daemon {
         said.extend(self.wrong.iter().cloned());
         let mut wanted = Vec::new();
         for entry in self.entries.iter().flatten() {
-            let name = &entry.project.name;
-            if !entry.enabled {
-                let text = format!("Project '{name}' is disabled, skipping");
-                said.push((Level::Info, text));
-                continue;
-            }
-            let Some(settings) = &self.settings else {
-                continue;
+            let Some(all) = &self.settings else { break };
+            let (name, policy) = (&entry.project.name, entry.policy(all));
+            let disabled = || {
+                (
+                    Level::Info,
+                    format!("Project '{name}' is disabled, skipping"),
+                )
             };
-            match entry.policy(settings) {
-                Ok(policy) => wanted.push((entry.project.clone(), Arc::new(policy))),
-                Err(error) => {
-                    said.push((Level::Error, format!("{error}; the project is skipped")));
-                }
-            }
+            let skipped = |error| (Level::Error, format!("{error}; the project is skipped"));
+            let why = match &policy {
+                _ if !entry.enabled => Some(disabled()),
+                Err(error) => Some(skipped(error)),
+                Ok(_) => None,
+            };
+            let order = why.as_ref().map_or(Order::Serve, |_| Order::Drain);
+            said.extend(why);
+            let policy = policy.or_else(|_| all.policy(&Map::new())).map(Arc::new);
+            wanted.extend(policy.map(|policy| (entry.project.clone(), policy, order)));
         }
         if self.entries.as_ref().is_some_and(Vec::is_empty) {
             let text = "no project is registered yet; job-monitor register PATH adds one";
@@ -241,12 +249,12 @@ impl Daemon {
         }
         for (level, text) in said.iter().filter(|line| !self.told.contains(line)) {
             log::log!(*level, "{text}");
-            if wanted.is_empty() {
+            if wanted.iter().all(|one| one.2 == Order::Drain) {
                 service::status(text);
             }
         }
         self.told = said;
-        self.employ(wanted);
+        self.employ(wanted, is_first);
     }
 
     /// Reads settings and registry, and tells what is wrong with them. A broken one leaves what was read
@@ -277,30 +285,35 @@ impl Daemon {
         said
     }
 
-    /// Drains the workers whose project is gone or changed, and starts those that are missing. Where another is
-    /// still at the same name or place, the new one waits until that has left.
-    fn employ(&mut self, wanted: Vec<(Project, Arc<Policy>)>) {
+    /// Drains the workers whose project is gone, changed or not to be served, and starts those that are missing.
+    /// Where another is still at the same name or place, the new one waits until that has left. At first those
+    /// that are only to be drained are started, too: a dead daemon may have left agents there.
+    fn employ(&mut self, wanted: Vec<Wanted>, is_first: bool) {
         for worker in &self.workers {
-            let is_its = |(project, _): &&(Project, Arc<Policy>)| *project == worker.project;
+            let is_its = |(project, ..): &&Wanted| *project == worker.project;
             match wanted.iter().find(is_its) {
-                Some((_, policy)) => tell(worker, Order::Serve, Arc::clone(policy)),
+                Some((_, policy, order)) => tell(worker, *order, Arc::clone(policy)),
                 None => tell(worker, Order::Drain, worker.policy()),
             }
         }
-        for (project, policy) in wanted {
+        for (project, policy, order) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
             let mut workers = self.workers.iter();
-            if !workers.any(|worker| is_at(&worker.project)) {
-                let path = project.path.display();
-                log::info!("Project '{}' configured: {path}", project.name);
-                self.start(project, policy);
+            let is_served = order == Order::Serve;
+            if (is_served || is_first) && !workers.any(|worker| is_at(&worker.project)) {
+                if is_served {
+                    let path = project.path.display();
+                    log::info!("Project '{}' configured: {path}", project.name);
+                }
+                self.start(project, policy, order);
             }
         }
     }
 
-    fn start(&mut self, project: Project, policy: Arc<Policy>) {
+    fn start(&mut self, project: Project, policy: Arc<Policy>, order: Order) {
         let (bell, ear) = watch::bell();
         let desk = Mutex::new(Desk {
+            order,
             policy,
             ..Desk::default()
         });

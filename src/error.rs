@@ -45,14 +45,12 @@ impl Error {
     }
 
     /// An error of our own making with the given exit status.
-    #[cold]
     pub fn with(exit: Exit, text: impl Into<String>) -> Error {
         let (errno, text) = (None, text.into());
         Error { exit, errno, text }
     }
 
     /// A failed system call: `cannot VERB PATH: cause`.
-    #[cold]
     pub fn io(verb: &str, path: &Path, cause: io::Error) -> Error {
         let (path, what) = (path.display(), plain(&cause));
         let mut error = Error::new(format!("cannot {verb} {path}: {what}"));
@@ -70,17 +68,14 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         self.errno == Some(libc::ENOENT)
     }
-
-    /// Whether we lack memory or descriptors, which says nothing of the file that was asked for.
-    pub fn is_shortage(&self) -> bool {
-        matches!(self.errno, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
-    }
 }
 
-/// Lifts a shortage, which is trouble of our own, into the outer result; any other error stays in the inner.
+/// Lifts a shortage of memory or descriptors, which is trouble of our own and says nothing of the file that was
+/// asked for, into the outer result; any other error stays in the inner.
 pub fn ours<T>(result: Result<T>) -> Result<Result<T>> {
+    let lacks = |errno| matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM);
     match result {
-        Err(error) if error.is_shortage() => Err(error),
+        Err(error) if error.errno.is_some_and(lacks) => Err(error),
         other => Ok(other),
     }
 }
@@ -110,8 +105,6 @@ impl fmt::Display for Error {
         f.write_str(&self.text)
     }
 }
-
-impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

@@ -336,13 +336,13 @@ impl Holds {
         self.list.iter().filter(in_force).collect()
     }
 
-    /// The hold that keeps a project's jobs from being started by this agent.
-    pub fn shown(&self, of: Entrant<'_>, now: Wall) -> Option<HoldView> {
+    /// The hold that keeps a project's jobs from being started by this agent, the next of which may have `begun`.
+    pub fn shown(&self, of: Entrant<'_>, begun: bool, now: Wall) -> Option<HoldView> {
         let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check);
         // Nobody asks any more where no job waits.
         let is_fresh = |hold: &&Hold| hold.until.is_some_and(|at| at.plus(2 * MINUTE) > now);
         let is_shown = |hold: &&Hold| is_own(hold) && is_fresh(hold) && hold.is_about(of);
-        let closed = self.closed(of, false, now).map(|(hold, _)| hold);
+        let closed = self.closed(of, begun, now).map(|(hold, _)| hold);
         let hold = closed.or_else(|| self.list.iter().find(is_shown));
         hold.map(|hold| hold.view(now))
     }

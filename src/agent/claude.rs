@@ -113,8 +113,9 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             if !kind.ends_with("_by_hook") {
                 return;
             }
-            let what = "the UserPromptSubmit hook refused the prompt";
-            Event::Blocked(format!("{what}: {reason}"))
+            Event::Blocked(format!(
+                "the UserPromptSubmit hook refused the prompt: {reason}"
+            ))
         }
         "notification" if line.is("key", "stop-hook-block-cap") => {
             Event::Blocked("the Stop hook would not let it end".to_owned())

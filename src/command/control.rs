@@ -45,7 +45,7 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
     let told = match (asked.command, scope.standing(job)?) {
         ("retry", standing) => again(scope, job, &standing)?.to_string(),
         // It was not when all were looked for.
-        (_, Standing::Done(_)) if asked.all => return Ok(None),
+        (_, Standing::Done(_)) | ("hold", Standing::Running(_)) if asked.all => return Ok(None),
         (_, Standing::Done(result)) => {
             let status = ResultView::read(&result).word();
             return Err(Error::new(format!("{id} is finished already ({status})")));
@@ -57,7 +57,6 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
                 _ => format!("Cancelled {id}"),
             }
         }
-        ("hold", Standing::Running(_)) if asked.all => return Ok(None),
         ("hold", Standing::Running(_)) => {
             let text = format!("{id} is running; job-monitor cancel {id} ends it");
             return Err(Error::new(text));

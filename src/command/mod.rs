@@ -51,10 +51,7 @@ use crate::skills;
 use crate::spool::{Mark, Marks, Spool};
 use crate::time::{Wall, human};
 use crate::worker::Memory;
-use brief::{
-    ITS_TURN, check_end, course, hold_line, last_check, not_before, retry_at, running_for,
-    suspension_text,
-};
+use brief::*;
 use logs::action;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::stat;

@@ -58,7 +58,8 @@ impl Ground {
                 let begun = seen.suspended.as_ref().map(|claim| &claim.agent);
                 let mut holds = board::read(&scope.places.state);
                 holds.decide(name, &policy, now);
-                seen.hold = holds.shown((name, begun.unwrap_or(&policy.agent.name)), now);
+                let of = (name.as_str(), &**begun.unwrap_or(&policy.agent.name));
+                seen.hold = holds.shown(of, begun.is_some(), now);
             }
             _ => {}
         }

@@ -178,9 +178,7 @@ fn table(projects: &[Project], total: &Totals, style: Style) -> String {
 
 fn row(cells: [&str; 8], has_checks: bool) -> String {
     let [name, jobs, done, checks, time, input, output, cost] = cells;
-    let checks = match has_checks {
-        true => format!("{checks:>8}"),
-        false => String::new(),
-    };
+    let checks = has_checks.then(|| format!("{checks:>8}"));
+    let checks = checks.unwrap_or_default();
     format!("{name:<12}{jobs:>7}{done:>6}{checks}{time:>10}{input:>11}{output:>10}{cost:>11}")
 }

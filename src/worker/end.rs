@@ -22,8 +22,9 @@ impl Worker<'_> {
         let is_cut_off = fault.is_some_and(|fault| fault.kind == ErrorKind::Interrupted);
         if finished.ended.by == Ending::Interrupted && is_cut_off {
             let id = &claim.job_id;
-            let why = "the monitor is stopping";
-            self.info(format!("Job interrupted: {id}.md - {why}"));
+            self.info(format!(
+                "Job interrupted: {id}.md - the monitor is stopping"
+            ));
             // The next start finds it as one that runs, and need not count what a person asked for.
             claim.stopped = true;
             return self.keep_claim(claim);
@@ -263,8 +264,9 @@ impl Worker<'_> {
             }
         }
         if left > 0 {
-            let what = "left processes behind; they were ended";
-            self.warn(format!("{id}.md {what} ({left})"));
+            self.warn(format!(
+                "{id}.md left processes behind; they were ended ({left})"
+            ));
         }
     }
 }

@@ -121,14 +121,15 @@ pub struct Post {
     pub ear: Ear,
 }
 
-/// A worker thread's life: serves the project until told to leave. Trouble with the project's directories
-/// is told once and waited out, and so is a mistake of ours, which must not end the other projects; nothing
-/// is made in place of a missing project.
+/// A worker thread's life: serves the project until told to leave; where that is from the beginning, it sees to
+/// what a dead daemon left. Trouble with the project's directories is told once and waited out, and so is a
+/// mistake of ours, which must not end the other projects; nothing is made in place of a missing project.
 pub fn serve(post: &Post) {
     let name = &post.project.name;
     let (mut told, mut pause) = (String::new(), TROUBLE_PAUSE);
     post.context.board.join(name, &post.bell);
-    while post.order() == Order::Serve {
+    let mut is_new = true;
+    while std::mem::take(&mut is_new) || post.order() == Order::Serve {
         let mut in_order: Option<Instant> = None;
         let life = || {
             let mut worker = Worker::open(post)?;
@@ -138,8 +139,10 @@ pub fn serve(post: &Post) {
         };
         let ran = catch_unwind(AssertUnwindSafe(life));
         let ran = ran.unwrap_or_else(|_| Err(Error::new(MISTAKE)));
-        let Err(error) = ran else { break };
         post.set_up();
+        let Some(error) = ran.err().filter(|_| post.order() == Order::Serve) else {
+            break;
+        };
         // Trouble that comes after some time in order is new.
         if in_order.is_some_and(|since| since.elapsed() > pause) {
             told.clear();
@@ -292,22 +295,24 @@ impl<'a> Worker<'a> {
             self.write(decision);
         }
         if self.unwritten.is_some() {
-            let what = "what was decided of a job cannot be written; where its claim is still";
-            let then = "there, it is recovered when the project is served again";
-            self.warn(format!("{what} {then}"));
+            let then = "where its claim is still there, it is recovered at the next start";
+            self.warn(format!(
+                "what was decided of a job cannot be written; {then}"
+            ));
         }
         self.flush();
         Ok(())
     }
 
-    /// Whether to leave now. A job is let end, its check included; what cannot be written by then is tried
+    /// Whether to leave now. A job is let end, its check included, and what a dead daemon left of one is seen
+    /// to; what cannot be written by then is tried
     /// once more and no longer waited for, since its directory may never come back.
     fn is_to_leave(&self) -> bool {
         let mut begun = self.jobs.begun.values();
         match self.post.order() {
             Order::Serve => false,
             Order::Drain if self.closed.is_some() || self.unwritten.is_some() => true,
-            Order::Drain => !begun.any(|claim| claim.checking),
+            Order::Drain => !begun.any(|claim| claim.checking || decide::is_interrupted(claim)),
             Order::Stop => true,
         }
     }
@@ -342,8 +347,7 @@ impl<'a> Worker<'a> {
         }
         self.finished.known = None;
         (self.policy, self.used) = (self.post.policy(), Vec::new());
-        // Maps that became empty keep their room until they are cleared.
-        self.jobs.begun.clear();
+        // A map that became empty keeps its room until it is cleared.
         if self.jobs.waiting.is_empty() {
             self.jobs.waiting.clear();
         }

@@ -40,8 +40,7 @@ impl Worker<'_> {
             }
             if !all_gone {
                 let remedy = "look for them with ps and end them by hand";
-                let text = format!("{whose} cannot be ended; {remedy}");
-                self.say(Level::Error, text);
+                self.say(Level::Error, format!("{whose} cannot be ended; {remedy}"));
             }
         }
         Ok(())
@@ -74,8 +73,9 @@ impl Worker<'_> {
         let mut finished = finished.unwrap_or_else(|| Finished::without_run(cut_off));
         let kind = finished.verdict.as_ref().map(|fault| fault.kind);
         if kind != Some(ErrorKind::Interrupted) {
-            let how = "came to its end without the monitor";
-            self.info(format!("{id}.md {how}; its output counts"));
+            self.info(format!(
+                "{id}.md came to its end without the monitor; its output counts"
+            ));
             self.conclude(claim, finished);
             return Ok(());
         }

@@ -123,9 +123,9 @@ impl Worker<'_> {
     /// Before sleeping: nothing is left to be told.
     pub fn flush(&mut self) {
         self.write_lines();
-        let is_closed = self.closed.is_some();
-        let hold = is_closed.then(|| self.board().hold_of(self.name(), &self.policy.agent.name));
-        let hold = hold.flatten();
+        let (agent, begun) = (&*self.policy.agent.name, !self.jobs.begun.is_empty());
+        let hold = |_| self.board().hold_of((self.name(), agent), begun);
+        let hold = self.closed.and_then(hold);
         if !self.view.fresh || hold != self.view.hold {
             self.write_view(hold);
         }
@@ -148,8 +148,8 @@ impl Worker<'_> {
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
         let items = self.spool.items().and_then(Dir::stat).ok();
-        let items = items.as_ref().map(meta_of);
-        let items = items.filter(|_| self.post.ear.is_empty());
+        let is_heard = self.post.ear.is_empty();
+        let items = items.as_ref().map(meta_of).filter(|_| is_heard);
         let is_far = self.spool.items().map_or(true, Dir::is_remote);
         self.post.desk().seen = items.filter(|_| self.is_watched && !is_far);
         let odd = self.odd.iter();

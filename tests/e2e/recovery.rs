@@ -44,6 +44,27 @@ fn gated() -> (Space, Project) {
     (space, project)
 }
 
+/// Nobody would end the agent, nor take notice of its end, until the project is served again.
+#[test]
+fn what_a_dead_daemon_left_is_ended_also_where_nothing_is_to_be_started() {
+    for (key, value) in [("enabled", json!(false)), ("retries", json!("many"))] {
+        let (space, project) = gated();
+        let left = pids(&project);
+        space.kill();
+        space.edit_registry(|projects| projects["alpha"][key] = value);
+        space.start();
+        assert!(!left.iter().any(|pid| is_alive(*pid)), "{key}");
+        project.wait_view("that nothing runs", |view| {
+            view["is_processing"] == false && view["queue_size"] == 1
+        });
+        assert_eq!(ran(&project).len(), 1, "{key}");
+        project.touch("go");
+        space
+            .edit_registry(|projects| drop(projects["alpha"].as_object_mut().unwrap().remove(key)));
+        project.wait_completed(ID);
+    }
+}
+
 /// A project in which states are laid out; no gate keeps its agents.
 fn laid_out() -> (Space, Project) {
     let (space, project) = alpha(GATED);
