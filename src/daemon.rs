@@ -299,12 +299,8 @@ impl Daemon {
         for (project, policy, order) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
             let mut workers = self.workers.iter();
-            let is_served = order == Order::Serve;
-            if (is_served || is_first) && !workers.any(|worker| is_at(&worker.project)) {
-                if is_served {
-                    let path = project.path.display();
-                    log::info!("Project '{}' configured: {path}", project.name);
-                }
+            let is_due = order == Order::Serve || is_first;
+            if is_due && !workers.any(|worker| is_at(&worker.project)) {
                 self.start(project, policy, order);
             }
         }

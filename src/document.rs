@@ -222,7 +222,7 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
 
 fn read_wish(key: &str, value: &str, wishes: &mut Wishes) -> Option<()> {
     let word = || {
-        let is_fine = !value.starts_with('-') && !value.contains(char::is_control);
+        let is_fine = !value.starts_with(['-', '|', '>']) && !value.contains(char::is_control);
         (is_fine && !value.is_empty()).then(|| value.to_owned())
     };
     let is_money = |usd: &f64| *usd > 0.0 && usd.is_finite();
@@ -323,6 +323,7 @@ mod tests {
             ("max-budget-usd: inf", "an amount above 0"),
             ("retries: x", "a whole number from 0"),
             ("model: -x", "the name of a model"),
+            ("model: |\n  x", "the name of a model"),
             ("agent: ''", "the name of an agent"),
             ("not-before: tonight", "a time such as"),
             ("continues: ../x", "the id of a finished job"),

@@ -673,12 +673,12 @@ fn the_log_has_the_lines_that_scripts_look_for() {
     let path = project.path.display();
     for line in [
         "Starting Multi-Project Job Monitor",
-        &format!("Project 'alpha' configured: {path}"),
         "Project 'beta' is disabled, skipping",
     ] {
         assert!(ends_a_line(&space.log(), line), "{line}");
     }
     for line in [
+        format!("Project 'alpha' configured: {path}"),
         format!("Observer started for 'alpha': {path}/jobs/items"),
         format!("[alpha] Job queued: {ID}.md (queue size: 1)"),
         format!("[alpha] Starting job: {ID}.md"),
