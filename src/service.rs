@@ -29,8 +29,8 @@ pub fn status(text: &str) {
     tell(&format!("STATUS={}", text.replace('\n', " ")));
 }
 
-/// Tells the service manager. Without one there is nobody to tell, and a manager that does not listen is its
-/// own trouble.
+/// Tells the service manager. Without one there is nobody to tell; one that does not listen is waited for only
+/// where it waits for us.
 pub fn tell(message: &str) {
     let Some(socket) = settings::variable("NOTIFY_SOCKET") else {
         return;
@@ -40,6 +40,7 @@ pub fn tell(message: &str) {
         None => SocketAddr::from_pathname(&socket),
     };
     if let (Ok(address), Ok(sender)) = (address, UnixDatagram::unbound()) {
+        let _ = sender.set_nonblocking(message != READY);
         let _ = sender.send_to_addr(message.as_bytes(), &address);
     }
 }

@@ -193,6 +193,12 @@ fn a_hold_is_told_with_reason_and_end_in_every_view_and_to_who_started_the_monit
         told.must_have("the tree is dirty");
     }
     space.wait_log("is held (gate): the tree is dirty");
+    // Who no longer listens is not waited for, however much there is to tell.
+    space.edit_registry(|projects| projects["alpha"]["gate"] = Value::Null);
+    for number in 10..30 {
+        project.run(&format!("job-20260130-0900{number}-more"), "Do it.\n");
+    }
+    assert_eq!(space.stop(), 0);
 }
 
 #[test]
