@@ -384,7 +384,8 @@ impl Daemon {
             tell(worker, Order::Stop, worker.policy());
         }
         let mut insisted = None;
-        while !self.workers.is_empty() {
+        // One that has never come to look at its project has nothing to bring to an end.
+        while self.workers.iter().any(|worker| worker.desk().is_up) {
             // Each worker rings when it leaves.
             let _ = self.ear.recv_timeout(STOP_LOOK);
             self.bury();

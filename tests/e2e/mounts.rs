@@ -221,5 +221,13 @@ pub fn documents_of_another_machine_are_noticed_within_a_minute_and_its_silence_
         mute.wait_result(NEXT);
         assert_eq!(ran(&mute), [ID, NEXT]);
         assert_eq!(ran(&far), [ID, NEXT, LAST]);
+        // A disabled one is looked at when the daemon starts, and not waited for when it stops.
+        assert_eq!(space.stop(), 0);
+        space.edit_registry(|projects| projects["mute"]["enabled"] = json!(false));
+        mute_server.signal(Signal::SIGSTOP);
+        space.start();
+        near.run(NEXT, "x");
+        assert_eq!(space.stop(), 0);
+        mute_server.signal(Signal::SIGCONT);
     });
 }
