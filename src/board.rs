@@ -44,8 +44,8 @@ struct Inner {
     line: Vec<String>,
     /// By project: its worker's bell, whether an agent runs, and how many jobs wait.
     workers: HashMap<String, (Bell, bool, usize)>,
-    /// By agent and project: which job was answered last, and when.
-    answers: HashMap<(String, String), (JobId, Wall)>,
+    /// By agent: the last two jobs that were answered, the last one first, with their projects, and when.
+    answers: HashMap<String, Vec<(String, JobId, Wall)>>,
 }
 
 /// The right to run one agent; given back when dropped.
@@ -199,19 +199,20 @@ impl Board {
 
     /// The service has just answered an attempt. Returns the holds that this lifts.
     pub fn answered(&self, project: &str, claim: &Claim) -> Vec<Hold> {
-        let of = (claim.agent.clone(), project.to_owned());
-        let answer = (claim.job_id.clone(), Wall::now());
-        self.inner().answers.insert(of, answer);
+        let mut inner = self.inner();
+        let answers = inner.answers.entry(claim.agent.clone()).or_default();
+        answers.retain(|(of, job, _)| (of.as_str(), job) != (project, &claim.job_id));
+        answers.insert(0, (project.to_owned(), claim.job_id.clone(), Wall::now()));
+        answers.truncate(2);
+        drop(inner);
         self.change(|holds, _| holds.answered((project, &claim.agent), claim.started_at))
     }
 
     /// Whether the service has answered another job's attempt of the agent since then.
     pub fn others_answered(&self, project: &str, claim: &Claim, since: Wall) -> bool {
-        let (inner, job) = (self.inner(), &claim.job_id);
-        let mut answers = inner.answers.iter();
-        answers.any(|((agent, of), (answered, when))| {
-            *agent == claim.agent && (of.as_str(), answered) != (project, job) && *when > since
-        })
+        let (inner, own) = (self.inner(), (project, &claim.job_id));
+        let mut answers = inner.answers.get(&claim.agent).into_iter().flatten();
+        answers.any(|(of, job, when)| (of.as_str(), job) != own && *when > since)
     }
 
     /// What an attempt told of its account's usage windows.

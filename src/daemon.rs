@@ -298,9 +298,8 @@ impl Daemon {
         }
         for (project, policy, order) in wanted {
             let is_at = |other: &Project| other.name == project.name || other.path == project.path;
-            let mut workers = self.workers.iter();
-            let is_due = order == Order::Serve || is_first;
-            if is_due && !workers.any(|worker| is_at(&worker.project)) {
+            let mut others = self.workers.iter().map(|worker| &worker.project);
+            if !others.any(is_at) && (order == Order::Serve || is_first) {
                 self.start(project, policy, order);
             }
         }
