@@ -126,7 +126,7 @@ impl Dirs {
         let (top, layout) = (Dir::open(&project.path)?, project.layout);
         let items = sub(&top, layout.items(), Make::Nothing);
         let items = items.map_err(|error| match error.is_not_found() {
-            true => error.context("the documents' directory was removed; make it again"),
+            true => error.context("the documents' directory is missing; make it again"),
             false => error,
         })?;
         Ok(Dirs {

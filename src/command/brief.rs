@@ -61,7 +61,7 @@ pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> 
             let seen = Seen::around(scope, spool)?;
             let is_held = seen.marks.held.contains(id);
             let held = is_held.then(|| format!("is held; job-monitor release {id} lets it run"));
-            let alone = || seen.left_alone(id).cloned();
+            let alone = || Some(format!("is left alone: {}", seen.left_alone(id)?));
             let stopped = || Some(format!("waits: {}", seen.obstacles.first()?.1));
             let later = || Some(not_before(put_off(spool, id, now)?, now));
             let why = held.or_else(alone).or_else(stopped).or_else(later);

@@ -101,9 +101,6 @@ fn of_waiting(view: &mut Value, scope: &Scope, job: &Job, claim: Option<&Claim>)
     page.line("Left alone", seen.left_alone(id));
     let release = || format!("job-monitor release {id} lets it run");
     page.line("Held", held.then(release));
-    let cancelled = seen.marks.cancelled.contains(id);
-    let once = "it ends as soon as the monitor serves its project";
-    page.line("Cancelled", cancelled.then_some(once));
     page.line("Suspended", claim.map(|claim| suspension_text(claim, now)));
     let at = put_off(spool, id, now).filter(|_| claim.is_none());
     page.line("Not before", at.map(|at| at.short(now)));

@@ -4,6 +4,11 @@ use super::*;
 
 impl Worker<'_> {
     fn watch(&mut self) -> Result<()> {
+        let Project { name, path, .. } = &self.post.project;
+        if self.told.insert("configured") {
+            let line = format!("Project '{name}' configured: {}", path.display());
+            self.lines.push((Level::Info, line));
+        }
         // A file system that does not answer would stop the one thread that hears for everybody.
         if self.spool.items()?.is_remote() && self.is_watched {
             return Ok(());
@@ -18,7 +23,7 @@ impl Worker<'_> {
             let text = format!("{path} cannot be watched: {why}; {instead}");
             self.say_once("watch", Level::Warn, text);
         } else if self.told.insert("observer") {
-            let line = format!("Observer started for '{}': {path}", self.name());
+            let line = format!("Observer started for '{name}': {path}");
             self.lines.push((Level::Info, line));
         }
         Ok(())
@@ -61,7 +66,10 @@ impl Worker<'_> {
         if self.lock.is_some() && self.jobs.begun.is_empty() {
             self.take_place()?;
         }
-        self.watch()?;
+        let is_served = self.post.order() == Order::Serve;
+        if is_served {
+            self.watch()?;
+        }
         let scan = self.spool.scan()?;
         let mut left = scan.left.iter();
         let tidied = left.try_for_each(|name| self.spool.items()?.remove(name));
@@ -73,7 +81,7 @@ impl Worker<'_> {
             if let Some(what) = self.finished.objection(&id)? {
                 self.jobs.remove(&id);
                 odd.insert(id.file_name(), what);
-            } else {
+            } else if is_served {
                 self.say_queued(&id);
             }
         }

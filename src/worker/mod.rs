@@ -260,11 +260,6 @@ impl<'a> Worker<'a> {
             lines: Vec::new(),
             view: View::default(),
         });
-        if post.order() == Order::Serve {
-            let Project { name, path, .. } = &post.project;
-            let line = format!("Project '{name}' configured: {}", path.display());
-            worker.lines.push((Level::Info, line));
-        }
         worker.find_claims(has_lost_state)?;
         worker.look_at_everything()?;
         Ok(worker)

@@ -205,12 +205,12 @@ fn files_and_directories_that_others_can_write_or_that_are_gone_are_told_with_wh
     chmod(&results, 0o700);
     let items = project.item("");
     fs::remove_dir(&items).unwrap();
-    let found = finding(&space, "projects", "problem", "was removed; make it again");
+    let found = finding(&space, "projects", "problem", "is missing; make it again");
     assert_eq!(found["remedy"], Value::Null);
     space
         .run(&["queue"])
         .ok()
-        .must_have("was removed; make it again");
+        .must_have("is missing; make it again");
     assert!(!items.exists(), "looking makes nothing");
     fs::rename(&project.path, space.root().join("moved")).unwrap();
     let found = finding(&space, "projects", "problem", "no such file or directory");

@@ -58,6 +58,7 @@ fn what_a_dead_daemon_left_is_ended_also_where_nothing_is_to_be_started() {
             view["is_processing"] == false && view["queue_size"] == 1
         });
         assert_eq!(ran(&project).len(), 1, "{key}");
+        assert_eq!(space.log().matches("Observer started").count(), 1, "{key}");
         project.touch("go");
         space
             .edit_registry(|projects| drop(projects["alpha"].as_object_mut().unwrap().remove(key)));
