@@ -909,6 +909,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_that_lets_a_begun_job_go_on_is_not_shown_as_what_stops_it() {
+        let (mut holds, later) = (Holds::default(), secs(600));
+        fail(&mut holds, UsageLimit, Some(secs(60)), NOW);
+        let hours = Some(("closed".to_owned(), Some(later)));
+        holds.set(Kind::Hours, ("x", None), hours, NOW);
+        let kind = |begun| holds.shown(("x", "a"), begun, NOW).map(|hold| hold.kind);
+        assert_eq!(kind(false).as_deref(), Some("hours"));
+        assert_eq!(kind(true).as_deref(), Some("usage_limit"));
+    }
+
+    #[test]
     fn hours_open_at_their_next_beginning() {
         let minute = NOW.minute_of_day();
         let span = |from: i32, to: i32| Span {

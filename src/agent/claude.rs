@@ -113,9 +113,8 @@ fn system(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
             if !kind.ends_with("_by_hook") {
                 return;
             }
-            Event::Blocked(format!(
-                "the UserPromptSubmit hook refused the prompt: {reason}"
-            ))
+            let what = "the UserPromptSubmit hook refused the prompt";
+            Event::Blocked(format!("{what}: {reason}"))
         }
         "notification" if line.is("key", "stop-hook-block-cap") => {
             Event::Blocked("the Stop hook would not let it end".to_owned())

@@ -21,10 +21,8 @@ impl Worker<'_> {
         let fault = finished.verdict.as_ref();
         let is_cut_off = fault.is_some_and(|fault| fault.kind == ErrorKind::Interrupted);
         if finished.ended.by == Ending::Interrupted && is_cut_off {
-            let id = &claim.job_id;
-            self.info(format!(
-                "Job interrupted: {id}.md - the monitor is stopping"
-            ));
+            let (id, why) = (&claim.job_id, "the monitor is stopping");
+            self.info(format!("Job interrupted: {id}.md - {why}"));
             // The next start finds it as one that runs, and need not count what a person asked for.
             claim.stopped = true;
             return self.keep_claim(claim);
@@ -264,9 +262,8 @@ impl Worker<'_> {
             }
         }
         if left > 0 {
-            self.warn(format!(
-                "{id}.md left processes behind; they were ended ({left})"
-            ));
+            let what = "left processes behind; they were ended";
+            self.warn(format!("{id}.md {what} ({left})"));
         }
     }
 }

@@ -295,18 +295,17 @@ impl<'a> Worker<'a> {
             self.write(decision);
         }
         if self.unwritten.is_some() {
+            let what = "what was decided of a job cannot be written";
             let then = "where its claim is still there, it is recovered at the next start";
-            self.warn(format!(
-                "what was decided of a job cannot be written; {then}"
-            ));
+            self.warn(format!("{what}; {then}"));
         }
         self.flush();
         Ok(())
     }
 
     /// Whether to leave now. A job is let end, its check included, and what a dead daemon left of one is seen
-    /// to; what cannot be written by then is tried
-    /// once more and no longer waited for, since its directory may never come back.
+    /// to. What cannot be written by then is tried once more and no longer waited for, since its directory may
+    /// never come back.
     fn is_to_leave(&self) -> bool {
         let mut begun = self.jobs.begun.values();
         match self.post.order() {

@@ -73,9 +73,8 @@ impl Worker<'_> {
         let mut finished = finished.unwrap_or_else(|| Finished::without_run(cut_off));
         let kind = finished.verdict.as_ref().map(|fault| fault.kind);
         if kind != Some(ErrorKind::Interrupted) {
-            self.info(format!(
-                "{id}.md came to its end without the monitor; its output counts"
-            ));
+            let how = "came to its end without the monitor";
+            self.info(format!("{id}.md {how}; its output counts"));
             self.conclude(claim, finished);
             return Ok(());
         }

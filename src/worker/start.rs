@@ -157,7 +157,7 @@ impl Worker<'_> {
     /// Takes the session of a finished job over; its agent. Others may have gone on in it since: what it has
     /// cost is the greatest running total that any of them tells.
     fn inherit(&self, claim: &mut Claim, before: &JobId) -> Fit<String> {
-        let ended = self.ended(before);
+        let ended = self.ended(before)?;
         let session = ended["session_id"].as_str().ok_or_else(|| {
             format!("front matter \"continues\" names {before}, which is no finished job with a session; submit the job without it")
         })?;
@@ -166,7 +166,11 @@ impl Worker<'_> {
         self.spool.finished(later).map_err(|e| e.to_string())?;
         let mut cost_usd = 0.0_f64;
         for id in heirs {
-            for attempt in self.ended(&id)["attempts"].as_array().into_iter().flatten() {
+            for attempt in self.ended(&id)?["attempts"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 let told = attempt["cost_usd"].as_f64();
                 let told = told.filter(|_| attempt["session_id"] == *session);
                 cost_usd = cost_usd.max(told.unwrap_or(0.0));
@@ -182,10 +186,10 @@ impl Worker<'_> {
     }
 
     /// The result of a finished job, or null.
-    fn ended(&self, id: &JobId) -> Value {
-        let file = self.spool.open_result(id).ok().flatten();
+    fn ended(&self, id: &JobId) -> Fit<Value> {
+        let file = self.spool.open_result(id).map_err(|e| e.to_string())?;
         let read = file.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
-        read.unwrap_or_default()
+        Ok(read.unwrap_or_default())
     }
 
     /// Goes through all that may keep a job from being started now.

@@ -14,6 +14,15 @@ fn two_projects(scripts: &[&str]) -> (Space, Project, Project) {
     (space, alpha, beta)
 }
 
+/// A project whose agent is held, since the login of its first start was refused.
+fn not_logged_in() -> (Space, Project) {
+    let (space, alpha) = one_project(&[REFUSED]);
+    space.start();
+    alpha.submit(ID, "x");
+    alpha.wait_hold("not_authenticated");
+    (space, alpha)
+}
+
 /// A recording that tells of a usage window which is nearly full, with another end.
 fn warning_until(reset: u64) -> String {
     format!("play subscription-warning -e 's/1795173824/{reset}/g'")
@@ -93,10 +102,7 @@ fn a_document_that_is_rejected_uses_no_probe_up_and_any_answer_ends_the_hold() {
 
 #[test]
 fn a_release_that_came_while_no_daemon_ran_counts_from_its_start_on() {
-    let (space, alpha) = one_project(&[REFUSED]);
-    space.start();
-    alpha.submit(ID, "x");
-    alpha.wait_hold("not_authenticated");
+    let (space, alpha) = not_logged_in();
     space.stop();
     space.run(&["release", "--all"]);
     space.start();
@@ -106,10 +112,7 @@ fn a_release_that_came_while_no_daemon_ran_counts_from_its_start_on() {
 
 #[test]
 fn a_begun_job_that_is_held_is_named_to_those_that_wait_for_it() {
-    let (space, alpha) = one_project(&[REFUSED]);
-    space.start();
-    alpha.submit(ID, "x");
-    alpha.wait_hold("not_authenticated");
+    let (space, alpha) = not_logged_in();
     space.run(&["hold", ID]).ok();
     alpha.submit(NEXT, "x");
     space.credentials("ANTHROPIC_API_KEY=other\n", 0o600);
