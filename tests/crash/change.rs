@@ -73,7 +73,8 @@ impl Part {
 
 #[test]
 fn killed_at_any_call_a_change_is_recorded_all_the_same() {
-    let named = ["openat", "unlinkat", "clone3", "execve"];
+    // Of each there are several: what happens once is passed over where lives differ by a wait.
+    let named = ["openat", "clone3", "execve"];
     every_kill("a recorded change", &named, one_point);
 }
 
