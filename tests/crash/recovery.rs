@@ -47,7 +47,7 @@ const ANSWER: &str = r#"{"type":"system","subtype":"init","session_id":"s","mode
 fn killed_at_any_call_of_recovery_nothing_is_lost_or_done_twice() {
     for on_interrupt in ["rerun", "fail"] {
         let life = format!("recovery, {on_interrupt}");
-        let named = ["fsync", "renameat", "unlinkat", "pidfd_send_signal"];
+        let named = ["fsync", "renameat", "unlinkat"];
         every_kill(&life, &named, |point| one_point(on_interrupt, point));
     }
 }
