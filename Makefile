@@ -36,11 +36,17 @@ build:
 test:
 	@$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
-	export JOB_MONITOR_SKIPPED=$$(mktemp)
-	trap 'rm -f "$$JOB_MONITOR_SKIPPED"' EXIT
+	kept=$$(mktemp -d)
+	trap 'rm -r "$$kept"' EXIT
+	export JOB_MONITOR_SKIPPED=$$kept/skipped
+	: > "$$JOB_MONITOR_SKIPPED"
 	# Most tests wait for a daemon or an agent, so that twice as many as there are processors keep them busy.
 	export RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}
-	$(CARGO) test --locked --no-fail-fast
+	{ $(CARGO) test --locked --no-fail-fast 2>&1 || touch "$$kept/failed"; } | tee "$$kept/log"
+	[ -e "$$kept/failed" ] || exit 0
+	# What failed stands far above by now, and some readers keep only the end.
+	awk '/^---- .* ----$$/ { left = 40 } left-- > 0 { print substr($$0, 1, 1000) }' "$$kept/log"
+	exit 1
 
 bench:
 	@$(CARGO) bench --locked --quiet --bench bench
