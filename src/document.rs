@@ -47,13 +47,12 @@ impl Wishes {
             let named = policy.agents.iter().find(|agent| agent.name == *name);
             tight.agent = named.cloned().ok_or_else(|| {
                 let names: Vec<_> = policy.agents.iter().map(|agent| &*agent.name).collect();
-                let what = format!("the settings allow a document only {}", names.join(", "));
-                format!("front matter \"agent\" is {name:?}, but {what}; name one of them and submit it again")
+                let known = names.join(", ");
+                format!("the settings have no agent {name:?}, only {known}; name one of them and submit it again")
             })?;
         }
         let turns = self.max_turns.map(|_| "max-turns");
-        let limit = turns.or(tight.max_budget_usd.map(|_| "max-budget-usd"));
-        if let Some(limit) = limit.filter(|_| !tight.agent.costs) {
+        if let Some(limit) = turns.or(tight.budget()).filter(|_| !tight.agent.costs) {
             let name = &tight.agent.name;
             return Err(format!(
                 "the agent {name:?} does not tell what it costs, nor its turns, so that {limit} cannot be kept; leave one of them out and submit it again"
@@ -379,7 +378,10 @@ mod tests {
         assert_eq!((narrow.retries, narrow.max_budget_usd), (1, Some(1.0)));
         for (front, why) in [
             ("agent: mute", "does not tell what it costs"),
-            ("agent: nobody", "only claude, mute"),
+            (
+                "agent: nobody",
+                "the settings have no agent \"nobody\", only claude, mute;",
+            ),
         ] {
             let error = tight(front, &policy).unwrap_err();
             assert!(error.contains(why), "{error}");

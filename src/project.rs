@@ -304,6 +304,13 @@ impl Policy {
         }
         policy
     }
+
+    /// The setting that limits money, if one does.
+    pub fn budget(&self) -> Option<&'static str> {
+        let daily = self.daily_budget_usd.or(self.overall_budget_usd);
+        let of_a_job = self.max_budget_usd.map(|_| "max_budget_usd");
+        of_a_job.or(daily.map(|_| "daily_budget_usd"))
+    }
 }
 
 /// A text that is not empty.

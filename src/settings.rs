@@ -148,19 +148,11 @@ impl Settings {
             wrong("agent", &format!("is {name:?}, {what}"))
         })?;
         policy.agents = Arc::clone(&self.agents);
-        let daily = policy.daily_budget_usd.or(policy.overall_budget_usd);
-        let budget = match (policy.max_budget_usd, daily) {
-            (Some(_), _) => "max_budget_usd",
-            (_, Some(_)) => "daily_budget_usd",
-            _ => return Ok(policy),
-        };
-        if !policy.agent.costs {
+        if let Some(budget) = policy.budget().filter(|_| !policy.agent.costs) {
             let what = "does not tell what it costs; leave it out, or choose another agent";
             let what = format!("cannot be kept, since the agent {name:?} {what}");
             return Err(wrong(budget, &what));
         }
-        let telling = self.agents.iter().filter(|spec| spec.costs);
-        policy.agents = Arc::new(telling.cloned().collect());
         Ok(policy)
     }
 }
@@ -324,6 +316,7 @@ pub fn base_environment() -> Variables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document;
     use crate::project::Span;
     use std::time::Duration;
 
@@ -470,8 +463,25 @@ mod tests {
             assert_eq!(agent.protocol, wanted, "{config}");
             assert_eq!(agent.costs, wanted == Protocol::Claude);
         }
-        let policy = policy(r#"{"daily_budget_usd": 5, "agents": {"x": {}}}"#, "{}").unwrap();
-        assert!(policy.agents.iter().all(|spec| spec.name == "claude"));
+    }
+
+    #[test]
+    fn a_document_cannot_pass_a_budget_by_naming_an_agent_that_tells_no_costs() {
+        let wishes = document::Wishes {
+            agent: Some("codex".to_owned()),
+            ..document::Wishes::default()
+        };
+        for (config, own, budget) in [
+            (r#"{"daily_budget_usd": 5}"#, "{}", "daily_budget_usd"),
+            ("{}", r#"{"daily_budget_usd": 5}"#, "daily_budget_usd"),
+            ("{}", r#"{"max_budget_usd": 5}"#, "max_budget_usd"),
+        ] {
+            let error = wishes.tighten(&policy(config, own).unwrap()).unwrap_err();
+            let why = format!(
+                "\"codex\" does not tell what it costs, nor its turns, so that {budget} cannot be kept"
+            );
+            assert!(error.contains(&why), "{error}");
+        }
     }
 
     #[test]

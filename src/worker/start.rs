@@ -166,11 +166,8 @@ impl Worker<'_> {
         self.spool.finished(later).map_err(|e| e.to_string())?;
         let mut cost_usd = 0.0_f64;
         for id in heirs {
-            for attempt in self.ended(&id)?["attempts"]
-                .as_array()
-                .into_iter()
-                .flatten()
-            {
+            let ended = self.ended(&id)?;
+            for attempt in ended["attempts"].as_array().into_iter().flatten() {
                 let told = attempt["cost_usd"].as_f64();
                 let told = told.filter(|_| attempt["session_id"] == *session);
                 cost_usd = cost_usd.max(told.unwrap_or(0.0));

@@ -195,7 +195,10 @@ fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
         ("max-budget: 5", "the nearest is \"max-budget-usd\""),
         ("timeuot: 5m", "the nearest is \"timeout\""),
         ("max-budget-usd: 5", "does not tell what it costs"),
-        ("agent: nobody", "front matter \"agent\" is \"nobody\""),
+        (
+            "agent: nobody",
+            "the settings have no agent \"nobody\", only ",
+        ),
     ];
     for (n, (line, why)) in rejected.into_iter().enumerate() {
         let id = format!("job-20260101-13{n:04}-rejected");
