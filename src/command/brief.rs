@@ -44,6 +44,9 @@ pub(super) fn running_for(claim: &Claim, now: Wall) -> String {
     }
 }
 
+/// What is still to come of a job that was cancelled while nobody was there to end it.
+pub(super) const CANCELLED: &str = "its result is written when the monitor serves the project";
+
 /// What is said of a job for which nobody need do anything.
 pub(super) const ITS_TURN: &str = "waits for its turn";
 
@@ -56,8 +59,11 @@ pub(super) fn course(scope: &Scope, job: &Job, at: &Standing) -> Result<String> 
             let doing = action(spool, claim, now)?;
             format!("{}: {doing}", running_for(claim, now))
         }
-        Standing::Suspended(claim) => suspension_text(claim, now),
-        Standing::Waiting => {
+        Standing::Waiting(_) if spool.has_mark(id, Mark::Cancel)? => {
+            format!("is cancelled; {CANCELLED}")
+        }
+        Standing::Waiting(Some(claim)) => suspension_text(claim, now),
+        Standing::Waiting(None) => {
             let seen = Seen::around(scope, spool)?;
             let is_held = seen.marks.held.contains(id);
             let held = is_held.then(|| format!("is held; job-monitor release {id} lets it run"));

@@ -57,6 +57,9 @@ fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
                 _ => format!("Cancelled {id}"),
             }
         }
+        ("hold" | "release", _) if spool.has_mark(id, Mark::Cancel)? => {
+            format!("{id} is cancelled; {CANCELLED}")
+        }
         ("hold", Standing::Running(_)) => {
             let text = format!("{id} is running; job-monitor cancel {id} ends it");
             return Err(Error::new(text));

@@ -59,13 +59,13 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
             let starts = result.attempts.iter().map(|start| start.started_at);
             (starts.collect(), result.checks, false)
         }
-        Standing::Running(claim) | Standing::Suspended(claim) => {
+        Standing::Running(claim) | Standing::Waiting(Some(claim)) => {
             let ended = claim.attempts.iter().map(|start| start.started_at);
             let now = (claim.attempts.len() < claim.starts as usize).then_some(claim.started_at);
             let grows = claim.suspended.is_none() && !claim.checking;
             (ended.chain(now).collect(), claim.checks.clone(), grows)
         }
-        Standing::Waiting => (Vec::new(), Vec::new(), false),
+        Standing::Waiting(None) => (Vec::new(), Vec::new(), false),
     };
     let (mut pieces, now) = (Vec::new(), Wall::now());
     for (at, number) in starts.iter().copied().zip(1..) {

@@ -121,7 +121,7 @@ impl Seen {
         for id in &self.marks.claims {
             match standing_in(&spool, id, scope.daemon.is_some())? {
                 Some(Standing::Running(claim)) => self.current = Some(claim),
-                Some(Standing::Suspended(claim)) => self.suspended = Some(claim),
+                Some(Standing::Waiting(begun @ Some(_))) => self.suspended = begun,
                 _ => continue,
             }
             self.waiting.retain(|waiting| waiting != id);
@@ -178,7 +178,6 @@ impl Seen {
         lines.extend(first.map(|_| "Queued jobs:".to_owned()));
         for (id, number) in self.all().zip(1..) {
             let remark = match self.begun(id) {
-                // Only until the daemon sees it: then the job is done.
                 _ if self.marks.cancelled.contains(id) => Some("cancelled".to_owned()),
                 _ if self.marks.held.contains(id) => Some("held".to_owned()),
                 Some(claim) => Some(suspension_text(claim, now)),
@@ -254,7 +253,8 @@ fn as_json(entry: &Entry, seen: &Seen) -> Value {
         let meta = spool.and_then(|spool| spool.document_meta(id).ok()?);
         json!({
             "job_id": id, "created_at": meta.map(|meta| meta.mtime()), "size": meta.map(|meta| meta.size),
-            "held": seen.marks.held.contains(id), "retry_at": seen.begun(id).and_then(retry_at),
+            "held": seen.marks.held.contains(id), "cancelled": seen.marks.cancelled.contains(id),
+            "retry_at": seen.begun(id).and_then(retry_at),
             "not_before": spool.and_then(|spool| put_off(spool, id, Wall::now())),
         })
     };

@@ -27,10 +27,9 @@ pub(crate) enum Standing {
     Done(File),
     /// An agent runs.
     Running(Box<Claim>),
-    /// It was begun, and goes on later; without a daemon, that includes one that was running.
-    Suspended(Box<Claim>),
-    /// Its document waits.
-    Waiting,
+    /// Its document waits, or with a claim: it was begun, and goes on later. Without a daemon, that includes one
+    /// that was running.
+    Waiting(Option<Box<Claim>>),
 }
 
 /// A job, and the spool that has it.
@@ -244,15 +243,12 @@ pub(super) fn refuse_own_wait(project: &str) -> Result<()> {
 pub(super) fn standing_in(spool: &Spool, id: &JobId, daemon: bool) -> Result<Option<Standing>> {
     // A claim that cannot be read is told of by the daemon, and its job is as good as held.
     let claim = spool.read_claim(id).ok().flatten().map(Box::new);
-    Ok(match (spool.open_result(id)?, claim) {
-        (Some(result), _) => Some(Standing::Done(result)),
-        (None, Some(claim)) if daemon && claim.suspended.is_none() => {
-            Some(Standing::Running(claim))
-        }
-        (None, Some(claim)) => Some(Standing::Suspended(claim)),
-        (None, None) if spool.document_meta(id)?.is_some() => Some(Standing::Waiting),
-        (None, None) => None,
-    })
+    Ok(Some(match (spool.open_result(id)?, claim) {
+        (Some(result), _) => Standing::Done(result),
+        (None, Some(claim)) if daemon && claim.suspended.is_none() => Standing::Running(claim),
+        (None, None) if spool.document_meta(id)?.is_none() => return Ok(None),
+        (None, claim) => Standing::Waiting(claim),
+    }))
 }
 
 /// Which of the entries a command is about, if it is about one.

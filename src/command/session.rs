@@ -10,13 +10,13 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
             let told = ResultView::need(spool, id, &result)?;
             (told.session_id, told.agent.unwrap_or_default())
         }
-        Standing::Suspended(claim) => (claim.session_id.clone(), claim.agent.clone()),
+        Standing::Waiting(Some(claim)) => (claim.session_id.clone(), claim.agent.clone()),
         Standing::Running(_) => {
             let how = format!("job-monitor logs -f {id} shows it");
             let text = format!("{id} is running, and a session has room for one; {how}");
             return Err(Error::new(text));
         }
-        Standing::Waiting => (None, String::new()),
+        Standing::Waiting(None) => (None, String::new()),
     };
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;

@@ -27,7 +27,7 @@ impl Page {
 pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outcome {
     let blank = |id: &JobId| {
         json!({"job_id": id, "project": null, "state": "not_found", "position": null,
-            "started_at": null, "attempt": null, "retry_at": null, "obstacles": [], "result": null})
+            "started_at": null, "attempt": null, "retry_at": null, "cancelled": false, "obstacles": [], "result": null})
     };
     let whole = typed.and_then(|typed| JobId::parse(typed));
     let job = match (scope.job_or_latest(typed), whole) {
@@ -58,8 +58,7 @@ pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outc
             view["attempt"] = json!(claim.starts);
             of_running(spool, &claim)?
         }
-        Standing::Suspended(claim) => of_waiting(&mut view, scope, &job, Some(&claim))?,
-        Standing::Waiting => of_waiting(&mut view, scope, &job, None)?,
+        Standing::Waiting(claim) => of_waiting(&mut view, scope, &job, claim.as_deref())?,
     };
     render::answer(format, &view, || page.0)?;
     Ok(Exit::Done)
@@ -84,10 +83,12 @@ fn show_whole(view: &Value, mut file: File) -> Result<()> {
 fn of_waiting(view: &mut Value, scope: &Scope, job: &Job, claim: Option<&Claim>) -> Result<Page> {
     let Job { id, spool } = job;
     let (seen, now) = (Seen::around(scope, spool)?, Wall::now());
-    let held = seen.marks.held.contains(id);
+    let is_in = |marks: &BTreeSet<JobId>| marks.contains(id);
+    let (held, cancelled) = (is_in(&seen.marks.held), is_in(&seen.marks.cancelled));
     let place = seen.all().position(|waiting| waiting == id);
     let place = place.map(|at| at + 1);
     view["state"] = json!(if held { "held" } else { "waiting" });
+    view["cancelled"] = json!(cancelled);
     view["position"] = json!(place);
     view["attempt"] = json!(claim.map(|claim| claim.starts));
     view["retry_at"] = json!(claim.and_then(retry_at));
@@ -96,6 +97,10 @@ fn of_waiting(view: &mut Value, scope: &Scope, job: &Job, claim: Option<&Claim>)
     let meta = spool.document_meta(id)?;
     page.line("Created", meta.map(|meta| meta.mtime()));
     page.line("Size", meta.map(|meta| format!("{} bytes", meta.size)));
+    if cancelled {
+        page.line("Cancelled", Some(CANCELLED));
+        return Ok(page);
+    }
     let of_all = |place| format!("{place} of {}", seen.all().count());
     page.line("Queue position", place.map(of_all));
     page.line("Left alone", seen.left_alone(id));

@@ -1,7 +1,7 @@
 //! What a person is told when there is nothing to do, or not what they thought: how things stand,
 //! and the way out.
 
-use crate::space::Space;
+use crate::space::{MustHave, Space};
 use serde_json::json;
 use std::fs;
 
@@ -42,6 +42,26 @@ fn a_job_cancelled_while_no_daemon_runs_is_shown_as_such_until_one_does() {
     let queue = space.run(&["queue"]).ok();
     assert!(queue.contains(&format!("{ID}.md (cancelled)\n")), "{queue}");
     assert!(queue.contains(&format!("{NEXT}.md (held)\n")), "{queue}");
+    let still = "its result is written when the monitor serves the project\n";
+    let shown = space.run(&[ID]).ok();
+    shown.must_have(&format!("\nCancelled: {still}"));
+    assert!(
+        !shown.contains("Queue position") && !shown.contains("Held"),
+        "{shown}"
+    );
+    let json = space.run(&["show", ID, "--json"]).json();
+    json.must_have(json!({"state": "held", "cancelled": true}));
+    for args in [
+        &["wait", "--timeout", "50ms", ID][..],
+        &["hold", ID],
+        &["release", ID],
+    ] {
+        let ran = space.run(args);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        told.must_have(&format!("{ID} is cancelled; {still}"));
+    }
+    let json = space.run(&["queue", "--json"]).json();
+    json["projects"][0]["waiting"].must_have(json!([{"cancelled": true}, {"cancelled": false}]));
     // With the daemon's start it is done, and took no time.
     space.start();
     project.wait_result(ID);
