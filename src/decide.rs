@@ -115,7 +115,7 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
         return Step::Wait(None);
     }
     let mut begun = jobs.begun.values();
-    if let Some(claim) = begun.clone().find(|claim| is_interrupted(claim)) {
+    if let Some(claim) = begun.clone().find(|claim| says_running(claim)) {
         return Step::Recover(claim.clone());
     }
     // A job that was begun keeps its place at the head, and its project waits for it.
@@ -135,9 +135,9 @@ pub fn decide(jobs: &Jobs, closed: Option<Until>, now: Now) -> Step {
     }
 }
 
-/// Whether a claim says that its agent runs. Where nobody attends the agent, the daemon or the machine went
-/// down, or the start came to nothing.
-pub fn is_interrupted(claim: &Claim) -> bool {
+/// Whether a claim says that its agent runs. Where nobody attends that agent, the job was interrupted: the
+/// daemon or the machine went down, or the start came to nothing.
+pub fn says_running(claim: &Claim) -> bool {
     !claim.checking && claim.suspended.is_none()
 }
 

@@ -159,7 +159,7 @@ impl Worker<'_> {
     /// another job's agent runs, it is decided anew later: the mark is still there.
     pub fn withdraw(&mut self, id: &JobId) {
         let known = self.jobs.claim(id).cloned();
-        let has_run = |claim: &Claim| claim.checking || decide::is_interrupted(claim);
+        let has_run = |claim: &Claim| claim.checking || decide::says_running(claim);
         let has_run = known.as_ref().is_some_and(has_run);
         let mut claim = known.unwrap_or_else(|| self.new_claim(id));
         let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");

@@ -1,7 +1,7 @@
-//! Commands of the owner's: gate and check, which prove a job, and `on_finish` and `on_hold`, which are run
-//! when a job is done or a hold begins, with what happened in their environment. The next job of the
-//! project waits for them, so that they may commit or deploy what a job left. None of them has the
-//! credentials of `.env`.
+//! Runs the owner's commands: gate and check, of which `proof` makes something, and the hooks `on_finish` and
+//! `on_hold`, which are run when a job is done or a hold begins, with what happened in their environment. The
+//! next job of the project waits for them, so that they may commit or deploy what a job left. None of them
+//! has the credentials of `.env`.
 
 use super::*;
 
@@ -49,8 +49,8 @@ impl Worker<'_> {
         self.warn(format!("{name}: {:?} {what}", argv[0]));
     }
 
-    /// Whether the monitor stops, as the end of what runs.
-    pub fn stopping(&mut self) -> Option<Ending> {
+    /// The end of whatever runs, where the monitor is stopping.
+    pub fn stopping(&self) -> Option<Ending> {
         (self.post.order() == Order::Stop).then_some(Ending::Interrupted)
     }
 

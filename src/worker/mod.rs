@@ -311,7 +311,7 @@ impl<'a> Worker<'a> {
         match self.post.order() {
             Order::Serve => false,
             Order::Drain if self.closed.is_some() || self.unwritten.is_some() => true,
-            Order::Drain => !begun.any(|claim| claim.checking || decide::is_interrupted(claim)),
+            Order::Drain => !begun.any(|claim| claim.checking || decide::says_running(claim)),
             Order::Stop => true,
         }
     }

@@ -9,13 +9,13 @@ const GATE_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(60);
 
 impl Worker<'_> {
-    /// Whether a job may be started: its check can be run afterwards, and before its first start the gate
-    /// is open. Else the project is held.
-    pub fn may_be_proved(&mut self, claim: &Claim) -> Result<bool> {
+    /// Whether a job may be started: its check can be run afterwards, and before its first start the gate,
+    /// which is run for that, lets it pass. Else the project is held.
+    pub fn may_start(&mut self, claim: &Claim) -> Result<bool> {
         let policy = Arc::clone(&self.policy);
         match policy.check.as_ref().map(|argv| self.program_of(argv)) {
             Some(Err(error)) => {
-                self.hold_for(Kind::Check, format!("the check {error}"));
+                self.hold_a_minute(Kind::Check, format!("the check {error}"));
                 return Ok(false);
             }
             Some(Ok(_)) => self.hold_project(Kind::Check, None),
@@ -40,12 +40,12 @@ impl Worker<'_> {
             },
             Err(error) => error.to_string(),
         };
-        self.hold_for(Kind::Gate, why);
+        self.hold_a_minute(Kind::Gate, why);
         Ok(false)
     }
 
-    /// Holds the project for a minute, or until something rings.
-    fn hold_for(&mut self, kind: Kind, reason: String) {
+    /// Holds the project, and has the worker wait for a minute, or until something rings.
+    fn hold_a_minute(&mut self, kind: Kind, reason: String) {
         let now = now();
         let until = Some(now.wall.plus(PAUSE));
         self.hold_project(kind, Some((reason, until)));
@@ -72,7 +72,7 @@ impl Worker<'_> {
             Ok(ran) => ran,
             Err(error) => {
                 // Nothing could be proved, so nothing else is begun either.
-                self.hold_for(Kind::Check, format!("the check {error}"));
+                self.hold_a_minute(Kind::Check, format!("the check {error}"));
                 return Ok(());
             }
         };

@@ -221,7 +221,7 @@ impl Worker<'_> {
             No::Wait
         })?;
         // A person's word may have come while the gate was asked.
-        if !self.may_be_proved(claim)? || self.is_to_leave() {
+        if !self.may_start(claim)? || self.is_to_leave() {
             return Err(No::Wait);
         }
         self.unkept = (!is_begun).then(|| text.clone());
