@@ -70,9 +70,9 @@ impl Error {
     }
 }
 
-/// Lifts a shortage of memory or descriptors, which is trouble of our own and says nothing of the file that was
-/// asked for, into the outer result; any other error stays in the inner.
-pub fn ours<T>(result: Result<T>) -> Result<Result<T>> {
+/// Lifts a shortage of memory or descriptors into the outer result: it is trouble of our own and says nothing
+/// of the file that was asked for. Any other error stays in the inner one, for the caller to decide on.
+pub fn lift_shortage<T>(result: Result<T>) -> Result<Result<T>> {
     let lacks = |errno| matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM);
     match result {
         Err(error) if error.errno.is_some_and(lacks) => Err(error),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The daemon writes no larger patch.
+/// More than the daemon keeps of a patch, 10 MiB in `git`.
 const PATCH_MAX: u64 = 16 << 20;
 
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.

@@ -10,19 +10,19 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// So many are remembered, the last.
+/// So many jobs are remembered at least, the last ones; the file may hold twice as many.
 pub const KEPT: usize = 10_000;
-/// What stands in the file for each: half of a digest of its id.
-type Half = [u8; 8];
+/// What stands in the file for each: the first bytes of a digest of its id, enough to tell it from others.
+type Key = [u8; 8];
 
-/// The memory of one project: a file in STATE, which is read when it is first asked and forgotten while
-/// nothing is to be done.
+/// The memory of one project: a file in STATE. It is read when it is first asked for something; what was read
+/// is given back while nothing is to be done.
 #[derive(Debug)]
 pub struct Memory {
     path: PathBuf,
-    /// What the file holds; given back while nothing is to be done.
-    pub known: Option<Vec<Half>>,
-    /// Whether results may lie in the project that were never taken in.
+    /// What the file holds, as far as it was read.
+    pub known: Option<Vec<Key>>,
+    /// Whether the project has no file yet, so that results may lie in it that were never taken in.
     pub is_new: bool,
 }
 
@@ -38,7 +38,7 @@ impl Memory {
         }
     }
 
-    fn known(&mut self) -> Result<&mut Vec<Half>> {
+    fn known(&mut self) -> Result<&mut Vec<Key>> {
         if self.known.is_none() {
             let bytes = files::read_path(&self.path, u64::MAX - 1)?;
             self.known = Some(bytes.unwrap_or_default().as_chunks().0.to_vec());
@@ -50,12 +50,12 @@ impl Memory {
     pub fn objection(&mut self, id: &JobId) -> Result<Option<String>> {
         let what = "it was finished once, and its result is gone";
         let text = || format!("{what}; job-monitor retry {id} runs it again");
-        Ok(self.known()?.contains(&half(id)).then(text))
+        Ok(self.known()?.contains(&key(id)).then(text))
     }
 
     /// Remembers jobs. What a power cut takes of it matters only where it takes the results, too.
     pub fn add<'a>(&mut self, ids: impl IntoIterator<Item = &'a JobId>) -> Result<()> {
-        let new: Vec<Half> = ids.into_iter().map(half).collect();
+        let new: Vec<Key> = ids.into_iter().map(key).collect();
         let path = self.path.clone();
         let known = self.known()?;
         known.extend(&new);
@@ -74,7 +74,7 @@ impl Memory {
     }
 }
 
-fn half(id: &JobId) -> Half {
+fn key(id: &JobId) -> Key {
     let digest = u64::from_str_radix(&sha256_hex(id.as_str().as_bytes())[..16], 16);
     digest.expect("a digest is hexadecimal").to_le_bytes()
 }

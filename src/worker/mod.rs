@@ -20,7 +20,7 @@ use crate::board::{self, Board, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
-use crate::error::{Error, Result, ours};
+use crate::error::{Error, Result, lift_shortage};
 use crate::files::{self, Dir, meta_of};
 use crate::git;
 use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};

@@ -8,7 +8,7 @@ impl Worker<'_> {
     pub fn find_claims(&mut self, has_lost_state: bool) -> Result<()> {
         let (mut runs, mut is_unknown) = (Vec::new(), has_lost_state);
         for id in self.spool.marks()?.claims {
-            let claim = match ours(self.spool.read_claim(&id))? {
+            let claim = match lift_shortage(self.spool.read_claim(&id))? {
                 Err(error) => {
                     self.warn(error);
                     is_unknown = true;
@@ -54,7 +54,7 @@ impl Worker<'_> {
             0 => Err(Error::new("its claim cannot be read")),
             _ => self.read_back(&claim),
         };
-        let finished = match ours(read)? {
+        let finished = match lift_shortage(read)? {
             Ok(finished) => finished,
             Err(error) => {
                 let what = "so nobody knows whether the job was done";

@@ -73,7 +73,7 @@ impl Worker<'_> {
     fn take(&mut self, claim: &mut Claim) -> std::result::Result<(Vec<u8>, Meta, u64), No> {
         let (id, policy) = (&claim.job_id, Arc::clone(&self.policy));
         let name = id.file_name();
-        let (meta, text) = match ours(self.spool.take(id, policy.max_document))? {
+        let (meta, text) = match lift_shortage(self.spool.take(id, policy.max_document))? {
             Ok(Some(taken)) => taken,
             Ok(None) => {
                 self.look_at(&name, false)?;
@@ -115,13 +115,13 @@ impl Worker<'_> {
     /// may have taken the copy: an unchanged document is as good, and is kept then.
     pub fn text_of(&mut self, claim: &Claim) -> Result<Option<Vec<u8>>> {
         let (id, max) = (&claim.job_id, self.policy.max_document);
-        let kept = ours(self.spool.logs()?.read(&id.file_name(), max.max(1 << 20)))?;
+        let kept = lift_shortage(self.spool.logs()?.read(&id.file_name(), max.max(1 << 20)))?;
         let kept = self.or_warn(kept).flatten();
         let is_it = |text: &Vec<u8>| sha256_hex(text) == claim.document_sha256;
         if let Some(text) = kept.filter(is_it) {
             return Ok(Some(text));
         }
-        let taken = ours(self.spool.take(id, max))?.ok().flatten();
+        let taken = lift_shortage(self.spool.take(id, max))?.ok().flatten();
         let text = taken.and_then(|(_, text)| text).filter(is_it);
         if let Some(text) = &text {
             let kept = self.spool.keep_text(id, text);
@@ -236,7 +236,8 @@ impl Worker<'_> {
         // The files that decide whether the agent is accepted, as they are before it is asked.
         self.used = vec![board::stamp(path.clone())];
         let unsafe_env = |error: Error| Fault::new(ErrorKind::UnsafeEnv, error.to_string());
-        let credentials = ours(settings::credentials(&path))?.map_err(unsafe_env)?;
+        let credentials = lift_shortage(settings::credentials(&path))?;
+        let credentials = credentials.map_err(unsafe_env)?;
         let mut claim = before.clone();
         let because = decide::begin(&mut claim, &policy, process::uuid());
         token.as_str().clone_into(&mut claim.run);
