@@ -8,7 +8,7 @@ const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Does what was asked for to each job that is meant. A job with which it cannot be done does not keep
 /// others from it.
-pub(super) fn steer(scope: &Scope, asked: &Asked) -> Outcome {
+pub(super) fn steer(scope: &Scope, asked: &Asked) -> Result<Exit> {
     if asked.command == "release" && asked.all {
         let records = board::read_decided(&scope.places, &scope.entries);
         let holds = counted(records.all(Wall::now()).len() as u64, "hold");

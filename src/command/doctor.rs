@@ -131,7 +131,7 @@ fn edit(path: &Path) -> String {
 }
 
 /// Looks at everything and says what it found; the exit status is 1 if a problem is among it.
-pub(super) fn doctor(which: &Which, format: Format) -> Outcome {
+pub(super) fn doctor(which: &Which, format: Format) -> Result<Exit> {
     let (scope, warnings) = Scope::read(which)?;
     let places = &scope.places;
     let (settings, odd) = settings::load(&places.settings())?;

@@ -14,7 +14,7 @@ const TAIL: u64 = 256 << 10;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Follows a job that was just submitted, and ends as `wait` does.
-pub(super) fn follow(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
+pub(super) fn follow(scope: &Scope, job: &Job, asked: &Asked) -> Result<Exit> {
     let note = format!("the job goes on; job-monitor logs -f {}", job.id);
     // Without a handler, the interruption would end us as well, only without a word.
     let _ = ctrlc::set_handler(move || {
@@ -91,7 +91,7 @@ fn pieces(Job { id, spool }: &Job, standing: &Standing) -> Result<(Vec<Piece>, b
 }
 
 /// Tells what the agent did, and if wanted what it goes on to do; the exit status tells how the job stands.
-pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Outcome {
+pub(super) fn tell(scope: &Scope, job: &Job, asked: &Asked) -> Result<Exit> {
     let (style, columns) = (Style::of_stdout(), terminal::columns(COLUMNS_PIPED));
     let is_output = |name: &str| name.ends_with(".jsonl") || name.ends_with(".out");
     // How many pieces were told to their end, and the log of the next; a check's may be gone.

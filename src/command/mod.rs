@@ -83,9 +83,6 @@ use terminal::{LiveLine, Screen};
 use transcript::Transcript;
 use wait_timeout::ChildExt;
 
-/// What a command came to.
-pub(crate) type Outcome = Result<Exit>;
-
 /// Parses, runs, prints the error, and gives the exit status.
 pub fn main() -> ExitCode {
     let prepared = process::prepare()
@@ -102,7 +99,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(asked: &Asked) -> Outcome {
+/// Runs a command; the exit status is what it came to.
+fn run(asked: &Asked) -> Result<Exit> {
     let scope = || Scope::load(&asked.projects);
     // All projects are shown wherever the person stands, unless one is named.
     let everywhere = match &asked.projects {

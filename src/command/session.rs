@@ -30,7 +30,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
 }
 
 /// Opens the session of a job in the agent's own program, in the project.
-pub(super) fn open(scope: &Scope, job: &Job) -> Outcome {
+pub(super) fn open(scope: &Scope, job: &Job) -> Result<Exit> {
     let (session, agent) = of(scope, job)?;
     let project = job.spool.project();
     let fill = |word: &String| plan::fill(word, project, &job.id, 1);

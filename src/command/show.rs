@@ -24,7 +24,7 @@ impl Page {
 }
 
 /// One job, wherever it stands: the one that was typed, else the one that runs or the newest.
-pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Outcome {
+pub(super) fn job(scope: &Scope, typed: Option<&String>, format: Format) -> Result<Exit> {
     let blank = |id: &JobId| {
         json!({"job_id": id, "project": null, "state": "not_found", "position": null,
             "started_at": null, "attempt": null, "retry_at": null, "cancelled": false, "obstacles": [], "result": null})

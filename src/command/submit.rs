@@ -11,12 +11,12 @@ const TEMPLATE: &str = include_str!("template.md");
 const TEMPLATE_MARK: &str = "<!-- job-monitor:";
 
 /// Submits documents, and waits for them if asked to.
-pub(super) fn submit(scope: &Scope, asked: &Asked) -> Outcome {
+pub(super) fn submit(scope: &Scope, asked: &Asked) -> Result<Exit> {
     hand_in(scope, scope.one()?, asked, None)
 }
 
 /// Submits a document whose job goes on in the session of a finished one.
-pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
+pub(super) fn reply(scope: &Scope, asked: &Asked) -> Result<Exit> {
     let job = scope.job_or_latest(asked.jobs.first())?;
     if !matches!(scope.standing(&job)?, Standing::Done(_)) {
         let id = &job.id;
@@ -28,7 +28,8 @@ pub(super) fn reply(scope: &Scope, asked: &Asked) -> Outcome {
     hand_in(scope, entry, asked, Some(&job.id))
 }
 
-fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId>) -> Outcome {
+/// Hands texts in as documents of a project, in the session of the job `before` if one is named.
+fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, before: Option<&JobId>) -> Result<Exit> {
     let (project, follow) = (&entry.project, asked.follow);
     // Refusals come before anything is written or submitted.
     if asked.wait || follow {
@@ -38,7 +39,7 @@ fn hand_in(scope: &Scope, entry: &Entry, asked: &Asked, continues: Option<&JobId
     let description = asked.description.as_deref().and_then(slug);
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = entry.policy(&settings)?;
-    let wishes = wishes(asked, continues);
+    let wishes = wishes(asked, before);
     let is_typed = asked.words.is_empty() && std::io::stdin().is_terminal();
     let draft = is_typed.then(new_draft).transpose()?;
     let submit = || {

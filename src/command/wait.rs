@@ -6,7 +6,7 @@ use super::*;
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Waits for all of `jobs`, at most `timeout`.
-pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> Outcome {
+pub(super) fn wait(scope: &Scope, jobs: Vec<Job>, timeout: Option<Duration>) -> Result<Exit> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     for job in &jobs {
         refuse_own_wait(&job.spool.project().name)?;

@@ -8,8 +8,8 @@ const HISTORY: Duration = Duration::from_secs(6 * 3600);
 const RECENT: Duration = Duration::from_secs(24 * 3600);
 /// So many results of a project are read, the newest; the timeline would not show more.
 const RESULTS_MAX: usize = 300;
-/// So many outcomes of a project are listed at most.
-const OUTCOMES: usize = 5;
+/// So many finished jobs of a project are listed at most.
+const ENDED_MAX: usize = 5;
 /// No project has more rows than this.
 const ROWS_MAX: usize = 16;
 /// So many rows of each project come before the timeline, which needs room for more.
@@ -18,8 +18,9 @@ const ROWS_MIN: usize = 3;
 const WAITING_NAMED: usize = 8;
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
+
 /// Shows the screen until the person leaves it; off a terminal, one snapshot.
-pub(super) fn watch(which: &Which) -> Outcome {
+pub(super) fn watch(which: &Which) -> Result<Exit> {
     let mut scope = Scope::load(which)?;
     let style = Style::of_stdout();
     if !Screen::is_there() {
@@ -162,7 +163,7 @@ impl Panel {
             let row = format!("{held} held, {waiting} waiting: {names}");
             self.rows.push(row.trim_end_matches(": ").to_owned());
         }
-        let ended = self.ended.iter().take(OUTCOMES);
+        let ended = self.ended.iter().take(ENDED_MAX);
         self.rows.extend(ended.map(|ended| ended.row.clone()));
         Ok(())
     }
@@ -174,7 +175,7 @@ fn ended(spool: &Spool, style: Style, now: Wall) -> Result<Vec<Ended>> {
     let newest = Newest::of(slice::from_ref(spool), None)?;
     for (_, id, at, result) in newest.iter().take(RESULTS_MAX) {
         let (ending, is_recent) = (result.ending(), now.since(at) < RECENT);
-        if !is_recent && ended.len() >= OUTCOMES {
+        if !is_recent && ended.len() >= ENDED_MAX {
             break;
         }
         let span = |start: &Start| {
