@@ -37,6 +37,8 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     holds: Holds,
+    /// Whether what is on disk is older, since it could not be written.
+    is_behind: bool,
     running: usize,
     /// When a slot last became free.
     freed_at: Wall,
@@ -157,14 +159,17 @@ impl Board {
         let mut inner = self.inner();
         let before = inner.holds.clone();
         let changed = change(&mut inner.holds, Wall::now());
-        let holds = &inner.holds;
-        if *holds != before {
-            let text = serde_json::to_vec_pretty(holds).expect("it is representable in JSON");
-            // A full disk must not undo a hold: it stays in memory, and the next change writes it.
-            if let Err(error) = self.dir.replace(HOLDS, &text, Durability::Durable) {
-                log::error!("{error}");
+        if inner.holds != before || inner.is_behind {
+            let text =
+                serde_json::to_vec_pretty(&inner.holds).expect("it is representable in JSON");
+            // A full disk must not undo a hold: it stays in memory, and whoever asks next writes it.
+            let written = self.dir.replace(HOLDS, &text, Durability::Durable);
+            if let Some(error) = written.as_ref().err().filter(|_| !inner.is_behind) {
+                log::error!("{error}; it is tried again once a minute");
             }
+            inner.is_behind = written.is_err();
         }
+        let holds = &inner.holds;
         if holds.list != before.list {
             self.main.ring(Wake::Everything);
         }

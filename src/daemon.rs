@@ -226,15 +226,10 @@ impl Daemon {
         for entry in self.entries.iter().flatten() {
             let Some(all) = &self.settings else { break };
             let (name, policy) = (&entry.project.name, entry.policy(all));
-            let disabled = || {
-                (
-                    Level::Info,
-                    format!("Project '{name}' is disabled, skipping"),
-                )
-            };
+            let disabled = || format!("Project '{name}' is disabled, skipping");
             let skipped = |error| (Level::Error, format!("{error}; the project is skipped"));
             let why = match &policy {
-                _ if !entry.enabled => Some(disabled()),
+                _ if !entry.enabled => Some((Level::Info, disabled())),
                 Err(error) => Some(skipped(error)),
                 Ok(_) => None,
             };

@@ -2,6 +2,7 @@
 //! the view. The daemon holds the spool's lock and writes everything but documents and marks;
 //! commands look, and leave documents and marks.
 
+use crate::document::{self, Wishes};
 use crate::error::{Error, Result, one_line};
 use crate::files::{self, Dir, Durability, Make, meta_of};
 use crate::job::{self, JobId, Meta, Name};
@@ -359,10 +360,14 @@ impl Spool {
         Ok(stat.as_ref().map(meta_of))
     }
 
-    /// The beginning of a document, where its front matter stands.
-    pub fn document_head(&self, id: &JobId) -> Option<Vec<u8>> {
+    /// What the document of a waiting job wishes, as far as its beginning tells.
+    pub fn wishes(&self, id: &JobId) -> Option<Wishes> {
         let file = self.items().ok()?.open_file(&id.file_name()).ok()??;
-        files::read_range(&file, 0, HEAD_MAX).ok()
+        let head = files::read_range(&file, 0, HEAD_MAX).ok()?;
+        // It may be cut in the midst of a character.
+        let head = String::from_utf8_lossy(&head);
+        let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX);
+        Some(document.ok()?.wishes)
     }
 
     /// Puts a new document into the spool, whole and durable; `false` if the name is taken.

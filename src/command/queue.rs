@@ -71,11 +71,10 @@ impl Ground {
         let hold = seen.hold.as_ref();
         found.extend(hold.map(|hold| ("Held", hold_line(hold, now))));
         let begun = seen.suspended.as_ref().map(|claim| &claim.job_id);
-        found.extend(begun.filter(|id| seen.marks.held.contains(*id)).map(|id| {
-            let text =
-                format!("{id} was begun, and those behind it wait; job-monitor release {id}");
-            ("Held", text)
-        }));
+        let held = begun.filter(|id| seen.marks.held.contains(*id));
+        let begun =
+            |id| format!("{id} was begun, and those behind it wait; job-monitor release {id}");
+        found.extend(held.map(|id| ("Held", begun(id))));
         if found.is_empty() && seen.current.is_none() && seen.all().next().is_some() {
             found.extend(self.full.clone().map(|text| ("Waits", text)));
         }
@@ -86,11 +85,7 @@ impl Ground {
 
 /// Until when a document itself puts its job off.
 pub(super) fn put_off(spool: &Spool, id: &JobId, now: Wall) -> Option<Wall> {
-    let head = spool.document_head(id)?;
-    // It may be cut in the midst of a character.
-    let head = String::from_utf8_lossy(&head);
-    let document = document::check(head.as_bytes(), &Meta::default(), u64::MAX).ok()?;
-    document.wishes.not_before.filter(|at| *at > now)
+    spool.wishes(id)?.not_before.filter(|at| *at > now)
 }
 
 impl Seen {
@@ -151,7 +146,7 @@ impl Seen {
     /// What is said of a document that is left alone.
     pub(super) fn left_alone(&self, id: &JobId) -> Option<&String> {
         let mut all = self.left_alone.iter();
-        all.find(|entry| entry.starts_with(&id.file_name()))
+        all.find(|entry| entry.starts_with(&format!("{id}.md (")))
     }
 
     /// What keeps jobs from being started, in lines.

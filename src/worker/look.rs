@@ -158,9 +158,9 @@ impl Worker<'_> {
         }
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
-            let policy = self.post.policy();
-            let claim = self.jobs.claim(&id);
-            let agent = claim.map_or(&policy.agent.name, |claim| &claim.agent);
+            let claimed = self.jobs.claim(&id).map(|claim| claim.agent.clone());
+            let agent = claimed.or_else(|| self.spool.wishes(&id)?.agent);
+            let agent = agent.unwrap_or_else(|| self.post.policy().agent.name.clone());
             let of = Some((self.name(), agent.as_str()));
             let lifted = self.board().change(|holds, _| holds.release(of));
             self.say_lifted(lifted, "released by hand");

@@ -125,8 +125,14 @@ fn a_copy_of_a_job_that_runs_is_none_even_if_the_document_is_gone() {
     project.submit(&copy, "x");
     let what = format!("{copy}.md is left alone: it is a copy of the job {ID}");
     space.wait_log(&what);
+    // What is said of a copy is not said of the job itself.
+    project.submit(NEXT, "x");
+    project.submit(&format!("{NEXT}.md"), "x");
+    space.wait_log(&format!("{NEXT}.md.md is left alone"));
+    let told = space.run(&[NEXT]).ok();
+    assert!(!told.contains("Left alone"), "{told}");
     project.touch("go");
-    project.wait_completed(ID);
+    project.wait_all_completed(&[ID, NEXT]);
 }
 
 #[test]

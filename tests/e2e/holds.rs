@@ -341,6 +341,38 @@ fn after_a_failed_job_the_others_wait_where_that_is_wanted() {
 }
 
 #[test]
+fn a_hold_that_cannot_be_written_is_written_as_soon_as_it_can() {
+    let (space, alpha) = alpha("cat > /dev/null; exit 1");
+    space.set(json!({"on_failure": "hold"}));
+    let in_the_way = space.state().join(".holds.json.tmp");
+    space.start();
+    fs::create_dir(&in_the_way).unwrap();
+    alpha.submit(ID, "x");
+    space.wait_log("it is tried again once a minute");
+    fs::remove_dir(&in_the_way).unwrap();
+    alpha.submit(NEXT, "x");
+    let holds = space.state().join("holds.json");
+    let is_written = || fs::read_to_string(&holds).is_ok_and(|text| text.contains("on_failure"));
+    wait_until("the hold is on disk", is_written);
+    space.kill();
+    space.start();
+    alpha.wait_hold("on_failure");
+    assert_eq!(alpha.result(NEXT), None);
+}
+
+#[test]
+fn a_release_lifts_the_hold_of_the_agent_that_the_document_names() {
+    let (space, alpha) = alpha("cat > /dev/null");
+    let agents = json!({"bad": {"command": ["/nowhere/agent"], "protocol": "plain"}});
+    space.set(json!({"agents": agents, "agent": "claude"}));
+    space.start();
+    alpha.submit(ID, "---\nagent: bad\n---\nx");
+    alpha.wait_hold("agent_missing");
+    space.run(&["release", ID]).ok();
+    space.wait_log("is lifted: released by hand");
+}
+
+#[test]
 fn outside_of_the_hours_no_job_starts_unless_a_person_says_so() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null");
