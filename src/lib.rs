@@ -3,9 +3,36 @@
 //! # The program in one breath
 //!
 //! A job is a Markdown file in a project's spool. One thread for each project looks at the spool,
-//! decides, acts, and looks again. A job is finished when its result file exists; of those that
-//! were, `worker::Memory` keeps the names, in case somebody takes a result away.
+//! decides, acts, and looks again. A job is finished when its result file exists; in case somebody takes a
+//! result away, `worker::Memory` knows the jobs that were finished last.
 //! Everything in memory can be lost at any moment and is rebuilt by looking.
+//!
+//! # Glossary
+//!
+//! - The *spool* is a project's directories for documents, results, logs and `state/`. A *layout* is how they are
+//!   arranged; `tasks` is that of the *predecessor*, an older program whose files are still read.
+//! - A *document* is the file of a job. Its front matter holds *wishes*, which may only tighten the *policy*: the
+//!   settings in force for the project.
+//! - A *claim* is the file in `state/` that says how far a job is that was begun. A *mark* is an empty file there, by
+//!   which a command asks the daemon for something. The *view* is the file that shows the queue to commands.
+//! - A *start* is one launch of an agent for a job, and has its number in the claim. An *attempt* is a start as it is
+//!   told when it is over. A *run* is a start, a gate or a check: all its processes have its *token* in their
+//!   environment. To *sweep* is to end the processes that a run left, its *leftovers*.
+//! - A *suspended* job was begun, and waits for a time or for the end of a hold.
+//! - A *hold* keeps an agent, a project, or an agent in a project from being started, until a time, or until a person or
+//!   a *probe* ends it. A probe is a start that goes to see whether things are mended. The *board*, which all projects
+//!   share, keeps the holds. The hold mark of a job is something else: by it a person keeps that one job back.
+//! - A worker is *closed* as long as a hold, a shut gate, or the want of a *slot* (`max_parallel`) keeps it from a start.
+//! - The *gate* is a command of the owner's that must succeed before a job's first start. The *check* must succeed after
+//!   the agent's work; a *round* sends the agent back with what the check said.
+//! - A *dialect* is how one kind of agent is talked to. It reads the output as *events*, which a *fold* adds up to a
+//!   *report*. A *verdict* is what fold and exit mean: nothing, or a *fault*, whose kind has a *course*: what follows.
+//! - A *post* is what a worker's thread is given. On its *desk* lies the *order*, which is what the main thread wants of
+//!   it, and what the main thread must know of it. A *bell* wakes the thread that has its *ear*.
+//! - A *stamp* is the time in a job's name; in `holds` and `board` it is what a file looked like.
+//! - A *witness* is a file of an agent's own that says why the agent failed.
+//! - `SPEC 7` is section 7 of the specification by which the program was written. It is not in this repository; a comment
+//!   that names it can be understood without it.
 //!
 //! # States of a job
 //!
@@ -15,7 +42,7 @@
 //! |---|---|---|---|
 //! | unknown | − − − − − | | |
 //! | waiting | + − − − − | the writer's rename or close | unchanged |
-//! | held | + − − + − | `hold`; `register` of a project that has documents | unchanged |
+//! | held | + − − + − | `hold`; `submit --hold`; `register` of a project that has documents | unchanged |
 //! | running | ? + ? ? − | the claim, durable before the agent starts | interrupted |
 //! | checking | ? + ? ? − | an agent that did its work, where there is a check; the claim says so | the check is run again |
 //! | suspended | ? + ? ? − | an attempt or a check that ended in a hold, a retry or a round; the claim says so | unchanged |
@@ -24,20 +51,22 @@
 //!
 //! `decide::Jobs` knows each job that is not finished with by what the table says: the waiting by their
 //! documents, the begun by their claims, which say in which row they are; a claim that says *running* is
-//! *interrupted* where nobody attends its agent. There is no other record of a state. Memory is ahead of the
-//! disk only by the one decision that could not be written yet (`unwritten`); nothing is started meanwhile.
+//! *interrupted* where nobody attends its agent. There is no other record of a state. Of a job's state, memory is
+//! ahead of the disk only by the one decision that could not be written yet (`unwritten`); nothing is started
+//! meanwhile.
 //!
 //! `decide::decide` gives the step that is next, `decide::after_attempt` and its neighbours what follows. "What
 //! happens to a job whose agent hits a usage limit while the disk is full?" is answered by `worker/end.rs`
 //! (`conclude`, `write`), which asks `decide.rs` for what follows, puts the hold on `board.rs`, and keeps the
-//! claim that could not be written; `worker/mod.rs` (`run`) tries again every two seconds.
+//! claim that could not be written; `worker/mod.rs` (`run`) tries again every two seconds. When the job goes on is
+//! said by `holds.rs` (`fault`, `closed`), which `worker/start.rs` (`launch`) asks by the board.
 //!
 //! The order of effects is claim durable → agent → result durable → claim removed. Of all orders
 //! that were tried under `kill -9` at every system call, only this one never started a job twice.
 //!
 //! # Layers
 //!
-//! A file imports only what stands below it (`tests/tidy.rs` checks it):
+//! A file imports only what stands below it, or behind it in its row (`tests/tidy.rs` checks it):
 //!
 //! ```text
 //! main
