@@ -1,6 +1,6 @@
-//! What all projects share: holds, the ledger, and the slots for agents at once. Workers ask and
-//! tell. A change of holds is on disk before anybody acts on it, so that a restart changes nothing; where
-//! the disk is full it is kept in memory, and the next change writes it.
+//! What all projects share: holds, the ledger of what the day has cost, and the slots: so many agents may run
+//! at once. Workers ask and tell. A change of holds is on disk before anybody acts on it, so that a restart
+//! changes nothing; where the disk is full it is kept in memory, and the next change writes it.
 
 use crate::agent::Window;
 use crate::error::Result;
@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// It does not grow with use.
+/// `holds.json` does not grow with use: one that is larger is damage.
 const FILE_MAX: u64 = 4 << 20;
 const HOLDS: &str = "holds.json";
 /// A file that `release --all` leaves in STATE.
@@ -129,20 +129,21 @@ impl Board {
         Board { dir, main, inner }
     }
 
-    /// A worker that wants to hear of changes.
+    /// Takes in a worker that wants to hear of changes.
     pub fn join(&self, project: &str, bell: &Bell) {
         let worker = (bell.clone(), false, 0);
         self.inner().workers.insert(project.to_owned(), worker);
     }
 
-    /// A worker that is gone.
+    /// Forgets a worker that is gone.
     pub fn leave(&self, project: &str) {
         let mut inner = self.inner();
         inner.workers.remove(project);
         inner.step_out(project);
     }
 
-    /// What a project's view says, for the service's status text.
+    /// Takes in what a project's view says, for the service's status text. A project without a waiting job
+    /// leaves the line for slots.
     pub fn tell(&self, project: &str, running: bool, waiting: usize) {
         let mut inner = self.inner();
         if let Some(worker) = inner.workers.get_mut(project) {
@@ -179,15 +180,15 @@ impl Board {
         changed
     }
 
-    /// The right to start an agent now. Whoever is turned away for want of a slot stands in line, and goes
-    /// before those who come later.
+    /// Asks for the right to start an agent now. A project that is turned away for want of a slot stands in
+    /// line, and goes before those that come later.
     pub fn enter(&self, project: &str, policy: &Policy, begun: bool) -> Entrance<'_> {
         let (mut inner, now) = (self.inner(), Wall::now());
         let slots = policy.max_parallel.map(u32::from);
         let who = (project, &*policy.agent.name);
         let closed = inner.holds.closed(who, begun, now).map(|(_, until)| until);
         if closed.is_some() {
-            // Whoever could not take a slot is not waited for.
+            // A project that could not use a slot is not waited for.
             inner.step_out(project);
         }
         if let Some(until) = closed.or_else(|| inner.turn_away(project, slots, now)) {
@@ -202,7 +203,7 @@ impl Board {
         })
     }
 
-    /// The service has just answered an attempt. Returns the holds that this lifts.
+    /// Takes in that the service has just answered an attempt. Returns the holds that this lifts.
     pub fn answered(&self, project: &str, claim: &Claim) -> Vec<Hold> {
         let mut inner = self.inner();
         let answers = inner.answers.entry(claim.agent.clone()).or_default();
@@ -220,7 +221,7 @@ impl Board {
         answers.any(|(of, job, when)| (of.as_str(), job) != own && *when > since)
     }
 
-    /// What an attempt told of its account's usage windows.
+    /// Takes in what an attempt told of its account's usage windows.
     pub fn usage(&self, policy: &Policy, windows: &[Window]) {
         if !windows.is_empty() && policy.usage_ceiling != Default::default() {
             let agent = policy.agent.name.clone();
@@ -300,7 +301,7 @@ fn status(inner: &Inner) -> String {
 }
 
 impl Slot<'_> {
-    /// The agent runs: a probe is used up. Returns the holds that this lifts.
+    /// Takes in that the agent runs, so that a probe is used up. Returns the holds that this lifts.
     pub fn started(&mut self) -> Vec<Hold> {
         self.has_started = true;
         let started = |holds: &mut Holds, _| holds.probe_started(&self.project);

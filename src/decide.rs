@@ -21,25 +21,25 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(7200);
 pub const ILL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Between two looks at a document that somebody has open for writing.
 const WRITER_PAUSE: Duration = Duration::from_secs(5);
-/// For what an event will change, where the file system tells of events.
+/// Between two looks at a document that only an event is to change. Not every file system tells of events.
 const LONG: Duration = Duration::from_secs(600);
 /// What an interrupted job is told.
 const WENT_DOWN: &str = "the monitor or the machine went down while the job ran";
 
 /// What is known of a waiting document.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Standing {
+pub struct Waiting {
     /// Whether it was renamed in, as far as an event told, and so is whole at once.
     whole: bool,
     /// Its place in the queue when it came, from 1.
     accepted: u64,
-    /// Not to be looked at before this.
+    /// It is not looked at before this.
     look_at: Option<Instant>,
-    /// Until then those behind it wait for it to settle.
+    /// Until then it keeps its place while it settles, and those behind it wait.
     goes_first: Option<Instant>,
     /// Its own `not-before`.
     not_before: Option<Wall>,
-    /// What it looked like when it had not settled, and since when.
+    /// What it looked like at the last look, and since when.
     seen: Option<(Meta, Instant)>,
 }
 
@@ -57,9 +57,9 @@ pub enum Readiness {
 /// Both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// For pauses.
+    /// The monotonic one, for pauses.
     pub instant: Instant,
-    /// For what stands in documents.
+    /// The wall clock, for what stands in documents.
     pub wall: Wall,
 }
 
@@ -93,7 +93,7 @@ impl Now {
 #[derive(Clone, Debug, Default)]
 pub struct Jobs {
     /// What is known of the documents of those that wait.
-    pub waiting: BTreeMap<JobId, Standing>,
+    pub waiting: BTreeMap<JobId, Waiting>,
     /// The claims of those that were begun. A map makes room for eleven at once, and a claim is large.
     pub begun: BTreeMap<JobId, Box<Claim>>,
     /// The job whose agent or check runs just now.
@@ -183,11 +183,11 @@ impl Jobs {
         }
         let old = self.waiting.get(&id);
         let accepted = old.map_or(self.waiting.len() as u64 + 1, |old| old.accepted);
-        let standing = Standing {
+        let standing = Waiting {
             whole,
             accepted,
             goes_first: old.and_then(|old| old.goes_first),
-            ..Standing::default()
+            ..Waiting::default()
         };
         self.waiting.insert(id, standing).is_none()
     }
@@ -287,7 +287,7 @@ fn has_sessions(protocol: Protocol) -> bool {
 }
 
 /// Decides what follows an attempt (SPEC 7), and counts what it costs the job. `others_answered` says
-/// whether the service answered another job of that agent since this one's fault before.
+/// whether the service has answered another job of that agent since this job's last fault.
 pub fn after_attempt(
     verdict: &Verdict,
     claim: &mut Claim,
@@ -301,7 +301,7 @@ pub fn after_attempt(
         Some(fault) => fault,
     };
     let suspend = |retry_at, afresh| Some(Next::Suspend(suspension(fault, retry_at, afresh)));
-    // When it may be repeated, if it may; that costs a retry.
+    // Takes one of the job's retries, if one is left: when the job may be repeated.
     let mut charge = || {
         let at = now.plus(backoff(claim.retries));
         let has_left = claim.retries < policy.retries;
@@ -311,6 +311,7 @@ pub fn after_attempt(
     let next = match fault.kind.course() {
         _ if fault.session_unknown && claim.resumed => suspend(Some(now), true),
         Course::Hold if !is_of_service(fault.kind) => suspend(None, false),
+        // A service that answers other jobs is ill for this one only, which then pays with its retries.
         Course::Hold if others_answered && charge().is_none() => None,
         Course::Hold => suspend(None, false).filter(|_| !is_ill_too_long(claim, now)),
         // A session that was to begin with a start that failed does not exist.
@@ -323,13 +324,14 @@ pub fn after_attempt(
     next.unwrap_or(Next::Publish)
 }
 
-/// Whether the service is ill, rather than closed to us: its holds have probes that tell.
+/// Whether the service is ill, rather than closed to us. The cause may be in this very job, so no job waits for
+/// the end of an illness without a limit.
 fn is_of_service(kind: ErrorKind) -> bool {
     use ErrorKind::{Network, Overloaded, RateLimited};
     matches!(kind, Network | Overloaded | RateLimited)
 }
 
-/// When the job's last attempt but the present one ended, if it was a fault.
+/// When the job's last attempt ended, if it was a fault. Asked before the present attempt is in the claim.
 pub fn fault_before(claim: &Claim) -> Option<Wall> {
     let last = claim.attempts.last()?;
     let end = last.started_at.plus(last.duration());

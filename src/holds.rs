@@ -15,7 +15,7 @@ use std::time::Duration;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two probes of a service that did not accept us: each is a start that may cost.
 const PROBE_PAUSE: Duration = Duration::from_secs(30 * 60);
-/// Before the first probe of a service that is ill; the pause doubles up to the longest.
+/// Before the first probe of a service that is ill. The pause doubles with each probe, up to the longest.
 const ILL_PAUSE: Duration = Duration::from_secs(30);
 const ILL_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Services are late with their own reset: whoever comes at the very second is refused once more.
@@ -25,12 +25,12 @@ const BLIND_PAUSE: u64 = 5 * 60;
 const BLIND_PAUSE_MAX: u64 = 3600;
 /// A usage limit that claims to last longer is not believed; the longest known is a month.
 const RESET_MAX: Duration = Duration::from_secs(35 * 24 * 3600);
-/// So long whoever had a turn leaves the next one to others.
+/// Whoever had a turn leaves the next one to others for so long.
 pub const TURN: Duration = Duration::from_secs(1);
-/// A probe that was given back is granted again after this.
+/// A probe whose agent was not started after all is granted again after this.
 const GIVEN_BACK: Duration = Duration::from_secs(5);
-/// So often in a row a change of files ends a hold in vain: an agent that changes its own credentials
-/// at each start must not be started for ever.
+/// A change of files ends so many holds in a row without an answer from the service, and then no more: an
+/// agent that changes its own credentials at each start must not be started for ever.
 const MENDED_MAX: u32 = 3;
 
 const SETTLE: &str = "; settle it with the provider, then job-monitor release --all";
@@ -63,9 +63,13 @@ pub enum Kind {
 /// Faults of one class replace each other, are tried again alike, and end alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
+    /// A usage limit, which ends at a time.
     Limit,
+    /// The service does not let us in, for want of a login or of money: a person must see to it.
     Login,
+    /// A file on this machine is amiss: it is looked at, which costs nothing.
     Files,
+    /// The service is ill, and is asked again after pauses that grow.
     Ill,
     /// No fault: each kind is by itself.
     Own,
@@ -155,10 +159,11 @@ pub struct Hold {
 /// Who wants to start an agent: a project, and the job's agent.
 pub type Entrant<'a> = (&'a str, &'a str);
 
-/// What keeps an agent from being started, if anything does, and when it lets it pass.
+/// The hold that keeps an agent from being started, if one does, and when that lets the agent pass; without a
+/// time, when something changes.
 pub type Closed<'a> = Option<(&'a Hold, Option<Wall>)>;
 
-/// Why a hold is to be in force, if it is, and when it ends by itself.
+/// Why a hold is to be in force, and when it ends by itself; `None` where it is not to be in force.
 pub type Wanted = Option<(String, Option<Wall>)>;
 
 /// All holds, and what leads to them.
@@ -181,7 +186,8 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Puts a hold in force, in place of one like it. Returns it if it is news.
+    /// Puts a hold in force, in place of one like it. Returns it if it is news: if there was none like it, or
+    /// only one that is over.
     fn put(&mut self, mut hold: Hold) -> Option<Hold> {
         let Some(old) = self.list.iter_mut().find(|old| old.is_like(&hold)) else {
             self.list.push(hold.clone());
@@ -194,6 +200,7 @@ impl Holds {
         is_news.then_some(hold)
     }
 
+    /// Takes holds out of the list, and returns them.
     fn take(&mut self, is_lifted: impl Fn(&Hold) -> bool) -> Vec<Hold> {
         self.list.extract_if(.., |hold| is_lifted(hold)).collect()
     }
@@ -319,7 +326,7 @@ impl Holds {
         let full = ceiling(windows, &policy.usage_ceiling, now);
         let spent = self.ledger.exhausted(project, policy, now);
         let closed = hours(&policy.hours, now);
-        // Whoever runs gate and check holds for them; without the setting nobody does.
+        // The worker that runs gate and check holds for them. Where the setting is gone, none does.
         for (kind, argv) in [(Kind::Gate, &policy.gate), (Kind::Check, &policy.check)] {
             if argv.is_none() {
                 self.set(kind, (project, None), None, now);
@@ -339,7 +346,7 @@ impl Holds {
     /// The hold that keeps a project's jobs from being started by this agent, the next of which may have `begun`.
     pub fn shown(&self, of: Entrant<'_>, begun: bool, now: Wall) -> Option<HoldView> {
         let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check);
-        // Nobody asks any more where no job waits.
+        // Gate and check are asked while a job waits, each minute: an older hold says nothing of now.
         let is_fresh = |hold: &&Hold| hold.until.is_some_and(|at| at.plus(2 * MINUTE) > now);
         let is_shown = |hold: &&Hold| is_own(hold) && is_fresh(hold) && hold.is_about(of);
         let closed = self.closed(of, begun, now).map(|(hold, _)| hold);
@@ -391,8 +398,8 @@ impl Holds {
         self.prove(of, began, None)
     }
 
-    /// Lifts the holds that an answer disproves, but for those of one class. A usage limit or a refused login
-    /// stays if its hold began after the attempt.
+    /// Lifts the holds that an answer disproves, but for those of the class `but`. Where a hold is not of an
+    /// illness, it stays if it began after the attempt.
     fn prove(&mut self, of: Entrant<'_>, began: Wall, but: Option<Class>) -> Vec<Hold> {
         self.take(|hold| match hold.kind.class() {
             class if Some(class) == but || !hold.is_about(of) => false,
@@ -508,7 +515,7 @@ impl Hold {
         }
     }
 
-    /// Whether one of the two replaces the other.
+    /// Whether the two are about the same, so that one replaces the other.
     fn is_like(&self, other: &Hold) -> bool {
         let class = self.kind.class();
         let is_kin = self.kind == other.kind || class != Class::Own && class == other.kind.class();
@@ -519,23 +526,25 @@ impl Hold {
         self.probing.as_ref().is_some_and(|(who, _)| who == project)
     }
 
+    /// Whether it concerns the agent in the project.
     fn is_about(&self, (project, agent): Entrant<'_>) -> bool {
         let is = |mine: &Option<String>, other| mine.as_deref().is_none_or(|mine| mine == other);
         is(&self.project, project) && is(&self.agent, agent)
     }
 
+    /// Whether it keeps the agent from being started in the project, now or later.
     fn stops(&self, entrant: Entrant<'_>, begun: bool) -> bool {
         let stops_this = match self.kind {
             // What keeps new jobs from starting does not stop one that was begun.
             Kind::Hours | Kind::OnFailure => !begun,
-            // Whoever runs gate and check asks them again by himself; these are only shown.
+            // The worker that runs gate and check asks them again by itself; these are only shown.
             Kind::Gate | Kind::Check => false,
             _ => true,
         };
         stops_this && !self.released && self.is_about(entrant)
     }
 
-    /// When it lets this entrant pass; `None` is when something changes.
+    /// When it lets an agent of this project pass; `None` is when something changes.
     fn opens(&self, project: &str) -> Option<Wall> {
         match (self.probe_at, &self.probing) {
             (None, _) => self.until,
