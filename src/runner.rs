@@ -33,7 +33,7 @@ const PIECE: usize = 64 << 10;
 const HEAR_MAX: u64 = 8 << 20;
 /// So long an agent may wait by itself for the network (SPEC 6b).
 const OFFLINE_MAX: Duration = Duration::from_secs(300);
-/// The clocks of file systems are so coarse, and those of servers so wrong.
+/// The clock of a file system is so coarse, and that of a file server so wrong.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
 /// An attempt that is over.
@@ -54,7 +54,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// What no process was started for.
+    /// The end of an attempt for which no process was started.
     pub fn without_run(fault: Fault) -> Finished {
         Finished {
             verdict: Some(fault),
@@ -91,32 +91,33 @@ pub fn start(
     Ok(spawned.map(|agent| (agent, output)))
 }
 
-/// When what is seen of a running agent began.
+/// Since when a running agent is in each of the states that have a limit.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
     /// Its start, moved forward by the time for which its service was ill.
     started: Instant,
     /// How much it had written when it last wrote, and when that was.
     heard: (u64, Instant),
-    /// It stays although its last result is there.
-    is_final: Option<Instant>,
-    /// It waits by itself for the network.
-    offline: Option<Instant>,
-    /// It repeats a request.
-    ill: Option<Instant>,
+    /// Since when it stays although its last result is there.
+    final_since: Option<Instant>,
+    /// Since when it waits by itself for the network.
+    offline_since: Option<Instant>,
+    /// Since when it repeats a request.
+    ill_since: Option<Instant>,
 }
 
 impl Clocks {
+    /// Takes in what a look finds: how much is written, whether that is final, and what it says.
     fn take(&mut self, now: Instant, written: u64, is_final: bool, fold: &Fold) {
         if written != self.heard.0 {
             self.heard = (written, now);
         }
-        self.is_final = is_final.then(|| self.is_final.unwrap_or(now));
-        self.offline = fold.offline.then(|| self.offline.unwrap_or(now));
+        self.final_since = is_final.then(|| self.final_since.unwrap_or(now));
+        self.offline_since = fold.offline.then(|| self.offline_since.unwrap_or(now));
         match fold.repeats {
-            Some(_) => self.ill = self.ill.or(Some(now)),
+            Some(_) => self.ill_since = self.ill_since.or(Some(now)),
             // It was answered at last: its service was ill, and that time is not the job's.
-            None => self.started += self.ill.take().map_or(Duration::ZERO, |since| now - since),
+            None => self.started += self.ill_since.take().map_or(Duration::ZERO, |at| now - at),
         }
     }
 
@@ -124,12 +125,12 @@ impl Clocks {
     fn end(&self, now: Instant, policy: &Policy) -> Option<Ending> {
         let reached = |since: Option<Instant>, limit| since.is_some_and(|at| now - at >= limit);
         // After the last word silence is no fault.
-        let silent = Some(self.heard.1).filter(|_| self.is_final.is_none());
+        let silent = Some(self.heard.1).filter(|_| self.final_since.is_none());
         let silence_max = policy.silence_timeout.unwrap_or(Duration::MAX);
         let limits = [
-            (reached(self.is_final, policy.linger), Ending::Linger),
+            (reached(self.final_since, policy.linger), Ending::Linger),
             (reached(Some(self.started), policy.timeout), Ending::Timeout),
-            (reached(self.offline, OFFLINE_MAX), Ending::Offline),
+            (reached(self.offline_since, OFFLINE_MAX), Ending::Offline),
             (self.heard.0 > policy.max_output, Ending::OutputLimit),
             (reached(silent, silence_max), Ending::Silent),
         ];
@@ -164,7 +165,7 @@ impl Output {
         }
     }
 
-    /// Attends an agent that was just started to its end, and sweeps what it leaves if it `sweeps`. `look` is
+    /// Attends an agent that was just started to its end; where `sweeps`, what it leaves is swept. `look` is
     /// called now and then with what was heard, and may ask for the end.
     pub fn attend(
         mut self,
@@ -177,9 +178,9 @@ impl Output {
         let mut clocks = Clocks {
             started,
             heard: (0, started),
-            is_final: None,
-            offline: None,
-            ill: None,
+            final_since: None,
+            offline_since: None,
+            ill_since: None,
         };
         while !agent.wait(slice) {
             // An unreadable log counts as one that ends here: the verdict will miss the result and
@@ -203,7 +204,7 @@ impl Output {
         self.conclude(Ended { code, signal, by }, leftovers, duration)
     }
 
-    /// What an attempt that nobody attended to its end, and that ran so long, has written.
+    /// The end of an attempt that nobody attended to its end and that ran so long, by what it has written.
     ///
     /// # Errors
     /// When it cannot be read: nobody knows then whether it holds a result.
@@ -232,6 +233,7 @@ impl Output {
         Ok(true)
     }
 
+    /// Reads what is left of the output, and judges the attempt.
     fn conclude(mut self, ended: Ended, leftovers: u32, duration: Duration) -> Finished {
         let (size, is_plain) = (size_of(&self.out), self.fold.dialect.read.is_none());
         let tail = |err| files::tail(err, Path::new("standard error"), STDERR_MAX).ok();
@@ -330,14 +332,14 @@ mod tests {
 
     /// Clocks of an agent that began so many seconds ago, and whose other clocks say the same.
     fn clocks(now: Instant, ago: [Option<u64>; 3], written: u64, silent: u64) -> Clocks {
-        let [run, is_final, offline] =
+        let [run, final_since, offline_since] =
             ago.map(|secs| secs.map(|secs| now - Duration::from_secs(secs)));
         Clocks {
             started: run.unwrap_or(now),
             heard: (written, now - Duration::from_secs(silent)),
-            is_final,
-            offline,
-            ill: None,
+            final_since,
+            offline_since,
+            ill_since: None,
         }
     }
 
