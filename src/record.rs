@@ -54,7 +54,7 @@ pub struct Claim {
     pub interruptions: u32,
     /// What earlier starts brought.
     pub carried: Carried,
-    /// Why nothing runs just now; null while the agent does.
+    /// Why nothing runs just now; null while the agent or the check does.
     pub suspended: Option<Suspension>,
     /// Whether the agent did its work, and the check is to prove it.
     #[serde(default)]
@@ -65,7 +65,7 @@ pub struct Claim {
     /// Checks that ended.
     #[serde(default)]
     pub checks: Vec<Check>,
-    /// Where the latest start tells more than its logs.
+    /// The files in which the latest start tells more than in its logs.
     #[serde(default)]
     pub files: Files,
     /// The finished job whose session this one resumes.

@@ -1,6 +1,6 @@
 //! All input and output inside a project's directories: documents, claims, marks, results, logs,
 //! the view. The daemon holds the spool's lock and writes everything but documents and marks;
-//! commands look, and leave documents and marks.
+//! commands look, and leave documents and marks. (`clean`, which removes what is old, opens the directories itself.)
 
 use crate::document::{self, Wishes};
 use crate::error::{Error, Result, one_line};
@@ -418,7 +418,7 @@ impl Spool {
 
     // --- claims and marks ---
 
-    /// What is in `state/`.
+    /// Which claims and marks are in `state/`.
     pub fn marks(&self) -> Result<Marks> {
         let mut marks = Marks::default();
         for name in self.dirs()?.state.list()? {
@@ -436,8 +436,8 @@ impl Spool {
         Ok(marks)
     }
 
-    /// Reads a claim and, if it names one, its process. An unreadable one is an error that says
-    /// so; it is never taken for permission to start.
+    /// Reads a claim; `None` if there is none. One that cannot be read is an error that says so; it is
+    /// never taken for permission to start.
     pub fn read_claim(&self, id: &JobId) -> Result<Option<Claim>> {
         let (state, name) = (&self.dirs()?.state, claim_name(id));
         let Some(bytes) = state.read(&name, CLAIM_MAX)? else {
@@ -492,8 +492,8 @@ impl Spool {
         items.remove(POKE)
     }
 
-    /// Whether an event with this name can matter: documents under whatever name, and pokes.
-    /// Temporary names come and go before each document and need wake nobody.
+    /// Whether an event with this name can matter: documents under whatever name, and pokes. Temporary
+    /// names, which come and go before each document, need wake nobody.
     pub fn is_of_interest(name: &str) -> bool {
         (name.ends_with(".md") && !name.starts_with('.')) || name == POKE
     }

@@ -1,7 +1,7 @@
 //! What is special to agents: how a job becomes a command line, an environment and a prompt (`plan`),
 //! and how an exit and an output become a verdict (`fold`, `verdict`). What is special to one agent
 //! stands in its [`Dialect`]: one file and one row of [`DIALECTS`]. Nothing here starts anything, opens
-//! files or reads a clock; `runner` and `process` do.
+//! files or reads a clock; `runner` and `process` do. ([`Dialect::has_skill`] looks whether a file is there.)
 
 mod claude;
 mod codex;
@@ -17,7 +17,7 @@ pub use event::Window;
 pub use fold::{Audit, Fold, Report, sum_usage};
 pub use verdict::{Case, Ended, Ending, Fault, Verdict};
 
-// The files below this one see what it sees.
+// The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::document::Document;
 use crate::error::one_line;
 use crate::job::ErrorKind::{self, *};

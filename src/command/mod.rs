@@ -24,7 +24,7 @@ mod transcript;
 mod wait;
 mod watch;
 
-// The files below this one see what it sees.
+// The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::agent::event::{Event, LastResult, events};
 use crate::agent::fold::sum;
 use crate::agent::json::{object, text as parse_text};

@@ -43,13 +43,13 @@ impl Worker<'_> {
         self.follow(claim, next, finished);
     }
 
-    /// The service answers: what held its agent is over.
+    /// Takes in that the service answers: what held its agent is over.
     pub fn answered(&mut self, claim: &Claim) {
         let lifted = self.board().answered(self.name(), claim);
         self.say_lifted(lifted, "its service answers");
     }
 
-    /// Something keeps the agent from working for anybody.
+    /// Holds an agent that something keeps from working for anybody.
     pub fn hold_agent(&mut self, fault: &Fault, began: Option<Wall>) {
         let (of, used) = ((self.name(), &self.policy.agent), &self.used);
         let hold = |holds: &mut Holds, now| holds.fault(of, fault, began, used, now);
@@ -82,7 +82,7 @@ impl Worker<'_> {
         self.write(Decision { claim, end });
     }
 
-    /// A job ends with this fault; nothing ran that is not in its claim yet.
+    /// Ends a job with this fault. Nothing of it has run that is not in its claim yet.
     pub fn fail(&mut self, claim: Claim, fault: Fault) {
         self.follow(claim, Next::Publish, Finished::without_run(fault));
     }
@@ -108,7 +108,7 @@ impl Worker<'_> {
         text
     }
 
-    /// A job's end may hold its agent, when others ended like it, or its project.
+    /// Counts how a job ended: that may hold its agent, if others before it ended alike, or its project.
     fn count(&mut self, claim: &Claim, fault: Option<&Fault>) {
         let of = (self.name(), &claim.job_id, &*claim.agent);
         let last = claim.attempts.last();
@@ -176,7 +176,7 @@ impl Worker<'_> {
         self.follow(claim, Next::Publish, finished);
     }
 
-    /// Keeps how far a job is.
+    /// Writes down how far a job is.
     pub fn keep_claim(&mut self, claim: Claim) {
         let claim = Box::new(claim);
         self.write(Decision { claim, end: None });
@@ -200,8 +200,8 @@ impl Worker<'_> {
             let kept = "what was decided is kept and written as soon as that is possible; nothing is started until then";
             self.say_once("unwritten", Level::Error, format!("{error}; {kept}"));
             self.unwritten = Some(decision);
-            // They may be those of a file system that went and came back; where they are gone, the next try
-            // tells.
+            // The directories that are open may be those of a file system that went and came back. Where none
+            // are there now, the next try tells.
             let _ = self.spool.reopen();
             return;
         }
@@ -219,7 +219,7 @@ impl Worker<'_> {
         }
     }
 
-    /// After the result is there: what was only there for the job's sake goes.
+    /// Tidies up when the result is there: what was only there for the job's sake goes.
     fn finish(&mut self, claim: &Claim, end: &End) {
         let (id, policy) = (&claim.job_id, self.post.policy());
         let mut swept = vec![self.finished.add([id]), self.spool.remove_claim(id)];

@@ -1,7 +1,6 @@
-//! Runs the owner's commands: gate and check, of which `proof` makes something, and the hooks `on_finish` and
-//! `on_hold`, which are run when a job is done or a hold begins, with what happened in their environment. The
-//! next job of the project waits for them, so that they may commit or deploy what a job left. None of them
-//! has the credentials of `.env`.
+//! Runs the owner's commands: gate and check for `proof`, and the hooks `on_finish` and `on_hold` when a job is
+//! done or a hold begins, with what happened in their environment. The next job of the project waits for them,
+//! so that they may commit or deploy what a job left. None of them has the credentials of `.env`.
 
 use super::*;
 

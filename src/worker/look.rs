@@ -3,6 +3,7 @@
 use super::*;
 
 impl Worker<'_> {
+    /// Has the watcher tell of changes in the documents' directory.
     fn watch(&mut self) -> Result<()> {
         let Project { name, path, .. } = &self.post.project;
         if self.told.insert("configured") {
@@ -127,7 +128,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// A document that waited is gone.
+    /// Says that a document that waited is gone.
     fn say_gone(&mut self, id: &JobId) -> Result<()> {
         match self.spool.has_result(id)? {
             true => self.say_foreign(id),

@@ -13,7 +13,7 @@ mod start;
 
 pub use memory::Memory;
 
-// The files below this one see what it sees.
+// The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::agent::plan::{Assignment, Plan, plan};
 use crate::agent::{Ending, Fault, Report, Sessions, dialect};
 use crate::board::{self, Board, Slot};
@@ -178,14 +178,14 @@ impl Post {
         self.desk().policy.clone()
     }
 
-    /// The worker has looked at its project, or found that it cannot.
+    /// Tells the main thread that the worker has looked at its project, or found that it cannot.
     fn set_up(&self) {
         if !std::mem::replace(&mut self.desk().is_up, true) {
             self.context.main.ring(Wake::Again);
         }
     }
 
-    /// After trouble. A ring may mean that it is over, but must not make us spin.
+    /// Waits after trouble. A ring may mean that it is over, but must not make us spin.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
         while self.order() == Order::Serve && self.ear.recv_deadline(until).is_ok() {}
@@ -214,7 +214,7 @@ struct Worker<'a> {
     is_watched: bool,
     /// Whether rings were taken in and then not followed up, because a look failed.
     missed: bool,
-    /// What was said once and need not be said again while it lasts.
+    /// The keys of what was said, and is not said again while it lasts.
     told: BTreeSet<&'static str>,
     /// Entries that are no jobs, with what is wrong.
     odd: BTreeMap<String, String>,
@@ -303,9 +303,9 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Whether to leave now. A job is let end, its check included, and what a dead daemon left of one is seen
-    /// to. What cannot be written by then is tried once more and no longer waited for, since its directory may
-    /// never come back.
+    /// Whether to leave now. Under `Drain`, a job that runs comes to its end first, its check included, and so does
+    /// what a dead daemon left of one. What cannot be written by then is tried once more and not waited for, since
+    /// its directory may never come back.
     fn is_to_leave(&self) -> bool {
         let mut begun = self.jobs.begun.values();
         match self.post.order() {
@@ -316,8 +316,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// One decision and its effect; until when to wait, where there is nothing to be done. A thread that
-    /// sleeps must not keep the stack that this needs.
+    /// Takes one decision and carries it out; returns until when to wait, where there is nothing to be done. Never
+    /// a part of its caller: a thread that sleeps must not keep the stack that this needs.
     #[inline(never)]
     fn step(&mut self) -> Result<Option<Until>> {
         match self.unwritten.take() {
@@ -334,7 +334,7 @@ impl<'a> Worker<'a> {
         Ok(self.unwritten.as_ref().map(|_| None))
     }
 
-    /// Nothing is to be done: what was only needed for that goes.
+    /// Lets go of what is only needed while something is to be done.
     fn rest(&mut self) {
         if self.finished.is_new {
             let mut ids = Vec::new();

@@ -36,7 +36,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Holds this project, or no longer.
+    /// Holds this project for a reason of this kind, or no longer if there is none.
     pub fn hold_project(&mut self, kind: Kind, wanted: Wanted) {
         let (board, of) = (self.board(), (self.name(), None));
         let news = board.change(|holds, now| holds.set(kind, of, wanted, now));
@@ -74,12 +74,12 @@ impl Worker<'_> {
         }
     }
 
-    /// Says what is the matter where that changes nothing for the job.
+    /// Says what is the matter, where that changes nothing for the job.
     pub fn or_warn<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.warn(error)).ok()
     }
 
-    /// As [`Worker::or_warn`], once as long as it lasts; whether all is well.
+    /// As [`Worker::or_warn`], but says it once as long as it lasts; returns whether all is well.
     pub fn is_well(&mut self, key: &'static str, result: &Result<()>) -> bool {
         match result {
             Ok(()) => drop(self.told.remove(key)),
@@ -93,8 +93,8 @@ impl Worker<'_> {
         self.info(format!("Job queued: {id}.md (queue size: {size})"));
     }
 
-    /// A result ends its job whoever wrote it: it may have been restored, and then the job was done once.
-    /// Whoever else can write there could have removed the document, too.
+    /// Says that a job has a result which is not ours. A result ends its job whoever wrote it: it may have been
+    /// restored, and then the job was done once; and who else can write there could have removed the document.
     pub fn say_foreign(&mut self, id: &JobId) {
         self.view.fresh = false;
         let what = "has a result that this monitor did not write, so it is not run";
@@ -120,7 +120,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Before sleeping: nothing is left to be told.
+    /// Writes the lines that wait, and the view where it is no longer true. Done before each sleep.
     pub fn flush(&mut self) {
         self.write_lines();
         let (agent, begun) = (&*self.policy.agent.name, !self.jobs.begun.is_empty());
@@ -131,7 +131,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Between jobs in a row: now and then.
+    /// The same between jobs in a row, where it is done now and then only.
     pub fn refresh_view(&mut self) {
         let written = self.view.written;
         if written.is_none_or(|at| at.elapsed() >= VIEW_PAUSE) {

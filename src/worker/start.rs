@@ -1,11 +1,14 @@
 //! One start of a job: document, hold, gate, claim, agent. The order of effects is the program's promise:
 //! claim durable, agent, result durable, claim removed (SPEC 4).
+//!
+//! `start` has the whole of it; `launch` goes through all that may keep the job from being started; `prepare`
+//! puts together what is started; `claim_and_run` claims and starts it; `attend` stays with the agent to its end.
 
 use super::*;
 
-/// Until a document that could not be read is tried again.
+/// How long it takes until a document that could not be read is tried again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-/// The reason of a job that ends since nobody knows any more what it was.
+/// Why a job ends of which nobody knows any more what it was to do.
 const LOST: &str = "the text that ran was lost, so the job cannot go on; submit it again";
 
 /// Why an agent is not started.
@@ -30,7 +33,7 @@ impl From<Fault> for No {
     }
 }
 
-/// What fits a document's wishes, or why nothing does.
+/// What a document's wishes come to, or a sentence that says why they cannot be met.
 type Fit<T> = std::result::Result<T, String>;
 /// Whether an agent was started, and attended to its end.
 type Started = std::result::Result<(), No>;
@@ -69,7 +72,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Reads the document of a waiting job, if it counts: text, inode, and how long it may be.
+    /// Reads the document of a waiting job, if it counts: its text, what matters of its inode, and how long it
+    /// may be.
     fn take(&mut self, claim: &mut Claim) -> std::result::Result<(Vec<u8>, Meta, u64), No> {
         let (id, policy) = (&claim.job_id, Arc::clone(&self.policy));
         let name = id.file_name();
@@ -87,8 +91,8 @@ impl Worker<'_> {
                 return Err(No::Wait);
             }
         };
-        let (jobs, is_written) = (&mut self.jobs, text.is_none());
-        match jobs.readiness(id, &meta, is_written, policy.settle, now()) {
+        let (jobs, has_writer) = (&mut self.jobs, text.is_none());
+        match jobs.readiness(id, &meta, has_writer, policy.settle, now()) {
             Readiness::NotYet => {}
             Readiness::Overdue => {
                 self.tell_of_oddity(&name, "it is empty; write the job into it, or remove it");
@@ -154,10 +158,10 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Takes the session of a finished job over; its agent. Others may have gone on in it since: what it has
-    /// cost is the greatest running total that any of them tells.
+    /// Takes the session of a finished job over, and returns the agent that keeps it. Other jobs may have gone on
+    /// in it since: what it has cost is the greatest running total that any of them tells.
     fn inherit(&self, claim: &mut Claim, before: &JobId) -> Fit<String> {
-        let ended = self.ended(before)?;
+        let ended = self.result_of(before)?;
         let session = ended["session_id"].as_str().ok_or_else(|| {
             format!("front matter \"continues\" names {before}, which is no finished job with a session; submit the job without it")
         })?;
@@ -166,7 +170,7 @@ impl Worker<'_> {
         self.spool.finished(later).map_err(|e| e.to_string())?;
         let mut cost_usd = 0.0_f64;
         for id in heirs {
-            let ended = self.ended(&id)?;
+            let ended = self.result_of(&id)?;
             for attempt in ended["attempts"].as_array().into_iter().flatten() {
                 let told = attempt["cost_usd"].as_f64();
                 let told = told.filter(|_| attempt["session_id"] == *session);
@@ -183,7 +187,7 @@ impl Worker<'_> {
     }
 
     /// The result of a finished job, or null.
-    fn ended(&self, id: &JobId) -> Fit<Value> {
+    fn result_of(&self, id: &JobId) -> Fit<Value> {
         let file = self.spool.open_result(id).map_err(|e| e.to_string())?;
         let read = file.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
         Ok(read.unwrap_or_default())
@@ -220,16 +224,16 @@ impl Worker<'_> {
             self.closed = Some(until.map(|at| super::now().at(at)));
             No::Wait
         })?;
-        // A person's word may have come while the gate was asked.
+        // The order to leave may have come while the gate was asked.
         if !self.may_start(claim)? || self.is_to_leave() {
             return Err(No::Wait);
         }
         self.unkept = (!is_begun).then(|| text.clone());
-        self.begin(claim, &document, slot)
+        self.prepare(claim, &document, slot)
     }
 
-    /// One start, as far as nothing is claimed yet.
-    fn begin(&mut self, before: &Claim, document: &Document<'_>, slot: Slot<'_>) -> Started {
+    /// Puts together what is to be started, and has it run. Until then nothing is claimed.
+    fn prepare(&mut self, before: &Claim, document: &Document<'_>, slot: Slot<'_>) -> Started {
         let (context, project) = (&self.post.context, &self.post.project);
         let (policy, token) = (Arc::clone(&self.policy), Token::new(&self.spool.root()?));
         let (dialect, path) = (dialect(policy.agent.protocol), context.places.credentials());
