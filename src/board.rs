@@ -1,6 +1,6 @@
 //! What all projects share: holds, the ledger of what the day has cost, and the slots: so many agents may run
 //! at once. Workers ask and tell. A change of holds is on disk before anybody acts on it, so that a restart
-//! changes nothing; where the disk is full it is kept in memory, and the next change writes it.
+//! changes nothing; where the disk is full it is kept in memory, and whoever asks next writes it.
 
 use crate::agent::Window;
 use crate::error::Result;

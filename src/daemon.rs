@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(60);
 /// A project that does not come up must not keep the others from being reported ready.
 const READY_MAX: Duration = Duration::from_secs(20);
-/// A file of settings that is missing for so short is being replaced by an editor.
+/// A file of settings that is missing for no longer than this is being replaced by an editor.
 const REPLACE_MAX: Duration = Duration::from_secs(1);
 /// A worker's stack; most of it is never touched, and so costs nothing.
 const STACK: usize = 512 << 10;
-/// How late it is noticed that a person insisted long enough.
+/// How late it is noticed that a person who insists has waited long enough.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 /// After the second signal: a little more than killing and sweeping an agent's tree may take.
 const INSIST_MAX: Duration = Duration::from_secs(10);
@@ -143,9 +143,9 @@ struct Daemon {
     settings: Option<Settings>,
     /// The last good registry, if there has been one.
     entries: Option<Vec<Entry>>,
-    /// How the files of both were when they were read.
+    /// What the files of both looked like when they were read.
     read: Option<[Stamp; 2]>,
-    /// What is wrong with them.
+    /// What was found wrong with them then.
     wrong: Said,
     /// What has been said of settings, registry and watches, so that it is said once.
     told: Said,
@@ -159,18 +159,18 @@ type Said = Vec<(Level, String)>;
 impl Daemon {
     fn run(mut self) {
         let mut tick = Instant::now() + TICK;
-        let mut latest = Some(Instant::now() + READY_MAX);
+        let mut ready_by = Some(Instant::now() + READY_MAX);
         self.follow();
         // Releases and new logins may have come while no daemon ran.
         self.look();
         while SIGNALS.load(Ordering::SeqCst) == 0 {
             let mut workers = self.workers.iter();
             let is_up = workers.all(|worker| worker.desk().is_up);
-            if latest.is_some_and(|latest| is_up || latest <= Instant::now()) {
-                latest = None;
+            if ready_by.is_some_and(|at| is_up || at <= Instant::now()) {
+                ready_by = None;
                 service::tell(service::READY);
             }
-            let until = latest.map_or(tick, |latest| latest.min(tick));
+            let until = ready_by.map_or(tick, |at| at.min(tick));
             let first = self.ear.recv_deadline(until).ok();
             let heard = first.into_iter().chain(self.ear.try_iter());
             let is_changed = heard.filter(|wake| *wake != Wake::Again).count() > 0;
@@ -287,8 +287,8 @@ impl Daemon {
         for worker in &self.workers {
             let is_its = |(project, ..): &&Wanted| *project == worker.project;
             match wanted.iter().find(is_its) {
-                Some((_, policy, order)) => tell(worker, *order, Arc::clone(policy)),
-                None => tell(worker, Order::Drain, worker.policy()),
+                Some((_, policy, order)) => give_order(worker, *order, Arc::clone(policy)),
+                None => give_order(worker, Order::Drain, worker.policy()),
             }
         }
         for (project, policy, order) in wanted {
@@ -325,7 +325,7 @@ impl Daemon {
         }
     }
 
-    /// Takes leave of workers that have left, all but the last steps of their threads; whether there were any.
+    /// Forgets the workers that have left, of whose threads the last steps may be to come; whether there were any.
     fn bury(&mut self) -> bool {
         let before = self.workers.len();
         self.workers.retain(|worker| !worker.desk().has_left);
@@ -375,10 +375,10 @@ impl Daemon {
         log::info!("Stopping");
         service::tell(service::STOPPING);
         for worker in &self.workers {
-            tell(worker, Order::Stop, worker.policy());
+            give_order(worker, Order::Stop, worker.policy());
         }
         let mut insisted = None;
-        // One that has never come to look at its project has nothing to bring to an end.
+        // A worker that has never come to look at its project has nothing to bring to an end.
         while self.workers.iter().any(|worker| worker.desk().is_up) {
             // Each worker rings when it leaves.
             let _ = self.ear.recv_timeout(STOP_LOOK);
@@ -402,8 +402,8 @@ fn in_force(error: Error, is_known: bool, what: &str) -> (Level, String) {
     (Level::Error, text)
 }
 
-/// Changes what is wanted of a worker.
-fn tell(worker: &Post, order: Order, policy: Arc<Policy>) {
+/// Lays on a worker's desk what is wanted of it, and wakes it if that is new.
+fn give_order(worker: &Post, order: Order, policy: Arc<Policy>) {
     let mut desk = worker.desk();
     if (desk.order, &desk.policy) != (order, &policy) {
         (desk.order, desk.policy) = (order, policy);

@@ -21,10 +21,12 @@ use std::sync::OnceLock;
 
 /// Permissions of every file we make, whatever the umask lets through.
 const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
-/// Why a link to a directory is none to us.
+/// Why a link to a directory is no directory to us.
 const LINK: &str =
     "it is a file or a symbolic link, which is not followed; put the directory itself in its place";
+/// How directories are opened.
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC);
+
 /// An open directory and the path under which messages name it.
 #[derive(Debug)]
 pub struct Dir {
@@ -290,7 +292,7 @@ impl Dir {
     }
 }
 
-/// What is not there, because no file can have such a name or none has it, is no error.
+/// Takes the error out of a question after what is not there, because no file has the name or none can.
 fn if_there<T>(asked: nix::Result<T>) -> nix::Result<Option<T>> {
     match asked {
         Err(nix::Error::ENOENT | nix::Error::ENAMETOOLONG) => Ok(None),
@@ -298,7 +300,7 @@ fn if_there<T>(asked: nix::Result<T>) -> nix::Result<Option<T>> {
     }
 }
 
-/// By what a directory that is open is reached, wherever it was moved.
+/// A path that leads to an open directory, wherever it was moved.
 fn place_of(handle: &File) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
@@ -354,7 +356,7 @@ pub fn read_own(path: &Path, max: u64, check: Check) -> Result<Option<Vec<u8>>> 
     read_whole(&file, path, max).map(Some)
 }
 
-/// What is asked of owner and mode.
+/// A function that says whether owner and mode are as they should be.
 pub type Check = fn(&FileStat, &Path) -> Result<()>;
 
 /// Opens a file for reading by path, following links, without waiting for a pipe's other end;

@@ -254,7 +254,7 @@ settings! {
     /// Repeats after a transient fault.
     retries: u32 = "2", COUNT;
     /// What follows an interruption.
-    on_interrupt: OnInterrupt = "\"resume\"", Form("\"resume\", \"rerun\" or \"fail\"", word);
+    on_interrupt: OnInterrupt = "\"resume\"", Form("\"resume\", \"rerun\" or \"fail\"", typed);
     /// US dollars that one job may cost over all its starts.
     max_budget_usd: Option<f64> = "null", MONEY;
     /// US dollars that a day may cost this project.
@@ -268,7 +268,7 @@ settings! {
     /// How often the agent is sent back with the check's output.
     check_rounds: u32 = "2", COUNT;
     /// What follows a failed job.
-    on_failure: OnFailure = "\"continue\"", Form("\"continue\" or \"hold\"", word);
+    on_failure: OnFailure = "\"continue\"", Form("\"continue\" or \"hold\"", typed);
     /// When jobs may start; empty = always.
     hours: Vec<Span> = "null", HOURS;
     /// From which share of a usage window on no job is started.
@@ -331,10 +331,10 @@ const SILENCE: Form<Option<Duration>> = Form(DURATION.0, |value| {
 const LIMIT: Form<Duration> = Form("a duration above 0 such as \"90s\" or \"1h30m\"", |value| {
     duration(value).filter(|limit| !limit.is_zero())
 });
-const COUNT: Form<u32> = Form("a whole number from 0", word);
-const MOST: Form<Option<NonZeroU32>> = Form("a whole number from 1", word);
+const COUNT: Form<u32> = Form("a whole number from 0", typed);
+const MOST: Form<Option<NonZeroU32>> = Form("a whole number from 1", typed);
 const MONEY: Form<Option<f64>> = Form("an amount above 0, without quotes", |value| {
-    word(value).filter(|usd: &Option<f64>| usd.is_none_or(|usd| usd > 0.0))
+    typed(value).filter(|usd: &Option<f64>| usd.is_none_or(|usd| usd > 0.0))
 });
 const PROGRAM: Form<Option<Vec<String>>> = Form(COMMAND.0, |value| match value {
     Value::Null => Some(None),
@@ -356,14 +356,14 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().filter(is_fine).map(str::to_owned)
 }
 
-/// A value of a type that knows its own words or bounds.
-pub fn word<T: DeserializeOwned>(value: &Value) -> Option<T> {
+/// A value of a type that reads itself, with the words or the bounds that it knows.
+pub fn typed<T: DeserializeOwned>(value: &Value) -> Option<T> {
     T::deserialize(value).ok()
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
     let is_fine = |texts: &Vec<String>| !texts.iter().any(|text| text.contains('\0'));
-    word(value).filter(is_fine)
+    typed(value).filter(is_fine)
 }
 
 fn command(value: &Value) -> Option<Vec<String>> {

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::files::{self, Dir, Durability};
-use crate::project::{FLAG, Form, Layout, Policy, Project, word};
+use crate::project::{FLAG, Form, Layout, Policy, Project, typed};
 use crate::settings::{self, Settings, Warnings, member};
 use crate::time::Wall;
 use nix::fcntl::FlockArg;
@@ -189,7 +189,7 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Registry) -> Result<T>) -
 /// Keys of an entry that are no settings.
 const ENTRY_KEYS: [&str; 4] = ["path", "enabled", "registered_at", "layout"];
 
-const LAYOUT: Form<Layout> = Form("\"jobs\" or \"tasks\"", word);
+const LAYOUT: Form<Layout> = Form("\"jobs\" or \"tasks\"", typed);
 const PATH: Form<PathBuf> = Form("an absolute path", |value| {
     let path = value.as_str().map(PathBuf::from);
     path.filter(|path| path.is_absolute())

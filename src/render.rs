@@ -178,8 +178,8 @@ pub fn calm_json(json: &str) -> String {
     calm
 }
 
-/// Writes text to standard output. A reader that has gone has seen what it wanted, which keeps nobody
-/// from what is still to be done.
+/// Writes text to standard output. That its reader has gone is no error here: the command goes on with what it
+/// has still to do.
 pub fn print(text: &str) -> Result<()> {
     match show(text) {
         Err(error) if error.errno == Some(libc::EPIPE) => Ok(()),
@@ -187,13 +187,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Writes text to standard output, and tells of a reader that has gone: then the rest need not even
-/// be looked for.
+/// Writes text to standard output. That its reader has gone is an error here: the rest need not even be looked
+/// for.
 pub fn show(text: &str) -> Result<()> {
     put(encoded(text).as_bytes())
 }
 
-/// The same for bytes as they are.
+/// As [`show`], for bytes as they are.
 pub fn put(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     let put = out.write_all(bytes).and_then(|()| out.flush());

@@ -5,7 +5,7 @@ use crate::agent;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::project::{
-    AgentSpec, COMMAND, FLAG, Form, GLOBAL_KEYS, KEYS, Policy, Protocol, TEXT, TEXTS, word,
+    AgentSpec, COMMAND, FLAG, Form, GLOBAL_KEYS, KEYS, Policy, Protocol, TEXT, TEXTS, typed,
 };
 use serde_json::{Map, Value, json};
 use std::env;
@@ -120,7 +120,7 @@ impl Settings {
     /// Takes the object that `config.json` holds. What holds for everybody must make sense by itself, so
     /// that a mistake is told by its file.
     pub fn new(values: Map<String, Value>) -> Result<Settings> {
-        let agents = Arc::new(agents(values.get("agents"))?);
+        let agents = Arc::new(read_agents(values.get("agents"))?);
         let mut common = Policy::standard();
         take(&mut common, &values)?;
         let mut settings = Settings {
@@ -178,18 +178,18 @@ fn object<'a>(key: &str, value: &'a Value) -> Result<&'a Map<String, Value>> {
     object.ok_or_else(|| wrong(key, "must be an object"))
 }
 
-/// The agents of the settings, and those that are built in.
-fn agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
+/// Reads the agents of the settings, and adds those that are built in.
+fn read_agents(listed: Option<&Value>) -> Result<Vec<AgentSpec>> {
     let mut entries = object("agents", listed.unwrap_or(&json!({})))?.clone();
     for dialect in &agent::DIALECTS {
         let entry = entries.entry(dialect.name);
         entry.or_insert_with(|| json!({}));
     }
-    let agents = entries.iter().map(|(name, entry)| agent(name, entry));
+    let agents = entries.iter().map(|(name, entry)| read_agent(name, entry));
     agents.collect()
 }
 
-const PROTOCOL: Form<Protocol> = Form("\"claude\", \"codex\", \"gemini\" or \"plain\"", word);
+const PROTOCOL: Form<Protocol> = Form("\"claude\", \"codex\", \"gemini\" or \"plain\"", typed);
 const PROMPT: Form<String> = Form("a text that contains {content}", |value| {
     (TEXT.1)(value).filter(|text| text.contains("{content}"))
 });
@@ -210,9 +210,9 @@ pub fn member<T>(
     taken.map_err(|form| wrong(&format!("{place}{key}"), &format!("must be {form}")))
 }
 
-/// One agent. Without a protocol it has that of its command's own name; an entry that changes one of
-/// those built in, say by a launcher in front of it, keeps the protocol of that.
-fn agent(name: &str, entry: &Value) -> Result<AgentSpec> {
+/// Reads one agent. Without a protocol it has the one that its command's name tells; an entry that changes a
+/// built-in agent, say by a launcher in front of it, keeps the protocol of that.
+fn read_agent(name: &str, entry: &Value) -> Result<AgentSpec> {
     let place = &format!("agents.{name}.");
     let entry = object(&format!("agents.{name}"), entry)?;
     let is_known = |key: &str| AGENT_KEYS.split(", ").any(|known| known == key);
@@ -304,7 +304,7 @@ const ENCLOSING: &str = "CLAUDECODE CLAUDE_CODE_SESSION_ID CLAUDE_CODE_ENTRYPOIN
     CLAUDE_CODE_SDK_READS_SESSION_STATE CLAUDE_AGENT_SDK_VERSION CLAUDE_PID \
     NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID LISTEN_FDS LISTEN_PID LISTEN_FDNAMES GLIBC_TUNABLES";
 
-/// The environment that agents start from: ours less the marks of whatever encloses us.
+/// The environment that agents start from: ours without the variables of whatever encloses us.
 pub fn base_environment() -> Variables {
     let is_enclosing = |name: &str| ENCLOSING.split(' ').any(|other| other == name);
     let is_ours = |name: &str| !is_enclosing(name) && !name.starts_with("JOB_MONITOR_");

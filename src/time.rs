@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// A quarter of an hour, in seconds.
 const QUARTER: i64 = 900;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -201,7 +202,7 @@ fn local(secs: i64) -> libc::tm {
 }
 
 /// Reads `2026-11-20T12:34:56`, local or in UTC, in seconds since 1970; `None` for a time that no clock
-/// or calendar has. Where local clocks leave it out, the system goes on counting.
+/// or calendar has. For one that local clocks leave out, the system counts on.
 fn read_clock(text: &str, is_local: bool) -> Option<i64> {
     if !has_form(text, "0000-00-00T00:00:00") {
         return None;
@@ -215,13 +216,13 @@ fn read_clock(text: &str, is_local: bool) -> Option<i64> {
         (tm.tm_year, tm.tm_mon) = (number(0) * 100 + number(2) - 1900, asked[0] - 1);
         let mut local = libc::tm { tm_isdst: -1, ..tm };
         let secs = match libc::timegm(&mut tm) {
-            // That one looks each time whether the time zone is still the same.
+            // `mktime` looks each time whether the time zone is still the same, so only where it must.
             _ if is_local => libc::mktime(&mut local),
             utc => utc,
         };
         (secs, tm)
     };
-    // It counts on where there is no such time.
+    // Where there is no such time, `timegm` counts on and changes the fields.
     ([tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec] == asked).then_some(secs)
 }
 

@@ -221,7 +221,7 @@ fn told(case: &Case<'_>) -> Option<Reason> {
     // The words count only for a failed request, which the CLI calls a success with an error.
     let is_request = result.signs.names.iter().any(|name| name == "success");
     let said = Some(result.complaint.as_str()).filter(|_| is_request);
-    let kind = kind(&result.signs, said.unwrap_or_default(), limit.is_some());
+    let kind = classify(&result.signs, said.unwrap_or_default(), limit.is_some());
     Some((kind, limit))
 }
 

@@ -147,7 +147,7 @@ fn told(case: &Case<'_>) -> Option<Reason> {
     let kind = match said.trim_start().starts_with('{') {
         // The message quotes the whole answer of the service: this is any other 400.
         true => ErrorKind::InvalidRequest,
-        false => kind(&fold.trouble.1, said, false),
+        false => classify(&fold.trouble.1, said, false),
     };
     Some((kind, full.filter_map(|window| window.resets_at).max()))
 }

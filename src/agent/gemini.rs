@@ -90,13 +90,13 @@ fn told(case: &Case<'_>) -> Option<Reason> {
     let kind = match case.ended.code.unwrap_or_default() {
         // It sleeps until the reset by itself, and says so on standard error only.
         0 if result.is_none() && is_long => Some(UsageLimit),
-        0 | 1 => result.map(|_| kind(&Signs::default(), &said, false)),
+        0 | 1 => result.map(|_| classify(&Signs::default(), &said, false)),
         41 => Some(NotAuthenticated),
         53 => Some(MaxTurns),
         code @ 144..=247 => {
             let (names, status) = (Vec::new(), Some(code as u64 + 256));
             let said = format!("{said} {}", case.stderr);
-            Some(kind(&Signs { names, status }, &said, is_long))
+            Some(classify(&Signs { names, status }, &said, is_long))
         }
         _ => None,
     }?;

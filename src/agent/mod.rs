@@ -38,7 +38,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use verdict::kind;
+use verdict::classify;
 
 /// The most text kept of one answer and of all that an agent says, in bytes; what is longer loses its
 /// middle (SPEC 8).

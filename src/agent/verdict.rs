@@ -188,7 +188,7 @@ impl Case<'_> {
     fn repeats(&self) -> Option<Fault> {
         let (text, signs) = self.fold.repeats.as_ref()?;
         let error = format!("the agent repeats its request: {}", sentence(text));
-        Some(self.fault(kind(signs, text, false), &error))
+        Some(self.fault(classify(signs, text, false), &error))
     }
 
     /// What the agent's own words say of its failure.
@@ -264,7 +264,7 @@ fn signs(part: &str) -> impl Iterator<Item = (ErrorKind, &'static str)> {
 
 /// Classifies a failure by the names and the status that were `told`, else by the words that were `said`.
 /// `is_limit`: a usage limit was told, which counts where the failure has no class of its own.
-pub fn kind(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
+pub fn classify(told: &Signs, said: &str, is_limit: bool) -> ErrorKind {
     let said = said.to_lowercase();
     let is_name = |sign: &str| told.names.iter().any(|name| name == sign);
     let named = |part| signs(part).find(|(_, sign)| is_name(sign));

@@ -139,7 +139,7 @@ impl Asked {
             "--wait" => self.wait = true,
             "--name" => self.name = Some(value),
             "--layout" => {
-                let layout = project::word(&value.as_str().into());
+                let layout = project::typed(&value.as_str().into());
                 self.layout = Some(layout.ok_or_else(|| wrong("jobs or tasks"))?);
             }
             "--run-existing" => self.run_existing = true,
