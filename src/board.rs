@@ -67,20 +67,20 @@ pub fn read(state: &Path) -> Holds {
 }
 
 /// Reads the holds, for commands, with what settings and the time decide.
-pub fn read_decided(places: &Places, entries: &[Entry]) -> Holds {
+pub fn read_fresh(places: &Places, entries: &[Entry]) -> Holds {
     let mut holds = read(&places.state);
     if let Ok((settings, _)) = settings::load(&places.settings()) {
-        decide_all(&mut holds, entries, &settings);
+        refresh_all(&mut holds, entries, &settings);
     }
     holds
 }
 
 /// Brings the holds that settings and the time decide in line for all projects, also where no job has met
 /// them yet.
-fn decide_all(holds: &mut Holds, entries: &[Entry], settings: &Settings) {
+fn refresh_all(holds: &mut Holds, entries: &[Entry], settings: &Settings) {
     for entry in entries.iter().filter(|entry| entry.enabled) {
         if let Ok(policy) = entry.policy(settings) {
-            holds.decide(&entry.project.name, &policy, Wall::now());
+            holds.refresh(&entry.project.name, &policy, Wall::now());
         }
     }
 }
@@ -248,7 +248,7 @@ impl Board {
         }
         self.change(|holds, _| {
             if let Some(settings) = settings {
-                decide_all(holds, entries, settings);
+                refresh_all(holds, entries, settings);
             }
             holds.release(None)
         })

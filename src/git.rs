@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A snapshot or a patch has so long (SPEC 8).
+/// A snapshot, or a patch, may take no longer than this (SPEC 8).
 const LIMIT: Duration = Duration::from_secs(20);
 /// A larger patch is not kept (SPEC 8).
 const PATCH_MAX: u64 = 10 << 20;
@@ -120,8 +120,8 @@ pub fn heads(before: &Snapshot, after: Option<&Snapshot>) -> Change {
     }
 }
 
-/// As git would have found the user's index, with the time at which that was written: an entry that
-/// is as young is compared by its content.
+/// Copies the user's index, with the time of its last write: by that time git tells which entries are so young
+/// that it must compare their content.
 fn copy_index(from: &Path, to: &Path) -> Result<()> {
     let _ = std::fs::remove_file(to);
     let copy = || {
@@ -168,8 +168,8 @@ impl Git {
         }))
     }
 
-    /// What git answers to some words, of which none has a blank in it, and these paths; `None` where it
-    /// says no by its exit status.
+    /// Asks git, and returns its answer; `None` where it says no by its exit status. `words` are its arguments,
+    /// parted by blanks, and `paths` those behind them.
     fn ask(&self, words: &str, paths: &[String]) -> Result<Option<String>> {
         let out = in_memory(b"")?;
         let said_yes = self.run(words, paths, &out)?;

@@ -320,7 +320,7 @@ impl Holds {
     }
 
     /// Brings the holds that settings and the time decide in line. Returns one that is news.
-    pub fn decide(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<Hold> {
+    pub fn refresh(&mut self, project: &str, policy: &Policy, now: Wall) -> Option<Hold> {
         let agent = &*policy.agent.name;
         let windows = self.windows.get(agent).map_or(&[][..], |all| all);
         let full = ceiling(windows, &policy.usage_ceiling, now);

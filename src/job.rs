@@ -113,8 +113,8 @@ fn is_id(text: &str) -> bool {
         && text.len() + ".md".len() <= NAME_MAX
 }
 
-/// The ids of which this may be that of a copy, as sync tools and editors make them beside a file:
-/// what stands before a dot, or before `_LOCAL_` and the like and a number.
+/// The ids of which `id` may be a copy's. Sync tools and editors put copies beside a file, and add to its name
+/// a dot and more, or `_LOCAL_` and the like and a number.
 pub fn originals(id: &str) -> impl Iterator<Item = &str> {
     let words = ["_LOCAL_", "_BASE_", "_REMOTE_", "_BACKUP_"];
     let is_cut = move |rest: &str| {
@@ -156,7 +156,7 @@ impl<'de> Deserialize<'de> for JobId {
     }
 }
 
-/// What matters of an inode. As long as that of a directory is unchanged, so are its entries.
+/// What matters of an inode. As long as it is unchanged for a directory, so are the directory's entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Device, and number there: the same as long as it is the same file or directory.

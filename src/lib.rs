@@ -88,8 +88,8 @@
 //!   event carries a name to look at, so that its cost does not depend on how many documents lie
 //!   in the spool; when names are lost the worker looks at everything.
 //! - *Directories are opened for a look and closed again*, so that an idle project pins no file system.
-//!   The project's lock is taken before a claim, after which the worker looks once more, and kept until
-//!   nothing is claimed. A write that fails opens them anew and is tried again.
+//!   The project's lock is taken before a claim, after which the worker looks once more for claims that another
+//!   daemon left, and kept until nothing is claimed. A write that fails opens them anew and is tried again.
 //! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
 //!   also makes and removes a file in the documents' directory, which is watched anyway.

@@ -211,7 +211,7 @@ impl<T> Form<T> {
 macro_rules! settings {
     ($($(#[$doc:meta])* $key:ident: $type:ty = $default:literal, $form:expr;)*) => {
         /// The settings in force for one project (SPEC 2). [`Policy::standard`] has those that hold where
-        /// nothing is said; the derived default is only where that begins.
+        /// nothing is said; the derived default is only what it begins with.
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct Policy {
             $($(#[$doc])* pub $key: $type,)*

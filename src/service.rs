@@ -29,8 +29,8 @@ pub fn status(text: &str) {
     tell(&format!("STATUS={}", text.replace('\n', " ")));
 }
 
-/// Tells the service manager. Without one there is nobody to tell; one that does not listen is waited for only
-/// where it waits for us.
+/// Tells the service manager. Without one there is nobody to tell. One that does not listen just now is waited for
+/// with `READY` only, for which it waits itself.
 pub fn tell(message: &str) {
     let Some(socket) = settings::variable("NOTIFY_SOCKET") else {
         return;

@@ -10,7 +10,7 @@ const FAILED_SINCE: Duration = Duration::from_secs(24 * 3600);
 /// others from it.
 pub(super) fn steer(scope: &Scope, asked: &Asked) -> Result<Exit> {
     if asked.command == "release" && asked.all {
-        let records = board::read_decided(&scope.places, &scope.entries);
+        let records = board::read_fresh(&scope.places, &scope.entries);
         let holds = counted(records.all(Wall::now()).len() as u64, "hold");
         board::ask_release(&scope.places.state)?;
         render::print(&format!("Lifted {holds} of agents and projects\n"))?;

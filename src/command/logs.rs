@@ -47,8 +47,8 @@ pub(super) fn action(spool: &Spool, claim: &Claim, now: Wall) -> Result<String> 
     })
 }
 
-/// When it was begun, the line in front of it, and the log's name. A later look finds the same, and more
-/// behind them.
+/// A start, its standard error, or a check: when it was begun, the line in front of it, and its log's name. A
+/// later look finds the same pieces, and more behind them.
 type Piece = (Wall, String, String);
 
 /// All that there is to tell of a job's starts and checks, and whether the last log may grow.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What is the same for all projects and may be in the way of a job.
+/// What may be in the way of a job and is the same for all projects, so that it is looked at once.
 pub(super) struct Ground {
     pub settings: Result<Settings>,
     /// What is said where so many agents are at work as may be.
@@ -57,7 +57,7 @@ impl Ground {
             Some(Ok(policy)) if seen.hold.is_none() => {
                 let begun = seen.suspended.as_ref().map(|claim| &claim.agent);
                 let mut holds = board::read(&scope.places.state);
-                holds.decide(name, &policy, now);
+                holds.refresh(name, &policy, now);
                 let of = (name.as_str(), &**begun.unwrap_or(&policy.agent.name));
                 seen.hold = holds.shown(of, begun.is_some(), now);
             }

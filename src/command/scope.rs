@@ -271,7 +271,7 @@ fn choose(registry: &Registry, entries: &[Entry], which: &Which) -> Result<Optio
 /// The registered project that a path leads into; of nested ones the innermost. The paths of projects are
 /// compared as text first, since to resolve each could hang in a dead mount.
 fn around(entries: &[Entry], path: &Path) -> Option<usize> {
-    // One that leads nowhere and climbs may be meant for any.
+    // A path that leads nowhere and has `..` in it may mean any directory.
     let climbs = path.components().any(|part| part == Component::ParentDir);
     let resolved = path.canonicalize().ok();
     let path = resolved.or_else(|| (!climbs).then(|| path.to_owned()))?;

@@ -104,7 +104,7 @@ fn lines(rows: &[Row]) -> String {
 
 fn holds_as_json(scope: &Scope) -> String {
     let now = Wall::now();
-    let records = board::read_decided(&scope.places, &scope.entries);
+    let records = board::read_fresh(&scope.places, &scope.entries);
     let view = |hold: &Hold| {
         let mut view = json!(hold.view(now));
         view["project"] = json!(hold.project);

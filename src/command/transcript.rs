@@ -17,7 +17,7 @@ pub(super) struct Transcript {
     width: usize,
     /// Whether the output consists of events; else it is printed as it is.
     has_events: bool,
-    /// How they are to be read; without it, it is seen by the event with which the output opens.
+    /// How the events are read. As long as that is not known, each line is asked whose output it opens.
     pub dialect: &'static Dialect,
     lines: Lines,
     /// What was told and not taken yet.

@@ -113,8 +113,8 @@ pub struct Launch<'a> {
     pub streams: [BorrowedFd<'a>; 3],
 }
 
-/// Whether a program that was not started is not there or cannot be executed, and will not be by itself;
-/// else the system could not just now (processes, memory, a program being replaced).
+/// Whether the error of a start says that the program is not there or cannot be executed, which does not mend
+/// itself. Any other says that the system could not start it just now (processes, memory, a program being replaced).
 pub fn is_missing(error: &io::Error) -> bool {
     use libc::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR, EPERM};
     let number = error.raw_os_error().unwrap_or(0);
@@ -297,7 +297,7 @@ impl Agent {
             let run = (self.token.clone(), self.identity());
             (leftovers, _) = sweep_project(&self.directory, &[run], sweep::survivors);
         }
-        // Should it not be told, that is no success.
+        // Where `waitpid` does not tell how it ended, that counts as no success.
         let mut status = libc::SIGKILL;
         // SAFETY: it writes one integer, and the process is a child of ours that was not reaped.
         unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, 0) };

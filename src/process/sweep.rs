@@ -40,8 +40,8 @@ pub(super) fn prepare() {
 /// Ends what the project's runs have left: every process that carries a token of a run of this
 /// project or one of those given; those in the group or session of a leader given, if it is still
 /// the agent that was started; and orphans of ours that carry no token at all, if they work in the
-/// project's directory or no run is under way that could have left them. They are looked for `among`
-/// those. Gives how many were killed, and whether none is left.
+/// project's directory or no run is under way that could have left them. `among` lists the processes that
+/// are looked at. Returns how many were killed, and whether none is left.
 pub fn sweep_project(root: &Path, runs: &[(Token, Option<Identity>)], among: Among) -> (u32, bool) {
     let leaders = runs.iter().filter_map(|(_, process)| *process);
     let leaders: Vec<i32> = leaders.filter_map(still_leads).collect();

@@ -217,7 +217,7 @@ impl Worker<'_> {
             return Err(No::Wait);
         }
         let (board, name, policy) = (self.board(), self.name(), &self.policy);
-        let news = board.change(|holds, now| holds.decide(name, policy, now));
+        let news = board.change(|holds, now| holds.refresh(name, policy, now));
         let slot = board.enter(name, policy, is_begun);
         self.announce(news);
         let slot = slot.map_err(|until| {
