@@ -1,5 +1,6 @@
 //! The JSON documents on disk, the boundary to everybody else: key names, their order, what old
-//! writers wrote. Types to compute with are elsewhere.
+//! writers wrote. The claim, and what is in it, is also what the decisions compute with: it would be the same
+//! type twice.
 
 use crate::job::{Attempt, ErrorKind, JobId};
 use crate::project::Protocol;

@@ -42,7 +42,7 @@ pub(super) const DIALECT: Dialect = Dialect {
 const EDIT_TOOLS: [&str; 4] = ["Write", "Edit", "MultiEdit", "NotebookEdit"];
 
 fn read(line: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
-    // Else a sub-agent's.
+    // Not a sub-agent's.
     let is_own = line.word("parent_tool_use_id").is_none();
     // The CLI makes up messages that tell of failures. Such a message has the flag, or a class, or both.
     let is_failure = line.raw("is_api_error_message") == "true" || line.word("error").is_some();

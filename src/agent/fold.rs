@@ -300,6 +300,8 @@ pub fn sum_usage(before: Option<Value>, now: Option<Value>) -> Option<Value> {
     Some(sum).filter(|sum| !sum.is_null())
 }
 
+/// Joins two objects of usage, each whole number by `count`, which adds or takes off. Numbers with a fraction are
+/// only ever added: no agent whose totals are taken off tells any.
 fn join(sum: &mut Value, more: Value, count: fn(u64, u64) -> u64) {
     match (sum, more) {
         (_, Value::Null) => {}

@@ -44,8 +44,8 @@ use verdict::classify;
 /// middle (SPEC 8).
 pub const TEXT_MAX: usize = 1 << 20;
 
-/// How one talks to an agent, and what it can tell. All that is asked about an agent's kind is asked
-/// here, never of the protocol's name.
+/// How one talks to an agent, and what it can tell. What is asked about an agent's kind is asked here and not of
+/// the protocol's name, but for one member of a result (`outcome`) and what `doctor` knows of single agents.
 #[derive(Debug)]
 pub struct Dialect {
     /// The name of its program.

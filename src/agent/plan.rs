@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The least money with which an agent is started, in US dollars: the CLI takes four digits, and no zero.
+/// The least money with which an agent is started, in US dollars: the CLI is told four decimals, and takes no zero.
 pub const BUDGET_MIN: f64 = 0.0001;
 
 /// One start of a job, before it happens.
