@@ -340,7 +340,7 @@ pub fn read_path(path: &Path, max: u64) -> Result<Option<Vec<u8>>> {
 /// As [`read_path`], a file that has us run what it says: it must be as `check` wants it, and the directory
 /// in which it, or a link to it, could be replaced the user's own. A link to nothing is no missing file:
 /// what it led to may be on a disk that is not there.
-pub fn read_own(path: &Path, max: u64, check: Check) -> Result<Option<Vec<u8>>> {
+pub fn read_own(path: &Path, max: u64, check: OwnerCheck) -> Result<Option<Vec<u8>>> {
     let real = match path.canonicalize() {
         Err(_) if !path.is_symlink() => path.to_owned(),
         real => real.map_err(|e| Error::io("follow the link", path, e))?,
@@ -357,7 +357,7 @@ pub fn read_own(path: &Path, max: u64, check: Check) -> Result<Option<Vec<u8>>> 
 }
 
 /// A function that says whether owner and mode are as they should be.
-pub type Check = fn(&FileStat, &Path) -> Result<()>;
+pub type OwnerCheck = fn(&FileStat, &Path) -> Result<()>;
 
 /// Opens a file for reading by path, following links, without waiting for a pipe's other end;
 /// `None` if there is none.

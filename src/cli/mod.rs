@@ -36,9 +36,9 @@ pub struct Asked {
     pub all: bool,
     /// So many finished jobs at most.
     pub limit: Option<usize>,
-    /// Those that ended then or later.
+    /// Of finished jobs, those that ended then or later.
     pub since: Option<Wall>,
-    /// Those only that failed.
+    /// Of finished jobs, those that failed.
     pub failed: bool,
     /// A job is told of on and on, until it is done.
     pub follow: bool,
@@ -52,15 +52,15 @@ pub struct Asked {
     pub dry_run: bool,
     /// Of a new job, wall time of one attempt; of `wait`, its patience.
     pub timeout: Option<Duration>,
-    /// The words at the end of a new job's id.
+    /// The words in a new job's id.
     pub description: Option<String>,
-    /// The agent that carries it out, by its name in the settings.
+    /// The agent that carries a new job out, by its name in the settings.
     pub agent: Option<String>,
     /// The model that the agent uses.
     pub model: Option<String>,
-    /// Whether it is held from the start.
+    /// Whether a new job is held from the beginning.
     pub hold: bool,
-    /// Whether it is waited for.
+    /// Whether a new job is waited for.
     pub wait: bool,
     /// `register`: the project's name; else that of its directory.
     pub name: Option<String>,

@@ -38,7 +38,7 @@ pub(super) fn steer(scope: &Scope, asked: &Asked) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Does it to one job. Gives a sentence on what became of it, or none where all jobs were meant and this
+/// Does what was asked for to one job. Gives a sentence on what became of it, or none where all jobs were meant and this
 /// one is not concerned.
 fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
     let Job { id, spool } = job;

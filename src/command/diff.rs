@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// More than the daemon keeps of a patch, 10 MiB in `git`.
+/// More than the daemon keeps of a patch (10 MiB; see `git`).
 const PATCH_MAX: u64 = 16 << 20;
 
 /// Prints the patch, coloured on a terminal; with `stat`, how many lines of each file.

@@ -1,8 +1,8 @@
 //! `doctor`: what could stop jobs, each with what mends it.
 //!
-//! Everything is looked at as the daemon and its agents see it, whose
-//! environment is not that of the person's shell. Nothing is made or changed, and of what an agent
-//! says only the version is shown: the rest may hold a secret.
+//! Everything is looked at as the daemon and its agents see it, whose environment is not that of the person's
+//! shell. Nothing is made or changed, and of what an agent says only the version is shown: the rest may hold a
+//! secret.
 
 use super::*;
 use Level::{Fine, Problem, Warning};
