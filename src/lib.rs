@@ -19,20 +19,23 @@
 //!   told when it is over. A *run* is a start, a gate or a check: all its processes have its *token* in their
 //!   environment. To *sweep* is to end the processes that a run left, its *leftovers*.
 //! - A *suspended* job was begun, and waits for a time or for the end of a hold.
-//! - A *hold* keeps an agent, a project, or an agent in a project from being started, until a time, or until a person or
-//!   a *probe* ends it. A probe is a start that goes to see whether things are mended. The *board*, which all projects
-//!   share, keeps the holds. The hold mark of a job is something else: by it a person keeps that one job back.
-//! - A worker is *closed* as long as a hold, a shut gate, or the want of a *slot* (`max_parallel`) keeps it from a start.
-//! - The *gate* is a command of the owner's that must succeed before a job's first start. The *check* must succeed after
-//!   the agent's work; a *round* sends the agent back with what the check said.
+//! - A *hold* is a reason for which agents are not started: all of them, one, those of a project, or one there. It
+//!   lasts until a time, or until a person or a *probe* ends it. A probe is a start that goes to see whether things
+//!   are mended. The *board*, which all projects share, keeps the holds. The hold mark of a job is something else: by
+//!   it a person keeps that one job back.
+//! - A worker is *closed* as long as a hold, a shut gate, or the want of a *slot* (`max_parallel`) keeps it from a
+//!   start.
+//! - The *gate* is a command of the owner's that must succeed before a job's first start. The *check* must succeed
+//!   after the agent's work; a *round* sends the agent back with what the check said.
 //! - A *dialect* is how one kind of agent is talked to. It reads the output as *events*, which a *fold* adds up to a
-//!   *report*. A *verdict* is what fold and exit mean: nothing, or a *fault*, whose kind has a *course*: what follows.
-//! - A *post* is what a worker's thread is given. On its *desk* lies the *order*, which is what the main thread wants of
-//!   it, and what the main thread must know of it. A *bell* wakes the thread that has its *ear*.
+//!   *report*. A *verdict* is what fold and exit mean: nothing, or a *fault*, whose kind has a *course*: what
+//!   follows.
+//! - A *post* is what a worker's thread is given. On its *desk* lies the *order*, which is what the main thread wants
+//!   of it, and what the main thread must know of it. A *bell* wakes the thread that has its *ear*.
 //! - A *stamp* is the time in a job's name; in `holds` and `board` it is what a file looked like.
 //! - A *witness* is a file of an agent's own that says why the agent failed.
-//! - `SPEC 7` is section 7 of the specification by which the program was written. It is not in this repository; a comment
-//!   that names it can be understood without it.
+//! - `SPEC 7` is section 7 of the specification by which the program was written. It is not in this repository; a
+//!   comment that names it can be understood without it.
 //!
 //! # States of a job
 //!

@@ -38,8 +38,8 @@ pub(super) fn steer(scope: &Scope, asked: &Asked) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Does what was asked for to one job. Gives a sentence on what became of it, or none where all jobs were meant and this
-/// one is not concerned.
+/// Does what was asked for to one job. Gives a sentence on what became of it, or none where all jobs were meant
+/// and this one is not concerned.
 fn act(scope: &Scope, asked: &Asked, job: &Job) -> Result<Option<String>> {
     let Job { id, spool } = job;
     let told = match (asked.command, scope.standing(job)?) {
