@@ -1,6 +1,6 @@
 //! A claim and what its attempts brought -> the result document.
 
-use crate::agent::fold::{Report, sum, sum_usage};
+use crate::agent::fold::{Audit, Report, audit, sum, sum_usage};
 use crate::agent::{Fault, dialect};
 use crate::job::{ErrorKind, log_name};
 use crate::project::{Layout, Project, Protocol};
@@ -43,7 +43,9 @@ impl Serialize for Outcome<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Outcome { claim, report, .. } = *self;
         let (fault, now) = self.end;
-        let (carried, audit, ran) = (&claim.carried, &report.audit, claim.starts > 0);
+        let (carried, ran) = (&claim.carried, claim.starts > 0);
+        let audit = report.answer.as_deref().and_then(audit);
+        let audit = audit.map(|(_, audit, _)| audit).unwrap_or_default();
         let text = Some(&report.text).filter(|text| !text.is_empty());
         let output = ran.then(|| WorkerOutput {
             summary: report.answer.as_ref(),
@@ -52,7 +54,7 @@ impl Serialize for Outcome<'_> {
             cost_usd: cost_of(claim),
         });
         let first = claim.attempts.first().map(|first| first.started_at);
-        let artifacts = files_of(self);
+        let artifacts = files_of(self, &audit);
         let key = match claim.job_id.layout() {
             Layout::Jobs => "job_id",
             Layout::Tasks => "task_id",
@@ -106,11 +108,11 @@ pub fn status(fault: Option<&Fault>) -> &'static str {
 }
 
 /// The files that the agent named and changed, each once; paths below the project become relative to it.
-fn files_of(outcome: &Outcome<'_>) -> Option<Vec<String>> {
+fn files_of(outcome: &Outcome<'_>, audit: &Audit) -> Option<Vec<String>> {
     let (project, root) = outcome.project;
     let edited = &outcome.claim.carried.edited;
     let mut files = Vec::new();
-    for named in outcome.report.audit.artifacts.iter().chain(edited) {
+    for named in audit.artifacts.iter().chain(edited) {
         let path = Path::new(named);
         let below = path.strip_prefix(&project.path).or(path.strip_prefix(root));
         let path = below.ok().and_then(Path::to_str).unwrap_or(named);

@@ -7,6 +7,7 @@
 //! target n seconds of inputs that are new each time. A failure names its seed:
 //! `JOB_MONITOR_FUZZ_SEED=seed cargo test --test fuzz TARGET` begins with that input.
 
+use job_monitor::agent::fold::audit;
 use job_monitor::agent::{Case, Ended, Ending, Fold, TEXT_MAX, dialect, verdict};
 use job_monitor::job::{JobId, Meta, Name, log_name};
 use job_monitor::process::Token;
@@ -524,8 +525,12 @@ fn check_stream(stream: &Fold) {
     let report = &stream.report;
     let fits = |text: &str| text.len() <= TEXT_MAX + 100;
     assert!(fits(&report.text) && report.answer.as_deref().is_none_or(fits));
-    let score = report.audit.score.unwrap_or_default();
-    assert!((0.0..=100.0).contains(&score), "{score}");
+    let audit = report.answer.as_deref().and_then(audit);
+    let score = audit.and_then(|(_, audit, _)| audit.score);
+    assert!(
+        (0.0..=100.0).contains(&score.unwrap_or_default()),
+        "{score:?}"
+    );
     assert!(report.carried.edited.len() <= 2000 && report.carried.permission_denials.len() <= 100);
     for (code, signal, by) in [
         (Some(0), None, Ending::Itself),

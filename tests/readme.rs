@@ -471,14 +471,8 @@ fn the_audit_block_of_the_skill_is_the_one_that_is_read() {
     assert_eq!(keys, ["artifacts", "audit_notes", "audit_score"]);
 
     let answer = format!("Done.\n\n```json\n{example}\n```");
-    let result = serde_json::json!({
-        "type": "result", "subtype": "success", "is_error": false, "result": answer,
-    });
-    let claude = job_monitor::agent::dialect(job_monitor::project::Protocol::Claude);
-    let mut fold = job_monitor::agent::Fold::new(claude, false);
-    fold.feed(format!("{result}\n").as_bytes());
-    fold.finish();
-    let audit = &fold.report.audit;
+    let (before, audit, behind) = job_monitor::agent::fold::audit(&answer).unwrap();
+    assert_eq!((before, behind), ("Done.\n\n", ""));
     assert_eq!(audit.score, block["audit_score"].as_f64());
     assert_eq!(audit.notes.as_deref(), block["audit_notes"].as_str());
     assert_eq!(audit.artifacts.len(), 2);

@@ -28,8 +28,6 @@ pub struct Report {
     pub agent_version: Option<String>,
     /// The session, as the agent names it.
     pub session_id: Option<String>,
-    /// The audit block of the final answer.
-    pub audit: Audit,
     /// The account's usage windows, as the agent last told them.
     pub windows: Vec<Window>,
     /// Whether the service gave an answer.
@@ -137,13 +135,11 @@ impl Fold {
         }
         let edited = std::mem::take(&mut self.edits).into_iter();
         self.report.carried.edited = edited.map(|(_, path)| path).collect();
-        self.report.audit = self.report.answer.as_deref().map(audit).unwrap_or_default();
     }
 
     /// The answer, where it stands in a file of its own; blank is none.
     pub fn answer(&mut self, text: &str) {
         self.report.answer = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        self.report.audit = audit(text);
     }
 
     /// Whether something of its own is to wake it for another turn.
@@ -320,23 +316,29 @@ fn join(sum: &mut Value, more: Value, count: fn(u64, u64) -> u64) {
     }
 }
 
-/// Finds the audit block: the last fenced block marked `json` that holds an object with one of the keys.
-fn audit(answer: &str) -> Audit {
-    let blocks = answer.split("```json").skip(1);
-    let blocks = blocks.filter_map(|block| audit_object(block.split("```").next()?));
-    blocks.last().unwrap_or_default()
+/// Finds the audit block of an answer: the last fenced block marked `json` that begins with an object with one
+/// of the keys. Gives what stands before it, the audit, and what stands behind it.
+pub fn audit(answer: &str) -> Option<(&str, Audit, &str)> {
+    let lower = answer.to_ascii_lowercase();
+    lower.rmatch_indices("```json").find_map(|(at, mark)| {
+        let (audit, behind) = audit_object(&answer[at + mark.len()..])?;
+        Some((&answer[..at], audit, behind))
+    })
 }
 
-fn audit_object(block: &str) -> Option<Audit> {
-    let block = object(block.trim())?;
+fn audit_object(text_of: &str) -> Option<(Audit, &str)> {
+    let mut values = serde_json::Deserializer::from_str(text_of).into_iter();
+    let block: Object<'_> = values.next()?.ok()?;
+    let behind = text_of[values.byte_offset()..].trim_start();
     let keys = ["audit_score", "audit_notes", "artifacts"];
     let [score, notes, artifacts] = keys.map(|key| block.raw(key));
     let is_audit = !(score.is_empty() && notes.is_empty() && artifacts.is_empty());
-    is_audit.then(|| Audit {
+    let audit = is_audit.then(|| Audit {
         score: block.number(keys[0]).map(|score| score.clamp(0.0, 100.0)),
         notes: text(notes),
         artifacts: block.items(keys[2]).into_iter().filter_map(text).collect(),
-    })
+    })?;
+    Some((audit, behind.trim_start_matches("```")))
 }
 
 #[cfg(test)]
@@ -636,6 +638,7 @@ mod tests {
 
     #[test]
     fn the_audit_block_is_the_last_json_block_that_is_one() {
+        let audit = |answer: &str| audit(answer).map_or(Audit::default(), |(_, audit, _)| audit);
         let block = |json: &str| audit(&format!("Done.\n\n```json\n{json}\n```\n"));
         let full =
             block(r#"{"audit_score": 92.5, "audit_notes": "fine", "artifacts": ["a", 5, "b"]}"#);
@@ -662,19 +665,22 @@ mod tests {
         assert_eq!(audit(python), Audit::default());
         let cut = "```rust\nfn main … [9 bytes left out] … ait\n```json\n{\"audit_score\": 4}";
         assert_eq!(audit(cut).score, Some(4.0));
+        let words =
+            "```JSON\n{\"audit_score\": 5, \"audit_notes\": \"use ```sh\"} Well done.\n```\nBye.";
+        assert_eq!(audit(words).score, Some(5.0));
     }
 
     #[test]
     fn the_audit_is_read_from_a_final_answer_only() {
         let block = "```json\n{\"audit_score\": 4}\n```";
-        let score = |answer: &str| read(&[text(block), success(answer)]).report.audit.score;
-        assert_eq!((score(block), score("done")), (Some(4.0), None));
+        let score = |events: &[Value]| audit(read(events).report.answer.as_deref()?)?.1.score;
+        assert_eq!(score(&[text(block), success(block)]), Some(4.0));
+        assert_eq!(score(&[text(block), success("done")]), None);
         let mut failed = success(block);
         failed["is_error"] = json!(true);
-        let report = read(&[failed]).report;
-        assert_eq!((report.answer, report.audit), (None, Audit::default()));
+        assert_eq!(read(&[failed]).report.answer, None);
         let long = "x".repeat(3 * TEXT_MAX) + "\n" + block;
-        assert_eq!(read(&[success(&long)]).report.audit.score, Some(4.0));
+        assert_eq!(score(&[success(&long)]), Some(4.0));
     }
 
     #[test]

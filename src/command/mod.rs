@@ -26,7 +26,7 @@ mod watch;
 
 // The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::agent::event::{Event, LastResult, events};
-use crate::agent::fold::sum;
+use crate::agent::fold::{audit, sum};
 use crate::agent::json::{object, text as parse_text};
 use crate::agent::lines::Lines;
 use crate::agent::{self, Dialect, Sessions, dialect, plan};

@@ -181,12 +181,12 @@ fn of_result(spool: &Spool, id: &JobId, result: &ResultView) -> Page {
     page
 }
 
-/// The answer without its closing audit block, which is told in words.
-fn without_audit(summary: &str) -> &str {
-    let (before, block) = summary.rsplit_once("```json").unwrap_or((summary, ""));
-    let behind = block.split_once("```").map_or("", |(_, behind)| behind);
-    let is_audit = block.contains("\"audit_score\"") && behind.trim().is_empty();
-    (if is_audit { before } else { summary }).trim_end()
+/// The answer without its audit block, which is told in words.
+fn without_audit(summary: &str) -> String {
+    let found = audit(summary).filter(|(_, audit, _)| audit.score.is_some());
+    let (before, behind) = found.map_or((summary, ""), |(before, _, behind)| (before, behind));
+    let text = format!("{}\n{}", before.trim_end(), behind.trim());
+    text.trim_end().to_owned()
 }
 
 fn usage(result: &ResultView) -> Option<String> {

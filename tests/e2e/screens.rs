@@ -35,7 +35,8 @@ fn finished() -> (Space, Project) {
     };
     let checks = json!({"checks": [check(1), check(0)]});
     put(&project, GOOD, 1, 1, checks);
-    let summary = "Done.\n\n```json\n{\"audit_score\": 85, \"audit_notes\": \"two gaps\"}\n```\n";
+    let audit = "```JSON\n{\"audit_score\": 85, \"audit_notes\": \"two gaps\"}\n```";
+    let summary = format!("Done.\n\n{audit}\nSee the notes.\n");
     let denied = json!({"audit_score": 85, "audit_notes": "two gaps", "git": git,
         "failed_mcp_servers": ["db"], "worker_output": {"summary": summary, "cost_usd": 0.5},
         "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "make check"}}]});
@@ -81,7 +82,7 @@ fn one_job_is_told_with_its_proof_and_without_saying_anything_twice() {
         "  Bash: make check\n",
         "Bash(make *)",
         "MCP servers missing: db\n",
-        "Summary: Done.\n",
+        "Summary: Done.\nSee the notes.\n",
         "Project: alpha\nAgent: claude\n",
         "Session: s-1\n",
         "job-monitor open ",
