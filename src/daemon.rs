@@ -11,6 +11,7 @@ use crate::project::{Policy, Project};
 use crate::registry::{Entry, Registry};
 use crate::service;
 use crate::settings::{self, Places, Settings};
+use crate::spool;
 use crate::watch::{self, Bell, Ear, Wake, Watcher};
 use crate::worker::{self, Context, Desk, Order, Post};
 use log::Level;
@@ -411,12 +412,10 @@ fn give_order(worker: &Post, order: Order, policy: Arc<Policy>) {
     }
 }
 
-/// Has a worker look at a directory that changed without a word, or whose changes it does not hear. Where a
+/// Has a worker look at directories that changed without a word, or whose changes it does not hear. Where a
 /// look may take for ever, only the worker looks, so that nobody else waits.
 fn look_slowly(worker: &Post) {
-    let project = &worker.project;
-    let items = project.path.join(project.layout.items());
-    let is_known = |seen| files::meta_at(&items).is_ok_and(|now| now == seen);
+    let is_known = |seen| spool::looks_of(&worker.project) == seen;
     if !worker.desk().seen.is_some_and(is_known) {
         worker.bell.ring(Wake::Everything);
     }

@@ -120,9 +120,8 @@ impl Registry {
         // If both are there already, the directory is what to tell of: another name would not help.
         if let Some(other) = self.at(path) {
             let (path, name) = (path.display(), other.project.name);
-            return Err(Error::new(format!(
-                "{path} is registered already, as {name:?}"
-            )));
+            let what = format!("{path} is registered already, as {name:?}");
+            return Err(Error::new(what));
         }
         if self.projects.contains_key(name) {
             let remedy =

@@ -81,6 +81,9 @@ struct Dirs {
     logs: Dir,
 }
 
+/// Documents, results, state and logs, of which some may be missing.
+pub type Looks = [Option<Meta>; 4];
+
 /// Proof that no other daemon works on the project; held as long as the value lives.
 pub type SpoolLock = Flock<File>;
 
@@ -138,6 +141,18 @@ impl Dirs {
             top,
         })
     }
+
+    fn looks(&self) -> Looks {
+        let dirs = [&self.items, &self.results, &self.state, &self.logs];
+        dirs.map(|dir| dir.stat().as_ref().map(meta_of).ok())
+    }
+}
+
+/// What the directories of a project look like to which their paths lead. Where nothing has changed in that,
+/// nobody has put anything into them, or taken it away.
+pub fn looks_of(project: &Project) -> Looks {
+    let [items, results, state, logs, _] = project.layout.dirs();
+    [items, results, state, logs].map(|dir| files::meta_at(&project.path.join(dir)).ok())
 }
 
 impl Spool {
@@ -184,16 +199,14 @@ impl Spool {
 
     /// Whether the directories that are open, if any are, are those to which their paths lead.
     pub fn is_in_place(&self) -> bool {
-        let Some(dirs) = self.open.get() else {
-            return true;
-        };
-        let is_at = |(relative, dir): (&str, &Dir)| -> Result<bool> {
-            let found = files::meta_at(&self.project.path.join(relative))?;
-            Ok(found.place == meta_of(&dir.stat()?).place)
-        };
-        let open = [&dirs.items, &dirs.results, &dirs.state, &dirs.logs];
-        let mut places = self.project.layout.dirs().into_iter().zip(open);
-        places.all(|place| is_at(place).unwrap_or(false))
+        let places = |looks: Looks| looks.map(|look| Some(look?.place));
+        let are = |dirs: &Dirs| places(dirs.looks()) == places(looks_of(&self.project));
+        self.open.get().is_none_or(are)
+    }
+
+    /// What its directories look like that are open.
+    pub fn looks(&self) -> Result<Looks> {
+        self.dirs().map(Dirs::looks)
     }
 
     /// Whether anything is at a path within the project.
@@ -472,6 +485,11 @@ impl Spool {
     /// Whether a mark is there.
     pub fn has_mark(&self, id: &JobId, mark: Mark) -> Result<bool> {
         self.dirs()?.state.has(&mark.name(id))
+    }
+
+    /// Whether a person holds the job, or has cancelled it.
+    pub fn is_marked(&self, id: &JobId) -> Result<bool> {
+        Ok(self.has_mark(id, Mark::Hold)? || self.has_mark(id, Mark::Cancel)?)
     }
 
     /// Leaves a mark, and wakes the daemon.

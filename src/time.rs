@@ -46,9 +46,7 @@ impl Wall {
         if let Some(fraction) = rest.strip_prefix('.') {
             zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
             let digits = fraction.strip_suffix(zone).filter(|all| !all.is_empty())?;
-            let of_a_second = [100, 10, 1].into_iter().zip(digits.bytes());
-            let parts = of_a_second.map(|(ms, digit)| ms * i64::from(digit - b'0'));
-            ms = parts.sum();
+            ms = format!("{digits:0<3}")[..3].parse().ok()?;
         }
         let secs = match zone {
             "" => read_clock(date_time, true)?,

@@ -137,10 +137,8 @@ impl ResultView {
         parse(file).map_err(|error| {
             let way_out = format!("mend it, or remove it and run job-monitor retry {id}");
             let path = spool.result_path(id);
-            let path = path.display();
-            Error::new(format!(
-                "the result {path} cannot be read: {error}; {way_out}"
-            ))
+            let what = format!("the result {} cannot be read: {error}", path.display());
+            Error::new(format!("{what}; {way_out}"))
         })
     }
 

@@ -167,11 +167,9 @@ fn of_result(spool: &Spool, id: &JobId, result: &ResultView) -> Page {
     let hint = format!("\n  job-monitor diff {id}");
     page.line("Changed", change.map(|change| change_line(change) + &hint));
     page.line("Denied tools", denials(result));
-    let servers = result.failed_mcp_servers.join(", ");
-    page.line(
-        "MCP servers missing",
-        Some(servers).filter(|all| !all.is_empty()),
-    );
+    let servers = Some(result.failed_mcp_servers.join(", "));
+    let servers = servers.filter(|all| !all.is_empty());
+    page.line("MCP servers missing", servers);
     let summary = result.worker_output.summary.as_deref();
     page.line("Summary", summary.map(without_audit));
     page.line("Usage", usage(result));

@@ -224,13 +224,7 @@ impl Worker<'_> {
         let (id, policy) = (&claim.job_id, self.post.policy());
         let mut swept = vec![self.finished.add([id]), self.spool.remove_claim(id)];
         // A mark that comes just now is announced, and found to be of a job that is done.
-        let kind = end.fault.as_ref().map(|fault| fault.kind);
-        if self.jobs.cancelled.remove(id) || kind == Some(ErrorKind::Cancelled) {
-            swept.push(self.spool.unmark(id, Mark::Cancel));
-        }
-        if self.jobs.held.remove(id) {
-            swept.push(self.spool.unmark(id, Mark::Hold));
-        }
+        swept.extend([Mark::Cancel, Mark::Hold].map(|mark| self.spool.unmark(id, mark)));
         if policy.archive {
             swept.push(self.spool.archive(id));
         }

@@ -11,13 +11,15 @@ impl Worker<'_> {
             self.lines.push((Level::Info, line));
         }
         // A file system that does not answer would stop the one thread that hears for everybody.
-        if self.spool.items()?.is_remote() && self.is_watched {
+        let is_far = self.spool.items()?.is_remote();
+        self.is_told = !is_far;
+        if is_far && self.told.contains("observer") {
             return Ok(());
         }
         let (items, post) = (self.spool.items_path(), self.post);
         let interest = Spool::is_of_interest;
         let watched = post.context.watcher.watch(&items, &post.bell, interest);
-        self.is_watched = watched.is_ok();
+        self.is_told &= watched.is_ok();
         let path = items.display();
         if let Err(why) = watched {
             let instead = "it is looked at once a minute instead";
@@ -71,6 +73,7 @@ impl Worker<'_> {
         if is_served {
             self.watch()?;
         }
+        self.view.looks = self.spool.looks().ok();
         let scan = self.spool.scan()?;
         let mut left = scan.left.iter();
         let tidied = left.try_for_each(|name| self.spool.items()?.remove(name));

@@ -21,7 +21,7 @@ use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;
 use crate::document::{self, Document, Wishes};
 use crate::error::{Error, Result, lift_shortage};
-use crate::files::{self, Dir, meta_of};
+use crate::files::{self, Dir};
 use crate::git;
 use crate::holds::{Hold, Holds, Kind, Stamp, Wanted, is_answer};
 use crate::job::{self, Attempt, Course, ErrorKind, JobId, Meta};
@@ -31,7 +31,7 @@ use crate::project::{OnFailure, Policy, Project};
 use crate::record::{Change, Check, Claim, HoldView, Inherited, QueueView, Suspension};
 use crate::runner::{self, Finished, Output};
 use crate::settings::{self, Places};
-use crate::spool::{Look, Mark, POKE, Spool, SpoolLock};
+use crate::spool::{Look, Looks, Mark, POKE, Spool, SpoolLock};
 use crate::time::Wall;
 use crate::watch::{Bell, Ear, Wake, Watcher};
 use end::{Decision, End, record};
@@ -86,9 +86,9 @@ pub struct Desk {
     pub is_up: bool,
     /// Whether the worker's thread is about to end.
     pub has_left: bool,
-    /// The documents' directory as it was when the worker had taken in all that it heard of it;
-    /// `None` while it has not, hears nothing, or nobody else may look since that may take for ever.
-    pub seen: Option<Meta>,
+    /// The project's directories as they were when the worker had taken in all of them; `None` while it has
+    /// not, hears nothing of documents, or nobody else may look since that may take for ever.
+    pub seen: Option<Looks>,
 }
 
 /// What all workers share.
@@ -210,8 +210,8 @@ struct Worker<'a> {
     closed: Option<Until>,
     /// The files that the latest start used, as they were before it.
     used: Vec<Stamp>,
-    /// Whether changes in the documents' directory are told by events.
-    is_watched: bool,
+    /// Whether all changes in the documents' directory are told by events.
+    is_told: bool,
     /// Whether rings were taken in and then not followed up, because a look failed.
     missed: bool,
     /// The keys of what was said, and is not said again while it lasts.
@@ -253,7 +253,7 @@ impl<'a> Worker<'a> {
             unkept: None,
             closed: None,
             used: Vec::new(),
-            is_watched: false,
+            is_told: false,
             missed: false,
             told: BTreeSet::new(),
             odd: BTreeMap::new(),

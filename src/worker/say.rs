@@ -10,6 +10,9 @@ const VIEW_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Default)]
 pub struct View {
     pub fresh: bool,
+    /// The project's directories as they were when all of them was looked at, if nothing but the view was
+    /// written there since.
+    pub looks: Option<Looks>,
     written: Option<Instant>,
     hold: Option<HoldView>,
 }
@@ -147,11 +150,9 @@ impl Worker<'_> {
         let begun = begun.keys().filter(|id| attended != Some(*id));
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
-        let items = self.spool.items().and_then(Dir::stat).ok();
-        let is_heard = self.post.ear.is_empty();
-        let items = items.as_ref().map(meta_of).filter(|_| is_heard);
-        let is_far = self.spool.items().map_or(true, Dir::is_remote);
-        self.post.desk().seen = items.filter(|_| self.is_watched && !is_far);
+        let looks = self.spool.looks().ok();
+        let looks = looks.filter(|_| self.post.ear.is_empty());
+        let is_known = looks.is_some() && looks == self.view.looks;
         let odd = self.odd.iter();
         let view = QueueView {
             project: self.name().to_owned(),
@@ -166,13 +167,16 @@ impl Worker<'_> {
             left_alone: odd.map(|(name, what)| format!("{name} ({what})")).collect(),
             updated_at: Some(Wall::now()),
             // Readers hold the directory's age against it: a view that misses what was rung has none.
-            items_mtime: items.map(|items| items.mtime_ns.to_string()),
+            items_mtime: looks.and_then(|[items, ..]| Some(items?.mtime_ns.to_string())),
         };
         self.board()
             .tell(self.name(), view.is_processing, view.queue_size);
         // A view that cannot be written is only out of date, and is written soon.
         let written = self.spool.write_view(&view);
         self.view.fresh = self.is_well("view", &written);
+        // The view lies in one of them.
+        self.view.looks = self.spool.looks().ok().filter(|_| is_known);
+        self.post.desk().seen = self.view.looks.filter(|_| self.is_told);
         self.view.written = Some(Instant::now());
         self.view.hold = hold;
     }

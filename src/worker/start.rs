@@ -102,10 +102,7 @@ impl Worker<'_> {
                 self.say_foreign(id);
             }
             // A mark of which no event told, since it did not come from our command.
-            Readiness::Ready if self.spool.has_mark(id, Mark::Hold)? => {
-                self.jobs.held.insert(id.clone());
-                self.view.fresh = false;
-            }
+            Readiness::Ready if self.spool.is_marked(id)? => self.look_at_marks()?,
             Readiness::Ready => {
                 let text = text.ok_or(No::Wait)?;
                 claim.document_sha256 = sha256_hex(&text);

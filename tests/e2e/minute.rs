@@ -3,7 +3,7 @@
 
 use crate::limits;
 use crate::mounts;
-use crate::space::{BOUND, MustHave, attempts, wait_longer};
+use crate::space::{BOUND, MustHave, Project, attempts, wait_longer};
 use crate::stage::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -16,6 +16,7 @@ fn what_takes_a_minute_is_done_after_a_minute() {
         scope.spawn(a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record);
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
         scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
+        scope.spawn(what_a_hand_does_to_marks_and_results_is_noticed_within_a_minute);
         scope
             .spawn(mounts::what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute);
         scope.spawn(
@@ -127,6 +128,47 @@ fn directories_replaced_without_a_word_are_noticed_within_a_minute() {
     for project in projects {
         project.submit(last, "x");
         wait_longer(BOUND / 3, "a job after that", || project.result(last));
+    }
+}
+
+fn what_a_hand_does_to_marks_and_results_is_noticed_within_a_minute() {
+    let space = with_agent(GATED);
+    let names = ["marks", "results", "agent"];
+    let [marks, results, agent] = names.map(|name| space.project(name));
+    for id in [ID, NEXT] {
+        marks.submit(id, "x");
+        marks.mark(id, "hold");
+    }
+    marks.touch("go");
+    let idle = |project: &Project| {
+        project.touch("go");
+        project.wait_view("idle", |view| view["is_processing"] == false);
+    };
+    space.start();
+    for project in [&results, &agent] {
+        begin(project, ID, "x");
+        idle(project);
+        project.wait_result(ID);
+    }
+    marks.mark(ID, "cancel");
+    fs::remove_file(marks.state(&format!("{NEXT}.hold"))).unwrap();
+    fs::remove_file(results.results(&format!("{ID}.json"))).unwrap();
+    // As an agent does that cleans the tree in which it works.
+    fs::remove_file(agent.path.join("go")).unwrap();
+    agent.submit(NEXT, "x");
+    agent.wait_view("that it runs", |view| view["is_processing"] == true);
+    fs::remove_file(agent.results(&format!("{ID}.json"))).unwrap();
+    idle(&agent);
+    for (id, status) in [(ID, "cancelled"), (NEXT, "completed")] {
+        let result = wait_longer(A_MINUTE, "the job of the mark", || marks.result(id));
+        assert_eq!(result["status"], status);
+    }
+    let what = "it was finished once, and its result is gone";
+    for (project, name) in [(&results, "results"), (&agent, "agent")] {
+        let shown = || space.run(&["-p", name, "show", ID]).ok();
+        let is_told = || shown().contains(&format!("Left alone: {ID}.md ({what}"));
+        wait_longer(A_MINUTE, name, || is_told().then_some(()));
+        assert_eq!(times(&project.made("ran"), ID), 1);
     }
 }
 
