@@ -55,6 +55,8 @@ pub enum Kind {
     Gate,
     /// The project's check cannot be started.
     Check,
+    /// The monitor cannot work in the project's directories.
+    Trouble,
     /// The fault of an attempt.
     #[serde(untagged)]
     Fault(ErrorKind),
@@ -345,13 +347,15 @@ impl Holds {
 
     /// The hold that keeps a project's jobs from being started by this agent, the next of which may have `begun`.
     pub fn shown(&self, of: Entrant<'_>, begun: bool, now: Wall) -> Option<HoldView> {
-        let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check);
+        let is_own = |hold: &&Hold| matches!(hold.kind, Kind::Gate | Kind::Check | Kind::Trouble);
         // Gate and check are asked while a job waits, each minute: an older hold says nothing of now.
-        let is_fresh = |hold: &&Hold| hold.until.is_some_and(|at| at.plus(2 * MINUTE) > now);
-        let is_shown = |hold: &&Hold| is_own(hold) && is_fresh(hold) && hold.is_about(of);
-        let closed = self.closed(of, begun, now).map(|(hold, _)| hold);
-        let hold = closed.or_else(|| self.list.iter().find(is_shown));
-        hold.map(|hold| hold.view(now))
+        let is_fresh = |hold: &&Hold| hold.until.is_none_or(|at| at.plus(2 * MINUTE) > now);
+        let own = self.list.iter().filter(|hold| hold.is_about(of));
+        let own = own.filter(|hold| is_own(hold) && is_fresh(hold));
+        let all = own.map(|hold| (hold, hold.until));
+        let all = all.chain(self.closed(of, begun, now));
+        let last = all.max_by_key(|(_, at)| at.map_or(i64::MAX, |at| at.0));
+        last.map(|(hold, _)| hold.view(now))
     }
 
     /// What keeps an agent from being started now, for a job that may have `begun`, and when to ask again;
@@ -538,7 +542,7 @@ impl Hold {
             // What keeps new jobs from starting does not stop one that was begun.
             Kind::Hours | Kind::OnFailure => !begun,
             // The worker that runs gate and check asks them again by itself; these are only shown.
-            Kind::Gate | Kind::Check => false,
+            Kind::Gate | Kind::Check | Kind::Trouble => false,
             _ => true,
         };
         stops_this && !self.released && self.is_about(entrant)
@@ -926,6 +930,25 @@ mod tests {
         let kind = |begun| holds.shown(("x", "a"), begun, NOW).map(|hold| hold.kind);
         assert_eq!(kind(false).as_deref(), Some("hours"));
         assert_eq!(kind(true).as_deref(), Some("usage_limit"));
+    }
+
+    #[test]
+    fn of_what_the_worker_finds_and_what_holds_it_the_one_that_lasts_is_shown() {
+        let (mut holds, later) = (Holds::default(), secs(100));
+        fail(&mut holds, UsageLimit, Some(secs(60)), NOW);
+        let of = ("x", None);
+        let found = |until| Some(("it is missing".to_owned(), until));
+        holds.set(Kind::Check, of, found(Some(secs(50))), NOW);
+        let kind = |holds: &Holds, now| holds.shown(("x", "a"), true, now).map(|hold| hold.kind);
+        assert_eq!(kind(&holds, NOW).as_deref(), Some("usage_limit"));
+        // The limit is over, but its probe came to nothing for want of the check.
+        holds.set(Kind::Check, of, found(Some(secs(160))), later);
+        holds.begin_probe(("x", "a"), later);
+        holds.end_probe("x", false, later);
+        assert_eq!(kind(&holds, later).as_deref(), Some("check"));
+        holds.set(Kind::Trouble, of, found(None), later);
+        assert_eq!(kind(&holds, secs(9999)).as_deref(), Some("trouble"));
+        assert_eq!(closed(&holds, ("x", "a"), secs(9999)), None);
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Ground {
         match self.settings.as_ref().ok().map(|all| entry.policy(all)) {
             Some(Err(error)) => found.push(("Skipped", clean_line(&error.to_string()))),
             // A daemon's view knows which agent the next job wants; else its records tell as much.
-            Some(Ok(policy)) if seen.hold.is_none() => {
+            Some(Ok(policy)) if seen.hold.is_none() && found.is_empty() => {
                 let begun = seen.suspended.as_ref().map(|claim| &claim.agent);
                 let mut holds = board::read(&scope.places.state);
                 holds.refresh(name, &policy, now);

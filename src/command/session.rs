@@ -20,8 +20,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
     };
     let (settings, _) = settings::load(&scope.places.settings())?;
     let policy = scope.entry(&spool.project().name)?.policy(&settings)?;
-    let mut agents = policy.agents.iter().chain([&policy.agent]);
-    let agent = agents.find(|agent| agent.name == name);
+    let agent = policy.agents.iter().find(|agent| agent.name == name);
     let agent = agent.filter(|agent| dialect(agent.protocol).sessions != Sessions::None);
     let way_out = "job-monitor submit hands in a new job";
     let none = format!("{id} has no session that its agent can go on in; {way_out}");

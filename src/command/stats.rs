@@ -148,14 +148,7 @@ fn told(number: Option<impl Display>) -> String {
 fn table(projects: &[Project], total: &Totals, style: Style) -> String {
     let has_checks = total.checked > 0;
     let heads = [
-        "",
-        "Jobs",
-        "Done",
-        "Checks",
-        "Time",
-        "Tokens in",
-        "out",
-        "Cost",
+        "", "Jobs", "Done", "Checks", "Time", "Tok. in", "Tok. out", "Cost",
     ];
     let head = row(heads, has_checks);
     let room = terminal::columns(COLUMNS_PIPED).saturating_sub(head.len() + 2);

@@ -198,14 +198,14 @@ impl Worker<'_> {
         });
         if let Err(error) = &written {
             let kept = "what was decided is kept and written as soon as that is possible; nothing is started until then";
-            self.say_once("unwritten", Level::Error, format!("{error}; {kept}"));
             self.unwritten = Some(decision);
+            self.hold_project(Kind::Trouble, Some((format!("{error}; {kept}"), None)));
             // The directories that are open may be those of a file system that went and came back. Where none
             // are there now, the next try tells.
             let _ = self.spool.reopen();
             return;
         }
-        self.told.remove("unwritten");
+        self.post.hold(Kind::Trouble, None);
         let Decision { claim, end } = decision;
         let id = claim.job_id.clone();
         let cost = |claim: &Claim| outcome::cost_of(claim).unwrap_or(0.0);

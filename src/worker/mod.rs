@@ -134,6 +134,7 @@ pub fn serve(post: &Post) {
         let life = || {
             let mut worker = Worker::open(post)?;
             in_order = Some(Instant::now());
+            post.hold(Kind::Trouble, None);
             post.set_up();
             worker.run()
         };
@@ -151,8 +152,9 @@ pub fn serve(post: &Post) {
         let text = error.to_string();
         if text != told {
             log::error!("[{name}] the project is unavailable: {text}; trying again");
-            told = text;
+            told.clone_from(&text);
         }
+        post.hold(Kind::Trouble, Some((text, Some(Wall::now().plus(pause)))));
         post.rest(pause);
         pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
     }
@@ -183,6 +185,13 @@ impl Post {
         if !std::mem::replace(&mut self.desk().is_up, true) {
             self.context.main.ring(Wake::Again);
         }
+    }
+
+    /// Puts a hold of this project in force, or ends it.
+    fn hold(&self, kind: Kind, wanted: Wanted) -> Option<Hold> {
+        let of = (self.project.name.as_str(), None);
+        let set = |holds: &mut Holds, now| holds.set(kind, of, wanted, now);
+        self.context.board.change(set)
     }
 
     /// Waits after trouble. A ring may mean that it is over, but must not make us spin.

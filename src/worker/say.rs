@@ -41,8 +41,7 @@ impl Worker<'_> {
 
     /// Holds this project for a reason of this kind, or no longer if there is none.
     pub fn hold_project(&mut self, kind: Kind, wanted: Wanted) {
-        let (board, of) = (self.board(), (self.name(), None));
-        let news = board.change(|holds, now| holds.set(kind, of, wanted, now));
+        let news = self.post.hold(kind, wanted);
         self.announce(news);
     }
 

@@ -195,11 +195,10 @@ impl Worker<'_> {
         let is_begun = self.jobs.begun.contains_key(&claim.job_id);
         let lost = || Fault::new(ErrorKind::Interrupted, LOST);
         let (text, meta, max) = match is_begun {
-            true => (
-                self.text_of(claim)?.ok_or_else(lost)?,
-                Meta::default(),
-                u64::MAX,
-            ),
+            true => {
+                let text = self.text_of(claim)?.ok_or_else(lost)?;
+                (text, Meta::default(), u64::MAX)
+            }
             false => self.take(claim)?,
         };
         let reject = |reason| Fault::new(ErrorKind::Rejected, reason);

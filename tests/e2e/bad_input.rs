@@ -242,10 +242,17 @@ fn a_thousand_bad_names_keep_nothing_else_from_being_told() {
     fs::create_dir(&in_the_way).unwrap();
     project.submit(ID, "x");
     space.wait_log("what was decided is kept");
+    let queue = || space.run(&["queue"]).ok();
+    queue().must_have("Held: trouble: cannot ");
     fs::write(project.item("job-new.md"), "x").unwrap();
     space.wait_log("job-new.md is left alone");
     fs::remove_dir(&in_the_way).unwrap();
     project.wait_completed(ID);
+    lacks_hold(&queue());
+}
+
+fn lacks_hold(told: &str) {
+    assert!(!told.contains("Held: "), "{told}");
 }
 
 #[test]
@@ -270,8 +277,15 @@ fn trouble_that_lasts_is_told_once_until_it_is_over() {
         tries.len() >= 3
     });
     assert_eq!(told(ID), 1, "{}", space.log());
+    for view in ["queue", "list"] {
+        wait_until(view, || {
+            let told = space.run(&[view]).ok();
+            told.contains("Held: trouble until ") && told.contains(".err: is a directory")
+        });
+    }
     fs::remove_dir(in_the_way(ID)).unwrap();
     project.wait_result(ID);
+    lacks_hold(&space.run(&["queue"]).ok());
     project.submit(LAST, "x");
     wait_until("a word on the new trouble", || told(LAST) == 1);
     fs::remove_dir(in_the_way(LAST)).unwrap();

@@ -74,7 +74,7 @@ fn a_person_sees_a_table_with_a_bar_for_each_day() {
     let (space, _) = finished();
     let text = space.run(&["stats"]).ok();
     let expected = [
-        "               Jobs  Done      Time  Tokens in       out       Cost",
+        "               Jobs  Done      Time    Tok. in  Tok. out       Cost",
         "alpha",
         "  2026-01-28      1  100%    1m 00s         10        20    $0.5000  ███",
         "  2026-01-29      4   66%   10m 30s          4         8    $1.0000  █████░░░░░░",
@@ -108,7 +108,7 @@ fn checks_have_a_column_where_there_are_any() {
     let lines: Vec<&str> = text.lines().collect();
     // Of two jobs with a check one passed it at once.
     let expected = [
-        "               Jobs  Done  Checks      Time  Tokens in       out       Cost",
+        "               Jobs  Done  Checks      Time    Tok. in  Tok. out       Cost",
         "alpha",
         "  2026-01-29      3  100%     1/2       30s          -         -          -  ███",
     ];
