@@ -353,7 +353,10 @@ pub fn read_own(path: &Path, max: u64, check: OwnerCheck) -> Result<Option<Vec<u
     for dir in [path.parent(), real.parent()].into_iter().flatten() {
         check_own(&nix::sys::stat::stat(dir).map_err(look)?, dir)?;
     }
-    read_whole(&file, path, max).map(Some)
+    let bytes = read_whole(&file, path, max)?;
+    // Some editors put a byte order mark in front.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    Ok(Some(text.to_owned()))
 }
 
 /// A function that says whether owner and mode are as they should be.

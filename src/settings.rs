@@ -260,8 +260,6 @@ pub fn credentials(path: &Path) -> Result<Variables> {
 /// of a line that is none of these.
 pub fn parse_env(bytes: &[u8]) -> std::result::Result<Variables, usize> {
     let mut variables = Vec::new();
-    // Some editors put a byte order mark in front.
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let line = std::str::from_utf8(line).map_err(|_| at + 1)?.trim();
         if !line.is_empty() && !line.starts_with('#') {
@@ -486,8 +484,7 @@ mod tests {
 
     #[test]
     fn credentials_are_read_as_a_shell_would() {
-        let text =
-            "\u{feff}# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
+        let text = "# c\n\nA=1\nexport B = two words # c\nC='#x' # c\nD=\"a'b\"\r\nE=\n_f=a#b\n";
         let pairs = parse_env(text.as_bytes()).unwrap().into_iter();
         let pairs = pairs.map(|(key, value)| format!("{}={}", key.display(), value.display()));
         let wanted = ["A=1", "B=two words", "C=#x", "D=a'b", "E=", "_f=a#b"];

@@ -168,6 +168,19 @@ fn credentials_that_only_a_shell_would_understand_hold_the_agents_and_say_so() {
 }
 
 #[test]
+fn a_byte_order_mark_in_front_of_settings_and_registry_is_passed_over() {
+    let (space, project) = alpha(NOTES);
+    for name in ["config.json", "registered.json"] {
+        let path = space.config().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        replace(&path, format!("\u{feff}{text}").as_bytes());
+    }
+    space.start();
+    project.run(ID, "x");
+    space.run(&["disable", "alpha"]).ok();
+}
+
+#[test]
 fn nothing_of_a_document_is_lost_and_no_limit_of_its_front_matter() {
     let (space, project) = alpha(ECHO);
     let other = space.program("other", "cat > /dev/null; echo other");
