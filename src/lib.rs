@@ -95,7 +95,8 @@
 //!   daemon left, and kept until nothing is claimed. A write that fails opens them anew and is tried again.
 //! - *Marks are poked.* The daemon writes into `state/` several times for each job, and watching it
 //!   would cost more than the job's other bookkeeping together. So a command that leaves a mark
-//!   also makes and removes a file in the documents' directory, which is watched anyway.
+//!   also makes and removes a file in the documents' directory, which is watched anyway. What a hand does
+//!   there, or to results, is seen by the slow look, to which a directory that looks as before is no news.
 //! - *The agent is started with `posix_spawn` and awaited through a pidfd*; see `process::spawn`.
 //!   `wait-timeout` awaits the commands that `doctor` runs.
 //! - *What an agent left is known by the run's token in its environment, by its session, its group or its
