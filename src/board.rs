@@ -161,8 +161,7 @@ impl Board {
         let before = inner.holds.clone();
         let changed = change(&mut inner.holds, Wall::now());
         if inner.holds != before || inner.is_behind {
-            let text =
-                serde_json::to_vec_pretty(&inner.holds).expect("it is representable in JSON");
+            let text = serde_json::to_vec_pretty(&inner.holds).expect("it fits into JSON");
             // A full disk must not undo a hold: it stays in memory, and whoever asks next writes it.
             let written = self.dir.replace(HOLDS, &text, Durability::Durable);
             if let Some(error) = written.as_ref().err().filter(|_| !inner.is_behind) {
@@ -223,7 +222,7 @@ impl Board {
 
     /// Takes in what an attempt told of its account's usage windows.
     pub fn usage(&self, policy: &Policy, windows: &[Window]) {
-        if !windows.is_empty() && policy.usage_ceiling != Default::default() {
+        if !windows.is_empty() {
             let agent = policy.agent.name.clone();
             self.change(|holds, _| holds.windows.insert(agent, windows.to_vec()));
         }

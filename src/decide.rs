@@ -309,6 +309,8 @@ pub fn after_attempt(
         has_left.then_some(at)
     };
     let next = match fault.kind.course() {
+        // What continues another job says nothing without that one's session.
+        _ if fault.session_unknown && claim.inherited.is_some() => None,
         _ if fault.session_unknown && claim.resumed => suspend(Some(now), true),
         Course::Hold if !is_of_service(fault.kind) => suspend(None, false),
         // A service that answers other jobs is ill for this one only, which then pays with its retries.
@@ -786,6 +788,15 @@ mod tests {
         let next = follows(unknown.clone(), &mut claim, 0, false);
         assert_eq!(goes_on(&next), Some((Some(WALL), true)), "{next:?}");
         claim.resumed = false;
+        let next = follows(unknown.clone(), &mut claim, 9, false);
+        assert_eq!((next, claim.retries), (Next::Publish, 0));
+        // Afresh, a reply would know nothing of what it replies to.
+        let (session_id, cost_usd) = ("S".into(), 0.0);
+        let inherited = crate::record::Inherited {
+            session_id,
+            cost_usd,
+        };
+        (claim.resumed, claim.inherited) = (true, Some(inherited));
         let next = follows(unknown, &mut claim, 9, false);
         assert_eq!((next, claim.retries), (Next::Publish, 0));
     }

@@ -27,7 +27,7 @@ const SLICE: Duration = Duration::from_millis(50);
 const WORDS_MAX: u64 = 64 << 10;
 /// No program of the user's is run but the filters that the files' content depends on.
 const CONFIG: &str = "-c core.fsmonitor=false -c core.hooksPath=/dev/null -c core.splitIndex=false \
-    -c advice.addEmbeddedRepo=false";
+    -c advice.addEmbeddedRepo=false -c core.quotePath=false";
 const DIFF: &str = "diff-tree -r -M --no-relative --no-ext-diff";
 
 /// The project's work tree as it is now; `None` where git keeps none, or there is no git.

@@ -84,6 +84,9 @@ pub struct Files {
     pub witness: Option<String>,
     /// The file that holds the answer.
     pub answer: Option<String>,
+    /// What that file looked like before the start: it holds no answer of this attempt as long as it does.
+    #[serde(default)]
+    pub answer_before: String,
     /// Whether a blank answer is a fault.
     pub require_answer: bool,
 }

@@ -2,6 +2,7 @@
 
 use crate::agent::plan::Plan;
 use crate::agent::{Case, Ended, Ending, Fault, Fold, Report, TEXT_MAX, Verdict, dialect, verdict};
+use crate::board;
 use crate::error::Result;
 use crate::files;
 use crate::job::log_name;
@@ -33,8 +34,6 @@ const PIECE: usize = 64 << 10;
 const HEAR_MAX: u64 = 8 << 20;
 /// So long an agent may wait by itself for the network (SPEC 6b).
 const OFFLINE_MAX: Duration = Duration::from_secs(300);
-/// The clock of a file system is so coarse, and that of a file server so wrong.
-const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
 /// An attempt that is over.
 #[derive(Debug, Default)]
@@ -147,7 +146,6 @@ pub struct Output {
     fold: Fold,
     files: Files,
     offset: u64,
-    began: Wall,
     started: Instant,
 }
 
@@ -160,7 +158,6 @@ impl Output {
             fold: Fold::new(dialect(claim.protocol), claim.resumed),
             files: claim.files.clone(),
             offset: 0,
-            began: claim.started_at,
             started: Instant::now(),
         }
     }
@@ -255,7 +252,8 @@ impl Output {
         }
         self.fold.finish();
         if let Some(path) = &self.files.answer {
-            self.fold.answer(&answer(path.as_ref(), self.began));
+            self.fold
+                .answer(&answer(path.as_ref(), &self.files.answer_before));
         }
         // Some agents write their errors where their answers go.
         let is_mute = is_plain && stderr.trim().is_empty();
@@ -296,13 +294,12 @@ fn excerpt(file: &File, size: u64) -> String {
     format!("{head}\n[… {} bytes left out …]\n{tail}", size - 2 * half)
 }
 
-/// The answer in a file of its own; blank if the attempt, which began then, did not write it.
-fn answer(path: &Path, began: Wall) -> String {
+/// The answer in a file of its own; blank if that looks as it did before the attempt.
+fn answer(path: &Path, before: &str) -> String {
     let read = || {
         let file = files::open_path(path).ok()??;
         let meta = file.metadata().ok()?;
-        let written = Wall::from(meta.modified().ok()?);
-        let is_new = meta.is_file() && written.plus(CLOCK_SLACK) >= began;
+        let is_new = meta.is_file() && board::stamp(path.to_owned()).seen != before;
         is_new.then(|| excerpt(&file, meta.len()))
     };
     read().unwrap_or_default()
@@ -317,16 +314,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_counts_that_was_written_since_the_start_however_long_ago_that_is() {
+    fn an_answer_counts_that_was_not_there_before_the_start() {
         let path = std::env::temp_dir().join(format!("job-monitor-answer-{}", std::process::id()));
         std::fs::write(&path, "Done.").unwrap();
-        let written = std::time::SystemTime::now() - Duration::from_secs(600);
-        let file = File::options().append(true).open(&path).unwrap();
-        file.set_modified(written).unwrap();
-        let began = |secs| Wall::from(written + Duration::from_secs(secs));
-        assert_eq!(answer(&path, Wall::from(written)), "Done.");
-        assert_eq!(answer(&path, began(1)), "Done.");
-        assert_eq!(answer(&path, began(9)), "");
+        let before = board::stamp(path.clone()).seen;
+        assert_eq!(answer(&path, ""), "Done.", "there was none");
+        assert_eq!(answer(&path, &before), "", "that of an earlier job");
+        std::fs::write(&path, "Done again.").unwrap();
+        assert_eq!(answer(&path, &before), "Done again.");
         std::fs::remove_file(path).unwrap();
     }
 

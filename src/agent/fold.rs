@@ -112,7 +112,7 @@ impl Fold {
         };
         let before = (self.at_work, self.result_lost, self.offline);
         // It tells the whole session's usage again, from its beginning.
-        self.total = (None, None);
+        self.total = (Some(json!({})), None);
         Lines::default().feed(bytes, &mut |line| self.line(read, line));
         (self.at_work, self.result_lost, self.offline) = before;
     }
@@ -209,7 +209,7 @@ impl Fold {
         if !session.failed_servers.is_empty() {
             report.carried.failed_mcp_servers = session.failed_servers;
         }
-        self.total.0 = self.total.1.clone();
+        self.total.0 = self.total.1.clone().or(self.total.0.take());
         (self.is_scheduled, self.blocked, self.feedback) = (false, None, None);
         self.trouble = Default::default();
         self.at_work = true;
@@ -698,6 +698,8 @@ mod tests {
         assert_eq!(usage("text", false, true), Some(1200));
         assert_eq!(usage("text", false, false), Some(1200));
         assert_eq!(usage("resume_after_limit_1", false, true), Some(1200));
+        // Before, it had used nothing: its first start was cut off before the service told.
+        assert_eq!(usage("text", true, true), Some(1200));
         // The thread's total is 2400.
         assert_eq!(usage("resume_after_limit_2", true, true), Some(1200));
         assert_eq!(usage("resume_after_limit_2", true, false), None);

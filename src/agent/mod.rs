@@ -15,7 +15,7 @@ pub mod verdict;
 
 pub use event::Window;
 pub use fold::{Audit, Fold, Report, sum_usage};
-pub use verdict::{Case, Ended, Ending, Fault, Verdict};
+pub use verdict::{Case, Ended, Ending, Fault, Verdict, forced};
 
 // The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::document::Document;

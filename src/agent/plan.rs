@@ -97,9 +97,10 @@ pub fn plan<'a>(
         witness: dir.and_then(text),
         answer: agent.answer.as_ref().map(in_project).and_then(text),
         require_answer: agent.require_answer,
+        ..Files::default()
     };
     Ok(Plan {
-        argv: arguments(assignment, dialect.args),
+        argv: arguments(assignment, dialect.args)?,
         env: env.into_iter().collect(),
         prompt,
         dialect,
@@ -110,7 +111,7 @@ pub fn plan<'a>(
 /// The command and a dialect's arguments behind it. `{args}` stands for the agent's own. An option in
 /// brackets is left out where its value is not known, and where the agent's own arguments have it: not
 /// every program lets it repeat.
-fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
+fn arguments(assignment: &Assignment<'_>, template: &str) -> Result<Vec<String>, Fault> {
     let (agent, wishes) = (&assignment.policy.agent, &assignment.document.wishes);
     let claim = assignment.claim;
     let fill = |text: &String| assignment.fill(text);
@@ -134,13 +135,20 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Vec<String> {
                 let known = word.and_then(value);
                 let mut own = agent.args.iter().map(|own| own.split('=').next());
                 let is_own = own.any(|own| own == Some(option));
-                if let Some(value) = known.filter(|_| !is_own) {
-                    argv.extend([option.to_owned(), value]);
+                match (known, word) {
+                    (Some(value), _) if !is_own => argv.extend([option.to_owned(), value]),
+                    (Some(_), Some("{turns}" | "{budget}")) => {
+                        let error = format!(
+                            "the agent's own args have {option}, too, and would win; leave one out"
+                        );
+                        return Err(Fault::new(ErrorKind::Rejected, error));
+                    }
+                    _ => {}
                 }
             }
         }
     }
-    argv
+    Ok(argv)
 }
 
 /// Of several values for one name the last wins: the dialect's defaults, our environment, the credentials,
@@ -160,8 +168,7 @@ fn environment<'a>(
         (RUN_VARIABLE, assignment.claim.run.as_str()),
     ];
     let texts = |(name, value): (&'a str, &'a str)| (OsStr::new(name), OsStr::new(value));
-    let given =
-        |all: &'a [(OsString, OsString)]| all.iter().map(|(name, value)| (&**name, &**value));
+    let given = |of: &'a [(OsString, OsString)]| of.iter().map(|(name, value)| (&**name, &**value));
     let mut env: BTreeMap<&OsStr, &OsStr> = defaults.map(texts).collect();
     env.extend(scratch);
     env.extend(given(base));

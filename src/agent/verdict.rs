@@ -131,7 +131,7 @@ fn empty() -> Fault {
 }
 
 /// The fault of an attempt that our own clocks and caps ended, and that has no last word of its own.
-fn forced(by: Ending) -> Option<Fault> {
+pub fn forced(by: Ending) -> Option<Fault> {
     let (kind, why) = match by {
         Ending::Itself | Ending::Linger => return None,
         Ending::Cancelled => return Some(Fault::new(Cancelled, "cancelled by hand")),

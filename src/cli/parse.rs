@@ -187,9 +187,8 @@ impl Asked {
 
 /// A word that may name a job.
 fn job(word: &OsStr) -> Result<String> {
-    let is_of_id = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_part =
-        |word: &&str| word.starts_with(char::is_alphanumeric) && word.chars().all(is_of_id);
+    let in_id = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_part = |word: &&str| word.starts_with(char::is_alphanumeric) && word.chars().all(in_id);
     let part = word.to_str().filter(is_part);
     let like = "a job id looks like job-20260130-143000-fix-bug";
     let wrong = || usage(format!("not a job id: {word:?}; {like}"));

@@ -35,7 +35,7 @@ use crate::cli::{self, Asked, CommandHelp, Format, Which, commands};
 use crate::daemon;
 use crate::decide;
 use crate::document;
-use crate::error::{Error, Exit, Result, plain};
+use crate::error::{Error, Exit, Result, one_line, plain};
 use crate::files::{self, Dir, meta_of, name_of};
 use crate::holds::Hold;
 use crate::job::{JobId, Meta, check_log, log_name};

@@ -136,7 +136,7 @@ fn wishes(asked: &Asked, continues: Option<&JobId>) -> String {
         ("timeout", asked.timeout.map(ms)),
         ("continues", continues.map(JobId::to_string)),
     ];
-    let line = |(key, told): (&str, Option<String>)| Some(format!("{key}: {}\n", told?));
+    let line = |(key, told): (&str, Option<String>)| Some(format!("{key}: {}\n", one_line(&told?)));
     wishes.into_iter().filter_map(line).collect()
 }
 

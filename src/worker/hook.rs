@@ -38,8 +38,7 @@ impl Worker<'_> {
     /// Runs a hook. Whatever it does changes nothing of what is decided.
     pub fn run_hook(&mut self, name: &str, argv: &[String], told: Told) {
         self.write_lines();
-        let ran = self.run_command(argv, told, None, HOOK_MAX);
-        let what = match ran {
+        let what = match self.run_command(argv, told, None, HOOK_MAX) {
             Ok((check, ..)) if check.exit_code == Some(0) => return,
             Ok((_, Ending::Interrupted, _)) => "was ended, since the monitor stops".to_owned(),
             Ok((check, ..)) => how(&check, HOOK_MAX),

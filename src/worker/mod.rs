@@ -15,7 +15,7 @@ pub use memory::Memory;
 
 // The files below this one see what it sees (`use super::*`): they are parts of one whole, cut by subject.
 use crate::agent::plan::{Assignment, Plan, plan};
-use crate::agent::{Ending, Fault, Report, Sessions, dialect};
+use crate::agent::{Ending, Fault, Report, Sessions, dialect, forced};
 use crate::board::{self, Board, Slot};
 use crate::decide::{self, Jobs, Next, Now, Readiness, Step, Until, decide, how};
 use crate::digest::sha256_hex;

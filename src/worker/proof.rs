@@ -25,8 +25,7 @@ impl Worker<'_> {
             return Ok(true);
         };
         let (told, out) = (self.told_of(claim, None), files::in_memory(b"")?);
-        let ran = self.run_command(argv, told, Some((&claim.job_id, &out)), GATE_MAX);
-        let why = match ran {
+        let why = match self.run_command(argv, told, Some((&claim.job_id, &out)), GATE_MAX) {
             Ok((check, ..)) if check.exit_code == Some(0) => {
                 self.hold_project(Kind::Gate, None);
                 // Meanwhile a person may have held the job, or taken it back.
@@ -81,10 +80,7 @@ impl Worker<'_> {
         let (next, fault) = match by {
             // The claim says that it is to be checked, and so the next start of the daemon does.
             Ending::Interrupted => return Ok(()),
-            Ending::Cancelled => {
-                let fault = Fault::new(ErrorKind::Cancelled, "cancelled by hand");
-                (Next::Publish, Some(fault))
-            }
+            Ending::Cancelled => (Next::Publish, forced(by)),
             _ => {
                 claim.checks.push(check);
                 decide::after_check(&claim, &policy, Wall::now())

@@ -194,11 +194,9 @@ impl Worker<'_> {
     fn launch(&mut self, claim: &mut Claim) -> Started {
         let is_begun = self.jobs.begun.contains_key(&claim.job_id);
         let lost = || Fault::new(ErrorKind::Interrupted, LOST);
+        let kept = |text| (text, Meta::default(), u64::MAX);
         let (text, meta, max) = match is_begun {
-            true => {
-                let text = self.text_of(claim)?.ok_or_else(lost)?;
-                (text, Meta::default(), u64::MAX)
-            }
+            true => self.text_of(claim)?.map(kept).ok_or_else(lost)?,
             false => self.take(claim)?,
         };
         let reject = |reason| Fault::new(ErrorKind::Rejected, reason);
@@ -275,6 +273,8 @@ impl Worker<'_> {
         slot: Slot<'_>,
     ) -> Result<()> {
         claim.files.clone_from(&plan.files);
+        let seen = |path: &String| board::stamp(path.into()).seen;
+        claim.files.answer_before = claim.files.answer.as_ref().map_or(String::new(), seen);
         if claim.starts == 1 && self.policy.git {
             let before = git::snapshot(&self.spool);
             claim.git = self.or_warn(before).flatten();

@@ -178,6 +178,8 @@ fn whatever_an_agent_does_the_patch_takes_it_back() {
         }
         let patch = fs::read_to_string(&path).unwrap_or_default();
         assert_eq!(left, was, "{name}: {patch}");
+        // Names stand in it as they are, for whoever reads it.
+        assert_eq!(patch.contains(" b/n/ä b\n"), name == "edits", "{patch}");
     }
 }
 

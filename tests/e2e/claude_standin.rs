@@ -246,6 +246,17 @@ fn an_agent_s_own_prompt_replaces_the_template_but_never_puts_the_document_at_th
 }
 
 #[test]
+fn a_limit_that_the_agent_s_own_arguments_would_undo_rejects_the_job() {
+    let (space, project) = one_project(&[]);
+    space.set(json!({"agents": {"claude": {"args": ["--max-turns=50"]}}}));
+    space.start();
+    let limited = project.run(ID, "---\nmax-turns: 3\n---\nx");
+    limited.must_have(json!({"error_kind": "rejected", "attempts": []}));
+    limited["error"].must_have("the agent's own args have --max-turns, too");
+    project.complete(NEXT, "x");
+}
+
+#[test]
 fn the_environment_tames_the_cli_unless_the_person_has_chosen() {
     let space = Space::new();
     stand_in(&space);

@@ -399,9 +399,11 @@ fn outside_of_the_hours_no_job_starts_unless_a_person_says_so() {
 #[test]
 fn a_usage_window_that_is_full_enough_holds_until_its_reset_also_over_a_restart() {
     let (space, alpha, beta) = two_projects(&[&warning_until(now() + 3600)]);
-    space.set(json!({"usage_ceiling": {"five_hour": 0.9}}));
     space.start();
     alpha.complete(ID, "x");
+    // The window is the account's: it was told of before anybody had set a ceiling.
+    space.set(json!({"usage_ceiling": {"five_hour": 0.9}}));
+    space.wait_log("the settings have changed");
     for project in [&alpha, &beta] {
         project.submit(NEXT, "x");
         is_in_an_hour(&project.wait_hold("usage_ceiling"));

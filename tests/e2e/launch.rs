@@ -9,7 +9,6 @@ use nix::pty::openpty;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -340,10 +339,8 @@ fn a_plain_agent_s_answer_is_read_from_its_file_and_missed_where_one_is_required
     }}));
     let run = |agent: &str| {
         let project = space.project_with(agent, json!({ "agent": agent }));
-        // What lies there from before is no answer of this job's.
-        let old = File::create(project.path.join("old")).unwrap();
-        (&old).write_all(b"an older answer").unwrap();
-        old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        // What lies there from before is no answer of this job's, however young it is.
+        fs::write(project.path.join("old"), "an older answer").unwrap();
         project.submit(ID, "x");
         project
     };

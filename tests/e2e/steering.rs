@@ -170,13 +170,14 @@ fn several_texts_are_submitted_with_their_wishes_or_none_of_them_is() {
     let mut told = String::new();
     let places = [project.item(""), project.state("")];
     let effects = effects_in(&places, || {
-        let args = ["submit", &plain, &front, "--model", "opus"];
+        // A line of its own could be a wish that nobody asked for.
+        let args = ["submit", &plain, &front, "--model", "opus\n4"];
         let args = [&args[..], &["--timeout", "30m", "--hold"]].concat();
         told = space.run(&args).ok();
     });
     let ids: Vec<&str> = told.lines().collect();
     assert!(ids[0] < ids[1], "they run in the order given: {ids:?}");
-    let wishes = "---\nmodel: opus\ntimeout: 1800000ms\n";
+    let wishes = "---\nmodel: opus 4\ntimeout: 1800000ms\n";
     for (id, rest) in [
         (ids[0], "---\n# Fix it\n"),
         (ids[1], "max-turns: 5\n---\nDo it.\n"),
