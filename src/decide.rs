@@ -232,8 +232,9 @@ impl Jobs {
         settle: Duration,
         now: Now,
     ) -> Readiness {
+        use Readiness::{NotYet, Overdue, Ready};
         let Some(standing) = self.waiting.get_mut(id) else {
-            return Readiness::NotYet;
+            return NotYet;
         };
         let before = standing.seen.filter(|(seen, _)| seen == meta);
         let (_, since) = *standing.seen.insert(before.unwrap_or((*meta, now.instant)));
@@ -242,23 +243,20 @@ impl Jobs {
         // future says nothing, and then the monotonic clock decides.
         let quiet = unchanged.max(now.wall.since(meta.mtime()));
         let is_empty = meta.size == 0;
-        let is_overdue = is_empty && unchanged >= EMPTY_REPORT;
+        let is_overdue = (is_empty || writer) && unchanged >= EMPTY_REPORT;
         let pause = match standing.whole {
             // The event of its first write will bring it back; until then only a word is due.
-            _ if is_overdue => LONG,
+            _ if is_overdue && is_empty => LONG,
             _ if is_empty => EMPTY_REPORT - unchanged,
             // Not every file system tells when it is closed.
             _ if writer => WRITER_PAUSE,
             false if quiet < settle => settle - quiet,
-            _ => return Readiness::Ready,
+            _ => return Ready,
         };
         standing.look_at = Some(now.instant + pause);
         let end = standing.goes_first.unwrap_or(now.instant + settle);
         standing.goes_first = Some(end).filter(|_| !is_empty && !writer);
-        match is_overdue {
-            true => Readiness::Overdue,
-            false => Readiness::NotYet,
-        }
+        if is_overdue { Overdue } else { NotYet }
     }
 }
 
@@ -568,7 +566,7 @@ mod tests {
             assert_eq!(desk.look(&text, true, ms(0)), Readiness::NotYet);
             assert_eq!(desk.due(), Some(WRITER_PAUSE));
             let late = Duration::from_secs(3600);
-            assert_eq!(desk.look(&text, true, late), Readiness::NotYet);
+            assert_eq!(desk.look(&text, true, late), Readiness::Overdue);
             assert_eq!(desk.due(), Some(late + WRITER_PAUSE));
             let closed = late + WRITER_PAUSE;
             assert_eq!(desk.look(&text, false, closed), Readiness::Ready);

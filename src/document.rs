@@ -203,7 +203,7 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
             continue;
         };
         let what = if key != ours {
-            format!("is no limit that there is; the nearest is {ours:?}")
+            format!("is no key of ours; the nearest is {ours:?}")
         } else if seen.contains(&ours) {
             "stands there twice".to_owned()
         } else if read_wish(ours, value, &mut wishes).is_none() {

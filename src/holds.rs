@@ -4,7 +4,7 @@
 
 use crate::agent::{Fault, Window};
 use crate::job::{Course, ErrorKind, JobId};
-use crate::project::{AgentSpec, Ceiling, Policy, Span};
+use crate::project::{AgentSpec, Ceiling, OnFailure, Policy, Span};
 use crate::record::HoldView;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -189,13 +189,14 @@ pub struct Holds {
 
 impl Holds {
     /// Puts a hold in force, in place of one like it. Returns it if it is news: if there was none like it, or
-    /// only one that is over.
+    /// only one that is over. Gate and check are asked again when theirs is over: that is one hold for all.
     fn put(&mut self, mut hold: Hold) -> Option<Hold> {
         let Some(old) = self.list.iter_mut().find(|old| old.is_like(&hold)) else {
             self.list.push(hold.clone());
             return Some(hold);
         };
-        let is_news = old.until.is_some_and(|until| until <= hold.since);
+        let pause = 2 * MINUTE * u32::from(matches!(hold.kind, Kind::Gate | Kind::Check));
+        let is_news = old.until.is_some_and(|at| at.plus(pause) <= hold.since);
         hold.since = hold.since.min(old.since);
         hold.probing = old.probing.take();
         *old = hold.clone();
@@ -328,11 +329,12 @@ impl Holds {
         let full = ceiling(windows, &policy.usage_ceiling, now);
         let spent = self.ledger.exhausted(project, policy, now);
         let closed = hours(&policy.hours, now);
-        // The worker that runs gate and check holds for them. Where the setting is gone, none does.
-        for (kind, argv) in [(Kind::Gate, &policy.gate), (Kind::Check, &policy.check)] {
-            if argv.is_none() {
-                self.set(kind, (project, None), None, now);
-            }
+        // The worker puts these holds. Where the setting is gone, it does not.
+        let on_failure = policy.on_failure == OnFailure::Hold;
+        let is_set = [policy.gate.is_some(), policy.check.is_some(), on_failure];
+        let kinds = [Kind::Gate, Kind::Check, Kind::OnFailure].into_iter();
+        for (kind, _) in kinds.zip(is_set).filter(|(_, is_set)| !is_set) {
+            self.set(kind, (project, None), None, now);
         }
         let news = self.set(Kind::UsageCeiling, (project, Some(agent)), full, now);
         let news = news.or(self.set(Kind::DailyBudget, (project, None), spent, now));
@@ -407,9 +409,9 @@ impl Holds {
     fn prove(&mut self, of: Entrant<'_>, began: Wall, but: Option<Class>) -> Vec<Hold> {
         self.take(|hold| match hold.kind.class() {
             class if Some(class) == but || !hold.is_about(of) => false,
+            Class::Own => false,
             Class::Ill => true,
             Class::Limit | Class::Login | Class::Files => hold.since <= began,
-            Class::Own => false,
         })
     }
 
@@ -886,10 +888,24 @@ mod tests {
         assert!(set(&mut holds, wanted, secs(601)).is_some());
         assert_eq!(set(&mut holds, None, secs(602)), None);
         let failed = Some(("x failed".to_owned(), None));
-        holds.set(Kind::OnFailure, ("p", None), failed, NOW);
+        holds.set(Kind::OnFailure, ("p", None), failed.clone(), NOW);
         assert_eq!(closed(&holds, entrant, secs(9)), Some(None));
         assert_eq!(holds.release(None).len(), 1);
         assert_eq!(holds, Holds::default());
+        holds.set(Kind::OnFailure, ("p", None), failed, NOW);
+        holds.refresh("p", &Policy::standard(), secs(9));
+        assert_eq!(holds, Holds::default(), "the setting is gone");
+    }
+
+    #[test]
+    fn a_gate_that_stays_shut_is_news_once() {
+        let mut holds = Holds::default();
+        let mut asked = |after| {
+            let shut = Some(("dirty".to_owned(), Some(secs(after + 60))));
+            holds.set(Kind::Gate, ("p", None), shut, secs(after))
+        };
+        let is_news = [0, 60, 180, 300, 900].map(|after| asked(after).is_some());
+        assert_eq!(is_news, [true, false, false, false, true]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::agent::fold::{Audit, Report, audit, sum, sum_usage};
 use crate::agent::{Fault, dialect};
-use crate::job::{ErrorKind, log_name};
+use crate::job::{ErrorKind, check_log, log_name};
 use crate::project::{Layout, Project, Protocol};
 use crate::record::{Carried, Change, Claim};
 use crate::time::Wall;
@@ -129,13 +129,15 @@ pub fn lasted(claim: &Claim) -> f64 {
     millis(all.fold(0.0, |all, one| all + one))
 }
 
-/// The logs of all starts, relative to the project: the text that ran, then output and errors.
+/// The logs of all starts, relative to the project: the text that ran, output and errors, then the checks.
 pub fn log_paths(project: &Project, claim: &Claim) -> Vec<String> {
     let (id, dir) = (&claim.job_id, project.layout.logs());
     let endings = [dialect(claim.protocol).ending, "err"];
     let of_start = |start| endings.map(|ending| log_name(id, start, ending));
     let text = (claim.starts > 0).then(|| id.file_name()).into_iter();
-    let names = text.chain((1..=claim.starts).flat_map(of_start));
+    let checks = (1..=claim.checks.len() as u32).map(|round| check_log(id, round));
+    let starts = (1..=claim.starts).flat_map(of_start);
+    let names = text.chain(starts).chain(checks);
     names.map(|name| format!("{dir}/{name}")).collect()
 }
 

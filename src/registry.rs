@@ -124,8 +124,7 @@ impl Registry {
             return Err(Error::new(what));
         }
         if self.projects.contains_key(name) {
-            let remedy =
-                "choose another with --name, or if it has moved, its new path in registered.json";
+            let remedy = "choose another --name, or if it moved, its new path in registered.json";
             let what = format!("a project named {name:?} is registered already; {remedy}");
             return Err(Error::new(what));
         }

@@ -250,8 +250,7 @@ pub fn credentials(path: &Path) -> Result<Variables> {
     let bytes = files::read_own(path, SETTINGS_MAX, files::check_secret)?;
     parse_env(&bytes.unwrap_or_default()).map_err(|line| {
         let place = format!("{} line {line}", path.display());
-        let form =
-            "write KEY=VALUE, close a quote at the value's end, and write a whole path for ~/";
+        let form = "write KEY=VALUE, close a quote at a value's end, and write a whole path for ~/";
         Error::new(format!("{place} sets no variable; {form}"))
     })
 }

@@ -194,15 +194,14 @@ impl Case<'_> {
     /// What the agent's own words say of its failure.
     fn told(&self) -> Option<Fault> {
         let (fold, unknown) = (self.fold, self.fold.dialect.unknown);
-        let is_unknown = |text: &str| !unknown.is_empty() && text.contains(unknown);
+        let says = |text: &str| !unknown.is_empty() && text.contains(unknown);
         // Where the model has answered, these words may be a quotation.
-        let session_unknown =
-            !fold.report.answered && (is_unknown(self.complaint()) || is_unknown(self.stderr));
+        let is_unknown = !fold.report.answered && (says(self.complaint()) || says(self.stderr));
         let (kind, resets_at, words) = match &fold.result {
             // The limit has an event of its own. If the agent died of it, the job would be lost for nothing.
             None if fold.limit.is_some() => (UsageLimit, fold.limit, "the usage limit is reached"),
             None if fold.offline => (Network, None, "the agent waited for the network"),
-            None if session_unknown => (ExitCode, None, "the agent does not know the session"),
+            None if is_unknown => (ExitCode, None, "the agent does not know the session"),
             None if !fold.has_events && self.stderr.contains(TOO_OLD) => {
                 (AgentMissing, None, "the agent is too old for its service")
             }
@@ -219,7 +218,7 @@ impl Case<'_> {
         };
         Some(Fault {
             resets_at: resets_at.filter(|_| kind == UsageLimit),
-            session_unknown: session_unknown && matches!(kind, ExitCode | AgentError),
+            session_unknown: is_unknown && matches!(kind, ExitCode | AgentError),
             ..fault
         })
     }

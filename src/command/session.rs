@@ -24,8 +24,7 @@ pub(super) fn of(scope: &Scope, job: &Job) -> Result<(String, AgentSpec)> {
     let agent = agent.filter(|agent| dialect(agent.protocol).sessions != Sessions::None);
     let way_out = "job-monitor submit hands in a new job";
     let none = format!("{id} has no session that its agent can go on in; {way_out}");
-    let found = session.zip(agent.cloned());
-    found.ok_or_else(|| Error::new(none))
+    session.zip(agent.cloned()).ok_or_else(|| Error::new(none))
 }
 
 /// Opens the session of a job in the agent's own program, in the project.

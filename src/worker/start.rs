@@ -8,6 +8,9 @@ use super::*;
 
 /// How long it takes until a document that could not be read is tried again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+/// What is said of documents that have not been whole for a minute.
+const OPEN: &str = "somebody has had it open for writing for a minute; close it there";
+const EMPTY: &str = "it is empty; write the job into it, or remove it";
 /// Why a job ends of which nobody knows any more what it was to do.
 const LOST: &str = "the text that ran was lost, so the job cannot go on; submit it again";
 
@@ -94,9 +97,8 @@ impl Worker<'_> {
         let (jobs, has_writer) = (&mut self.jobs, text.is_none());
         match jobs.readiness(id, &meta, has_writer, policy.settle, now()) {
             Readiness::NotYet => {}
-            Readiness::Overdue => {
-                self.tell_of_oddity(&name, "it is empty; write the job into it, or remove it");
-            }
+            Readiness::Overdue if meta.size > 0 => self.tell_of_oddity(&name, OPEN),
+            Readiness::Overdue => self.tell_of_oddity(&name, EMPTY),
             Readiness::Ready if self.spool.has_result(id)? => {
                 self.jobs.remove(id);
                 self.say_foreign(id);

@@ -6,7 +6,8 @@ use crate::mounts;
 use crate::space::{BOUND, MustHave, Project, attempts, wait_longer};
 use crate::stage::*;
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -17,6 +18,7 @@ fn what_takes_a_minute_is_done_after_a_minute() {
         scope.spawn(a_missing_agent_holds_its_jobs_and_they_go_on_within_a_minute_of_the_repair);
         scope.spawn(directories_replaced_without_a_word_are_noticed_within_a_minute);
         scope.spawn(what_a_hand_does_to_marks_and_results_is_noticed_within_a_minute);
+        scope.spawn(a_document_that_stays_open_for_writing_is_told_of_after_a_minute);
         scope
             .spawn(mounts::what_is_mounted_and_unmounted_without_a_word_is_noticed_within_a_minute);
         scope.spawn(
@@ -44,6 +46,23 @@ fn an_on_finish_that_hangs_is_ended_after_a_minute() {
     assert!(!was_cut_short, "{:?}", began.elapsed());
     space.wait_log("took longer than 1m 00s");
     space.assert_no_survivor();
+}
+
+fn a_document_that_stays_open_for_writing_is_told_of_after_a_minute() {
+    let (space, project) = alpha(NOTES);
+    space.start();
+    let name = format!("{ID}.md");
+    let mut open = File::create(project.item(&name)).unwrap();
+    open.write_all(b"x").unwrap();
+    let what = format!("{name} is left alone: somebody has had it open for writing");
+    let is_told = || space.log().contains(&what).then_some(());
+    wait_longer(A_MINUTE, "a word of it", is_told);
+    let alone = format!("Left alone: {name} (somebody has had it open");
+    space.run(&["queue"]).ok().must_have(&alone);
+    drop(open);
+    project.wait_completed(ID);
+    project.complete(NEXT, "x");
+    assert!(!space.run(&["queue"]).ok().contains("Left alone"));
 }
 
 fn a_git_that_hangs_is_given_up_and_the_job_runs_without_a_record() {

@@ -78,6 +78,9 @@ fn a_check_that_fails_sends_the_agent_back_into_its_session_until_it_succeeds() 
         assert!(!environ.contains("secret"), "a check was given credentials");
         environ.must_have(&format!("JOB_MONITOR_JOB_ID={ID}"));
         assert!(project.logs(&format!("{ID}.check")).exists());
+        let logs = result["logs"].as_array().unwrap().iter();
+        let of_checks = logs.filter(|path| path.as_str().unwrap().contains(".check"));
+        assert_eq!(of_checks.count(), checks);
     }
 }
 
