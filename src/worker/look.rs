@@ -73,6 +73,8 @@ impl Worker<'_> {
         if is_served {
             self.watch()?;
         }
+        // The log must be there by now: where it is made later, that looks like a change.
+        self.write_lines();
         self.view.looks = self.spool.looks().ok();
         let scan = self.spool.scan()?;
         let mut left = scan.left.iter();
