@@ -5,7 +5,7 @@
 use crate::agent::Window;
 use crate::error::Result;
 use crate::files::{Dir, Durability};
-use crate::holds::{Entrant, Hold, Holds, Stamp, TURN};
+use crate::holds::{Entrant, Hold, Holds, Kind, Stamp, TURN};
 use crate::job::JobId;
 use crate::project::Policy;
 use crate::record::{Claim, HoldView};
@@ -121,10 +121,12 @@ impl Board {
         if let Err(error) = dir.remove(&format!(".{HOLDS}.tmp")) {
             log::warn!("{error}");
         }
-        let inner = Inner {
+        let mut inner = Inner {
             holds: load(&dir),
             ..Inner::default()
         };
+        // Whether there is trouble, the workers will find.
+        inner.holds.list.retain(|hold| hold.kind != Kind::Trouble);
         let (inner, main) = (Mutex::new(inner), main.clone());
         Board { dir, main, inner }
     }
@@ -169,11 +171,10 @@ impl Board {
             }
             inner.is_behind = written.is_err();
         }
-        let holds = &inner.holds;
-        if holds.list != before.list {
+        if inner.holds.list != before.list {
             self.main.ring(Wake::Everything);
         }
-        if holds.weight() < before.weight() {
+        if inner.holds.weight() < before.weight() {
             inner.ring_all();
         }
         changed

@@ -299,6 +299,8 @@ pub fn after_attempt(
         Some(fault) => fault,
     };
     let suspend = |retry_at, afresh| Some(Next::Suspend(suspension(fault, retry_at, afresh)));
+    let inherited = claim.inherited.as_ref().map(|from| &from.session_id);
+    let is_reply = inherited.is_some() && inherited == claim.session_id.as_ref();
     // Takes one of the job's retries, if one is left: when the job may be repeated.
     let mut charge = || {
         let at = now.plus(backoff(claim.retries));
@@ -308,7 +310,7 @@ pub fn after_attempt(
     };
     let next = match fault.kind.course() {
         // What continues another job says nothing without that one's session.
-        _ if fault.session_unknown && claim.inherited.is_some() => None,
+        _ if fault.session_unknown && is_reply => None,
         _ if fault.session_unknown && claim.resumed => suspend(Some(now), true),
         Course::Hold if !is_of_service(fault.kind) => suspend(None, false),
         // A service that answers other jobs is ill for this one only, which then pays with its retries.
@@ -795,8 +797,13 @@ mod tests {
             cost_usd,
         };
         (claim.resumed, claim.inherited) = (true, Some(inherited));
-        let next = follows(unknown, &mut claim, 9, false);
+        claim.session_id = Some("S".into());
+        let next = follows(unknown.clone(), &mut claim, 9, false);
         assert_eq!((next, claim.retries), (Next::Publish, 0));
+        // A session of its own, which it began meanwhile, is one like any other.
+        claim.session_id = Some("T".into());
+        let next = follows(unknown, &mut claim, 9, false);
+        assert_eq!(goes_on(&next), Some((Some(WALL), true)), "{next:?}");
     }
 
     #[test]

@@ -212,9 +212,8 @@ fn read_front(front: &[Line<'_>]) -> Result<Wishes, String> {
             seen.push(ours);
             continue;
         };
-        return Err(format!(
-            "front matter {key:?} {what}; mend it and submit it again"
-        ));
+        let error = format!("front matter {key:?} {what}; mend it and submit it again");
+        return Err(error);
     }
     Ok(wishes)
 }

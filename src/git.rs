@@ -65,30 +65,25 @@ pub fn snapshot(spool: &Spool) -> Result<Option<Snapshot>> {
 }
 
 /// What lies between two snapshots, of which the later one is missing if the work tree is gone. The
-/// patch is written to an empty file, which stays empty where there is none; where it belongs is
+/// patch is written to an empty file, `out`, which stays empty where there is none; where it belongs is
 /// for the caller to say.
 ///
 /// # Errors
 /// Where git cannot tell or takes too long, with a sentence for the log; [`heads`] is known still.
-pub fn change(
-    spool: &Spool,
-    before: &Snapshot,
-    after: Option<&Snapshot>,
-    patch: &File,
-) -> Result<Change> {
-    let mut change = heads(before, after);
-    let (Some(git), Some(after)) = (Git::new(spool)?, after) else {
+pub fn change(spool: &Spool, old: &Snapshot, new: Option<&Snapshot>, out: &File) -> Result<Change> {
+    let mut change = heads(old, new);
+    let (Some(git), Some(new)) = (Git::new(spool)?, new) else {
         return Ok(change);
     };
     change.commits = Some(0);
-    if let Some(head) = after.head.as_ref().filter(|_| before.head != after.head) {
-        let base = before.head.as_ref().map(|head| format!("^{head}"));
+    if let Some(head) = new.head.as_ref().filter(|_| old.head != new.head) {
+        let base = old.head.as_ref().map(|head| format!("^{head}"));
         let words = format!("rev-list --count {head} {}", base.unwrap_or_default());
         // The commit of the start may be gone, if somebody has cleaned the repository.
         let count = git.ask(&words, &[]).ok().flatten();
         change.commits = count.and_then(|count| count.parse().ok());
     }
-    let trees = format!("{} {}", before.tree, after.tree);
+    let trees = format!("{} {}", old.tree, new.tree);
     let stat = git.ask(&format!("{DIFF} --shortstat {trees}"), &git.paths)?;
     let stat = stat.unwrap_or_default();
     let number = |word: &str| {
@@ -101,9 +96,9 @@ pub fn change(
     change.deletions = number("deletion");
     if change.files != Some(0) {
         let words = format!("{DIFF} -p --binary --full-index --no-textconv {trees}");
-        let written = git.run(&words, &git.paths, patch);
+        let written = git.run(&words, &git.paths, out);
         if !matches!(written, Ok(true)) {
-            let _ = patch.set_len(0);
+            let _ = out.set_len(0);
         }
         written?;
     }

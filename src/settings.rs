@@ -72,11 +72,14 @@ pub fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The members of an object of JSON.
+type Members = Map<String, Value>;
+
 /// The settings as they stand in `config.json`, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// What the file says.
-    pub values: Map<String, Value>,
+    pub values: Members,
     /// Every agent, built in or listed.
     pub agents: Arc<Vec<AgentSpec>>,
     /// What holds for all projects together, and for each that says nothing else.
@@ -103,7 +106,7 @@ pub fn unknown_setting(place: &str, key: &str) -> String {
 pub fn load(path: &Path) -> Result<(Settings, Warnings)> {
     let shown = path.display().to_string();
     let bytes = read_config(path)?.unwrap_or_else(|| b"{}".to_vec());
-    let values: Map<String, Value> = serde_json::from_slice(&bytes)
+    let values: Members = serde_json::from_slice(&bytes)
         .map_err(|e| Error::new(format!("{shown} is not a JSON object: {e}; mend it")))?;
     let unknown = values.keys().filter(|key| !is_setting(key));
     let warnings = unknown.map(|key| unknown_setting(&shown, key)).collect();
@@ -119,7 +122,7 @@ pub fn read_config(path: &Path) -> Result<Option<Vec<u8>>> {
 impl Settings {
     /// Takes the object that `config.json` holds. What holds for everybody must make sense by itself, so
     /// that a mistake is told by its file.
-    pub fn new(values: Map<String, Value>) -> Result<Settings> {
+    pub fn new(values: Members) -> Result<Settings> {
         let agents = Arc::new(read_agents(values.get("agents"))?);
         let mut common = Policy::standard();
         take(&mut common, &values)?;
@@ -133,7 +136,7 @@ impl Settings {
     }
 
     /// What holds for a project whose registry entry has these keys of ours.
-    pub fn policy(&self, own: &Map<String, Value>) -> Result<Policy> {
+    pub fn policy(&self, own: &Members) -> Result<Policy> {
         if let Some(key) = GLOBAL_KEYS.iter().find(|key| own.contains_key(**key)) {
             return Err(wrong(key, "holds for all projects; move it to config.json"));
         }
@@ -158,7 +161,7 @@ impl Settings {
 }
 
 /// Takes settings into a policy; the error names the key and what it must be.
-fn take(policy: &mut Policy, values: &Map<String, Value>) -> Result<()> {
+fn take(policy: &mut Policy, values: &Members) -> Result<()> {
     for (key, value) in values {
         policy.set(key, value).map_err(|form| {
             let shown: String = value.to_string().chars().take(100).collect();
@@ -173,7 +176,7 @@ pub fn wrong(key: &str, what: &str) -> Error {
     Error::new(format!("setting {key:?} {what}"))
 }
 
-fn object<'a>(key: &str, value: &'a Value) -> Result<&'a Map<String, Value>> {
+fn object<'a>(key: &str, value: &'a Value) -> Result<&'a Members> {
     let object = value.as_object();
     object.ok_or_else(|| wrong(key, "must be an object"))
 }
@@ -200,12 +203,7 @@ const ENV: Form<Variables> = Form("an object of variables, each a text without ~
 
 /// A member of an object, if it is there; the error names it by its place and its key. It tells no value,
 /// since that may be a secret.
-pub fn member<T>(
-    values: &Map<String, Value>,
-    place: &str,
-    key: &str,
-    form: &Form<T>,
-) -> Result<Option<T>> {
+pub fn member<T>(values: &Members, place: &str, key: &str, form: &Form<T>) -> Result<Option<T>> {
     let taken = values.get(key).map(|value| form.take(value)).transpose();
     taken.map_err(|form| wrong(&format!("{place}{key}"), &format!("must be {form}")))
 }

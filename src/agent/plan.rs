@@ -124,6 +124,8 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Result<Vec<String>,
         "{budget}" => assignment.budget_left_usd.map(|left| format!("{left:.4}")),
         word => Some(word.to_owned()),
     };
+    // Where the settings have one, too, the agent's own args are as much the owner's word.
+    let limits = |word| word == "{turns}" || word == "{budget}" && wishes.max_budget_usd.is_some();
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
     let mut words = template.split_ascii_whitespace();
     while let Some(word) = words.next() {
@@ -137,7 +139,7 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Result<Vec<String>,
                 let is_own = own.any(|own| own == Some(option));
                 match (known, word) {
                     (Some(value), _) if !is_own => argv.extend([option.to_owned(), value]),
-                    (Some(_), Some("{turns}" | "{budget}")) => {
+                    (Some(_), Some(word)) if limits(word) => {
                         let error = format!(
                             "the agent's own args have {option}, too, and would win; leave one out"
                         );

@@ -5,13 +5,11 @@ use crate::error::Result;
 use crate::files::Dir;
 use std::path::Path;
 
+const WRITER: &str = include_str!("job-document-writer.md");
 /// Name and text of each.
 pub const SKILLS: [(&str, &str); 2] = [
     ("task-coordination", include_str!("task-coordination.md")),
-    (
-        "job-document-writer",
-        include_str!("job-document-writer.md"),
-    ),
+    ("job-document-writer", WRITER),
 ];
 
 /// Where the agents look for them, in a project.

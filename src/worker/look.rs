@@ -91,7 +91,10 @@ impl Worker<'_> {
                 self.say_queued(&id);
             }
         }
-        self.odd.retain(|name, _| odd.contains_key(name));
+        // Of one that waits and is not whole, the look itself says nothing.
+        let waits = |name: &str| JobId::parse(name).is_some_and(|id| self.jobs.has(&id));
+        self.odd
+            .retain(|name, _| odd.contains_key(name) || waits(name));
         odd.iter()
             .for_each(|(name, what)| self.tell_of_oddity(name, what));
         self.view.fresh = false;
@@ -165,7 +168,12 @@ impl Worker<'_> {
         for id in marks.released {
             self.spool.unmark(&id, Mark::Release)?;
             let claimed = self.jobs.claim(&id).map(|claim| claim.agent.clone());
-            let agent = claimed.or_else(|| self.spool.wishes(&id)?.agent);
+            let wishes = self.spool.wishes(&id).unwrap_or_default();
+            let kept = wishes
+                .continues
+                .and_then(|before| self.result_of(&before).ok());
+            let keeper = kept.and_then(|result| Some(result["agent"].as_str()?.to_owned()));
+            let agent = claimed.or(wishes.agent).or(keeper);
             let agent = agent.unwrap_or_else(|| self.post.policy().agent.name.clone());
             let of = Some((self.name(), agent.as_str()));
             let lifted = self.board().change(|holds, _| holds.release(of));

@@ -154,10 +154,11 @@ pub fn serve(post: &Post) {
             log::error!("[{name}] the project is unavailable: {text}; trying again");
             told.clone_from(&text);
         }
-        post.hold(Kind::Trouble, Some((text, Some(Wall::now().plus(pause)))));
+        post.hold(Kind::Trouble, Some((text, None)));
         post.rest(pause);
         pause = (pause * 2).min(TROUBLE_PAUSE_MAX);
     }
+    post.hold(Kind::Trouble, None);
     post.context.board.leave(name);
     // The thread itself is not over before the ring is heard, and nobody would ring again.
     post.desk().has_left = true;

@@ -149,8 +149,7 @@ impl Worker<'_> {
         let begun = begun.keys().filter(|id| attended != Some(*id));
         let waiting = begun.chain(self.jobs.waiting.keys());
         let waiting: Vec<String> = waiting.map(JobId::file_name).collect();
-        let looks = self.spool.looks().ok();
-        let looks = looks.filter(|_| self.post.ear.is_empty());
+        let looks = self.spool.looks().ok().filter(|_| self.post.ear.is_empty());
         let is_known = looks.is_some() && looks == self.view.looks;
         let odd = self.odd.iter();
         let view = QueueView {

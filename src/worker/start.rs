@@ -108,6 +108,7 @@ impl Worker<'_> {
             Readiness::Ready => {
                 let text = text.ok_or(No::Wait)?;
                 claim.document_sha256 = sha256_hex(&text);
+                self.odd.remove(&name);
                 return Ok((text, meta, policy.max_document));
             }
         }
@@ -186,7 +187,7 @@ impl Worker<'_> {
     }
 
     /// The result of a finished job, or null.
-    fn result_of(&self, id: &JobId) -> Fit<Value> {
+    pub fn result_of(&self, id: &JobId) -> Fit<Value> {
         let file = self.spool.open_result(id).map_err(|e| e.to_string())?;
         let read = file.and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
         Ok(read.unwrap_or_default())

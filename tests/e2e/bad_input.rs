@@ -280,7 +280,7 @@ fn trouble_that_lasts_is_told_once_until_it_is_over() {
     for view in ["queue", "list"] {
         wait_until(view, || {
             let told = space.run(&[view]).ok();
-            told.contains("Held: trouble until ") && told.contains(".err: is a directory")
+            told.contains("Held: trouble: ") && told.contains(".err: is a directory")
         });
     }
     fs::remove_dir(in_the_way(ID)).unwrap();
@@ -288,7 +288,13 @@ fn trouble_that_lasts_is_told_once_until_it_is_over() {
     lacks_hold(&space.run(&["queue"]).ok());
     project.submit(LAST, "x");
     wait_until("a word on the new trouble", || told(LAST) == 1);
+    // Where nobody serves the project any more, there is no trouble with it.
+    let holds = || space.run(&["status", "--json"]).json()["holds"].clone();
+    wait_until("the hold", || holds()[0]["kind"] == "trouble");
+    space.run(&["disable"]).ok();
+    wait_until("no hold", || holds() == json!([]));
     fs::remove_dir(in_the_way(LAST)).unwrap();
+    space.run(&["enable"]).ok();
     project.wait_result(LAST);
 }
 

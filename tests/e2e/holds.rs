@@ -373,6 +373,22 @@ fn a_release_lifts_the_hold_of_the_agent_that_the_document_names() {
 }
 
 #[test]
+fn a_release_lifts_the_hold_of_the_agent_that_keeps_the_session() {
+    let (space, alpha) = one_project(&["", REFUSED]);
+    let agents = json!({"other": {"command": ["true"], "protocol": "plain"}});
+    space.set(json!({"agents": agents, "agent": "other"}));
+    space.start();
+    let text = "---\nagent: claude\n---\nx";
+    alpha.complete(ID, text);
+    alpha.submit(NEXT, text);
+    alpha.wait_hold("not_authenticated");
+    alpha.submit(LAST, &format!("---\ncontinues: {ID}\n---\nx"));
+    alpha.wait_view("both wait", |view| view["queue_size"] == 2);
+    space.run(&["release", LAST]).ok();
+    space.wait_log("is lifted: released by hand");
+}
+
+#[test]
 fn outside_of_the_hours_no_job_starts_unless_a_person_says_so() {
     let space = Space::new();
     space.plain_agent("cat > /dev/null");
