@@ -326,10 +326,10 @@ pub fn audit(answer: &str) -> Option<(&str, Audit, &str)> {
     })
 }
 
-fn audit_object(text_of: &str) -> Option<(Audit, &str)> {
-    let mut values = serde_json::Deserializer::from_str(text_of).into_iter();
+fn audit_object(source: &str) -> Option<(Audit, &str)> {
+    let mut values = serde_json::Deserializer::from_str(source).into_iter();
     let block: Object<'_> = values.next()?.ok()?;
-    let behind = text_of[values.byte_offset()..].trim_start();
+    let behind = source[values.byte_offset()..].trim_start();
     let keys = ["audit_score", "audit_notes", "artifacts"];
     let [score, notes, artifacts] = keys.map(|key| block.raw(key));
     let is_audit = !(score.is_empty() && notes.is_empty() && artifacts.is_empty());

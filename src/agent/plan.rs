@@ -125,7 +125,8 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Result<Vec<String>,
         word => Some(word.to_owned()),
     };
     // Where the settings have one, too, the agent's own args are as much the owner's word.
-    let limits = |word| word == "{turns}" || word == "{budget}" && wishes.max_budget_usd.is_some();
+    let is_limit =
+        |word| word == "{turns}" || word == "{budget}" && wishes.max_budget_usd.is_some();
     let mut argv: Vec<String> = agent.command.iter().map(fill).collect();
     let mut words = template.split_ascii_whitespace();
     while let Some(word) = words.next() {
@@ -139,7 +140,7 @@ fn arguments(assignment: &Assignment<'_>, template: &str) -> Result<Vec<String>,
                 let is_own = own.any(|own| own == Some(option));
                 match (known, word) {
                     (Some(value), _) if !is_own => argv.extend([option.to_owned(), value]),
-                    (Some(_), Some(word)) if limits(word) => {
+                    (Some(_), Some(word)) if is_limit(word) => {
                         let error = format!(
                             "the agent's own args have {option}, too, and would win; leave one out"
                         );
